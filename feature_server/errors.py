@@ -1,0 +1,163 @@
+"""Every error this product raises, as one tree.
+
+    FeatureStoreError
+    ├── DefinitionError          the project's YAML or SQL is wrong; carries every problem found
+    ├── UnknownNameError         a view, feature, service or entity that the registry does not hold
+    ├── RequestError             a read or a spine that cannot be answered as asked (HTTP 422)
+    ├── SettingsError            an environment variable or option that cannot be used
+    ├── WarehouseError           DuckDB's file is missing, locked by a build, or lacks a relation
+    ├── OfflineStoreError        a Delta table is missing, damaged, or lacks a version
+    └── OnlineStoreError         what Redis holds cannot be used
+        ├── OnlineStoreUnavailable   Redis does not answer (HTTP 503, worth a retry)
+        ├── NotSynced                the view has no values online yet (HTTP 503)
+        └── SyncConflict             another sync of the same view is running or took over
+
+An error says what happened, where, what was expected, what was got, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+
+class FeatureStoreError(Exception):
+    """Base of all errors that are meant for a user.
+
+    `what` is one sentence; `where` a file, key path or name; `remedy` what to type or change next.
+    """
+
+    status = 500
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        expected: str | None = None,
+        got: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.got = got
+        self.remedy = remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        parts = [self.what if self.where is None else f"{self.where}: {self.what}"]
+        for label in ("expected", "got", "remedy"):
+            value = getattr(self, label)
+            if value is not None:
+                parts.append(f"{label}: {value}")
+        return "\n  ".join(parts)
+
+    def as_dict(self) -> dict[str, str]:
+        """The fields that are set, for JSON answers."""
+        fields = ("what", "where", "expected", "got", "remedy")
+        return {"error": type(self).__name__} | {f: getattr(self, f) for f in fields if getattr(self, f) is not None}
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """One mistake in a project's definitions, as `features check` reports it."""
+
+    file: str
+    key_path: str
+    what: str
+    expected: str | None = None
+    got: str | None = None
+    nearest: str | None = None
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        lines = [f"{self.file}: {self.key_path}: {self.what}"]
+        for label, value in (("expected", self.expected), ("got", self.got), ("remedy", self.remedy)):
+            if value is not None:
+                lines.append(f"{label}: {value}")
+        if self.nearest is not None:
+            lines.append(f"did you mean: {self.nearest}")
+        return "\n  ".join(lines)
+
+
+class DefinitionError(FeatureStoreError):
+    """The project's definitions are wrong; `problems` holds every one of them."""
+
+    status = 422
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        noun = "problem" if len(self.problems) == 1 else "problems"
+        super().__init__(
+            f"{len(self.problems)} {noun} in the definitions",
+            remedy="correct the files named and run `features check` again",
+        )
+
+    def __str__(self) -> str:
+        return "\n".join([f"{len(self.problems)} problem(s) in the definitions", *map(str, self.problems)])
+
+
+class UnknownNameError(FeatureStoreError):
+    """A name that the registry does not hold; says the nearest one that it does."""
+
+    status = 404
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> None:
+        known = sorted(known)
+        nearest = nearest_name(name, known)
+        self.kind, self.name, self.nearest = kind, name, nearest
+        if not known:
+            expected = f"a known {kind}; the registry holds none"
+        else:
+            shown = ", ".join(known[:10]) + (f", … ({len(known)} in all)" if len(known) > 10 else "")
+            expected = f"one of {shown}"
+        remedy = f"did you mean {nearest!r}?" if nearest else "`features status` lists what there is"
+        super().__init__(f"unknown {kind} {name!r}", where=where, expected=expected, got=name, remedy=remedy)
+
+
+class RequestError(FeatureStoreError):
+    """A read or a spine that cannot be answered as asked."""
+
+    status = 422
+
+
+class SettingsError(FeatureStoreError):
+    """An environment variable or option that cannot be used."""
+
+
+class WarehouseError(FeatureStoreError):
+    """DuckDB's file is missing, locked by a build, or lacks a relation."""
+
+
+class OfflineStoreError(FeatureStoreError):
+    """A Delta table is missing, damaged, or lacks a version."""
+
+
+class OnlineStoreError(FeatureStoreError):
+    """What Redis holds cannot be used."""
+
+
+class OnlineStoreUnavailable(OnlineStoreError):
+    """Redis does not answer; the same call may succeed after `retry_after_seconds`."""
+
+    status = 503
+    retry_after_seconds = 1
+
+
+class NotSynced(OnlineStoreError):
+    """A view that has no values online yet."""
+
+    status = 503
+    retry_after_seconds = 10
+
+
+class SyncConflict(OnlineStoreError):
+    """Another sync of the same view is running, or has taken over from this one."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like `name`, or None when none is alike."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None

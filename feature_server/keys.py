@@ -1,0 +1,119 @@
+"""The names of everything kept in Redis. `docs/redis_layout.md` says the same for readers in other languages.
+
+A row's key is `<code>{<entity>}`: the code of the view's generation, then the join key values in braces, so that on
+Redis Cluster the rows of one entity share a slot. An integer is its decimal digits, a string is itself, a date is ISO,
+a UUID is canonical lower case, a boolean is `true` or `false`; several keys are joined by `|`. In a string, `%`, `|`,
+`{` and `}` are written as `%25`, `%7C`, `%7B`, `%7D`, the empty string as `%`, so that no two entities share a key.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from uuid import UUID
+
+from .definitions import JoinKey
+from .dtypes import INTEGER_WIDTHS
+from .errors import RequestError
+
+REGISTRY = b"features:registry"  # the online registry, JSON (see `online.OnlineRegistry`)
+EPOCH = b"features:epoch"  # changes whenever REGISTRY does; read with every batch of rows
+NEXT_CODE = b"features:next_code"  # counter that row key codes are drawn from
+FENCE = b"features:fence:"  # + view id: the token of the sync that may write
+LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
+
+_ESCAPES = str.maketrans({"%": "%25", "|": "%7C", "{": "%7B", "}": "%7D"})
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def code_text(number: int) -> str:
+    """A counter as a short row key code: 0 → `0`, 61 → `Z`, 62 → `10`."""
+    text = _DIGITS[number % 62]
+    while number := number // 62:
+        text = _DIGITS[number % 62] + text
+    return text
+
+
+def row_key(code: bytes, parts: Sequence[str]) -> bytes:
+    return b"%b{%b}" % (code, "|".join(parts).encode())
+
+
+def key_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    """A function from one join key value, as JSON or Python gives it, to its text in a row key; None stays None.
+
+    Raises RequestError for a value that is not of the key's type: nothing is coerced but a date or UUID given as text.
+    """
+    kind = key.dtype.kind
+
+    def reject(value: object) -> RequestError:
+        return RequestError(
+            f"a value of join key {key.name!r} has the wrong type",
+            where=f"entities.{key.name}",
+            expected=f"{key.dtype}",
+            got=f"{value!r} ({type(value).__name__})",
+            remedy=f"send {key.name} as {_EXAMPLES.get(kind, 'an integer, e.g. 42')}",
+        )
+
+    def integer(value: object) -> str | None:
+        if value is None:
+            return None
+        if type(value) is not int:
+            if isinstance(value, bool) or not hasattr(value, "__index__"):
+                raise reject(value)
+            value = operator.index(value)  # type: ignore[arg-type]
+        if not low <= value <= high:
+            raise reject(value)
+        return str(value)
+
+    def string(value: object) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise reject(value)
+        return value.translate(_ESCAPES) or "%"
+
+    def day(value: object) -> str | None:
+        if value is None:
+            return None
+        if isinstance(value, str):
+            try:
+                value = date.fromisoformat(value)
+            except ValueError:
+                raise reject(value) from None
+        if not isinstance(value, date) or isinstance(value, datetime):
+            raise reject(value)
+        return value.isoformat()
+
+    def uuid(value: object) -> str | None:
+        if value is None:
+            return None
+        if isinstance(value, str):
+            try:
+                value = UUID(value)
+            except ValueError:
+                raise reject(value) from None
+        if not isinstance(value, UUID):
+            raise reject(value)
+        return str(value)
+
+    def boolean(value: object) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, bool):
+            raise reject(value)
+        return "true" if value else "false"
+
+    if kind in INTEGER_WIDTHS:
+        bits = INTEGER_WIDTHS[kind] * 8
+        low, high = (0, 2**bits - 1) if kind.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        return integer
+    return {"string": string, "date": day, "uuid": uuid, "bool": boolean}[kind]
+
+
+_EXAMPLES = {
+    "string": 'a string, e.g. "JFK"',
+    "date": 'an ISO date, e.g. "2013-12-31"',
+    "uuid": 'a UUID, e.g. "123e4567-e89b-12d3-a456-426614174000"',
+    "bool": "true or false",
+}
