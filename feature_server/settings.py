@@ -15,11 +15,11 @@ from .errors import SettingsError
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where things are. Each field is set by the environment variable named beside it.
 
-    `project_dir` (FEATURES_PROJECT_DIR, default the current folder) holds dbt_project.yml; `target_path`
-    (FEATURES_TARGET_PATH) dbt's manifest.json; `home` (FEATURES_HOME) everything this product writes: the registry, the
-    embedded Valkey's data and, unless FEATURES_OFFLINE says otherwise, the offline store (`offline`). `warehouse` (FEATURES_WAREHOUSE) is dbt's DuckDB file. `redis_url`
-    (FEATURES_REDIS_URL) is None for the embedded Valkey. `clock` (FEATURES_CLOCK), an ISO time, stops the clock there:
-    for examples, replays and tests.
+    `project_dir` (FEATURES_PROJECT_DIR, default the current folder) holds dbt_project.yml, `target_path`
+    (FEATURES_TARGET_PATH) dbt's manifest.json. `home` (FEATURES_HOME) holds what this product writes: the registry, the
+    embedded Valkey's data and, unless FEATURES_OFFLINE says otherwise, the offline store. `warehouse`
+    (FEATURES_WAREHOUSE) is dbt's DuckDB file. `redis_url` (FEATURES_REDIS_URL) is None for the embedded Valkey. `clock`
+    (FEATURES_CLOCK), an ISO time, stops the clock there: for examples, replays and tests.
     """
 
     project_dir: Path

@@ -1,0 +1,5 @@
+"""`python -m feature_server` is the `features` command."""
+
+from .cli import main
+
+main()
