@@ -1,0 +1,67 @@
+# `make demo` shows the whole product, `make test` checks it; both install what they need into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+LOCK_HASH := $(shell cat requirements.lock bootstrap.lock pyproject.toml | cksum | cut -d' ' -f1)
+INSTALLED := .venv/.installed-$(LOCK_HASH)
+# uv reads its certificates and index from variables of its own; a machine set up for pip serves both.
+export SSL_CERT_FILE ?= $(PIP_CERT)
+export UV_INDEX_URL ?= $(PIP_INDEX_URL)
+ifeq ($(strip $(SSL_CERT_FILE)),)
+unexport SSL_CERT_FILE
+endif
+ifeq ($(strip $(UV_INDEX_URL)),)
+unexport UV_INDEX_URL
+endif
+
+.PHONY: help install demo up down test lint unit docs bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(INSTALLED) ## create .venv from the hashed lock
+
+$(INSTALLED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
+	@echo "installing into .venv (once; from the hashed lock)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock
+	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable . 
+	@touch $@
+
+demo: $(INSTALLED) ## build, publish, sync, serve, train and document the example, then say what happened
+	@$(BIN)/python -m scripts.demo
+
+up: $(INSTALLED) ## start Airflow, the feature server and the docs site on this machine
+	@$(BIN)/python -m scripts.up
+
+down: $(INSTALLED) ## end what `make up` started
+	@$(BIN)/python -m scripts.down
+
+test: lint unit ## everything: linters, types, unit, dbt, DAGs, end to end, documentation
+
+lint: $(INSTALLED) ## ruff, mypy, sqlfluff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint models macros tests/dbt
+
+unit: $(INSTALLED) ## pytest
+	@sh scripts/install_browser.sh
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+docs: $(INSTALLED) ## the dbt docs site as one file
+	@$(BIN)/features docs
+
+bench: $(INSTALLED) ## measure against the physical limit and against Feast
+	@$(BIN)/python -m benchmarks.run
+
+lock: $(INSTALLED) ## resolve the locks again from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
+	grep -E '^uv==[0-9.]+' -o requirements.lock | $(BIN)/uv pip compile --quiet --universal --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate - --output-file bootstrap.lock
+
+clean: ## remove what was built (not .venv)
+	rm -rf .features target logs .pytest_cache .mypy_cache .ruff_cache .hypothesis
