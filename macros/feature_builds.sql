@@ -1,0 +1,103 @@
+{#-
+  The build log. A feature view's rows never change once written: a late or corrected source row adds a row with a later
+  created timestamp. So an incremental build appends the rows known after the `as_of` of the build before it, and the
+  log says from which event timestamp on a build has added anything (null: the whole relation was rebuilt).
+-#}
+
+{% macro feature_builds() -%}
+{{ target.schema }}.feature_builds
+{%- endmacro %}
+
+{% macro create_feature_builds() %}
+create table if not exists {{ feature_builds() }} (
+    model varchar not null,
+    built_at timestamptz not null,
+    as_of timestamptz not null,
+    changed_from timestamptz,
+    invocation_id varchar not null,
+    definition varchar
+)
+{% endmacro %}
+
+{% macro definition_of(node) -%}
+{#- A hash of the model's SQL and contract and of every model upstream of it. -#}
+{%- set seen = {} -%}
+{%- set waiting = [node.unique_id] -%}
+{%- for _ in range(10000) if waiting -%}
+  {%- set unique_id = waiting.pop() -%}
+  {%- if unique_id not in seen and unique_id in graph.nodes -%}
+    {%- set found = graph.nodes[unique_id] -%}
+    {%- do seen.update({unique_id: found.checksum.checksum ~ (found.contract.checksum or '')}) -%}
+    {%- do waiting.extend(found.depends_on.nodes) -%}
+  {%- endif -%}
+{%- endfor -%}
+{{ return(local_md5(seen | dictsort | string)) }}
+{%- endmacro %}
+
+{% macro last_feature_build() %}
+  {%- set known = adapter.get_relation(this.database, target.schema, 'feature_builds') -%}
+  {%- if known is none -%}{{ return(none) }}{%- endif -%}
+  {%- set rows = run_query(
+      "select strftime(as_of, '%Y-%m-%dT%H:%M:%S.%fZ'), definition, as_of > " ~ as_of() ~ " from " ~ feature_builds()
+      ~ " where model = '" ~ this.identifier ~ "' and invocation_id <> '" ~ invocation_id
+      ~ "' order by rowid desc limit 1").rows -%}
+  {%- if rows | length == 0 -%}{{ return(none) }}{%- endif -%}
+  {{ return({'as_of': rows[0][0], 'definition': rows[0][1], 'is_ahead': rows[0][2]}) }}
+{% endmacro %}
+
+{% macro should_full_refresh() %}
+{#- dbt's own rule, and for a feature view also: no earlier build, another definition, or a clock that was set back. -#}
+  {% set asked = config.get('full_refresh') %}
+  {% set asked = flags.FULL_REFRESH if asked is none else asked %}
+  {% if asked or not execute or not model.config.meta.feature_view %}
+    {% do return(asked) %}
+  {% endif %}
+  {% set last = last_feature_build() %}
+  {% do return(last is none or last.definition != definition_of(model) or last.is_ahead) %}
+{% endmacro %}
+
+{% macro known_after() -%}
+{#- Rows known after this instant are missing in the relation: the `as_of` of the build before, or -infinity. -#}
+timestamptz '{{ last_feature_build().as_of if is_incremental() else "-infinity" }}'
+{%- endmacro %}
+
+{% macro open_feature_build() %}
+{%- if execute and model.config.meta.feature_view -%}
+insert into {{ feature_builds() }} values (
+    '{{ this.identifier }}',
+    timestamptz '{{ run_started_at }}',
+    {{ as_of() }},
+    {{ as_of() if is_incremental() else 'null' }},
+    '{{ invocation_id }}',
+    '{{ definition_of(model) }}'
+)
+{%- endif -%}
+{% endmacro %}
+
+{% macro close_feature_build() %}
+{%- set view = model.config.meta.feature_view -%}
+{%- set last = last_feature_build() if execute and view else none -%}
+{%- if last -%}
+{%- set event_timestamp = view.event_timestamp or 'event_timestamp' -%}
+update {{ feature_builds() }}
+set changed_from = least(changed_from, (
+    select min({{ event_timestamp }}) from {{ this }}
+    where {{ view.created_timestamp or event_timestamp }} > timestamptz '{{ last.as_of }}'
+))
+where model = '{{ this.identifier }}' and invocation_id = '{{ invocation_id }}' and changed_from is not null
+{%- endif -%}
+{% endmacro %}
+
+{% macro distrust_failed_builds(results) %}
+{#- A view whose tests failed is rebuilt from nothing next time, lest a bad row that has left the source stays in it. -#}
+{%- set failed = [] -%}
+{%- for result in results if result.node.resource_type == 'test' and result.status in ('fail', 'error') -%}
+  {%- for unique_id in result.node.depends_on.nodes if unique_id in graph.nodes -%}
+    {%- set found = graph.nodes[unique_id] -%}
+    {%- if found.config.meta.feature_view -%}{%- do failed.append("'" ~ found.alias ~ "'") -%}{%- endif -%}
+  {%- endfor -%}
+{%- endfor -%}
+{%- if failed -%}
+update {{ feature_builds() }} set definition = null where model in ({{ failed | unique | join(', ') }})
+{%- endif -%}
+{% endmacro %}

@@ -1,0 +1,6 @@
+{% test known_by_as_of(model, column) %}
+{#- Nothing from after the instant the build speaks of. -#}
+select *
+from {{ model }}
+where {{ column }} > {{ as_of() }}
+{% endtest %}
