@@ -1,0 +1,157 @@
+"""The embedded Valkey: shared by overlapping users, gone with the last one, its data kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from feature_server import embedded
+from feature_server.embedded import EmbeddedValkey
+from feature_server.errors import FeatureStoreError
+from feature_server.settings import load_settings
+
+USER = """
+import sys
+from pathlib import Path
+from feature_server.embedded import EmbeddedValkey
+with EmbeddedValkey(Path(sys.argv[1])) as server:
+    print(server.url, flush=True)
+    sys.stdin.read()
+"""
+
+
+def start_user(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", USER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def url_of(user: subprocess.Popen[str]) -> str:
+    assert user.stdout is not None
+    return user.stdout.readline().strip()
+
+
+def server_id(url: str) -> int:
+    with redis.Redis.from_url(url) as connection:
+        return int(connection.info("server")["process_id"])
+
+
+def servers(folder: Path) -> list[int]:
+    """Process ids of living Valkey servers whose working folder is this one."""
+    found = []
+    for process in psutil.process_iter(["name", "cwd", "status"]):
+        if process.info["name"] == "valkey-server" and process.info["cwd"] == str(folder):
+            found.append(process.pid)
+    return found
+
+
+def test_values_survive_the_end_of_the_last_user(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as server, redis.Redis.from_url(server.url) as connection:
+        connection.set("key", b"\x00value")
+    assert servers(tmp_path) == []
+    assert not (tmp_path / "valkey.sock").exists()
+    with EmbeddedValkey(tmp_path) as server, redis.Redis.from_url(server.url) as connection:
+        assert connection.get("key") == b"\x00value"
+    assert servers(tmp_path) == []
+
+
+def test_users_that_overlap_share_one_server_and_the_last_one_ends_it(tmp_path: Path) -> None:
+    users = [start_user(tmp_path) for _ in range(4)]
+    urls = {url_of(user) for user in users}
+    assert len(urls) == 1
+    assert len(servers(tmp_path)) == 1
+    for user in users[:3]:
+        user.communicate()
+    assert redis.Redis.from_url(urls.pop()).ping()
+    users[3].communicate()
+    assert servers(tmp_path) == []
+
+
+def test_users_that_leave_at_the_same_moment_leave_no_server(tmp_path: Path) -> None:
+    for _ in range(3):
+        users = [start_user(tmp_path) for _ in range(3)]
+        for user in users:
+            url_of(user)
+        for user in users:
+            assert user.stdin is not None
+            user.stdin.close()
+        assert [user.wait() for user in users] == [0, 0, 0]
+        assert servers(tmp_path) == []
+
+
+def test_a_killed_user_leaves_the_server_to_the_next_one_which_ends_it(tmp_path: Path) -> None:
+    user = start_user(tmp_path)
+    process_id = server_id(url_of(user))
+    user.kill()
+    user.communicate()
+    assert servers(tmp_path) == [process_id]
+    with EmbeddedValkey(tmp_path) as server:
+        assert server_id(server.url) == process_id
+    assert servers(tmp_path) == []
+
+
+def test_a_killed_server_is_replaced_for_the_next_user(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as first:
+        with redis.Redis.from_url(first.url) as connection:
+            connection.set("kept", 1)
+            connection.save()
+        os.kill(server_id(first.url), signal.SIGKILL)
+        with EmbeddedValkey(tmp_path) as second, redis.Redis.from_url(second.url) as connection:
+            assert connection.get("kept") == b"1"
+    assert servers(tmp_path) == []
+
+
+def test_ctrl_c_does_not_reach_the_server(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as server:
+        assert os.getsid(server_id(server.url)) != os.getsid(0)
+
+
+def test_the_server_listens_on_no_port(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as server:
+        assert psutil.Process(server_id(server.url)).net_connections("inet") == []
+        assert (tmp_path / "valkey.sock").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_home_too_deep_for_a_socket_path_is_served_from_a_private_folder(tmp_path: Path) -> None:
+    folder = tmp_path / ("deep" * 30) / "valkey"
+    with EmbeddedValkey(folder) as server:
+        path = Path(server.url.removeprefix("unix://"))
+        assert len(str(path)) <= embedded.MAX_SOCKET_PATH
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        user = start_user(folder)
+        assert url_of(user) == server.url
+        user.communicate()
+    assert not path.parent.exists()
+    assert servers(folder) == []
+
+
+def test_a_snapshot_that_cannot_be_read_says_where_the_log_is(tmp_path: Path) -> None:
+    (tmp_path / "dump.rdb").write_bytes(b"not a snapshot")
+    with pytest.raises(FeatureStoreError, match=r"does not start(.|\n)*valkey\.log"):
+        EmbeddedValkey(tmp_path)
+    assert servers(tmp_path) == []
+
+
+def test_a_snapshot_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    server = EmbeddedValkey(tmp_path)
+    with redis.Redis.from_url(server.url) as connection:
+        connection.set("key", 1)
+    (tmp_path / "dump.rdb").mkdir()
+    (tmp_path / "dump.rdb" / "in the way").touch()
+    with pytest.raises(FeatureStoreError, match="could not write its snapshot"):
+        server.close()
+    assert servers(tmp_path) == []
+
+
+def test_a_given_redis_url_is_used_as_it_is(tmp_path: Path) -> None:
+    settings = load_settings({}, project_dir=tmp_path, redis_url="redis://example:6379/1")
+    with embedded.connect(settings) as url:
+        assert url == "redis://example:6379/1"
+    assert not settings.home.exists()
