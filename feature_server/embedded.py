@@ -1,11 +1,12 @@
 """The online store where no Redis URL is given: a Valkey server that every command of one home shares.
 
 It listens on a unix socket in `<home>/valkey`, never on TCP, and keeps its snapshot and log there. Each user holds a
-shared lock on `users.lock`; the server itself holds `server.lock` for as long as it lives, inherited from whoever
-started it, so neither a crash nor a reused process id can make a dead server look alive. The last user to leave shuts it
-down. A user that was killed leaves the server running until the next user leaves.
+shared lock on `users.lock`. The server itself holds `server.lock` for as long as it lives, inherited from whoever
+started it, so neither a crash nor a reused process id can make a dead server look alive. The last user to leave shuts
+it down. A user that was killed leaves the server running until the next user leaves.
 
-What a killed server loses are whole changes since its last snapshot, the watermark among them: the next sync repairs it.
+What a killed server loses are whole changes since its last snapshot, their watermarks among them: the next sync
+repairs it.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def valkey(valkey_server: str) -> Iterator[str]:
+def valkey(valkey_server: str) -> str:
     """URL of an empty Valkey server."""
     with redis.Redis.from_url(valkey_server) as connection:
         connection.flushall()
         connection.script_flush()
         connection.config_resetstat()
-    yield valkey_server
+    return valkey_server

@@ -1,0 +1,77 @@
+"""What is online, as Redis says it: the definitions in force, and how each view's rows are keyed and laid out.
+
+Written by `sync` in one step with the watermark it stands for; read by every reader. Light on purpose: the client
+imports it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .definitions import FeatureView
+from .errors import NotSynced, OnlineStoreError, UnknownNameError
+from .registry import Registry
+
+
+class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of one view that are online: those of the latest event of each key at `synced_at_us`, as version
+    `table_version` of the view's offline table has them.
+
+    `code` begins their row keys, `definition` is the view as they are laid out. `rows` counts them as they were written:
+    those that have expired since are still in the number. `newest_event_us` is the latest event timestamp among them,
+    None when there are none.
+    """
+
+    code: str
+    definition: FeatureView
+    table_version: int
+    synced_at_us: int
+    rows: int
+    newest_event_us: int | None = None
+
+
+class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON under `keys.REGISTRY`: the registry in force, and what is online of each view, by view id.
+
+    `registry` may name a view that `views` does not hold: it has not been synced yet.
+    """
+
+    registry: Registry
+    views: dict[str, OnlineView] = {}
+
+    def view(self, view_id: str) -> OnlineView:
+        """What is online of a view; NotSynced when nothing is, UnknownNameError when there is no such view."""
+        found = self.views.get(view_id)
+        if found is not None:
+            return found
+        known = {view.id: view for view in self.registry.feature_views}
+        if view_id not in known:
+            raise UnknownNameError("feature_view", view_id, known)
+        if not known[view_id].online:
+            raise NotSynced(
+                f"feature view {view_id!r} is not served online",
+                where=known[view_id].path or view_id,
+                remedy="set `online: true` in its meta, run `features apply` and `features sync`",
+            )
+        raise NotSynced(
+            f"feature view {view_id!r} has no values online yet", where=view_id, remedy=f"run `features sync {view_id}`"
+        )
+
+
+def encode_online_registry(online: OnlineRegistry) -> bytes:
+    return msgspec.json.encode(online)
+
+
+def decode_online_registry(stored: bytes | None) -> OnlineRegistry:
+    """The value of `keys.REGISTRY`; NotSynced where there is none."""
+    if stored is None:
+        raise NotSynced("the online store is empty", remedy="run `features sync`")
+    try:
+        return msgspec.json.decode(stored, type=OnlineRegistry)
+    except msgspec.DecodeError as error:
+        raise OnlineStoreError(
+            "the online registry cannot be read",
+            where="features:registry",
+            got=str(error),
+            remedy="run `features sync` with the version of feature-warehouse that readers use",
+        ) from None
