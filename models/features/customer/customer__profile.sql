@@ -1,0 +1,18 @@
+with
+
+customers as (
+    select * from {{ ref('stg_payments__customers') }}
+),
+
+final as (
+    select
+        customer_id,
+        signed_up_at as event_timestamp,
+        known_at as created_timestamp,
+        country,
+        signed_up_at::date as signed_up_date
+    from customers
+    where known_at > {{ known_after() }}
+)
+
+select * from final

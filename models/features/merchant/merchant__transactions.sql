@@ -1,0 +1,28 @@
+{%- set keys = ['merchant_id'] -%}
+{%- set tick = '1 hour' -%}
+{%- set windows = ['24 hours'] -%}
+
+with
+
+transactions as (
+    {{ window_input(ref('stg_payments__transactions'), tick, windows) | indent(4) }}
+),
+
+ticks as (
+    {{ window_ticks('transactions', keys, tick, windows) | indent(4) }}
+),
+
+final as (
+    select
+        ticks.merchant_id,
+        ticks.event_timestamp,
+        ticks.created_timestamp,
+        count(*) filter (where not transactions.is_refund) as transactions_24h,
+        avg(transactions.amount_eur) filter (where not transactions.is_refund) as amount_eur_mean_24h,
+        count(distinct transactions.customer_id) filter (where not transactions.is_refund) as customers_24h,
+        count(*) filter (where transactions.is_refund) as refunds_24h
+    from {{ in_window('ticks', 'transactions', keys, '24 hours') }}
+    group by all
+)
+
+select * from final
