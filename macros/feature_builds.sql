@@ -19,19 +19,27 @@ create table if not exists {{ feature_builds() }} (
 )
 {% endmacro %}
 
-{% macro definition_of(node) -%}
-{#- A hash of the model's SQL and contract and of every model upstream of it. -#}
-{%- set seen = {} -%}
+{% macro upstream_of(node) -%}
+{#- The node itself and every model it is made from, by unique id. -#}
+{%- set found = {} -%}
 {%- set waiting = [node.unique_id] -%}
 {%- for _ in range(10000) if waiting -%}
   {%- set unique_id = waiting.pop() -%}
-  {%- if unique_id not in seen and unique_id in graph.nodes -%}
-    {%- set found = graph.nodes[unique_id] -%}
-    {%- do seen.update({unique_id: found.checksum.checksum ~ (found.contract.checksum or '')}) -%}
-    {%- do waiting.extend(found.depends_on.nodes) -%}
+  {%- if unique_id not in found and unique_id in graph.nodes -%}
+    {%- do found.update({unique_id: graph.nodes[unique_id]}) -%}
+    {%- do waiting.extend(graph.nodes[unique_id].depends_on.nodes) -%}
   {%- endif -%}
 {%- endfor -%}
-{{ return(local_md5(seen | dictsort | string)) }}
+{{ return(found) }}
+{%- endmacro %}
+
+{% macro definition_of(node) -%}
+{#- A hash of the model's SQL and contract and of every model upstream of it. -#}
+{%- set parts = [] -%}
+{%- for unique_id, found in upstream_of(node) | dictsort -%}
+  {%- do parts.append(unique_id ~ found.checksum.checksum ~ (found.contract.checksum or '')) -%}
+{%- endfor -%}
+{{ return(local_md5(parts | join(' '))) }}
 {%- endmacro %}
 
 {% macro last_feature_build() %}
@@ -85,19 +93,5 @@ set changed_from = least(changed_from, (
     where {{ view.created_timestamp or event_timestamp }} > timestamptz '{{ last.as_of }}'
 ))
 where model = '{{ this.identifier }}' and invocation_id = '{{ invocation_id }}' and changed_from is not null
-{%- endif -%}
-{% endmacro %}
-
-{% macro distrust_failed_builds(results) %}
-{#- A view whose tests failed is rebuilt from nothing next time, lest a bad row that has left the source stays in it. -#}
-{%- set failed = [] -%}
-{%- for result in results if result.node.resource_type == 'test' and result.status in ('fail', 'error') -%}
-  {%- for unique_id in result.node.depends_on.nodes if unique_id in graph.nodes -%}
-    {%- set found = graph.nodes[unique_id] -%}
-    {%- if found.config.meta.feature_view -%}{%- do failed.append("'" ~ found.alias ~ "'") -%}{%- endif -%}
-  {%- endfor -%}
-{%- endfor -%}
-{%- if failed -%}
-update {{ feature_builds() }} set definition = null where model in ({{ failed | unique | join(', ') }})
 {%- endif -%}
 {% endmacro %}

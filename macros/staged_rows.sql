@@ -1,0 +1,76 @@
+{#-
+  Appending what became known is right only while nothing learnt earlier changes. A staging view keeps the `as_of` of the
+  run that made it, so until the next run it must go on giving the very same rows. Where it does not, because files were
+  replaced, removed or added with an ingestion time of the past, the feature views made from it are rebuilt from nothing.
+-#}
+
+{% macro staged_rows() -%}
+{{ target.schema }}.staged_rows
+{%- endmacro %}
+
+{% macro create_staged_rows() %}
+create table if not exists {{ staged_rows() }} (
+    model varchar not null,
+    row_count bigint not null,
+    row_hash hugeint
+)
+{% endmacro %}
+
+{% macro is_staging(node) -%}
+{{ return(node.resource_type == 'model' and node.path.startswith('staging/')) }}
+{%- endmacro %}
+
+{% macro count_staged_rows(names) %}
+{#- SQL for (model, row_count, row_hash) of the staging models `names`. -#}
+{%- for name in names %}
+select
+    '{{ name }}' as model,
+    count(*) as row_count,
+    sum(hash(staged)) as row_hash
+from {{ target.schema }}.{{ name }} as staged
+{%- if not loop.last %}
+union all
+{%- endif %}
+{%- endfor %}
+{% endmacro %}
+
+{% macro distrust_rewritten_history() %}
+{#- On start: views downstream of a staging model that no longer gives the rows of the last run lose their definition. -#}
+{%- if execute and flags.WHICH in ('build', 'run') -%}
+{%- set known = run_query("select distinct model from " ~ staged_rows()).columns[0].values() -%}
+{%- set present = [] -%}
+{%- for node in graph.nodes.values() if is_staging(node) and node.alias in known -%}
+  {%- if adapter.get_relation(node.database, node.schema, node.alias) -%}{%- do present.append(node.alias) -%}{%- endif -%}
+{%- endfor -%}
+{%- if present -%}
+{%- set counted = run_query(
+    "select counted.model from (" ~ count_staged_rows(present) ~ ") as counted inner join " ~ staged_rows()
+    ~ " as stored using (model) where (counted.row_count, counted.row_hash) is distinct from"
+    ~ " (stored.row_count, stored.row_hash)") -%}
+{%- set rewritten = counted.columns[0].values() -%}
+{%- set distrusted = [] -%}
+{%- for node in graph.nodes.values() if rewritten and node.config.meta.feature_view -%}
+  {%- for parent in upstream_of(node).values() if parent.alias in rewritten -%}
+    {%- do distrusted.append("'" ~ node.alias ~ "'") -%}
+  {%- endfor -%}
+{%- endfor -%}
+{%- if distrusted -%}
+{%- do log("rows of " ~ rewritten | join(', ') ~ " have changed since the last run: rebuilding the feature views made"
+    ~ " from them", info=true) -%}
+update {{ feature_builds() }} set definition = null where model in ({{ distrusted | unique | join(', ') }})
+{%- endif -%}
+{%- endif -%}
+{%- endif -%}
+{% endmacro %}
+
+{% macro record_staged_rows(results) %}
+{%- set built = [] -%}
+{%- for result in results if result.status == 'success' and is_staging(result.node) -%}
+  {%- do built.append(result.node.alias) -%}
+{%- endfor -%}
+{%- if built -%}
+delete from {{ staged_rows() }} where model in ('{{ built | join("', '") }}');
+insert into {{ staged_rows() }}
+{{ count_staged_rows(built) }}
+{%- endif -%}
+{% endmacro %}
