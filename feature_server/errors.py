@@ -65,6 +65,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One mistake in a project's definitions, as `features check` reports it."""
 
     file: str
+    line: int | None = None
     key_path: str
     what: str
     expected: str | None = None
@@ -73,7 +74,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str | None = None
 
     def __str__(self) -> str:
-        lines = [f"{self.file}: {self.key_path}: {self.what}"]
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        lines = [f"{place}: {self.key_path}: {self.what}"]
         for label, value in (("expected", self.expected), ("got", self.got), ("remedy", self.remedy)):
             if value is not None:
                 lines.append(f"{label}: {value}")

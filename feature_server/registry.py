@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -94,6 +95,25 @@ def read_registry(path: Path) -> Registry:
         raise FeatureStoreError(
             "the registry cannot be read", where=str(path), got=str(error), remedy="run `features apply` again"
         ) from None
+
+
+def write_registry(path: Path, registry: Registry) -> None:
+    """Put `registry` in force for readers of `path`: they see the old one or the new one, whole, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(registry.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _find(kind: str, name: str, named: Iterable[tuple[str, Definition]]) -> Definition:

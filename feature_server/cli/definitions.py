@@ -1,7 +1,138 @@
+"""features check, plan, apply: dbt's manifest, the registry it makes, and putting that in force."""
+
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from ..errors import DefinitionError
+from .common import Json, ProjectDir, TargetPath, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..manifest.plan import Change
+    from ..registry import Registry
+    from ..settings import Settings
+
+NoParse = Annotated[
+    bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of running `dbt parse` first.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
+    app.command(epilog="Example: features check --project-dir my_dbt_project")(check)
+    app.command(name="plan", epilog="Example: features plan")(plan_command)
+    app.command(epilog="Example: features apply --no-parse --json")(apply)
+
+
+def check(
+    project_dir: ProjectDir = None, target_path: TargetPath = None, no_parse: NoParse = False, json: Json = False
+) -> None:
+    """Check every definition of the dbt project and print every mistake; exit code 1 when there is one."""
+    settings = _settings(project_dir, target_path)
+    registry = _load(settings, no_parse, json)
+    if json:
+        print_json({"problems": [], "project": registry.project} | _counts(registry))
+    else:
+        typer.echo(f"{registry.project}: {_summary(registry)}; no problems")
+
+
+def plan_command(
+    project_dir: ProjectDir = None, target_path: TargetPath = None, no_parse: NoParse = False, json: Json = False
+) -> None:
+    """Show what `features apply` would change in the registry in force."""
+    settings = _settings(project_dir, target_path)
+    registry = _load(settings, no_parse, json)
+    changes = _plan(settings, registry)
+    if json:
+        print_json({"changes": changes})
+    else:
+        _print_changes(changes)
+
+
+def apply(
+    project_dir: ProjectDir = None, target_path: TargetPath = None, no_parse: NoParse = False, json: Json = False
+) -> None:
+    """Check the definitions and put them in force: write the registry that every other command reads."""
+    from ..registry import write_registry
+
+    settings = _settings(project_dir, target_path)
+    registry = _load(settings, no_parse, json)
+    changes = _plan(settings, registry)
+    write_registry(settings.registry_path, registry)
+    if json:
+        print_json({"changes": changes, "registry": str(settings.registry_path)} | _counts(registry))
+    else:
+        _print_changes(changes)
+        typer.echo(f"in force: {_summary(registry)} ({settings.registry_path})")
+
+
+def _settings(project_dir: ProjectDir, target_path: TargetPath) -> Settings:
+    from ..settings import load_settings
+
+    return load_settings(project_dir=project_dir, target_path=target_path)
+
+
+def _load(settings: Settings, no_parse: bool, json: bool) -> Registry:
+    """The registry that the project describes; prints every problem and exits when there are any."""
+    from ..manifest import load_registry
+    from ..manifest.dbt_parse import dbt_parse
+
+    if not no_parse:
+        dbt_parse(settings.project_dir, settings.target_path)
+    try:
+        return load_registry(settings.project_dir, settings.target_path)
+    except DefinitionError as error:
+        if json:
+            print_json({"problems": error.problems})
+        else:
+            for problem in error.problems:
+                typer.echo(f"{problem}\n")
+            typer.echo(f"{len(error.problems)} problem{'s' * (len(error.problems) != 1)}")
+        raise typer.Exit(1) from None
+
+
+def _plan(settings: Settings, registry: Registry) -> Sequence[Change]:
+    from ..manifest.plan import plan
+    from ..registry import read_registry
+
+    in_force = read_registry(settings.registry_path) if settings.registry_path.exists() else None
+    return plan(in_force, registry)
+
+
+def _print_changes(changes: Sequence[Change]) -> None:
+    signs = {"added": "+", "removed": "-", "changed": "~"}
+    for change in changes:
+        note = "  [new rows online at the next sync]" if change.new_rows else ""
+        typer.echo(f"{signs[change.action]} {change.kind} {change.name}{note}")
+        for detail in change.details:
+            typer.echo(f"    {detail}")
+    if not changes:
+        typer.echo("no changes")
+
+
+def _counts(registry: Registry) -> dict[str, int]:
+    return {
+        "entities": len(registry.entities),
+        "feature_views": len(registry.feature_views),
+        "features": sum(len(view.features) for view in registry.feature_views),
+        "feature_services": len(registry.feature_services),
+    }
+
+
+def _summary(registry: Registry) -> str:
+    return ", ".join(
+        f"{count} {name.replace('_', ' ') if count != 1 else SINGULAR[name]}"
+        for name, count in _counts(registry).items()
+    )
+
+
+SINGULAR = {
+    "entities": "entity",
+    "feature_views": "feature view",
+    "features": "feature",
+    "feature_services": "feature service",
+}

@@ -1,0 +1,142 @@
+"""dbt's manifest.json and catalog.json, as far as definitions need them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..errors import FeatureStoreError
+
+SCHEMA = "manifest/v12"  # of dbt 1.8 to 1.11
+
+Json = TypeVar("Json", bound=msgspec.Struct)
+
+
+class ColumnNode(msgspec.Struct, frozen=True):
+    """A column as its YAML lists it."""
+
+    name: str
+    description: str = ""
+    data_type: str | None = None
+    meta: dict[str, Any] = {}
+    tags: tuple[str, ...] = ()
+
+
+class DependsOn(msgspec.Struct, frozen=True):
+    nodes: tuple[str, ...] = ()
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A model, seed, snapshot, source or exposure; fields that a kind lacks keep their default."""
+
+    unique_id: str
+    resource_type: str
+    name: str
+    package_name: str
+    original_file_path: str
+    patch_path: str | None = None
+    config: dict[str, Any] = {}
+    columns: dict[str, ColumnNode] = {}
+    description: str | None = ""
+    tags: tuple[str, ...] = ()
+    alias: str = ""
+    relation_name: str | None = None
+    version: str | int | float | None = None
+    latest_version: str | int | float | None = None
+    depends_on: DependsOn = DependsOn()
+    type: str | None = None
+    owner: dict[str, Any] = {}
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        found = self.config.get("meta")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def file(self) -> str:
+        """The file of the definition: the YAML that describes it or, where there is none, its SQL."""
+        return self.original_file_path if self.patch_path is None else self.patch_path.partition("://")[2]
+
+    @property
+    def section(self) -> str:
+        """The key that the node's YAML stands under: `models`, `exposures`…"""
+        return f"{self.resource_type}s"
+
+
+class Group(msgspec.Struct, frozen=True):
+    name: str
+    package_name: str
+    owner: dict[str, Any] = {}
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    dbt_schema_version: str
+    project_name: str = ""
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    metadata: Metadata
+    nodes: dict[str, Node]
+    sources: dict[str, Node] = {}
+    exposures: dict[str, Node] = {}
+    groups: dict[str, Group] = {}
+    disabled: dict[str, list[dict[str, Any]]] = {}
+
+    def models(self) -> list[Node]:
+        """Enabled models, by name and version."""
+        found = (node for node in self.nodes.values() if node.resource_type == "model")
+        return sorted(found, key=lambda node: (node.name, str(node.version), node.unique_id))
+
+
+class CatalogColumn(msgspec.Struct, frozen=True):
+    type: str
+    index: int
+    name: str
+
+
+class CatalogTable(msgspec.Struct, frozen=True):
+    columns: dict[str, CatalogColumn] = {}
+
+
+class Catalog(msgspec.Struct, frozen=True):
+    """The warehouse's own account of each relation's columns, by unique id."""
+
+    nodes: dict[str, CatalogTable] = {}
+
+
+def read_manifest(target_path: Path) -> Manifest:
+    path = target_path / "manifest.json"
+    remedy = "run `dbt parse` in the project, or leave `--no-parse` out"
+    manifest = _decode(path, Manifest, remedy)
+    if manifest is None:
+        raise FeatureStoreError("there is no dbt manifest", where=str(path), remedy=remedy)
+    if SCHEMA not in manifest.metadata.dbt_schema_version:
+        raise FeatureStoreError(
+            "the dbt manifest is of another version",
+            where=str(path), expected=SCHEMA, got=manifest.metadata.dbt_schema_version,
+            remedy="parse the project with dbt-core 1.11",
+        )  # fmt: skip
+    return manifest
+
+
+def read_catalog(target_path: Path) -> Catalog:
+    """The catalog that `dbt docs generate` wrote; an empty one when there is none."""
+    path = target_path / "catalog.json"
+    return _decode(path, Catalog, "run `dbt docs generate` in the project, or delete the file") or Catalog()
+
+
+def _decode(path: Path, kind: type[Json], remedy: str) -> Json | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise FeatureStoreError(
+            "a file of dbt cannot be read", where=str(path), got=str(error), remedy=remedy
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FeatureStoreError(
+            "a file of dbt is not what dbt writes", where=str(path), got=str(error), remedy=remedy
+        ) from None

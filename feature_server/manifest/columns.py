@@ -1,0 +1,88 @@
+"""The columns of a model and their types."""
+
+from __future__ import annotations
+
+from ..dtypes import DType, UnknownType, parse_sql_type
+from ..errors import nearest_name
+from .artifacts import Catalog, Node
+from .report import Report, Step
+
+
+class Columns:
+    """A model's columns as its YAML lists them.
+
+    With an enforced contract the YAML is the truth, for dbt fails a build that differs from it. Without one the catalog
+    gives types that the YAML leaves out, and what it says otherwise than the YAML is a problem.
+    """
+
+    def __init__(self, node: Node, catalog: Catalog, report: Report) -> None:
+        self.node, self.report = node, report
+        contract = node.config.get("contract")
+        self.enforced = isinstance(contract, dict) and bool(contract.get("enforced"))
+        table = catalog.nodes.get(node.unique_id)
+        self.in_catalog = {} if table is None or self.enforced else table.columns
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.node.columns)
+
+    def dtype(self, name: str) -> DType | None:
+        """The type of a listed column; None, and a problem, when it is not known, not of the list, or contradictory."""
+        path = ("columns", name, "data_type")
+        written = self.node.columns[name].data_type
+        found = self.in_catalog.get(name)
+        text = written if written is not None else found.type if found is not None else None
+        if text is None:
+            self.report.add(
+                self.node, path, f"the type of column {name!r} is not known",
+                expected="a SQL type such as bigint",
+                remedy="add `data_type`, or build the model and run `dbt docs generate`",
+            )  # fmt: skip
+            return None
+        try:
+            dtype = parse_sql_type(text)
+        except UnknownType as error:
+            expected = str(error).partition("; ")[2] or str(error)
+            self.report.add(
+                self.node, path, f"column {name!r} has a type that features cannot have",
+                expected=expected, got=text, remedy="cast the column in the model's SQL",
+            )  # fmt: skip
+            return None
+        if found is not None and written is not None and not _same_type(dtype, found.type):
+            self.report.add(
+                self.node, path, f"column {name!r} has another type in the warehouse",
+                expected=found.type, got=text,
+                remedy="correct `data_type`, or build the model and run `dbt docs generate` again",
+            )  # fmt: skip
+            return None
+        return dtype
+
+    def expect(self, name: str, path: tuple[Step, ...], role: str, remedy: str | None = None) -> bool:
+        """Whether column `name` is listed; a problem at `path` when it is not."""
+        if name in self.node.columns:
+            return True
+        self.report.add(
+            self.node, path, f"{role} {name!r} is not a column of the model",
+            expected=f"one of {', '.join(self.names)}" if self.names else "a column listed under `columns`",
+            got=name, nearest=nearest_name(name, self.names),
+            remedy=remedy or "list the column under `columns`",
+        )  # fmt: skip
+        return False
+
+    def report_unlisted(self) -> None:
+        """A problem for each column that the warehouse has and the YAML does not list."""
+        for name, column in self.in_catalog.items():
+            if name not in self.node.columns:
+                self.report.add(
+                    self.node, ("columns",), f"column {name!r} is in the warehouse but not described",
+                    expected=f"{name} ({column.type}) listed under `columns`, with a description",
+                    nearest=nearest_name(name, self.names),
+                    remedy="describe the column; if it is gone, build the model and run `dbt docs generate` again",
+                )  # fmt: skip
+
+
+def _same_type(dtype: DType, catalog_type: str) -> bool:
+    try:
+        return parse_sql_type(catalog_type) == dtype
+    except UnknownType:
+        return False

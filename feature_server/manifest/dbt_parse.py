@@ -1,0 +1,53 @@
+"""`dbt parse` as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from ..errors import FeatureStoreError
+
+_NOISE = re.compile(r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|^\s*$")
+_CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s\s?")
+
+
+def dbt_command() -> list[str]:
+    """The dbt beside this interpreter, so that no other installation answers."""
+    beside = Path(sys.executable).parent / "dbt"
+    return [str(beside)] if beside.exists() else [sys.executable, "-m", "dbt.cli.main"]
+
+
+def profiles_dir(project_dir: Path) -> Path | None:
+    """The project's own `profiles` folder, when there is one and DBT_PROFILES_DIR is not set; None leaves it to dbt."""
+    own = project_dir / "profiles"
+    return own if "DBT_PROFILES_DIR" not in os.environ and (own / "profiles.yml").exists() else None
+
+
+def dbt_parse(project_dir: Path, target_path: Path) -> None:
+    """Write `target_path`/manifest.json anew from the project's files; an error holds dbt's own words."""
+    if not (project_dir / "dbt_project.yml").exists():
+        raise FeatureStoreError(
+            "there is no dbt project", where=str(project_dir), expected="a folder with dbt_project.yml",
+            remedy="run this in the project's folder, or name it with --project-dir",
+        )  # fmt: skip
+    command = [*dbt_command(), "--no-use-colors", "parse", "--project-dir", str(project_dir)]
+    command += ["--target-path", str(target_path)]
+    if (own := profiles_dir(project_dir)) is not None:
+        command += ["--profiles-dir", str(own)]
+    env = os.environ | {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PYTHONWARNINGS": "ignore"}
+    run = subprocess.run(command, cwd=project_dir, env=env, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        raise FeatureStoreError(
+            "dbt cannot parse the project", where=str(project_dir), got=_own_words(run.stdout + run.stderr),
+            remedy="correct the project until `dbt parse` succeeds",
+        )  # fmt: skip
+
+
+def _own_words(output: str) -> str:
+    """dbt's output without its clock and its progress."""
+    lines = [_CLOCK.sub("", line) for line in output.splitlines()]
+    kept = [line.strip() for line in lines if not _NOISE.search(line) and line.strip() != "Encountered an error:"]
+    return "\n    ".join(kept[-20:]) or "nothing"

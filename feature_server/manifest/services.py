@@ -1,0 +1,106 @@
+"""Exposures with `meta.feature_service` → feature services."""
+
+from __future__ import annotations
+
+from ..definitions import FeatureRef, FeatureService
+from .artifacts import Manifest, Node
+from .blocks import read_block
+from .report import META, Report
+from .views import ViewDraft, owner_of
+
+BLOCK = (*META, "feature_service")
+
+
+def read_services(manifest: Manifest, views: dict[str, ViewDraft], report: Report) -> tuple[FeatureService, ...]:
+    """Every feature service, by name."""
+    named = dict(views) | {draft.node.name: draft for draft in views.values() if draft.latest}
+    services: dict[str, FeatureService] = {}
+    places: dict[str, Node] = {}
+    for node in sorted(manifest.exposures.values(), key=lambda node: (node.name, node.unique_id)):
+        if "feature_service" not in node.meta:
+            continue
+        service = _read_service(node, manifest, named, report)
+        if node.name in places:
+            report.add(
+                node, BLOCK, f"feature service {node.name!r} is defined twice",
+                expected="each feature service in one package", got=f"also in {places[node.name].file}",
+            )  # fmt: skip
+        places.setdefault(node.name, node)
+        services.setdefault(node.name, service)
+    return tuple(services.values())
+
+
+def _read_service(node: Node, manifest: Manifest, named: dict[str, ViewDraft], report: Report) -> FeatureService:
+    block = read_block(node, "feature_service", report)
+    if node.type != "ml":
+        report.add(node, ("type",), "a feature service is an exposure of type ml", expected="ml", got=node.type)
+    if not (node.description or "").strip():
+        report.add(
+            node, ("description",), "the feature service has no description", expected="a sentence: what it is for"
+        )
+    refs: dict[tuple[str, str], FeatureRef] = {}
+    missing: set[str] = set()
+    for position, text in enumerate(block.get("features", [])):
+        path = (*BLOCK, "features", position)
+        found = _find_feature(node, path, text, manifest, named, report)
+        if found is None:
+            continue
+        draft, feature = found
+        if (draft.id, feature) in refs:
+            other = refs[draft.id, feature]
+            report.add(
+                node, path, f"{text!r} is named twice", expected="each feature once",
+                got=None if other.text == text else f"also as {other.text!r}",
+            )  # fmt: skip
+        refs.setdefault((draft.id, feature), FeatureRef(draft.id, feature, text))
+        if draft.node.unique_id not in node.depends_on.nodes and draft.id not in missing:
+            missing.add(draft.id)
+            version = "" if draft.node.version is None else f", v={draft.node.version}"
+            report.add(
+                node, ("depends_on",), f"the service reads {draft.id} but does not depend on it",
+                expected=f"ref('{draft.node.name}'{version})",
+                remedy="add it to depends_on, so that lineage and dbt's selection see it",
+            )  # fmt: skip
+    return FeatureService(
+        name=node.name, features=tuple(refs.values()), description=(node.description or "").strip(),
+        owner=owner_of(node.owner), tags=node.tags, path=node.original_file_path,
+    )  # fmt: skip
+
+
+def _find_feature(
+    node: Node,
+    path: tuple[str | int, ...],
+    text: str,
+    manifest: Manifest,
+    named: dict[str, ViewDraft],
+    report: Report,
+) -> tuple[ViewDraft, str] | None:
+    """The view and feature that `text` names; None, and a problem, when there is none."""
+    view, colon, feature = text.partition(":")
+    if not colon or not view or not feature or ":" in feature:
+        report.add(
+            node, path, f"{text!r} is not a feature reference",
+            expected="`view:feature` or `view@v2:feature`", got=text,
+        )  # fmt: skip
+        return None
+    draft = named.get(view)
+    if draft is None:
+        report.unknown_name(node, path, "feature view", view, named, _why_not(view, manifest))
+        return None
+    if feature not in draft.features:
+        report.unknown_name(node, path, f"feature of {view}", feature, draft.features)
+        return None
+    return draft, feature
+
+
+def _why_not(view: str, manifest: Manifest) -> str | None:
+    """What to do about a model that exists but is no feature view."""
+    name = view.partition("@")[0]
+    if any(node.get("name") == name for nodes in manifest.disabled.values() for node in nodes):
+        return f"model {name} is disabled: enable it, or drop its features from the service"
+    models = [node for node in manifest.models() if node.name == name]
+    if not models:
+        return None
+    if any("feature_view" in node.meta for node in models):
+        return f"name a version of {name} that is a feature view, such as {name}@v{models[-1].version}"
+    return f"declare model {name} a feature view in config.meta.feature_view"

@@ -1,0 +1,70 @@
+"""Definitions that dbt lets through in a place where nothing reads them, or under a misspelt key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+from .artifacts import Manifest, Node
+from .blocks import BLOCKS
+from .report import META, Report
+
+_BELONGS = {"entity": "a model", "feature_view": "a model", "feature_service": "an exposure"}
+_KIND = {"model": "a model", "exposure": "an exposure"}
+_CLOSE = 0.86  # takes feature_veiw and entitiy, leaves identity and feature_view_note alone
+
+
+def report_stray_keys(manifest: Manifest, report: Report) -> None:
+    for node in (*manifest.nodes.values(), *manifest.sources.values(), *manifest.exposures.values()):
+        _report_meta(node, report)
+        for key in node.config:
+            block = _meant(key)
+            if block is not None:
+                report.add(
+                    node, ("config", key), f"{key} stands outside meta",
+                    expected=f"config.meta.{block}", got=f"config.{key}", remedy=f"move it to config.meta.{block}",
+                )  # fmt: skip
+        for column in node.columns.values():
+            for key in column.meta:
+                if (block := _meant(key)) is not None:
+                    report.add(
+                        node, ("columns", column.name, *META, key), f"a column cannot hold {key}",
+                        expected=f"{block} in config.meta of {_BELONGS[block]}",
+                        remedy=f"move it to config.meta.{block} of {_BELONGS[block]}",
+                    )  # fmt: skip
+
+
+def _report_meta(node: Node, report: Report) -> None:
+    meta: Any = node.config.get("meta")
+    if meta is not None and not isinstance(meta, dict):
+        report.add(node, META, "meta is not a mapping", expected="a mapping", got=repr(meta))
+    kind = _KIND.get(node.resource_type, f"a {node.resource_type}")
+    for key in node.meta:
+        block = _meant(key)
+        if block is None:
+            continue
+        if key != block:
+            report.add(
+                node, (*META, key), f"unknown key {key!r}",
+                expected=f"{block}, which it looks like", got=str(key), nearest=block,
+            )  # fmt: skip
+        elif _BELONGS[block] != kind:
+            report.add(
+                node, (*META, key), f"{kind} cannot hold {key}",
+                expected=f"{key} in config.meta of {_BELONGS[block]}",
+                remedy=f"move it to {_BELONGS[block]}",
+            )  # fmt: skip
+
+
+def _meant(key: Any) -> str | None:
+    """The block that a key is, or is a misspelling of; None for a key that is somebody else's."""
+    if key in BLOCKS:
+        return str(key)
+    letters = re.sub(r"[^a-z]", "", str(key).lower())
+    singular = re.sub(r"s$", "", re.sub(r"ies$", "y", letters))
+    for block in BLOCKS:
+        plain = block.replace("_", "")
+        if singular == plain or difflib.SequenceMatcher(None, singular, plain).ratio() >= _CLOSE:
+            return block
+    return None

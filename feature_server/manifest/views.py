@@ -1,0 +1,237 @@
+"""Models with `meta.feature_view` → feature views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from ..definitions import Feature, FeatureView, JoinKey, Owner, parse_duration
+from ..dtypes import DType
+from .artifacts import Catalog, Manifest, Node
+from .blocks import NAME, NAME_IN_WORDS, read_block
+from .columns import Columns
+from .entities import EntityDraft
+from .report import META, Report, duplicates
+
+BLOCK = (*META, "feature_view")
+RESERVED = ("_bucket",)  # the offline store's own column
+
+
+@dataclass(frozen=True)
+class ViewDraft:
+    """A view whose definition may hold problems; then `view` is None, but services can still be checked against it."""
+
+    id: str
+    node: Node
+    latest: bool
+    features: tuple[str, ...]
+    view: FeatureView | None
+
+
+def read_views(
+    manifest: Manifest, catalog: Catalog, entities: dict[str, EntityDraft], report: Report
+) -> dict[str, ViewDraft]:
+    """Every feature view by id, those with problems among them."""
+    drafts: dict[str, ViewDraft] = {}
+    for node in manifest.models():
+        if "feature_view" not in node.meta:
+            continue
+        report.saw_version(node)
+        draft = _ViewReader(node, manifest, Columns(node, catalog, report), entities, report).read()
+        if (other := drafts.get(draft.id)) is not None:
+            report.add(
+                node, BLOCK, f"feature view {draft.id!r} is defined twice",
+                expected="each feature view in one package", got=f"also in package {other.node.package_name}",
+            )  # fmt: skip
+            continue
+        drafts[draft.id] = draft
+    return drafts
+
+
+def fingerprint(view: FeatureView) -> str:
+    """16 hex digits that change when a stored row of the view changes its meaning.
+
+    They cover the id, the join keys, the timestamp columns and the features' names, types and order.
+    """
+    meaning = (
+        view.id,
+        [(key.name, str(key.dtype)) for key in view.join_keys],
+        (view.event_timestamp, view.created_timestamp),
+        [(feature.name, str(feature.dtype)) for feature in view.features],
+    )
+    return blake2b(msgspec.json.encode(meaning), digest_size=8).hexdigest()
+
+
+class _ViewReader:
+    """Reads one view; each method reports what is wrong with one part of it."""
+
+    def __init__(
+        self,
+        node: Node,
+        manifest: Manifest,
+        columns: Columns,
+        entities: dict[str, EntityDraft],
+        report: Report,
+    ) -> None:
+        self.node, self.manifest, self.columns = node, manifest, columns
+        self.entities, self.report = entities, report
+
+    def read(self) -> ViewDraft:
+        node = self.node
+        block = read_block(node, "feature_view", self.report)
+        version = None if node.version is None else str(node.version)
+        latest = version is None or version == str(node.latest_version)
+        self._check_node(version)
+        entity_names = self._entity_names(block)
+        join_keys = self._join_keys(entity_names)
+        event = block.get("event_timestamp", "event_timestamp")
+        created = block.get("created_timestamp")
+        self._check_timestamp("event_timestamp", event, "event_timestamp" in block)
+        if created is not None:
+            self._check_timestamp("created_timestamp", created, True)
+        used = [name for name, _ in join_keys] + [name for name in (event, created) if name is not None]
+        for name in duplicates(used):
+            self.report.add(
+                node, BLOCK, f"column {name!r} has two parts to play",
+                expected="join keys, event_timestamp and created_timestamp to be different columns",
+            )  # fmt: skip
+        features = self._features(set(used))
+        feature_names = tuple(name for name in self.columns.names if name not in used)
+        self.columns.report_unlisted()
+        owner = read_owner(node, self.manifest, self.report)
+        view = FeatureView(
+            name=node.name,
+            version=version,
+            latest=latest,
+            entities=entity_names,
+            join_keys=tuple(JoinKey(name, dtype) for name, dtype in join_keys if dtype is not None),
+            event_timestamp=event,
+            created_timestamp=created,
+            ttl_us=parse_duration(block["ttl"]) if "ttl" in block else None,
+            refresh=block.get("refresh"),
+            online=block.get("online", True),
+            features=features,
+            description=(node.description or "").strip(),
+            owner=owner,
+            tags=node.tags,
+            relation=node.relation_name or "",
+            identifier=node.alias or node.name,
+            unique_id=node.unique_id,
+            path=node.original_file_path,
+        )
+        view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
+        return ViewDraft(view.id, node, latest, feature_names, view)
+
+    def _check_node(self, version: str | None) -> None:
+        """Name, version, description and materialization: what dbt knows of the model."""
+        node, report = self.node, self.report
+        if not NAME.fullmatch(node.name):
+            report.add(node, (), "a feature view cannot have this name", expected=NAME_IN_WORDS, got=node.name)
+        if version is not None and not version.isalnum():
+            report.add(
+                node, ("versions",), f"a feature view cannot have version {version!r}",
+                expected="letters and digits, e.g. 2", got=version,
+            )  # fmt: skip
+        if not (node.description or "").strip():
+            report.add(
+                node, ("description",), "the feature view has no description", expected="a sentence: what one row is"
+            )
+        if node.config.get("materialized") == "ephemeral":
+            report.add(
+                node, ("config", "materialized"), "an ephemeral model leaves nothing to publish",
+                expected="incremental, table or view", got="ephemeral",
+            )  # fmt: skip
+
+    def _entity_names(self, block: dict[str, Any]) -> tuple[str, ...]:
+        names = block.get("entities", [])
+        for name in duplicates(names):
+            self.report.add(self.node, (*BLOCK, "entities"), f"entity {name!r} is named twice", expected="each once")
+        for position, name in enumerate(names):
+            if name not in self.entities:
+                remedy = "declare it in config.meta.entity of a model with one row per key"
+                path = (*BLOCK, "entities", position)
+                self.report.unknown_name(self.node, path, "entity", name, self.entities, remedy)
+        return tuple(dict.fromkeys(names))
+
+    def _join_keys(self, entity_names: tuple[str, ...]) -> list[tuple[str, DType | None]]:
+        """The join keys of all entities in the order declared, each listed as a column of the entity's type."""
+        keys = []
+        for entity in entity_names:
+            draft = self.entities.get(entity)
+            for name, dtype in draft.join_keys if draft is not None else ():
+                keys.append((name, dtype))
+                remedy = f"select {name} in the model and list it under `columns`"
+                if not self.columns.expect(name, ("columns",), f"join key of entity {entity!r},", remedy):
+                    continue
+                own = self.columns.dtype(name)
+                if own is not None and dtype is not None and own != dtype:
+                    self.report.add(
+                        self.node, ("columns", name, "data_type"),
+                        f"join key {name!r} has another type than entity {entity!r} has",
+                        expected=str(dtype), got=str(own), remedy="cast the column in the model's SQL",
+                    )  # fmt: skip
+        return keys
+
+    def _check_timestamp(self, key: str, name: str, written: bool) -> None:
+        remedy = None if written else f"list it under `columns`, or name another column in {'.'.join(BLOCK)}.{key}"
+        path = (*BLOCK, key) if written else BLOCK
+        if not self.columns.expect(name, path, key, remedy):
+            return
+        dtype = self.columns.dtype(name)
+        if dtype is not None and not dtype.is_timestamp:
+            self.report.add(
+                self.node, ("columns", name, "data_type"), f"{key} {name!r} is not a timestamp",
+                expected="timestamp or timestamptz", got=str(dtype),
+            )  # fmt: skip
+
+    def _features(self, used: set[str]) -> tuple[Feature, ...]:
+        features = []
+        for name, column in self.node.columns.items():
+            if name in used:
+                continue
+            path = ("columns", name)
+            if not NAME.fullmatch(name) or name in RESERVED:
+                self.report.add(self.node, path, "a feature cannot have this name", expected=NAME_IN_WORDS, got=name)
+            if not column.description.strip():
+                self.report.add(
+                    self.node, (*path, "description"), f"feature {name!r} has no description",
+                    expected="what it says, over which window, in which unit, and what when there is none",
+                )  # fmt: skip
+            dtype = self.columns.dtype(name)
+            if dtype is not None:
+                features.append(
+                    Feature(name=name, dtype=dtype, description=column.description.strip(), tags=column.tags)
+                )
+        if not set(self.node.columns) - used:
+            self.report.add(
+                self.node, ("columns",), "the feature view has no feature",
+                expected="a column besides the join keys and timestamps",
+            )  # fmt: skip
+        return tuple(features)
+
+
+def read_owner(node: Node, manifest: Manifest, report: Report) -> Owner | None:
+    """The owner of the model's dbt group; a problem when it has no group."""
+    name = node.config.get("group")
+    named = [group for group in manifest.groups.values() if group.name == name]
+    group = next((group for group in named if group.package_name == node.package_name), next(iter(named), None))
+    if group is None:
+        report.add(
+            node, ("config", "group"), "the feature view has no owner",
+            expected="the name of a dbt group, whose owner answers for the features",
+            got=None if name is None else str(name),
+            remedy="set config.group to one of " + ", ".join(sorted(g.name for g in manifest.groups.values()))
+            if manifest.groups else "declare a group with an owner under `groups:` in a YAML file",
+        )  # fmt: skip
+        return None
+    return owner_of(group.owner, group=group.name)
+
+
+def owner_of(owner: dict[str, Any], group: str | None = None) -> Owner | None:
+    """dbt's owner as an Owner; dbt itself demands a name or an email address."""
+    name, email = owner.get("name"), owner.get("email")
+    email = ", ".join(email) if isinstance(email, list) else email
+    return Owner(name=str(name or email), email=email, group=group) if name or email else None
