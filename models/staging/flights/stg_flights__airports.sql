@@ -13,7 +13,10 @@ airports as (
 
 -- Destinations that flights name and the file lacks.
 missing_airports as (
-    select *
+    select
+        missing.airport,
+        missing.name,
+        missing.time_zone
     from (
         values
         ('BQN', 'Rafael Hernandez', 'America/Puerto_Rico'),
@@ -21,7 +24,7 @@ missing_airports as (
         ('SJU', 'Luis Munoz Marin Intl', 'America/Puerto_Rico'),
         ('STT', 'Cyril E King', 'America/St_Thomas')
     ) as missing (airport, name, time_zone)
-    where airport not in (select airports.airport from airports)
+    where missing.airport not in (select airports.airport from airports)
 ),
 
 final as (
