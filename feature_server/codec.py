@@ -39,11 +39,11 @@ class RowCodec:
         self.variable = tuple(i for i, dtype in enumerate(self.dtypes) if dtype.fixed_width is None)
         self.bitmap_width = (count + 7) // 8
         self.prefix = 8 + self.bitmap_width
-        formats = "".join(_format(self.dtypes[i]) for i in self.fixed) + "I" * len(self.variable)
+        formats = "".join(struct_format(self.dtypes[i]) for i in self.fixed) + "I" * len(self.variable)
         self.head = struct.Struct(f"<q{self.bitmap_width}s{formats}")
         self._no_nulls = bytes(self.bitmap_width)
         self._to_stored = tuple(_to_stored(dtype) for dtype in self.dtypes)
-        self._from_stored = tuple(_from_stored(dtype) for dtype in self.dtypes)
+        self._from_stored = tuple(from_stored(dtype) for dtype in self.dtypes)
         self._plain = not self.variable and all(convert is None for convert in self._from_stored)
 
     def encode(self, event_timestamp_us: int, values: Sequence[Any]) -> bytes:
@@ -114,14 +114,15 @@ def decode_list(item: str, stored: bytes) -> list[Any]:
     return [None if stored[5 + (i >> 3)] >> (i & 7) & 1 else value for i, value in enumerate(values)]
 
 
-def _format(dtype: DType) -> str:
+def struct_format(dtype: DType) -> str:
+    """The `struct` code of a fixed-width value."""
     if dtype.kind == "decimal":
         return "q" if dtype.fixed_width == 8 else "16s"
     return STRUCT_FORMATS[dtype.kind]
 
 
 def _zero(dtype: DType) -> Any:
-    return b"" if _format(dtype) == "16s" else 0
+    return b"" if struct_format(dtype) == "16s" else 0
 
 
 def _to_stored(dtype: DType) -> Callable[[Any], Any] | None:
@@ -142,7 +143,8 @@ def _to_stored(dtype: DType) -> Callable[[Any], Any] | None:
     }.get(kind)
 
 
-def _from_stored(dtype: DType) -> Callable[[Any], Any] | None:
+def from_stored(dtype: DType) -> Callable[[Any], Any] | None:
+    """What makes the Python value of a value as `struct` (or, of a string or list, a slice) gives it; None if it is one."""
     kind = dtype.kind
     if kind == "decimal":
         scale = dtype.scale or 0

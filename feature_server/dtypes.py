@@ -80,6 +80,21 @@ class UnknownType(ValueError):
     """A SQL type outside the list; the message says which types there are."""
 
 
+_WRITTEN = re.compile(r"decimal\((\d+),(\d+)\)|list<(\w+)>|(\w+)")
+
+
+def parse_dtype(text: str) -> DType:
+    """The DType that `str()` wrote; UnknownType for any other text."""
+    found = _WRITTEN.fullmatch(text)
+    if found and found[1]:
+        return DType("decimal", precision=int(found[1]), scale=int(found[2]))
+    if found and found[3] in {**INTEGER_WIDTHS, **FLOAT_WIDTHS}:
+        return DType("list", item=found[3])
+    if found and (found[4] in _FIXED_WIDTHS or found[4] == "string"):
+        return DType(found[4])
+    raise UnknownType(f"{text!r} is not a feature type")
+
+
 def parse_sql_type(data_type: str) -> DType:
     """The DType of a DuckDB type as dbt's YAML or catalog spells it, e.g. `bigint`, `DECIMAL(12,2)`, `FLOAT[384]`.
 

@@ -1,0 +1,242 @@
+"""Online features in Python: `FeatureClient` and, with the same methods to await, `AsyncFeatureClient`.
+
+Light on purpose: a model service that reads features installs and imports no more than this needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from .client_http import PATH, decode_response, encode_request, error_of, unreachable
+from .client_result import FeatureVector, FeatureVectors, event_times
+from .errors import RequestError
+from .reading import TIMEOUT_SECONDS, AsyncFeatures, AsyncRedisReader, RedisReader, read_features
+from .serving import FeatureReader, GetOnlineFeatures, OnlineFeatures
+from .settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import httpx
+
+_HEADERS = {"content-type": "application/json"}
+
+
+class _Client:
+    """What both clients share: the request, the answer, and where to send it.
+
+    `url` is a Redis server's (`redis://`, `rediss://`, `unix://`: read directly, fastest) or a feature server's
+    (`http://`, `https://`). Without one, FEATURES_REDIS_URL or the embedded Valkey of FEATURES_HOME. `timeout` is in
+    seconds, for each read. Against Redis, `settings` gives the clock that decides what has expired.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, timeout: float = TIMEOUT_SECONDS, settings: Settings | None = None
+    ) -> None:
+        self._resources = ExitStack()
+        settings = settings or load_settings()
+        if url is None:
+            from . import embedded
+
+            url = self._resources.enter_context(embedded.connect(settings))
+        self.url = url
+        self.timeout = timeout
+        self._over_http = url.startswith(("http://", "https://"))
+        self._endpoint = url.rstrip("/") + PATH
+        self._reader = FeatureReader(settings.now_us)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    @staticmethod
+    def _request(
+        service: str | None, features: Sequence[str] | None, full_feature_names: bool, entities: dict[str, Any]
+    ) -> GetOnlineFeatures:
+        if isinstance(features, str):
+            raise RequestError(
+                "features is a string", where="features", expected="a list of `view:feature`", got=repr(features),
+                remedy="a service is named by the first argument",
+            )  # fmt: skip
+        columns = {}
+        for name, values in entities.items():
+            if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+                raise RequestError(
+                    f"{name!r} is one value", where=f"entities.{name}", expected="a list of them", got=repr(values),
+                    remedy="use get() for one entity",
+                )  # fmt: skip
+            columns[name] = values.tolist() if hasattr(values, "tolist") else list(values)
+        return GetOnlineFeatures(
+            entities=columns,
+            features=None if features is None else list(features),
+            feature_service=service,
+            full_feature_names=full_feature_names,
+        )
+
+    @staticmethod
+    def _vectors(answer: OnlineFeatures) -> FeatureVectors:
+        plan = answer.plan
+        types = {key.name: key.dtype for key in plan.join_keys}
+        values, statuses, event_timestamps = {}, {}, {}
+        for column in plan.columns:
+            name = column.name
+            types[name] = column.feature.dtype
+            values[name], statuses[name], event_us = answer.column(column)
+            event_timestamps[name] = event_times(event_us, statuses[name])
+        return FeatureVectors(
+            entities={key.name: answer.entities[key.name] for key in plan.join_keys},
+            values=values,
+            statuses=statuses,
+            event_timestamps=event_timestamps,
+            types=types,
+        )
+
+    def _received(self, response: httpx.Response, request: GetOnlineFeatures) -> FeatureVectors:
+        if response.status_code != 200:
+            raise error_of(response.status_code, response.content, self._endpoint)
+        return decode_response(response.content, request.entities, self._endpoint)
+
+
+class FeatureClient(_Client):
+    """Reads online features; threads may share one. A context manager, or call `close()`.
+
+        with FeatureClient("redis://localhost") as client:
+            client.get("fraud_v1", customer_id=42, merchant_id=7).values
+
+    Raises RequestError and UnknownNameError for a request that cannot be answered, OnlineStoreUnavailable when the
+    store does not answer in time, NotSynced when it does not hold the values yet.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, timeout: float = TIMEOUT_SECONDS, settings: Settings | None = None
+    ) -> None:
+        super().__init__(url, timeout=timeout, settings=settings)
+        if self._over_http:
+            import httpx
+
+            self._http = httpx.Client(timeout=timeout, headers=_HEADERS, trust_env=False)
+            self._resources.callback(self._http.close)
+        else:
+            self._redis = RedisReader(self.url, timeout=timeout)
+            self._redis.on_reconnect = self._reader.forget
+            self._resources.callback(self._redis.close)
+
+    def get(
+        self,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        full_feature_names: bool = False,
+        **entity: Any,
+    ) -> FeatureVector:
+        """The features of one entity: of a service by name, or of a list of `view:feature`."""
+        return self.get_many(service, features=features, full_feature_names=full_feature_names, **_one(entity)).row(0)
+
+    def get_many(
+        self,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        full_feature_names: bool = False,
+        **entities: Sequence[Any],
+    ) -> FeatureVectors:
+        """The features of many entities, given as a column of values for each join key."""
+        request = self._request(service, features, full_feature_names, entities)
+        if self._over_http:
+            return self._received(self._post(encode_request(request)), request)
+        return self._vectors(read_features(self._reader, self._redis, self._reader.read(request)))
+
+    def close(self) -> None:
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def _post(self, body: bytes) -> httpx.Response:
+        import httpx
+
+        try:
+            try:
+                return self._http.post(self._endpoint, content=body)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):  # the connection had been closed
+                return self._http.post(self._endpoint, content=body)
+        except httpx.HTTPError as error:
+            raise unreachable(self._endpoint, error) from None
+
+
+class AsyncFeatureClient(_Client):
+    """`FeatureClient` for asyncio: the same arguments, results and errors, with methods to await.
+
+    Reads that run at the same time share one Redis command. Use it on one event loop.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, timeout: float = TIMEOUT_SECONDS, settings: Settings | None = None
+    ) -> None:
+        super().__init__(url, timeout=timeout, settings=settings)
+        if self._over_http:
+            import httpx
+
+            self._http = httpx.AsyncClient(timeout=timeout, headers=_HEADERS, trust_env=False)
+        else:
+            self._redis = AsyncRedisReader(self.url, timeout=timeout)
+            self._features = AsyncFeatures(self._reader, self._redis)
+
+    async def get(
+        self,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        full_feature_names: bool = False,
+        **entity: Any,
+    ) -> FeatureVector:
+        """The features of one entity: of a service by name, or of a list of `view:feature`."""
+        vectors = await self.get_many(service, features=features, full_feature_names=full_feature_names, **_one(entity))
+        return vectors.row(0)
+
+    async def get_many(
+        self,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        full_feature_names: bool = False,
+        **entities: Sequence[Any],
+    ) -> FeatureVectors:
+        """The features of many entities, given as a column of values for each join key."""
+        request = self._request(service, features, full_feature_names, entities)
+        if self._over_http:
+            return self._received(await self._post(encode_request(request)), request)
+        return self._vectors(await self._features.read(self._reader.read(request)))
+
+    async def aclose(self) -> None:
+        if self._over_http:
+            await self._http.aclose()
+        else:
+            self._redis.close()
+        self._resources.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _post(self, body: bytes) -> httpx.Response:
+        import httpx
+
+        try:
+            try:
+                return await self._http.post(self._endpoint, content=body)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                return await self._http.post(self._endpoint, content=body)
+        except httpx.HTTPError as error:
+            raise unreachable(self._endpoint, error) from None
+
+
+def _one(entity: dict[str, Any]) -> dict[str, list[Any]]:
+    return {name: [value] for name, value in entity.items()}
