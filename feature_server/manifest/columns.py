@@ -26,12 +26,18 @@ class Columns:
     def names(self) -> tuple[str, ...]:
         return tuple(self.node.columns)
 
+    def written(self, name: str) -> str | None:
+        """The type of a listed column as the YAML, or else the catalog, spells it."""
+        if (written := self.node.columns[name].data_type) is not None:
+            return written
+        found = self.in_catalog.get(name)
+        return None if found is None else found.type
+
     def dtype(self, name: str) -> DType | None:
         """The type of a listed column; None, and a problem, when it is not known, not of the list, or contradictory."""
         path = ("columns", name, "data_type")
-        written = self.node.columns[name].data_type
+        text = self.written(name)
         found = self.in_catalog.get(name)
-        text = written if written is not None else found.type if found is not None else None
         if text is None:
             self.report.add(
                 self.node, path, f"the type of column {name!r} is not known",
@@ -42,13 +48,13 @@ class Columns:
         try:
             dtype = parse_sql_type(text)
         except UnknownType as error:
-            expected = str(error).partition("; ")[2] or str(error)
+            expected = str(error).partition("; use ")[2] or str(error)
             self.report.add(
                 self.node, path, f"column {name!r} has a type that features cannot have",
                 expected=expected, got=text, remedy="cast the column in the model's SQL",
             )  # fmt: skip
             return None
-        if found is not None and written is not None and not _same_type(dtype, found.type):
+        if found is not None and not _same_type(dtype, found.type):
             self.report.add(
                 self.node, path, f"column {name!r} has another type in the warehouse",
                 expected=found.type, got=text,

@@ -14,11 +14,15 @@ from .report import META, Report, duplicates
 
 @dataclass(frozen=True)
 class EntityDraft:
-    """An entity whose definition may hold problems: a join key whose type is not known has None."""
+    """An entity whose definition may hold problems: a join key whose type is not known has None.
+
+    `types` holds the join keys' types as the YAML or catalog spells them.
+    """
 
     name: str
     node: Node
     join_keys: tuple[tuple[str, DType | None], ...]
+    types: dict[str, str | None]
 
     def entity(self) -> Entity:
         keys = tuple(JoinKey(name, dtype) for name, dtype in self.join_keys if dtype is not None)
@@ -70,11 +74,12 @@ def _read_entity(node: Node, catalog: Catalog, report: Report) -> EntityDraft | 
         if dtype is not None and not dtype.can_be_join_key:
             report.add(
                 node, ("columns", name, "data_type"), f"join key {name!r} has a type that cannot identify an entity",
-                expected="an integer, varchar, uuid, date or boolean", got=str(dtype),
+                expected="an integer, varchar, uuid, date or boolean", got=columns.written(name),
             )  # fmt: skip
             dtype = None
         keys.append((name, dtype))
-    return EntityDraft(block["name"], node, tuple(keys)) if "name" in block else None
+    types = {name: columns.written(name) for name in names if name in node.columns}
+    return EntityDraft(block["name"], node, tuple(keys), types) if "name" in block else None
 
 
 def _compare_types(draft: EntityDraft, others: dict[str, EntityDraft], report: Report) -> None:
@@ -86,6 +91,6 @@ def _compare_types(draft: EntityDraft, others: dict[str, EntityDraft], report: R
                 report.add(
                     draft.node, ("columns", name, "data_type"),
                     f"join key {name!r} has another type than in entity {other.name!r}",
-                    expected=f"{theirs}, as in {other.node.file}", got=str(dtype),
+                    expected=f"{other.types[name]}, as in {other.node.file}", got=draft.types[name],
                 )  # fmt: skip
                 return

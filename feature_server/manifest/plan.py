@@ -68,11 +68,15 @@ def _rewrites(old: Definition, new: Definition) -> bool:
 
 def _summary(item: Definition | None) -> tuple[str, ...]:
     if isinstance(item, FeatureView):
-        return (f"{len(item.features)} features of {', '.join(item.entities)}",)
+        return (f"{_features(item)} of {', '.join(item.entities)}",)
     if isinstance(item, FeatureService):
         views = dict.fromkeys(ref.view for ref in item.features)
-        return (f"{len(item.features)} features of {', '.join(views)}",)
+        return (f"{_features(item)} of {', '.join(views)}",)
     return () if item is None else (f"join keys {', '.join(key.name for key in item.join_keys)}",)
+
+
+def _features(item: FeatureView | FeatureService) -> str:
+    return f"{len(item.features)} feature{'s' * (len(item.features) != 1)}"
 
 
 def _details(old: Definition, new: Definition) -> Iterator[str]:

@@ -25,7 +25,7 @@ class Report:
     """Every problem found so far; a mistake in the part that all versions of a model share is reported once."""
 
     def __init__(self, project_dir: Path) -> None:
-        self._lines = YamlLines(project_dir)
+        self.lines = YamlLines(project_dir)
         self._findings: list[_Finding] = []
         self._versions: dict[tuple[str, str], set[str]] = {}
 
@@ -71,7 +71,7 @@ class Report:
             shared.setdefault(problem, set()).add(node.unique_id)
         kept: dict[Problem, int] = {}
         for node, path, problem in self._findings:
-            line = self._lines.find(node.file, node.section, node.name, node.version, path)
+            line = self.lines.find(node.file, node.section, node.name, node.version, path)
             of_some = shared[problem] < self._versions.get((node.package_name, node.name), set())
             if of_some and node.version is not None:
                 named = _key_path(node.section, f"{node.name}@v{node.version}", path)

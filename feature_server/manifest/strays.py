@@ -8,7 +8,7 @@ from typing import Any
 
 from .artifacts import Manifest, Node
 from .blocks import BLOCKS
-from .report import META, Report
+from .report import META, Report, duplicates
 
 _BELONGS = {"entity": "a model", "feature_view": "a model", "feature_service": "an exposure"}
 _KIND = {"model": "a model", "exposure": "an exposure"}
@@ -18,13 +18,18 @@ _CLOSE = 0.86  # takes feature_veiw and entitiy, leaves identity and feature_vie
 def report_stray_keys(manifest: Manifest, report: Report) -> None:
     for node in (*manifest.nodes.values(), *manifest.sources.values(), *manifest.exposures.values()):
         _report_meta(node, report)
-        for key in node.config:
-            block = _meant(key)
-            if block is not None:
+        outside: list[tuple[str, ...]] = [("config", key) for key in node.config]
+        if node.resource_type in _KIND:
+            outside += [(key,) for key in report.lines.keys(node.file, node.section, node.name)]
+        for path in outside:
+            if (block := _meant(path[-1])) is not None:
                 report.add(
-                    node, ("config", key), f"{key} stands outside meta",
-                    expected=f"config.meta.{block}", got=f"config.{key}", remedy=f"move it to config.meta.{block}",
+                    node, path, f"{path[-1]} stands outside meta, where nothing reads it",
+                    expected=f"config.meta.{block}", got=".".join(path), remedy=f"move it to config.meta.{block}",
                 )  # fmt: skip
+        if not BLOCKS.keys().isdisjoint(node.meta):
+            for name in duplicates(report.lines.column_names(node.file, node.section, node.name)):
+                report.add(node, ("columns", name), f"column {name!r} is listed twice", expected="each column once")
         for column in node.columns.values():
             for key in column.meta:
                 if (block := _meant(key)) is not None:

@@ -161,7 +161,9 @@ class _ViewReader:
         keys = []
         for entity in entity_names:
             draft = self.entities.get(entity)
-            for name, dtype in draft.join_keys if draft is not None else ():
+            if draft is None:
+                continue
+            for name, dtype in draft.join_keys:
                 keys.append((name, dtype))
                 remedy = f"select {name} in the model and list it under `columns`"
                 if not self.columns.expect(name, ("columns",), f"join key of entity {entity!r},", remedy):
@@ -171,7 +173,8 @@ class _ViewReader:
                     self.report.add(
                         self.node, ("columns", name, "data_type"),
                         f"join key {name!r} has another type than entity {entity!r} has",
-                        expected=str(dtype), got=str(own), remedy="cast the column in the model's SQL",
+                        expected=draft.types[name], got=self.columns.written(name),
+                        remedy="cast the column in the model's SQL",
                     )  # fmt: skip
         return keys
 
@@ -184,7 +187,7 @@ class _ViewReader:
         if dtype is not None and not dtype.is_timestamp:
             self.report.add(
                 self.node, ("columns", name, "data_type"), f"{key} {name!r} is not a timestamp",
-                expected="timestamp or timestamptz", got=str(dtype),
+                expected="timestamp or timestamptz", got=self.columns.written(name),
             )  # fmt: skip
 
     def _features(self, used: set[str]) -> tuple[Feature, ...]:
