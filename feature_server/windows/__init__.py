@@ -1,0 +1,11 @@
+"""A stream view's SQL → StreamPlan: what training and real time evaluate is read off the analyst's own model.
+
+The model and the stateless staging models under it are put together into one query over the source's events. In one of
+its SELECTs the window functions stand; what is below that must be row by row, what is above it scalar. Anything that
+cannot be kept in real time is a `Refusal`, and all of them are reported at once.
+"""
+
+from .compiler import CompiledModel, compile_stream_view
+from .refusals import Refusal, Refused
+
+__all__ = ["CompiledModel", "Refusal", "Refused", "compile_stream_view"]

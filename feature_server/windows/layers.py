@@ -1,0 +1,209 @@
+"""One query out of the model and the staging models under it, and the SELECT in it where the windows stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.optimizer.qualify import qualify
+from sqlglot.optimizer.scope import Scope, build_scope
+
+from .refusals import Refusals
+
+EVENTS = "events"
+
+
+def parse(sql: str, refusals: Refusals) -> exp.Expression:
+    try:
+        return sqlglot.parse_one(sql, dialect="duckdb")
+    except SqlglotError as error:
+        refusals.add(str(error).splitlines()[0], "SQL that cannot be read", "one SELECT statement")
+        refusals.check()
+        raise
+
+
+def put_together(sql: str, upstream: Callable[[exp.Table], str | None], refusals: Refusals) -> exp.Expression:
+    """The model with each relation it reads replaced by that relation's own SQL, down to the table `events`.
+
+    `upstream` gives the SQL of a relation, EVENTS for the view's event source, None for anything else.
+    """
+    query = parse(sql, refusals)
+    _inline_named_windows(query)
+    names = {cte.alias for cte in query.find_all(exp.CTE)}
+    for table in list(query.find_all(exp.Table)):
+        if not table.db and table.name in names and isinstance(table.this, exp.Identifier):
+            continue
+        found = upstream(table)
+        alias = table.alias_or_name or EVENTS
+        if found is None:
+            refusals.add(
+                table,
+                "a relation that is neither the stream's source nor a staging model of it",
+                "read only the view's event source; put other data into a feature view of its own",
+            )
+        elif found == EVENTS:
+            table.replace(exp.alias_(exp.to_table(EVENTS), alias, table=True))
+        else:
+            table.replace(exp.alias_(put_together(found, upstream, refusals).subquery(copy=False), alias, table=True))
+    return query
+
+
+def qualified(query: exp.Expression, columns: Mapping[str, str], refusals: Refusals) -> Scope:
+    """The scope tree of the query with every star expanded and every column qualified."""
+    try:
+        query = qualify(query, schema={EVENTS: dict(columns)}, dialect="duckdb", quote_identifiers=False)
+    except SqlglotError as error:
+        refusals.add(str(error).splitlines()[0], "a column that cannot be resolved", "a column of the source's YAML")
+        refusals.check()
+    scope = build_scope(query)
+    if scope is None or not isinstance(scope.expression, exp.Select):
+        refusals.add(query, "a query that is not a SELECT", "one SELECT")
+        refusals.check()
+        raise AssertionError
+    return scope
+
+
+def window_scope(root: Scope, event_id: str, refusals: Refusals) -> Scope:
+    """The one SELECT with window functions (the root when none has any); the others are checked for state."""
+    with_windows = [scope for scope in root.traverse() if _windows(scope.expression)]
+    if len(with_windows) > 1:
+        refusals.add(
+            with_windows[1].expression, "window functions in more than one SELECT", "all window functions in one SELECT"
+        )
+    found = with_windows[0] if with_windows else root
+    above, below = _positions(root, found)
+    for scope in root.traverse():
+        if scope is found:
+            _check_rowwise(scope, refusals, where_allowed=True)
+        elif scope in below:
+            _check_rowwise(scope, refusals, where_allowed=True, event_id=event_id)
+        elif scope in above:
+            _check_rowwise(scope, refusals, where_allowed=False)
+    return found
+
+
+def only_source(scope: Scope) -> tuple[str, Scope | exp.Table]:
+    """Alias and content of the relation a one-relation SELECT reads."""
+    ((alias, source),) = scope.selected_sources.items()
+    return alias, source[1]
+
+
+def projection(scope: Scope, column: str) -> exp.Expression:
+    """The expression behind an output column of a scope."""
+    for select in scope.expression.selects:
+        if select.alias_or_name == column:
+            return select.unalias()
+    raise KeyError(column)
+
+
+def _positions(root: Scope, found: Scope) -> tuple[list[Scope], list[Scope]]:
+    below: list[Scope] = []
+    waiting = [source for _, source in found.selected_sources.values() if isinstance(source, Scope)]
+    while waiting:
+        scope = waiting.pop()
+        below.append(scope)
+        waiting.extend(source for _, source in scope.selected_sources.values() if isinstance(source, Scope))
+    above: list[Scope] = []
+    scope = root
+    while scope is not found:
+        above.append(scope)
+        sources = [source for _, source in scope.selected_sources.values() if isinstance(source, Scope)]
+        if len(sources) != 1:
+            break
+        scope = sources[0]
+    return above, below
+
+
+def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, event_id: str | None = None) -> None:
+    select = scope.expression
+    if not isinstance(select, exp.Select):
+        refusals.add(select, "a set operation", "one SELECT over the view's event source")
+        return
+    advice = "compute row by row in staging, and aggregate only with window functions in the model"
+    for argument, what in (
+        ("joins", "a join"),
+        ("group", "GROUP BY"),
+        ("having", "HAVING"),
+        ("distinct", "SELECT DISTINCT"),
+        ("limit", "LIMIT"),
+        ("offset", "OFFSET"),
+        ("laterals", "LATERAL"),
+        ("sample", "a sample"),
+        ("order", "ORDER BY"),
+    ):
+        clause = select.args.get(argument)
+        if clause:
+            refusals.add(clause[0] if isinstance(clause, list) else clause, what, advice)
+    if not where_allowed and select.args.get("where"):
+        refusals.add(select.args["where"], "a filter above the window functions", "filter below them, or use FILTER")
+    if scope.subquery_scopes:
+        refusals.add(scope.subquery_scopes[0].expression, "a subquery over other events", advice)
+    qualify_clause = select.args.get("qualify")
+    if qualify_clause and (event_id is None or not _keeps_latest_version(qualify_clause, scope, event_id)):
+        refusals.add(
+            qualify_clause,
+            "QUALIFY other than keeping the latest version of each event",
+            f"qualify row_number() over (partition by {event_id or 'the event id'} order by <created> desc) = 1",
+        )
+    for node in select.find_all(exp.AggFunc):
+        if node.find_ancestor(exp.Select) is select and not node.find_ancestor(exp.Window):
+            refusals.add(node, "an aggregate that is not a window function", advice)
+
+
+def _keeps_latest_version(clause: exp.Expression, scope: Scope, event_id: str) -> bool:
+    """Whether QUALIFY is `row_number() over (partition by <event id> order by … desc) = 1`."""
+    condition = clause.this
+    window = condition.this if isinstance(condition, exp.EQ) else None
+    if not isinstance(window, exp.Window) or not isinstance(window.this, exp.RowNumber):
+        return False
+    keys = window.args.get("partition_by") or []
+    order = window.args.get("order")
+    return (
+        condition.expression.sql() == "1"
+        and len(keys) == 1
+        and source_column(keys[0], scope) == event_id
+        and order is not None
+        and all(ordered.args.get("desc") for ordered in order.expressions)
+    )
+
+
+def source_column(expression: exp.Expression, scope: Scope) -> str | None:
+    """The column of `events` that an expression over `scope`'s source merely passes on; None if it computes anything."""
+    while isinstance(expression, exp.Paren):
+        expression = expression.this
+    if not isinstance(expression, exp.Column) or len(scope.selected_sources) != 1:
+        return None
+    _, source = only_source(scope)
+    if not isinstance(source, Scope):
+        return expression.name
+    try:
+        return source_column(projection(source, expression.name), source)
+    except KeyError:
+        return None
+
+
+def _windows(select: exp.Expression) -> list[exp.Window]:
+    """Window functions of this SELECT itself, those of its QUALIFY left out."""
+    return [
+        window
+        for window in select.find_all(exp.Window)
+        if window.find_ancestor(exp.Select) is select and not window.find_ancestor(exp.Qualify)
+    ]
+
+
+def _inline_named_windows(query: exp.Expression) -> None:
+    for select in list(query.find_all(exp.Select)):
+        named = {window.this.name: window for window in select.args.get("windows") or []}
+        for window in list(select.find_all(exp.Window)):
+            name = window.args.get("alias")
+            if name is None or name.name not in named or window.find_ancestor(exp.Select) is not select:
+                continue
+            for part in ("partition_by", "order", "spec"):
+                value = named[name.name].args.get(part)
+                if value is not None:
+                    window.set(part, [item.copy() for item in value] if isinstance(value, list) else value.copy())
+            window.set("alias", None)
+        if named:
+            select.set("windows", None)

@@ -1,0 +1,43 @@
+"""Why a model cannot be evaluated on live events."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlglot import exp
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """One expression that cannot be kept in real time, and what to write instead."""
+
+    expression: str
+    what: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.expression}\n  write instead: {self.instead}"
+
+
+class Refused(Exception):
+    """Raised with every refusal found in a model."""
+
+    def __init__(self, refusals: list[Refusal]) -> None:
+        self.refusals = tuple(refusals)
+        super().__init__("\n".join(map(str, refusals)))
+
+
+class Refusals:
+    """Collects refusals while a model is read, each once."""
+
+    def __init__(self) -> None:
+        self.found: list[Refusal] = []
+
+    def add(self, expression: exp.Expression | str, what: str, instead: str) -> None:
+        text = expression if isinstance(expression, str) else expression.sql(dialect="duckdb")
+        refusal = Refusal(text, what, instead)
+        if refusal not in self.found:
+            self.found.append(refusal)
+
+    def check(self) -> None:
+        """Raise Refused if anything was refused so far."""
+        if self.found:
+            raise Refused(self.found)
