@@ -1,7 +1,74 @@
+"""features publish, verify: the offline store, and whether the online store agrees with it."""
+
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from ..errors import RequestError
+from .common import Json, ProjectDir, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from ..definitions import FeatureView
+    from ..registry import Registry
+
+Views = Annotated[list[str] | None, typer.Argument(metavar="[VIEW]...", help="Feature views; all of them by default.")]
+Refresh = Annotated[
+    str | None, typer.Option(help="Only views with this `refresh` in their definition, e.g. hourly.", metavar="CADENCE")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
+    app.command(epilog="Example: features publish customer__transactions --wait 60")(publish)
+
+
+def publish(
+    views: Views = None,
+    refresh: Refresh = None,
+    full: Annotated[bool, typer.Option("--full", help="Compare every row, whatever dbt's build log says.")] = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a build that holds the warehouse.", min=0)] = 0,
+    project_dir: ProjectDir = None,
+    json: Json = False,
+) -> None:
+    """Bring the offline store up to date with the warehouse: one commit for each view that changed.
+
+    Run it after a green `dbt build`. A view that cannot be published does not keep the others from it.
+    """
+    from ..publish import Published, publish_all
+    from ..registry import read_registry
+    from ..settings import load_settings
+
+    def report(published: Published) -> None:
+        if not json:
+            typer.echo(published)
+
+    settings = load_settings(project_dir=project_dir)
+    chosen = select_views(read_registry(settings.registry_path), views or [], refresh)
+    published, failed = publish_all(
+        chosen, settings, wait_seconds=wait, full=full, report=report, show_progress=progress_bar
+    )
+    if json:
+        print_json({"published": published, "failed": {view: error.as_dict() for view, error in failed.items()}})
+    for view, error in failed.items():
+        typer.echo(f"failed {view}: {error}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def select_views(registry: Registry, names: list[str], refresh: str | None) -> tuple[FeatureView, ...]:
+    """The views named (all when none is), of these the ones with the given `refresh`; an empty choice is an error."""
+    chosen = tuple(registry.feature_view(name) for name in names) if names else registry.feature_views
+    if refresh is None:
+        return chosen
+    found = tuple(view for view in chosen if view.refresh == refresh)
+    if not found:
+        known = sorted({view.refresh for view in chosen if view.refresh is not None})
+        raise RequestError(
+            "no view is refreshed at this cadence",
+            where="--refresh",
+            expected=f"one of {', '.join(known)}" if known else "views with a `refresh`; none has one",
+            got=refresh,
+        )
+    return found
