@@ -92,6 +92,7 @@ class Plan:
         self.join_keys = tuple(keys.values())
         self._encoders = {key.name: text_encoder(key) for key in self.join_keys}
         self._entities = entities
+        self.writer: Any = None  # the server keeps its JSON writer of this plan here
         self._known_keys = {key.name for view in online.registry.feature_views for key in view.join_keys}
         self.columns = tuple(
             Column(name, *_column_place(place[ref.view, ref.feature]))
