@@ -20,6 +20,7 @@ Booleans: TypeAlias = npt.NDArray[np.bool_]
 
 NO_ROW = -1
 NO_CREATED = np.iinfo(np.int64).min  # stands for a null created timestamp, and sorts before every other
+_EARLIEST = np.iinfo(np.int64).min
 _NEVER = np.iinfo(np.int64).max
 _BLOCK = 64
 
@@ -53,11 +54,11 @@ def rows_at(
     rows = _last_not_after(history.event_us, at_us, first - 1, history.starts[groups + 1])
     if as_known and history.created_us is not None:
         rows = _last_known(history.created_us, at_us, first, rows)
-    valid = rows >= first
+    found = np.flatnonzero(rows >= first)
     if ttl_us is not None:
-        oldest = np.where(at_us < np.iinfo(np.int64).min + ttl_us, np.iinfo(np.int64).min, at_us - ttl_us)
-        valid &= history.event_us[np.where(valid, rows, 0)] >= oldest
-    result[order[valid]] = rows[valid]
+        oldest = np.maximum(at_us[found], _EARLIEST + ttl_us) - ttl_us
+        found = found[history.event_us[rows[found]] >= oldest]
+    result[order[found]] = rows[found]
     return result
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .index import Notice
 from .offline import OfflineStore
 from .registry import Registry, read_registry
 from .settings import load_settings
@@ -42,13 +43,15 @@ class FeatureStore:
         full_feature_names: bool = False,
         event_timestamp: str = "event_timestamp",
         versions: Mapping[str, int] | None = None,
+        notice: Notice = lambda text: None,
     ) -> TrainingSet:
         """The features of a service (by name), or of a list of `view:feature`, as they were at each row's time.
 
         `spine` is a pandas or polars DataFrame, an Arrow table, the path of a Parquet file, or a SQL query that may
-        read files and published views. It has the join keys of every view and the time `event_timestamp` (naive: UTC). All
+        read files and published views. It has every view's join keys and the time `event_timestamp` (naive: UTC). All
         its rows come back, in its order. `as_known` leaves out what was created after the row's time;
         `full_feature_names` names columns `view__feature`; `versions` pins tables to earlier versions.
+        `notice` is told what takes its time: building an index.
         """
         return get_historical_features(
             spine,
@@ -59,8 +62,9 @@ class FeatureStore:
             full_feature_names=full_feature_names,
             event_timestamp=event_timestamp,
             versions=versions,
+            notice=notice,
         )
 
-    def reproduce(self, path: str | Path) -> TrainingSet:
+    def reproduce(self, path: str | Path, *, notice: Notice = lambda text: None) -> TrainingSet:
         """The training set of a file that `write_parquet` wrote, made again from the same table versions."""
-        return reproduce(Path(path), sources=self._sources)
+        return reproduce(Path(path), sources=self._sources, notice=notice)

@@ -137,6 +137,8 @@ class TrainingSet:
             os.replace(scratch, path)
         except pa.ArrowNotImplementedError as error:
             raise RequestError("a spine column has a type that Parquet lacks", where="spine", got=str(error)) from None
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise RequestError("the file cannot be written", where=str(path), got=str(error.strerror)) from None
         finally:
             scratch.unlink(missing_ok=True)
         rows = fingerprint.rows

@@ -255,6 +255,7 @@ def _uuid_text(values: pa.Array, name: str) -> pa.Array:
 def time_values(chunk: pa.Table, name: str) -> tuple[Int64s, np.ndarray]:
     """The times in microseconds since 1970 UTC, and which of them are null."""
     values = _one_array(chunk.column(name))
+    exact: Any
     try:
         exact = values.cast(pa.timestamp("us", values.type.tz))
     except pa.ArrowInvalid:
@@ -265,9 +266,9 @@ def time_values(chunk: pa.Table, name: str) -> tuple[Int64s, np.ndarray]:
             got=str(values.type),
             remedy='round them, e.g. with pandas: .dt.floor("us")',
         ) from None
-    null = pc.is_null(exact).to_numpy(zero_copy_only=False)
+    null = pc.is_null(exact)
     microseconds: Any = pc.fill_null(exact.cast(pa.int64()), 0)
-    return microseconds.to_numpy(), null
+    return microseconds.to_numpy(), null.to_numpy(zero_copy_only=False)
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:
