@@ -20,6 +20,8 @@ from .errors import RequestError
 REGISTRY = b"features:registry"  # the online registry, JSON (see `online.OnlineRegistry`)
 EPOCH = b"features:epoch"  # changes whenever REGISTRY does; read with every batch of rows
 NEXT_CODE = b"features:next_code"  # counter that row key codes are drawn from
+CODES = b"features:codes"  # hash: code → `online.Generation`, every code under which there may be rows
+ROWS = b"features:rows"  # hash: code → how many rows were written under it, less those deleted
 FENCE = b"features:fence:"  # + view id: the token of the sync that may write
 LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
 
