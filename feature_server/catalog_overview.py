@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from .catalog_lineage import COLOURS, draw, lineage_of
+from .catalog_lineage import draw, lineage_of
 from .definitions import Entity, FeatureService, FeatureView, Owner
 from .registry import Registry
 from .status import Status, ViewStatus
@@ -115,7 +115,7 @@ def _entities(registry: Registry, manifest: Mapping[str, Any]) -> str:
 def _lineage(registry: Registry, manifest: Mapping[str, Any]) -> str:
     picture = base64.b64encode(draw(lineage_of(registry, manifest)).encode()).decode()
     return (
-        f"![From {', '.join(COLOURS).replace('_', ' ')}](data:image/svg+xml;base64,{picture})\n\n"
+        f"![Lineage from sources to services](data:image/svg+xml;base64,{picture})\n\n"
         "The graph button at the lower right of every page shows the same for one model, and can be filtered."
     )
 

@@ -40,6 +40,8 @@ def docs(
     json: Json = False,
 ) -> None:
     """Write the dbt docs site as one HTML file whose first page lists every feature view, service and entity."""
+    from msgspec.structs import asdict
+
     from ..catalog import write_docs
     from ..settings import load_settings
 
@@ -47,7 +49,7 @@ def docs(
     path = (settings.home / "docs" / "index.html") if out is None else out.resolve()
     site = write_docs(settings, path, build=not no_build)
     if json:
-        print_json(site)
+        print_json(asdict(site) | {"path": str(site.path)})
         return
     typer.echo(
         f"{site.path}: {site.feature_views} feature views, {site.feature_services} services, {site.entities} entities,"
