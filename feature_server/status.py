@@ -130,7 +130,7 @@ def _add_online(status: ViewStatus, view: FeatureView, synced: OnlineView) -> Vi
         refreshed_at=max(synced_at, status.refreshed_at or synced_at),
     )
     if not view.online:
-        return _add(status, problem="still online, though `online: false`: run `features sync`")
+        return _add(status, problem="still online: its definition says it should not be; run `features sync`")
     if synced.definition.fingerprint != view.fingerprint:
         status = _add(status, problem=f"online with an earlier definition: run `features sync {view.id}`")
     if status.published_version is not None and synced.table_version < status.published_version:

@@ -83,7 +83,9 @@ def _print_status(found: Status) -> None:
         for problem in view.problems:
             typer.echo(f"{view.view}: {problem}")
     wrong = sum(bool(view.problems) for view in found.views)
-    typer.echo(f"{_time(found.at)} UTC: {len(found.views)} feature views, {wrong} with problems")
+    typer.echo(
+        f"{_time(found.at)} UTC: {len(found.views)} feature view{'s' * (len(found.views) != 1)}, {wrong} with problems"
+    )
 
 
 def _cells(view: ViewStatus) -> tuple[str, ...]:
