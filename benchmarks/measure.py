@@ -68,7 +68,8 @@ def medians(results: list[Numbers]) -> Numbers:
     merged = {}
     for name, first in results[0].items():
         if isinstance(first, int | float) and not isinstance(first, bool):
-            merged[name] = round(statistics.median(result[name] for result in results), 3)
+            median = statistics.median(result[name] for result in results)
+            merged[name] = int(median) if isinstance(first, int) else round(median, 3)
         else:
             merged[name] = first
     return merged
