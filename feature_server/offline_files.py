@@ -54,10 +54,14 @@ class Extent(msgspec.Struct, frozen=True):
 
 
 def row_hash(view: FeatureView) -> str:
-    """The SQL expression of a row's hash: every column of the table, and the signs of floating-point zeros."""
+    """The SQL expression of a row's hash: every column of the table, and the signs of floating-point zeros.
+
+    Hashed twice, because DuckDB takes the last column in by exclusive or alone: values swapped between rows would keep
+    the rows' exclusive or.
+    """
     names = [quote(column.name) for column in columns(view)]
     floats = [quote(feature.name) for feature in view.features if feature.dtype.kind in ("float32", "float64")]
-    return f"hash({', '.join([*names, *(f'signbit({name})' for name in floats)])})"
+    return f"hash(hash({', '.join([*names, *(f'signbit({name})' for name in floats)])}))"
 
 
 def hash_check(warehouse: Warehouse) -> str:

@@ -51,8 +51,8 @@ def publish(
     )
     if json:
         print_json({"published": published, "failed": {view: error.as_dict() for view, error in failed.items()}})
-    for view, error in failed.items():
-        typer.echo(f"failed {view}: {error}", err=True)
+    for error in failed.values():
+        typer.echo(f"failed {error}", err=True)
     if failed:
         raise typer.Exit(1)
 
