@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -22,15 +23,17 @@ import pyarrow.compute as pc
 
 from .dtypes import INTEGER_WIDTHS
 from .errors import OfflineStoreError, SettingsError
-from .index_columns import ColumnFiles
+from .index_columns import Columns
+from .index_files import move_into_place
 from .index_order import Order, build_order
 from .offline import OfflineTable
 from .offline_types import literal
 from .point_in_time import Int64s, rows_at
 
 KEEP_VERSIONS = 3
-_FORMAT = b"2"  # of the files; another format is another folder
+_FORMAT = b"1"  # of the files; another format is another folder
 _ABANDONED_SECONDS = 24 * 3600
+_AMOUNT = re.compile(r"\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
 
 Notice: TypeAlias = Callable[[str], None]
 
@@ -38,7 +41,7 @@ Notice: TypeAlias = Callable[[str], None]
 class Index:
     """The index of one table version; open it with `open_index`, and use it while that version's files exist."""
 
-    def __init__(self, table: OfflineTable, order: Order, columns: ColumnFiles) -> None:
+    def __init__(self, table: OfflineTable, order: Order, columns: Columns) -> None:
         self.view = table.view()
         self.version = table.version
         self._order = order
@@ -118,7 +121,7 @@ def open_index(
     """
     folder = root / table.view_id
     order_path = folder / f"order-{_content_hash(table)}"
-    columns = ColumnFiles(table, folder)
+    columns = Columns(table, folder)
     missing = columns.missing(names)
     if missing or not order_path.is_dir():
         notice(f"indexing {table.view_id} version {table.version}")
@@ -132,7 +135,7 @@ def _build(
     table: OfflineTable,
     folder: Path,
     order_path: Path,
-    columns: ColumnFiles,
+    columns: Columns,
     names: Sequence[str],
     memory_limit: str | None,
 ) -> None:
@@ -142,7 +145,7 @@ def _build(
     try:
         if not order_path.is_dir():
             build_order(connection, table, scratch / "order")
-            _publish(scratch / "order", order_path)
+            move_into_place(scratch / "order", order_path)
         columns.add(connection, names, scratch)
     except duckdb.OutOfMemoryException as error:
         raise SettingsError(
@@ -168,30 +171,15 @@ def _connect(scratch: Path, memory_limit: str | None) -> duckdb.DuckDBPyConnecti
     connection = duckdb.connect()
     connection.execute(f"set TimeZone = 'UTC'; set temp_directory = {literal(str(scratch / 'spill'))}")
     if memory_limit is not None:
-        try:
-            connection.execute(f"set memory_limit = {literal(memory_limit)}")
-        except duckdb.Error:
+        if not _AMOUNT.fullmatch(memory_limit):
             raise SettingsError(
                 "not an amount of memory",
                 where="memory_limit",
                 expected="a number and a unit, such as 500MB or 2GB",
                 got=repr(memory_limit),
-            ) from None
+            )
+        connection.execute(f"set memory_limit = {literal(memory_limit)}")
     return connection
-
-
-def _publish(built: Path, path: Path) -> None:
-    """Makes a finished folder visible under its name; one that another process made meanwhile is as good."""
-    try:
-        os.rename(built, path)
-    except OSError:
-        if not path.is_dir():
-            raise
-    parent = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
 
 
 def _content_hash(table: OfflineTable) -> str:
@@ -219,7 +207,7 @@ def _remove_old(folder: Path, *, keep: Path) -> None:
     if len(orders) > len(kept) and oldest_use is not None:
         for path in folder.glob("columns-*"):
             if _last_use(path) < oldest_use - 1:
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(".building-*"):
         if _last_use(path) < time.time() - _ABANDONED_SECONDS:
             shutil.rmtree(path, ignore_errors=True)

@@ -61,7 +61,10 @@ def build_order(connection: duckdb.DuckDBPyConnection, table: OfflineTable, path
     offsets = np.array([0, *accumulate(file.rows for file in table.files())], dtype=np.int64)
     names = ["event_us"] + (["created_us"] if view.created_timestamp is not None else [])
     with ExitStack() as stack:
-        files = {name: stack.enter_context((path / name).open("wb")) for name in (*names, "positions", "starts")}
+        files = {
+            name: stack.enter_context((path / name).open("wb"))
+            for name in (*names, "positions", "starts", "keys.arrow")
+        }
         keys: pa.RecordBatchFileWriter | None = None
         rows = 0
         last: list[pa.Scalar] = []
@@ -72,7 +75,7 @@ def build_order(connection: duckdb.DuckDBPyConnection, table: OfflineTable, path
                 [column.filter(pa.array(new_group)) for column in columns], names=list(view.key_names)
             )
             if keys is None:
-                keys = stack.enter_context(pa.ipc.new_file(str(path / "keys.arrow"), first_keys.schema))
+                keys = pa.ipc.new_file(files["keys.arrow"], first_keys.schema)
             keys.write_batch(first_keys)
             _write(files["starts"], np.flatnonzero(new_group) + rows)
             for name, times in zip(names, batch.columns[len(columns) :], strict=False):
@@ -82,10 +85,11 @@ def build_order(connection: duckdb.DuckDBPyConnection, table: OfflineTable, path
             rows += batch.num_rows
             last = [column[-1] for column in columns] if batch.num_rows else last
         _write(files["starts"], np.array([rows]))
+        assert keys is not None  # there is at least one batch
+        keys.close()
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
-    sync(path / "keys.arrow")
 
 
 def _sorted_batches(connection: duckdb.DuckDBPyConnection, table: OfflineTable) -> Iterator[pa.RecordBatch]:
@@ -129,9 +133,3 @@ def _starts_group(columns: list[pa.Array], last: list[pa.Scalar]) -> np.ndarray:
 
 def _write(file: IO[bytes], values: np.ndarray) -> None:
     file.write(np.ascontiguousarray(values, dtype=np.int64).data)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file's bytes are on disk."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

@@ -11,6 +11,8 @@ import duckdb
 from feature_server.definitions import Feature, FeatureRef, FeatureService, FeatureView, JoinKey
 from feature_server.dtypes import parse_sql_type
 from feature_server.offline import OfflineStore
+from feature_server.offline_types import columns as offline_columns
+from feature_server.offline_types import quote, sql_type
 from feature_server.publish import publish
 from feature_server.registry import Registry
 from feature_server.store import FeatureStore
@@ -67,19 +69,15 @@ class Project:
     def publish(self, view: FeatureView, rows: str | Sequence[Sequence[Any]]) -> int:
         """Apply a view and publish its rows, given as SQL or as tuples in the order keys, times, features."""
         self.apply(view)
-        columns = [(key.name, str(key.dtype)) for key in view.join_keys] + [("event_timestamp", "timestamptz")]
-        columns += [("created_timestamp", "timestamptz")] if view.created_timestamp else []
-        columns += [(feature.name, str(feature.dtype)) for feature in view.features]
-        types = {"string": "varchar", "float64": "double", "float32": "real", "list<float32>": "real[]"}
-        declared = ", ".join(f'"{name}" {types.get(type_, type_)}' for name, type_ in columns)
+        columns = [f"{quote(column.name)} {sql_type(column.dtype)}" for column in offline_columns(view)]
         with duckdb.connect(str(self.home / "warehouse.duckdb")) as connection:
             connection.execute("set TimeZone = 'UTC'")
-            connection.execute(f'create or replace table "{view.identifier}" ({declared})')
+            connection.execute(f'create or replace table "{view.identifier}" ({", ".join(columns)})')
             if isinstance(rows, str):
                 connection.execute(f'insert into "{view.identifier}" {rows}')
             elif rows:
-                marks = ", ".join("?" for _ in columns)
-                connection.executemany(f'insert into "{view.identifier}" values ({marks})', rows)
+                marks = ", ".join(f"({', '.join('?' for _ in columns)})" for _ in rows)
+                connection.execute(f'insert into "{view.identifier}" values {marks}', [v for row in rows for v in row])
         with open_warehouse(self.home / "warehouse.duckdb") as warehouse:
             return publish(view, warehouse, self.offline).version
 
