@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_server.definitions import Feature, FeatureView, JoinKey, format_duration, parse_duration
 from feature_server.dtypes import DType
+from feature_server.manifest.blocks import BLOCKS, REFRESH
 
 
 @pytest.mark.parametrize(
@@ -17,7 +20,9 @@ def test_a_duration_is_a_number_and_a_unit(text: str, seconds: int) -> None:
     assert parse_duration(text) == seconds * 1_000_000
 
 
-@pytest.mark.parametrize("text", ["", "30", "d", "0d", "-1d", "1.5h", "30 d", "30D", "1h30m", "30d\n", "1y", "٣d", "1٣d"])
+@pytest.mark.parametrize(
+    "text", ["", "30", "d", "0d", "-1d", "1.5h", "30 d", "30D", "1h30m", "30d\n", "1y", "٣d", "1٣d"]
+)
 def test_anything_else_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
@@ -45,3 +50,15 @@ def test_a_view_goes_by_its_name_and_version() -> None:
     assert (view.ttl, versioned.ttl) == ("1d", None)
     assert view.key_names == ("customer_id", "country")
     assert view.feature_names == ("transactions_1h",)
+
+
+def test_the_documentation_lists_exactly_the_keys_that_are_read() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "definitions.md").read_text()
+    listed: dict[str, dict[str, bool]] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 5 and cells[2].startswith("`"):
+            block = cells[0].strip("`") or list(listed)[-1]
+            listed.setdefault(block, {})[cells[2].strip("`")] = cells[4] == "required"
+    assert listed == {block: {key.name: key.required for key in keys} for block, keys in BLOCKS.items()}
+    assert ", ".join(f"`{name}`" for name in REFRESH[:-1]) + f" or `{REFRESH[-1]}`" in text
