@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import RequestError
+from ..errors import FeatureStoreError, OfflineStoreError, RequestError
 from .common import Json, ProjectDir, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ Refresh = Annotated[
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command(epilog="Example: features publish customer__transactions --wait 60")(publish)
+    app.command(epilog="Example: features verify customer__transactions --sample 0")(verify)
 
 
 def publish(
@@ -54,6 +55,56 @@ def publish(
     for error in failed.values():
         typer.echo(f"failed {error}", err=True)
     if failed:
+        raise typer.Exit(1)
+
+
+def verify(
+    views: Annotated[
+        list[str] | None, typer.Argument(metavar="[VIEW]...", help="Feature views; by default all that are online.")
+    ] = None,
+    refresh: Refresh = None,
+    sample: Annotated[
+        int, typer.Option(help="How many keys of each view to compare, the same ones every time; 0: all.", min=0)
+    ] = 1000,
+    project_dir: ProjectDir = None,
+    json: Json = False,
+) -> None:
+    """Compare the online store with the offline store at one instant, and print every value that differs and why.
+
+    Exit code 1 when a difference is not explained by a sync that is still to come.
+    """
+    from ..embedded import connect
+    from ..offline import OfflineStore
+    from ..online import OnlineStore
+    from ..parity import check_online
+    from ..parity import verify as run
+    from ..registry import read_registry
+    from ..settings import load_settings
+
+    settings = load_settings(project_dir=project_dir)
+    chosen = select_views(read_registry(settings.registry_path), views or [], refresh)
+    if views:
+        check_online(chosen)
+    store = OfflineStore(settings.offline)
+    results = []
+    failed: dict[str, FeatureStoreError] = {}
+    with connect(settings) as url, OnlineStore(url) as online:
+        for view in (view for view in chosen if view.online):
+            try:
+                with progress_bar(view.id) as progress:
+                    result = run(view, online, store, now_us=settings.now_us(), sample=sample, progress=progress)
+            except OfflineStoreError as error:
+                failed[view.id] = error
+                typer.echo(f"failed {error}", err=True)
+                continue
+            results.append(result)
+            if not json:
+                for difference in result.differences:
+                    typer.echo(f"{view.id} {difference}")
+                typer.echo(result)
+    if json:
+        print_json({"verified": results, "failed": {view: error.as_dict() for view, error in failed.items()}})
+    if failed or any(result.unexplained for result in results):
         raise typer.Exit(1)
 
 
