@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from .dtypes import INTEGER_WIDTHS
 from .errors import OfflineStoreError, SettingsError
-from .index_columns import Columns
+from .index_columns import Columns, arrow_int64
 from .index_files import move_into_place
 from .index_order import Order, build_order
 from .offline import OfflineTable
@@ -96,8 +96,8 @@ def _join(known: pa.Table, keys: Sequence[pa.Array]) -> Int64s:
     """Groups of keys of any number and type, by DuckDB's hash join."""
     names = [f"k{i}" for i in range(len(keys))]
     groups = np.full(len(keys[0]), -1, dtype=np.int64)
-    wanted = pa.table([*keys, pa.array(np.arange(len(groups)))], names=[*names, "n"])
-    known = pa.table([*known.columns, pa.array(np.arange(known.num_rows))], names=[*names, "g"])
+    wanted = pa.table([*keys, arrow_int64(np.arange(len(groups)))], names=[*names, "n"])
+    known = pa.table([*known.columns, arrow_int64(np.arange(known.num_rows))], names=[*names, "g"])
     with duckdb.connect() as connection:
         connection.register("wanted", wanted)
         connection.register("known", known)

@@ -141,7 +141,7 @@ class Columns:
                     places = rows[low:high] - (run.first - run.start)
                     parts += [(low + offset, part) for offset, part in _take_ascending(values, places)]
         parts.sort(key=lambda part: part[0])
-        return pa.concat_arrays([pa.array([], type=dtype), *(part for _, part in parts)])
+        return pa.concat_arrays([pa.nulls(0, dtype), *(part for _, part in parts)])
 
     def _locate(self, name: str) -> tuple[list[Run], tuple[DataFile, ...]]:
         """Where the column's values are, and the Parquet files for which they are nowhere."""
@@ -212,7 +212,7 @@ def _take_ascending(values: pa.ChunkedArray, places: Int64s) -> Iterator[tuple[i
     for number in np.flatnonzero(np.diff(edges)):
         low, high = edges[number], edges[number + 1]
         chunk: Any = values.chunk(int(number))
-        yield int(low), chunk.take(pa.array(places[low:high] - starts[number]))
+        yield int(low), chunk.take(arrow_int64(places[low:high] - starts[number]))
 
 
 def _scatter(values: pa.Array, places: Int64s, size: int) -> pa.Array:
@@ -220,17 +220,26 @@ def _scatter(values: pa.Array, places: Int64s, size: int) -> pa.Array:
     width = _byte_width(values.type)
     if width is None:
         source = np.zeros(size, dtype=np.int64)
-        absent = np.ones(size, dtype=bool)
-        source[places], absent[places] = np.arange(len(places)), False
-        indices: Any = pa.array(source, mask=absent)
-        return values.take(indices)
+        present = np.zeros(size, dtype=bool)
+        source[places], present[places] = np.arange(len(places)), True
+        return values.take(_from_numpy(pa.int64(), source, present))
     valid = np.zeros(size, dtype=bool)
     valid[places] = True if values.null_count == 0 else pc.is_valid(values).to_numpy(zero_copy_only=False)
     numbers = np.zeros(size, dtype=f"i{width}")
     data: Any = values.buffers()[1]
     numbers[places] = np.frombuffer(data, dtype=f"i{width}")[values.offset :][: len(values)]
-    buffers: list[Any] = [np.packbits(valid, bitorder="little"), numbers]
-    return pa.Array.from_buffers(values.type, size, [pa.py_buffer(buffer) for buffer in buffers])
+    return _from_numpy(values.type, numbers, valid)
+
+
+def arrow_int64(values: Int64s) -> Any:
+    """An Arrow array on the same memory; `pa.array` would import pandas, which takes longer than a small join."""
+    return _from_numpy(pa.int64(), values, None)
+
+
+def _from_numpy(type_: pa.DataType, values: np.ndarray, valid: np.ndarray | None) -> Any:
+    bits: Any = None if valid is None else np.packbits(valid, bitorder="little")
+    data: Any = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(type_, len(values), [bits if bits is None else pa.py_buffer(bits), pa.py_buffer(data)])
 
 
 def _byte_width(type_: pa.DataType) -> int | None:

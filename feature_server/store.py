@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .index import Notice
-from .offline import OfflineStore
+from .offline import OfflineStore, OfflineTable
 from .registry import Registry, read_registry
 from .settings import load_settings
 from .training import get_historical_features, reproduce
@@ -28,6 +28,10 @@ class FeatureStore:
     ) -> None:
         self.settings = load_settings(project_dir=project_dir, **settings)
         self._sources = Sources(OfflineStore(self.settings.offline), self.settings.index_path, memory_limit)
+
+    def table(self, view: str) -> OfflineTable:
+        """A view's history in the offline store, at its latest version; by id or by name."""
+        return self._sources.offline.table(self.registry.feature_view(view).id)
 
     @cached_property
     def registry(self) -> Registry:
