@@ -69,7 +69,7 @@ class _Collector:
 def exposition(counts: Counts, online: OnlineRegistry | None, epoch: bytes | None, now_us: int) -> bytes:
     """Prometheus's text format."""
     registry = CollectorRegistry()
-    registry.register(_Collector([*_counters(counts), *_online(online, epoch, now_us)]))  # type: ignore[arg-type]
+    registry.register(_Collector([*_counters(counts), *_online(online, epoch, now_us)]))
     return generate_latest(registry)
 
 

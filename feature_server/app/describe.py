@@ -67,7 +67,8 @@ def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
 def describe_service(online: OnlineRegistry, service: FeatureService) -> dict[str, Any]:
     """A service's features, in its order, each with what its view says of it."""
     views = {view.id: view for view in online.registry.feature_views}
-    features, join_keys = [], {}
+    features = []
+    join_keys: dict[str, str] = {}
     for ref in service.features:
         view = views[ref.view]
         join_keys |= {key.name: str(key.dtype) for key in view.join_keys}
@@ -112,4 +113,4 @@ def example_request(online: OnlineRegistry) -> dict[str, Any]:
 
 
 def _owner(owner: Owner | None) -> dict[str, str | None] | None:
-    return owner and {"name": owner.name, "email": owner.email, "group": owner.group}
+    return None if owner is None else {"name": owner.name, "email": owner.email, "group": owner.group}

@@ -57,8 +57,9 @@ def _example(url: str) -> dict[str, object]:
     from ..app.describe import example_request
     from ..errors import FeatureStoreError
     from ..online_registry import OnlineRegistry, decode_online_registry
-    from ..reading import RELOAD_KEYS, RedisReader
+    from ..reading import RedisReader
     from ..registry import Registry
+    from ..serving import RELOAD_KEYS
 
     reader = RedisReader(url)
     try:
