@@ -281,9 +281,12 @@ def test_a_view_of_another_package_cannot_take_a_name_twice(project: Path, parse
     manifest = copy.deepcopy(parsed)
     other = copy.deepcopy(node(manifest)) | {"unique_id": "model.zoo.visits", "package_name": "zoo"}
     manifest["nodes"]["model.zoo.visits"] = other
-    assert problems_of(project, tmp_path, manifest) == [
-        f"{BLOCK}: feature view 'customer_shop__visits' is defined twice"
-    ]
+    with pytest.raises(DefinitionError) as raised:
+        load(project, tmp_path, manifest)
+    (problem,) = raised.value.problems
+    assert (problem.file, problem.what, problem.got) == (
+        "zoo://models/features.yml", "feature view 'customer_shop__visits' is defined twice", "also in package tiny",
+    )  # fmt: skip
 
 
 def catalog_of(columns: dict[str, str], unique_id: str = VISITS) -> Manifest:
