@@ -91,7 +91,7 @@ def _print_status(found: Status) -> None:
 def _cells(view: ViewStatus) -> tuple[str, ...]:
     from ..status import span
 
-    synced = "no" if not view.online else "-" if view.synced_version is None else f"version {view.synced_version}"
+    synced = "no" if not view.online else "-" if view.synced_version is None else str(view.synced_version)
     return (
         view.view,
         ",".join(view.entities),
