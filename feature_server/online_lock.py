@@ -25,6 +25,7 @@ from .online import Fence, OnlineStore, redis_errors
 
 LEASE_SECONDS = 15.0
 WAIT_SECONDS = 600.0
+FENCE_MS = 86_400_000  # until a fence that nobody renews goes, and with it the right to write
 _POLL_SECONDS = 0.1
 
 
@@ -80,7 +81,7 @@ def _try_lock(store: OnlineStore, name: bytes, value: bytes, fence: Fence, lease
             return other
         pipeline.multi()
         pipeline.set(name, value, px=lease_ms)
-        pipeline.set(fence.key, fence.token)
+        pipeline.set(fence.key, fence.token, px=FENCE_MS)
         return None
 
     return _watching(store, name, take)
@@ -107,6 +108,7 @@ def _renew(store: OnlineStore, name: bytes, value: bytes, fence: Fence, lease_ms
         pipeline.multi()
         if mine:
             pipeline.set(name, value, px=lease_ms)
+            pipeline.pexpire(fence.key, FENCE_MS)
 
     while not done.wait(lease_ms / 3000):
         try:

@@ -134,10 +134,21 @@ def sync(
                 run = _ViewSync(online, offline, registry, fence, options, progress(view_id))
                 results.append(run.sync(now_us) if view_id in known else run.remove())
             report(results[-1])
+            if results[-1].leftover:
+                failures[view_id] = _leftover(results[-1])
         except FeatureStoreError as error:
             failures[view_id] = error
     online.publish(lambda now: OnlineRegistry(registry=registry, views=now.views if now else {}))
     return SyncReport(results=tuple(results), failures=failures)
+
+
+def _leftover(result: SyncResult) -> OnlineStoreError:
+    return OnlineStoreError(
+        "rows that nobody reads any more cannot be listed, because the offline table that lists them is gone",
+        where=result.view,
+        got=f"row keys that begin with {' or '.join(code + '{' for code in result.leftover)}",
+        remedy="run `features sync --sweep`, which looks at every key in Redis to find and delete them",
+    )
 
 
 def _named(registry: Registry, views: Sequence[str], gone: set[str]) -> list[str]:

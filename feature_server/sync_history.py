@@ -76,8 +76,8 @@ class KeyReader:
         event, created = self.times(rows)
         step = (event[1:] < event[:-1]) | ((event[1:] == event[:-1]) & (created[1:] < created[:-1]))
         if bool((same & step).any()):  # null created timestamps are sorted behind the others; they are the earliest
-            order = [(name, "ascending") for name in self._order]
-            rows = rows.take(pc.sort_indices(rows, sort_keys=order, null_placement="at_start"))
+            order = [(name, "ascending", "at_start") for name in self._order]
+            rows = rows.take(pc.sort_indices(rows, sort_keys=order))
             return self.last_of_runs(rows)
         return rows.filter(pa.array(np.append(~same, True)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,14 @@ class Tables:
         self._files += 1
         path = folder / "_bucket=2024" / f"{os.getpid()}-{self._files}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, path, row_group_size=5)
+        pq.write_table(table, path, row_group_size=5 if len(rows) < 1000 else 10_000)
         events = [to_us(row[len(view.join_keys)]) for row in rows]
         return DataFile(path, len(rows), min(events), max(events), "2024")
 
 
 def rows_of(file: DataFile) -> list[Row]:
-    return [tuple(row.values()) for row in pq.read_table(file.path, partitioning=None).to_pylist()]
+    rows = pq.read_table(file.path, partitioning=None).to_pylist()
+    return [tuple(int(value) if isinstance(value, Decimal) else value for value in row.values()) for row in rows]
 
 
 def _stored(dtype: DType, value: Any) -> Any:
