@@ -98,11 +98,12 @@ def _numbers_table(cases: list[Numbers]) -> str:
 
 
 def label(metric: str) -> str:
-    """`cpu_s` → `cpu, s`; `rows_per_s` → `rows per s`."""
+    """`cpu_s` → `CPU, s`; `rows_per_s` → `rows per s`."""
     words, _, unit = metric.rpartition("_")
-    if unit in UNITS and words and not words.endswith("_per"):
-        return f"{words.replace('_', ' ')}, {UNITS[unit]}"
-    return metric.replace("_", " ")
+    if unit not in UNITS or not words or words.endswith("_per"):
+        words, unit = metric, ""
+    text = " ".join("CPU" if word == "cpu" else word for word in words.split("_"))
+    return f"{text}, {UNITS[unit]}" if unit else text
 
 
 def _is_number(numbers: Numbers, name: str) -> bool:

@@ -41,12 +41,12 @@ RESULTS = {
 TABLE = """\
 | case              | number   | ours | against | theirs | ratio | target | met          |
 |-------------------|----------|------|---------|--------|-------|--------|--------------|
-| 1M rows, one view | cpu, s   | 0.9  | limit   | 1.2    | 0.75  | <= 1.5 | yes          |
-| 1M rows, one view | cpu, s   | 0.9  | Feast   | 6      | 0.15  | <= 0.5 | yes          |
+| 1M rows, one view | CPU, s   | 0.9  | limit   | 1.2    | 0.75  | <= 1.5 | yes          |
+| 1M rows, one view | CPU, s   | 0.9  | Feast   | 6      | 0.15  | <= 0.5 | yes          |
 | 1M rows, one view | peak, MB | 900  | Feast   | 4,000  | 0.225 | <= 0.5 | yes          |
-| no Feast          | cpu, s   | 3    | limit   | 1      | 3     | <= 1.5 | **no**       |
-| no limit          | cpu, s   | 3    | Feast   |        |       | <= 0.5 | not measured |
-| no limit          | cpu, s   | 3    |         |        | 3     | <= 4   | yes          |
+| no Feast          | CPU, s   | 3    | limit   | 1      | 3     | <= 1.5 | **no**       |
+| no limit          | CPU, s   | 3    | Feast   |        |       | <= 0.5 | not measured |
+| no limit          | CPU, s   | 3    |         |        | 3     | <= 4   | yes          |
 """
 
 
@@ -94,7 +94,7 @@ def test_the_table_shows_each_ratio_against_its_target() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "text"),
-    [("cpu_s", "cpu, s"), ("peak_mb", "peak, MB"), ("rows_per_s", "rows per s"), ("cpu_us", "cpu, µs")],
+    [("cpu_s", "CPU, s"), ("peak_mb", "peak, MB"), ("rows_per_s", "rows per s"), ("server_cpu_us", "server CPU, µs")],
 )
 def test_numbers_are_labelled_with_their_unit(metric: str, text: str) -> None:
     assert label(metric) == text
