@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from datetime import datetime
 from multiprocessing import forkserver
 from pathlib import Path
@@ -15,6 +16,7 @@ from sync_project import Tables, run_sync
 
 from feature_server import online_commands
 from feature_server.definitions import FeatureView
+from feature_server.errors import SyncConflict
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["sync_crash"])  # imported once, not in every process
@@ -45,6 +47,15 @@ def sync_until_killed(
     return process.exitcode == 0
 
 
+def start_sync(url: str, tables: Tables, *views: FeatureView, now: datetime, pause: int = 0, **options: Any) -> Any:
+    """Start a sync in another process that stops before it sends message `pause` and exits with 3 on a SyncConflict."""
+    _start_server()
+    arguments = (url, str(tables.store.root), views, now, pause, options, signal.SIGSTOP)
+    process = _context.Process(target=_sync, args=arguments)
+    process.start()
+    return process
+
+
 def small_transactions() -> None:
     """Cut rows into many transactions, so that there are many moments between them."""
     online_commands.ROWS_PER_COMMAND = 2
@@ -53,7 +64,13 @@ def small_transactions() -> None:
 
 
 def _sync(
-    url: str, root: str, views: tuple[FeatureView, ...], now: datetime, messages: int, options: dict[str, Any]
+    url: str,
+    root: str,
+    views: tuple[FeatureView, ...],
+    now: datetime,
+    messages: int,
+    options: dict[str, Any],
+    signal_number: signal.Signals = signal.SIGKILL,
 ) -> None:
     small_transactions()
     send, sent = AbstractConnection.send_packed_command, 0
@@ -62,8 +79,11 @@ def _sync(
         nonlocal sent
         sent += 1
         if sent == messages:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal_number)
         send(self, *args, **kwargs)
 
     AbstractConnection.send_packed_command = counted  # type: ignore[method-assign]
-    run_sync(url, Tables(Path(root)), *views, now=now, **options)
+    try:
+        run_sync(url, Tables(Path(root)), *views, now=now, **options)
+    except SyncConflict:
+        sys.exit(3)
