@@ -94,7 +94,9 @@ class OfflineTable:
                 where=str(path),
                 expected="a Delta table" if version is None else "one of the table's versions",
                 got=str(error).splitlines()[0],
-                remedy=f"`features status` lists versions; `features publish {view_id}` writes a new one",
+                remedy="`features status` says which version is the latest"
+                if version is not None
+                else f"restore the folder, or move it away and run `features publish {view_id}`",
             ) from None
         self.version: int = self.delta.version()
 
