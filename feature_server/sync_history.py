@@ -61,6 +61,7 @@ class KeyReader:
                 if wanted is not None and self.integer and not wanted.may_overlap(_key_range(parquet, group)):
                     continue
                 rows = parquet.read_row_group(group, columns=columns)
+                rows = pa.table(rows.columns, names=columns)  # some files declare a column without nulls so, some do not
                 rows = rows.filter(keep) if (keep := self._countable(rows, after_us, until_us)) is not None else rows
                 yield self.last_of_runs(rows)
 

@@ -90,6 +90,10 @@ class Tables:
         order = [*view.key_names, view.event_timestamp, *filter(None, [view.created_timestamp])]
         table = table.sort_by([(name, "ascending") for name in order])  # nulls last, as DuckDB sorts
         self._files += 1
+        if self._files % 2:  # Parquet files differ in whether a column without nulls is declared so
+            table = table.cast(
+                pa.schema([field.with_nullable(False) if i < 2 else field for i, field in enumerate(schema)])
+            )
         path = folder / "_bucket=2024" / f"{os.getpid()}-{self._files}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path, row_group_size=5 if len(rows) < 1000 else 10_000)
