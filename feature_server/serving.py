@@ -204,6 +204,7 @@ class FeatureReader:
         self.now_us = now_us
         self.counts = Counts()
         self.loaded: Loaded | None = None
+        self._connection = 0
 
     def load(self, replies: Sequence[bytes | None]) -> Loaded:
         """Take up the online registry from the values of RELOAD_KEYS; NotSynced when there is none."""
@@ -211,7 +212,6 @@ class FeatureReader:
         loaded = self.loaded
         if loaded is not None and epoch == loaded.epoch:
             return loaded
-        self.forget()
         online = decode_online_registry(stored)
         if epoch is None:
             raise NotSynced("the online store is empty", remedy="run `features sync`")
@@ -222,11 +222,12 @@ class FeatureReader:
     def forget(self) -> None:
         """Load the online registry again before the next answer: after a reconnect it may be another store's."""
         self.loaded = None
+        self._connection += 1
 
     def read(self, request: GetOnlineFeatures) -> Steps:
         """Yields keys to fetch (or RELOAD) until it returns the answer."""
         for _ in range(ATTEMPTS):
-            loaded = self.loaded
+            loaded, connection = self.loaded, self._connection
             if loaded is None:
                 yield RELOAD
                 continue
@@ -236,14 +237,14 @@ class FeatureReader:
             except FeatureStoreError:
                 # The definitions may have changed since they were loaded: an error is true only of those in force.
                 (current,) = yield [EPOCH]
-                if current == loaded.epoch and loaded is self.loaded:
+                if current == loaded.epoch and connection == self._connection:
                     raise
             else:
                 replies = yield keys
-                if replies[0] == loaded.epoch and loaded is self.loaded:
+                if replies[0] == loaded.epoch and connection == self._connection:
                     return self._answer(request, plan, count, replies)
-            if loaded is self.loaded:
-                self.forget()
+            if self.loaded is loaded:
+                self.loaded = None
         raise OnlineStoreUnavailable(
             "the online registry keeps changing", got="another version at each attempt", remedy="try again"
         )

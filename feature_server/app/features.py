@@ -93,7 +93,7 @@ class FeatureServer:
         if loaded is not None:
             (epoch,) = await self.redis.mget([EPOCH])
             if epoch != loaded.epoch:
-                self.reader.forget()
+                self.reader.loaded = None
         if self.reader.loaded is None:
             await self.features.reload()
         loaded = self.reader.loaded
