@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import duckdb
 
 from feature_server import FeatureClient
+from feature_server.registry import read_registry
 from feature_server.settings import Settings, load_settings
 
 from .airflow_env import airflow_environment
@@ -86,9 +86,10 @@ def count(landing: Path, name: str) -> int:
 
 
 def applied_text(applied: dict[str, Any]) -> str:
-    kinds = Counter(change["kind"] for change in applied.get("changes", []))
-    changes = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in kinds.items())
-    return f"definitions put in force: {changes}" if changes else "definitions unchanged since the last run"
+    kinds = ("entities", "feature_views", "features", "feature_services")
+    changes = f"{len(applied['changes'])} changes" if applied["changes"] else "nothing changed since the last run"
+    counts = ", ".join(f"{applied[kind]} {kind.replace('_', ' ')}" for kind in kinds)
+    return f"in force: {counts}; {changes}"
 
 
 def refresh(page: Page, commands: Commands) -> None:
@@ -117,12 +118,14 @@ def read(page: Page, commands: Commands, settings: Settings, url: str) -> None:
     )
     with FeatureClient(url) as client:
         vectors = client.get_many("fraud_v1", customer_id=customers, merchant_id=merchants)
-        names = [*vectors.entities, *list(vectors.values)[:5]]
-        page.rows(names, [[row.to_dict()[name] for name in names] for row in vectors])
-        shared = client.get_many("marketing_v1", customer_id=customers)
-    same = sorted(set(shared.values) & set(vectors.values))
-    equal = all(shared.values[name] == vectors.values[name] for name in same)
-    page.say(f"[dim]marketing_v1 reads the same {', '.join(same)}: {'equal' if equal else 'NOT EQUAL'}")
+        marketing = client.get_many("marketing_v1", customer_id=customers)
+    page.rows([*vectors.entities, *vectors.values], [list(row.to_dict().values()) for row in vectors])
+    shared = shared_features(settings, "fraud_v1", "marketing_v1")
+    differing = [name for name in shared if vectors[name] != marketing[name]]
+    if differing or not shared:
+        raise CommandFailed("get_many", None, f"the two services differ in {differing} of {shared}", commands.log)
+    page.say(f"[dim]marketing_v1 reads the same numbers for {', '.join(shared)}")
+    page.say("[dim]with curl, for the model that predicts late departures:")
     body = {"feature_service": "flight_delay_v1", "entities": flight_entities(settings)}
     answer = json.loads(run(page, commands, f"curl -s {url}/get-online-features -d {shlex.quote(json.dumps(body))}"))
     names = answer["metadata"]["feature_names"]
@@ -133,6 +136,13 @@ def read(page: Page, commands: Commands, settings: Settings, url: str) -> None:
             for name, result in zip(names, answer["results"], strict=True)
         ][3:11],
     )
+
+
+def shared_features(settings: Settings, one: str, other: str) -> list[str]:
+    """The features that both services read, of the same version of the same view."""
+    registry = read_registry(settings.registry_path)
+    of_other = {(ref.view, ref.feature) for ref in registry.feature_service(other).features}
+    return [ref.feature for ref in registry.feature_service(one).features if (ref.view, ref.feature) in of_other]
 
 
 def busy_customers(settings: Settings) -> tuple[list[int], list[str]]:
@@ -175,7 +185,7 @@ def train(page: Page, commands: Commands, settings: Settings) -> None:
             sample = duckdb.sql(
                 f"select * from '{settings.project_dir / out}' where {label} order by hash(event_timestamp) limit 3"
             )
-            columns = [label, "event_timestamp", *sample.columns[:2], *sample.columns[-4:]]
+            columns = ["event_timestamp", label, *(c for c in sample.columns if c not in ("event_timestamp", label))]
             page.rows(columns, duckdb.sql(f"select {', '.join(columns)} from sample").fetchall())
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import accumulate
 
 from rich.console import Console
 from rich.markup import escape
@@ -49,13 +51,18 @@ class Page:
         self.console.print(Padding(f"[dim]$[/] [yellow]{escape(text)}", (0, 0, 0, 2)))
 
     def rows(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A table; numbers stand to the right."""
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for i, column in enumerate(columns):
-            numeric = bool(rows) and all(isinstance(row[i], int | float) or row[i] is None for row in rows)
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(escape(_text(value)) for value in row))
+        """A table of the columns that fit the page; says how many more there are. Numbers stand to the right."""
+        texts = [[_text(value) for value in row] for row in rows]
+        widths = [max(len(name), *(len(row[i]) for row in texts)) + 2 for i, name in enumerate(columns)]
+        fitting = sum(1 for used in accumulate(widths) if used <= WIDTH - 12)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for i, column in enumerate(columns[:fitting]):
+            numeric = all(isinstance(row[i], int | float | Decimal | None) for row in rows)
+            table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+        if fitting < len(columns):
+            table.add_column(f"+ {len(columns) - fitting} more")
+        for text in texts:
+            table.add_row(*map(escape, text[:fitting]))
         self.console.print(Padding(table, (0, 0, 0, 2)))
 
     def code(self, text: str) -> None:
