@@ -213,7 +213,7 @@ def land(columns: Columns, directory: Path, until_us: int) -> int:
     ingested = columns["ingested_at"].cast(pa.int64()).to_numpy()
     order = np.argsort(ingested, kind="stable")
     order = order[: np.searchsorted(ingested[order], until_us, side="right")]
-    table, ingested = table.take(pa.array(order)), ingested[order]
+    table, ingested = table.take(pa.array(order, type=pa.int64())), ingested[order]
     directory.mkdir(parents=True, exist_ok=True)
     for stale in directory.glob("*.parquet"):
         stale.unlink()

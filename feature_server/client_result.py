@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
-from .serving_rows import NOT_FOUND
-from .settings import EPOCH
+from .serving_rows import NOT_FOUND, to_datetimes
 
 if TYPE_CHECKING:
     import pandas
@@ -95,6 +94,6 @@ def _pandas_type(dtype: DType) -> str:
 def event_times(microseconds: Sequence[int], statuses: Sequence[str]) -> list[datetime | None]:
     """Event timestamps as aware times, None where there is no row."""
     return [
-        None if status == NOT_FOUND else EPOCH + timedelta(0, 0, us)
-        for us, status in zip(microseconds, statuses, strict=True)
+        None if status == NOT_FOUND else time
+        for time, status in zip(to_datetimes(microseconds), statuses, strict=True)
     ]

@@ -144,7 +144,7 @@ def _to_stored(dtype: DType) -> Callable[[Any], Any] | None:
 
 
 def from_stored(dtype: DType) -> Callable[[Any], Any] | None:
-    """What makes the Python value of a value as `struct` (or, of a string or list, a slice) gives it; None if it is one."""
+    """What makes a Python value of what `struct`, or a slice for strings and lists, gives; None if that is one."""
     kind = dtype.kind
     if kind == "decimal":
         scale = dtype.scale or 0

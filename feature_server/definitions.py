@@ -12,7 +12,7 @@ import msgspec
 from .dtypes import DType
 
 MICROSECONDS = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
-_DURATION = re.compile(r"([1-9]\d*)([smhdw])")
+_DURATION = re.compile(r"([1-9][0-9]*)([smhdw])")
 
 
 def parse_duration(text: str) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
+from functools import partial
 from uuid import UUID
 
 from .definitions import JoinKey
@@ -20,6 +21,8 @@ from .errors import RequestError
 REGISTRY = b"features:registry"  # the online registry, JSON (see `online.OnlineRegistry`)
 EPOCH = b"features:epoch"  # changes whenever REGISTRY does; read with every batch of rows
 NEXT_CODE = b"features:next_code"  # counter that row key codes are drawn from
+CODES = b"features:codes"  # hash: code → `online.Generation`, every code under which there may be rows
+ROWS = b"features:rows"  # hash: code → how many rows were written under it, less those deleted
 FENCE = b"features:fence:"  # + view id: the token of the sync that may write
 LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
 
@@ -46,14 +49,13 @@ def key_encoder(key: JoinKey) -> Callable[[object], str | None]:
     """
     kind = key.dtype.kind
 
-    def reject(value: object) -> RequestError:
-        return RequestError(
-            f"a value of join key {key.name!r} has the wrong type",
-            where=f"entities.{key.name}",
-            expected=f"{key.dtype}",
-            got=f"{value!r} ({type(value).__name__})",
-            remedy=f"send {key.name} as {_EXAMPLES.get(kind, 'an integer, e.g. 42')}",
-        )
+    reject = partial(_wrong_type, key)
+
+    def parsed(text: str, parse: Callable[[str], object]) -> object:
+        try:
+            return parse(text)
+        except ValueError:
+            raise reject(text) from None
 
     def integer(value: object) -> str | None:
         if value is None:
@@ -77,10 +79,7 @@ def key_encoder(key: JoinKey) -> Callable[[object], str | None]:
         if value is None:
             return None
         if isinstance(value, str):
-            try:
-                value = date.fromisoformat(value)
-            except ValueError:
-                raise reject(value) from None
+            value = parsed(value, date.fromisoformat)
         if not isinstance(value, date) or isinstance(value, datetime):
             raise reject(value)
         return value.isoformat()
@@ -89,10 +88,7 @@ def key_encoder(key: JoinKey) -> Callable[[object], str | None]:
         if value is None:
             return None
         if isinstance(value, str):
-            try:
-                value = UUID(value)
-            except ValueError:
-                raise reject(value) from None
+            value = parsed(value, UUID)
         if not isinstance(value, UUID):
             raise reject(value)
         return str(value)
@@ -109,6 +105,16 @@ def key_encoder(key: JoinKey) -> Callable[[object], str | None]:
         low, high = (0, 2**bits - 1) if kind.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         return integer
     return {"string": string, "date": day, "uuid": uuid, "bool": boolean}[kind]
+
+
+def _wrong_type(key: JoinKey, value: object) -> RequestError:
+    return RequestError(
+        f"a value of join key {key.name!r} has the wrong type",
+        where=f"entities.{key.name}",
+        expected=f"{key.dtype}",
+        got=f"{value!r} ({type(value).__name__})",
+        remedy=f"send {key.name} as {_EXAMPLES.get(key.dtype.kind, 'an integer, e.g. 42')}",
+    )
 
 
 _EXAMPLES = {

@@ -40,6 +40,7 @@ class PublishedState(msgspec.Struct, frozen=True, kw_only=True):
     `view` is the definition published, `grain` (`year`, `month` or `day`) the length of a bucket, `hash_check` DuckDB's
     hash of some constant values (another result: fingerprints cannot be compared), `builds_seen` how many entries of
     the warehouse's build log were taken into account and `last_build` the invocation of the last of them.
+    `newest_created_us` is the latest created timestamp of any row published so far.
     """
 
     view: FeatureView
@@ -47,6 +48,7 @@ class PublishedState(msgspec.Struct, frozen=True, kw_only=True):
     hash_check: str
     builds_seen: int = 0
     last_build: str | None = None
+    newest_created_us: int | None = None
 
 
 class OfflineStore:
@@ -92,7 +94,9 @@ class OfflineTable:
                 where=str(path),
                 expected="a Delta table" if version is None else "one of the table's versions",
                 got=str(error).splitlines()[0],
-                remedy=f"`features status` lists versions; `features publish {view_id}` writes a new one",
+                remedy="`features status` says which version is the latest"
+                if version is not None
+                else f"restore the folder, or move it away and run `features publish {view_id}`",
             ) from None
         self.version: int = self.delta.version()
 

@@ -17,9 +17,10 @@ class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
     """The rows of one view that are online: those of the latest event of each key at `synced_at_us`, as version
     `table_version` of the view's offline table has them.
 
-    `code` begins their row keys, `definition` is the view as they are laid out. `rows` counts them as they were written:
-    those that have expired since are still in the number. `newest_event_us` is the latest event timestamp among them,
-    None when there are none.
+    `code` begins their row keys, `definition` is the view as they are laid out. `rows` counts them as written: one that
+    expired since is still in the number. `newest_event_us` is the latest event timestamp among them, None when there is
+    none. `table_id` is the Delta table's own id. `expires` says whether the keys of a view with a ttl have an expiry in
+    Redis: they have none where the clock is stopped.
     """
 
     code: str
@@ -28,6 +29,8 @@ class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
     synced_at_us: int
     rows: int
     newest_event_us: int | None = None
+    table_id: str = ""
+    expires: bool = True
 
 
 class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):

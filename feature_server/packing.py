@@ -16,7 +16,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from .codec import STRUCT_FORMATS, RowCodec, encode_list
 from .definitions import FeatureView
@@ -26,6 +26,8 @@ from .settings import to_us
 
 Bytes2D: TypeAlias = npt.NDArray[np.uint8]
 PackedRows: TypeAlias = "Bytes2D | list[bytes]"  # one row of equal width each, or bytes of any length
+pc: Any = compute  # the type stubs know a part of what Arrow's functions and arrays take
+Column: TypeAlias = Any  # an Arrow array
 
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _DAYS = (date.min.toordinal() - _EPOCH_DAY, date.max.toordinal() - _EPOCH_DAY)
@@ -61,7 +63,7 @@ class RowPacker:
             raise self._cannot_keep(rows, name, int(np.flatnonzero(_nulls(column))[0]), "an event timestamp")
         return self._within(rows, name, column, _microseconds(column), _TIMES)
 
-    def entities(self, rows: pa.Table) -> pa.LargeStringArray:
+    def entities(self, rows: pa.Table) -> Column:
         """What each row's key has between its braces: the join key values as `keys.row_key` joins them."""
         texts = [self._key_text(rows, key.name, key.dtype) for key in self.view.join_keys]
         if len(texts) == 1:
@@ -77,7 +79,7 @@ class RowPacker:
         nulls = [column.null_count > 0 for column in columns]
         if any(nulls):
             bits = np.zeros((count, len(columns)), dtype=np.uint8)
-            for i in np.flatnonzero(nulls):
+            for i in np.flatnonzero(nulls).tolist():
                 bits[:, i] = _nulls(columns[i])
             heads["nulls"] = np.packbits(bits, axis=1, bitorder="little")
         for i in codec.fixed:
@@ -98,7 +100,7 @@ class RowPacker:
         starts = range(0, count * width, width)
         return list(map(b"".join, zip([stored[at : at + width] for at in starts], *tails, strict=True)))
 
-    def _column(self, rows: pa.Table, name: str, dtype: DType) -> pa.Array:
+    def _column(self, rows: pa.Table, name: str, dtype: DType) -> Column:
         """The column in the Arrow type its bytes are cut from, cast without loss."""
         column = _one_chunk(rows[name])
         target = _arrow_type(dtype, column.type)
@@ -114,7 +116,7 @@ class RowPacker:
                 remedy=f"correct the model, then `features publish {self.view.id}`",
             ) from None
 
-    def _fixed(self, rows: pa.Table, i: int, column: pa.Array) -> npt.NDArray[Any]:
+    def _fixed(self, rows: pa.Table, i: int, column: Column) -> npt.NDArray[Any]:
         """Stored values of a fixed-width feature; zeros where it is null."""
         name, dtype = self.codec.names[i], self.codec.dtypes[i]
         values: npt.NDArray[Any]
@@ -137,13 +139,13 @@ class RowPacker:
             values[_nulls(column)] = np.zeros(1, dtype=values.dtype)[0]
         return values
 
-    def _uuids(self, rows: pa.Table, name: str, column: pa.Array) -> npt.NDArray[Any]:
+    def _uuids(self, rows: pa.Table, name: str, column: Column) -> npt.NDArray[Any]:
         """UUIDs, kept offline as text, as 16 bytes each."""
         if pa.types.is_fixed_size_binary(column.type):
             return _buffer(column, np.dtype("V16"))
         if column.null_count:
             column = column.fill_null(str(UUID(int=0)))
-        offsets, data = _text(column)
+        offsets, data = text_buffers(column)
         if len(column) and bool((np.diff(offsets) == 36).all()):
             digits = _HEX[data[offsets[0] : offsets[-1]].reshape(-1, 36)[:, _UUID_DIGITS]]
             if digits.max() < 16:
@@ -156,7 +158,7 @@ class RowPacker:
                 raise self._cannot_keep(rows, name, row, "a UUID") from None
         return np.frombuffer(b"".join(values), dtype="V16")
 
-    def _key_text(self, rows: pa.Table, name: str, dtype: DType) -> pa.LargeStringArray:
+    def _key_text(self, rows: pa.Table, name: str, dtype: DType) -> Column:
         column = self._column(rows, name, dtype)
         if column.null_count:
             raise self._cannot_keep(rows, name, int(np.flatnonzero(_nulls(column))[0]), "a join key")
@@ -175,7 +177,7 @@ class RowPacker:
         return pc.if_else(empty, "%", column) if pc.any(empty).as_py() else column
 
     def _within(
-        self, rows: pa.Table, name: str, column: pa.Array, values: npt.NDArray[Any], limits: tuple[int, int]
+        self, rows: pa.Table, name: str, column: Column, values: npt.NDArray[Any], limits: tuple[int, int]
     ) -> npt.NDArray[Any]:
         """The values, all of which a Python date or datetime can hold, or an error."""
         if len(values) and (int(values.min()) < limits[0] or int(values.max()) > limits[1]):
@@ -218,50 +220,51 @@ def _arrow_type(dtype: DType, given: pa.DataType) -> pa.DataType:
     return _ARROW[dtype.kind]
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+def _one_chunk(column: Any) -> Column:
     if column.num_chunks == 1:
         return column.chunk(0)
     whole = column.combine_chunks()
     return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
 
 
-def _nulls(column: pa.Array) -> npt.NDArray[np.bool_]:
+def _nulls(column: Column) -> npt.NDArray[np.bool_]:
     if column.null_count == 0:
         return np.zeros(len(column), dtype=np.bool_)
     return column.is_null().to_numpy(zero_copy_only=False)
 
 
-def _buffer(column: pa.Array, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _buffer(column: Column, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """The values as Arrow keeps them, one per row; undefined where null."""
-    buffer = column.buffers()[1]
+    buffer: Any = column.buffers()[1]
     if buffer is None:
         return np.zeros(len(column), dtype=dtype)
     return np.frombuffer(buffer, dtype=dtype, count=column.offset + len(column))[column.offset :]
 
 
-def _microseconds(column: pa.Array) -> npt.NDArray[np.int64]:
+def _microseconds(column: Column) -> npt.NDArray[np.int64]:
     if column.type != pa.timestamp("us", column.type.tz):
         column = column.cast(pa.timestamp("us", column.type.tz))
     return _buffer(column, np.dtype("<i8"))
 
 
-def _text(column: pa.Array) -> tuple[npt.NDArray[np.int64], Bytes2D]:
+def text_buffers(column: Column) -> tuple[npt.NDArray[np.int64], Bytes2D]:
     """Offsets (one more than rows) and bytes of a large string column."""
-    _, offsets, data = column.buffers()
+    buffers: Any = column.buffers()
+    _, offsets, data = buffers
     starts = np.frombuffer(offsets, dtype=np.int64, count=column.offset + len(column) + 1)[column.offset :]
     return starts, np.frombuffer(data if data is not None else b"", dtype=np.uint8)
 
 
-def text_bytes(column: pa.LargeStringArray) -> list[bytes]:
+def text_bytes(column: Column) -> list[bytes]:
     """The UTF-8 bytes of each string; a null has none."""
-    offsets, data = _text(column)
+    offsets, data = text_buffers(column)
     ends = offsets.tolist()
     start = ends[0]
     stored = data[start : ends[-1]].tobytes()
     return [stored[a - start : b - start] for a, b in pairwise(ends)]
 
 
-def _strings(column: pa.Array) -> list[bytes]:
+def _strings(column: Column) -> list[bytes]:
     values = text_bytes(column)
     if column.null_count:
         for i in np.flatnonzero(_nulls(column)):
@@ -269,7 +272,7 @@ def _strings(column: pa.Array) -> list[bytes]:
     return values
 
 
-def _lists(column: pa.LargeListArray, dtype: DType) -> list[bytes]:
+def _lists(column: Column, dtype: DType) -> list[bytes]:
     if len(column) == 0:
         return []
     items, item = column.flatten(), str(dtype.item)

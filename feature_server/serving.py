@@ -17,7 +17,7 @@ from .errors import FeatureStoreError, NotSynced, OnlineStoreUnavailable, Reques
 from .keys import EPOCH, REGISTRY
 from .metrics import Counts
 from .online_registry import OnlineRegistry, decode_online_registry
-from .serving_keys import entity_names, text_encoder
+from .serving_keys import row_keys, text_encoder
 from .serving_rows import PRESENT, ViewColumns, ViewReader
 
 MAX_VALUES = 1_000_000  # entities × features of one request
@@ -65,8 +65,7 @@ class Plan:
         for ref in refs:
             by_view.setdefault(ref.view, []).append(ref)
         self.views: list[ViewReader] = []
-        self._prefixes: list[tuple[int, bytes]] = []  # by view: which entity, and the code its row keys begin with
-        entities: list[tuple[str, ...]] = []
+        self._row_names: list[tuple[tuple[str, ...], bytes]] = []  # by view: its join keys, and its row keys' code
         keys: dict[str, JoinKey] = {}
         place: dict[tuple[str, str], tuple[int, int, Feature]] = {}
         for view_id, wanted in by_view.items():
@@ -84,14 +83,12 @@ class Plan:
                         got=str(key.dtype),
                         remedy="give the key one type in all entities, or ask for the views one by one",
                     )
-            if definition.key_names not in entities:
-                entities.append(definition.key_names)
-            self._prefixes.append((entities.index(definition.key_names), stored.code.encode()))
+            self._row_names.append((definition.key_names, stored.code.encode()))
             ttl_us = online.registry.feature_view(view_id).ttl_us
             self.views.append(ViewReader(stored, ttl_us, features, counts.view(view_id)))
         self.join_keys = tuple(keys.values())
         self._encoders = {key.name: text_encoder(key) for key in self.join_keys}
-        self._entities = entities
+        self.writer: Any = None  # the server keeps its JSON writer of this plan here
         self._known_keys = {key.name for view in online.registry.feature_views for key in view.join_keys}
         self.columns = tuple(
             Column(name, *_column_place(place[ref.view, ref.feature]))
@@ -100,11 +97,11 @@ class Plan:
 
     def row_keys(self, entities: dict[str, list[Any]]) -> tuple[int, list[bytes]]:
         """The number of entities, and the keys to fetch: EPOCH, then view by view a row for each entity."""
-        if len(entities) != len(self._encoders) or any(name not in entities for name in self._encoders):
+        if entities.keys() != self._encoders.keys():
             self._check_names(entities)
         encoded = {name: encode(entities[name]) for name, encode in self._encoders.items()}
-        count = len(next(iter(encoded.values())))
-        if any(len(column) != count for column in encoded.values()):
+        (count, *others) = set(map(len, encoded.values()))
+        if others:
             raise RequestError(
                 "the lists of entities have different lengths",
                 where="entities",
@@ -120,10 +117,9 @@ class Plan:
                 got=f"{count:,} × {len(self.columns):,}",
                 remedy="split the entities over several requests",
             )
-        names = [entity_names([encoded[name] for name in key_names]) for key_names in self._entities]
         keys = [EPOCH]
-        for entity, code in self._prefixes:
-            keys += [code + name for name in names[entity]]
+        for key_names, code in self._row_names:
+            keys += row_keys(code, [encoded[name] for name in key_names])
         return count, keys
 
     def _check_names(self, entities: Iterable[str]) -> None:
@@ -152,19 +148,30 @@ class Plan:
 
 
 class OnlineFeatures:
-    """The answer to one request: the columns of each view of the plan, and the entities as they were sent."""
+    """The answer to one request: the rows of each view of the plan, and the entities as they were sent."""
 
-    __slots__ = ("count", "entities", "plan", "views")
+    __slots__ = ("_columns", "count", "entities", "now_us", "plan", "rows")
 
-    def __init__(self, plan: Plan, count: int, entities: dict[str, list[Any]], views: list[ViewColumns]) -> None:
+    def __init__(
+        self, plan: Plan, count: int, entities: dict[str, list[Any]], rows: list[list[bytes | None]], now_us: int
+    ) -> None:
         self.plan = plan
         self.count = count
         self.entities = entities
-        self.views = views
+        self.rows = rows
+        self.now_us = now_us
+        self._columns: dict[int, ViewColumns] = {}
+
+    def view(self, view: int) -> ViewColumns:
+        """What one of the plan's views holds for the entities."""
+        columns = self._columns.get(view)
+        if columns is None:
+            columns = self._columns[view] = self.plan.views[view].read(self.rows[view], self.now_us)
+        return columns
 
     def column(self, column: Column) -> tuple[list[Any], list[str], Sequence[int]]:
         """Python values, statuses and event timestamps (microseconds, 0 for none) of one column of the plan."""
-        view = self.views[column.view]
+        view = self.view(column.view)
         stored: Sequence[Any] = view.columns[column.position]
         convert = from_stored(column.feature.dtype)
         statuses = view.statuses(column.position)
@@ -197,6 +204,7 @@ class FeatureReader:
         self.now_us = now_us
         self.counts = Counts()
         self.loaded: Loaded | None = None
+        self._connection = 0
 
     def load(self, replies: Sequence[bytes | None]) -> Loaded:
         """Take up the online registry from the values of RELOAD_KEYS; NotSynced when there is none."""
@@ -204,7 +212,6 @@ class FeatureReader:
         loaded = self.loaded
         if loaded is not None and epoch == loaded.epoch:
             return loaded
-        self.forget()
         online = decode_online_registry(stored)
         if epoch is None:
             raise NotSynced("the online store is empty", remedy="run `features sync`")
@@ -215,11 +222,12 @@ class FeatureReader:
     def forget(self) -> None:
         """Load the online registry again before the next answer: after a reconnect it may be another store's."""
         self.loaded = None
+        self._connection += 1
 
     def read(self, request: GetOnlineFeatures) -> Steps:
         """Yields keys to fetch (or RELOAD) until it returns the answer."""
         for _ in range(ATTEMPTS):
-            loaded = self.loaded
+            loaded, connection = self.loaded, self._connection
             if loaded is None:
                 yield RELOAD
                 continue
@@ -229,14 +237,14 @@ class FeatureReader:
             except FeatureStoreError:
                 # The definitions may have changed since they were loaded: an error is true only of those in force.
                 (current,) = yield [EPOCH]
-                if current == loaded.epoch and loaded is self.loaded:
+                if current == loaded.epoch and connection == self._connection:
                     raise
             else:
                 replies = yield keys
-                if replies[0] == loaded.epoch and loaded is self.loaded:
+                if replies[0] == loaded.epoch and connection == self._connection:
                     return self._answer(request, plan, count, replies)
-            if loaded is self.loaded:
-                self.forget()
+            if self.loaded is loaded:
+                self.loaded = None
         raise OnlineStoreUnavailable(
             "the online registry keeps changing", got="another version at each attempt", remedy="try again"
         )
@@ -254,13 +262,9 @@ class FeatureReader:
     def _answer(
         self, request: GetOnlineFeatures, plan: Plan, count: int, replies: list[bytes | None]
     ) -> OnlineFeatures:
-        now_us = self.now_us()
         self.counts.entities += count
-        views, start = [], 1
-        for view in plan.views:
-            views.append(view.read(replies[start : start + count], now_us))
-            start += count
-        return OnlineFeatures(plan, count, request.entities, views)
+        rows = [replies[start : start + count] for start in range(1, 1 + count * len(plan.views), count or 1)]
+        return OnlineFeatures(plan, count, request.entities, rows or [[] for _ in plan.views], self.now_us())
 
 
 def _resolve(online: OnlineRegistry, request: GetOnlineFeatures) -> Sequence[FeatureRef]:

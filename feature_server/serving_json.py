@@ -8,34 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import orjson
 
 from .codec import from_stored
 from .dtypes import FLOAT_WIDTHS, DType
 from .errors import OnlineStoreError
 from .serving import OnlineFeatures, Plan
+from .serving_numeric import MIN_ENTITIES, NumericView
+from .serving_rows import to_datetimes
 
-_EPOCH = datetime(1970, 1, 1)
 _UTC = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
+_encode = msgspec.json.Encoder().encode  # faster than orjson where times are aware
 _ZERO_TIME = b'"1970-01-01T00:00:00Z"'
-MAX_REMEMBERED = 50_000
+_KEY_STATUS = (b'"PRESENT"', b'"NULL_VALUE"')
+MAX_REMEMBERED = 256
 Writer = Callable[[Sequence[Any], Sequence[int] | None], bytes]
-
-
-class TimestampTexts(dict[int, bytes]):
-    """Microseconds since 1970 UTC → JSON text, remembered: many rows carry the same times."""
-
-    def __missing__(self, microseconds: int) -> bytes:
-        if len(self) >= MAX_REMEMBERED:
-            self.clear()
-        text = self[microseconds] = orjson.dumps(_EPOCH + timedelta(0, 0, microseconds), option=_UTC)
-        return text
-
-
-_timestamps = TimestampTexts()
 
 
 class JsonWriter:
@@ -46,43 +36,67 @@ class JsonWriter:
         types = [str(key.dtype) for key in plan.join_keys] + [str(column.feature.dtype) for column in plan.columns]
         self._head = b'{"metadata":%b,"results":[' % orjson.dumps({"feature_names": names, "feature_types": types})
         self._keys = [key.name for key in plan.join_keys]
-        self._columns = [(column.view, column.position, _writer(column.feature.dtype)) for column in plan.columns]
+        self._columns = [(column.view, column.position) for column in plan.columns]
+        self._writers = [[_writer(feature.dtype) for feature in view.features] for view in plan.views]
+        self._present: dict[int, bytes] = {}  # by number of entities: that many times PRESENT
+        self._numeric = [NumericView.of(view) for view in plan.views]
 
     def write(self, answer: OnlineFeatures) -> bytes:
         """The body of the HTTP answer."""
-        all_present = b",".join([b'"PRESENT"'] * answer.count)
-        no_times = b",".join([_ZERO_TIME] * answer.count)
+        count = answer.count
+        present = self._present.get(count) or self._remember_present(count)
+        parts = [self._head]
+        for name in self._keys:
+            sent = answer.entities[name]
+            statuses = present if None not in sent else b",".join([_KEY_STATUS[value is None] for value in sent])
+            times = b",".join([_ZERO_TIME] * count)
+            parts += (b'{"values":', orjson.dumps(sent), b',"statuses":[', statuses)
+            parts += (b'],"event_timestamps":[', times, b"]},")
         try:
-            times = [b",".join([_timestamps[us] for us in view.event_us]) for view in answer.views]
-            parts = [self._head]
-            for name in self._keys:
-                values = answer.entities[name]
-                statuses = all_present
-                if None in values:
-                    statuses = b",".join([b'"NULL_VALUE"' if value is None else b'"PRESENT"' for value in values])
-                parts += (
-                    b'{"values":', orjson.dumps(values), b',"statuses":[', statuses,
-                    b'],"event_timestamps":[', no_times, b"]},",
-                )  # fmt: skip
-            views = answer.views
-            for view_index, position, write in self._columns:
-                view = views[view_index]
-                nulls = view.nulls[position]
-                statuses = all_present
-                if nulls is not None:
-                    statuses = b",".join([b'"%b"' % status.encode() for status in view.statuses(position) or ()])
-                parts += (
-                    b'{"values":', write(view.columns[position], nulls), b',"statuses":[', statuses,
-                    b'],"event_timestamps":[', times[view_index], b"]},",
-                )  # fmt: skip
+            written = [self._write_view(i, answer, present) for i in range(len(self._writers))]
         except OverflowError:
             raise OnlineStoreError(
                 "a stored time cannot be written as ISO 8601",
                 expected="years 1 to 9999",
                 remedy="correct the feature's SQL and sync the view again",
             ) from None
-        parts[-1] = b"]}]}"
+        for view, position in self._columns:
+            values, tails = written[view]
+            parts += (b'{"values":', values[position], tails[position])
+        parts[-1] = parts[-1][:-1] + b"]}"
         return b"".join(parts)
+
+    def _write_view(self, view: int, answer: OnlineFeatures, present: bytes) -> tuple[list[bytes], list[bytes]]:
+        """The values of each feature of a view, and for each what follows them: statuses and event timestamps."""
+        numeric = self._numeric[view]
+        quick = None
+        if numeric is not None and answer.count >= MIN_ENTITIES:
+            quick = numeric.write(answer.rows[view], answer.now_us)
+        if quick is not None:
+            times, values = quick
+            return values, [_tail(present, times)] * len(values)
+        columns = answer.view(view)
+        times = _encode(to_datetimes(columns.event_us))
+        nulls = columns.nulls
+        values = [
+            write(column, flags)
+            for write, column, flags in zip(self._writers[view], columns.columns, nulls, strict=True)
+        ]
+        tails = [_tail(present, times)] * len(values)
+        for i, flags in enumerate(nulls):
+            if flags is not None:
+                tails[i] = _tail(b",".join([b'"%b"' % text.encode() for text in columns.statuses(i) or ()]), times)
+        return values, tails
+
+    def _remember_present(self, count: int) -> bytes:
+        text = b",".join([b'"PRESENT"'] * count)
+        if count <= MAX_REMEMBERED:
+            self._present[count] = text
+        return text
+
+
+def _tail(statuses: bytes, times: bytes) -> bytes:
+    return b',"statuses":[%b],"event_timestamps":%b},' % (statuses, times)
 
 
 def _writer(dtype: DType) -> Writer:
@@ -120,10 +134,8 @@ def _name(value: float) -> str:
 
 
 def _times(values: Sequence[Any], nulls: Sequence[int] | None) -> bytes:
-    if nulls is None:
-        return b"[%b]" % b",".join([_timestamps[us] for us in values])
-    texts = [b"null" if null else _timestamps[us] for us, null in zip(values, nulls, strict=True)]
-    return b"[%b]" % b",".join(texts)
+    texts = to_datetimes(values)
+    return _encode(texts if nulls is None else _with_nulls(texts, nulls))
 
 
 def _with_nulls(values: Sequence[Any], nulls: Sequence[int]) -> list[Any]:

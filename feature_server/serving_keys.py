@@ -42,16 +42,19 @@ def text_encoder(key: JoinKey) -> Callable[[Sequence[Any]], Sequence[Any]]:
     return lambda values: [one(value) for value in values]
 
 
-def entity_names(columns: Sequence[Sequence[Any]]) -> list[bytes]:
-    """The braced part of the row key of each entity, from the encoded columns of its join keys."""
+def row_keys(code: bytes, columns: Sequence[Sequence[Any]]) -> list[bytes]:
+    """The row key of each entity, from the encoded columns of its join keys: `keys.row_key`, many at a time."""
     if len(columns) > 1:
         return [
-            NO_ENTITY if None in parts else ("{" + "|".join(map(str, parts)) + "}").encode()
+            code + (NO_ENTITY if None in parts else ("{" + "|".join(map(str, parts)) + "}").encode())
             for parts in zip(*columns, strict=True)
         ]
     (column,) = columns
+    if not column:
+        return []
     if None in column:
-        return [NO_ENTITY if value is None else f"{{{value}}}".encode() for value in column]
-    if column and type(column[0]) is int:
-        return [b"{%d}" % value for value in column]
-    return [f"{{{value}}}".encode() for value in column]
+        return [code + NO_ENTITY if value is None else b"%b{%b}" % (code, str(value).encode()) for value in column]
+    if type(column[0]) is int:
+        return (b"%b{%%d}\0" % code * len(column) % tuple(column)).split(b"\0")[:-1]
+    code_text = code.decode()
+    return [f"{code_text}{{{value}}}".encode() for value in column]

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
+
+import msgspec
 
 from .codec import struct_format
 from .definitions import Feature
 from .errors import OnlineStoreError
 from .metrics import ValueCounts
 from .online_registry import OnlineView
+from .settings import EPOCH
 
 PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_MAX_AGE = "PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"
+
+_EXACT_US = 2**32 * 1_000_000  # until 2106 a float of seconds tells microseconds apart
+
+
+def to_datetimes(microseconds: Sequence[int]) -> list[datetime]:
+    """Microseconds since 1970 UTC as aware times; OverflowError outside the years 1 to 9999."""
+    if not microseconds:
+        return []
+    if min(microseconds) > -_EXACT_US and max(microseconds) < _EXACT_US:
+        # Four times as fast as adding timedeltas.
+        return msgspec.convert([us / 1e6 for us in microseconds], list[datetime], strict=False)
+    return [EPOCH + timedelta(0, 0, us) for us in microseconds]
 
 
 class ViewColumns:
@@ -62,7 +78,8 @@ class ViewReader:
         self.view_id = definition.id
         self.ttl_us = ttl_us
         self.features = tuple(features)
-        self._counts = counts
+        self.online = online
+        self.counts = counts
         position = {feature.name: i for i, feature in enumerate(definition.features)}
         wanted = [position[feature.name] for feature in features]
         fixed = [i for i, feature in enumerate(definition.features) if feature.dtype.fixed_width is not None]
@@ -161,7 +178,7 @@ class ViewReader:
         return found
 
     def _count(self, rows: int, nulls: Sequence[Sequence[int] | None], absent: dict[int, str] | None) -> None:
-        counts, features = self._counts, len(self.features)
+        counts, features = self.counts, len(self.features)
         empty = sum(sum(flags) for flags in nulls if flags is not None)
         counts.present += rows * features - empty
         if absent:

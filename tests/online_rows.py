@@ -5,6 +5,7 @@ Nothing of `sync` is used, so that the two are checked against the document and 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -92,7 +93,7 @@ class OnlineRows:
         )
         with self.redis.pipeline() as pipeline:
             pipeline.set(REGISTRY, encode_online_registry(online))
-            pipeline.incr(EPOCH)
+            pipeline.set(EPOCH, time.time_ns())  # never one that an emptied server has had before
             pipeline.execute()
 
     def put(self, view_id: str, key: Any, event_timestamp: datetime, *values: Any) -> None:

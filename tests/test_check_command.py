@@ -275,3 +275,9 @@ def test_an_unknown_option_is_wrong_usage(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["check", "plan", "apply"])
 def test_help_shows_an_example(command: str, tmp_path: Path) -> None:
     assert f"Example: features {command}" in features(command, "--help", cwd=tmp_path).stdout
+
+
+def test_the_definitions_of_this_repository_are_sound(tmp_path: Path) -> None:
+    run = features("check", "--target-path", str(tmp_path / "target"), cwd=Path(__file__).parents[1])
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.endswith("; no problems\n")

@@ -59,13 +59,10 @@ def layer_patterns() -> dict[str, int]:
 
 
 def layer(module: str) -> int | None:
-    """The layer of a module; an exact name in the table wins over a pattern."""
+    """The layer of a module; of several patterns that match, the longest wins."""
     top = module.split(".")[0]
-    patterns = layer_patterns()
-    if top in patterns:
-        return patterns[top]
-    found = {number for pattern, number in patterns.items() if fnmatch(top, pattern)}
-    return found.pop() if len(found) == 1 else None
+    matching = [pattern for pattern in layer_patterns() if fnmatch(top, pattern)]
+    return layer_patterns()[max(matching, key=len)] if matching else None
 
 
 def imports(module: str) -> Iterator[tuple[str, int, bool]]:

@@ -1,7 +1,118 @@
+"""features docs and status: the catalogue as one file, and how fresh every feature view is."""
+
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from .common import Json, ProjectDir, TargetPath, print_json
+
+if TYPE_CHECKING:
+    from ..status import Status, ViewStatus
+
+Out = Annotated[
+    Path | None, typer.Option(help="HTML file to write. [default: docs/index.html in the folder FEATURES_HOME]")
+]
+NoBuild = Annotated[
+    bool, typer.Option("--no-build", help="Use manifest.json and catalog.json as they are: dbt is not run.")
+]
+HEADINGS = (
+    "view", "entity", "refresh", "rows", "version", "published (UTC)", "newest event", "age", "online", "synced (UTC)",
+    "state",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
+    app.command(epilog="Example: features docs --out site/index.html")(docs)
+    app.command(epilog="Example: features status --json")(status)
+
+
+def docs(
+    out: Out = None,
+    project_dir: ProjectDir = None,
+    target_path: TargetPath = None,
+    no_build: NoBuild = False,
+    json: Json = False,
+) -> None:
+    """Write the dbt docs site as one HTML file whose first page lists every feature view, service and entity."""
+    from msgspec.structs import asdict
+
+    from ..catalog import write_docs
+    from ..settings import load_settings
+
+    settings = load_settings(project_dir=project_dir, target_path=target_path)
+    path = (settings.home / "docs" / "index.html") if out is None else out.resolve()
+    site = write_docs(settings, path, build=not no_build)
+    if json:
+        print_json(asdict(site) | {"path": str(site.path)})
+        return
+    typer.echo(
+        f"{site.path}: {site.feature_views} feature views, {site.feature_services} services, {site.entities} entities,"
+        f" {site.bytes / 1e6:.1f} MB"
+    )
+
+
+def status(project_dir: ProjectDir = None, json: Json = False) -> None:
+    """Show how fresh every feature view is, offline and online; exit code 1 when one is late, behind or missing."""
+    from ..registry import read_registry
+    from ..settings import load_settings
+    from ..status import read_status
+
+    settings = load_settings(project_dir=project_dir)
+    found = read_status(settings, read_registry(settings.registry_path))
+    if json:
+        print_json(found)
+    else:
+        _print_status(found)
+    if not found.good:
+        raise typer.Exit(1)
+
+
+def _print_status(found: Status) -> None:
+    for line in _columns([HEADINGS, *map(_cells, found.views)]):
+        typer.echo(line)
+    typer.echo("")
+    if found.online_store is not None:
+        typer.echo(f"online store: {found.online_store}")
+    for view in found.views:
+        for problem in view.problems:
+            typer.echo(f"{view.view}: {problem}")
+    wrong = sum(bool(view.problems) for view in found.views)
+    typer.echo(
+        f"{_time(found.at)} UTC: {len(found.views)} feature view{'s' * (len(found.views) != 1)}, {wrong} with problems"
+    )
+
+
+def _cells(view: ViewStatus) -> tuple[str, ...]:
+    from ..status import span
+
+    synced = "no" if not view.online else "-" if view.synced_version is None else str(view.synced_version)
+    return (
+        view.view,
+        ",".join(view.entities),
+        view.refresh or "-",
+        "-" if view.rows is None else f"{view.rows:,}",
+        "-" if view.published_version is None else str(view.published_version),
+        _time(view.published_at),
+        _time(view.newest_event),
+        "-" if view.age_seconds is None else span(view.age_seconds),
+        synced,
+        _time(view.synced_at),
+        "; ".join(problem.partition(":")[0] for problem in view.problems) or "good",
+    )
+
+
+def _time(moment: datetime | None) -> str:
+    return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Rows as lines of text with aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

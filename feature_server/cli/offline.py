@@ -1,7 +1,125 @@
+"""features publish, verify: the offline store, and whether the online store agrees with it."""
+
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from ..errors import FeatureStoreError, OfflineStoreError, RequestError
+from .common import Json, ProjectDir, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from ..definitions import FeatureView
+    from ..registry import Registry
+
+Views = Annotated[list[str] | None, typer.Argument(metavar="[VIEW]...", help="Feature views; all of them by default.")]
+Refresh = Annotated[
+    str | None, typer.Option(help="Only views with this `refresh` in their definition, e.g. hourly.", metavar="CADENCE")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
+    app.command(epilog="Example: features publish customer__transactions --wait 60")(publish)
+    app.command(epilog="Example: features verify customer__transactions --sample 0")(verify)
+
+
+def publish(
+    views: Views = None,
+    refresh: Refresh = None,
+    full: Annotated[bool, typer.Option("--full", help="Compare every row, whatever dbt's build log says.")] = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a build that holds the warehouse.", min=0)] = 0,
+    project_dir: ProjectDir = None,
+    json: Json = False,
+) -> None:
+    """Bring the offline store up to date with the warehouse: one commit for each view that changed.
+
+    Run it after a green `dbt build`. A view that cannot be published does not keep the others from it.
+    """
+    from ..publish import Published, publish_all
+    from ..registry import read_registry
+    from ..settings import load_settings
+
+    def report(published: Published) -> None:
+        if not json:
+            typer.echo(published)
+
+    settings = load_settings(project_dir=project_dir)
+    chosen = select_views(read_registry(settings.registry_path), views or [], refresh)
+    published, failed = publish_all(
+        chosen, settings, wait_seconds=wait, full=full, report=report, show_progress=progress_bar
+    )
+    if json:
+        print_json({"published": published, "failed": {view: error.as_dict() for view, error in failed.items()}})
+    for error in failed.values():
+        typer.echo(f"failed {error}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def verify(
+    views: Annotated[
+        list[str] | None, typer.Argument(metavar="[VIEW]...", help="Feature views; by default all that are online.")
+    ] = None,
+    refresh: Refresh = None,
+    sample: Annotated[
+        int, typer.Option(help="How many keys of each view to compare, the same ones every time; 0: all.", min=0)
+    ] = 1000,
+    project_dir: ProjectDir = None,
+    json: Json = False,
+) -> None:
+    """Compare the online store with the offline store at one instant, and print every value that differs and why.
+
+    Exit code 1 when a difference is not explained by a sync that is still to come.
+    """
+    from ..embedded import connect
+    from ..offline import OfflineStore
+    from ..online import OnlineStore
+    from ..parity import check_online
+    from ..parity import verify as run
+    from ..registry import read_registry
+    from ..settings import load_settings
+
+    settings = load_settings(project_dir=project_dir)
+    chosen = select_views(read_registry(settings.registry_path), views or [], refresh)
+    if views:
+        check_online(chosen)
+    store = OfflineStore(settings.offline)
+    results = []
+    failed: dict[str, FeatureStoreError] = {}
+    with connect(settings) as url, OnlineStore(url) as online:
+        for view in (view for view in chosen if view.online):
+            try:
+                with progress_bar(view.id) as progress:
+                    result = run(view, online, store, now_us=settings.now_us(), sample=sample, progress=progress)
+            except OfflineStoreError as error:
+                failed[view.id] = error
+                typer.echo(f"failed {error}", err=True)
+                continue
+            results.append(result)
+            if not json:
+                for difference in result.differences:
+                    typer.echo(f"{view.id} {difference}")
+                typer.echo(result)
+    if json:
+        print_json({"verified": results, "failed": {view: error.as_dict() for view, error in failed.items()}})
+    if failed or any(result.unexplained for result in results):
+        raise typer.Exit(1)
+
+
+def select_views(registry: Registry, names: list[str], refresh: str | None) -> tuple[FeatureView, ...]:
+    """The views named (all when none is), of these the ones with the given `refresh`; an empty choice is an error."""
+    chosen = tuple(registry.feature_view(name) for name in names) if names else registry.feature_views
+    if refresh is None:
+        return chosen
+    found = tuple(view for view in chosen if view.refresh == refresh)
+    if not found:
+        known = sorted({view.refresh for view in chosen if view.refresh is not None})
+        raise RequestError(
+            "no view is refreshed at this cadence",
+            where="--refresh",
+            expected=f"one of {', '.join(known)}" if known else "views with a `refresh`; none has one",
+            got=refresh,
+        )
+    return found

@@ -1,7 +1,71 @@
+"""`features serve`."""
+
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
+    app.command("serve", epilog="Example: features serve --port 6566 --workers 2")(serve)
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 6566,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; about one a core.")] = 1,
+    redis_url: Annotated[
+        str | None,
+        typer.Option(help="Where features are. [env: FEATURES_REDIS_URL; default: the embedded Valkey]"),
+    ] = None,
+) -> None:
+    """Serve online features over HTTP, in Feast's protocol, until Ctrl-C or SIGTERM.
+
+    Also /health, /ready, /metrics (Prometheus), /openapi.json, and the registry as pages on /.
+    """
+    import json
+    import logging
+
+    from ..app.supervisor import Supervisor, listen
+    from ..embedded import connect
+    from ..reading_url import parse_redis_url
+    from ..settings import load_settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = load_settings(redis_url=redis_url)
+    if settings.redis_url is not None:
+        parse_redis_url(settings.redis_url)
+    listener = listen(host, port)
+    address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
+    with connect(settings) as url:
+        clock = None if settings.clock is None else settings.clock.isoformat()
+
+        def announce() -> None:
+            if clock is not None:
+                typer.secho(f"WARNING: the clock is stopped at {clock} by FEATURES_CLOCK", fg="yellow", err=True)
+            example = json.dumps(_example(url))
+            typer.echo(f"serving features on {address} workers={workers} redis={parse_redis_url(url).shown}")
+            typer.echo(f"try: curl {address}/get-online-features -d '{example}'")
+
+        Supervisor(listener, workers=workers, redis_url=url, clock=clock).run(announce)
+
+
+def _example(url: str) -> dict[str, object]:
+    """A request that the definitions now online can answer."""
+    from ..app.describe import example_request
+    from ..errors import FeatureStoreError
+    from ..online_registry import OnlineRegistry, decode_online_registry
+    from ..reading import RedisReader
+    from ..registry import Registry
+    from ..serving import RELOAD_KEYS
+
+    reader = RedisReader(url)
+    try:
+        online = decode_online_registry(reader.mget(RELOAD_KEYS)[1])
+    except FeatureStoreError:
+        online = OnlineRegistry(registry=Registry(project=""))
+    finally:
+        reader.close()
+    return example_request(online)

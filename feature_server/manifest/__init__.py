@@ -27,7 +27,7 @@ def load_registry(project_dir: Path, target_path: Path) -> Registry:
     """
     manifest = read_manifest(target_path)
     catalog = read_catalog(target_path)
-    report = Report(project_dir)
+    report = Report(project_dir, manifest.metadata.project_name)
     report_stray_keys(manifest, report)
     entities = read_entities(manifest, catalog, report)
     views = read_views(manifest, catalog, entities, report)

@@ -24,7 +24,8 @@ class _Finding(NamedTuple):
 class Report:
     """Every problem found so far; a mistake in the part that all versions of a model share is reported once."""
 
-    def __init__(self, project_dir: Path) -> None:
+    def __init__(self, project_dir: Path, project_name: str) -> None:
+        self._project_name = project_name
         self.lines = YamlLines(project_dir)
         self._findings: list[_Finding] = []
         self._versions: dict[tuple[str, str], set[str]] = {}
@@ -42,9 +43,11 @@ class Report:
     ) -> None:
         """A problem of `node` at the keys `path` below it; a name in `path` that follows `columns` is in brackets."""
         path = tuple(path)
+        own = node.package_name == self._project_name
         problem = Problem(
-            file=node.file, key_path=_key_path(node.section, node.name, path), what=what,
-            expected=expected, got=got, nearest=nearest, remedy=remedy,
+            file=node.file if own else f"{node.package_name}://{node.file}",
+            key_path=_key_path(node.section, node.name, path),
+            what=what, expected=expected, got=got, nearest=nearest, remedy=remedy,
         )  # fmt: skip
         self._findings.append(_Finding(node, path, problem))
 
@@ -71,7 +74,7 @@ class Report:
             shared.setdefault(problem, set()).add(node.unique_id)
         kept: dict[Problem, int] = {}
         for node, path, problem in self._findings:
-            line = self.lines.find(node.file, node.section, node.name, node.version, path)
+            line = self.lines.find(problem.file, node.section, node.name, node.version, path)
             of_some = shared[problem] < self._versions.get((node.package_name, node.name), set())
             if of_some and node.version is not None:
                 named = _key_path(node.section, f"{node.name}@v{node.version}", path)

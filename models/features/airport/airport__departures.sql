@@ -2,6 +2,8 @@
 {%- set tick = '15 minutes' -%}
 {%- set windows = ['1 hour', '3 hours'] -%}
 
+-- depends_on: {{ ref('airports') }}
+
 with
 
 departures as (

@@ -1,3 +1,5 @@
+-- depends_on: {{ ref('airports') }}
+
 with
 
 weather as (

@@ -2,6 +2,8 @@
 {%- set tick = '1 hour' -%}
 {%- set windows = ['24 hours'] -%}
 
+-- depends_on: {{ ref('carriers') }}
+
 with
 
 departures as (

@@ -2,6 +2,9 @@
 {%- set tick = '1 hour' -%}
 {%- set windows = ['6 hours'] -%}
 
+-- depends_on: {{ ref('carriers') }}
+-- depends_on: {{ ref('airports') }}
+
 with
 
 departures as (

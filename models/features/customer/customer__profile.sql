@@ -1,3 +1,5 @@
+-- depends_on: {{ ref('customers') }}
+
 with
 
 customers as (

@@ -2,6 +2,8 @@
 {%- set tick = '1 day' -%}
 {%- set windows = ['7 days', '30 days'] -%}
 
+-- depends_on: {{ ref('customers') }}
+
 with
 
 transactions as (

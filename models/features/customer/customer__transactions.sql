@@ -2,6 +2,8 @@
 {%- set tick = '1 hour' -%}
 {%- set windows = ['1 hour', '24 hours'] -%}
 
+-- depends_on: {{ ref('customers') }}
+
 with
 
 transactions as (

@@ -2,6 +2,8 @@
 {%- set tick = '1 day' -%}
 {%- set windows = ['30 days'] -%}
 
+-- depends_on: {{ ref('merchants') }}
+
 with
 
 activity as (

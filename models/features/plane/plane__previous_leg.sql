@@ -1,3 +1,5 @@
+-- depends_on: {{ ref('planes') }}
+
 with
 
 flights as (

@@ -1,5 +1,7 @@
 {{ config(materialized='table') }}
 
+-- depends_on: {{ ref('planes') }}
+
 with
 
 planes as (

@@ -1,0 +1,149 @@
+"""The DAG of a cadence: dbt build and tests → apply → publish → sync → verify. And that of the catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG, Asset, BaseOperator, Context, CronDataIntervalTimetable, Param, chain
+from airflow.sdk.exceptions import AirflowFailException
+
+from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, dbt_build, selection
+from .project import Project, as_of
+from .steps import STEPS, say_what_to_do
+
+START = datetime(2013, 1, 1, tzinfo=UTC)  # how far back a backfill may go
+COMMAND_TIMEOUT = timedelta(minutes=30)
+AS_OF = "The instant the run speaks of, ISO 8601. Empty: the end of the data interval, but not after the present."
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """When the views of one `refresh` run (cron, UTC), and what dbt builds besides."""
+
+    name: str
+    schedule: str
+    finishes_within: timedelta
+    also: tuple[str, ...] = ()
+
+
+class NotReady(BaseOperator):
+    """Stands in for the tasks of a project whose definitions cannot be read; fails, saying what to do."""
+
+    def __init__(self, *, problem: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.problem = problem
+
+    def execute(self, context: Context) -> None:
+        raise AirflowFailException(self.problem)
+
+
+def refresh_dag(cadence: Cadence, project: Project) -> DAG:
+    """The DAG `refresh_<cadence>`. A failed test stops the whole cadence before anything is published."""
+    views = project.views(cadence.name)
+    owners = {view.owner.group: view.owner for view in views if view.owner is not None and view.owner.group}
+    with DAG(
+        f"refresh_{cadence.name}",
+        description=f"Builds, tests, publishes, syncs and verifies the {cadence.name} feature views",
+        schedule=CronDataIntervalTimetable(cadence.schedule, timezone="UTC"),
+        dagrun_timeout=cadence.finishes_within,
+        params={"as_of": Param(None, type=["null", "string"], description=AS_OF)},
+        doc_md=refresh_doc(cadence, project),
+        tags=["features", cadence.name, *sorted(owners)],
+        owner_links={group: f"mailto:{owner.email}" for group, owner in owners.items() if owner.email},
+        **common(project),
+    ) as dag:
+        if project.problem:
+            NotReady(task_id="definitions", problem=project.problem, doc_md=project.problem, retries=0)
+            return dag
+        build = dbt_build(project, [*selection(project, cadence.name), *cadence.also], cadence.finishes_within)
+        option = f"--refresh {cadence.name}"
+        chain(
+            build,
+            command("apply", "features apply --no-parse", project),
+            command(
+                "publish",
+                f"features publish {option}",
+                project,
+                pool=DUCKDB_POOL,
+                outlets=[Asset(name=view.id, uri=asset_uri(view.id), group="feature_view") for view in views],
+            ),
+            command("sync", f"features sync {option}", project),
+            command("verify", f"features verify {option}", project),
+        )
+    return dag
+
+
+def catalogue_dag(schedule: str, project: Project) -> DAG:
+    """The DAG `catalogue`: the docs site, once a day."""
+    with DAG(
+        "catalogue",
+        description="Writes the catalogue of features as one static file",
+        schedule=CronDataIntervalTimetable(schedule, timezone="UTC"),
+        dagrun_timeout=COMMAND_TIMEOUT,
+        doc_md=project.problem or STEPS["docs"].doc_md,
+        tags=["features", "docs"],
+        **common(project),
+    ) as dag:
+        command("docs", "features docs", project, pool=DUCKDB_POOL)
+    return dag
+
+
+def common(project: Project) -> dict[str, Any]:
+    """What all DAGs share."""
+    return {
+        "start_date": START,
+        "catchup": False,
+        "max_active_runs": 1,
+        "is_paused_upon_creation": False,
+        "user_defined_macros": {"as_of": as_of},
+        "default_args": {
+            "owner": PLATFORM_OWNER,
+            "retries": project.retries,
+            "retry_delay": timedelta(seconds=30),
+            "retry_exponential_backoff": True,
+            "max_retry_delay": timedelta(minutes=10),
+            "execution_timeout": COMMAND_TIMEOUT,
+            "on_failure_callback": say_what_to_do,
+        },
+    }
+
+
+def command(task_id: str, bash_command: str, project: Project, **kwargs: Any) -> BashOperator:
+    """A task that is one command of the product."""
+    return BashOperator(
+        task_id=task_id,
+        bash_command=bash_command,
+        env=project.environment,
+        append_env=True,
+        cwd=str(project.settings.project_dir),
+        doc_md=STEPS[task_id].doc_md,
+        **kwargs,
+    )
+
+
+def asset_uri(view_id: str) -> str:
+    """`feature-view://customer__purchases/v2` for customer__purchases@v2: an @ in a URI would start a host name."""
+    return f"feature-view://{view_id.replace('@', '/')}"
+
+
+def refresh_doc(cadence: Cadence, project: Project) -> str:
+    if project.problem:
+        return project.problem
+    rows = [
+        f"| `{view.id}` | {', '.join(view.entities)} | {view.owner.name if view.owner else ''} | {view.ttl or 'none'} |"
+        for view in project.views(cadence.name)
+    ]
+    return "\n".join(
+        [
+            f"Feature views with `refresh: {cadence.name}`. A run speaks of one instant, the end of its data interval,",
+            "which dbt gets as `as_of`: run again, it gives the same rows. A failed test stops it before `publish`;",
+            "training and serving stay on what they had.",
+            "",
+            "| feature view | entities | owner | ttl |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )

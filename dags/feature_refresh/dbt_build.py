@@ -1,0 +1,162 @@
+"""The dbt build of a cadence: one dbt process, and a task for each model that says how it and its tests went.
+
+Cosmos makes the tasks from dbt's manifest. Two things differ from its watcher mode as it comes:
+- A model's task reports what the build said and never runs dbt. Cosmos's own would when it is cleared, one process a
+  model, and leave out the tests of sources. Here clearing the build task builds and tests everything again.
+- It starts when the build has ended, not beside it: no triggerer, no slot held by waiting, and `airflow dags test`,
+  which runs one task at a time in no certain order, never waits for a build that it has not started.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, BaseOperator, Context, TaskGroup, TriggerRule
+from airflow.sdk.exceptions import AirflowFailException
+from cosmos.airflow.task_group import DbtTaskGroup
+from cosmos.config import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
+from cosmos.constants import PRODUCER_WATCHER_TASK_ID, DbtResourceType, ExecutionMode, InvocationMode, LoadMode
+from cosmos.dbt.graph import DbtNode
+
+from .project import Project, dbt_profile
+from .steps import STEPS
+
+GROUP = "dbt"
+BUILD_TASK = f"{GROUP}.{PRODUCER_WATCHER_TASK_ID}"
+RESULTS = "results"
+GOOD = ("success", "pass", "warn")
+DUCKDB_POOL = "duckdb"  # one slot: DuckDB has one writer, and backfills ignore max_active_runs
+PLATFORM_OWNER = "feature_platform"
+
+
+class ModelResult(BaseOperator):
+    """Succeeds if the build made the model and every test of it that ran passed; else says which did not."""
+
+    def __init__(self, *, unique_id: str, test_ids: list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.unique_id = unique_id
+        self.test_ids = test_ids
+
+    def execute(self, context: Context) -> None:
+        results = context["ti"].xcom_pull(task_ids=BUILD_TASK, key=RESULTS) or {}
+        unit_tests = [unique_id for unique_id in results if unique_id.startswith(f"unit_test.{self.unit_test_prefix}.")]
+        ran = {unique_id: results[unique_id] for unique_id in [*self.test_ids, *unit_tests] if unique_id in results}
+        bad = [f"{unique_id}: {said}" for unique_id, said in ran.items() if said not in GOOD]
+        built = results.get(self.unique_id, "dbt did not reach it; see the log of the task `dbt build`")
+        if built not in GOOD:
+            bad.append(f"{self.unique_id}: {built}")
+        if bad:
+            raise AirflowFailException("\n  ".join([f"{self.unique_id} is not fit to publish", *bad]))
+        self.log.info("%s was built; all %d tests passed", self.unique_id, len(ran))
+
+    @property
+    def unit_test_prefix(self) -> str:
+        """`project.model` of `model.project.model.v2`."""
+        return ".".join(self.unique_id.split(".")[1:3])
+
+
+def report_results(project_dir: str, context: Context) -> None:
+    """Hand what dbt said of each model and test to the tasks of the models; Cosmos calls this when dbt has ended."""
+    file = Path(project_dir, "target", "run_results.json")
+    if not file.exists():
+        return
+    results = {
+        result["unique_id"]: result["status"]
+        if result["status"] in GOOD
+        else f"{result['status']}: {result['message'] or 'because of what failed upstream'}"
+        for result in json.loads(file.read_text(encoding="utf-8"))["results"]
+    }
+    context["ti"].xcom_push(key=RESULTS, value=results)
+
+
+def build_whatever_the_attempt(context: Context) -> None:
+    """Make a build that was cleared build again: Cosmos skips every attempt after the first."""
+    context["ti"].try_number = 1
+
+
+def selection(project: Project, refresh: str) -> list[str]:
+    """dbt's selectors for a cadence: its views and the entities they name, with all upstream of both."""
+    entities = sorted({entity for view in project.views(refresh) for entity in view.entities})
+    names = [f"+config.meta.entity.name:{entity}" for entity in entities]
+    return [f"+config.meta.feature_view.refresh:{refresh}", *names]
+
+
+def dbt_build(project: Project, select: list[str], execution_timeout: timedelta) -> DbtTaskGroup:
+    """The task group `dbt` of the current DAG, for what dbt's selectors `select`.
+
+    A test runs when everything it reads is selected or upstream of that: one between views of two cadences would
+    compare two instants. A failed build is not retried, for a failed test stays failed until somebody acts.
+    """
+    profile_name, target_name, profiles_file = dbt_profile(project.settings.project_dir)
+    tests_of_model: dict[str, list[str]] = {}
+    group = DbtTaskGroup(
+        group_id=GROUP,
+        project_config=ProjectConfig(
+            dbt_project_path=project.settings.project_dir,
+            manifest_path=project.settings.target_path / "manifest.json",
+            install_dbt_deps=False,
+            env_vars=project.environment,
+            dbt_vars={"as_of": "{{ as_of(dag_run, params) }}"},
+        ),
+        profile_config=ProfileConfig(profile_name, target_name, profiles_yml_filepath=profiles_file),
+        execution_config=ExecutionConfig(
+            execution_mode=ExecutionMode.WATCHER,
+            invocation_mode=InvocationMode.SUBPROCESS,  # inside the task's process dbt would keep DuckDB's lock
+            dbt_executable_path=dbt_executable(),
+            setup_operator_args={
+                "task_display_name": "dbt build",
+                "doc_md": STEPS["build"].doc_md,
+                "pool": DUCKDB_POOL,
+                "retries": 0,
+                "execution_timeout": execution_timeout,
+                "callback": report_results,
+                "pre_execute": build_whatever_the_attempt,
+                "indirect_selection": "buildable",
+            },
+        ),
+        render_config=RenderConfig(
+            load_method=LoadMode.DBT_MANIFEST,
+            select=select,
+            emit_datasets=False,
+            node_converters=dict.fromkeys(
+                (DbtResourceType.MODEL, DbtResourceType.SEED, DbtResourceType.SNAPSHOT), result_task(tests_of_model)
+            ),
+        ),
+    )
+    for unique_id, test_ids in group.dbt_graph.tests_per_model.items():
+        tests_of_model.setdefault(unique_id, []).extend(test_ids)
+    build = group.tasks_map[PRODUCER_WATCHER_TASK_ID]
+    for task in group.tasks_map.values():
+        if isinstance(task, ModelResult) and not task.upstream_task_ids:
+            task.trigger_rule = TriggerRule.ALL_DONE
+            build >> task
+    return group
+
+
+def dbt_executable() -> str:
+    """The dbt beside this interpreter, else the one that is found first."""
+    beside = Path(sys.executable).parent / "dbt"
+    return str(beside) if beside.exists() else "dbt"
+
+
+def result_task(tests_of_model: dict[str, list[str]]) -> Callable[..., ModelResult]:
+    """How Cosmos is to show a model; its tests are filled in when all are known."""
+
+    def convert(dag: DAG, task_group: TaskGroup, node: DbtNode, **_: Any) -> ModelResult:
+        return ModelResult(
+            task_id=node.name.replace(".", "_"),
+            dag=dag,
+            task_group=task_group,
+            doc_md=STEPS["model"].doc_md,
+            owner=node.config.get("group") or PLATFORM_OWNER,
+            retries=0,
+            unique_id=node.unique_id,
+            test_ids=tests_of_model.setdefault(node.unique_id, []),
+        )
+
+    return convert

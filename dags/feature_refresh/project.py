@@ -1,0 +1,82 @@
+"""What a DAG file has to know of the project: its registry, where things are, and how dbt reaches its warehouse."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from feature_server.definitions import FeatureView
+from feature_server.errors import FeatureStoreError
+from feature_server.manifest import load_registry
+from feature_server.registry import Registry
+from feature_server.settings import Settings, load_settings, parse_time
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Project:
+    """The definitions that the DAGs are made of; `problem` says what to do when there are none to read."""
+
+    settings: Settings
+    registry: Registry | None
+    problem: str | None = None
+
+    def views(self, refresh: str) -> tuple[FeatureView, ...]:
+        """The feature views of one cadence, by name."""
+        views = () if self.registry is None else self.registry.feature_views
+        return tuple(view for view in views if view.refresh == refresh)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells a task's process where things are, whatever folder it runs in."""
+        settings = self.settings
+        return {
+            "FEATURES_PROJECT_DIR": str(settings.project_dir),
+            "FEATURES_TARGET_PATH": str(settings.target_path),
+            "FEATURES_HOME": str(settings.home),
+            "FEATURES_WAREHOUSE": str(settings.warehouse),
+            "FEATURES_OFFLINE": str(settings.offline),
+        }
+
+    @property
+    def retries(self) -> int:
+        """How often a task is tried again."""
+        return int(os.environ.get("FEATURES_TASK_RETRIES", "3"))
+
+
+def read_project() -> Project:
+    """Read dbt's manifest once; never raises for definitions that are missing or wrong."""
+    settings = load_settings({"FEATURES_PROJECT_DIR": str(REPOSITORY)} | os.environ)
+    try:
+        return Project(settings, load_registry(settings.project_dir, settings.target_path))
+    except FeatureStoreError as error:
+        remedy = f"Run `features check` in {settings.project_dir}; the DAG appears within a minute of its success."
+        return Project(settings, None, f"{error}\n\n{remedy}")
+
+
+def dbt_profile(project_dir: Path) -> tuple[str, str, Path]:
+    """Profile name, target name and profiles.yml of the dbt project, chosen as `features check` chooses them."""
+    file = Path(os.environ.get("DBT_PROFILES_DIR") or project_dir / "profiles") / "profiles.yml"
+    name = yaml.safe_load((project_dir / "dbt_project.yml").read_text(encoding="utf-8"))["profile"]
+    profile = yaml.safe_load(file.read_text(encoding="utf-8"))[name]
+    return name, os.environ.get("DBT_TARGET") or profile.get("target", "default"), file
+
+
+def as_of(dag_run: Any, params: Mapping[str, Any]) -> str:
+    """The instant a run speaks of, ISO UTC: param `as_of`, else the end of its data interval, never after the present.
+
+    A run without a data interval (started by hand, without a logical date) speaks of the moment it was asked for. The
+    present is FEATURES_CLOCK where that is set.
+    """
+    if params["as_of"] is not None:
+        moment = parse_time(params["as_of"], where="param as_of")
+    else:
+        moment = min(dag_run.data_interval_end or dag_run.run_after, load_settings().now())
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

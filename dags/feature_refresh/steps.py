@@ -1,0 +1,71 @@
+"""What each step of a refresh does and what to do when it fails: shown in Airflow, and logged when it does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a refresh, in words."""
+
+    what: str
+    if_it_fails: str
+
+    @property
+    def doc_md(self) -> str:
+        return f"{self.what}\n\n**If it fails:** {self.if_it_fails}"
+
+
+_AGAIN = "clear this task with everything downstream, or start a new run"
+
+STEPS = {
+    "build": Step(
+        "One `dbt build` of the cadence's feature views, the entities they name and all upstream of both, with every "
+        "test of theirs. The tasks beside it say how each model went.",
+        "nothing was published: training and serving read what they read before. The red model tasks name the tests. "
+        "Correct the data or the model, then " + _AGAIN + ".",
+    ),
+    "model": Step(
+        "Says how the build of this model and its tests went; runs nothing itself.",
+        "read the tests that did not pass in this task's log, correct the data or the model, then clear the task "
+        "`dbt build` with everything downstream, or start a new run.",
+    ),
+    "apply": Step(
+        "Puts the definitions that have just been built and tested in force (`features apply`).",
+        "run `features check` in the project: it lists every mistake. Then " + _AGAIN + ".",
+    ),
+    "publish": Step(
+        "Commits what changed in the cadence's views to the offline store (`features publish`).",
+        "readers are on the last complete version of each view. A run that was broken off is repaired by the next: "
+        + _AGAIN
+        + ".",
+    ),
+    "sync": Step(
+        "Writes the latest row of each key that changed to the online store (`features sync`).",
+        "what is served is complete but may be of the run before; `features status` says how old. Check that Redis "
+        "answers, then " + _AGAIN + ".",
+    ),
+    "verify": Step(
+        "Reads keys online and computes the same values offline at one instant (`features verify`).",
+        "values are being served that training would not see; the log names keys and values. "
+        "`features sync --full` of the views named writes them anew.",
+    ),
+    "docs": Step(
+        "Writes the catalogue: dbt's docs site as one static file (`features docs`).",
+        "only the catalogue is old; " + _AGAIN + ".",
+    ),
+}
+
+
+def say_what_to_do(context: Mapping[str, Any]) -> None:
+    """Log one line for whoever is on call when a task has failed for good."""
+    instance = context["ti"]
+    name = instance.task_id.rpartition(".")[2]
+    step = STEPS.get(name, STEPS["build" if name == "dbt_producer_watcher" else "model"])
+    log.error("ON CALL %s.%s of run %s: %s", instance.dag_id, instance.task_id, instance.run_id, step.if_it_fails)

@@ -1,0 +1,114 @@
+"""The counts of all workers, added up: whichever worker answers `/metrics` tells the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+from prometheus_client.core import (
+    CollectorRegistry,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import generate_latest
+
+from ..metrics import LATENCY_BUCKETS, Counts
+from ..online_registry import OnlineRegistry
+
+
+class SharedCounts:
+    """This worker's counts, and where workers leave theirs for one another: a file each, replaced every second.
+
+    A worker that takes another's place goes on from what that one had counted.
+    """
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts = counts
+        self._file: Path | None = None
+        self._before = Counts()
+
+    def share(self, folder: Path, name: str) -> None:
+        """Write to, and begin from, `folder/name`."""
+        self._file = folder / name
+        if self._file.exists():
+            self._before = msgspec.msgpack.decode(self._file.read_bytes(), type=Counts)
+
+    def write(self) -> None:
+        if self._file is not None:
+            new = self._file.with_suffix(".new")
+            new.write_bytes(msgspec.msgpack.encode(self._own()))
+            os.replace(new, self._file)
+
+    def total(self) -> Counts:
+        total = self._own()
+        if self._file is not None:
+            for path in self._file.parent.glob("*.counts"):
+                if path != self._file:
+                    total.add(msgspec.msgpack.decode(path.read_bytes(), type=Counts))
+        return total
+
+    def _own(self) -> Counts:
+        own = Counts()
+        own.add(self._before)
+        own.add(self.counts)
+        return own
+
+
+class _Collector:
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def exposition(counts: Counts, online: OnlineRegistry | None, epoch: bytes | None, now_us: int) -> bytes:
+    """Prometheus's text format."""
+    registry = CollectorRegistry()
+    registry.register(_Collector([*_counters(counts), *_online(online, epoch, now_us)]))
+    return generate_latest(registry)
+
+
+def _counters(counts: Counts) -> Iterator[Metric]:
+    requests = CounterMetricFamily("features_http_requests", "HTTP requests answered.", labels=["route", "status"])
+    for name, count in sorted(counts.requests.items()):
+        requests.add_metric(name.rsplit(" ", 1), count)
+    yield requests
+    latency = HistogramMetricFamily("features_read_seconds", "Time from a feature read's arrival to its answer.")
+    running, buckets = 0, []
+    for edge, count in zip([*map(str, LATENCY_BUCKETS), "+Inf"], counts.latency.buckets, strict=True):
+        running += count
+        buckets.append((edge, running))
+    latency.add_metric([], buckets, counts.latency.sum_seconds)
+    yield latency
+    values = CounterMetricFamily("features_values", "Feature values answered.", labels=["view", "status"])
+    for view_id, by_status in sorted(counts.values.items()):
+        for status in by_status.__struct_fields__:
+            values.add_metric([view_id, status.upper()], getattr(by_status, status))
+    yield values
+    yield CounterMetricFamily("features_entities", "Entities asked for.", value=counts.entities)
+    yield CounterMetricFamily("features_registry_reloads", "Loads of the online registry.", value=counts.reloads)
+
+
+def _online(online: OnlineRegistry | None, epoch: bytes | None, now_us: int) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "features_online_store_up", "1 if the online registry could be read for this answer.", value=online is not None
+    )
+    if online is None or epoch is None:
+        return
+    yield GaugeMetricFamily("features_registry_epoch", "Version of the online registry.", value=int(epoch))
+    rows = GaugeMetricFamily("features_view_rows", "Rows online, as the last sync counted them.", labels=["view"])
+    age = GaugeMetricFamily(
+        "features_view_newest_event_age_seconds", "Age of the newest event online.", labels=["view"]
+    )
+    synced = GaugeMetricFamily("features_view_synced_timestamp_seconds", "Time of the last sync.", labels=["view"])
+    for view_id, view in sorted(online.views.items()):
+        rows.add_metric([view_id], view.rows)
+        synced.add_metric([view_id], view.synced_at_us / 1e6)
+        if view.newest_event_us is not None:
+            age.add_metric([view_id], (now_us - view.newest_event_us) / 1e6)
+    yield from (rows, age, synced)

@@ -1,0 +1,116 @@
+"""Definitions as the JSON that the registry pages show, with what is online of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from ..definitions import Entity, FeatureService, FeatureView, Owner
+from ..online_registry import OnlineRegistry
+from ..settings import EPOCH
+
+
+def iso(microseconds: int) -> str:
+    """Microseconds since 1970 UTC as ISO 8601."""
+    return (EPOCH + timedelta(microseconds=microseconds)).isoformat().replace("+00:00", "Z")
+
+
+def describe_entity(online: OnlineRegistry, entity: Entity) -> dict[str, Any]:
+    views = [view.id for view in online.registry.feature_views if entity.name in view.entities]
+    return {
+        "name": entity.name,
+        "join_keys": [{"name": key.name, "type": str(key.dtype)} for key in entity.join_keys],
+        "description": entity.description,
+        "feature_views": views,
+    }
+
+
+def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
+    """A view's definition; `online` says what Redis holds of it, null when it has not been synced."""
+    stored = online.views.get(view.id)
+    state = stored and {
+        "rows": stored.rows,
+        "newest_event_timestamp": None if stored.newest_event_us is None else iso(stored.newest_event_us),
+        "synced_at": iso(stored.synced_at_us),
+        "table_version": stored.table_version,
+    }
+    return {
+        "id": view.id,
+        "name": view.name,
+        "version": view.version,
+        "latest": view.latest,
+        "entities": list(view.entities),
+        "join_keys": [{"name": key.name, "type": str(key.dtype)} for key in view.join_keys],
+        "event_timestamp": view.event_timestamp,
+        "created_timestamp": view.created_timestamp,
+        "ttl": view.ttl,
+        "refresh": view.refresh,
+        "description": view.description,
+        "owner": _owner(view.owner),
+        "tags": list(view.tags),
+        "features": [
+            {
+                "name": feature.name,
+                "type": str(feature.dtype),
+                "description": feature.description,
+                "tags": list(feature.tags),
+            }
+            for feature in view.features
+        ],
+        "feature_services": [service.name for service in online.registry.services_using(view.id)],
+        "served": view.online,
+        "online": state,
+    }
+
+
+def describe_service(online: OnlineRegistry, service: FeatureService) -> dict[str, Any]:
+    """A service's features, in its order, each with what its view says of it."""
+    views = {view.id: view for view in online.registry.feature_views}
+    features = []
+    join_keys: dict[str, str] = {}
+    for ref in service.features:
+        view = views[ref.view]
+        join_keys |= {key.name: str(key.dtype) for key in view.join_keys}
+        found = next(feature for feature in view.features if feature.name == ref.feature)
+        features.append(
+            {
+                "feature": ref.text,
+                "feature_view": view.id,
+                "name": found.name,
+                "type": str(found.dtype),
+                "description": found.description,
+            }
+        )
+    return {
+        "name": service.name,
+        "description": service.description,
+        "owner": _owner(service.owner),
+        "tags": list(service.tags),
+        "join_keys": [{"name": name, "type": dtype} for name, dtype in join_keys.items()],
+        "features": features,
+    }
+
+
+def example_entities(join_keys: Iterable[dict[str, str]]) -> dict[str, list[Any]]:
+    """One entity of the right types, for join keys as `describe_view` and `describe_service` give them."""
+    values: dict[str, Any] = {
+        "string": "JFK", "date": "2013-12-31", "uuid": "123e4567-e89b-12d3-a456-426614174000", "bool": True,
+    }  # fmt: skip
+    return {key["name"]: [values.get(key["type"], 42)] for key in join_keys}
+
+
+def example_request(online: OnlineRegistry) -> dict[str, Any]:
+    """A request that the definitions in force can answer; without any, one for a service named fraud_v1."""
+    for service in online.registry.feature_services:
+        described = describe_service(online, service)
+        return {"feature_service": service.name, "entities": example_entities(described["join_keys"])}
+    for view in online.registry.feature_views:
+        described = describe_view(online, view)
+        feature = f"{view.id}:{view.features[0].name}"
+        return {"features": [feature], "entities": example_entities(described["join_keys"])}
+    return {"feature_service": "fraud_v1", "entities": {"customer_id": [42], "merchant_id": [7]}}
+
+
+def _owner(owner: Owner | None) -> dict[str, str | None] | None:
+    return None if owner is None else {"name": owner.name, "email": owner.email, "group": owner.group}

@@ -1,0 +1,226 @@
+"""The registry as pages for people: plain HTML, no script, nothing fetched from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+from ..errors import FeatureStoreError
+from ..online_registry import OnlineRegistry
+from .describe import describe_service, describe_view, example_entities
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --line: color-mix(in srgb, currentColor 18%, transparent); }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.5rem; margin: .5rem 0; }}
+h2 {{ font-size: 1.1rem; margin: 2rem 0 .5rem; }}
+table {{ border-collapse: collapse; width: 100%; }}
+th, td {{ text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; }}
+tr {{ border-bottom: 1px solid var(--line); }}
+th {{ font-weight: 600; opacity: .7; }}
+td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+code, pre {{ font: 13px/1.5 ui-monospace, monospace; }}
+pre {{ padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 4px; overflow-x: auto; }}
+a {{ color: light-dark(#0b57a4, #8ab8f0); text-decoration: none; }}
+a:hover {{ text-decoration: underline; }}
+.warning {{ border-left: 3px solid #c77700; padding: .2rem .8rem; }}
+.quiet {{ opacity: .65; }}
+</style>
+</head>
+<body>
+<nav class="quiet"><a href="/">Features</a></nav>
+{body}
+</body>
+</html>
+"""
+
+
+def index_page(online: OnlineRegistry, now_us: int, clock: str | None) -> str:
+    registry = online.registry
+    parts = [f"<h1>{escape(registry.project)}</h1>"]
+    if clock is not None:
+        parts.append(f'<p class="warning">The clock is stopped at {escape(clock)} by FEATURES_CLOCK.</p>')
+    services = [describe_service(online, service) for service in registry.feature_services]
+    parts.append("<h2>Feature services</h2>")
+    parts.append(
+        _table(
+            ("Service", "Features", "Owner", "Description"),
+            (
+                (
+                    _link("feature-services", service["name"]),
+                    _number(len(service["features"])),
+                    _owner(service["owner"]),
+                    escape(service["description"]),
+                )
+                for service in services
+            ),
+        )
+    )
+    parts.append("<h2>Feature views</h2>")
+    rows = []
+    for view in (describe_view(online, view) for view in registry.feature_views):
+        stored = online.views.get(view["id"])
+        age = "not synced" if view["served"] else "not served"
+        if stored is not None:
+            age = "no rows" if stored.newest_event_us is None else _age(now_us - stored.newest_event_us)
+        rows.append(
+            (
+                _link("feature-views", view["id"]),
+                ", ".join(_link("entities", entity) for entity in view["entities"]),
+                _number(len(view["features"])),
+                _number(stored.rows if stored else 0),
+                escape(age),
+                escape(view["ttl"] or ""),
+                _owner(view["owner"]),
+                ", ".join(_link("feature-services", name) for name in view["feature_services"]),
+            )
+        )
+    parts.append(_table(("View", "Entity", "Features", "Rows", "Newest event", "ttl", "Owner", "Used by"), rows))
+    return _page(registry.project, parts)
+
+
+def view_page(view: dict[str, Any], address: str) -> str:
+    parts = [f"<h1>{escape(view['id'])}</h1>", f"<p>{escape(view['description'])}</p>"]
+    state = view["online"]
+    facts = {
+        "Entity": ", ".join(_link("entities", entity) for entity in view["entities"]),
+        "Join keys": _join_keys(view["join_keys"]),
+        "Event timestamp": f"<code>{escape(view['event_timestamp'])}</code>",
+        "ttl": escape(view["ttl"] or "none: a value never expires"),
+        "Refresh": escape(view["refresh"] or ""),
+        "Owner": _owner(view["owner"]),
+        "Used by": ", ".join(_link("feature-services", name) for name in view["feature_services"]),
+        "Rows online": f"{state['rows']:,}" if state else "not synced",
+        "Newest event": escape(state["newest_event_timestamp"] or "") if state else "",
+        "Synced": escape(state["synced_at"]) if state else "",
+    }
+    parts.append(_table((), ((f"<b>{name}</b>", value) for name, value in facts.items() if value)))
+    parts.append("<h2>Features</h2>")
+    parts.append(_features(view["features"]))
+    request = {
+        "features": [f"{view['id']}:{feature['name']}" for feature in view["features"][:3]],
+        "entities": example_entities(view["join_keys"]),
+    }
+    parts += ["<h2>Read them</h2>", _curl(address, request)]
+    return _page(view["id"], parts)
+
+
+def service_page(service: dict[str, Any], address: str) -> str:
+    parts = [f"<h1>{escape(service['name'])}</h1>", f"<p>{escape(service['description'])}</p>"]
+    parts.append(
+        _table(
+            (),
+            (
+                ("<b>Owner</b>", _owner(service["owner"])),
+                ("<b>Join keys</b>", _join_keys(service["join_keys"])),
+            ),
+        )
+    )
+    parts.append("<h2>Features</h2>")
+    parts.append(
+        _table(
+            ("Feature", "Type", "View", "Description"),
+            (
+                (
+                    f"<code>{escape(feature['name'])}</code>",
+                    escape(feature["type"]),
+                    _link("feature-views", feature["feature_view"]),
+                    escape(feature["description"]),
+                )
+                for feature in service["features"]
+            ),
+        )
+    )
+    entities = example_entities(service["join_keys"])
+    arguments = ", ".join(f"{name}={values[0]!r}" for name, values in entities.items())
+    python = (
+        "from feature_server import FeatureClient\n\n"
+        f'with FeatureClient("{address}") as client:\n'
+        f'    print(client.get("{service["name"]}", {arguments}).values)'
+    )
+    request = {"feature_service": service["name"], "entities": entities}
+    parts += ["<h2>Read them</h2>", _curl(address, request), f"<pre>{escape(python)}</pre>"]
+    return _page(service["name"], parts)
+
+
+def entity_page(entity: dict[str, Any]) -> str:
+    views = "".join(f"<li>{_link('feature-views', name)}</li>" for name in entity["feature_views"])
+    return _page(
+        entity["name"],
+        [
+            f"<h1>{escape(entity['name'])}</h1>",
+            f"<p>{escape(entity['description'])}</p>",
+            f"<p>Join keys: {_join_keys(entity['join_keys'])}</p>",
+            f"<h2>Feature views</h2><ul>{views}</ul>",
+        ],
+    )
+
+
+def error_page(error: FeatureStoreError) -> str:
+    return _page(error.what, [f"<h1>{escape(error.what)}</h1>", f"<pre>{escape(str(error))}</pre>"])
+
+
+def _page(title: str, parts: Iterable[str]) -> str:
+    return _PAGE.format(title=escape(title), body="\n".join(parts))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    heads = "".join(f"<th>{name}</th>" for name in head)
+    lines = ["<table>", f"<thead><tr>{heads}</tr></thead>" if head else "", "<tbody>"]
+    for row in rows:
+        cells = "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row)
+        lines.append(f"<tr>{cells}</tr>")
+    return "\n".join([*lines, "</tbody></table>"])
+
+
+def _features(features: Iterable[dict[str, Any]]) -> str:
+    return _table(
+        ("Feature", "Type", "Description"),
+        (
+            (f"<code>{escape(feature['name'])}</code>", escape(feature["type"]), escape(feature["description"]))
+            for feature in features
+        ),
+    )
+
+
+def _link(kind: str, name: str) -> str:
+    return f'<a href="/{kind}/{quote(name)}">{escape(name)}</a>'
+
+
+def _number(number: int) -> str:
+    return f'<td class="number">{number:,}</td>'
+
+
+def _owner(owner: dict[str, str | None] | None) -> str:
+    if owner is None:
+        return ""
+    name = escape(owner["name"] or "")
+    return f'<a href="mailto:{escape(owner["email"])}">{name}</a>' if owner["email"] else name
+
+
+def _join_keys(keys: Iterable[dict[str, str]]) -> str:
+    return ", ".join(f"<code>{escape(key['name'])}</code> ({escape(key['type'])})" for key in keys)
+
+
+def _curl(address: str, request: dict[str, Any]) -> str:
+    command = f"curl {address}/get-online-features -d '{json.dumps(request)}'"
+    return f"<pre>{escape(command)}</pre>"
+
+
+def _age(microseconds: int) -> str:
+    seconds = microseconds // 1_000_000
+    if seconds < 0:
+        return "in the future"
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size:,} {unit} ago"
+    return f"{seconds} s ago"

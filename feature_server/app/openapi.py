@@ -1,0 +1,121 @@
+"""The API's description, OpenAPI 3.1: request and answer as msgspec sees them, the rest by hand."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from ..serving import GetOnlineFeatures
+from .features import MAX_BODY_BYTES, ROUTE
+
+Status = Literal["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
+
+
+class Metadata(msgspec.Struct):
+    """Join keys, then features in the order asked for; `feature_types` names the type of each."""
+
+    feature_names: list[str]
+    feature_types: list[str]
+
+
+class Result(msgspec.Struct):
+    """One join key or feature: a value, a status and an event timestamp for each entity."""
+
+    values: list[Any]
+    statuses: list[Status]
+    event_timestamps: list[Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]]
+
+
+class OnlineFeaturesResponse(msgspec.Struct):
+    """`results` has one item for each of `metadata.feature_names`."""
+
+    metadata: Metadata
+    results: list[Result]
+
+
+class Error(msgspec.Struct, omit_defaults=True):
+    """What went wrong, where, and what to do."""
+
+    error: str
+    what: str
+    where: str = ""
+    expected: str = ""
+    got: str = ""
+    remedy: str = ""
+
+
+@cache
+def openapi() -> dict[str, Any]:
+    (request, response, error), schemas = msgspec.json.schema_components(
+        [GetOnlineFeatures, OnlineFeaturesResponse, Error], ref_template="#/components/schemas/{name}"
+    )
+    problem = {"application/json": {"schema": error}}
+
+    def failing(*statuses: int) -> dict[str, Any]:
+        return {str(status): {"description": _FAILURES[status], "content": problem} for status in statuses}
+
+    def page(summary: str, *failures: int, name: bool = False, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+        content = {"application/json": {"schema": schema or {"type": "object"}}}
+        parameters = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}] if name else []
+        answers = {"200": {"description": "The answer.", "content": content}, **failing(*failures)}
+        return {"get": {"summary": summary, "parameters": parameters, "responses": answers}}
+
+    many = {"type": "array", "items": {"type": "object"}}
+    read = {
+        "summary": "Feature values of some entities now.",
+        "description": (
+            "Feast's protocol. An integer is exact; a decimal, date, timestamp (UTC) or UUID is a string; NaN and the "
+            f'infinities are "NaN", "Infinity" and "-Infinity". A body has at most {MAX_BODY_BYTES:,} bytes.'
+        ),
+        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "responses": {
+            "200": {"description": "The features.", "content": {"application/json": {"schema": response}}},
+            **failing(400, 404, 413, 422, 500, 503),
+        },
+    }
+    metrics: dict[str, Any] = page("Metrics in Prometheus's text format.")
+    metrics["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    ready = page("Whether reads can be answered, and why not.")
+    ready["get"]["responses"]["503"] = {
+        "description": "Not ready.",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+    paths = {
+        ROUTE: {"post": read},
+        "/health": page("The process answers."),
+        "/ready": ready,
+        "/metrics": metrics,
+        "/openapi.json": page("This description."),
+        "/entities": page("All entities.", 503, schema=many),
+        "/entities/{name}": page("An entity.", 404, 503, name=True),
+        "/feature-views": page("All feature views, and what is online of each.", 503, schema=many),
+        "/feature-views/{name}": page("A feature view, by name or name@v2.", 404, 503, name=True),
+        "/feature-services": page("All feature services.", 503, schema=many),
+        "/feature-services/{name}": page("A feature service.", 404, 503, name=True),
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Feature server", "version": _version()},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+_FAILURES = {
+    400: "The body is not JSON.",
+    404: "A name that the registry does not hold.",
+    413: "The body is too large.",
+    422: "The request cannot be answered as asked.",
+    500: "The server failed.",
+    503: "The online store does not answer or does not hold the values yet; `Retry-After` says when to try again.",
+}
+
+
+def _version() -> str:
+    try:
+        return version("feature-warehouse")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,195 @@
+"""Every path but the feature read: health, metrics, the API's description, and the registry to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..errors import FeatureStoreError, OnlineStoreError
+from .describe import describe_entity, describe_service, describe_view
+from .features import ROUTE, FeatureServer, error_body
+from .html import entity_page, error_page, index_page, service_page, view_page
+from .openapi import openapi
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+JSON = "application/json"
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def create_pages(server: FeatureServer) -> Starlette:
+    """The Starlette application behind `server`."""
+    pages = _Pages(server)
+    routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
+        "/": pages.index,
+        "/health": pages.health,
+        "/ready": pages.ready,
+        "/metrics": pages.metrics,
+        "/openapi.json": pages.openapi,
+        "/entities": pages.entities,
+        "/entities/{name}": pages.entity,
+        "/feature-views": pages.feature_views,
+        "/feature-views/{name}": pages.feature_view,
+        "/feature-services": pages.feature_services,
+        "/feature-services/{name}": pages.feature_service,
+    }
+    return Starlette(
+        routes=[
+            *(Route(path, pages.counted(path, answer), methods=["GET"]) for path, answer in routes.items()),
+            Route(ROUTE, pages.wrong_method, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: pages.http_error, FeatureStoreError: pages.refused, Exception: pages.failed},
+    )
+
+
+class _Pages:
+    def __init__(self, server: FeatureServer) -> None:
+        self._server = server
+
+    def counted(
+        self, path: str, answer: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Count what a route answers; the counts are by route, so that no path a client makes up adds one."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                response = await answer(request)
+            except FeatureStoreError as error:
+                self._server.reader.counts.count_request(path, error.status)
+                raise
+            self._server.reader.counts.count_request(path, response.status_code)
+            return self._closing(response)
+
+        return endpoint
+
+    async def health(self, request: Request) -> Response:
+        """The process answers; nothing else is looked at."""
+        return _json({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """Whether reads can be answered, with every reason why not."""
+        reasons = ["this worker is ending"] if self._server.draining else []
+        online = None
+        try:
+            online = await self._server.online()
+        except OnlineStoreError as error:
+            reasons.append(str(error))
+        if online is not None:
+            for view in online.registry.feature_views:
+                if view.online and view.id not in online.views:
+                    reasons.append(f"feature view {view.id!r} is not synced: run `features sync {view.id}`")
+        answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
+        if self._server.clock is not None:
+            answer["clock"] = f"stopped at {self._server.clock} by FEATURES_CLOCK"
+        response = _json(answer, status=503 if reasons else 200)
+        if reasons:
+            response.headers["retry-after"] = "1"
+        return response
+
+    async def metrics(self, request: Request) -> Response:
+        from .counting import exposition
+
+        server = self._server
+        online, epoch = None, None
+        try:
+            online = await server.online()
+            epoch = server.reader.loaded.epoch if server.reader.loaded else None
+        except OnlineStoreError:
+            pass  # told by features_online_store_up
+        text = exposition(server.counts.total(), online, epoch, server.reader.now_us())
+        return Response(text, headers={"content-type": METRICS})
+
+    async def openapi(self, request: Request) -> Response:
+        return _json(openapi())
+
+    async def index(self, request: Request) -> Response:
+        online = await self._server.online()
+        if not _wants_html(request):
+            return _json({"project": online.registry.project, "openapi": "/openapi.json"})
+        return _html(index_page(online, self._server.reader.now_us(), self._server.clock))
+
+    async def entities(self, request: Request) -> Response:
+        online = await self._server.online()
+        return _json([describe_entity(online, entity) for entity in online.registry.entities])
+
+    async def entity(self, request: Request) -> Response:
+        online = await self._server.online()
+        entity = describe_entity(online, online.registry.entity(request.path_params["name"]))
+        return _html(entity_page(entity)) if _wants_html(request) else _json(entity)
+
+    async def feature_views(self, request: Request) -> Response:
+        online = await self._server.online()
+        return _json([describe_view(online, view) for view in online.registry.feature_views])
+
+    async def feature_view(self, request: Request) -> Response:
+        online = await self._server.online()
+        view = describe_view(online, online.registry.feature_view(request.path_params["name"]))
+        return _html(view_page(view, self._address(request))) if _wants_html(request) else _json(view)
+
+    async def feature_services(self, request: Request) -> Response:
+        online = await self._server.online()
+        return _json([describe_service(online, service) for service in online.registry.feature_services])
+
+    async def feature_service(self, request: Request) -> Response:
+        online = await self._server.online()
+        service = describe_service(online, online.registry.feature_service(request.path_params["name"]))
+        return _html(service_page(service, self._address(request))) if _wants_html(request) else _json(service)
+
+    async def wrong_method(self, request: Request) -> Response:
+        raise HTTPException(405)
+
+    async def http_error(self, request: Request, error: Exception) -> Response:
+        """Unknown paths and wrong methods."""
+        assert isinstance(error, HTTPException)
+        self._server.reader.counts.count_request("other", error.status_code)
+        what = {404: "there is no such page", 405: f"{request.method} is not for this page"}
+        body = {
+            "error": "RequestError",
+            "what": what.get(error.status_code, error.detail),
+            "where": f"{request.method} {quote(request.url.path)}",
+            "remedy": "GET /openapi.json lists what there is",
+        }
+        return self._closing(_json(body, status=error.status_code, headers=dict(error.headers or {})))
+
+    async def refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, FeatureStoreError)
+        headers = {}
+        if hasattr(error, "retry_after_seconds"):
+            headers["retry-after"] = str(error.retry_after_seconds)
+        if _wants_html(request):
+            return self._closing(_html(error_page(error), status=error.status, headers=headers))
+        return self._closing(Response(error_body(error), error.status, headers | {"content-type": JSON}))
+
+    async def failed(self, request: Request, error: Exception) -> Response:
+        """Starlette logs the traceback."""
+        self._server.reader.counts.count_request("other", 500)
+        return _json({"error": "InternalError", "what": "the server failed; its log says why"}, status=500)
+
+    def _closing(self, response: Response) -> Response:
+        if self._server.draining:
+            response.headers["connection"] = "close"
+        return response
+
+    def _address(self, request: Request) -> str:
+        return str(request.base_url).rstrip("/")
+
+
+def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(value, option=orjson.OPT_INDENT_2), status, (headers or {}) | {"content-type": JSON})
+
+
+def _html(text: str, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(text, status, (headers or {}) | {"content-type": "text/html; charset=utf-8"})
+
+
+def _wants_html(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")

@@ -1,0 +1,153 @@
+"""Keeps the workers of a feature server alive, and ends them gracefully."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from ..errors import FeatureStoreError, SettingsError
+
+DRAIN_SECONDS = 0.5  # how long a worker that is to end still accepts connections, closing each with its answer
+GRACE_SECONDS = 30  # how long after that a request may still take
+SHORT_LIFE_SECONDS = 2.0  # a worker that ends sooner is started again only after as long
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+log = logging.getLogger("feature_server")
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is told: `slot` is its number among the workers, `ready_fd` a pipe to report on once it serves."""
+
+    slot: int
+    socket_fd: int
+    ready_fd: int
+    counts_folder: str
+    redis_url: str
+    clock: str | None = None
+
+
+class WorkerProcess(msgspec.Struct):
+    """A running worker; its standard input, held open, tells it that its supervisor lives."""
+
+    slot: int
+    process: subprocess.Popen[bytes]
+    started: float
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError) as error:
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        raise SettingsError(
+            "the port is taken" if taken else "the address cannot be listened on",
+            where=f"{host}:{port}",
+            got=str(error),
+            remedy="end the other process, or choose another with --port (0 takes a free one)",
+        ) from None
+    listener.listen(2048)
+    return listener
+
+
+class Supervisor:
+    """Runs `workers` processes on `listener` until SIGTERM or SIGINT."""
+
+    def __init__(self, listener: socket.socket, *, workers: int, redis_url: str, clock: str | None) -> None:
+        self._listener = listener
+        self._slots = range(workers)
+        self._redis_url = redis_url
+        self._clock = clock
+        self._workers: dict[int, WorkerProcess] = {}
+        self._folder = ""
+
+    def run(self, on_ready: Callable[[], None]) -> None:
+        """Start all workers, call `on_ready`, and return once told to end and every worker has."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        with tempfile.TemporaryDirectory(prefix="features-serve-") as self._folder:
+            try:
+                pipes = [self._start(slot) for slot in self._slots]
+                for pipe in pipes:
+                    self._await_ready(pipe)
+                on_ready()
+                self._watch()
+            finally:
+                self._listener.close()
+                self._end_workers()
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _start(self, slot: int) -> int:
+        """Start the worker of a slot; what is returned reads one byte when it serves, or ends when it fails."""
+        reading, writing = os.pipe()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "feature_server.app.worker"],
+            stdin=subprocess.PIPE,
+            pass_fds=(self._listener.fileno(), writing),
+        )
+        os.close(writing)
+        config = WorkerConfig(
+            slot=slot,
+            socket_fd=self._listener.fileno(),
+            ready_fd=writing,
+            counts_folder=self._folder,
+            redis_url=self._redis_url,
+            clock=self._clock,
+        )
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(config) + b"\n")
+        process.stdin.flush()
+        self._workers[slot] = WorkerProcess(slot, process, time.monotonic())
+        return reading
+
+    def _await_ready(self, pipe: int) -> None:
+        with os.fdopen(pipe, "rb") as reading:
+            if reading.read(1) != b"1":
+                raise FeatureStoreError(
+                    "a worker of the feature server does not start", remedy="its messages above say why"
+                )
+
+    def _watch(self) -> None:
+        """Replace workers that end, until a signal says to stop."""
+        again: dict[int, float] = {}  # when to start the worker of a slot
+        while True:
+            for slot in [slot for slot, at in again.items() if at <= time.monotonic()]:
+                del again[slot]
+                os.close(self._start(slot))
+                log.info("worker %d started again pid=%d", slot, self._workers[slot].process.pid)
+            wait = min(again.values(), default=time.monotonic() + 1) - time.monotonic()
+            found = signal.sigtimedwait(_SIGNALS, max(wait, 0.0))
+            if found is not None and found.si_signo != signal.SIGCHLD:
+                return
+            for slot, worker in list(self._workers.items()):
+                if worker.process.poll() is None:
+                    continue
+                lived = time.monotonic() - worker.started
+                log.error("worker %d pid=%d ended with %s", slot, worker.process.pid, worker.process.returncode)
+                del self._workers[slot]
+                again[slot] = time.monotonic() + (SHORT_LIFE_SECONDS if lived < SHORT_LIFE_SECONDS else 0.0)
+
+    def _end_workers(self) -> None:
+        """SIGTERM, time to finish, then SIGKILL; a second signal to the supervisor skips the wait."""
+        for worker in self._workers.values():
+            worker.process.terminate()
+        deadline = time.monotonic() + DRAIN_SECONDS + GRACE_SECONDS + 5
+        while any(worker.process.poll() is None for worker in self._workers.values()):
+            found = signal.sigtimedwait(_SIGNALS, 0.2)
+            again = found is not None and found.si_signo != signal.SIGCHLD
+            if again or time.monotonic() > deadline:
+                for worker in self._workers.values():
+                    worker.process.kill()
+                    worker.process.wait()
+        self._workers.clear()

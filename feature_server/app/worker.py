@@ -1,0 +1,118 @@
+"""One worker process: the feature server on a listening socket that the supervisor holds.
+
+Run as `python -m feature_server.app.worker`, by the supervisor alone: it reads a WorkerConfig as one line of JSON from
+standard input, and ends when that closes, so that no worker outlives its supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import uvicorn
+
+from ..settings import parse_time, to_us
+from .features import FeatureServer
+from .pages import create_pages
+from .supervisor import DRAIN_SECONDS, GRACE_SECONDS, WorkerConfig
+
+
+class Worker(uvicorn.Server):
+    """uvicorn's server, with an end that loses no request.
+
+    Connections are answered for DRAIN_SECONDS after the signal, each answer saying that it is the connection's last, so
+    that a request which was on its way arrives at an open connection.
+    """
+
+    def __init__(self, server: FeatureServer, config: WorkerConfig) -> None:
+        super().__init__(
+            uvicorn.Config(
+                server,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+        self._server = server
+        self._worker = config
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(sys.stdin.fileno(), self._supervisor_spoke)
+        self._server.counts.share(Path(self._worker.counts_folder), f"{self._worker.slot}.counts")
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # a full collection would otherwise walk all that was imported, and stop requests meanwhile
+        gc.set_threshold(20_000, 20, 50)
+        with suppress(BrokenPipeError):  # a worker that replaces another is not waited for
+            os.write(self._worker.ready_fd, b"1")
+        os.close(self._worker.ready_fd)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            self._server.counts.write()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._server.redis.close()
+        self._server.counts.write()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._drain()
+
+    def _supervisor_spoke(self) -> None:
+        if not os.read(sys.stdin.fileno(), 1):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self._drain()
+
+    def _drain(self) -> None:
+        if not self._server.draining:
+            self._server.draining = True
+            asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+def create_server(redis_url: str, clock: str | None) -> FeatureServer:
+    """The application, with a stopped clock where one is given."""
+    if clock is None:
+        server = FeatureServer(redis_url, lambda: time.time_ns() // 1000)
+    else:
+        stopped = to_us(parse_time(clock, where="FEATURES_CLOCK"))
+        server = FeatureServer(redis_url, lambda: stopped, clock=clock)
+    server.other = create_pages(server)
+    return server
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    config = msgspec.json.decode(sys.stdin.buffer.raw.readline(), type=WorkerConfig)  # type: ignore[union-attr]
+    listener = socket.socket(fileno=config.socket_fd)
+    Worker(create_server(config.redis_url, config.clock), config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""A local index of one version of a view's offline table, for finding rows by key and time without decoding Parquet.
+
+It is built once a version, on first use, and then read through memory maps: the rows' order by (join keys, event,
+created) in `index_order`, the features' values in `index_columns`. It is a cache: safe to delete, rebuilt when absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .dtypes import INTEGER_WIDTHS
+from .errors import OfflineStoreError, SettingsError
+from .index_columns import Columns, arrow_int64
+from .index_files import move_into_place
+from .index_order import Order, build_order
+from .offline import OfflineTable
+from .offline_types import literal
+from .point_in_time import Int64s, rows_at
+
+KEEP_VERSIONS = 3
+_FORMAT = b"1"  # of the files; another format is another folder
+_ABANDONED_SECONDS = 24 * 3600
+_AMOUNT = re.compile(r"\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
+
+Notice: TypeAlias = Callable[[str], None]
+
+
+class Index:
+    """The index of one table version; open it with `open_index`, and use it while that version's files exist."""
+
+    def __init__(self, table: OfflineTable, order: Order, columns: Columns) -> None:
+        self.view = table.view()
+        self.version = table.version
+        self._order = order
+        self._columns = columns
+
+    @property
+    def rows(self) -> int:
+        return len(self._order.history.event_us)
+
+    def find(
+        self, keys: Sequence[pa.Array], at_us: Int64s, *, ttl_us: int | None = None, as_known: bool = False
+    ) -> Int64s:
+        """By the point-in-time rule, the row of each key at its time: n positions for `take`, negative where none.
+
+        `keys` holds one array per join key, in the view's order and of its types; a null in any of them finds nothing.
+        """
+        groups = self._groups(keys)
+        found = rows_at(self._order.history, groups, at_us, ttl_us=ttl_us, as_known=as_known)
+        if self.rows:
+            found = np.where(found >= 0, self._order.positions[np.maximum(found, 0)], found)
+        return found
+
+    def take(self, names: Sequence[str], positions: Int64s) -> list[pa.Array]:
+        """The values of the columns `names` at positions that `find` gave; null where negative."""
+        return self._columns.take(names, positions)
+
+    def _groups(self, keys: Sequence[pa.Array]) -> Int64s:
+        """The group of each key, -1 for keys that the history does not have."""
+        known = self._order.keys
+        if known.num_rows == 0:
+            return np.full(len(keys[0]), -1, dtype=np.int64)
+        if len(keys) == 1 and self.view.join_keys[0].dtype.kind in INTEGER_WIDTHS:
+            return _search(known.column(0), keys[0])
+        return _join(known, keys)
+
+
+def _search(known: pa.ChunkedArray, key: Any) -> Int64s:
+    """Groups of one integer key: `known` is sorted."""
+    values = known.to_numpy()
+    wanted = pc.fill_null(key, 0).to_numpy(zero_copy_only=False)
+    order = np.argsort(wanted)  # a search for sorted values touches each part of `known` once
+    groups = np.empty(len(wanted), dtype=np.int64)
+    groups[order] = np.searchsorted(values, wanted[order])
+    absent = values[np.minimum(groups, len(values) - 1)] != wanted
+    groups[absent] = -1
+    if key.null_count:
+        groups[pc.is_null(key).to_numpy(zero_copy_only=False)] = -1
+    return groups
+
+
+def _join(known: pa.Table, keys: Sequence[pa.Array]) -> Int64s:
+    """Groups of keys of any number and type, by DuckDB's hash join."""
+    names = [f"k{i}" for i in range(len(keys))]
+    groups = np.full(len(keys[0]), -1, dtype=np.int64)
+    wanted = pa.table([*keys, arrow_int64(np.arange(len(groups)))], names=[*names, "n"])
+    known = pa.table([*known.columns, arrow_int64(np.arange(known.num_rows))], names=[*names, "g"])
+    with duckdb.connect() as connection:
+        connection.register("wanted", wanted)
+        connection.register("known", known)
+        found = connection.execute(f"select n, g from wanted join known using ({', '.join(names)})").fetchnumpy()
+    groups[np.asarray(found["n"])] = np.asarray(found["g"])
+    return groups
+
+
+def open_index(
+    table: OfflineTable,
+    names: Sequence[str],
+    root: Path,
+    *,
+    memory_limit: str | None = None,
+    notice: Notice = lambda text: None,
+) -> Index:
+    """The index of a table version with the columns `names`, built under `root` as far as it is not there yet.
+
+    Building stays within `memory_limit` (such as `1GB`; None: DuckDB's default) by spilling to `root`. Several
+    processes may do this at once; the files of a finished part appear by renaming.
+    """
+    folder = root / table.view_id
+    order_path = folder / f"order-{_content_hash(table)}"
+    columns = Columns(table, folder)
+    missing = columns.missing(names)
+    if missing or not order_path.is_dir():
+        notice(f"indexing {table.view_id} version {table.version}")
+        _build(table, folder, order_path, columns, names, memory_limit)
+    os.utime(order_path)
+    columns.touch()
+    return Index(table, Order.open(order_path, table.view()), columns)
+
+
+def _build(
+    table: OfflineTable,
+    folder: Path,
+    order_path: Path,
+    columns: Columns,
+    names: Sequence[str],
+    memory_limit: str | None,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
+    connection = _connect(scratch, memory_limit)
+    try:
+        if not order_path.is_dir():
+            build_order(connection, table, scratch / "order")
+            move_into_place(scratch / "order", order_path)
+        columns.add(connection, names, scratch)
+    except duckdb.OutOfMemoryException as error:
+        raise SettingsError(
+            "the memory limit is too small to build the index",
+            where=table.view_id,
+            got=f"memory_limit={memory_limit}: {str(error).splitlines()[0]}",
+            remedy="give a larger memory limit",
+        ) from None
+    except duckdb.IOException as error:
+        raise OfflineStoreError(
+            "a file of the offline table cannot be read, or the index cannot be written",
+            where=f"{table.view_id} version {table.version}",
+            got=str(error).splitlines()[0],
+            remedy=f"see that the disk has room; `features publish {table.view_id}` writes a new version",
+        ) from None
+    finally:
+        connection.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+    _remove_old(folder, keep=order_path)
+
+
+def _connect(scratch: Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute(f"set TimeZone = 'UTC'; set temp_directory = {literal(str(scratch / 'spill'))}")
+    if memory_limit is not None:
+        if not _AMOUNT.fullmatch(memory_limit):
+            raise SettingsError(
+                "not an amount of memory",
+                where="memory_limit",
+                expected="a number and a unit, such as 500MB or 2GB",
+                got=repr(memory_limit),
+            )
+        connection.execute(f"set memory_limit = {literal(memory_limit)}")
+    return connection
+
+
+def _content_hash(table: OfflineTable) -> str:
+    """The same for versions of the same rows, join keys and times, so that they share an order."""
+    view = table.view()
+    digest = hashlib.sha256(_FORMAT)
+    for part in (
+        *(f"{key.name} {key.dtype}" for key in view.join_keys),
+        view.event_timestamp,
+        view.created_timestamp or "",
+        *(str(file.path) for file in table.files()),
+    ):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:24]
+
+
+def _remove_old(folder: Path, *, keep: Path) -> None:
+    """Removes the orders least recently used, what they alone used, and what a killed build left behind."""
+    orders = sorted(folder.glob("order-*"), key=_last_use, reverse=True)
+    kept = [path for path in orders if path == keep] + [path for path in orders if path != keep][: KEEP_VERSIONS - 1]
+    oldest_use = min((_last_use(path) for path in kept if path != keep), default=time.time()) if len(kept) > 1 else None
+    for path in orders:
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+    if len(orders) > len(kept) and oldest_use is not None:
+        for path in folder.glob("columns-*"):
+            if _last_use(path) < oldest_use - 1:
+                shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".building-*"):
+        if _last_use(path) < time.time() - _ABANDONED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _last_use(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,195 @@
+"""A training set: each spine row with the features' values as they were at its time.
+
+Every view is read in one pass through its index (`index`), by the rule in `point_in_time`; the columns are put side by
+side. A spine of any length is worked through CHUNK_ROWS rows at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .definitions import FeatureRef, FeatureView
+from .errors import RequestError
+from .index import Index, Notice, open_index
+from .index_columns import arrow_type
+from .offline import OfflineStore, OfflineTable
+from .training_record import METADATA_KEY, Fingerprint, SpineRecord, TrainingRecord, ViewRecord, content_of
+from .training_spine import CHUNK_ROWS, Spine, key_values, time_values
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+
+class Sources(NamedTuple):
+    """Where training reads from: offline tables, and the folder of their indexes, built within `memory_limit`."""
+
+    offline: OfflineStore
+    index_path: Path
+    memory_limit: str | None = None
+
+
+class Source(NamedTuple):
+    """One view's part in a training set: `columns` maps a feature to its name in the result."""
+
+    view: FeatureView
+    table: OfflineTable
+    columns: dict[str, str]
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written: `null_share` is the part of the rows for which a view had no value at all."""
+
+    path: str
+    rows: int
+    features: int
+    versions: dict[str, int]
+    null_share: dict[str, float]
+    seconds: float
+
+
+class TrainingSet:
+    """The spine's columns, then the features in the order asked for; the spine's rows, all of them, in its order.
+
+    Computed when it is asked for, each time anew: whole by `to_arrow`, `to_pandas` and `to_polars`, in pieces by
+    `write_parquet`.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        spine: Spine,
+        reads: Sequence[Source],
+        *,
+        refs: tuple[FeatureRef, ...],
+        event_timestamp: str,
+        service: str | None,
+        as_known: bool,
+        full_feature_names: bool,
+    ) -> None:
+        self._sources, self._spine, self._reads, self._refs = sources, spine, reads, refs
+        self._event_timestamp, self._service = event_timestamp, service
+        self.as_known, self.full_feature_names = as_known, full_feature_names
+        by_view = {read.view.id: read for read in reads}
+        self.feature_columns = tuple(by_view[ref.view].columns[ref.feature] for ref in refs)
+        dtypes = {
+            read.columns[feature.name]: feature.dtype
+            for read in reads
+            for feature in read.view.features
+            if feature.name in read.columns
+        }
+        fields = [pa.field(name, arrow_type(dtypes[name])) for name in self.feature_columns]
+        self.schema = pa.schema([*spine.schema, *fields])
+        self._missing = {read.view.id: 0 for read in reads}
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The offline table version of each view, by view id."""
+        return {read.view.id: read.table.version for read in self._reads}
+
+    def to_arrow(self) -> pa.Table:
+        """One table; its schema's metadata says what it was made from."""
+        fingerprint = Fingerprint(self._spine.schema)
+        table = pa.concat_tables(list(self._chunks(fingerprint)))
+        return table.replace_schema_metadata({METADATA_KEY.decode(): self._record(fingerprint)})
+
+    def to_polars(self) -> polars.DataFrame:
+        import polars
+
+        frame = polars.from_arrow(self.to_arrow())
+        assert isinstance(frame, polars.DataFrame)
+        return frame
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A spine's own pandas columns and index as they are, and features in nullable types, so that integers stay
+        integers and null is not NaN."""
+        from .training_pandas import to_pandas
+
+        return to_pandas(self.to_arrow(), self._spine.given, self.feature_columns)
+
+    def write_parquet(
+        self, path: str | Path, *, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Summary:
+        """Writes a Parquet file, in the memory of one chunk of rows; it appears when it is complete.
+
+        The same definitions, table versions and spine give the same bytes. `progress` is told of rows.
+        """
+        started = time.monotonic()
+        path = Path(path)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        fingerprint = Fingerprint(self._spine.schema)
+        try:
+            with pq.ParquetWriter(scratch, self.schema, compression="zstd") as writer:
+                progress(0, self._spine.rows or 0)
+                for chunk in self._chunks(fingerprint):
+                    writer.write_table(chunk, row_group_size=CHUNK_ROWS)
+                    progress(fingerprint.rows, self._spine.rows or 0)
+                writer.add_key_value_metadata({METADATA_KEY.decode(): self._record(fingerprint)})
+            os.replace(scratch, path)
+        except pa.ArrowNotImplementedError as error:
+            raise RequestError("a spine column has a type that Parquet lacks", where="spine", got=str(error)) from None
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise RequestError("the file cannot be written", where=str(path), got=str(error.strerror)) from None
+        finally:
+            scratch.unlink(missing_ok=True)
+        rows = fingerprint.rows
+        return Summary(
+            path=str(path),
+            rows=rows,
+            features=len(self.feature_columns),
+            versions=self.versions,
+            null_share={view: missing / rows if rows else 0.0 for view, missing in self._missing.items()},
+            seconds=time.monotonic() - started,
+        )
+
+    def _chunks(self, fingerprint: Fingerprint) -> Iterator[pa.Table]:
+        self._missing = {read.view.id: 0 for read in self._reads}
+        for chunk in self._spine.chunks():
+            fingerprint.update(chunk)
+            at_us, no_time = time_values(chunk, self._event_timestamp)
+            columns: dict[str, pa.Array] = {}
+            for read in self._reads:
+                index = open_read(self._sources, read)
+                keys = [key_values(chunk, key) for key in read.view.join_keys]
+                positions = index.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=self.as_known)
+                positions[no_time] = -1
+                self._missing[read.view.id] += int(np.count_nonzero(positions < 0))
+                columns |= zip(read.columns.values(), index.take(list(read.columns), positions), strict=True)
+            yield pa.table([*chunk.columns, *(columns[name] for name in self.feature_columns)], schema=self.schema)
+
+    def _record(self, fingerprint: Fingerprint) -> str:
+        spine = SpineRecord(
+            columns=tuple(self._spine.schema.names),
+            event_timestamp=self._event_timestamp,
+            rows=fingerprint.rows,
+            fingerprint=fingerprint.hexdigest(),
+        )
+        views = tuple(
+            ViewRecord(definition=read.view, table_version=read.table.version, content=content_of(read.table))
+            for read in self._reads
+        )
+        record = TrainingRecord(
+            service=self._service,
+            features=self._refs,
+            full_feature_names=self.full_feature_names,
+            as_known=self.as_known,
+            spine=spine,
+            views=views,
+        )
+        return msgspec.json.encode(record).decode()
+
+
+def open_read(sources: Sources, read: Source, notice: Notice = lambda text: None) -> Index:
+    """The index with the columns that a training set takes from a view, built where it is not there yet."""
+    return open_index(
+        read.table, list(read.columns), sources.index_path, memory_limit=sources.memory_limit, notice=notice
+    )

@@ -1,0 +1,196 @@
+"""Reading dbt's DuckDB file: opened read-only, for as short as possible, never held against a build.
+
+A build holds the file exclusively; while it does, opening fails with a WarehouseError that names the process.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+
+from .definitions import FeatureView
+from .dtypes import DType, UnknownType, parse_sql_type
+from .errors import WarehouseError
+from .offline_types import BUCKET, columns, literal, quote, sql_type
+
+_RETRY_SECONDS = 0.25
+_LOCKED = re.compile(r"Could not set lock on file")
+_HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
+_TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
+_NAME_PART = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
+
+
+class Build(msgspec.Struct, frozen=True):
+    """An entry of the warehouse's build log: rows at or after `changed_from_us` may have changed, all if None."""
+
+    invocation_id: str
+    changed_from_us: int | None
+
+
+class Warehouse:
+    """An open, read-only connection to dbt's DuckDB file, in a session whose time zone is UTC."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+        self.connection = connection
+        self.path = path
+        self.name = path.stem  # as dbt names its database, so that the bodies of SQL views resolve
+
+    def relation(self, view: FeatureView) -> str:
+        """The view's relation as SQL; the name of dbt's database gives way to this session's."""
+        return ".".join(map(quote, [self.name, *_name_parts(view)[-2:]]))
+
+    def source(self, view: FeatureView, *, since: str | None = None, before: str | None = None) -> str:
+        """A SELECT of the view's relation: the offline table's columns, with the types declared, times as UTC instants.
+
+        Limited to event timestamps from day `since` (included) to day `before` (excluded), ISO dates. WarehouseError
+        unless the relation has every column of the definition, with the type declared.
+        """
+        actual = self._checked_types(view)
+        expressions = []
+        for column in columns(view):
+            name, wanted = quote(column.name), sql_type(column.dtype)
+            same = actual[column.name.lower()] == wanted
+            expressions.append(name if same else f"cast({name} as {wanted}) as {name}")
+        event = quote(view.event_timestamp)
+        time_type = actual[view.event_timestamp.lower()]
+        bounds = [
+            f"{event} {operator} {time_type} {literal(day)}"
+            for operator, day in ((">=", since), ("<", before))
+            if day is not None
+        ]
+        where = f" where {' and '.join(bounds)}" if bounds else ""
+        return f"select {', '.join(expressions)} from {self.relation(view)}{where}"
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows a query gives; WarehouseError when it fails."""
+        try:
+            return self.connection.execute(sql).fetchall()
+        except duckdb.Error as error:
+            raise WarehouseError("a query failed", where=str(self.path), got=str(error)) from error
+
+    def row_count(self, view: FeatureView) -> int:
+        (count,) = self.rows(f"select count(*) from {self.relation(view)}")[0]
+        return int(count)
+
+    def builds(self, view: FeatureView) -> tuple[Build, ...]:
+        """The view's entries of the build log `feature_builds` in its schema, oldest first; none without such a log."""
+        *schema, identifier = _name_parts(view)[-2:]
+        log = ".".join(map(quote, [self.name, *schema, "feature_builds"]))
+        sql = f"select invocation_id, epoch_us(changed_from) from {log} where model = ? order by rowid"
+        try:
+            rows = self.connection.execute(sql, [identifier]).fetchall()
+        except (duckdb.CatalogException, duckdb.BinderException):
+            return ()
+        return tuple(Build(*row) for row in rows)
+
+    def _checked_types(self, view: FeatureView) -> dict[str, str]:
+        actual = self._column_types(view)
+        if not actual:
+            raise self._error(
+                "the warehouse has no such relation",
+                view,
+                expected=view.relation,
+                remedy=f"run `dbt build --select {view.name}`",
+            )
+        problems = []
+        if BUCKET in actual:
+            problems.append((BUCKET, "no column of this name: the offline store uses it", actual[BUCKET]))
+        for column in columns(view):
+            found = actual.get(column.name.lower())
+            is_time = column.name in (view.event_timestamp, view.created_timestamp)
+            if found is None:
+                problems.append((column.name, sql_type(column.dtype), "no such column"))
+            elif found not in _TIME_TYPES if is_time else _parsed(found) != column.dtype:
+                problems.append((column.name, " or ".join(_TIME_TYPES) if is_time else sql_type(column.dtype), found))
+        if problems:
+            raise self._error(
+                "the relation differs from the view's definition",
+                view,
+                expected="; ".join(f"{name}: {wanted}" for name, wanted, _ in problems),
+                got="; ".join(f"{name}: {found}" for name, _, found in problems),
+                remedy="correct the model or its YAML, then `features apply` and `dbt build`",
+            )
+        return actual
+
+    def _column_types(self, view: FeatureView) -> dict[str, str]:
+        """Lower-case column name → type as DuckDB spells it; empty when there is no such relation."""
+        try:
+            rows = self.connection.execute(f"describe {self.relation(view)}").fetchall()
+        except duckdb.CatalogException:
+            return {}
+        return {name.lower(): type_ for name, type_, *_ in rows}
+
+    def _error(self, what: str, view: FeatureView, **details: str) -> WarehouseError:
+        return WarehouseError(what, where=f"{view.id} in {self.path}", **details)
+
+
+@contextmanager
+def open_warehouse(path: Path, *, wait_seconds: float = 0, spill: Path | None = None) -> Iterator[Warehouse]:
+    """The warehouse, read-only, until the block ends.
+
+    Waits up to `wait_seconds` for a build that holds the file. `spill` is the folder for data that exceeds memory.
+    """
+    connection = connect(spill)
+    try:
+        _attach(connection, path, time.monotonic() + wait_seconds)
+        yield Warehouse(connection, path)
+    finally:
+        connection.close()
+
+
+def connect(spill: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB session in UTC, whose results are independent of the environment's time zone."""
+    connection = duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    if spill is not None:
+        connection.execute(f"set temp_directory = {literal(str(spill))}")
+    return connection
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, path: Path, deadline: float) -> None:
+    if not path.is_file():
+        raise WarehouseError("the warehouse does not exist", where=str(path), remedy="run `dbt build` first")
+    while True:
+        try:
+            connection.execute(f"attach {literal(str(path))} as {quote(path.stem)} (read_only)")
+            return
+        except duckdb.Error as error:
+            if not _LOCKED.search(str(error)):
+                raise WarehouseError(
+                    "the warehouse cannot be opened",
+                    where=str(path),
+                    expected="a DuckDB database file",
+                    got=str(error).splitlines()[0],
+                    remedy="remove the file and run `dbt build`",
+                ) from None
+            if time.monotonic() >= deadline:
+                raise _locked(path, str(error)) from None
+        time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def _locked(path: Path, message: str) -> WarehouseError:
+    holder = _HOLDER.search(message)
+    return WarehouseError(
+        f"the warehouse is being built by process {holder[2]}" if holder else "the warehouse is being built",
+        where=str(path),
+        got=f"lock held by {holder[1]}" if holder else message.splitlines()[0],
+        remedy="wait for the build to end, or give --wait SECONDS",
+    )
+
+
+def _name_parts(view: FeatureView) -> list[str]:
+    return [quoted.replace('""', '"') or plain for quoted, plain in _NAME_PART.findall(view.relation)]
+
+
+def _parsed(found: str) -> DType | None:
+    try:
+        return parse_sql_type(found)
+    except UnknownType:
+        return None

@@ -1,0 +1,76 @@
+"""Airflow on a laptop with nothing configured: `python -m scripts.airflow_env dags list`, or any `airflow` command.
+
+Metadata is a SQLite file under `.features/airflow`, made on first use with the one-slot pool that guards DuckDB.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from feature_server.settings import Settings, load_settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DUCKDB_POOL = "duckdb"
+
+
+def airflow_environment(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of Airflow and its tasks; what `environ` (this process's by default) sets already wins."""
+    given = dict(os.environ if environ is None else environ)
+    home = settings.home / "airflow"
+    defaults = {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "AIRFLOW__COSMOS__ENABLE_TELEMETRY": "False",
+        "AIRFLOW__COSMOS__ENABLE_DAG_VERSIONING": "False",
+        "AIRFLOW__COSMOS__ENABLE_WATCHER_RELIABLE_RETRY": "False",
+        "AIRFLOW__COSMOS__CACHE_DIR": str(home / "cosmos"),
+        "FEATURES_PROJECT_DIR": str(settings.project_dir),
+        "FEATURES_TARGET_PATH": str(settings.target_path),
+        "FEATURES_HOME": str(settings.home),
+        "FEATURES_WAREHOUSE": str(settings.warehouse),
+        "FEATURES_OFFLINE": str(settings.offline),
+    }
+    binaries = str(Path(sys.executable).parent)
+    search = [part for part in given.pop("PATH", os.defpath).split(os.pathsep) if part != binaries]
+    return defaults | given | {"PATH": os.pathsep.join([binaries, *search])}
+
+
+def prepare_airflow(environment: Mapping[str, str]) -> None:
+    """Put `environment` in force and make sure of the metadata database and the pool: before airflow is imported."""
+    os.environ.update(environment)
+    home = Path(environment["AIRFLOW_HOME"])
+    home.mkdir(parents=True, exist_ok=True)
+    from airflow import __version__
+
+    made = home / f".made-by-{__version__}"
+    if made.exists():
+        return
+    from airflow.models.pool import Pool
+    from airflow.utils.db import upgradedb
+
+    upgradedb()
+    Pool.create_or_update_pool(DUCKDB_POOL, slots=1, description="The DuckDB file's one user", include_deferred=False)
+    made.touch()
+
+
+def main(arguments: list[str]) -> None:
+    """Run one airflow command line."""
+    prepare_airflow(airflow_environment(load_settings()))
+    from airflow.__main__ import main as airflow
+
+    sys.argv = ["airflow", *arguments]
+    airflow()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,214 @@
+"""`make demo`: the whole product on this machine, once, on the example data; then a page about what happened.
+
+Every step runs the commands a user would type. Whatever is started is ended; the full output of each command is kept in
+`.features/run/demo.log`.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from feature_server import FeatureClient
+from feature_server.registry import read_registry
+from feature_server.settings import Settings, load_settings
+
+from .airflow_env import airflow_environment
+from .demo_page import Page
+from .demo_run import CommandFailed, Commands, running_server
+
+CLOCK = "2013-12-30T23:00:00Z"  # the example's flights flew in 2013; its world ends here
+TRAINING = (("flight_delay_v1", "flight_delay_labels", "is_late"), ("fraud_v1", "fraud_labels", "is_fraud"))
+
+
+def main() -> None:
+    settings = load_settings(clock=CLOCK)
+    environment = airflow_environment(settings) | {"FEATURES_CLOCK": CLOCK}
+    commands = Commands(settings.project_dir, environment, settings.home / "run" / "demo.log")
+    page = Page()
+    page.title(
+        "Feature warehouse: from SQL to a model",
+        f"example data, real flights among them; the clock of this world is stopped at {CLOCK}",
+    )
+    try:
+        load(page, commands, settings)
+        refresh(page, commands)
+        with page.step("Serve and read online features"), running_server(commands) as url:
+            read(page, commands, settings, url)
+        train(page, commands, settings)
+        document(page, commands, settings)
+    except CommandFailed as failure:
+        page.failed(failure)
+        sys.exit(1)
+    page.next_steps(
+        [
+            ("make up", "leave it all running: Airflow, the feature server, the docs site"),
+            ("make test", "run every check"),
+            ("open models/features", "the SQL and YAML behind every number above"),
+            (".venv/bin/features status", "what is fresh and what is late"),
+            (".venv/bin/features --help", "everything else"),
+        ]
+    )
+
+
+def load(page: Page, commands: Commands, settings: Settings) -> None:
+    """Generate the payments and put the definitions in force."""
+    with page.step("Load the example data, check the definitions"):
+        landing = settings.home / "landing"
+        run(page, commands, f"python -m examples.payments --out {shown(landing, settings)}")
+        applied = json.loads(run(page, commands, "features apply --json"))
+        flights = duckdb.sql("select count(*) from 'data/nycflights13/flights.parquet'").fetchall()[0][0]
+        page.rows(
+            ["source", "rows", "what"],
+            [
+                ["flights", f"{flights:,}", "every departure from New York in 2013, with hourly weather (real)"],
+                *([name, f"{count(landing, name):,}", what] for name, what in PAYMENTS),
+            ],
+        )
+        page.say(f"[dim]{applied_text(applied)}")
+
+
+PAYMENTS = (
+    ("transactions", "card payments: bursts, night peaks, late and corrected rows, refunds (generated)"),
+    ("visits", "site visits of the same customers (generated)"),
+    ("fraud_reports", "which payments turned out to be fraud, and when that became known (generated)"),
+)
+
+
+def count(landing: Path, name: str) -> int:
+    return int(duckdb.sql(f"select count(*) from '{landing}/{name}/*.parquet'").fetchall()[0][0])
+
+
+def applied_text(applied: dict[str, Any]) -> str:
+    kinds = ("entities", "feature_views", "features", "feature_services")
+    changes = f"{len(applied['changes'])} changes" if applied["changes"] else "nothing changed since the last run"
+    counts = ", ".join(f"{applied[kind]} {kind.replace('_', ' ')}" for kind in kinds)
+    return f"in force: {counts}; {changes}"
+
+
+def refresh(page: Page, commands: Commands) -> None:
+    """Run the refresh DAGs with Airflow itself."""
+    with page.step("Refresh with Airflow: build and test in dbt, publish, sync, verify"):
+        runs = json.loads(run(page, commands, f"python -m scripts.refresh hourly daily --at {CLOCK} --json"))
+        for dag in runs["runs"]:
+            page.say(f"[dim]{dag['dag']}: {dag['state']} in {dag['seconds']:.0f} s, {len(dag['tasks'])} tasks")
+        status = json.loads(commands.run(["features", "status", "--json"]))
+        page.rows(
+            ["feature view", "refresh", "history rows", "keys online", "newest event (UTC)"],
+            [
+                [v["view"], v["refresh"], f"{v['rows']:,}", f"{v['online_rows']:,}", clock_text(v["newest_event"])]
+                for v in status["views"]
+            ],
+        )
+
+
+def read(page: Page, commands: Commands, settings: Settings, url: str) -> None:
+    """The same features through the Python client and through curl."""
+    customers, merchants = busy_customers(settings)
+    page.say("[dim]in Python, for the fraud team's model:")
+    page.code(
+        f'client = FeatureClient("{url}")\n'
+        f'client.get_many("fraud_v1", customer_id={customers}, merchant_id={merchants})'
+    )
+    with FeatureClient(url) as client:
+        vectors = client.get_many("fraud_v1", customer_id=customers, merchant_id=merchants)
+        marketing = client.get_many("marketing_v1", customer_id=customers)
+    page.rows([*vectors.entities, *vectors.values], [list(row.to_dict().values()) for row in vectors])
+    shared = shared_features(settings, "fraud_v1", "marketing_v1")
+    differing = [name for name in shared if vectors[name] != marketing[name]]
+    if differing or not shared:
+        raise CommandFailed("get_many", None, f"the two services differ in {differing} of {shared}", commands.log)
+    page.say(f"[dim]marketing_v1 reads the same numbers for {', '.join(shared)}")
+    page.say("[dim]with curl, for the model that predicts late departures:")
+    body = {"feature_service": "flight_delay_v1", "entities": flight_entities(settings)}
+    answer = json.loads(run(page, commands, f"curl -s {url}/get-online-features -d {shlex.quote(json.dumps(body))}"))
+    names = answer["metadata"]["feature_names"]
+    page.rows(
+        ["feature", "value", "status", "event timestamp"],
+        [
+            [name, result["values"][0], result["statuses"][0], result["event_timestamps"][0]]
+            for name, result in zip(names, answer["results"], strict=True)
+        ][3:11],
+    )
+
+
+def shared_features(settings: Settings, one: str, other: str) -> list[str]:
+    """The features that both services read, of the same version of the same view."""
+    registry = read_registry(settings.registry_path)
+    of_other = {(ref.view, ref.feature) for ref in registry.feature_service(other).features}
+    return [ref.feature for ref in registry.feature_service(one).features if (ref.view, ref.feature) in of_other]
+
+
+def busy_customers(settings: Settings) -> tuple[list[int], list[str]]:
+    """The three busiest customers of the last hour, and a merchant for each."""
+    history = {
+        view: f"read_parquet('{settings.offline / view / '**' / '*.parquet'}')"
+        for view in ("customer__transactions", "merchant__transactions")
+    }
+    customers = duckdb.sql(f"""
+        select customer_id from {history["customer__transactions"]}
+        where event_timestamp = timestamptz '{CLOCK}' and created_timestamp <= timestamptz '{CLOCK}'
+        qualify row_number() over (partition by customer_id order by created_timestamp desc) = 1
+        order by transactions_1h desc, customer_id limit 3
+    """).fetchall()
+    merchants = duckdb.sql(f"""
+        select distinct merchant_id from {history["merchant__transactions"]} order by 1 limit {len(customers)}
+    """).fetchall()
+    return [row[0] for row in customers], [row[0] for row in merchants]
+
+
+def flight_entities(settings: Settings) -> dict[str, list[str]]:
+    """The airport, carrier and plane of the next flight that is labelled."""
+    labels = settings.home / "labels" / "flight_delay_labels.parquet"
+    ((airport, carrier, tail_number),) = duckdb.sql(f"""
+        select airport, carrier, tail_number from '{labels}' where tail_number is not null
+        order by event_timestamp desc, carrier, flight_number limit 1
+    """).fetchall()
+    return {"airport": [airport], "carrier": [carrier], "tail_number": [tail_number]}
+
+
+def train(page: Page, commands: Commands, settings: Settings) -> None:
+    """Point-in-time correct training sets of both use cases."""
+    with page.step("Build training sets: each label with the features as they were at its time"):
+        for service, labels, label in TRAINING:
+            spine = shown(settings.home / "labels" / f"{labels}.parquet", settings)
+            out = shown(settings.home / "training" / f"{service}.parquet", settings)
+            (settings.project_dir / out).parent.mkdir(parents=True, exist_ok=True)
+            made = json.loads(run(page, commands, f"features train {service} --spine {spine} --out {out} --json"))
+            page.say(f"[dim]{made['rows']:,} rows x {made['features']} features in {made['seconds']:.1f} s")
+            sample = duckdb.sql(
+                f"select * from '{settings.project_dir / out}' where {label} order by hash(event_timestamp) limit 3"
+            )
+            columns = ["event_timestamp", label, *(c for c in sample.columns if c not in ("event_timestamp", label))]
+            page.rows(columns, duckdb.sql(f"select {', '.join(columns)} from sample").fetchall())
+
+
+def document(page: Page, commands: Commands, settings: Settings) -> None:
+    with page.step("Write the docs site: every view with owner, freshness, services and lineage"):
+        out = settings.home / "docs" / "index.html"
+        run(page, commands, f"features docs --out {shown(out, settings)}")
+        page.say(f"[dim]{shown(out, settings)}, one file of {out.stat().st_size / 1e6:.1f} MB: open it in a browser")
+
+
+def run(page: Page, commands: Commands, command: str) -> str:
+    page.command(command)
+    return commands.run(shlex.split(command))
+
+
+def shown(path: Path, settings: Settings) -> str:
+    """A path as a person in the project folder would type it."""
+    return str(path.relative_to(settings.project_dir)) if path.is_relative_to(settings.project_dir) else str(path)
+
+
+def clock_text(moment: str | None) -> str:
+    return "" if moment is None else f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Run refresh DAGs once with Airflow itself and no services: `python -m scripts.refresh hourly daily`.
+
+What Airflow says goes to a log file; printed is a line for each task, or JSON. Ends with 1 when a run failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from feature_server.errors import FeatureStoreError
+from feature_server.settings import load_settings, parse_time
+
+from .airflow_env import airflow_environment, prepare_airflow
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """How one task of a run ended; `seconds` is None for a task that was never started."""
+
+    task: str
+    state: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class DagRun:
+    """How one run of a DAG ended, with its tasks in the order they were started."""
+
+    dag: str
+    state: str
+    seconds: float
+    tasks: tuple[TaskRun, ...]
+
+
+def run_dag(dag_id: str, at: str | None) -> DagRun:
+    """Run one DAG in this process; `prepare_airflow` must have been called."""
+    dags_folder = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
+    if dags_folder not in sys.path:
+        sys.path.insert(0, dags_folder)
+    import refresh
+
+    dag = getattr(refresh, dag_id, None)
+    if dag is None:
+        raise FeatureStoreError(
+            "no such DAG", where=dag_id, expected="a cadence that a feature view names as its `refresh`",
+            remedy="`python -m scripts.airflow_env dags list` lists the DAGs",
+        )  # fmt: skip
+    started = time.monotonic()
+    done = dag.test(logical_date=None if at is None else parse_time(at, where="--at"))
+    instances = sorted(
+        done.get_task_instances(), key=lambda instance: (instance.start_date is None, instance.start_date)
+    )
+    return DagRun(dag_id, str(done.state), round(time.monotonic() - started, 1), tuple(map(_task_run, instances)))
+
+
+def _task_run(instance: Any) -> TaskRun:
+    seconds = None if instance.duration is None else round(instance.duration, 2)
+    return TaskRun(instance.task_display_name, str(instance.state), seconds)
+
+
+def main(arguments: list[str]) -> int:
+    """Parse the command line and run; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.refresh", description=__doc__)
+    parser.add_argument("cadence", nargs="+", help="hourly, daily or weekly; run one after the other")
+    parser.add_argument("--at", metavar="TIME", help="logical date, e.g. 2013-12-31T23:00Z; by default now")
+    parser.add_argument("--log", type=Path, help="what Airflow says [default: run/refresh.log in FEATURES_HOME]")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_args(arguments)
+    settings = load_settings()
+    log = (given.log or settings.home / "run" / "refresh.log").resolve()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with _output_to(log) as out:
+        prepare_airflow({"FEATURES_TASK_RETRIES": "0"} | airflow_environment(settings))
+        runs = []
+        for cadence in given.cadence:
+            run = run_dag(f"refresh_{cadence}", given.at)
+            runs.append(run)
+            if not given.json:
+                print(_text(run), file=out, flush=True)
+            if run.state != "success":
+                break
+    good = all(run.state == "success" for run in runs)
+    if given.json:
+        print(json.dumps({"runs": [asdict(run) for run in runs], "log": str(log)}, indent=2))
+    elif not good:
+        print(f"what Airflow said: {log}")
+    return 0 if good else 1
+
+
+class _output_to:
+    """Everything this process and its children print goes to `log`; the block gets the former standard output."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def __enter__(self) -> IO[str]:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.saved = (os.dup(1), os.dup(2))
+        with self.log.open("wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        return os.fdopen(os.dup(self.saved[0]), "w")
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, saved in zip((1, 2), self.saved, strict=True):
+            os.dup2(saved, descriptor)
+            os.close(saved)
+
+
+def _text(run: DagRun) -> str:
+    tasks = [
+        f"  {task.state:<16}{'' if task.seconds is None else f'{task.seconds:.2f} s':>9}  {task.task}"
+        for task in run.tasks
+    ]
+    return "\n".join([f"{run.dag}: {run.state} in {run.seconds} s", *tasks])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,61 @@
+"""One small world, built step by step and once from nothing, for the tests of this directory."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from examples import payments
+from tests.dbt_project.world import World, make_flights
+
+STEPS = (
+    "2013-12-20T00:00:00Z",
+    "2013-12-20T07:30:00Z",
+    "2013-12-23T13:00:00Z",
+    "2013-12-26T00:00:00Z",
+)
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Flights of ten days and payments of five weeks, up to 2013-12-28."""
+    home = tmp_path_factory.mktemp("sources")
+    make_flights(home / "flights", "2013-12-18", "2013-12-28")
+    payments.main(
+        ["--out", str(home / "landing"), "--customers", "50", "--merchants", "12", "--transactions", "4000",
+         "--days", "40", "--until", "2013-12-28T00:00:00Z"]
+    )  # fmt: skip
+    return home
+
+
+@pytest.fixture
+def world(sources: Path, tmp_path: Path) -> World:
+    """An unbuilt world with its own copy of the sources."""
+    shutil.copytree(sources, tmp_path / "world")
+    return World(tmp_path / "world")
+
+
+@pytest.fixture(scope="session")
+def steps(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> list[World]:
+    """The warehouse as it was after each incremental build."""
+    home = tmp_path_factory.mktemp("steps") / "world"
+    shutil.copytree(sources, home)
+    built = []
+    for number, as_of in enumerate(STEPS):
+        World(home).run(as_of=as_of)
+        copy = World(home.with_name(f"step{number}"))
+        copy.home.mkdir()
+        shutil.copy(World(home).warehouse, copy.warehouse)
+        built.append(copy)
+    return built
+
+
+@pytest.fixture(scope="session")
+def full(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The same world built once, for the last step's instant."""
+    home = tmp_path_factory.mktemp("full") / "world"
+    shutil.copytree(sources, home)
+    World(home).run("--full-refresh", as_of=STEPS[-1])
+    return World(home)

@@ -1,0 +1,156 @@
+"""What windowed views say at any tick, against a count over the raw files in plain Python."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import pytest
+
+from tests.dbt_project.conftest import STEPS
+from tests.dbt_project.world import World
+
+AS_OF = datetime.fromisoformat(STEPS[-1])
+Row = dict[str, Any]
+
+
+def rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[Row]:
+    relation = connection.sql(query)
+    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+
+def value_at(history: list[Row], tick: datetime, known: datetime) -> Row | None:
+    """The row that counts at `tick`, of those created by `known`: the latest event, then the latest created."""
+    seen = [row for row in history if row["event_timestamp"] <= tick and row["created_timestamp"] <= known]
+    return max(seen, key=lambda row: (row["event_timestamp"], row["created_timestamp"]), default=None)
+
+
+def in_force(transactions: list[Row], known: datetime) -> list[Row]:
+    """The latest version of each transaction that had landed by `known`."""
+    versions: dict[int, Row] = {}
+    for row in sorted(transactions, key=lambda row: row["ingested_at"]):
+        if row["ingested_at"] <= known:
+            versions[row["transaction_id"]] = row
+    return list(versions.values())
+
+
+@pytest.fixture(scope="module")
+def transactions(full: World) -> list[Row]:
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        return rows(connection, f"from '{full.home}/landing/transactions/*.parquet'")
+
+
+def moments(tick: timedelta, count: int) -> list[tuple[datetime, datetime]]:
+    """Random (tick, known) pairs: known at once, or with all corrections up to the end."""
+    start, chance = datetime(2013, 11, 18, tzinfo=UTC), random.Random(5)
+    ticks = [start + chance.randrange((AS_OF - start) // tick + 1) * tick for _ in range(count)]
+    return [(moment, known) for moment in ticks for known in (moment, AS_OF)]
+
+
+def test_transactions_of_a_customer_in_the_last_hours(full: World, transactions: list[Row]) -> None:
+    with full.connect() as connection:
+        history = rows(connection, "from customer__transactions")
+    filled = 0
+    for customer in range(1, 51, 3):
+        of_customer = [row for row in history if row["customer_id"] == customer]
+        for tick, known in moments(timedelta(hours=1), 40):
+            now = [
+                row for row in in_force(transactions, known)
+                if row["customer_id"] == customer and tick - timedelta(hours=24) <= row["occurred_at"] <= tick
+            ]  # fmt: skip
+            bought = [row for row in now if row["kind"] == "purchase"]
+            expected = {
+                "transactions_1h": sum(row["occurred_at"] >= tick - timedelta(hours=1) for row in bought),
+                "transactions_24h": len(bought),
+                "amount_eur_sum_24h": sum((row["amount_eur"] for row in bought), Decimal("0.00")),
+                "amount_eur_max_24h": max((row["amount_eur"] for row in bought), default=None),
+                "refunds_24h": len(now) - len(bought),
+                "merchants_24h": len({row["merchant_id"] for row in bought}),
+            }
+            found = value_at(of_customer, tick, known)
+            if found is None:
+                assert now == [], (customer, tick, known)
+                continue
+            filled += bool(now)
+            assert {name: found[name] for name in expected} == expected, (customer, tick, known)
+    assert filled > 300
+
+
+def test_transactions_and_fraud_of_a_merchant_in_the_last_30_days(full: World, transactions: list[Row]) -> None:
+    with full.connect() as connection:
+        history = rows(connection, "from merchant__risk")
+        reports = rows(connection, f"from '{full.home}/landing/fraud_reports/*.parquet'")
+    filled = 0
+    for number in range(1, 13):
+        merchant = f"M{number:06d}"
+        of_merchant = [row for row in history if row["merchant_id"] == merchant]
+        for tick, known in moments(timedelta(days=1), 12):
+            window = (tick - timedelta(days=30), tick)
+            current = in_force(transactions, known)
+            bought = sum(
+                row["merchant_id"] == merchant
+                and row["kind"] == "purchase"
+                and window[0] <= row["occurred_at"] <= window[1]
+                for row in current
+            )
+            landed = {row["transaction_id"] for row in current}
+            frauds = 0
+            for report in reports:
+                if report["ingested_at"] > known or report["transaction_id"] not in landed:
+                    continue
+                first = min(
+                    row["ingested_at"] for row in transactions if row["transaction_id"] == report["transaction_id"]
+                )
+                then = in_force(
+                    [row for row in transactions if row["transaction_id"] == report["transaction_id"]],
+                    max(first, report["ingested_at"]),
+                )
+                at_merchant = then[0]["merchant_id"] == merchant
+                frauds += at_merchant and window[0] <= report["reported_at"] <= window[1]
+            found = value_at(of_merchant, tick, known)
+            if found is None:
+                assert bought + frauds == 0
+                continue
+            filled += frauds > 0
+            assert (found["transactions_30d"], found["fraud_reports_30d"]) == (bought, frauds), (merchant, tick, known)
+            assert found["fraud_report_ratio_30d"] == (frauds / bought if bought else None)
+    assert filled > 50
+
+
+def test_departures_of_an_airport_in_the_last_hours(full: World) -> None:
+    with full.connect() as connection:
+        history = rows(connection, "select *, event_timestamp as created_timestamp from airport__departures")
+        flights = rows(
+            connection,
+            "select origin, dep_delay, time_hour + to_minutes(minute) as scheduled"
+            f" from '{full.home}/flights/flights.parquet'",
+        )
+    outcomes = [
+        (row["origin"], row["scheduled"] + timedelta(minutes=row["dep_delay"] or 0), row["dep_delay"])
+        for row in flights
+    ]
+    chance = random.Random(5)
+    start = datetime(2013, 12, 18, 12, tzinfo=UTC)
+    for airport in ("EWR", "JFK", "LGA"):
+        for _ in range(60):
+            tick = start + chance.randrange((AS_OF - start) // timedelta(minutes=15) + 1) * timedelta(minutes=15)
+            now = [
+                (at, delay) for origin, at, delay in outcomes
+                if origin == airport and tick - timedelta(hours=3) <= at <= tick
+            ]  # fmt: skip
+            left = [delay for _, delay in now if delay is not None]
+            expected = {
+                "departures_1h": sum(delay is not None and at >= tick - timedelta(hours=1) for at, delay in now),
+                "departures_3h": len(left),
+                "departure_delay_minutes_mean_3h": pytest.approx(sum(left) / len(left), rel=1e-12) if left else None,
+                "departure_delay_minutes_max_3h": max(left, default=None),
+                "late_share_3h": pytest.approx(sum(delay > 15 for delay in left) / len(left)) if left else None,
+                "cancellations_3h": len(now) - len(left),
+            }
+            found = value_at([row for row in history if row["airport"] == airport], tick, tick)
+            assert found is not None
+            assert {name: found[name] for name in expected} == expected, (airport, tick)

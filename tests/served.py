@@ -1,0 +1,70 @@
+"""A feature server in a process of its own, started as a user would."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+from online_rows import NOW
+
+
+class Served:
+    """A running `features serve`: its address, and its processes."""
+
+    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+        self.process = process
+        self.address = address
+
+    def workers(self) -> list[psutil.Process]:
+        return [
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if child.status() != psutil.STATUS_ZOMBIE and "feature_server.app.worker" in child.cmdline()
+        ]
+
+    def stop(self) -> str:
+        """End it gracefully; what it has written to standard error."""
+        self.process.send_signal(signal.SIGTERM)
+        _, errors = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, errors
+        return errors
+
+
+@contextmanager
+def served(
+    redis_url: str | None, *arguments: str, clock: str | None = NOW.isoformat(), **environment: str
+) -> Iterator[Served]:
+    """`features serve` on a free port, with the clock stopped at NOW unless told otherwise."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("FEATURES_")} | environment
+    if redis_url is not None:
+        environ["FEATURES_REDIS_URL"] = redis_url
+    if clock is not None:
+        environ["FEATURES_CLOCK"] = clock
+    process = subprocess.Popen(
+        [sys.executable, "-m", "feature_server", "serve", "--port", "0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, line + process.stderr.read()
+        yield Served(process, found[0])
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()

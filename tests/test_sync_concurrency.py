@@ -1,0 +1,112 @@
+"""Syncs of one view at the same time: one after the other, and a paused one never writes over a newer one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+import redis
+from sync_crash import start_sync
+from sync_project import Tables, at, expected_rows, make_view, online_rows, run_sync, sync_one
+
+from feature_server.errors import SyncConflict
+from feature_server.keys import FENCE, LOCK
+from feature_server.online import OnlineStore
+from feature_server.online_lock import Holder, fenced
+from feature_server.sync import SyncResult
+
+VIEW = make_view()
+LOCK_NAME = LOCK + VIEW.id.encode()
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    tables = Tables(tmp_path / "offline")
+    tables.commit(VIEW, [[(key, at(1), 1.0) for key in range(40)]])
+    return tables
+
+
+def wait_until_stopped(process_id: int) -> None:
+    while psutil.Process(process_id).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.005)
+
+
+def test_a_second_sync_waits_for_the_first_and_finds_nothing_left_to_do(valkey: str, tables: Tables) -> None:
+    results: list[SyncResult] = []
+    with OnlineStore(valkey) as store, fenced(store, VIEW.id):
+        others = [
+            threading.Thread(target=lambda: results.append(sync_one(valkey, tables, VIEW, now=at(10))))
+            for _ in range(2)
+        ]
+        for other in others:
+            other.start()
+        time.sleep(0.3)
+        assert results == []
+    for other in others:
+        other.join()
+    assert sorted(result.rows for result in results) == [0, 40]
+
+
+def test_a_sync_that_waited_long_enough_says_who_is_in_its_way(valkey: str, tables: Tables) -> None:
+    with OnlineStore(valkey) as store, fenced(store, VIEW.id), pytest.raises(SyncConflict) as caught:
+        sync_one(valkey, tables, VIEW, now=at(10), wait_seconds=0.2)
+    assert caught.value.what == "another sync of 'customer__spend' is running"
+    assert f"process {os.getpid()} on" in str(caught.value.got)
+
+
+def test_a_lease_is_renewed_for_as_long_as_its_sync_runs(valkey: str) -> None:
+    with OnlineStore(valkey) as store, redis.Redis.from_url(valkey) as client:
+        with fenced(store, VIEW.id, lease_seconds=0.3):
+            time.sleep(0.9)
+            assert client.exists(LOCK_NAME)
+        assert client.exists(LOCK_NAME, FENCE + VIEW.id.encode()) == 0
+
+
+def test_the_lock_of_a_process_that_is_gone_is_taken_over_at_once(valkey: str, tables: Tables) -> None:
+    with OnlineStore(valkey) as store, redis.Redis.from_url(valkey) as client:
+        with fenced(store, VIEW.id):
+            mine = msgspec.json.decode(client.get(LOCK_NAME), type=Holder)
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        dead = msgspec.structs.replace(mine, process=child)
+        client.set(LOCK_NAME, msgspec.json.encode(dead), ex=3600)
+    assert sync_one(valkey, tables, VIEW, now=at(10), wait_seconds=0).rows == 40
+
+
+@pytest.mark.parametrize("pause", [15, 18, 21, 24, 28])
+def test_a_sync_paused_past_its_lease_never_writes_again(valkey: str, tables: Tables, pause: int) -> None:
+    stale = start_sync(valkey, tables, VIEW, now=at(10), pause=pause, lease_seconds=0.4)
+    try:
+        wait_until_stopped(stale.pid)
+        tables.commit(VIEW, [[(key, at(2), 2.0) for key in range(20, 60)]])
+        sync_one(valkey, tables, VIEW, now=at(11))
+        expected = expected_rows(VIEW, tables.rows(VIEW), at(11))
+        assert online_rows(valkey, VIEW) == expected
+        os.kill(stale.pid, signal.SIGCONT)
+        stale.join()
+        assert stale.exitcode == 3
+        assert online_rows(valkey, VIEW) == expected
+    finally:
+        stale.kill()
+
+
+def test_many_syncs_at_once_while_the_history_grows_end_at_its_latest_version(valkey: str, tables: Tables) -> None:
+    running = []
+    for version in range(4):
+        tables.commit(VIEW, [[(key, at(2 + version), 10.0 * version + key) for key in range(version * 5, 50)]])
+        running += [start_sync(valkey, tables, VIEW, now=at(10 + version)) for _ in range(2)]
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0] * len(running)
+    run_sync(valkey, tables, VIEW, now=at(20))
+    assert online_rows(valkey, VIEW) == expected_rows(VIEW, tables.rows(VIEW), at(20))
+    with redis.Redis.from_url(valkey) as client:
+        assert client.exists(LOCK_NAME, FENCE + VIEW.id.encode()) == 0
