@@ -1,0 +1,286 @@
+"""The value of a stream view's aggregates at any times: what its SQL gives on an extra row (key, t) that adds nothing.
+
+Events lie sorted by (group, event time, created time). The bounds of every frame are found by binary search within the
+group, then each aggregate reduces its ranges. Of several versions of one event the latest counts; `as_known` at time t
+counts the latest that was created by t. Where that differs from the latest of all, only for those times, the events
+are looked at one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from . import stream_reduce as reduce
+from .stream_plan import Aggregate, Frame, StreamPlan
+from .stream_reduce import Values
+
+NEVER = np.iinfo(np.int64).max
+
+
+class Events(msgspec.Struct, kw_only=True):
+    """Events of many keys, sorted by (group, event_us, created_us); group g is `starts[g]` up to `starts[g + 1]`.
+
+    `event_id` are integers, equal for the versions of one event; `counts` is false for an event that the model's filters
+    leave out. `arguments` are the plan's, in its order.
+    """
+
+    starts: np.ndarray
+    event_us: np.ndarray
+    created_us: np.ndarray
+    event_id: np.ndarray
+    counts: np.ndarray
+    arguments: Sequence[Values]
+
+    def take(self, rows: np.ndarray, starts: np.ndarray) -> Events:
+        return Events(
+            starts=starts,
+            event_us=self.event_us[rows],
+            created_us=self.created_us[rows],
+            event_id=self.event_id[rows],
+            counts=self.counts[rows],
+            arguments=[argument.take(rows) for argument in self.arguments],
+        )
+
+
+class Evaluated(msgspec.Struct, kw_only=True):
+    """For n keys and times: each aggregate's n values, and the n latest events (-1: none) with the plan's arguments."""
+
+    aggregates: list[Values]
+    latest_us: np.ndarray
+    latest: list[Values]
+
+
+def evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.ndarray, *, as_known: bool) -> Evaluated:
+    """The plan's aggregates and latest values for n (group, time) pairs; a negative group is a key without events."""
+    order = np.lexsort((at_us, groups))
+    restore = np.empty_like(order)
+    restore[order] = np.arange(len(order))
+    groups, at_us = groups[order], at_us[order]
+    superseded = _superseded(events)
+    current = _only(events, (superseded == NEVER) & events.counts)
+    found = _evaluate(plan, current, groups, at_us)
+    if as_known:
+        differing = _as_known_differs(plan, events, superseded, groups, at_us)
+        if len(differing):
+            found = _replace(found, differing, _one_by_one(plan, events, superseded, groups, at_us, differing))
+    return Evaluated(
+        aggregates=[values.take(restore) for values in found.aggregates],
+        latest_us=found.latest_us[restore],
+        latest=[values.take(restore) for values in found.latest],
+    )
+
+
+def bounds(events: Events, groups: np.ndarray, at_us: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """The range [low, high) of each group's events within the frame at each time."""
+    known = groups >= 0
+    first = np.where(known, events.starts[np.maximum(groups, 0)], 0)
+    after = np.where(known, events.starts[np.maximum(groups, 0) + 1], 0)
+    high = _search(events.event_us, at_us - frame.delay_us, first, after, inclusive=True)
+    if frame.preceding_us is None:
+        return first, high
+    low = _search(events.event_us, at_us - frame.preceding_us, first, after, inclusive=False)
+    return np.minimum(low, high), high
+
+
+def _evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.ndarray) -> Evaluated:
+    ranges = [bounds(events, groups, at_us, frame) for frame in plan.frames]
+    aggregates = [aggregate_ranges(aggregate, events, *ranges[aggregate.frame]) for aggregate in plan.aggregates]
+    low, high = bounds(events, groups, at_us, Frame(None))
+    latest = np.where(high > low, high - 1, -1)
+    return Evaluated(
+        aggregates=aggregates,
+        latest_us=_pick(Values(events.event_us, np.zeros(len(events.event_us), bool)), latest).values,
+        latest=[_pick(argument, latest) for argument in events.arguments],
+    )
+
+
+def aggregate_ranges(aggregate: Aggregate, events: Events, low: np.ndarray, high: np.ndarray) -> Values:
+    """One aggregate over ranges of events."""
+    valid = np.ones(len(events.event_us), dtype=bool)
+    if aggregate.filter is not None:
+        condition = events.arguments[aggregate.filter]
+        valid = condition.values.astype(bool) & ~condition.null
+    if aggregate.function == "count_star":
+        return _never_null(reduce.count(valid, low, high))
+    values = events.arguments[aggregate.arguments[0]]
+    if aggregate.function in ("first", "last"):
+        pick = reduce.first if aggregate.function == "first" else reduce.last
+        return _pick(values, pick(valid, low, high))
+    if aggregate.function in ("arg_max", "arg_min"):
+        by = events.arguments[aggregate.arguments[1]]
+        valid &= ~by.null & ~values.null
+        largest = aggregate.function == "arg_max"
+        return _pick(values, reduce.arg_extreme(_ranks(by.values), valid, low, high, largest=largest))
+    if aggregate.function == "list":
+        return _lists(values, valid, low, high, aggregate.parameter)
+    valid &= ~values.null
+    return _numeric(aggregate, values.values, valid, low, high)
+
+
+def _numeric(aggregate: Aggregate, values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> Values:
+    function = aggregate.function
+    size = reduce.count(valid, low, high)
+    if function == "count":
+        return _never_null(size)
+    if function == "count_distinct":
+        return _never_null(reduce.distinct(_ranks(values), valid, low, high))
+    empty = size == 0
+    if function == "sum":
+        return Values(reduce.total(values, valid, low, high), empty)
+    if function == "avg":
+        total = reduce.total(values, valid, low, high)
+        return Values(total.astype(np.float64) / np.maximum(size, 1), empty)
+    if function in ("min", "max", "bool_and", "bool_or"):
+        ufunc = np.minimum if function in ("min", "bool_and") else np.maximum
+        found = reduce.extreme(ufunc, values, valid, low, high)
+        return Values(found.astype(bool) if values.dtype.kind == "b" else found, empty)
+    if function in ("stddev_samp", "stddev_pop", "var_samp", "var_pop"):
+        squares, size = reduce.variance(values, valid, low, high)
+        spare = 1 if function.endswith("samp") else 0
+        found = squares / np.maximum(size - spare, 1)
+        return Values(np.sqrt(found) if function.startswith("stddev") else found, size <= spare)
+    level = 0.5 if function == "median" else float(aggregate.parameter or 0)
+    continuous = function != "quantile_disc"
+    lower, upper, weight = reduce.quantile_positions(values, valid, low, high, level, continuous=continuous)
+    at, to = _pick(Values(values, ~valid), lower), _pick(Values(values, ~valid), upper)
+    if not continuous:
+        return at
+    numbers = at.values.astype(np.float64)
+    return Values(numbers + (to.values.astype(np.float64) - numbers) * weight, at.null)
+
+
+def _lists(values: Values, valid: np.ndarray, low: np.ndarray, high: np.ndarray, last: float | None) -> Values:
+    lists = np.empty(len(low), dtype=object)
+    for i, (start, stop) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
+        rows = np.flatnonzero(valid[start:stop]) + start
+        rows = rows if last is None else rows[-int(last) :]
+        lists[i] = [None if values.null[row] else values.values[row].item() for row in rows]
+    return Values(lists, np.array([not found for found in lists], dtype=bool))
+
+
+def _superseded(events: Events) -> np.ndarray:
+    """When a later version of the same event was created; NEVER for the latest version."""
+    superseded = np.full(len(events.event_us), NEVER, dtype=np.int64)
+    group = np.repeat(np.arange(len(events.starts) - 1), np.diff(events.starts))
+    order = np.lexsort((np.arange(len(group)), events.created_us, events.event_id, group))
+    same = (np.diff(events.event_id[order]) == 0) & (np.diff(group[order]) == 0)
+    superseded[order[:-1][same]] = events.created_us[order[1:][same]]
+    return superseded
+
+
+def _only(events: Events, keep: np.ndarray) -> Events:
+    if keep.all():
+        return events
+    kept = np.zeros(len(keep) + 1, dtype=np.int64)
+    np.cumsum(keep, out=kept[1:])
+    return events.take(np.flatnonzero(keep), kept[events.starts])
+
+
+def _as_known_differs(
+    plan: StreamPlan, events: Events, superseded: np.ndarray, groups: np.ndarray, at_us: np.ndarray
+) -> np.ndarray:
+    """The (group, time) pairs at which some event up to that time was not yet known in its latest version.
+
+    That is so when an event's latest version was created later than t, or an earlier version was still in force at t.
+    """
+    unsettled = np.where(superseded == NEVER, events.created_us, superseded)
+    order = np.repeat(np.arange(len(events.starts) - 1), np.diff(events.starts))
+    running = _running_maximum(unsettled, order)
+    low, high = bounds(events, groups, at_us, Frame(None))
+    some = np.flatnonzero(high > low)
+    return some[running[high[some] - 1] > at_us[some]]
+
+
+def _running_maximum(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The maximum so far within each group."""
+    if not len(values):
+        return values
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.int64)
+    highest = np.maximum.accumulate(ranks + group.astype(np.int64) * len(values)) - group.astype(np.int64) * len(values)
+    return np.sort(values)[highest]
+
+
+def _one_by_one(
+    plan: StreamPlan,
+    events: Events,
+    superseded: np.ndarray,
+    groups: np.ndarray,
+    at_us: np.ndarray,
+    positions: np.ndarray,
+) -> Evaluated:
+    """The plan at some (group, time) pairs, each over its own copy of the events in force at its time."""
+    at, group = at_us[positions], groups[positions]
+    low, high = bounds(events, group, at, Frame(None))
+    if plan.longest_us is not None and all(frame.preceding_us is not None for frame in plan.frames):
+        oldest, _ = bounds(events, group, at, Frame(plan.longest_us))
+        before = _latest_known_before(events, superseded, low, oldest, at)
+        low = np.where(before >= 0, np.minimum(before, oldest), oldest)
+    rows, starts = [], [0]
+    for ranges, owner, row in reduce.expanded(np.ones(len(events.event_us), bool), low, high):
+        known = (events.created_us[row] <= at[ranges][owner]) & (superseded[row] > at[ranges][owner])
+        known &= events.counts[row]
+        rows.append(row[known])
+        sizes = np.bincount(owner[known], minlength=ranges.stop - ranges.start)
+        starts.extend((starts[-1] + np.cumsum(sizes)).tolist())
+    own = events.take(np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64), np.array(starts, dtype=np.int64))
+    return _evaluate(plan, own, np.arange(len(positions)), at)
+
+
+def _latest_known_before(
+    events: Events, superseded: np.ndarray, low: np.ndarray, before: np.ndarray, at: np.ndarray
+) -> np.ndarray:
+    """The last event in [low, before) in force at each time; -1 where none: plain columns may need one that old."""
+    found = np.full(len(low), -1, dtype=np.int64)
+    row = before - 1
+    pending = np.flatnonzero(row >= low)
+    while len(pending):
+        here = row[pending]
+        good = (events.created_us[here] <= at[pending]) & (superseded[here] > at[pending]) & events.counts[here]
+        found[pending[good]] = here[good]
+        pending = pending[~good]
+        row[pending] -= 1
+        pending = pending[row[pending] >= low[pending]]
+    return found
+
+
+def _replace(found: Evaluated, positions: np.ndarray, other: Evaluated) -> Evaluated:
+    for values, new in zip([*found.aggregates, *found.latest], [*other.aggregates, *other.latest], strict=True):
+        values.values = values.values.astype(np.promote_types(values.values.dtype, new.values.dtype))
+        values.values[positions] = new.values
+        values.null[positions] = new.null
+    found.latest_us[positions] = other.latest_us
+    return found
+
+
+def _search(
+    event_us: np.ndarray, at: np.ndarray, first: np.ndarray, after: np.ndarray, *, inclusive: bool
+) -> np.ndarray:
+    """How far each range [first, after) goes with events before `at` (or at it, when inclusive)."""
+    low, high = first.copy(), after.copy()
+    while len(open_ := np.flatnonzero(low < high)):
+        middle = (low[open_] + high[open_]) >> 1
+        event = event_us[middle]
+        passed = event <= at[open_] if inclusive else event < at[open_]
+        low[open_[passed]] = middle[passed] + 1
+        high[open_[~passed]] = middle[~passed]
+    return low
+
+
+def _pick(values: Values, rows: np.ndarray) -> Values:
+    """The values at rows; null where negative."""
+    if not len(values):
+        return Values(np.zeros(len(rows), dtype=values.values.dtype), np.ones(len(rows), dtype=bool))
+    taken = values.take(np.maximum(rows, 0))
+    return Values(taken.values, taken.null | (rows < 0))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Integers from 0 that order and tell apart values as SQL does."""
+    return np.unique(values, return_inverse=True)[1]
+
+
+def _never_null(values: np.ndarray) -> Values:
+    return Values(values, np.zeros(len(values), dtype=bool))
