@@ -141,7 +141,8 @@ class Columns:
                     places = rows[low:high] - (run.first - run.start)
                     parts += [(low + offset, part) for offset, part in _take_ascending(values, places)]
         parts.sort(key=lambda part: part[0])
-        return pa.concat_arrays([pa.nulls(0, dtype), *(part for _, part in parts)])
+        empty: Any = pa.nulls
+        return pa.concat_arrays([empty(0, dtype), *(part for _, part in parts)])
 
     def _locate(self, name: str) -> tuple[list[Run], tuple[DataFile, ...]]:
         """Where the column's values are, and the Parquet files for which they are nowhere."""

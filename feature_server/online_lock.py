@@ -25,7 +25,7 @@ from .online import Fence, OnlineStore, redis_errors
 
 LEASE_SECONDS = 15.0
 WAIT_SECONDS = 600.0
-FENCE_MS = 86_400_000  # until a fence that nobody renews goes, and with it the right to write
+FENCE_MS = 7 * 86_400_000  # the longest that a sync may take; renewing it would disturb the writes that watch it
 _POLL_SECONDS = 0.1
 
 
@@ -108,7 +108,6 @@ def _renew(store: OnlineStore, name: bytes, value: bytes, fence: Fence, lease_ms
         pipeline.multi()
         if mine:
             pipeline.set(name, value, px=lease_ms)
-            pipeline.pexpire(fence.key, FENCE_MS)
 
     while not done.wait(lease_ms / 3000):
         try:

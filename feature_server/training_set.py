@@ -135,8 +135,6 @@ class TrainingSet:
                     progress(fingerprint.rows, self._spine.rows or 0)
                 writer.add_key_value_metadata({METADATA_KEY.decode(): self._record(fingerprint)})
             os.replace(scratch, path)
-        except pa.ArrowNotImplementedError as error:
-            raise RequestError("a spine column has a type that Parquet lacks", where="spine", got=str(error)) from None
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise RequestError("the file cannot be written", where=str(path), got=str(error.strerror)) from None
         finally:

@@ -27,14 +27,14 @@ _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_vie
 class Spine:
     """Rows to find features for, read again for each `chunks()`.
 
-    `given` is the user's own object, `rows` None as long as it is unknown.
+    `given` is the user's own object, `rows` None as long as it is unknown. `schema` has the types that the columns come
+    back with from a Parquet file, so that a training set on disk holds its own spine.
     """
 
     def __init__(
         self, given: Any, schema: pa.Schema, rows: int | None, read: Callable[[], Iterator[pa.RecordBatch]]
     ) -> None:
         self.given = given
-        self.schema = schema.remove_metadata()
         self.rows = rows
         self._read = read
         repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
@@ -42,6 +42,7 @@ class Spine:
             raise RequestError(
                 f"two columns have the same name: {', '.join(repeated)}", where="spine", remedy="rename one of them"
             )
+        self.schema = _as_in_parquet(schema)
 
     def chunks(self) -> Iterator[pa.Table]:
         """The rows in order, CHUNK_ROWS at a time, each column in one piece; one empty chunk when there are none."""
@@ -60,8 +61,21 @@ class Spine:
             yield self._table(pending)
 
     def _table(self, batches: Sequence[pa.RecordBatch]) -> pa.Table:
-        batches = [batch.replace_schema_metadata(None) for batch in batches]
-        return pa.Table.from_batches(batches, schema=self.schema).combine_chunks()
+        if not batches:
+            return self.schema.empty_table()
+        return pa.Table.from_batches(batches).cast(self.schema).combine_chunks()
+
+
+def _as_in_parquet(schema: pa.Schema) -> pa.Schema:
+    """Plain values instead of dictionaries, and what Parquet makes of the types it lacks."""
+    types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema]
+    sink = pa.BufferOutputStream()
+    try:
+        pq.write_table(pa.schema(list(zip(schema.names, types, strict=True))).empty_table(), sink)
+    except pa.ArrowNotImplementedError as error:
+        raise RequestError("a column has a type that Parquet lacks", where="spine", got=str(error)) from None
+    stored = pq.read_schema(pa.BufferReader(sink.getvalue()))
+    return pa.schema([pa.field(field.name, field.type) for field in stored])
 
 
 def open_spine(given: Any, connect: Callable[[str], duckdb.DuckDBPyConnection]) -> Spine:
@@ -184,8 +198,6 @@ def check_spine(spine: Spine, views: Sequence[FeatureView], event_timestamp: str
 
 
 def _check_key_type(key: JoinKey, view: FeatureView, found: pa.DataType) -> None:
-    if pa.types.is_dictionary(found):
-        found = found.value_type
     if pa.types.is_null(found):
         return
     kind = key.dtype.kind
@@ -214,8 +226,6 @@ def _check_key_type(key: JoinKey, view: FeatureView, found: pa.DataType) -> None
 def key_values(chunk: pa.Table, key: JoinKey) -> pa.Array:
     """A join key's column in exactly the type of the view; null where the view's type cannot hold the value."""
     values: Any = _one_array(chunk.column(key.name))
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
     target = arrow_type(key.dtype)
     if key.dtype.kind == "uuid":
         return _uuid_text(values, key.name)

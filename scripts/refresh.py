@@ -76,16 +76,19 @@ def main(arguments: list[str]) -> int:
     settings = load_settings()
     log = (given.log or settings.home / "run" / "refresh.log").resolve()
     log.parent.mkdir(parents=True, exist_ok=True)
-    with _output_to(log) as out:
-        prepare_airflow({"FEATURES_TASK_RETRIES": "0"} | airflow_environment(settings))
-        runs = []
-        for cadence in given.cadence:
-            run = run_dag(f"refresh_{cadence}", given.at)
-            runs.append(run)
-            if not given.json:
-                print(_text(run), file=out, flush=True)
-            if run.state != "success":
-                break
+    runs: list[DagRun] = []
+    try:
+        with _output_to(log) as out:
+            prepare_airflow({"FEATURES_TASK_RETRIES": "0"} | airflow_environment(settings))
+            for cadence in given.cadence:
+                runs.append(run_dag(f"refresh_{cadence}", given.at))
+                if not given.json:
+                    print(_text(runs[-1]), file=out, flush=True)
+                if runs[-1].state != "success":
+                    break
+    except FeatureStoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     good = all(run.state == "success" for run in runs)
     if given.json:
         print(json.dumps({"runs": [asdict(run) for run in runs], "log": str(log)}, indent=2))

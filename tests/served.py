@@ -20,6 +20,7 @@ class Served:
     def __init__(self, process: subprocess.Popen[str], address: str) -> None:
         self.process = process
         self.address = address
+        self.port = int(address.rsplit(":", 1)[1])
 
     def workers(self) -> list[psutil.Process]:
         return [

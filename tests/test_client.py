@@ -246,11 +246,9 @@ def test_nobody_listening_is_unavailable_and_no_feature_server_is_an_error() -> 
 
 def test_a_connection_that_the_server_closed_is_made_again(rows: OnlineRows, valkey: str) -> None:
     with served(valkey) as first:
-        address = first.address
-        port = address.rsplit(":", 1)[1]
-        client = FeatureClient(address)
+        client = FeatureClient(first.address)
         assert client.get(features=["merchant__risk:ratio"], merchant_id="a").statuses == {"ratio": "NOT_FOUND"}
-    with served(valkey, "--port", port), client:
+    with served(valkey, "--port", str(first.port)), client:
         assert client.get(features=["merchant__risk:ratio"], merchant_id="a").statuses == {"ratio": "NOT_FOUND"}
 
 

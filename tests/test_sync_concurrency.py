@@ -18,7 +18,9 @@ from sync_project import Tables, at, expected_rows, make_view, online_rows, run_
 from feature_server.errors import SyncConflict
 from feature_server.keys import FENCE, LOCK
 from feature_server.online import OnlineStore
+from feature_server.online_commands import delete_key_commands
 from feature_server.online_lock import Holder, fenced
+from feature_server.online_writer import FencedWriter
 from feature_server.sync import SyncResult
 
 VIEW = make_view()
@@ -66,6 +68,18 @@ def test_a_lease_is_renewed_for_as_long_as_its_sync_runs(valkey: str) -> None:
             time.sleep(0.9)
             assert client.exists(LOCK_NAME)
         assert client.exists(LOCK_NAME, FENCE + VIEW.id.encode()) == 0
+
+
+def test_renewing_the_lease_does_not_disturb_the_rows_being_written(valkey: str) -> None:
+    with (
+        OnlineStore(valkey) as store,
+        fenced(store, VIEW.id, lease_seconds=0.06) as fence,
+        FencedWriter(store, fence, "1") as writer,
+    ):
+        until = time.monotonic() + 0.6
+        while time.monotonic() < until:
+            for transaction in delete_key_commands([b"1{1}"], count_existing=True):
+                writer.put(transaction)
 
 
 def test_the_lock_of_a_process_that_is_gone_is_taken_over_at_once(valkey: str, tables: Tables) -> None:

@@ -10,6 +10,7 @@ Cosmos makes the tasks from dbt's manifest. Two things differ from its watcher m
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -30,6 +31,7 @@ GROUP = "dbt"
 BUILD_TASK = f"{GROUP}.{PRODUCER_WATCHER_TASK_ID}"
 RESULTS = "results"
 GOOD = ("success", "pass", "warn")
+SKIPPED = "skipped: something upstream is red"  # a test that waits for another model says nothing about this one
 DUCKDB_POOL = "duckdb"  # one slot: DuckDB has one writer, and backfills ignore max_active_runs
 PLATFORM_OWNER = "feature_platform"
 
@@ -45,11 +47,11 @@ class ModelResult(BaseOperator):
     def execute(self, context: Context) -> None:
         results = context["ti"].xcom_pull(task_ids=BUILD_TASK, key=RESULTS) or {}
         unit_tests = [unique_id for unique_id in results if unique_id.startswith(f"unit_test.{self.unit_test_prefix}.")]
-        ran = {unique_id: results[unique_id] for unique_id in [*self.test_ids, *unit_tests] if unique_id in results}
-        bad = [f"{unique_id}: {said}" for unique_id, said in ran.items() if said not in GOOD]
+        ran = {name: results[name] for name in [*self.test_ids, *unit_tests] if results.get(name, SKIPPED) != SKIPPED}
+        bad = [f"{name}: {said}" for name, said in ran.items() if said not in GOOD]
         built = results.get(self.unique_id, "dbt did not reach it; see the log of the task `dbt build`")
         if built not in GOOD:
-            bad.append(f"{self.unique_id}: {built}")
+            bad.insert(0, f"{self.unique_id}: {built}")
         if bad:
             raise AirflowFailException("\n  ".join([f"{self.unique_id} is not fit to publish", *bad]))
         self.log.info("%s was built; all %d tests passed", self.unique_id, len(ran))
@@ -60,18 +62,28 @@ class ModelResult(BaseOperator):
         return ".".join(self.unique_id.split(".")[1:3])
 
 
-def report_results(project_dir: str, context: Context) -> None:
-    """Hand what dbt said of each model and test to the tasks of the models; Cosmos calls this when dbt has ended."""
+def report_results(project_dir: str, target_path: str, context: Context) -> None:
+    """Hand what dbt said of each model and test to the tasks of the models, and keep it in the project's target folder.
+
+    Cosmos calls this when dbt has ended, whether well or not, with the temporary folder that dbt ran in.
+    """
     file = Path(project_dir, "target", "run_results.json")
     if not file.exists():
         return
+    kept = Path(target_path, f".{file.name}")
+    shutil.copyfile(file, kept)
+    kept.replace(Path(target_path, file.name))
     results = {
-        result["unique_id"]: result["status"]
-        if result["status"] in GOOD
-        else f"{result['status']}: {result['message'] or 'because of what failed upstream'}"
+        result["unique_id"]: _in_words(result["status"], result["message"])
         for result in json.loads(file.read_text(encoding="utf-8"))["results"]
     }
     context["ti"].xcom_push(key=RESULTS, value=results)
+
+
+def _in_words(status: str, message: str | None) -> str:
+    if status == "skipped":
+        return SKIPPED
+    return status if status in GOOD else f"{status}: {message}"
 
 
 def build_whatever_the_attempt(context: Context) -> None:
@@ -115,6 +127,7 @@ def dbt_build(project: Project, select: list[str], execution_timeout: timedelta)
                 "retries": 0,
                 "execution_timeout": execution_timeout,
                 "callback": report_results,
+                "callback_args": {"target_path": str(project.settings.target_path)},
                 "pre_execute": build_whatever_the_attempt,
                 "indirect_selection": "buildable",
             },

@@ -26,12 +26,14 @@ from .features import FeatureServer
 from .pages import create_pages
 from .supervisor import DRAIN_SECONDS, GRACE_SECONDS, WorkerConfig
 
+LAST_REQUEST_SECONDS = 0.2  # how long a connection without a request is then still waited for
+
 
 class Worker(uvicorn.Server):
     """uvicorn's server, with an end that loses no request.
 
-    Connections are answered for DRAIN_SECONDS after the signal, each answer saying that it is the connection's last, so
-    that a request which was on its way arrives at an open connection.
+    For DRAIN_SECONDS after the signal connections are still accepted, and each answer says that it is its connection's
+    last, so that a request which was on its way arrives at an open connection.
     """
 
     def __init__(self, server: FeatureServer, config: WorkerConfig) -> None:
@@ -73,9 +75,29 @@ class Worker(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._accept_the_last()
+        await asyncio.sleep(LAST_REQUEST_SECONDS)
         await super().shutdown(sockets)
         self._server.redis.close()
         self._server.counts.write()
+
+    async def _accept_the_last(self) -> None:
+        """Stop listening, but first take the connections that the kernel has accepted already."""
+        loop = asyncio.get_running_loop()
+        with socket.socket(fileno=os.dup(self._worker.socket_fd)) as listener:
+            for server in self.servers:
+                server.close()
+            listener.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    connection, _ = listener.accept()
+                    await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._drain()

@@ -1,0 +1,112 @@
+"""Refresh DAGs run by Airflow itself: a green run, one with a bad row, and the one after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dags_project import FILES
+from tiny_project import write_project
+
+from feature_server import FeatureClient
+from feature_server.manifest.dbt_parse import dbt_parse
+from feature_server.offline import OfflineStore
+
+ROOT = Path(__file__).parents[1]
+VIEWS = ("account__activity@v1", "account__activity@v2")
+GOOD_ROWS = """account_id,occurred_at,amount_cents
+1,2024-01-31 20:00:00Z,500
+2,2024-01-31 21:30:00Z,700
+1,2024-01-31 22:30:00Z,900
+"""
+BAD_ROW = "2,2024-01-31 22:45:00Z,\n"
+AFTER_THE_BUILD = ["apply", "publish", "sync", "verify"]
+
+
+class Till:
+    """The project of `dags_project` in a folder, with an Airflow and stores of its own."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.payments = folder / "payments.csv"
+        self.offline = folder / "home" / "offline"
+        self.redis_url = redis_url
+        self.project = write_project(folder / "project", FILES)
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("FEATURES_", "AIRFLOW"))}
+        self.environment = own | {
+            "FEATURES_PROJECT_DIR": str(self.project),
+            "FEATURES_HOME": str(folder / "home"),
+            "FEATURES_REDIS_URL": redis_url,
+            "FEATURES_CLOCK": "2024-01-31T23:00:00Z",
+            "TILL_PAYMENTS": str(self.payments),
+        }
+
+    def airflow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of `scripts` from another folder than the project's."""
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def refresh(self, hour: str) -> dict[str, Any]:
+        """The hourly refresh of the interval that ends at `hour`: exit code, and the state of every task."""
+        run = self.airflow("scripts.refresh", "hourly", "--at", f"2024-01-31T{hour}:00Z", "--json")
+        (done,) = json.loads(run.stdout)["runs"]
+        return {"code": run.returncode, "states": {task["task"]: task["state"] for task in done["tasks"]}}
+
+    def published(self) -> dict[str, tuple[int, int]]:
+        """Version and number of rows of each hourly view's offline table."""
+        tables = {view: OfflineStore(self.offline).table(view) for view in VIEWS}
+        return {view: (table.version, sum(file.rows for file in table.files())) for view, table in tables.items()}
+
+    def served(self) -> list[int | None]:
+        """The latest payment of accounts 1 and 2, as a model would read it."""
+        with FeatureClient(self.redis_url) as client:
+            rows = client.get_many(features=["account__activity:amount_cents"], account_id=[1, 2])
+            return [row.values["amount_cents"] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def till(tmp_path_factory: pytest.TempPathFactory, valkey_server: str) -> Till:
+    """A project that Airflow has refreshed once, up to ten in the evening."""
+    till = Till(tmp_path_factory.mktemp("till"), valkey_server)
+    till.payments.write_text(GOOD_ROWS)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FEATURES_HOME", "TILL_PAYMENTS"):
+            patch.setenv(name, till.environment[name])
+        patch.setenv("FEATURES_WAREHOUSE", str(till.offline.parent / "warehouse.duckdb"))
+        dbt_parse(till.project, till.project / "target")
+    run = till.airflow("scripts.airflow_env", "dags", "test", "refresh_hourly", "2024-01-31T22:00:00+00:00")
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
+    return till
+
+
+def test_a_refresh_publishes_and_serves_what_was_known_at_the_end_of_its_interval(till: Till) -> None:
+    assert till.published() == dict.fromkeys(VIEWS, (0, 2))
+    assert till.served() == [500, 700]
+
+
+def test_a_bad_row_stops_the_refresh_and_the_next_good_one_repairs_it(till: Till) -> None:
+    before = (till.published(), till.served())
+    till.payments.write_text(GOOD_ROWS + BAD_ROW)
+    failed = till.refresh("23")
+    assert failed["code"] == 1
+    assert failed["states"]["dbt.stg_payments"] == "success"
+    assert failed["states"]["dbt.account__activity_v2"] == "failed"
+    assert {failed["states"][task] for task in AFTER_THE_BUILD} == {"upstream_failed"}
+    assert (till.published(), till.served()) == before
+
+    till.payments.write_text(GOOD_ROWS)
+    repaired = till.refresh("23")
+    assert repaired["code"] == 0
+    assert set(repaired["states"].values()) == {"success"}
+    assert till.published() == dict.fromkeys(VIEWS, (1, 3))
+    assert till.served() == [900, 700]

@@ -1,0 +1,202 @@
+"""make up and make down: what they start, wait for and end, shown on small real processes and once on all of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from feature_server.errors import FeatureStoreError
+from scripts.services import (
+    Running,
+    Service,
+    check_port,
+    only_one,
+    recorded,
+    start,
+    started_at,
+    stop,
+    wait_until_healthy,
+)
+from scripts.up import up
+
+ROOT = Path(__file__).parents[1]
+WEB = (
+    "import http.server as h; h.ThreadingHTTPServer(('127.0.0.1', {port}), h.SimpleHTTPRequestHandler).serve_forever()"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def service(code: str, name: str = "web") -> Service:
+    """A service that runs `code`, in which {port} is the port it is expected on."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    return Service(name, [sys.executable, "-c", code.replace("{port}", str(port))], port, url, url)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder for logs and records; whatever is recorded in it at the end is ended."""
+    yield tmp_path
+    for running in recorded(tmp_path):
+        stop(running, tmp_path, seconds=5)
+
+
+def alive(pid: int) -> bool:
+    return started_at(pid) is not None
+
+
+def test_a_service_is_up_when_it_answers_and_ends_with_down(folder: Path) -> None:
+    web = service(WEB)
+    (running,) = up([web], folder, os.environ, folder)
+    assert urllib.request.urlopen(web.url).status == 200
+    assert recorded(folder) == [running]
+    assert stop(running, folder, seconds=10) == f"web ended (process {running.pid})"
+    assert not alive(running.pid)
+    assert recorded(folder) == []
+
+
+def test_a_second_up_starts_nothing_that_runs_and_whatever_does_not(folder: Path) -> None:
+    web, other = service(WEB), service(WEB, name="other")
+    (first,) = up([web], folder, os.environ, folder)
+    again = up([web, other], folder, os.environ, folder)
+    assert [running.name for running in again] == ["web", "other"]
+    assert again[0] == first
+
+
+def test_a_service_that_ends_is_reported_with_the_end_of_its_log_and_the_others_are_ended(folder: Path) -> None:
+    web, broken = service(WEB), service("raise SystemExit('the disk is full')", name="broken")
+    with pytest.raises(FeatureStoreError, match="broken has ended") as caught:
+        up([web, broken], folder, os.environ, folder)
+    assert "    the disk is full" in str(caught.value)
+    assert recorded(folder) == []
+
+
+def test_a_service_that_does_not_answer_in_time_is_not_healthy(folder: Path) -> None:
+    silent = service("import time; print('starting', flush=True); time.sleep(60)")
+    running = start(silent, folder, os.environ, folder)
+    with pytest.raises(FeatureStoreError, match=r"web is not healthy after 1 s(.|\n)*    starting"):
+        wait_until_healthy(silent, running, seconds=1)
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(folder: Path) -> None:
+    web, taken = service(WEB), service(WEB, name="docs")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", taken.port))
+        listener.listen()
+        with pytest.raises(FeatureStoreError, match=rf"port {taken.port} cannot be used for docs(.|\n)*--docs-port"):
+            up([web, taken], folder, os.environ, folder)
+    check_port(taken)
+    assert recorded(folder) == []
+
+
+CHILDREN = """
+import os, subprocess, sys, time
+sleep = [sys.executable, '-c', 'import time; time.sleep(300)']
+children = [subprocess.Popen(sleep, **where) for where in ({}, {'process_group': 0}, {'start_new_session': True})]
+print(*(child.pid for child in children), flush=True)
+time.sleep(300)
+"""
+
+
+def started_children(running: Running) -> list[int]:
+    """The process ids that CHILDREN prints."""
+    while not (printed := Path(running.log).read_text()).endswith("\n"):
+        time.sleep(0.02)
+    return [int(pid) for pid in printed.split()]
+
+
+def test_children_end_with_their_service_whatever_group_or_session_they_are_in(folder: Path) -> None:
+    running = start(service(CHILDREN), folder, os.environ, folder)
+    children = started_children(running)
+    assert all(map(alive, children))
+    stop(running, folder, seconds=10)
+    assert not any(map(alive, [running.pid, *children]))
+
+
+def test_what_a_dead_service_left_behind_is_ended(folder: Path) -> None:
+    running = start(service(CHILDREN), folder, os.environ, folder)
+    in_session = started_children(running)[:2]
+    os.kill(running.pid, 9)
+    os.waitpid(running.pid, 0)
+    assert stop(running, folder, seconds=10) == f"web ended (process {running.pid})"
+    assert not any(map(alive, in_session))
+
+
+def test_a_service_that_will_not_end_is_killed(folder: Path) -> None:
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(300)"
+    )
+    running = start(service(stubborn), folder, os.environ, folder)
+    while "deaf" not in Path(running.log).read_text():
+        time.sleep(0.02)
+    assert stop(running, folder, seconds=1).startswith("web was killed")
+    assert not alive(running.pid)
+
+
+def test_a_process_that_got_the_id_of_a_service_is_left_alone(folder: Path) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
+    try:
+        record = Running("web", stranger.pid, "12345", "http://127.0.0.1:1", str(folder / "web.log"))
+        assert not record.leads
+        assert stop(record, folder, seconds=5) == "web was not running"
+        assert alive(stranger.pid)
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_two_ups_at_once_are_refused(tmp_path: Path) -> None:
+    with only_one(tmp_path), pytest.raises(FeatureStoreError, match="another `make up`"), only_one(tmp_path):
+        pass
+
+
+def run(module: str, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("FEATURES_", "AIRFLOW"))}
+    environment |= {"FEATURES_HOME": str(home), "FEATURES_TARGET_PATH": str(home / "target")}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_airflow_the_feature_server_and_the_docs_site_come_up_and_go_down(tmp_path: Path) -> None:
+    ports = {name: free_port() for name in ("airflow", "server", "docs")}
+    options = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
+    try:
+        first = run("scripts.up", *options, home=tmp_path)
+        assert first.returncode == 0, first.stdout + first.stderr
+        for name, port in ports.items():
+            assert re.search(rf"{name}.* http://127\.0\.0\.1:{port}\b", first.stdout), first.stdout
+        assert urllib.request.urlopen(f"http://127.0.0.1:{ports['server']}/health").status == 200
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports['airflow']}/api/v2/dags") as answer:
+            dags = {dag["dag_id"] for dag in json.load(answer)["dags"]}
+        assert dags <= {"refresh_hourly", "refresh_daily", "refresh_weekly", "catalogue"}
+        assert "already up" in run("scripts.up", *options, home=tmp_path).stdout
+    finally:
+        running = recorded(tmp_path / "run")
+        down = run("scripts.down", home=tmp_path)
+    assert down.stdout.splitlines() == [f"{each.name} ended (process {each.pid})" for each in running]
+    assert [each.name for each in running] == ["airflow", "docs", "server"]
+    for port in ports.values():
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}")
+    assert run("scripts.down", home=tmp_path).stdout == "nothing was up\n"
