@@ -10,6 +10,7 @@ import re
 import msgspec
 
 from .dtypes import DType
+from .stream_plan import StreamPlan
 
 MICROSECONDS = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
 _DURATION = re.compile(r"([1-9][0-9]*)([smhdw])")
@@ -70,6 +71,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     `name` is the model's name and `version` dbt's version (None when the model has none); `latest` says whether plain
     `name` means this version. `join_keys` are those of all its entities, in the order declared. `ttl_us` is the ttl in
     microseconds. `relation` is the warehouse relation, quoted (`"db"."schema"."name"`), `identifier` its last part.
+    `stream` is the compiled model of a view over live events, None for a batch view.
     `fingerprint` changes when the meaning of a stored row changes: the join keys, the timestamp columns or the
     features' names and types.
     """
@@ -84,6 +86,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     ttl_us: int | None = None
     refresh: str | None = None
     online: bool = True
+    stream: StreamPlan | None = None
     features: tuple[Feature, ...]
     description: str = ""
     owner: Owner | None = None

@@ -11,6 +11,7 @@ import msgspec
 
 from .definitions import Entity, FeatureRef, FeatureService, FeatureView
 from .errors import FeatureStoreError, RequestError, UnknownNameError
+from .stream_plan import EventSource
 
 Definition = TypeVar("Definition", Entity, FeatureView, FeatureService)
 
@@ -20,6 +21,7 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
 
     project: str
     entities: tuple[Entity, ...] = ()
+    sources: tuple[EventSource, ...] = ()
     feature_views: tuple[FeatureView, ...] = ()
     feature_services: tuple[FeatureService, ...] = ()
 
