@@ -1,8 +1,8 @@
 """How a stream view's SQL is evaluated on live events: the result of compiling it, as frozen facts.
 
-`windows` makes a StreamPlan from the dbt model; training, ingest, reading and `explain` follow it. A plan has four parts:
-row-level arguments computed from each event by DuckDB (`row_sql`), frames, aggregates of arguments over frames, and one
-output expression a feature.
+`windows` makes a StreamPlan from the dbt model; training, ingest, reading and `explain` follow it. A plan has four
+parts: row-level arguments computed from each event by DuckDB (`row_sql`), frames, aggregates of arguments over frames,
+and one output expression a feature.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EventSource(msgspec.Struct, frozen=True, kw_only=True):
     """A dbt source whose rows are events that also arrive live, e.g. `payments.transactions`.
 
     `event_id` is the column that identifies an event: sent twice, it counts once; of several versions the one with the
-    latest `created_timestamp` counts.
+    latest `created_timestamp` counts. `relation` is what a model reads for it, as SQL: a table or files.
     """
 
     name: str
@@ -33,6 +33,7 @@ class EventSource(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str
     event_timestamp: str
     created_timestamp: str | None = None
+    relation: str = ""
     path: str = ""
 
 
@@ -81,7 +82,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature: its tree, and the same expression as SQL over columns `g0…` (aggregates) and `a0…` (latest event)."""
+    """One feature: its tree, and the same as SQL over columns `g0…` (aggregates) and `a0…` (the latest event)."""
 
     feature: str
     node: Node
@@ -93,12 +94,18 @@ class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A stream view, compiled.
 
     `row_sql` is a DuckDB query over a relation `events` with the source's columns; it gives the join keys, then
-    `event_timestamp`, `created_timestamp`, `event_id`, then the arguments, one row for each event that passes the
-    model's filters.
+    `event_timestamp`, `created_timestamp`, `event_id` (of type `event_id`), `counts` and the arguments. An event that
+    the model filters out has a row too, with `counts` false: a later version of an event that counted must take it out.
+
+    `versioned` says that the model itself keeps the latest version of each event, `known_by_build` that it reads what
+    was known by a constant instant, that of the build.
     """
 
     source: str
     row_sql: str
+    event_id: DType = DType("int64")
+    versioned: bool = False
+    known_by_build: bool = False
     arguments: tuple[Argument, ...]
     frames: tuple[Frame, ...]
     aggregates: tuple[Aggregate, ...]

@@ -1,7 +1,7 @@
 """Aggregates of many ranges of one array at once: what DuckDB's window functions give, with NumPy.
 
-Events lie sorted by (group, event time); a range is `[low, high)`, and ranges come sorted, so that `ufunc.reduceat` walks
-the array about once. Sums of floats are never differences of running totals; counts and sums of integers may be.
+Events lie sorted by (group, event time); a range is `[low, high)`, and ranges come sorted, so that `ufunc.reduceat`
+walks the array about once. Sums of floats are never differences of running totals; counts and sums of integers may be.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def count(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def total(values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Sum of the valid values of each range: float64 for floats, int64 for integers, Python ints where int64 overflows."""
+    """Sum of the valid values of each range: float64 for floats, int64 for integers, Python ints where those overflow."""
     if values.dtype.kind == "f":
         return _reduce(np.add, np.where(valid, values.astype(np.float64), 0.0), low, high, 0.0)
     kept = np.where(valid, values, 0)
@@ -117,7 +117,7 @@ def distinct(codes: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.nda
 
 
 def variance(values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of squared distances from each range's mean, and how many valid values it has. Two passes, so nothing cancels."""
+    """Sum of squared distances from each range's mean, in two passes so that nothing cancels, and its valid values."""
     size = count(valid, low, high)
     squares = np.zeros(len(low))
     numbers = values.astype(np.float64)
@@ -131,7 +131,7 @@ def variance(values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.nd
 def quantile_positions(
     values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray, level: float, *, continuous: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Events that hold the quantile of each range: (lower, upper, weight of upper); positions -1 where a range is empty.
+    """Events that hold the quantile of each range: (lower, upper, weight of upper); positions -1 in an empty range.
 
     Continuous as DuckDB's quantile_cont: between the values at floor and ceil of (n - 1) * level. Discrete as its
     quantile_disc: the value at ceil(n * level) - 1, at least the first.
@@ -159,7 +159,7 @@ def quantile_positions(
 
 
 def arg_extreme(by: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray, *, largest: bool) -> np.ndarray:
-    """Position of the valid event with the largest (or smallest) `by` of each range, the earliest on a tie; -1: none."""
+    """Position of the valid event with the largest or smallest `by` of each range, the earliest on a tie; -1: none."""
     found = np.full(len(low), -1)
     for ranges, owner, event in expanded(valid, low, high):
         order = np.lexsort((-event if largest else event, by[event], owner))

@@ -23,8 +23,8 @@ NEVER = np.iinfo(np.int64).max
 class Events(msgspec.Struct, kw_only=True):
     """Events of many keys, sorted by (group, event_us, created_us); group g is `starts[g]` up to `starts[g + 1]`.
 
-    `event_id` are integers, equal for the versions of one event; `counts` is false for an event that the model's filters
-    leave out. `arguments` are the plan's, in its order.
+    `event_id` are integers, equal for the versions of one event; `counts` is false for an event that the model's
+    filters leave out. `arguments` are the plan's, in its order.
     """
 
     starts: np.ndarray

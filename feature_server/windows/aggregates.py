@@ -5,38 +5,49 @@ from __future__ import annotations
 import msgspec
 from sqlglot import exp
 
+from ..dtypes import DType
 from .refusals import Refusals
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A window function's aggregate before its arguments have positions; `arguments` and `filter` are SQL expressions."""
+    """A window function's aggregate before its arguments have positions: `arguments` and `filter` are SQL."""
 
     function: str
-    arguments: tuple[exp.Expression, ...]
+    arguments: tuple[exp.Expr, ...]
     distinct: bool
-    filter: exp.Expression | None
+    filter: exp.Expr | None
     parameter: float | None
 
 
-_ONE_ARGUMENT: dict[type[exp.Expression], str] = {
+_ONE_ARGUMENT: dict[type[exp.Expr], str] = {
     exp.Sum: "sum", exp.Avg: "avg", exp.Min: "min", exp.Max: "max",
     exp.Stddev: "stddev_samp", exp.StddevSamp: "stddev_samp", exp.StddevPop: "stddev_pop",
     exp.Variance: "var_samp", exp.VariancePop: "var_pop",
     exp.First: "first", exp.FirstValue: "first", exp.Last: "last", exp.LastValue: "last",
     exp.LogicalAnd: "bool_and", exp.LogicalOr: "bool_or", exp.Median: "median",
 }  # fmt: skip
-_TWO_ARGUMENTS: dict[type[exp.Expression], str] = {exp.ArgMax: "arg_max", exp.ArgMin: "arg_min"}
-_QUANTILES: dict[type[exp.Expression], str] = {
+_TWO_ARGUMENTS: dict[type[exp.Expr], str] = {exp.ArgMax: "arg_max", exp.ArgMin: "arg_min"}
+_QUANTILES: dict[type[exp.Expr], str] = {
     exp.PercentileCont: "quantile_cont", exp.PercentileDisc: "quantile_disc", exp.Quantile: "quantile_disc",
+}  # fmt: skip
+LIFETIME = {
+    "count_star", "count", "sum", "avg", "min", "max", "first", "last", "arg_min", "arg_max", "bool_and", "bool_or",
+}  # fmt: skip
+LIFETIME_WORDS = "count, sum, avg, min, max, first, last, arg_min, arg_max, bool_and, bool_or"
+_NUMERIC = {
+    "sum", "avg", "stddev_samp", "stddev_pop", "var_samp", "var_pop", "median", "quantile_cont",
 }  # fmt: skip
 SUPPORTED = (
     "count, count(distinct), sum, avg, min, max, stddev, var, first, last, arg_min, arg_max, quantile_cont, "
-    "quantile_disc, median, bool_and, bool_or, or list(…)[-n:]"
+    "quantile_disc, median, bool_and, bool_or, or (list(…) over …)[-n:]"
 )
 
 
-def read_call(window: exp.Window, refusals: Refusals) -> Call | None:
-    """The aggregate of a window function; None, with a refusal, when it is not supported."""
+def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -> Call | None:
+    """The aggregate of a window function; None, with a refusal, when it is not supported.
+
+    `last` says how many of a list are taken from its end.
+    """
     function, condition = window.this, None
     if isinstance(function, exp.Filter):
         condition = function.expression.this
@@ -61,8 +72,8 @@ def read_call(window: exp.Window, refusals: Refusals) -> Call | None:
         call = _call(_TWO_ARGUMENTS[type(function)], (function.this, function.expression), False, condition)
     elif type(function) in _QUANTILES:
         call = _quantile(function, condition)
-    elif isinstance(function, exp.ArrayAgg) and not isinstance(function.this, exp.Order):
-        call = _call("list", (function.this,), False, condition)
+    elif isinstance(function, exp.ArrayAgg) and not isinstance(function.this, exp.Order) and last is not None:
+        call = _call("list", (function.this,), False, condition, float(last))
     else:
         call = None
     if call is None:
@@ -70,24 +81,50 @@ def read_call(window: exp.Window, refusals: Refusals) -> Call | None:
     return call
 
 
+def list_of_last(expression: exp.Expr) -> tuple[exp.Window, int] | None:
+    """The window function and n of `(list(x) over w)[-n:]`; None for anything else."""
+    if not isinstance(expression, exp.Bracket) or len(expression.expressions) != 1:
+        return None
+    window, part = expression.this.unnest(), expression.expressions[0]
+    if not isinstance(window, exp.Window) or not isinstance(part, exp.Slice) or part.expression is not None:
+        return None
+    start = part.this
+    if not isinstance(start, exp.Neg) or not isinstance(start.this, exp.Literal) or not start.this.name.isdigit():
+        return None
+    return (window, int(start.this.name)) if part.args.get("step") is None and int(start.this.name) > 0 else None
+
+
+def takes(function: str, place: int, dtype: DType) -> bool:
+    """Whether an aggregate can have an argument of this type at this place."""
+    if function in ("bool_and", "bool_or"):
+        return dtype.kind == "bool"
+    if function in _NUMERIC:
+        return dtype.is_number or dtype.kind == "decimal"
+    if function == "list":
+        return dtype.is_number
+    if function in ("first", "last") or (function in ("arg_max", "arg_min") and place == 0):
+        return True
+    return dtype.kind != "list" or function == "count"
+
+
 def _call(
     function: str,
-    arguments: tuple[exp.Expression, ...],
+    arguments: tuple[exp.Expr, ...],
     distinct: bool,
-    condition: exp.Expression | None,
+    condition: exp.Expr | None,
     parameter: float | None = None,
 ) -> Call:
     return Call(function, arguments, distinct, condition, parameter)
 
 
-def _quantile(function: exp.Expression, condition: exp.Expression | None) -> Call | None:
+def _quantile(function: exp.Expr, condition: exp.Expr | None) -> Call | None:
     level = function.expression or function.args.get("quantile")
     if not isinstance(level, exp.Literal) or level.is_string:
         return None
     return _call(_QUANTILES[type(function)], (function.this,), False, condition, float(level.name))
 
 
-def _uncast(function: exp.Expression) -> exp.Expression:
+def _uncast(function: exp.Expr) -> exp.Expr:
     """The argument of bool_and and bool_or without the cast to boolean that the parser adds."""
     argument = function.this
     if isinstance(function, exp.LogicalAnd | exp.LogicalOr) and isinstance(argument, exp.Cast):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import msgspec
 from sqlglot import exp
@@ -10,12 +12,14 @@ from sqlglot.optimizer.scope import Scope
 
 from ..dtypes import DType, UnknownType, parse_sql_type
 from ..stream_plan import Aggregate, Argument, EventSource, Frame, Output, StreamPlan
-from .aggregates import read_call
+from .aggregates import LIFETIME, LIFETIME_WORDS, list_of_last, read_call, takes
 from .expressions import read_node
+from .filters import move_filters
 from .frames import read_frame
-from .layers import only_source, projection, put_together, qualified, source_column, window_scope
+from .layers import only_source, projection, put_together, qualified, selects, source_column, window_scope
 from .refusals import Refusals
 
+ROW_COLUMNS = ("event_timestamp", "created_timestamp", "event_id", "counts")
 NOT_REPEATABLE = {
     "random", "uuid", "gen_random_uuid", "now", "current_timestamp", "current_date", "current_time", "today",
     "get_current_timestamp", "transaction_timestamp", "nextval", "currval", "current_localtimestamp", "setseed",
@@ -24,13 +28,14 @@ _NOT_REPEATABLE_TYPES = (exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime,
 
 
 class CompiledModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What the compiler needs of a view: its SQL and the columns that mean something."""
+    """What the compiler needs of a view: its SQL, the columns that mean something and, where known, their types."""
 
     sql: str
     join_keys: tuple[str, ...]
     event_timestamp: str
     created_timestamp: str | None
     features: tuple[str, ...]
+    types: Mapping[str, DType] = {}
 
 
 Describe = Callable[[str], Mapping[str, str]]
@@ -42,8 +47,8 @@ def compile_stream_view(
     """The plan of a stream view over the events of `source`.
 
     `upstream` gives the SQL of a relation the model reads (`events` for the source itself); `describe` the column types
-    of a query over an empty relation `events`, from DuckDB itself. Raises Refused with everything that cannot be kept in
-    real time.
+    of a query over an empty relation `events`, from DuckDB itself. Raises Refused with everything that cannot be kept
+    in real time.
     """
     refusals = Refusals()
     query = put_together(model.sql, upstream, refusals)
@@ -51,9 +56,11 @@ def compile_stream_view(
     types = {column.name: _sql_name(column.dtype) for column in source.columns}
     root = qualified(query, types, refusals)
     _refuse_unrepeatable(root.expression, refusals)
-    scope = window_scope(root, source.event_id, refusals)
+    scope = window_scope(root, source, refusals)
     refusals.check()
-    return _Compiler(model, source, root, scope, describe, refusals).plan()
+    compiler = _Compiler(model, source, root, scope, describe, refusals)
+    _check_result_types(model, describe(root.expression.sql(dialect="duckdb")), refusals)
+    return compiler.plan()
 
 
 class _Compiler:
@@ -70,26 +77,36 @@ class _Compiler:
     ) -> None:
         self.model, self.source, self.root, self.scope = model, source, root, scope
         self.describe, self.refusals = describe, refusals
-        self.arguments: dict[str, exp.Expression] = {}
+        self.arguments: dict[str, exp.Expr] = {}
         self.frames: list[Frame] = []
         self.aggregates: dict[str, tuple[str, dict[str, object]]] = {}
-        self.aggregate_sql: list[exp.Expression] = []
+        self.aggregate_sql: list[exp.Expr] = []
 
     def plan(self) -> StreamPlan:
         keys = [self._column(name) for name in self.model.join_keys]
         event = self._column(self.model.event_timestamp)
-        created = self._column(self.model.created_timestamp) if self.model.created_timestamp else None
         self._check_windows(keys, event)
         outputs = [(name, self._column(name)) for name in self.model.features]
-        trees = [self._output(name, expression) for name, expression in outputs]
-        event_id = self._event_id()
+        for name, expression in outputs:
+            self._output(name, expression)
         self.refusals.check()
-        row_sql = self._row_sql(keys, event, created, event_id)
+        # Arguments in the order of their SQL: the same ones always make the same rows, whatever is computed from them.
+        self.arguments = dict(sorted(self.arguments.items()))
+        self.frames, self.aggregates, self.aggregate_sql = [], {}, []
+        trees = [self._output(name, expression) for name, expression in outputs]
+        created, event_id = self._created(event), self._passed_on(self.source.event_id)
+        self.refusals.check()
+        filters = move_filters(self.scope, self.source)
+        row_sql = self._row_sql(keys, event, created, event_id, filters.counts)
         argument_types = self.describe(row_sql)
         aggregate_types = self.describe(self._select(self.aggregate_sql, "g"))
+        self._check_argument_types(argument_types)
         return StreamPlan(
             source=self.source.name,
             row_sql=row_sql,
+            event_id=self._dtype(argument_types["event_id"], self.source.event_id),
+            versioned=filters.versioned,
+            known_by_build=filters.known_by_build,
             arguments=tuple(
                 Argument(f"a{i}", self._dtype(argument_types[f"a{i}"], sql), sql)
                 for i, sql in enumerate(self.arguments)
@@ -106,7 +123,7 @@ class _Compiler:
         self.refusals.check()
         return tuple(outputs)
 
-    def _column(self, name: str) -> exp.Expression:
+    def _column(self, name: str) -> exp.Expr:
         """An output column of the model in terms of what the SELECT with the windows reads."""
         try:
             found = projection(self.root, name)
@@ -116,23 +133,34 @@ class _Compiler:
             raise
         return self._expand_to_scope(found)
 
-    def _expand_to_scope(self, expression: exp.Expression) -> exp.Expression:
+    def _expand_to_scope(self, expression: exp.Expr) -> exp.Expr:
         scope = self.root
         while scope is not self.scope:
-            _, source = only_source(scope)
-            assert isinstance(source, Scope)
-
-            def lower(node: exp.Expression, source: Scope = source) -> exp.Expression:
-                if not isinstance(node, exp.Column):
-                    return node
-                found = projection(source, node.name).copy()
-                return exp.paren(found) if isinstance(found, exp.Binary | exp.Unary | exp.Case) else found
-
-            expression = expression.copy().transform(lower)
-            scope = source
+            _, below = only_source(scope)
+            assert isinstance(below, Scope)
+            expression = _lowered(expression, below)
+            scope = below
         return expression
 
-    def _check_windows(self, keys: Sequence[exp.Expression], event: exp.Expression) -> None:
+    def _created(self, event: exp.Expr) -> exp.Expr:
+        """When an event was known: as the model says, else as the source does, else at its time."""
+        if self.model.created_timestamp is not None:
+            return self._column(self.model.created_timestamp)
+        return event if self.source.created_timestamp is None else self._passed_on(self.source.created_timestamp)
+
+    def _check_argument_types(self, types: Mapping[str, str]) -> None:
+        """Refuse what an aggregate cannot take exactly: the kernel reckons with numbers, decimals and booleans."""
+        arguments = list(self.arguments)
+        for sql, (_, parts) in self.aggregates.items():
+            for place, number in enumerate(cast("tuple[int, ...]", parts["arguments"])):
+                dtype = self._dtype(types[f"a{number}"], arguments[number])
+                if not takes(str(parts["function"]), place, dtype):
+                    self.refusals.add(
+                        sql, f"{parts['function']} of a {dtype}", "cast the argument to a number, or take another one"
+                    )
+        self.refusals.check()
+
+    def _check_windows(self, keys: Sequence[exp.Expr], event: exp.Expr) -> None:
         """Every window is partitioned by the join keys and ordered by the event timestamp."""
         wanted = {key.sql() for key in keys}
         for window in self.scope.expression.find_all(exp.Window):
@@ -148,7 +176,7 @@ class _Compiler:
                     window, "a window in another order than event time", f"order by {event.sql(dialect='duckdb')}"
                 )
 
-    def _output(self, feature: str, expression: exp.Expression) -> Output:
+    def _output(self, feature: str, expression: exp.Expr) -> Output:
         source_sql = expression.sql(dialect="duckdb")
         tree = self._positions(expression.copy())
         return Output(
@@ -158,8 +186,10 @@ class _Compiler:
             source_sql=source_sql,
         )
 
-    def _positions(self, expression: exp.Expression) -> exp.Expression:
+    def _positions(self, expression: exp.Expr) -> exp.Expr:
         """The expression with window functions as columns g<i>, and what has none in it as columns a<i>."""
+        if (last := list_of_last(expression)) is not None:
+            return self._aggregate(*last)
         if isinstance(expression, exp.Window):
             return self._aggregate(expression)
         if expression.find(exp.Window) is None:
@@ -167,23 +197,30 @@ class _Compiler:
                 return expression
             return exp.column(f"a{self._argument(expression)}")
         for name, value in list(expression.args.items()):
-            if isinstance(value, exp.Expression):
+            if isinstance(value, exp.Expr):
                 expression.set(name, self._positions(value))
             elif isinstance(value, list):
-                expression.set(name, [self._positions(v) if isinstance(v, exp.Expression) else v for v in value])
+                expression.set(name, [self._positions(v) if isinstance(v, exp.Expr) else v for v in value])
         return expression
 
-    def _argument(self, expression: exp.Expression) -> int:
+    def _argument(self, expression: exp.Expr) -> int:
         sql = expression.sql(dialect="duckdb")
         self.arguments.setdefault(sql, expression.copy())
         return list(self.arguments).index(sql)
 
-    def _aggregate(self, window: exp.Window) -> exp.Expression:
-        sql = window.sql(dialect="duckdb")
+    def _aggregate(self, window: exp.Window, last: int | None = None) -> exp.Expr:
+        """Column g<i> of a window function; with `last`, of a list's last so many."""
+        sql = window.sql(dialect="duckdb") + ("" if last is None else f"[-{last}:]")
         if sql not in self.aggregates:
-            frame, call = read_frame(window, self.refusals), read_call(window, self.refusals)
+            frame, call = read_frame(window, self.refusals), read_call(window, self.refusals, last)
             if frame is None or call is None:
                 return exp.null()
+            if frame.preceding_us is None and call.function not in LIFETIME:
+                self.refusals.add(
+                    window,
+                    f"{call.function} over a lifetime",
+                    f"at most 90 days; over a lifetime: {LIFETIME_WORDS}",
+                )
             if frame not in self.frames:
                 self.frames.append(frame)
             name = f"g{len(self.aggregates)}"
@@ -199,47 +236,52 @@ class _Compiler:
             self.aggregate_sql.append(window.copy())
         return exp.column(self.aggregates[sql][0])
 
-    def _event_id(self) -> exp.Expression:
-        """The column of the windows' SELECT that passes on the source's event id."""
-        alias, source = only_source(self.scope)
-        if isinstance(source, Scope):
-            for select in source.expression.selects:
-                column = exp.column(select.alias_or_name, table=alias)
-                if source_column(column, self.scope) == self.source.event_id:
-                    return column
-        else:
-            return exp.column(self.source.event_id, table=alias)
+    def _passed_on(self, name: str) -> exp.Expr:
+        """The column of the windows' SELECT that passes on a column of the source."""
+        alias, below = only_source(self.scope)
+        if not isinstance(below, Scope):
+            return exp.column(name, table=alias)
+        for select in selects(below):
+            column = exp.column(select.alias_or_name, table=alias)
+            if source_column(column, self.scope) == name:
+                return column
         self.refusals.add(
-            self.source.event_id,
-            "the event id does not reach the SELECT with the window functions",
-            f"pass {self.source.event_id} on in the staging model",
+            name,
+            "a column of the source that does not reach the SELECT with the window functions",
+            f"pass {name} on in the staging model",
         )
         self.refusals.check()
         raise AssertionError
 
     def _row_sql(
         self,
-        keys: Sequence[exp.Expression],
-        event: exp.Expression,
-        created: exp.Expression | None,
-        event_id: exp.Expression,
+        keys: Sequence[exp.Expr],
+        event: exp.Expr,
+        created: exp.Expr,
+        event_id: exp.Expr,
+        counts: exp.Expr,
     ) -> str:
-        columns = [
+        for name in self.model.join_keys:
+            if name in ROW_COLUMNS or re.fullmatch(r"a\d+", name):
+                self.refusals.add(name, "a join key with a name that rows of events use", f"another name for {name}")
+        self.refusals.check()
+        columns: list[exp.Expr] = [
             *(exp.alias_(key.copy(), name) for key, name in zip(keys, self.model.join_keys, strict=True)),
             exp.alias_(event.copy(), "event_timestamp"),
-            exp.alias_((event if created is None else created).copy(), "created_timestamp"),
+            exp.alias_(created.copy(), "created_timestamp"),
             exp.alias_(event_id.copy(), "event_id"),
+            exp.alias_(counts.copy(), "counts"),
         ]
         return self._select(list(self.arguments.values()), "a", before=columns)
 
-    def _select(self, expressions: Sequence[exp.Expression], prefix: str, before: Sequence[exp.Expression] = ()) -> str:
+    def _select(self, expressions: Sequence[exp.Expr], prefix: str, before: Sequence[exp.Expr] = ()) -> str:
         """The windows' SELECT, with the CTEs it can see, giving other columns; at least one."""
         select = self.scope.expression.copy()
         columns = [*before, *(exp.alias_(e.copy(), f"{prefix}{i}") for i, e in enumerate(expressions))]
         select.set("expressions", columns or [exp.alias_(exp.null(), "nothing")])
         inner = select.args.get("with_") or select.args.get("with")
-        outer: list[exp.Expression] = []
-        node = self.scope.expression
+        outer: list[exp.Expr] = []
+        node: exp.Expr = self.scope.expression
         while (parent := node.parent) is not None:
             if isinstance(parent, exp.With):
                 outer = [cte.copy() for cte in parent.expressions[: parent.expressions.index(node)]] + outer
@@ -257,11 +299,44 @@ class _Compiler:
             return DType("string")
 
 
-def _refuse_unrepeatable(query: exp.Expression, refusals: Refusals) -> None:
+def _lowered(expression: exp.Expr, below: Scope) -> exp.Expr:
+    """An expression over the output of a scope in terms of what that scope itself reads."""
+
+    def lower(node: exp.Expr) -> exp.Expr:
+        if not isinstance(node, exp.Column):
+            return node
+        found = projection(below, node.name).copy()
+        return exp.paren(found) if isinstance(found, exp.Binary | exp.Unary | exp.Case) else found
+
+    return expression.copy().transform(lower)
+
+
+def _check_result_types(model: CompiledModel, found: Mapping[str, str], refusals: Refusals) -> None:
+    """A feature has the type its YAML says: nothing is cast in silence."""
+    for name in model.features:
+        wanted, text = model.types.get(name), found.get(name, "")
+        try:
+            given = parse_sql_type(text)
+        except UnknownType:
+            given = None
+        if name in found and (given is None or (wanted is not None and given != wanted)):
+            target = "bigint" if wanted is None else sql_type_name(wanted)
+            refusals.add(name, f"a feature of type {text.lower()}", f"cast(… as {target}) as {name}")
+
+
+def _refuse_unrepeatable(query: exp.Expr, refusals: Refusals) -> None:
     for node in query.walk():
         name = node.name.lower() if isinstance(node, exp.Anonymous) else ""
         if isinstance(node, _NOT_REPEATABLE_TYPES) or name in NOT_REPEATABLE:
             refusals.add(node, "a function that gives another value at each call", "a column of the event")
+
+
+def sql_type_name(dtype: DType) -> str:
+    """How SQL writes a type of the list."""
+    names = {"int8": "tinyint", "int16": "smallint", "int32": "integer", "int64": "bigint", "uint8": "utinyint",
+             "uint16": "usmallint", "uint32": "uinteger", "uint64": "ubigint", "float32": "float", "float64": "double",
+             "bool": "boolean", "string": "varchar"}  # fmt: skip
+    return f"{names[str(dtype.item)]}[]" if dtype.kind == "list" else names.get(dtype.kind, str(dtype))
 
 
 def _sql_name(dtype: DType) -> str:

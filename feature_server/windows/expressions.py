@@ -8,24 +8,24 @@ from ..dtypes import UnknownType, parse_sql_type
 from ..stream_plan import Node
 from .refusals import Refusals
 
-_BINARY: dict[type[exp.Expression], str] = {
+_BINARY: dict[type[exp.Expr], str] = {
     exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.IntDiv: "//", exp.Mod: "%",
     exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
     exp.And: "and", exp.Or: "or", exp.Nullif: "nullif",
 }  # fmt: skip
-_UNARY: dict[type[exp.Expression], str] = {
+_UNARY: dict[type[exp.Expr], str] = {
     exp.Neg: "neg", exp.Not: "not", exp.Abs: "abs", exp.Ln: "ln", exp.Exp: "exp", exp.Sqrt: "sqrt",
     exp.Floor: "floor", exp.Ceil: "ceil", exp.Sign: "sign",
 }  # fmt: skip
-_VARIADIC: dict[type[exp.Expression], str] = {exp.Greatest: "greatest", exp.Least: "least", exp.Coalesce: "coalesce"}
+_VARIADIC: dict[type[exp.Expr], str] = {exp.Greatest: "greatest", exp.Least: "least", exp.Coalesce: "coalesce"}
 SUPPORTED = (
-    "arithmetic, comparisons, and/or/not, is null, case, if, coalesce, nullif, greatest, least, abs, round, floor, ceil, "
-    "sign, ln, exp, sqrt, casts to number or boolean types"
+    "arithmetic, comparisons, and/or/not, is null, case, if, coalesce, nullif, greatest, least, abs, round, floor, "
+    "ceil, sign, ln, exp, sqrt, casts to number or boolean types"
 )
 
 
-def read_node(expression: exp.Expression, refusals: Refusals) -> Node:
-    """The tree of an expression whose only columns are `g<i>` (an aggregate) and `a<i>` (an argument of the latest event).
+def read_node(expression: exp.Expr, refusals: Refusals) -> Node:
+    """The tree of an expression over columns `g<i>`, an aggregate, and `a<i>`, an argument of the latest event.
 
     An unsupported function is refused and stands as a null literal.
     """
@@ -69,7 +69,7 @@ def _constant(literal: exp.Literal) -> str | int | float:
     return int(text) if text.isdigit() else float(text)
 
 
-def _case(expression: exp.Expression, refusals: Refusals) -> Node:
+def _case(expression: exp.Expr, refusals: Refusals) -> Node:
     """`case` as condition, value, condition, value, …, default."""
     branches = expression.args.get("ifs") if isinstance(expression, exp.Case) else [expression]
     operand = expression.this if isinstance(expression, exp.Case) else None
@@ -82,7 +82,7 @@ def _case(expression: exp.Expression, refusals: Refusals) -> Node:
     return Node("case", tuple(parts))
 
 
-def _cast(expression: exp.Expression, refusals: Refusals) -> Node:
+def _cast(expression: exp.Expr, refusals: Refusals) -> Node:
     target = expression.args["to"].sql(dialect="duckdb")
     try:
         dtype = parse_sql_type(target)

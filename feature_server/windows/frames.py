@@ -45,7 +45,7 @@ def read_frame(window: exp.Window, refusals: Refusals) -> Frame | None:
     return Frame(preceding, delay)
 
 
-def interval_us(interval: exp.Expression) -> int | None:
+def interval_us(interval: exp.Expr) -> int | None:
     """Microseconds of an INTERVAL of fixed length; None for months, years or anything that is not a constant."""
     if not isinstance(interval, exp.Interval) or not isinstance(interval.this, exp.Literal):
         return None
@@ -62,7 +62,7 @@ def interval_us(interval: exp.Expression) -> int | None:
 def _microseconds(bound: object, refusals: Refusals, window: exp.Window) -> int | None:
     if _is(bound, "CURRENT ROW"):
         return 0
-    found = interval_us(bound) if isinstance(bound, exp.Expression) else None
+    found = interval_us(bound) if isinstance(bound, exp.Expr) else None
     if found is None:
         refusals.add(
             window, "a frame bound that is not a fixed length of time", "an interval of seconds, minutes, hours or days"

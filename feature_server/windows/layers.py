@@ -10,12 +10,13 @@ from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import Scope, build_scope
 
+from ..stream_plan import EventSource
 from .refusals import Refusals
 
 EVENTS = "events"
 
 
-def parse(sql: str, refusals: Refusals) -> exp.Expression:
+def parse(sql: str, refusals: Refusals) -> exp.Expr:
     try:
         return sqlglot.parse_one(sql, dialect="duckdb")
     except SqlglotError as error:
@@ -24,7 +25,7 @@ def parse(sql: str, refusals: Refusals) -> exp.Expression:
         raise
 
 
-def put_together(sql: str, upstream: Callable[[exp.Table], str | None], refusals: Refusals) -> exp.Expression:
+def put_together(sql: str, upstream: Callable[[exp.Table], str | None], refusals: Refusals) -> exp.Expr:
     """The model with each relation it reads replaced by that relation's own SQL, down to the table `events`.
 
     `upstream` gives the SQL of a relation, EVENTS for the view's event source, None for anything else.
@@ -46,11 +47,11 @@ def put_together(sql: str, upstream: Callable[[exp.Table], str | None], refusals
         elif found == EVENTS:
             table.replace(exp.alias_(exp.to_table(EVENTS), alias, table=True))
         else:
-            table.replace(exp.alias_(put_together(found, upstream, refusals).subquery(copy=False), alias, table=True))
+            table.replace(exp.alias_(exp.Subquery(this=put_together(found, upstream, refusals)), alias, table=True))
     return query
 
 
-def qualified(query: exp.Expression, columns: Mapping[str, str], refusals: Refusals) -> Scope:
+def qualified(query: exp.Expr, columns: Mapping[str, str], refusals: Refusals) -> Scope:
     """The scope tree of the query with every star expanded and every column qualified."""
     try:
         query = qualify(query, schema={EVENTS: dict(columns)}, dialect="duckdb", quote_identifiers=False)
@@ -65,7 +66,7 @@ def qualified(query: exp.Expression, columns: Mapping[str, str], refusals: Refus
     return scope
 
 
-def window_scope(root: Scope, event_id: str, refusals: Refusals) -> Scope:
+def window_scope(root: Scope, events: EventSource, refusals: Refusals) -> Scope:
     """The one SELECT with window functions (the root when none has any); the others are checked for state."""
     with_windows = [scope for scope in root.traverse() if _windows(scope.expression)]
     if len(with_windows) > 1:
@@ -78,7 +79,7 @@ def window_scope(root: Scope, event_id: str, refusals: Refusals) -> Scope:
         if scope is found:
             _check_rowwise(scope, refusals, where_allowed=True)
         elif scope in below:
-            _check_rowwise(scope, refusals, where_allowed=True, event_id=event_id)
+            _check_rowwise(scope, refusals, where_allowed=True, events=events)
         elif scope in above:
             _check_rowwise(scope, refusals, where_allowed=False)
     return found
@@ -90,9 +91,14 @@ def only_source(scope: Scope) -> tuple[str, Scope | exp.Table]:
     return alias, source[1]
 
 
-def projection(scope: Scope, column: str) -> exp.Expression:
+def selects(scope: Scope) -> list[exp.Expr]:
+    """The output columns of a scope."""
+    return list(scope.expression.selects)  # type: ignore[attr-defined]
+
+
+def projection(scope: Scope, column: str) -> exp.Expr:
     """The expression behind an output column of a scope."""
-    for select in scope.expression.selects:
+    for select in selects(scope):
         if select.alias_or_name == column:
             return select.unalias()
     raise KeyError(column)
@@ -116,7 +122,7 @@ def _positions(root: Scope, found: Scope) -> tuple[list[Scope], list[Scope]]:
     return above, below
 
 
-def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, event_id: str | None = None) -> None:
+def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, events: EventSource | None = None) -> None:
     select = scope.expression
     if not isinstance(select, exp.Select):
         refusals.add(select, "a set operation", "one SELECT over the view's event source")
@@ -141,36 +147,42 @@ def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, eve
     if scope.subquery_scopes:
         refusals.add(scope.subquery_scopes[0].expression, "a subquery over other events", advice)
     qualify_clause = select.args.get("qualify")
-    if qualify_clause and (event_id is None or not _keeps_latest_version(qualify_clause, scope, event_id)):
+    if qualify_clause and (events is None or not _keeps_latest_version(qualify_clause, scope, events)):
+        event_id = "the event id" if events is None else events.event_id
+        created = (events.created_timestamp if events else None) or "<created>"
         refusals.add(
             qualify_clause,
             "QUALIFY other than keeping the latest version of each event",
-            f"qualify row_number() over (partition by {event_id or 'the event id'} order by <created> desc) = 1",
+            f"in staging: qualify row_number() over (partition by {event_id} order by {created} desc) = 1",
         )
     for node in select.find_all(exp.AggFunc):
         if node.find_ancestor(exp.Select) is select and not node.find_ancestor(exp.Window):
             refusals.add(node, "an aggregate that is not a window function", advice)
 
 
-def _keeps_latest_version(clause: exp.Expression, scope: Scope, event_id: str) -> bool:
-    """Whether QUALIFY is `row_number() over (partition by <event id> order by … desc) = 1`."""
+def _keeps_latest_version(clause: exp.Expr, scope: Scope, events: EventSource) -> bool:
+    """Whether QUALIFY is `row_number() over (partition by <event id> order by <created> desc) = 1`."""
     condition = clause.this
     window = condition.this if isinstance(condition, exp.EQ) else None
     if not isinstance(window, exp.Window) or not isinstance(window.this, exp.RowNumber):
         return False
     keys = window.args.get("partition_by") or []
     order = window.args.get("order")
+    if order is None or (
+        events.created_timestamp is not None
+        and source_column(order.expressions[0].this, scope) != events.created_timestamp
+    ):
+        return False
     return (
         condition.expression.sql() == "1"
         and len(keys) == 1
-        and source_column(keys[0], scope) == event_id
-        and order is not None
+        and source_column(keys[0], scope) == events.event_id
         and all(ordered.args.get("desc") for ordered in order.expressions)
     )
 
 
-def source_column(expression: exp.Expression, scope: Scope) -> str | None:
-    """The column of `events` that an expression over `scope`'s source merely passes on; None if it computes anything."""
+def source_column(expression: exp.Expr, scope: Scope) -> str | None:
+    """The column of `events` that an expression over `scope`'s source passes on as it is; None if it does not."""
     while isinstance(expression, exp.Paren):
         expression = expression.this
     if not isinstance(expression, exp.Column) or len(scope.selected_sources) != 1:
@@ -184,7 +196,7 @@ def source_column(expression: exp.Expression, scope: Scope) -> str | None:
         return None
 
 
-def _windows(select: exp.Expression) -> list[exp.Window]:
+def _windows(select: exp.Expr) -> list[exp.Window]:
     """Window functions of this SELECT itself, those of its QUALIFY left out."""
     return [
         window
@@ -193,7 +205,7 @@ def _windows(select: exp.Expression) -> list[exp.Window]:
     ]
 
 
-def _inline_named_windows(query: exp.Expression) -> None:
+def _inline_named_windows(query: exp.Expr) -> None:
     for select in list(query.find_all(exp.Select)):
         named = {window.this.name: window for window in select.args.get("windows") or []}
         for window in list(select.find_all(exp.Window)):

@@ -31,7 +31,7 @@ class Refusals:
     def __init__(self) -> None:
         self.found: list[Refusal] = []
 
-    def add(self, expression: exp.Expression | str, what: str, instead: str) -> None:
+    def add(self, expression: exp.Expr | str, what: str, instead: str) -> None:
         text = expression if isinstance(expression, str) else expression.sql(dialect="duckdb")
         refusal = Refusal(text, what, instead)
         if refusal not in self.found:
