@@ -37,7 +37,7 @@ def count(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def total(values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Sum of the valid values of each range: float64 for floats, int64 for integers, Python ints where those overflow."""
+    """Sum of the valid values of each range: float64 for floats, int64 for integers, Python ints where it overflows."""
     if values.dtype.kind == "f":
         return _reduce(np.add, np.where(valid, values.astype(np.float64), 0.0), low, high, 0.0)
     kept = np.where(valid, values, 0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .definitions import FeatureView
 from .dtypes import DType, UnknownType, parse_sql_type
 from .errors import WarehouseError
 from .offline_types import BUCKET, columns, literal, quote, sql_type
+from .stream_plan import EventSource
 
 _RETRY_SECONDS = 0.25
 _LOCKED = re.compile(r"Could not set lock on file")
@@ -152,6 +153,28 @@ def connect(spill: Path | None = None) -> duckdb.DuckDBPyConnection:
     if spill is not None:
         connection.execute(f"set temp_directory = {literal(str(spill))}")
     return connection
+
+
+@contextmanager
+def event_types(source: EventSource) -> Iterator[Callable[[str], dict[str, str]]]:
+    """A function that gives the column types of a query over a relation `events` with the source's columns.
+
+    WarehouseError, with DuckDB's own words, for a query that it refuses.
+    """
+    connection = connect()
+    listed = ", ".join(f"{quote(column.name)} {sql_type(column.dtype)}" for column in source.columns)
+    connection.execute(f"create table events ({listed})")
+
+    def describe(sql: str) -> dict[str, str]:
+        try:
+            return {name: str(type_) for name, type_, *_ in connection.execute(f"describe {sql}").fetchall()}
+        except duckdb.Error as error:
+            raise WarehouseError("DuckDB refuses the query", got=str(error).splitlines()[0]) from None
+
+    try:
+        yield describe
+    finally:
+        connection.close()
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, path: Path, deadline: float) -> None:

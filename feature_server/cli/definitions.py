@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 NoParse = Annotated[
-    bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of running `dbt parse` first.")
+    bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of having dbt write it first.")
 ]
 
 
@@ -79,10 +79,10 @@ def _settings(project_dir: ProjectDir, target_path: TargetPath) -> Settings:
 def _load(settings: Settings, no_parse: bool, json: bool) -> Registry:
     """The registry that the project describes; prints every problem and exits when there are any."""
     from ..manifest import load_registry
-    from ..manifest.dbt_parse import dbt_parse
+    from ..manifest.dbt_parse import dbt_manifest
 
     if not no_parse:
-        dbt_parse(settings.project_dir, settings.target_path)
+        dbt_manifest(settings.project_dir, settings.target_path)
     try:
         return load_registry(settings.project_dir, settings.target_path)
     except DefinitionError as error:
@@ -117,6 +117,7 @@ def _print_changes(changes: Sequence[Change]) -> None:
 def _counts(registry: Registry) -> dict[str, int]:
     return {
         "entities": len(registry.entities),
+        **({"event_sources": len(registry.sources)} if registry.sources else {}),
         "feature_views": len(registry.feature_views),
         "features": sum(len(view.features) for view in registry.feature_views),
         "feature_services": len(registry.feature_services),
@@ -132,6 +133,7 @@ def _summary(registry: Registry) -> str:
 
 SINGULAR = {
     "entities": "entity",
+    "event_sources": "event source",
     "feature_views": "feature view",
     "features": "feature",
     "feature_services": "feature service",

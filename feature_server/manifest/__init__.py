@@ -13,7 +13,9 @@ from .artifacts import read_catalog, read_manifest
 from .entities import read_entities
 from .report import Report
 from .services import read_services
+from .sources import read_sources
 from .strays import report_stray_keys
+from .streams import compile_streams
 from .views import read_views
 
 __all__ = ["load_registry"]
@@ -30,13 +32,16 @@ def load_registry(project_dir: Path, target_path: Path) -> Registry:
     report = Report(project_dir, manifest.metadata.project_name)
     report_stray_keys(manifest, report)
     entities = read_entities(manifest, catalog, report)
+    sources = read_sources(manifest, report)
     views = read_views(manifest, catalog, entities, report)
+    compile_streams(manifest, views, sources, report)
     services = read_services(manifest, views, report)
     if problems := report.problems():
         raise DefinitionError(problems)
     return Registry(
         project=manifest.metadata.project_name,
         entities=tuple(draft.entity() for _, draft in sorted(entities.items())),
+        sources=tuple(draft.source for _, draft in sorted(sources.items()) if draft.source is not None),
         feature_views=tuple(draft.view for _, draft in sorted(views.items()) if draft.view is not None),
         feature_services=services,
     )

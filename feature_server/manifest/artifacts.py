@@ -48,6 +48,20 @@ class Node(msgspec.Struct, frozen=True):
     depends_on: DependsOn = DependsOn()
     type: str | None = None
     owner: dict[str, Any] = {}
+    source_name: str = ""
+    raw_code: str = ""
+    compiled_code: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name; of a source's table, with the source's before it."""
+        return f"{self.source_name}.{self.name}" if self.resource_type == "source" else self.name
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that lead to the definition in its YAML file."""
+        own = (self.source_name, "tables", self.name) if self.resource_type == "source" else (self.name,)
+        return (self.section, *own)
 
     @property
     def meta(self) -> dict[str, Any]:

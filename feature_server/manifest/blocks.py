@@ -1,4 +1,4 @@
-"""The keys that `meta.entity`, `meta.feature_view` and `meta.feature_service` may hold, and reading them strictly."""
+"""The keys that the blocks under `meta` (entity, feature_view…) may hold, and reading them strictly."""
 
 from __future__ import annotations
 
@@ -56,6 +56,12 @@ BLOCKS: dict[str, tuple[Key, ...]] = {
         Key("ttl", _is_duration, "a duration such as 30s, 15m, 6h, 30d or 2w"),
         Key("refresh", lambda value: value in REFRESH, f"one of {', '.join(REFRESH)}", required=True),
         Key("online", lambda value: isinstance(value, bool), "true or false"),
+        Key("stream", _is_name, "the source whose events arrive live, e.g. payments.transactions"),
+    ),
+    "event_stream": (
+        Key("event_id", _is_name, _COLUMN, required=True),
+        Key("event_timestamp", _is_name, _COLUMN, required=True),
+        Key("created_timestamp", _is_name, _COLUMN),
     ),
     "feature_service": (
         Key("features", _is_list_of_names, "a list of `view:feature`, e.g. [customer__profile:country]", required=True),

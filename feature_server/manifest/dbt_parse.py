@@ -1,4 +1,4 @@
-"""`dbt parse` as a process of its own."""
+"""`dbt parse` and `dbt compile` as processes of their own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ..errors import FeatureStoreError
+from .artifacts import Manifest, read_manifest
 
 _NOISE = re.compile(r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|^\s*$")
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s\s?")
@@ -28,12 +29,35 @@ def profiles_dir(project_dir: Path) -> Path | None:
 
 def dbt_parse(project_dir: Path, target_path: Path) -> None:
     """Write `target_path`/manifest.json anew from the project's files; an error holds dbt's own words."""
+    _run(project_dir, target_path, ["parse"], "dbt cannot parse the project")
+
+
+def dbt_manifest(project_dir: Path, target_path: Path) -> None:
+    """As `dbt_parse`, and with the compiled SQL of feature views that name a stream and of all models under them.
+
+    Compiling opens the warehouse, so that it fails while a build holds it; without such views dbt only parses.
+    """
+    dbt_parse(project_dir, target_path)
+    names = stream_models(read_manifest(target_path))
+    if names:
+        arguments = ["compile", "--full-refresh", "--no-populate-cache", "--quiet"]
+        arguments += ["--select", *(f"+{name}" for name in names)]
+        _run(project_dir, target_path, arguments, "dbt cannot compile the feature views that name a stream")
+
+
+def stream_models(manifest: Manifest) -> list[str]:
+    """The names of the models with `stream` in their feature view."""
+    blocks = ((node.name, node.meta.get("feature_view")) for node in manifest.models())
+    return sorted({name for name, block in blocks if isinstance(block, dict) and "stream" in block})
+
+
+def _run(project_dir: Path, target_path: Path, arguments: list[str], failure: str) -> None:
     if not (project_dir / "dbt_project.yml").exists():
         raise FeatureStoreError(
             "there is no dbt project", where=str(project_dir), expected="a folder with dbt_project.yml",
             remedy="run this in the project's folder, or name it with --project-dir",
         )  # fmt: skip
-    command = [*dbt_command(), "--no-use-colors", "parse", "--project-dir", str(project_dir)]
+    command = [*dbt_command(), "--no-use-colors", *arguments, "--project-dir", str(project_dir)]
     command += ["--target-path", str(target_path)]
     if (own := profiles_dir(project_dir)) is not None:
         command += ["--profiles-dir", str(own)]
@@ -41,8 +65,8 @@ def dbt_parse(project_dir: Path, target_path: Path) -> None:
     run = subprocess.run(command, cwd=project_dir, env=env, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise FeatureStoreError(
-            "dbt cannot parse the project", where=str(project_dir), got=_own_words(run.stdout + run.stderr),
-            remedy="correct the project until `dbt parse` succeeds",
+            failure, where=str(project_dir), got=_own_words(run.stdout + run.stderr),
+            remedy=f"correct the project until `dbt {' '.join(arguments)}` succeeds",
         )  # fmt: skip
 
 

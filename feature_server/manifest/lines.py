@@ -16,14 +16,16 @@ class YamlLines:
         self._trees: dict[str, yaml.Node | None] = {}
 
     def find(
-        self, file: str, section: str, name: str, version: str | int | float | None, path: Sequence[str | int]
+        self, file: str, definition: Sequence[str], version: str | int | float | None, path: Sequence[str | int]
     ) -> int | None:
-        """The line of the key `path` of the definition `name`, or of its nearest enclosing key that is there.
+        """The line of the key `path` of a definition, or of its nearest enclosing key that is there.
+
+        `definition` are the keys that lead to it, such as `models` and its name.
 
         What a version says of itself is preferred to what the model says of all. None when the file has no such
         definition, or is not YAML.
         """
-        top, line, complete = _walk(self._tree(file), (section, name))
+        top, line, complete = _walk(self._tree(file), definition)
         if not complete:
             return None
         if version is not None and path:

@@ -9,10 +9,11 @@ import msgspec
 
 from ..definitions import Entity, Feature, FeatureService, FeatureView, Owner
 from ..registry import Registry
+from ..stream_plan import EventSource
 
-Definition = Entity | FeatureView | FeatureService
+Definition = Entity | EventSource | FeatureView | FeatureService
 
-_SILENT = ("fingerprint", "ttl_us", "features", "name", "version", "identifier", "unique_id")
+_SILENT = ("fingerprint", "stream", "ttl_us", "features", "name", "version", "identifier", "unique_id")
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +24,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     action: Literal["added", "removed", "changed"]
-    kind: Literal["entity", "feature_view", "feature_service"]
+    kind: Literal["entity", "event_source", "feature_view", "feature_service"]
     name: str
     details: tuple[str, ...] = ()
     new_rows: bool = False
@@ -34,6 +35,7 @@ def plan(in_force: Registry | None, wanted: Registry) -> tuple[Change, ...]:
     before = in_force or Registry(project=wanted.project)
     return (
         *_changes("entity", _by_name(before.entities), _by_name(wanted.entities)),
+        *_changes("event_source", _by_name(before.sources), _by_name(wanted.sources)),
         *_changes("feature_view", _by_name(before.feature_views), _by_name(wanted.feature_views)),
         *_changes("feature_service", _by_name(before.feature_services), _by_name(wanted.feature_services)),
     )
@@ -72,6 +74,8 @@ def _summary(item: Definition | None) -> tuple[str, ...]:
     if isinstance(item, FeatureService):
         views = dict.fromkeys(ref.view for ref in item.features)
         return (f"{_features(item)} of {', '.join(views)}",)
+    if isinstance(item, EventSource):
+        return (f"columns {', '.join(column.name for column in item.columns)}",)
     return () if item is None else (f"join keys {', '.join(key.name for key in item.join_keys)}",)
 
 
@@ -87,6 +91,8 @@ def _details(old: Definition, new: Definition) -> Iterator[str]:
     if isinstance(old, FeatureView) and isinstance(new, FeatureView):
         if old.ttl_us != new.ttl_us:
             yield _detail("ttl", old.ttl, new.ttl)
+        if old.stream != new.stream:
+            yield from _stream_details(old, new)
         yield from _feature_details(old.features, new.features)
     elif isinstance(old, FeatureService) and isinstance(new, FeatureService):
         yield from _list_details([str(ref) for ref in old.features], [str(ref) for ref in new.features])
@@ -94,6 +100,17 @@ def _details(old: Definition, new: Definition) -> Iterator[str]:
         for ref in new.features:
             if moved.get(ref.text, ref.view) != ref.view:
                 yield f"{ref.text} now reads {ref.view}, before {moved[ref.text]}"
+
+
+def _stream_details(old: FeatureView, new: FeatureView) -> Iterator[str]:
+    before, after = (None if view.stream is None else view.stream.source for view in (old, new))
+    if before != after:
+        yield _detail("stream", before, after)
+        return
+    sql = {} if old.stream is None else {output.feature: output.source_sql for output in old.stream.outputs}
+    for output in () if new.stream is None else new.stream.outputs:
+        if sql.get(output.feature, output.source_sql) != output.source_sql:
+            yield f"SQL of {output.feature}"
 
 
 def _feature_details(old: Sequence[Feature], new: Sequence[Feature]) -> Iterator[str]:

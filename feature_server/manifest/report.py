@@ -40,13 +40,18 @@ class Report:
         got: str | None = None,
         nearest: str | None = None,
         remedy: str | None = None,
+        file: str | None = None,
     ) -> None:
-        """A problem of `node` at the keys `path` below it; a name in `path` that follows `columns` is in brackets."""
+        """A problem of `node` at the keys `path` below it; a name in `path` that follows `columns` is in brackets.
+
+        `file` is where it stands if not in the file of the definition, such as the model's SQL.
+        """
         path = tuple(path)
         own = node.package_name == self._project_name
+        file = file or node.file
         problem = Problem(
-            file=node.file if own else f"{node.package_name}://{node.file}",
-            key_path=_key_path(node.section, node.name, path),
+            file=file if own else f"{node.package_name}://{file}",
+            key_path=_key_path(node.section, node.label, path),
             what=what, expected=expected, got=got, nearest=nearest, remedy=remedy,
         )  # fmt: skip
         self._findings.append(_Finding(node, path, problem))
@@ -74,7 +79,7 @@ class Report:
             shared.setdefault(problem, set()).add(node.unique_id)
         kept: dict[Problem, int] = {}
         for node, path, problem in self._findings:
-            line = self.lines.find(problem.file, node.section, node.name, node.version, path)
+            line = self.lines.find(problem.file, node.keys, node.version, path)
             of_some = shared[problem] < self._versions.get((node.package_name, node.name), set())
             if of_some and node.version is not None:
                 named = _key_path(node.section, f"{node.name}@v{node.version}", path)

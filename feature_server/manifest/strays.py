@@ -10,8 +10,13 @@ from .artifacts import Manifest, Node
 from .blocks import BLOCKS
 from .report import META, Report, duplicates
 
-_BELONGS = {"entity": "a model", "feature_view": "a model", "feature_service": "an exposure"}
-_KIND = {"model": "a model", "exposure": "an exposure"}
+_BELONGS = {
+    "entity": "a model",
+    "feature_view": "a model",
+    "feature_service": "an exposure",
+    "event_stream": "a source's table",
+}
+_KIND = {"model": "a model", "exposure": "an exposure", "source": "a source's table"}
 _CLOSE = 0.86  # takes feature_veiw and entitiy, leaves identity and feature_view_note alone
 
 
@@ -19,7 +24,7 @@ def report_stray_keys(manifest: Manifest, report: Report) -> None:
     for node in (*manifest.nodes.values(), *manifest.sources.values(), *manifest.exposures.values()):
         _report_meta(node, report)
         outside: list[tuple[str, ...]] = [("config", key) for key in node.config]
-        if node.resource_type in _KIND:
+        if node.resource_type in ("model", "exposure"):
             outside += [(key,) for key in report.lines.keys(node.file, node.section, node.name)]
         for path in outside:
             if (block := _meant(path[-1])) is not None:

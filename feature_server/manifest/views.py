@@ -20,15 +20,19 @@ BLOCK = (*META, "feature_view")
 RESERVED = ("_bucket",)  # the offline store's own column
 
 
-@dataclass(frozen=True)
+@dataclass
 class ViewDraft:
-    """A view whose definition may hold problems; then `view` is None, but services can still be checked against it."""
+    """A view whose definition may hold problems; then `view` is None, but services can still be checked against it.
+
+    `stream` is the source whose events it is about, if it names one.
+    """
 
     id: str
     node: Node
     latest: bool
     features: tuple[str, ...]
     view: FeatureView | None
+    stream: str | None = None
 
 
 def read_views(
@@ -54,14 +58,19 @@ def read_views(
 def fingerprint(view: FeatureView) -> str:
     """16 hex digits that change when a stored row of the view changes its meaning.
 
-    They cover the id, the join keys, the timestamp columns and the features' names, types and order.
+    They cover the id, the join keys, the timestamp columns and the features' names, types and order. A row of a stream
+    view is an event, so for it they cover the arguments in place of the features: what is computed from the same
+    arguments needs no new rows.
     """
-    meaning = (
+    meaning: tuple[Any, ...] = (
         view.id,
         [(key.name, str(key.dtype)) for key in view.join_keys],
         (view.event_timestamp, view.created_timestamp),
         [(feature.name, str(feature.dtype)) for feature in view.features],
     )
+    if (plan := view.stream) is not None:
+        arguments = [(argument.name, str(argument.dtype)) for argument in plan.arguments]
+        meaning = (*meaning[:2], plan.source, str(plan.event_id), arguments, plan.row_sql)
     return blake2b(msgspec.json.encode(meaning), digest_size=8).hexdigest()
 
 
@@ -123,7 +132,7 @@ class _ViewReader:
             path=node.original_file_path,
         )
         view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
-        return ViewDraft(view.id, node, latest, feature_names, view)
+        return ViewDraft(view.id, node, latest, feature_names, view, block.get("stream"))
 
     def _check_node(self, version: str | None) -> None:
         """Name, version, description and materialization: what dbt knows of the model."""

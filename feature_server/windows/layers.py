@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 import sqlglot
@@ -14,6 +15,7 @@ from ..stream_plan import EventSource
 from .refusals import Refusals
 
 EVENTS = "events"
+_PLAIN = re.compile(r"[A-Za-z_]\w*")
 
 
 def parse(sql: str, refusals: Refusals) -> exp.Expr:
@@ -37,7 +39,7 @@ def put_together(sql: str, upstream: Callable[[exp.Table], str | None], refusals
         if not table.db and table.name in names and isinstance(table.this, exp.Identifier):
             continue
         found = upstream(table)
-        alias = table.alias_or_name or EVENTS
+        alias = table.alias or (table.name if _PLAIN.fullmatch(table.name) else EVENTS)  # a file's name cannot qualify
         if found is None:
             refusals.add(
                 table,

@@ -1,0 +1,76 @@
+"""Tables of dbt sources with `meta.event_stream` → event sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..dtypes import DType
+from ..errors import nearest_name
+from ..stream_plan import EventSource, SourceColumn
+from .artifacts import Catalog, Manifest, Node
+from .blocks import read_block
+from .columns import Columns
+from .report import META, Report
+
+BLOCK = (*META, "event_stream")
+
+
+@dataclass
+class SourceDraft:
+    """An event source whose definition may hold problems; then `source` is None."""
+
+    node: Node
+    source: EventSource | None
+
+
+def read_sources(manifest: Manifest, report: Report) -> dict[str, SourceDraft]:
+    """Every event source by name, `<source>.<table>`, those with problems among them."""
+    nodes = sorted(manifest.sources.values(), key=lambda node: node.unique_id)
+    return {node.label: _read_source(node, report) for node in nodes if "event_stream" in node.meta}
+
+
+def _read_source(node: Node, report: Report) -> SourceDraft:
+    block = read_block(node, "event_stream", report)
+    columns = Columns(node, Catalog(), report)
+    found = [(name, columns.dtype(name)) for name in columns.names]
+    types = dict(found)
+    if not found:
+        report.add(
+            node, ("columns",), "an event source without columns",
+            expected="every column of the source's table with its data_type: live events are checked against them",
+        )  # fmt: skip
+    roles = {key: block[key] for key in ("event_id", "event_timestamp", "created_timestamp") if key in block}
+    fits = [_check_role(node, key, name, types, columns, report) for key, name in roles.items()]
+    known = tuple(SourceColumn(name, dtype) for name, dtype in found if dtype is not None)
+    if not all(fits) or not {"event_id", "event_timestamp"} <= roles.keys() or len(known) < len(found):
+        return SourceDraft(node, None)
+    relation = node.relation_name or ""
+    return SourceDraft(
+        node, EventSource(name=node.label, columns=known, relation=relation, path=node.original_file_path, **roles)
+    )
+
+
+def _check_role(
+    node: Node, key: str, name: str, types: dict[str, DType | None], columns: Columns, report: Report
+) -> bool:
+    """Whether the column named for event id or a timestamp is there and of a type that can be that."""
+    if name not in types:
+        if types:
+            report.add(
+                node, (*BLOCK, key), f"{key} {name!r} is not a column of the source's table",
+                expected=f"one of {', '.join(types)}", got=name, nearest=nearest_name(name, types),
+                remedy="list the column under `columns`",
+            )  # fmt: skip
+        return False
+    dtype: Any = types[name]
+    if dtype is None:
+        return False
+    fits = dtype.kind in ("string", "uuid") or "int" in dtype.kind if key == "event_id" else dtype.is_timestamp
+    if not fits:
+        report.add(
+            node, ("columns", name, "data_type"), f"{key} {name!r} has a type that it cannot have",
+            expected="an integer, varchar or uuid" if key == "event_id" else "timestamp or timestamptz",
+            got=columns.written(name),
+        )  # fmt: skip
+    return bool(fits)

@@ -1,0 +1,177 @@
+"""Feature views with `stream`: their compiled SQL, down to the events → StreamPlan, or why that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..definitions import FeatureView
+from ..errors import WarehouseError
+from ..stream_plan import StreamPlan
+from .artifacts import Manifest, Node
+from .report import Report
+from .sources import SourceDraft
+from .views import BLOCK, ViewDraft, fingerprint
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+STREAM = (*BLOCK, "stream")
+
+
+def compile_streams(
+    manifest: Manifest, views: dict[str, ViewDraft], sources: dict[str, SourceDraft], report: Report
+) -> None:
+    """Give each view that names a stream its plan, and each source the relation that the models read for it."""
+    for draft in views.values():
+        if draft.stream is None or draft.view is None:
+            continue
+        source = sources.get(draft.stream)
+        if source is None:
+            _report_unknown(draft, draft.stream, manifest, sources, report)
+        elif source.source is not None and (compiled := _compile(draft, draft.view, source, manifest, report)):
+            plan, relation = compiled
+            view = msgspec.structs.replace(draft.view, stream=plan)
+            draft.view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
+            source.source = msgspec.structs.replace(source.source, relation=relation or source.source.relation)
+
+
+def _report_unknown(
+    draft: ViewDraft, name: str, manifest: Manifest, sources: dict[str, SourceDraft], report: Report
+) -> None:
+    plain = next((node for node in manifest.sources.values() if node.label == name), None)
+    remedy = "declare event_stream in config.meta of the source's table"
+    if plain is not None:
+        report.add(
+            draft.node, STREAM, f"source {name!r} is not an event source",
+            expected="a source's table with config.meta.event_stream", got=name, remedy=f"{remedy}, in {plain.file}",
+        )  # fmt: skip
+    else:
+        report.unknown_name(draft.node, STREAM, "event source", name, sources, remedy)
+
+
+def _compile(
+    draft: ViewDraft, view: FeatureView, source: SourceDraft, manifest: Manifest, report: Report
+) -> tuple[StreamPlan, str | None] | None:
+    """The plan, and the source's relation as the models write it; None, with problems, when there is no such plan."""
+    from ..warehouse import event_types
+    from ..windows import CompiledModel, Refused, compile_stream_view
+
+    node, events = draft.node, source.source
+    assert events is not None
+    sql_file = node.original_file_path
+    if "is_incremental" in node.raw_code:
+        report.add(
+            node, (), "a feature view with a stream that uses is_incremental()", file=sql_file,
+            expected="SQL that gives the same for all events, whenever it runs",
+            remedy="leave is_incremental() out, and materialize the model as a table",
+        )  # fmt: skip
+        return None
+    if not node.compiled_code:
+        report.add(
+            node, STREAM, "the manifest does not hold the model's compiled SQL",
+            remedy="leave --no-parse out, or run `dbt compile --full-refresh` first",
+        )  # fmt: skip
+        return None
+    upstream = _Upstream(node, source.node, manifest)
+    model = CompiledModel(
+        sql=node.compiled_code,
+        join_keys=view.key_names,
+        event_timestamp=view.event_timestamp,
+        created_timestamp=view.created_timestamp,
+        features=view.feature_names,
+        types={feature.name: feature.dtype for feature in view.features},
+    )
+    try:
+        with event_types(events) as describe:
+            return compile_stream_view(model, events, upstream, describe), upstream.relation
+    except Refused as refused:
+        for refusal in refused.refusals:
+            report.add(
+                node, (), f"{refusal.what}: {refusal.expression}",
+                remedy=f"write instead: {refusal.instead}", file=sql_file,
+            )  # fmt: skip
+    except WarehouseError as error:
+        report.add(
+            node, (), f"{error.what} over the source's columns", file=sql_file, got=error.got,
+            expected=f"columns as {source.node.file} lists them: "
+            + ", ".join(f"{column.name} {column.dtype}" for column in events.columns),
+        )  # fmt: skip
+    return None
+
+
+class _Upstream:
+    """What a relation in the compiled SQL stands for: a model's own SQL, or the view's events.
+
+    A source in files has no relation's name in the SQL but their location; so in a model that reads one source, what is
+    nothing else is that source.
+    """
+
+    def __init__(self, node: Node, source: Node, manifest: Manifest) -> None:
+        self.source, self.manifest = source, manifest
+        self.relation: str | None = None
+        self._nodes: dict[str, Node] = {}
+        waiting, seen = [node], {node.unique_id}
+        while waiting:
+            reader = waiting.pop()
+            self._read(reader)
+            below = [found for found in self._parents(reader) if found.unique_id not in seen]
+            seen.update(found.unique_id for found in below)
+            waiting += below
+
+    def __call__(self, table: exp.Table) -> str | None:
+        from ..windows import EVENTS
+
+        text = _text(table)
+        node = self._nodes.get(text)
+        if node is not None and node.unique_id == self.source.unique_id:
+            self.relation = text
+            return EVENTS
+        return None if node is None or node.resource_type != "model" else node.compiled_code
+
+    def _parents(self, node: Node) -> Iterator[Node]:
+        """The models and sources that a model's SQL reads, those of ephemeral models, which stand in it, among them."""
+        for unique_id in node.depends_on.nodes:
+            parent = self.manifest.nodes.get(unique_id) or self.manifest.sources.get(unique_id)
+            if parent is None:
+                continue
+            if parent.config.get("materialized") == "ephemeral":
+                yield from self._parents(parent)
+            else:
+                yield parent
+
+    def _read(self, reader: Node) -> None:
+        """Note what each relation in a model's SQL stands for."""
+        import sqlglot
+        from sqlglot import exp
+        from sqlglot.errors import SqlglotError
+
+        if not reader.compiled_code:
+            return
+        parents = {_relation_text(node): node for node in self._parents(reader) if node.relation_name}
+        read = [node for node in self._parents(reader) if node.resource_type == "source"]
+        try:
+            query = sqlglot.parse_one(reader.compiled_code, dialect="duckdb")
+        except SqlglotError:
+            return  # the compiler reports it
+        ctes = {cte.alias for cte in query.find_all(exp.CTE)}
+        for table in query.find_all(exp.Table):
+            text = _text(table)
+            if text in parents:
+                self._nodes[text] = parents[text]
+            elif len(read) == 1 and (table.db or table.name not in ctes):
+                self._nodes[text] = read[0]
+
+
+def _text(table: exp.Table) -> str:
+    bare = table.copy()
+    bare.set("alias", None)
+    return bare.sql(dialect="duckdb")
+
+
+def _relation_text(node: Node) -> str:
+    from sqlglot import exp
+
+    return exp.to_table(str(node.relation_name), dialect="duckdb").sql(dialect="duckdb")
