@@ -23,6 +23,8 @@ from .offline_commit import CommitConflict, commit
 from .offline_files import Extent, Fingerprint, bucket_of, choose_grain, fingerprints, hash_check, row_hash, write_file
 from .offline_types import columns, quote
 from .settings import Settings
+from .stream_events import always_known, event_view
+from .stream_plan import EventSource
 from .warehouse import Build, Warehouse, open_warehouse
 
 Progress = Callable[[int, int], None]  # files written, files to write
@@ -92,6 +94,7 @@ def publish_all(
     views: Sequence[FeatureView],
     settings: Settings,
     *,
+    sources: Sequence[EventSource] = (),
     wait_seconds: float = 0,
     full: bool = False,
     report: Callable[[Published], None] = lambda published: None,
@@ -99,13 +102,19 @@ def publish_all(
 ) -> tuple[list[Published], dict[str, FeatureStoreError]]:
     """Publish `views` from one state of the warehouse: what was done, and, by view id, what could not be and why.
 
-    A view that fails does not keep the others from being published. Waits up to `wait_seconds` for a build that holds
-    the warehouse, then raises WarehouseError.
+    `sources` are the event sources of stream views. A view that fails does not keep the others from being published.
+    Waits up to `wait_seconds` for a build that holds the warehouse, then raises WarehouseError.
     """
     published: list[Published] = []
     failed: dict[str, FeatureStoreError] = {}
     store = OfflineStore(settings.offline)
-    with open_warehouse(settings.warehouse, wait_seconds=wait_seconds, spill=settings.offline / ".spill") as warehouse:
+    with open_warehouse(
+        settings.warehouse,
+        wait_seconds=wait_seconds,
+        spill=settings.offline / ".spill",
+        sources=sources,
+        project_dir=settings.project_dir,
+    ) as warehouse:
         for view in views:
             try:
                 with show_progress(view.id) as progress:
@@ -128,9 +137,11 @@ def publish(
 ) -> Published:
     """Commit what differs between `view`'s relation and its offline table; nothing when nothing does.
 
+    Of a stream view it is the events that are published.
     `full` compares all rows whatever the build log says. Raises WarehouseError for a relation that is missing, differs
     from its definition, or has rows without a key or event time; CommitConflict when another process keeps publishing.
     """
+    view = event_view(view)
     for last_try in (False, True):
         try:
             return _publish_once(view, warehouse, store, full=full, bucket_rows=bucket_rows, progress=progress)
@@ -174,7 +185,7 @@ def make_plan(
 ) -> Plan:
     """Compare the relation with the table and say what to write, reading the warehouse but writing nothing."""
     check = hash_check(warehouse)
-    builds = warehouse.builds(view)
+    builds = warehouse.builds(view) if view.stream is None else ()  # the log does not speak of events
     if base is None or (published := _comparable(base, view, check, bucket_rows)) is None:
         scan = _scan(view, warehouse)
         grain = choose_grain(((day, extent.fingerprint.rows) for day, extent in scan.days.items()), bucket_rows)
@@ -244,7 +255,7 @@ def _scan(view: FeatureView, warehouse: Warehouse, *, since: str | None = None, 
     """Fingerprint the relation a day at a time, from the start of bucket `since` on."""
     event = quote(view.event_timestamp)
     created = f"epoch_us({quote(view.created_timestamp)})" if view.created_timestamp else "null"
-    keyless = " or ".join(f"{quote(name)} is null" for name in view.key_names)
+    keyless = " or ".join(f"{quote(name)} is null" for name in always_known(view))
     facts = "count(*){0}, sum(hash){0}, bit_xor(hash){0}, min(event_us){0}, max(event_us){0}"
     rows = warehouse.rows(f"""
         select
@@ -276,7 +287,7 @@ def _refuse_bad_rows(view: FeatureView, warehouse: Warehouse, keyless: int, time
     problems = [
         f"{count} rows with {what}"
         for count, what in (
-            (keyless, f"a null in {', '.join(view.key_names)}"),
+            (keyless, f"a null in {', '.join(always_known(view))}"),
             (timeless, f"{view.event_timestamp} null or outside the years 1 to 9998"),
         )
         if count
@@ -284,7 +295,7 @@ def _refuse_bad_rows(view: FeatureView, warehouse: Warehouse, keyless: int, time
     raise WarehouseError(
         "rows that no key and time can find",
         where=f"{view.id} in {warehouse.path}",
-        expected=f"{', '.join(view.key_names)} and {view.event_timestamp} in every row",
+        expected=f"{', '.join(always_known(view))} and {view.event_timestamp} in every row",
         got=" and ".join(problems),
         remedy="filter them in the model and give these columns dbt's not_null test",
     )

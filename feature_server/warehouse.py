@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from .definitions import FeatureView
 from .dtypes import DType, UnknownType, parse_sql_type
 from .errors import WarehouseError
 from .offline_types import BUCKET, columns, literal, quote, sql_type
-from .stream_plan import EventSource
+from .stream_plan import EventSource, StreamPlan
 
 _RETRY_SECONDS = 0.25
 _LOCKED = re.compile(r"Could not set lock on file")
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
+_EVENTS = "copied_events"
 _TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
 _NAME_PART = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
 
@@ -38,13 +39,23 @@ class Build(msgspec.Struct, frozen=True):
 class Warehouse:
     """An open, read-only connection to dbt's DuckDB file, in a session whose time zone is UTC."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, sources: Sequence[EventSource] = ()) -> None:
         self.connection = connection
         self.path = path
+        self.sources = {source.name: source for source in sources}
+        self._copied: str | None = None  # the stream view whose events are copied
         self.name = path.stem  # as dbt names its database, so that the bodies of SQL views resolve
 
     def relation(self, view: FeatureView) -> str:
-        """The view's relation as SQL; the name of dbt's database gives way to this session's."""
+        """The view's relation as SQL; the name of dbt's database gives way to this session's.
+
+        For a stream view, a copy of its events, for files may land while it is read again and again.
+        """
+        if view.stream is not None:
+            if self._copied != view.id:
+                self.connection.execute(f"create or replace temp table {_EVENTS} as {self._events(view, view.stream)}")
+                self._copied = view.id
+            return _EVENTS
         return ".".join(map(quote, [self.name, *_name_parts(view)[-2:]]))
 
     def source(self, view: FeatureView, *, since: str | None = None, before: str | None = None) -> str:
@@ -91,6 +102,61 @@ class Warehouse:
             return ()
         return tuple(Build(*row) for row in rows)
 
+    def _events(self, view: FeatureView, plan: StreamPlan) -> str:
+        """The SQL of a stream view's events: its plan's rows of the source, known by the build if the model says so."""
+        source = self.sources.get(plan.source)
+        if source is None:
+            raise self._error("the registry lacks the view's event source", view, expected=plan.source)
+        self._check_source(view, source)
+        columns = ", ".join(
+            f"cast({quote(column.name)} as {sql_type(column.dtype)}) as {quote(column.name)}"
+            for column in source.columns
+        )
+        known = ""
+        if plan.known_by_build and source.created_timestamp is not None and (as_of := self._built_as_of(view)):
+            known = f" where {quote(source.created_timestamp)} <= timestamptz {literal(as_of)}"
+        keyless = " or ".join(f"{quote(name)} is null" for name in view.key_names)
+        return (
+            f"with events as (select {columns} from {source.relation}{known}) "
+            f"select * from ({plan.row_sql}) where counts or not ({keyless})"
+        )
+
+    def _check_source(self, view: FeatureView, source: EventSource) -> None:
+        """WarehouseError unless the source's relation has every column listed, with the type listed."""
+        try:
+            rows = self.connection.execute(f"describe select * from {source.relation}").fetchall()
+        except duckdb.Error as error:
+            raise self._error(
+                "the event source cannot be read", view, expected=source.relation, got=str(error).splitlines()[0]
+            ) from None
+        actual = {name.lower(): str(type_) for name, type_, *_ in rows}
+        wrong = [
+            (column.name, sql_type(column.dtype), actual.get(column.name.lower(), "no such column"))
+            for column in source.columns
+            if (found := _parsed(actual.get(column.name.lower(), ""))) != column.dtype
+            and not (found is not None and found.is_timestamp and column.dtype.is_timestamp)
+        ]
+        if wrong:
+            raise self._error(
+                f"the relation of source {source.name} differs from its YAML",
+                view,
+                expected="; ".join(f"{name}: {wanted}" for name, wanted, _ in wrong),
+                got="; ".join(f"{name}: {found}" for name, _, found in wrong),
+                remedy=f"correct {source.path or 'the YAML of the source'}, then `features apply`",
+            )
+
+    def _built_as_of(self, view: FeatureView) -> str | None:
+        """The instant that the view's last build spoke of, by the build log; None without one."""
+        *schema, identifier = _name_parts(view)[-2:]
+        log = ".".join(map(quote, [self.name, *schema, "feature_builds"]))
+        try:
+            rows = self.connection.execute(
+                f"select cast(as_of as varchar) from {log} where model = ? order by rowid desc limit 1", [identifier]
+            ).fetchall()
+        except (duckdb.CatalogException, duckdb.BinderException):
+            return None
+        return str(rows[0][0]) if rows and rows[0][0] is not None else None
+
     def _checked_types(self, view: FeatureView) -> dict[str, str]:
         actual = self._column_types(view)
         if not actual:
@@ -123,7 +189,7 @@ class Warehouse:
     def _column_types(self, view: FeatureView) -> dict[str, str]:
         """Lower-case column name → type as DuckDB spells it; empty when there is no such relation."""
         try:
-            rows = self.connection.execute(f"describe {self.relation(view)}").fetchall()
+            rows = self.connection.execute(f"describe select * from {self.relation(view)}").fetchall()
         except duckdb.CatalogException:
             return {}
         return {name.lower(): type_ for name, type_, *_ in rows}
@@ -133,15 +199,25 @@ class Warehouse:
 
 
 @contextmanager
-def open_warehouse(path: Path, *, wait_seconds: float = 0, spill: Path | None = None) -> Iterator[Warehouse]:
+def open_warehouse(
+    path: Path,
+    *,
+    wait_seconds: float = 0,
+    spill: Path | None = None,
+    sources: Sequence[EventSource] = (),
+    project_dir: Path | None = None,
+) -> Iterator[Warehouse]:
     """The warehouse, read-only, until the block ends.
 
     Waits up to `wait_seconds` for a build that holds the file. `spill` is the folder for data that exceeds memory.
+    `sources` are the event sources that stream views read, their files' paths as seen from `project_dir`.
     """
     connection = connect(spill)
     try:
+        if project_dir is not None:
+            connection.execute(f"set file_search_path = {literal(str(project_dir))}")
         _attach(connection, path, time.monotonic() + wait_seconds)
-        yield Warehouse(connection, path)
+        yield Warehouse(connection, path, sources)
     finally:
         connection.close()
 

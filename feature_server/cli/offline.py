@@ -46,9 +46,15 @@ def publish(
             typer.echo(published)
 
     settings = load_settings(project_dir=project_dir)
-    chosen = select_views(read_registry(settings.registry_path), views or [], refresh)
+    registry = read_registry(settings.registry_path)
     published, failed = publish_all(
-        chosen, settings, wait_seconds=wait, full=full, report=report, show_progress=progress_bar
+        select_views(registry, views or [], refresh),
+        settings,
+        sources=registry.sources,
+        wait_seconds=wait,
+        full=full,
+        report=report,
+        show_progress=progress_bar,
     )
     if json:
         print_json({"published": published, "failed": {view: error.as_dict() for view, error in failed.items()}})
