@@ -1,0 +1,101 @@
+"""How the live events of a stream view lie in Redis: an event record is a packed row of a pseudo view.
+
+`record_view` gives that view; `codec.RowCodec` of its features gives the bytes, `docs/redis_layout.md` the value of a
+key. The offline table of a stream view (`stream_events`) has the same columns, strings and event ids as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+
+import msgspec
+
+from .definitions import Feature, FeatureView
+from .dtypes import INTEGER_WIDTHS, DType
+from .stream_plan import Node, StreamPlan
+
+CREATED, EVENT_ID, COUNTS, EVENT = "created_timestamp", "event_id", "counts", "event_timestamp"
+FIRST_ARGUMENT = 3  # where the plan's arguments begin among the pseudo view's features
+LENGTH_BYTES = 4  # of the length before each record, where records differ in width
+GRACE_US = 3_600_000_000  # how long events stay after the last window has passed them, and how far ahead one may be
+_DIGEST = DType("uint64")
+
+
+def plan_of(view: FeatureView) -> StreamPlan:
+    assert view.stream is not None, f"{view.id} has no stream"
+    return view.stream
+
+
+def record_view(view: FeatureView) -> FeatureView:
+    """The pseudo view whose packed rows are the records of a stream view's events."""
+    plan = plan_of(view)
+    features = [Feature(name=CREATED, dtype=DType("timestamptz")), Feature(name=EVENT_ID, dtype=DType("uint64"))]
+    features.append(Feature(name=COUNTS, dtype=DType("bool")))
+    digests = digested(plan)
+    for i, argument in enumerate(plan.arguments):
+        features.append(Feature(name=argument.name, dtype=_DIGEST if i in digests else argument.dtype))
+    return msgspec.structs.replace(
+        view, event_timestamp=EVENT, created_timestamp=CREATED, features=tuple(features), stream=None, ttl_us=None
+    )
+
+
+def is_fixed_width(view: FeatureView) -> bool:
+    """Whether all records of an `record_view` have one width; else each has its length before it."""
+    return all(feature.dtype.fixed_width is not None for feature in view.features)
+
+
+def digested(plan: StreamPlan) -> frozenset[int]:
+    """The string arguments that are only told apart, by count(distinct): a digest stands for each."""
+    told_apart, needed = set[int](), set[int]()
+    for aggregate in plan.aggregates:
+        (told_apart if aggregate.function == "count_distinct" else needed).update(aggregate.arguments)
+        if aggregate.filter is not None:
+            needed.add(aggregate.filter)
+    for output in plan.outputs:
+        needed.update(latest_arguments(output.node))
+    strings = {i for i, argument in enumerate(plan.arguments) if argument.dtype.kind == "string"}
+    return frozenset(strings & told_apart - needed)
+
+
+def latest_arguments(node: Node) -> Iterator[int]:
+    """The arguments of the latest event that an output reads."""
+    if node.op == "latest":
+        yield node.value
+    for part in node.args:
+        yield from latest_arguments(part)
+
+
+def same_records(one: FeatureView, other: FeatureView) -> bool:
+    """Whether the events of two definitions of a view lie in Redis alike, so that one reads what the other wrote."""
+    if one.stream is None or other.stream is None or one.fingerprint != other.fingerprint:
+        return False
+    mine, theirs = record_view(one), record_view(other)
+    layouts = [[(feature.name, feature.dtype) for feature in view.features] for view in (mine, theirs)]
+    return mine.join_keys == theirs.join_keys and layouts[0] == layouts[1]
+
+
+def retention_us(view: FeatureView) -> int | None:
+    """How long after its time an event can matter to a read; None where it always can.
+
+    Lifetimes look back for ever, and so does a plain column without a ttl.
+    """
+    plan = plan_of(view)
+    if any(frame.preceding_us is None for frame in plan.frames):
+        return None
+    longest = plan.longest_us or 0
+    if any(True for output in plan.outputs for _ in latest_arguments(output.node)):
+        return None if view.ttl_us is None else max(longest, view.ttl_us)
+    return longest
+
+
+def event_id_number(value: object, dtype: DType) -> int:
+    """An event id as the record keeps it: an integer as it is, anything else by its digest."""
+    if dtype.kind in INTEGER_WIDTHS:
+        return int(value) % 2**64  # type: ignore[call-overload, no-any-return]
+    return digest(str(value))
+
+
+def digest(text: str) -> int:
+    """The first 8 bytes of BLAKE2b of a text's UTF-8, as a little-endian integer."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=64).digest()[:8], "little")
