@@ -28,7 +28,7 @@ from .index_files import move_into_place
 from .index_order import Order, build_order
 from .offline import OfflineTable
 from .offline_types import literal
-from .point_in_time import Int64s, rows_at
+from .point_in_time import History, Int64s, rows_at
 
 KEEP_VERSIONS = 3
 _FORMAT = b"1"  # of the files; another format is another folder
@@ -41,8 +41,9 @@ Notice: TypeAlias = Callable[[str], None]
 class Index:
     """The index of one table version; open it with `open_index`, and use it while that version's files exist."""
 
-    def __init__(self, table: OfflineTable, order: Order, columns: Columns) -> None:
+    def __init__(self, table: OfflineTable, order: Order, columns: Columns, order_name: str) -> None:
         self.view = table.view()
+        self.order_name = order_name
         self.version = table.version
         self._order = order
         self._columns = columns
@@ -51,6 +52,15 @@ class Index:
     def rows(self) -> int:
         return len(self._order.history.event_us)
 
+    @property
+    def history(self) -> History:
+        """The rows' groups and times, sorted."""
+        return self._order.history
+
+    def in_order(self, names: Sequence[str]) -> list[pa.Array]:
+        """The values of the columns `names` of all rows, in the order of `history`."""
+        return self._columns.take(names, self._order.positions)
+
     def find(
         self, keys: Sequence[pa.Array], at_us: Int64s, *, ttl_us: int | None = None, as_known: bool = False
     ) -> Int64s:
@@ -58,7 +68,7 @@ class Index:
 
         `keys` holds one array per join key, in the view's order and of its types; a null in any of them finds nothing.
         """
-        groups = self._groups(keys)
+        groups = self.groups(keys)
         found = rows_at(self._order.history, groups, at_us, ttl_us=ttl_us, as_known=as_known)
         if self.rows:
             found = np.where(found >= 0, self._order.positions[np.maximum(found, 0)], found)
@@ -68,7 +78,7 @@ class Index:
         """The values of the columns `names` at positions that `find` gave; null where negative."""
         return self._columns.take(names, positions)
 
-    def _groups(self, keys: Sequence[pa.Array]) -> Int64s:
+    def groups(self, keys: Sequence[pa.Array]) -> Int64s:
         """The group of each key, -1 for keys that the history does not have."""
         known = self._order.keys
         if known.num_rows == 0:
@@ -128,7 +138,7 @@ def open_index(
         _build(table, folder, order_path, columns, names, memory_limit)
     os.utime(order_path)
     columns.touch()
-    return Index(table, Order.open(order_path, table.view()), columns)
+    return Index(table, Order.open(order_path, table.view()), columns, order_path.name.removeprefix("order-"))
 
 
 def _build(
@@ -204,6 +214,7 @@ def _remove_old(folder: Path, *, keep: Path) -> None:
     for path in orders:
         if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path.with_name(path.name.replace("order-", "events-")), ignore_errors=True)
     if len(orders) > len(kept) and oldest_use is not None:
         for path in folder.glob("columns-*"):
             if _last_use(path) < oldest_use - 1:

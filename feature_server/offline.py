@@ -17,7 +17,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from .definitions import FeatureView
+from .definitions import Feature, FeatureView
 from .errors import OfflineStoreError
 from .offline_types import BUCKET, columns, literal, quote, restore_list, sql_type
 
@@ -40,7 +40,8 @@ class PublishedState(msgspec.Struct, frozen=True, kw_only=True):
     `view` is the definition published, `grain` (`year`, `month` or `day`) the length of a bucket, `hash_check` DuckDB's
     hash of some constant values (another result: fingerprints cannot be compared), `builds_seen` how many entries of
     the warehouse's build log were taken into account and `last_build` the invocation of the last of them.
-    `newest_created_us` is the latest created timestamp of any row published so far.
+    `newest_created_us` is the latest created timestamp of any row published so far. A stream view's rows are its
+    events: `view` then has their columns, and `features` are those of the definition.
     """
 
     view: FeatureView
@@ -49,6 +50,7 @@ class PublishedState(msgspec.Struct, frozen=True, kw_only=True):
     builds_seen: int = 0
     last_build: str | None = None
     newest_created_us: int | None = None
+    features: tuple[Feature, ...] = ()
 
 
 class OfflineStore:
@@ -118,8 +120,13 @@ class OfflineTable:
         return int(self._commit_info["timestamp"]) * 1000
 
     def view(self) -> FeatureView:
-        """The definition as published with this version."""
+        """The rows as published with this version: the definition or, of a stream view, its events."""
         return self.state.view
+
+    def definition(self) -> FeatureView:
+        """The definition as published with this version."""
+        state = self.state
+        return state.view if state.view.stream is None else msgspec.structs.replace(state.view, features=state.features)
 
     def files(self) -> tuple[DataFile, ...]:
         """The files that make up this version, sorted by bucket and path."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from .definitions import FeatureView
+from .definitions import Feature, FeatureView
 from .errors import FeatureStoreError, OfflineStoreError, WarehouseError
 from .offline import DataFile, OfflineStore, OfflineTable, PublishedState
 from .offline_commit import CommitConflict, commit
@@ -141,10 +141,13 @@ def publish(
     `full` compares all rows whatever the build log says. Raises WarehouseError for a relation that is missing, differs
     from its definition, or has rows without a key or event time; CommitConflict when another process keeps publishing.
     """
+    features = view.features if view.stream is not None else ()
     view = event_view(view)
     for last_try in (False, True):
         try:
-            return _publish_once(view, warehouse, store, full=full, bucket_rows=bucket_rows, progress=progress)
+            return _publish_once(
+                view, features, warehouse, store, full=full, bucket_rows=bucket_rows, progress=progress
+            )
         except CommitConflict:
             if last_try:
                 raise
@@ -153,6 +156,7 @@ def publish(
 
 def _publish_once(
     view: FeatureView,
+    features: tuple[Feature, ...],
     warehouse: Warehouse,
     store: OfflineStore,
     *,
@@ -166,7 +170,8 @@ def _publish_once(
     committed = base is None or plan.replace or plan.changed_buckets > 0
     if committed:
         added = _write_files(view, warehouse, store.path(view.id), plan, progress)
-        commit(store.path(view.id), plan.state, base=base, added=added, removed=plan.removed, replace=plan.replace)
+        state = msgspec.structs.replace(plan.state, features=features)
+        commit(store.path(view.id), state, base=base, added=added, removed=plan.removed, replace=plan.replace)
     table = store.table(view.id)
     return Published(
         view=view.id,

@@ -14,43 +14,57 @@ import msgspec
 import numpy as np
 
 from . import stream_reduce as reduce
+from .dtypes import DType
 from .stream_plan import Aggregate, Frame, StreamPlan
 from .stream_reduce import Values
 
 NEVER = np.iinfo(np.int64).max
+NO_EVENT = np.iinfo(np.int64).min
+_PACKED_BITS = 62
 
 
 class Events(msgspec.Struct, kw_only=True):
     """Events of many keys, sorted by (group, event_us, created_us); group g is `starts[g]` up to `starts[g + 1]`.
 
     `event_id` are integers, equal for the versions of one event; `counts` is false for an event that the model's
-    filters leave out. `arguments` are the plan's, in its order.
+    filters leave out. `arguments` are the plan's, in its order; one that nothing asks for may be None. `superseded`
+    says when a later version was created, NEVER for the latest one: worked out from `event_id` where it is not given.
     """
 
     starts: np.ndarray
     event_us: np.ndarray
     created_us: np.ndarray
-    event_id: np.ndarray
+    event_id: np.ndarray | None = None
     counts: np.ndarray
-    arguments: Sequence[Values]
+    arguments: Sequence[Values | None]
+    superseded: np.ndarray | None = None
+
+    def argument(self, number: int) -> Values:
+        found = self.arguments[number]
+        assert found is not None, f"argument {number} is not loaded"
+        return found
 
     def take(self, rows: np.ndarray, starts: np.ndarray) -> Events:
         return Events(
             starts=starts,
             event_us=self.event_us[rows],
             created_us=self.created_us[rows],
-            event_id=self.event_id[rows],
+            event_id=None if self.event_id is None else self.event_id[rows],
             counts=self.counts[rows],
-            arguments=[argument.take(rows) for argument in self.arguments],
+            arguments=[None if argument is None else argument.take(rows) for argument in self.arguments],
+            superseded=None if self.superseded is None else self.superseded[rows],
         )
 
 
 class Evaluated(msgspec.Struct, kw_only=True):
-    """For n keys and times: each aggregate's n values, and the n latest events (-1: none) with the plan's arguments."""
+    """For n keys and times: each aggregate's values, and the latest event's time and arguments.
+
+    `latest_us` is NO_EVENT, and the arguments are null, where there is no event; one that is not loaded is None.
+    """
 
     aggregates: list[Values]
     latest_us: np.ndarray
-    latest: list[Values]
+    latest: list[Values | None]
 
 
 def evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.ndarray, *, as_known: bool) -> Evaluated:
@@ -59,7 +73,7 @@ def evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nda
     restore = np.empty_like(order)
     restore[order] = np.arange(len(order))
     groups, at_us = groups[order], at_us[order]
-    superseded = _superseded(events)
+    superseded = events.superseded if events.superseded is not None else superseded_at(events)
     current = _only(events, (superseded == NEVER) & events.counts)
     found = _evaluate(plan, current, groups, at_us)
     if as_known:
@@ -69,7 +83,7 @@ def evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nda
     return Evaluated(
         aggregates=[values.take(restore) for values in found.aggregates],
         latest_us=found.latest_us[restore],
-        latest=[values.take(restore) for values in found.latest],
+        latest=[None if values is None else values.take(restore) for values in found.latest],
     )
 
 
@@ -85,43 +99,97 @@ def bounds(events: Events, groups: np.ndarray, at_us: np.ndarray, frame: Frame) 
     return np.minimum(low, high), high
 
 
+class _Search:
+    """The bounds of several frames at the same times, each of their ends looked for once.
+
+    Where group and time fit into one integer, the events and the sorted times are searched as such, in one pass.
+    """
+
+    def __init__(self, events: Events, groups: np.ndarray, at_us: np.ndarray) -> None:
+        self.events, self.groups, self.at_us = events, groups, at_us
+        self.known = groups >= 0
+        self.first = np.where(self.known, events.starts[np.maximum(groups, 0)], 0)
+        self.after = np.where(self.known, events.starts[np.maximum(groups, 0) + 1], 0)
+        self.found: dict[tuple[int, bool], np.ndarray] = {}
+        self.oldest = self.span = 0
+        self.packed: np.ndarray | None = None
+        if len(events.event_us) and len(groups) * 8 > len(events.starts):
+            self.oldest = int(events.event_us.min())
+            self.span = int(events.event_us.max()) - self.oldest + 3
+            if self.span * len(events.starts) < 1 << _PACKED_BITS:
+                counts = np.diff(events.starts)
+                base = np.arange(len(counts), dtype=np.int64) * self.span - (self.oldest - 1)
+                self.packed = np.repeat(base, counts)
+                self.packed += events.event_us
+
+    def bounds(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        """As `bounds`, for one of the frames."""
+        high = self._end(frame.delay_us, inclusive=True)
+        if frame.preceding_us is None:
+            return self.first, high
+        return np.minimum(self._end(frame.preceding_us, inclusive=False), high), high
+
+    def _end(self, before_us: int, *, inclusive: bool) -> np.ndarray:
+        if (before_us, inclusive) not in self.found:
+            self.found[before_us, inclusive] = self._search(self.at_us - before_us, inclusive)
+        return self.found[before_us, inclusive]
+
+    def _search(self, at: np.ndarray, inclusive: bool) -> np.ndarray:
+        if self.packed is None:
+            return _search(self.events.event_us, at, self.first, self.after, inclusive=inclusive)
+        offset = np.clip(at - (self.oldest - 1), 0, self.span - 1)
+        wanted = np.maximum(self.groups, 0) * self.span + offset
+        return np.where(self.known, np.searchsorted(self.packed, wanted, "right" if inclusive else "left"), 0)
+
+
 def _evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.ndarray) -> Evaluated:
-    ranges = [bounds(events, groups, at_us, frame) for frame in plan.frames]
-    aggregates = [aggregate_ranges(aggregate, events, *ranges[aggregate.frame]) for aggregate in plan.aggregates]
-    low, high = bounds(events, groups, at_us, Frame(None))
+    search = _Search(events, groups, at_us)
+    used = {aggregate.frame for aggregate in plan.aggregates}
+    ranges = {number: search.bounds(frame) for number, frame in enumerate(plan.frames) if number in used}
+    dtypes = [argument.dtype for argument in plan.arguments]
+    aggregates = [aggregate_ranges(a, events, dtypes, *ranges[a.frame]) for a in plan.aggregates]
+    low, high = search.bounds(Frame(None))
     latest = np.where(high > low, high - 1, -1)
+    times = np.append(events.event_us, NO_EVENT)
     return Evaluated(
         aggregates=aggregates,
-        latest_us=_pick(Values(events.event_us, np.zeros(len(events.event_us), bool)), latest).values,
-        latest=[_pick(argument, latest) for argument in events.arguments],
+        latest_us=times[latest],
+        latest=[None if argument is None else _pick(argument, latest) for argument in events.arguments],
     )
 
 
-def aggregate_ranges(aggregate: Aggregate, events: Events, low: np.ndarray, high: np.ndarray) -> Values:
-    """One aggregate over ranges of events."""
+def aggregate_ranges(
+    aggregate: Aggregate, events: Events, dtypes: Sequence[DType], low: np.ndarray, high: np.ndarray
+) -> Values:
+    """One aggregate over ranges of events; `dtypes` are those of the arguments, a decimal's values being unscaled."""
+    if aggregate.function == "count_star" and aggregate.filter is None:
+        return _never_null(high - low)
     valid = np.ones(len(events.event_us), dtype=bool)
     if aggregate.filter is not None:
-        condition = events.arguments[aggregate.filter]
+        condition = events.argument(aggregate.filter)
         valid = condition.values.astype(bool) & ~condition.null
     if aggregate.function == "count_star":
         return _never_null(reduce.count(valid, low, high))
-    values = events.arguments[aggregate.arguments[0]]
+    values = events.argument(aggregate.arguments[0])
     if aggregate.function in ("first", "last"):
         pick = reduce.first if aggregate.function == "first" else reduce.last
         return _pick(values, pick(valid, low, high))
     if aggregate.function in ("arg_max", "arg_min"):
-        by = events.arguments[aggregate.arguments[1]]
+        by = events.argument(aggregate.arguments[1])
         valid &= ~by.null & ~values.null
         largest = aggregate.function == "arg_max"
         return _pick(values, reduce.arg_extreme(_ranks(by.values), valid, low, high, largest=largest))
     if aggregate.function == "list":
         return _lists(values, valid, low, high, aggregate.parameter)
     valid &= ~values.null
-    return _numeric(aggregate, values.values, valid, low, high)
+    return _numeric(aggregate, dtypes[aggregate.arguments[0]], values.values, valid, low, high)
 
 
-def _numeric(aggregate: Aggregate, values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> Values:
+def _numeric(
+    aggregate: Aggregate, dtype: DType, values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> Values:
     function = aggregate.function
+    unit = 10 ** (dtype.scale or 0)
     size = reduce.count(valid, low, high)
     if function == "count":
         return _never_null(size)
@@ -132,13 +200,16 @@ def _numeric(aggregate: Aggregate, values: np.ndarray, valid: np.ndarray, low: n
         return Values(reduce.total(values, valid, low, high), empty)
     if function == "avg":
         total = reduce.total(values, valid, low, high)
-        return Values(total.astype(np.float64) / np.maximum(size, 1), empty)
+        if values.dtype.kind == "f":
+            return Values(total / np.maximum(size, 1), empty)
+        mean = total.astype(np.longdouble) / (np.maximum(size, 1) * unit)  # as DuckDB divides the exact sum
+        return Values(mean.astype(np.float64), empty)
     if function in ("min", "max", "bool_and", "bool_or"):
         ufunc = np.minimum if function in ("min", "bool_and") else np.maximum
         found = reduce.extreme(ufunc, values, valid, low, high)
         return Values(found.astype(bool) if values.dtype.kind == "b" else found, empty)
     if function in ("stddev_samp", "stddev_pop", "var_samp", "var_pop"):
-        squares, size = reduce.variance(values, valid, low, high)
+        squares, size = reduce.variance(values / unit if unit > 1 else values, valid, low, high)
         spare = 1 if function.endswith("samp") else 0
         found = squares / np.maximum(size - spare, 1)
         return Values(np.sqrt(found) if function.startswith("stddev") else found, size <= spare)
@@ -149,7 +220,8 @@ def _numeric(aggregate: Aggregate, values: np.ndarray, valid: np.ndarray, low: n
     if not continuous:
         return at
     numbers = at.values.astype(np.float64)
-    return Values(numbers + (to.values.astype(np.float64) - numbers) * weight, at.null)
+    between = numbers + (to.values.astype(np.float64) - numbers) * weight
+    return Values(between.astype(np.int64) if dtype.kind == "decimal" else between, at.null)
 
 
 def _lists(values: Values, valid: np.ndarray, low: np.ndarray, high: np.ndarray, last: float | None) -> Values:
@@ -161,9 +233,13 @@ def _lists(values: Values, valid: np.ndarray, low: np.ndarray, high: np.ndarray,
     return Values(lists, np.array([not found for found in lists], dtype=bool))
 
 
-def _superseded(events: Events) -> np.ndarray:
+def superseded_at(events: Events) -> np.ndarray:
     """When a later version of the same event was created; NEVER for the latest version."""
     superseded = np.full(len(events.event_us), NEVER, dtype=np.int64)
+    assert events.event_id is not None
+    in_order = np.sort(events.event_id)
+    if not (in_order[1:] == in_order[:-1]).any():
+        return superseded
     group = np.repeat(np.arange(len(events.starts) - 1), np.diff(events.starts))
     order = np.lexsort((np.arange(len(group)), events.created_us, events.event_id, group))
     same = (np.diff(events.event_id[order]) == 0) & (np.diff(group[order]) == 0)
@@ -248,6 +324,8 @@ def _latest_known_before(
 
 def _replace(found: Evaluated, positions: np.ndarray, other: Evaluated) -> Evaluated:
     for values, new in zip([*found.aggregates, *found.latest], [*other.aggregates, *other.latest], strict=True):
+        if values is None or new is None:
+            continue
         values.values = values.values.astype(np.promote_types(values.values.dtype, new.values.dtype))
         values.values[positions] = new.values
         values.null[positions] = new.null

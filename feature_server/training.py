@@ -141,7 +141,7 @@ def _training_set(
 
 def _as_published(view: FeatureView, table: OfflineTable, features: Mapping[str, str], *, pinned: bool) -> FeatureView:
     """The definition by which to read the table: the one in force, or for a pinned version the one it was made by."""
-    published = table.view()
+    published = table.definition()
     if published.fingerprint == view.fingerprint:
         return view
     if not pinned:

@@ -21,9 +21,12 @@ from .definitions import FeatureRef, FeatureView
 from .errors import RequestError
 from .index import Index, Notice, open_index
 from .index_columns import arrow_type
+from .index_events import open_events
 from .offline import OfflineStore, OfflineTable
+from .stream_events import COUNTS, EVENT_ID
 from .training_record import METADATA_KEY, Fingerprint, SpineRecord, TrainingRecord, ViewRecord, content_of
 from .training_spine import CHUNK_ROWS, Spine, key_values, time_values
+from .training_stream import StreamReader, needs
 
 if TYPE_CHECKING:
     import pandas
@@ -158,6 +161,12 @@ class TrainingSet:
             for read in self._reads:
                 index = open_read(self._sources, read)
                 keys = [key_values(chunk, key) for key in read.view.join_keys]
+                if read.view.stream is not None:
+                    reader = open_stream(self._sources, read, index)
+                    found, known = reader.at(keys, at_us, no_time, as_known=self.as_known)
+                    self._missing[read.view.id] += int(np.count_nonzero(~known))
+                    columns |= zip(read.columns.values(), found, strict=True)
+                    continue
                 positions = index.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=self.as_known)
                 positions[no_time] = -1
                 self._missing[read.view.id] += int(np.count_nonzero(positions < 0))
@@ -187,7 +196,22 @@ class TrainingSet:
 
 
 def open_read(sources: Sources, read: Source, notice: Notice = lambda text: None) -> Index:
-    """The index with the columns that a training set takes from a view, built where it is not there yet."""
-    return open_index(
-        read.table, list(read.columns), sources.index_path, memory_limit=sources.memory_limit, notice=notice
-    )
+    """The index with the columns that a training set takes from a view, built where it is not there yet.
+
+    Of a stream view those are the columns of its events.
+    """
+    names = list(read.columns)
+    if (plan := read.view.stream) is not None:
+        names = [COUNTS, EVENT_ID, *(plan.arguments[n].name for n in needs(plan, names).arguments)]
+    index = open_index(read.table, names, sources.index_path, memory_limit=sources.memory_limit, notice=notice)
+    if plan is not None:
+        open_stream(sources, read, index)
+    return index
+
+
+def open_stream(sources: Sources, read: Source, index: Index) -> StreamReader:
+    """The events of a stream view under its index, for the features that a training set takes."""
+    plan, features = read.view.stream, list(read.columns)
+    assert plan is not None
+    folder = sources.index_path / read.view.id
+    return StreamReader(read.view, features, open_events(index, plan, needs(plan, features).arguments, folder))
