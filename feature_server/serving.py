@@ -16,7 +16,7 @@ from .definitions import Feature, FeatureRef, JoinKey
 from .errors import FeatureStoreError, NotSynced, OnlineStoreUnavailable, RequestError, nearest_name
 from .keys import EPOCH, REGISTRY
 from .metrics import Counts
-from .online_registry import OnlineRegistry, decode_online_registry
+from .online_registry import OnlineRegistry, OnlineView, decode_online_registry
 from .serving_keys import row_keys, text_encoder
 from .serving_rows import PRESENT, ViewColumns, ViewReader
 
@@ -85,7 +85,7 @@ class Plan:
                     )
             self._row_names.append((definition.key_names, stored.code.encode()))
             ttl_us = online.registry.feature_view(view_id).ttl_us
-            self.views.append(ViewReader(stored, ttl_us, features, counts.view(view_id)))
+            self.views.append(_view_reader(online, stored, ttl_us, features, counts))
         self.join_keys = tuple(keys.values())
         self._encoders = {key.name: text_encoder(key) for key in self.join_keys}
         self.writer: Any = None  # the server keeps its JSON writer of this plan here
@@ -94,6 +94,9 @@ class Plan:
             Column(name, *_column_place(place[ref.view, ref.feature]))
             for name, ref in zip(_column_names(refs, keys, request.full_feature_names), refs, strict=True)
         )
+
+    def key_names(self, view: int) -> tuple[str, ...]:
+        return self._row_names[view][0]
 
     def row_keys(self, entities: dict[str, list[Any]]) -> tuple[int, list[bytes]]:
         """The number of entities, and the keys to fetch: EPOCH, then view by view a row for each entity."""
@@ -166,8 +169,14 @@ class OnlineFeatures:
         """What one of the plan's views holds for the entities."""
         columns = self._columns.get(view)
         if columns is None:
-            columns = self._columns[view] = self.plan.views[view].read(self.rows[view], self.now_us)
+            unknown = self._null_keys(view) if self.plan.views[view].stream else None
+            columns = self._columns[view] = self.plan.views[view].read(self.rows[view], self.now_us, unknown)
         return columns
+
+    def _null_keys(self, view: int) -> set[int]:
+        """The entities with a null in a join key of one of the plan's views: no event can be theirs."""
+        columns = [self.entities[name] for name in self.plan.key_names(view)]
+        return {i for column in columns if None in column for i, value in enumerate(column) if value is None}
 
     def column(self, column: Column) -> tuple[list[Any], list[str], Sequence[int]]:
         """Python values, statuses and event timestamps (microseconds, 0 for none) of one column of the plan."""
@@ -295,6 +304,16 @@ def _stored_feature(stored: Sequence[Feature], ref: FeatureRef) -> Feature:
         where=ref.text,
         remedy=f"run `features publish {ref.view}` and `features sync {ref.view}`",
     )
+
+
+def _view_reader(
+    online: OnlineRegistry, stored: OnlineView, ttl_us: int | None, features: Sequence[Feature], counts: Counts
+) -> ViewReader:
+    if stored.definition.stream is None:
+        return ViewReader(stored, ttl_us, features, counts.view(stored.definition.id))
+    from .serving_stream import StreamViewReader  # NumPy is loaded only where a stream view is read
+
+    return StreamViewReader(stored, ttl_us, features, counts.view(stored.definition.id))
 
 
 def _column_place(place: tuple[int, int, Feature]) -> tuple[Feature, int, int]:

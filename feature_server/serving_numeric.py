@@ -43,6 +43,8 @@ class NumericView:
     @classmethod
     def of(cls, view: ViewReader) -> NumericView | None:
         """None when the short cut can never be taken for this view."""
+        if view.stream:
+            return None
         same_width = all(feature.dtype.fixed_width is not None for feature in view.online.definition.features)
         return cls(view) if same_width and all(feature.dtype.kind in _KINDS for feature in view.features) else None
 

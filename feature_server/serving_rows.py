@@ -71,6 +71,8 @@ class ViewReader:
     The bytes of features that nobody asked for are skipped without making Python values of them.
     """
 
+    stream = False
+
     def __init__(
         self, online: OnlineView, ttl_us: int | None, features: Sequence[Feature], counts: ValueCounts
     ) -> None:
@@ -108,8 +110,8 @@ class ViewReader:
         self._null_tail = nulls + bytes(self._head.size - 8 - bitmap_width)
         self._no_row = bytes(8) + self._null_tail
 
-    def read(self, rows: Sequence[bytes | None], now_us: int) -> ViewColumns:
-        """The columns of `rows`, one row an entity, as of `now_us`."""
+    def read(self, rows: Sequence[bytes | None], now_us: int, unknown: set[int] | None = None) -> ViewColumns:
+        """The columns of `rows`, one row an entity, as of `now_us`; `unknown` entities have a null key."""
         if not rows:
             return ViewColumns((), [()] * len(self.features), [None] * len(self.features), None)
         absent: dict[int, str] | None = None

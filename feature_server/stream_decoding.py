@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .codec import STRUCT_FORMATS, RowCodec, decode_list, struct_format
+from .codec import RowCodec, struct_format
 from .definitions import FeatureView
-from .dtypes import DType
 from .errors import OnlineStoreError
 from .stream_records import FIRST_ARGUMENT, is_fixed_width, record_view
 from .stream_reduce import Values
-from .stream_window import Events
+from .stream_window import NEVER, Events
 
+Dictionary: TypeAlias = list[bytes] | None
 _CREATED, _EVENT_ID, _COUNTS = 0, 1, 2
 
 
 class EventDecoder:
     """Decodes the records of one stream view.
 
-    An argument's values are as NumPy keeps them: numbers, booleans, days, microseconds, decimals as integers (Python's
-    beyond 18 digits); strings, UUIDs and lists are Python objects.
+    An argument's values are as in `stream_arrow`: numbers, booleans, days, microseconds, decimals as integers (Python's
+    beyond 18 digits); strings, UUIDs and lists are places in a sorted list of their stored bytes.
     """
 
     def __init__(self, view: FeatureView) -> None:
@@ -35,29 +35,57 @@ class EventDecoder:
         self._fixed = is_fixed_width(records)
         self.width = self._dtype.itemsize if self._fixed else None
 
-    def decode(self, stored: Sequence[bytes | None]) -> Events:
-        """The events of n keys, the values of which are given (None: no such key), as n groups."""
+    def decode(self, stored: Sequence[bytes | None]) -> tuple[Events, list[Dictionary]]:
+        """The events of n keys, the values of which are given (None: no such key), as n groups.
+
+        With them, for each argument, what its integers are places in, where it is no number.
+        """
         heads, tails, sizes = self._records(stored)
-        group = np.repeat(np.arange(len(sizes)), sizes)
         starts = np.zeros(len(sizes) + 1, dtype=np.int64)
         np.cumsum(sizes, out=starts[1:])
         event_us = np.ascontiguousarray(heads["event"])
         created_us = np.ascontiguousarray(heads[f"v{_CREATED}"])
+        arguments = [self._argument(heads, tails, i) for i in range(FIRST_ARGUMENT, len(self._codec.dtypes))]
+        event_id = np.ascontiguousarray(heads[f"v{_EVENT_ID}"]).view(np.int64)
         events = Events(
             starts=starts,
             event_us=event_us,
             created_us=created_us,
-            event_id=np.ascontiguousarray(heads[f"v{_EVENT_ID}"]).view(np.int64),
+            event_id=event_id,
             counts=np.ascontiguousarray(heads[f"v{_COUNTS}"]).view(np.bool_),
-            arguments=[self._argument(heads, tails, i) for i in range(FIRST_ARGUMENT, len(self._codec.dtypes))],
+            arguments=[values for values, _ in arguments],
+            superseded=np.full(len(heads), NEVER) if _increases(event_id, starts) else None,
         )
-        if _is_sorted(event_us, created_us, group):
-            return events
-        return events.take(np.lexsort((created_us, event_us, group)), starts)
+        if not _is_sorted(event_us, created_us, starts):
+            group = np.repeat(np.arange(len(sizes)), sizes)
+            events = events.take(np.lexsort((created_us, event_us, group)), starts)
+        return events, [dictionary for _, dictionary in arguments]
 
-    def _records(
-        self, stored: Sequence[bytes | None]
-    ) -> tuple[npt.NDArray[Any], list[bytes], npt.NDArray[np.int64]]:
+    def trimmed(self, stored: bytes, before_us: int | None) -> bytes:
+        """A key's value without the records that no read needs from now on.
+
+        Those are superseded versions, and events earlier than `before_us` but for the latest of them that counts.
+        """
+        heads, tails, _ = self._records([stored])
+        order = np.lexsort((np.arange(len(heads)), heads[f"v{_CREATED}"], heads[f"v{_EVENT_ID}"]))
+        ids = heads[f"v{_EVENT_ID}"][order]
+        keep = np.zeros(len(heads), dtype=np.bool_)
+        keep[order[np.append(ids[1:] != ids[:-1], True)]] = True
+        if before_us is not None:
+            old = heads["event"] < before_us
+            counted = np.flatnonzero(keep & old & (heads[f"v{_COUNTS}"] != 0))
+            keep &= ~old
+            if len(counted):
+                keep[counted[np.lexsort((heads[f"v{_CREATED}"][counted], heads["event"][counted]))[-1]]] = True
+        if self._fixed:
+            return heads[keep].tobytes()
+        width = self._dtype.itemsize
+        return b"".join(
+            (width + len(tails[row])).to_bytes(4, "little") + heads[row].tobytes() + tails[row]
+            for row in np.flatnonzero(keep)
+        )
+
+    def _records(self, stored: Sequence[bytes | None]) -> tuple[npt.NDArray[Any], list[bytes], npt.NDArray[np.int64]]:
         """The fixed-width heads of all records, what follows each (of records that differ in width), records a key."""
         values = [value or b"" for value in stored]
         lengths = np.fromiter(map(len, values), dtype=np.int64, count=len(values))
@@ -79,25 +107,29 @@ class EventDecoder:
                 sizes[i] += 1
         return np.frombuffer(b"".join(heads), self._dtype), tails, sizes
 
-    def _argument(self, heads: npt.NDArray[Any], tails: list[bytes], i: int) -> Values:
-        null = (heads["nulls"][:, i >> 3] >> (i & 7) & 1).astype(np.bool_)
+    def _argument(self, heads: npt.NDArray[Any], tails: list[bytes], i: int) -> tuple[Values, Dictionary]:
+        null = np.zeros(len(heads), dtype=np.bool_)
+        bits = heads["nulls"][:, i >> 3]
+        if bits.any():
+            null = (bits >> (i & 7) & 1).astype(np.bool_)
         dtype = self._codec.dtypes[i]
         if dtype.fixed_width is None:
             place = self._codec.variable.index(i)
-            first = f"end{self._codec.variable[place - 1]}" if place else None
-            begin = heads[first].tolist() if first else [0] * len(tails)
+            begin = heads[f"end{self._codec.variable[place - 1]}"].tolist() if place else [0] * len(tails)
             slices = [tail[a:b] for tail, a, b in zip(tails, begin, heads[f"end{i}"].tolist(), strict=True)]
-            return Values(_objects([_variable(dtype, part) for part in slices]), null)
+            return _places(slices, null)
         values = heads[f"v{i}"]
         if dtype.kind == "bool":
-            return Values(np.ascontiguousarray(values).view(np.bool_), null)
+            return Values(np.ascontiguousarray(values).view(np.bool_), null), None
         if dtype.fixed_width == 16:
-            pairs = np.ascontiguousarray(values).view(np.uint8).reshape(-1, 16)
+            stored = np.ascontiguousarray(values).tobytes()
+            parts = [stored[at : at + 16] for at in range(0, len(stored), 16)]
             if dtype.kind == "uuid":
-                return Values(_objects([row.tobytes() for row in pairs]), null)
-            numbers = [int.from_bytes(row.tobytes(), "little", signed=True) for row in pairs]
-            return Values(_objects(numbers), null)
-        return Values(np.ascontiguousarray(values), null)
+                return _places(parts, null)
+            numbers = np.empty(len(parts), dtype=object)
+            numbers[:] = [int.from_bytes(part, "little", signed=True) for part in parts]
+            return Values(numbers, null), None
+        return Values(np.ascontiguousarray(values), null), None
 
     def _damaged(self, got: str) -> OnlineStoreError:
         return OnlineStoreError(
@@ -108,12 +140,32 @@ class EventDecoder:
         )
 
 
-def _is_sorted(event_us: npt.NDArray[Any], created_us: npt.NDArray[Any], group: npt.NDArray[Any]) -> bool:
-    later = event_us[1:] > event_us[:-1]
-    if later.all():
+def _increases(event_id: npt.NDArray[Any], starts: npt.NDArray[Any]) -> bool:
+    """Whether each group's event ids increase, so that none occurs twice."""
+    later = event_id[1:] > event_id[:-1]
+    later[_first_of_groups(starts, len(event_id))] = True
+    return bool(later.all())
+
+
+def _is_sorted(event_us: npt.NDArray[Any], created_us: npt.NDArray[Any], starts: npt.NDArray[Any]) -> bool:
+    ordered = event_us[1:] > event_us[:-1]
+    ordered[_first_of_groups(starts, len(event_us))] = True
+    if ordered.all():
         return True
-    equal = (event_us[1:] == event_us[:-1]) & (created_us[1:] >= created_us[:-1])
-    return bool((later | equal | (group[1:] != group[:-1])).all())
+    return bool((ordered | ((event_us[1:] == event_us[:-1]) & (created_us[1:] >= created_us[:-1]))).all())
+
+
+def _first_of_groups(starts: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Where, among the steps from one event to the next, another group begins."""
+    inner = starts[1:-1]
+    return inner[(inner > 0) & (inner < size)] - 1
+
+
+def _places(values: list[bytes], null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
+    """Bytes as places in a sorted list of those that occur."""
+    dictionary = sorted(set(values))
+    place = {value: i for i, value in enumerate(dictionary)}
+    return Values(np.fromiter(map(place.__getitem__, values), dtype=np.int64, count=len(values)), null), dictionary
 
 
 def _head_dtype(codec: RowCodec) -> np.dtype[Any]:
@@ -124,20 +176,4 @@ def _head_dtype(codec: RowCodec) -> np.dtype[Any]:
         parts.append((f"v{i}", "V16" if code == "16s" else "<" + code.replace("?", "B")))
     found = np.dtype([*parts, *((f"end{i}", "<u4") for i in codec.variable)])
     assert found.itemsize == struct.calcsize(codec.head.format)
-    return found
-
-
-def _variable(dtype: DType, stored: bytes) -> Any:
-    if dtype.kind == "string":
-        return stored.decode()
-    assert str(dtype.item) in STRUCT_FORMATS
-    return decode_list(str(dtype.item), stored) if stored else []
-
-
-def _objects(values: list[Any]) -> npt.NDArray[Any]:
-    found = np.empty(len(values), dtype=object)
-    found[:] = values if not values or not isinstance(values[0], list) else None
-    if values and isinstance(values[0], list):
-        for i, value in enumerate(values):
-            found[i] = value
     return found

@@ -54,6 +54,20 @@ class EventPacker:
         entities = [text.encode() for text in keys.dictionary.to_pylist()]
         return PackedEvents(entities=entities, records=records, counts=counts)
 
+    def moved(self, rows: pa.Table) -> list[int]:
+        """Rows whose event has another key in an earlier row."""
+        numbers = event_id_numbers(rows[EVENT_ID], self._event_id)
+        if len(pc.unique(numbers)) == len(numbers):
+            return []
+        first: dict[int, str] = {}
+        found = []
+        for row, (number, entity) in enumerate(
+            zip(numbers.to_pylist(), self._packer.entities(rows).to_pylist(), strict=True)
+        ):
+            if first.setdefault(number, entity) != entity:
+                found.append(row)
+        return found
+
     def _stored(self, rows: pa.Table) -> pa.Table:
         rows = _with(rows, EVENT_ID, event_id_numbers(rows[EVENT_ID], self._event_id))
         counts = rows[COUNTS]

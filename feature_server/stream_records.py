@@ -75,18 +75,18 @@ def same_records(one: FeatureView, other: FeatureView) -> bool:
     return mine.join_keys == theirs.join_keys and layouts[0] == layouts[1]
 
 
-def retention_us(view: FeatureView) -> int | None:
-    """How long after its time an event can matter to a read; None where it always can.
-
-    Lifetimes look back for ever, and so does a plain column without a ttl.
-    """
+def window_us(view: FeatureView) -> int | None:
+    """How long after its time an event matters to a read, unless it is the latest; None for ever, as for a lifetime."""
     plan = plan_of(view)
     if any(frame.preceding_us is None for frame in plan.frames):
         return None
-    longest = plan.longest_us or 0
-    if any(True for output in plan.outputs for _ in latest_arguments(output.node)):
-        return None if view.ttl_us is None else max(longest, view.ttl_us)
-    return longest
+    return max(plan.longest_us or 0, view.ttl_us or 0)
+
+
+def retention_us(view: FeatureView) -> int | None:
+    """How long after its latest event a key matters; None for ever, as for a lifetime or a plain column without ttl."""
+    plain = any(True for output in plan_of(view).outputs for _ in latest_arguments(output.node))
+    return None if plain and view.ttl_us is None else window_us(view)
 
 
 def event_id_number(value: object, dtype: DType) -> int:

@@ -1,0 +1,268 @@
+"""Live events → records in Redis that reads see at once, and a log of them that the warehouse is fed from.
+
+A push is one transaction: the records of each key it touches are appended, the keys get their expiry, and the events go
+to the source's log. It holds only while the online registry is the one the records are laid out for. An event that is
+sent twice lies in Redis twice and counts once, so a push may be repeated.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from . import keys
+from .definitions import FeatureView
+from .errors import NotSynced, OnlineStoreError, OnlineStoreUnavailable, UnknownNameError
+from .ingest_events import Batch, EventReader
+from .ingest_link import Changed, Command, Link
+from .ingest_rows import RowQueries
+from .ingest_trim import Trimmer
+from .online import OnlineStore
+from .online_registry import OnlineRegistry, decode_online_registry
+from .stream_packing import EventPacker, PackedEvents
+from .stream_records import COUNTS, CREATED, EVENT, EVENT_ID, GRACE_US, retention_us, window_us
+from .sync_streams import put_streams_online
+
+ATTEMPTS = 8  # how often the online registry may change under one push
+
+
+class PushResult(msgspec.Struct, kw_only=True):
+    """How many events were taken in, and the index of and reason for each that was not."""
+
+    accepted: int
+    rejected: list[tuple[int, str]]
+
+
+class _View:
+    """Where and how the events of one stream view are written."""
+
+    def __init__(self, view: FeatureView, code: str) -> None:
+        self.view, self.code = view, code.encode()
+        self.packer = EventPacker(view)
+        retention = retention_us(view)
+        self.retention_us = None if retention is None else retention + 2 * GRACE_US
+        window = window_us(view)
+        self.trimmer = Trimmer(view, None if window is None else window + GRACE_US)
+
+
+class _Source:
+    """One event source and the stream views over it, as one version of the online registry has them."""
+
+    def __init__(self, online: OnlineRegistry, name: str) -> None:
+        found = {source.name: source for source in online.registry.sources}
+        if name not in found:
+            raise UnknownNameError("event source", name, found, where="push_source_name")
+        self.reader = EventReader(found[name])
+        self.event_id = found[name].event_id
+        self.log = keys.LOG + name.encode()
+        views = [view for view in online.registry.feature_views if view.stream is not None and view.online]
+        self.views = [
+            _View(online.views[view.id].definition, online.views[view.id].code)
+            for view in views
+            if view.stream is not None and view.stream.source == name and view.id in online.views
+        ]
+        self.missing = [view.id for view in views if view.stream and view.stream.source == name]
+        self.missing = [view_id for view_id in self.missing if view_id not in online.views]
+
+
+class Ingestor:
+    """Takes events into the online store of one Redis; threads may share one.
+
+    `expire`: let keys expire by Redis' own clock; False where `now_us` stands still.
+    """
+
+    def __init__(self, redis_url: str, now_us: Callable[[], int], *, expire: bool = True) -> None:
+        self._url, self._now_us, self._expire = redis_url, now_us, expire
+        self._link = Link(redis_url)
+        self._queries = RowQueries()
+        self._lock = threading.Lock()
+        self._epoch: bytes | None = None
+        self._online: OnlineRegistry | None = None
+        self._sources: dict[str, _Source] = {}
+
+    def push(self, source: str, events: Sequence[Any]) -> PushResult:
+        """Take in events given as mappings of the source's columns to Python values."""
+        return self._push(source, lambda reader: reader.read(events, self._now_us()))
+
+    def push_lines(self, source: str, lines: Sequence[bytes]) -> PushResult:
+        """Take in events given as JSON objects."""
+        return self._push(source, lambda reader: reader.read_lines(lines, self._now_us()))
+
+    def push_columns(self, source: str, body: bytes | msgspec.Raw) -> PushResult:
+        """Take in events given as a JSON object with a list of values for each column."""
+        return self._push(source, lambda reader: reader.read_columns(body, self._now_us()))
+
+    def reader(self, source: str) -> EventReader:
+        """What validates the events of a source, by the definitions in force when it was last looked."""
+        with self._lock:
+            return self._source(source).reader
+
+    def commit(self, source: str, batches: Sequence[Batch]) -> None:
+        """Take in the accepted events of several batches, made by `reader(source)`, as one push."""
+        with self._lock:
+            self._commit(source, batches)
+
+    def close(self) -> None:
+        self._link.close()
+        self._queries.close()
+
+    def __enter__(self) -> Ingestor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _push(self, source: str, read: Callable[[EventReader], Batch]) -> PushResult:
+        with self._lock:
+            batch = read(self._source(source).reader)
+            self._commit(source, [batch])
+        return PushResult(accepted=batch.sent - len(batch.rejected), rejected=sorted(batch.rejected))
+
+    def _commit(self, name: str, batches: Sequence[Batch]) -> None:
+        now_us = self._now_us()
+        for _ in range(ATTEMPTS):
+            source = self._source(name)
+            whole = Batch(
+                pa.concat_tables([batch.table for batch in batches]).combine_chunks(),
+                np.arange(sum(batch.table.num_rows for batch in batches)), 0, [],
+            )  # fmt: skip
+            packed = self._pack(source, whole)
+            if whole.table.num_rows:
+                commands, grown = self._commands(source, packed, whole.table, now_us)
+                try:
+                    replies = self._link.transact(keys.EPOCH, self._epoch, commands)
+                except Changed:
+                    self._epoch = None
+                    continue
+                for position, view, key in grown:
+                    view.trimmer.grown(self._link, key, replies[position], now_us)
+            _give_back(batches, dict(whole.rejected))
+            return
+        raise OnlineStoreUnavailable(
+            "the online registry keeps changing", got="another version at each attempt", remedy="push again"
+        )
+
+    def _source(self, name: str) -> _Source:
+        """The source as the online registry has it; views that are not online yet are put there."""
+        if self._epoch is None:
+            epoch, stored = self._link.ask(b"MGET", keys.EPOCH, keys.REGISTRY)
+            self._online, self._sources = decode_online_registry(stored), {}
+            if epoch is None:
+                raise NotSynced("the online store is empty", remedy="run `features sync`")
+            self._epoch = epoch
+        assert self._online is not None
+        source = self._sources.get(name)
+        if source is None:
+            source = _Source(self._online, name)
+            if source.missing:
+                with OnlineStore(self._url) as store:
+                    put_streams_online(store, self._online.registry, source.missing, now_us=self._now_us())
+                self._epoch = None
+                return self._source(name)
+            self._sources[name] = source
+        return source
+
+    def _pack(self, source: _Source, batch: Batch) -> list[tuple[_View, PackedEvents]]:
+        """The records of each view, after the events that any of them cannot take were refused."""
+        packed: list[tuple[_View, PackedEvents]] = []
+        while batch.table.num_rows:
+            packed, wrong = [], dict[int, str]()
+            for view in source.views:
+                try:
+                    packed.append((view, self._pack_view(view, batch.table, source.event_id)))
+                except _Refused as refused:
+                    wrong |= refused.reasons
+                except (ValueError, OnlineStoreError):
+                    wrong |= self._find_wrong(view, batch.table, source.event_id)
+            if not wrong:
+                return packed
+            batch.refuse(wrong)
+        return []
+
+    def _pack_view(self, view: _View, events: pa.Table, event_id: str) -> PackedEvents:
+        rows = self._queries.rows(view.view, events)
+        nulls = {name: rows[name].is_null() for name in (*view.view.key_names, EVENT, CREATED, EVENT_ID)}
+        if any(rows[name].null_count for name in nulls):
+            counts = rows[COUNTS].fill_null(False).to_numpy()
+            null_any = np.zeros(rows.num_rows, dtype=np.bool_)
+            wrong: dict[int, str] = {}
+            for name, null in nulls.items():
+                null_here = null.to_numpy()
+                null_any |= null_here
+                for row in np.flatnonzero(null_here & counts).tolist():
+                    wrong.setdefault(row, f"{name} of {view.view.id} is null")
+            if wrong:
+                raise _Refused(wrong)
+            rows = rows.filter(pa.array(~null_any))  # the model leaves these events out
+        packed = view.packer.pack(rows)
+        moved = view.packer.moved(rows)
+        if moved:
+            raise _Refused(dict.fromkeys(moved, f"another version of the event has another key of {view.view.id}"))
+        return packed
+
+    def _find_wrong(self, view: _View, events: pa.Table, event_id: str) -> dict[int, str]:
+        """Which events an expression of the view fails on, by halves."""
+        wrong: dict[int, str] = {}
+        waiting = [(0, events.num_rows)]
+        while waiting:
+            start, count = waiting.pop()
+            try:
+                self._pack_view(view, events.slice(start, count), event_id)
+            except _Refused as refused:
+                wrong |= {start + row: reason for row, reason in refused.reasons.items()}
+            except (ValueError, OnlineStoreError) as error:
+                if count == 1:
+                    what = error.what + f": {error.got}" if isinstance(error, OnlineStoreError) else str(error)
+                    wrong[start] = f"{view.view.id}: {what}"
+                else:
+                    waiting += [(start, count // 2), (start + count // 2, count - count // 2)]
+        return wrong
+
+    def _commands(
+        self, source: _Source, packed: Sequence[tuple[_View, PackedEvents]], events: pa.Table, now_us: int
+    ) -> tuple[list[Command], list[tuple[int, _View, bytes]]]:
+        """The transaction, and where in its replies the new length of each key is."""
+        commands: list[Command] = []
+        grown = []
+        for view, batch in packed:
+            expires = None
+            if self._expire and view.retention_us is not None:
+                expires = b"%d" % -(-(now_us + view.retention_us) // 1000)
+            for entity, records in zip(batch.entities, batch.records, strict=True):
+                key = b"%b{%b}" % (view.code, entity)
+                grown.append((len(commands), view, key))
+                commands.append((b"APPEND", key, records))
+                if expires is not None:
+                    commands.append((b"PEXPIREAT", key, expires))
+        commands.append((b"XADD", source.log, b"*", b"events", _ipc(events)))
+        return commands, grown
+
+
+class _Refused(Exception):
+    """Events that a view cannot take: their position and why."""
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        self.reasons = reasons
+
+
+def _give_back(batches: Sequence[Batch], rejected: dict[int, str]) -> None:
+    """Tell each batch which of its events were refused when all were looked at together."""
+    if not rejected:
+        return
+    start = 0
+    for batch in batches:
+        count = batch.table.num_rows
+        batch.refuse({row - start: why for row, why in rejected.items() if start <= row < start + count})
+        start += count
+
+
+def _ipc(events: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, events.schema) as writer:
+        writer.write_table(events)
+    return bytes(sink.getvalue())

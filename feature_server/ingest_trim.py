@@ -1,0 +1,35 @@
+"""Keys with very many events are cut down to those that can still matter, so that none grows without bound."""
+
+from __future__ import annotations
+
+from .definitions import FeatureView
+from .ingest_link import Changed, Link
+from .stream_decoding import EventDecoder
+
+TRIM_BYTES = 64 << 10  # a key up to this long is left alone
+
+
+class Trimmer:
+    """Trims keys of one stream view; `keep_us` is how long an event matters, None for ever."""
+
+    def __init__(self, view: FeatureView, keep_us: int | None) -> None:
+        self._decoder = EventDecoder(view)
+        self._keep_us = keep_us
+        self._kept: dict[bytes, int] = {}  # bytes that were left of the keys trimmed so far
+
+    def grown(self, link: Link, key: bytes, length: int, now_us: int) -> None:
+        """Trim a key that has grown to `length` bytes, if that is twice what was left of it last time."""
+        if length <= TRIM_BYTES or length <= 2 * self._kept.get(key, 0):
+            return
+        stored = link.ask(b"GET", key)
+        if stored is None:
+            return
+        before_us = None if self._keep_us is None else now_us - self._keep_us
+        trimmed = self._decoder.trimmed(stored, before_us)
+        self._kept[key] = len(trimmed)
+        if len(trimmed) == len(stored):
+            return
+        try:
+            link.transact(key, stored, [(b"SET", key, trimmed, b"KEEPTTL")])
+        except Changed:
+            self._kept.pop(key)  # another push came between: the next one trims
