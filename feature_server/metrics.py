@@ -40,6 +40,8 @@ class Counts(msgspec.Struct):
     values: dict[str, ValueCounts] = {}  # by view id
     entities: int = 0  # rows asked for
     reloads: int = 0  # of the online registry
+    events_accepted: int = 0  # pushed
+    events_rejected: int = 0
 
     def count_request(self, route: str, status: int) -> None:
         name = f"{route} {status}"
@@ -63,3 +65,5 @@ class Counts(msgspec.Struct):
                 setattr(mine, field, getattr(mine, field) + getattr(counts, field))
         self.entities += other.entities
         self.reloads += other.reloads
+        self.events_accepted += other.events_accepted
+        self.events_rejected += other.events_rejected

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -16,10 +17,13 @@ from .metrics import ValueCounts
 from .online_registry import OnlineView
 from .serving_rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT, ViewColumns, ViewReader
 from .stream_decoding import Dictionary, EventDecoder
-from .stream_plan import Node, Output
-from .stream_records import latest_arguments, plan_of
-from .stream_reduce import Values
+from .stream_expression import Column
+from .stream_expression import evaluate as expression
+from .stream_plan import Node
+from .stream_records import arguments_of, plan_of
 from .stream_window import NO_EVENT, Evaluated, evaluate
+
+OF_ITS_ARGUMENT = {"min", "max", "first", "last", "arg_min", "arg_max", "quantile_disc"}
 
 
 class StreamColumns(ViewColumns):
@@ -62,16 +66,25 @@ class StreamViewReader(ViewReader):
     ) -> None:
         self.view_id, self.ttl_us = online.definition.id, ttl_us
         self.features, self.online, self.counts = tuple(features), online, counts
-        self._plan = plan_of(online.definition)
-        outputs = {output.feature: output for output in self._plan.outputs}
-        self._outputs = [outputs[feature.name] for feature in features]
-        self._plain = [any(True for _ in latest_arguments(output.node)) for output in self._outputs]
-        self._decoder = EventDecoder(online.definition)
+        plan = plan_of(online.definition)
+        outputs = {output.feature: output for output in plan.outputs}
+        self._nodes = [outputs[feature.name].node for feature in features]
+        needed, self._latest = set[int](), set[int]()
+        self._plain: list[bool] = []
+        for node in self._nodes:
+            aggregates, latest = set[int](), set[int]()
+            _collect(node, aggregates, latest)
+            self._plain.append(bool(latest) and not aggregates)
+            needed |= aggregates
+            self._latest |= latest
+        self._place = {number: place for place, number in enumerate(sorted(needed))}
+        self._plan = msgspec.structs.replace(plan, aggregates=tuple(plan.aggregates[i] for i in sorted(needed)))
+        arguments = self._latest | {i for aggregate in self._plan.aggregates for i in arguments_of(aggregate)}
+        self._decoder = EventDecoder(online.definition, arguments)
 
     def read(self, rows: Sequence[bytes | None], now_us: int, unknown: set[int] | None = None) -> StreamColumns:
         events, dictionaries = self._decoder.decode(rows)
-        groups = np.arange(len(rows))
-        found = evaluate(self._plan, events, groups, np.full(len(rows), now_us), as_known=False)
+        found = evaluate(self._plan, events, np.arange(len(rows)), np.full(len(rows), now_us), as_known=False)
         latest_us = found.latest_us
         never = latest_us == NO_EVENT
         absent = dict.fromkeys(unknown or (), NOT_FOUND)
@@ -79,49 +92,78 @@ class StreamViewReader(ViewReader):
         if self.ttl_us is not None:
             expired = ~never & (latest_us < now_us - self.ttl_us)
             plain_absent |= dict.fromkeys(np.flatnonzero(expired).tolist(), OUTSIDE_MAX_AGE)
+        if plain_absent:
+            for number in self._latest:
+                values = found.latest[number]
+                assert values is not None
+                values.null = values.null.copy()
+                values.null[list(plain_absent)] = True
         columns, nulls = [], []
-        for feature, output, plain in zip(self.features, self._outputs, self._plain, strict=True):
-            values, dtype, dictionary = self._value(output, found, dictionaries)
-            null = values.null.copy()
-            null[list(plain_absent if plain else absent)] = True
-            columns.append(self._stored(feature, Values(values.values, null), dtype, dictionary))
-            nulls.append(null.tolist() if null.any() else None)
+        for feature, node, plain in zip(self.features, self._nodes, self._plain, strict=True):
+            column, dictionary = self._value(node, feature.dtype, found, dictionaries)
+            if absent or (plain and plain_absent):
+                column.null = column.null.copy()
+                column.null[list(plain_absent if plain else absent)] = True
+            columns.append(self._stored(feature, column, dictionary))
+            nulls.append(column.null.tolist() if column.null.any() else None)
         event_us = np.where(never, 0, latest_us).tolist()
         read = StreamColumns(event_us, columns, nulls, absent, self._plain, plain_absent)
         self._count_values(len(rows), nulls, absent, plain_absent)
         return read
 
     def _value(
-        self, output: Output, found: Evaluated, dictionaries: Sequence[Dictionary]
-    ) -> tuple[Values, DType, Dictionary]:
-        """A feature's values, their type, and what they are places in."""
-        node = output.node
-        if node.op == "latest":
-            return found.latest[node.value], self._plan.arguments[node.value].dtype, dictionaries[node.value]
-        if node.op == "aggregate":
-            aggregate = self._plan.aggregates[node.value]
-            dictionary = dictionaries[aggregate.arguments[0]] if _keeps_values(aggregate.function) else None
-            return found.aggregates[node.value], aggregate.dtype, dictionary
-        return self._expression(node, found)
+        self, node: Node, dtype: DType, found: Evaluated, dictionaries: Sequence[Dictionary]
+    ) -> tuple[Column, Dictionary]:
+        """A feature's values, and what they are places in."""
+        if node.op in ("latest", "aggregate"):
+            column, dictionary = self._input(node.op, node.value, found, dictionaries)
+            if column.dtype == dtype:
+                return column, dictionary
+        needed, latest = set[int](), set[int]()
+        _collect(node, needed, latest)
+        count = len(found.latest_us)
+        inputs: dict[str, list[Column | None]] = {"aggregate": [], "latest": []}
+        for op, numbers in (("aggregate", needed), ("latest", latest)):
+            inputs[op] = [None] * (max(numbers, default=-1) + 1)
+            for number in numbers:
+                column, dictionary = self._input(op, number, found, dictionaries)
+                inputs[op][number] = column if dictionary is None else _spelled(column, dictionary)
+        column = expression(node, inputs["aggregate"], inputs["latest"], dtype, count)
+        if dtype.kind == "string":
+            column.values = np.array([str(value).encode() for value in column.values], dtype=object)
+        return column, None
 
-    def _expression(self, node: Node, found: Evaluated) -> tuple[Values, DType, Dictionary]:
-        raise OnlineStoreError(
-            "an expression over windows that cannot be read yet", where=self.view_id, got=node.op,
-            remedy="read its parts as features of their own",
-        )  # fmt: skip
+    def _input(
+        self, op: str, number: int, found: Evaluated, dictionaries: Sequence[Dictionary]
+    ) -> tuple[Column, Dictionary]:
+        if op == "latest":
+            values, dtype, dictionary = found.latest[number], self._plan.arguments[number].dtype, dictionaries[number]
+        else:
+            place = self._place[number]
+            aggregate = self._plan.aggregates[place]
+            values, dtype, dictionary = found.aggregates[place], aggregate.dtype, None
+            if aggregate.function in OF_ITS_ARGUMENT:
+                dictionary = dictionaries[aggregate.arguments[0]]
+        assert values is not None
+        return Column(values.values, values.null, dtype), dictionary
 
-    def _stored(self, feature: Feature, values: Values, dtype: DType, dictionary: Dictionary) -> list[Any]:
+    def _stored(self, feature: Feature, column: Column, dictionary: Dictionary) -> list[Any]:
         """Values as a packed row would hold them (see `codec.from_stored`); those under a null are arbitrary."""
-        kind = feature.dtype.kind
+        kind, null = feature.dtype.kind, column.null
+        numbers: npt.NDArray[Any] = column.values
         if dictionary is not None:
-            return [b"" if null else dictionary[i] for i, null in zip(values.values.tolist(), values.null, strict=True)]
-        numbers: npt.NDArray[Any] = values.values
+            return [b"" if missing else dictionary[i] for i, missing in zip(numbers.tolist(), null, strict=True)]
         if kind == "list":
             item = str(feature.dtype.item)
-            return [b"" if null else encode_list(item, v) for v, null in zip(numbers, values.null, strict=True)]
-        numbers = np.where(values.null, numbers.dtype.type(0) if numbers.dtype != object else 0, numbers)
+            return [b"" if missing else encode_list(item, v) for v, missing in zip(numbers, null, strict=True)]
+        if kind in ("string", "uuid"):
+            return [b"" if missing else value for value, missing in zip(numbers, null, strict=True)]
+        if null.any():
+            numbers = np.where(null, numbers.dtype.type(0) if numbers.dtype != object else 0, numbers)
         if kind == "decimal":
-            return _decimals(feature.dtype, dtype, numbers.tolist())
+            if feature.dtype.fixed_width == 8:
+                return numbers.tolist()
+            return [int(number).to_bytes(16, "little", signed=True) for number in numbers.tolist()]
         if kind in FLOAT_WIDTHS:
             return numbers.astype(np.float32 if kind == "float32" else np.float64).tolist()
         if kind == "bool":
@@ -151,13 +193,18 @@ class StreamViewReader(ViewReader):
             counts.null_value += empty - len(missing)
 
 
-def _keeps_values(function: str) -> bool:
-    return function in ("min", "max", "first", "last", "arg_min", "arg_max", "quantile_disc")
+def _spelled(column: Column, dictionary: list[bytes]) -> Column:
+    """Strings out of their places."""
+    texts = np.empty(len(column.values), dtype=object)
+    texts[:] = [
+        "" if null else dictionary[i].decode() if column.dtype.kind == "string" else dictionary[i]
+        for i, null in zip(column.values.tolist(), column.null, strict=True)
+    ]
+    return Column(texts, column.null, column.dtype)
 
 
-def _decimals(target: DType, given: DType, numbers: list[Any]) -> list[Any]:
-    factor = 10 ** ((target.scale or 0) - (given.scale or 0))
-    scaled = numbers if factor == 1 else [number * factor for number in numbers]
-    if target.fixed_width == 8:
-        return scaled
-    return [int(number).to_bytes(16, "little", signed=True) for number in scaled]
+def _collect(node: Node, aggregates: set[int], latest: set[int]) -> None:
+    if node.op in ("aggregate", "latest"):
+        (aggregates if node.op == "aggregate" else latest).add(node.value)
+    for inner in node.args:
+        _collect(inner, aggregates, latest)

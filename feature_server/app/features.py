@@ -1,4 +1,4 @@
-"""`POST /get-online-features`, as bare ASGI: a framework would cost more than the read."""
+"""`POST /get-online-features` and `POST /push`, as bare ASGI: a framework would cost more than the read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..reading import AsyncFeatures, AsyncRedisReader
 from ..serving import FeatureReader, GetOnlineFeatures
 from ..serving_json import JsonWriter
 from .counting import SharedCounts
+from .push import PUSH_ROUTE, PushQueue, parse_push
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -55,6 +56,7 @@ class FeatureServer:
         self.redis = AsyncRedisReader(redis_url)
         self.features = AsyncFeatures(self.reader, self.redis)
         self.counts = SharedCounts(self.reader.counts)
+        self.pushes = PushQueue(redis_url, now_us, expire=clock is None)
         self.draining = False
         self.other: Asgi
 
@@ -62,7 +64,10 @@ class FeatureServer:
         if scope["type"] != "http":
             return
         if scope["path"] != ROUTE or scope["method"] != "POST":
-            await self.other(scope, receive, send)
+            if scope["path"] == PUSH_ROUTE and scope["method"] == "POST":
+                await self._push(receive, send)
+            else:
+                await self.other(scope, receive, send)
             return
         started = time.perf_counter()
         counts = self.reader.counts
@@ -76,7 +81,7 @@ class FeatureServer:
                 writer = answer.plan.writer = JsonWriter(answer.plan)
             content = writer.write(answer)
         except FeatureStoreError as error:
-            await self._send_error(send, error)
+            await self._send_error(send, ROUTE, error)
             return
         except Exception:  # the edge of the process: nothing may end the connection without an answer
             log.exception("a feature read failed")
@@ -86,6 +91,34 @@ class FeatureServer:
         counts.count_request(ROUTE, 200)
         await _send(send, 200, [_JSON, _CLOSE] if self.draining else [_JSON], content)
         counts.latency.observe(time.perf_counter() - started)
+
+    async def _push(self, receive: Receive, send: Send) -> None:
+        """Answered when the events can be read; 422 when none of them was taken in."""
+        counts = self.reader.counts
+        try:
+            body = await _read_body(receive)
+            if body is None:
+                return
+            try:
+                request = parse_push(body)
+            except msgspec.DecodeError as error:
+                raise _malformed(error) from None
+            result = await self.pushes.push(request)
+        except FeatureStoreError as error:
+            await self._send_error(send, PUSH_ROUTE, error)
+            return
+        except Exception:
+            log.exception("a push failed")
+            counts.count_request(PUSH_ROUTE, 500)
+            await _send(send, 500, [_JSON, _CLOSE], INTERNAL_ERROR)
+            return
+        counts.events_accepted += result.accepted
+        counts.events_rejected += len(result.rejected)
+        status = 422 if result.rejected and not result.accepted else 200
+        rejected = [{"index": index, "reason": reason} for index, reason in result.rejected]
+        counts.count_request(PUSH_ROUTE, status)
+        content = orjson.dumps({"accepted": result.accepted, "rejected": rejected})
+        await _send(send, status, [_JSON, _CLOSE] if self.draining else [_JSON], content)
 
     async def online(self) -> OnlineRegistry:
         """The online registry as it is now."""
@@ -101,8 +134,8 @@ class FeatureServer:
             return await self.online()
         return loaded.online
 
-    async def _send_error(self, send: Send, error: FeatureStoreError) -> None:
-        self.reader.counts.count_request(ROUTE, error.status)
+    async def _send_error(self, send: Send, route: str, error: FeatureStoreError) -> None:
+        self.reader.counts.count_request(route, error.status)
         headers = [_JSON]
         if self.draining or isinstance(error, BodyTooLarge):
             headers.append(_CLOSE)
@@ -133,9 +166,13 @@ def _parse(body: bytes) -> GetOnlineFeatures:
             remedy="GET /openapi.json describes the body",
         ) from None
     except msgspec.DecodeError as error:
-        raise MalformedBody(
-            "the body is not JSON", where="$", expected="a JSON object", got=str(error), remedy="send a JSON object"
-        ) from None
+        raise _malformed(error) from None
+
+
+def _malformed(error: msgspec.DecodeError) -> MalformedBody:
+    return MalformedBody(
+        "the body is not JSON", where="$", expected="a JSON object", got=str(error), remedy="send a JSON object"
+    )
 
 
 async def _read_body(receive: Receive) -> bytes | None:
@@ -153,7 +190,7 @@ async def _read_body(receive: Receive) -> bytes | None:
                 where="body",
                 expected=f"at most {MAX_BODY_BYTES:,} bytes",
                 got=f"{size:,} bytes or more",
-                remedy="split the entities over several requests",
+                remedy="split it over several requests",
             )
         if not message.get("more_body"):
             return b"".join(parts)

@@ -10,6 +10,7 @@ import msgspec
 
 from ..serving import GetOnlineFeatures
 from .features import MAX_BODY_BYTES, ROUTE
+from .push import PUSH_ROUTE
 
 Status = Literal["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
 
@@ -47,10 +48,35 @@ class Error(msgspec.Struct, omit_defaults=True):
     remedy: str = ""
 
 
+class PushEvents(msgspec.Struct, kw_only=True):
+    """Live events of a dbt source: a list of values for each of its columns. `to` and the rest are Feast's."""
+
+    push_source_name: str
+    df: dict[str, list[Any]]
+    to: Literal["online", "online_and_offline"] = "online"
+    allow_registry_cache: bool = True
+    transform_on_write: bool = True
+
+
+class RejectedEvent(msgspec.Struct):
+    """The place of an event in the lists that were sent, and why it was refused."""
+
+    index: int
+    reason: str
+
+
+class PushResponse(msgspec.Struct):
+    """How many events were taken in, and those that were not."""
+
+    accepted: int
+    rejected: list[RejectedEvent]
+
+
 @cache
 def openapi() -> dict[str, Any]:
-    (request, response, error), schemas = msgspec.json.schema_components(
-        [GetOnlineFeatures, OnlineFeaturesResponse, Error], ref_template="#/components/schemas/{name}"
+    (request, response, error, events, pushed), schemas = msgspec.json.schema_components(
+        [GetOnlineFeatures, OnlineFeaturesResponse, Error, PushEvents, PushResponse],
+        ref_template="#/components/schemas/{name}",
     )
     problem = {"application/json": {"schema": error}}
 
@@ -76,6 +102,20 @@ def openapi() -> dict[str, Any]:
             **failing(400, 404, 413, 422, 500, 503),
         },
     }
+    outcome = {"application/json": {"schema": {"anyOf": [pushed, error]}}}
+    push = {
+        "summary": "Take in live events: when the answer comes, reads see them.",
+        "description": (
+            "Feast's shape. An event that does not fit the source's columns is refused alone. An event sent twice "
+            "counts once, so a push without an answer may be repeated."
+        ),
+        "requestBody": {"required": True, "content": {"application/json": {"schema": events}}},
+        "responses": {
+            "200": {"description": "What was taken in.", "content": {"application/json": {"schema": pushed}}},
+            "422": {"description": "No event could be taken in.", "content": outcome},
+            **failing(400, 404, 413, 500, 503),
+        },
+    }
     metrics: dict[str, Any] = page("Metrics in Prometheus's text format.")
     metrics["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
     ready = page("Whether reads can be answered, and why not.")
@@ -85,6 +125,7 @@ def openapi() -> dict[str, Any]:
     }
     paths = {
         ROUTE: {"post": read},
+        PUSH_ROUTE: {"post": push},
         "/health": page("The process answers."),
         "/ready": ready,
         "/metrics": metrics,

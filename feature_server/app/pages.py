@@ -18,6 +18,7 @@ from .describe import describe_entity, describe_service, describe_view
 from .features import ROUTE, FeatureServer, error_body
 from .html import entity_page, error_page, index_page, service_page, view_page
 from .openapi import openapi
+from .push import PUSH_ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -45,7 +46,7 @@ def create_pages(server: FeatureServer) -> Starlette:
     return Starlette(
         routes=[
             *(Route(path, pages.counted(path, answer), methods=["GET"]) for path, answer in routes.items()),
-            Route(ROUTE, pages.wrong_method, methods=["POST"]),
+            *(Route(path, pages.wrong_method, methods=["POST"]) for path in (ROUTE, PUSH_ROUTE)),
         ],
         exception_handlers={HTTPException: pages.http_error, FeatureStoreError: pages.refused, Exception: pages.failed},
     )

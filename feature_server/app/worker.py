@@ -79,6 +79,7 @@ class Worker(uvicorn.Server):
         await asyncio.sleep(LAST_REQUEST_SECONDS)
         await super().shutdown(sockets)
         self._server.redis.close()
+        self._server.pushes.close()
         self._server.counts.write()
 
     async def _accept_the_last(self) -> None:

@@ -1,0 +1,114 @@
+"""`POST /push`: live events, in Feast's shape. Pushes that arrive while one is being written are written together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import FeatureStoreError, RequestError
+
+if TYPE_CHECKING:
+    from ..ingest import Ingestor, PushResult
+
+PUSH_ROUTE = "/push"
+MAX_TOGETHER = 500  # pushes that are written as one
+log = logging.getLogger("feature_server")
+
+
+class PushRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Events as a list of values for each column. All pushes go online and to the log that the warehouse reads.
+
+    `allow_registry_cache` and `transform_on_write` are Feast's; they change nothing here.
+    """
+
+    push_source_name: str
+    df: msgspec.Raw
+    to: str = "online"
+    allow_registry_cache: bool = True
+    transform_on_write: bool = True
+
+
+decode_push = msgspec.json.Decoder(PushRequest).decode
+_EXPECTED = '{"push_source_name": "source.table", "df": {"column": [values]}}'
+
+
+def parse_push(body: bytes) -> PushRequest:
+    """The request; RequestError, or msgspec.DecodeError where the body is not JSON at all."""
+    try:
+        request = decode_push(body)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at ")
+        raise RequestError(what, where=where.strip("`") or "$", expected=_EXPECTED) from None
+    if request.to not in ("online", "online_and_offline"):
+        raise RequestError(
+            "events cannot be pushed to the offline store alone", where="to", expected="online_and_offline",
+            got=request.to, remedy="leave `to` out: pushed events also reach the offline store with the next build",
+        )  # fmt: skip
+    return request
+
+
+class PushQueue:
+    """Writes pushes from a thread of its own, all that wait at a time."""
+
+    def __init__(self, redis_url: str, now_us: Callable[[], int], *, expire: bool) -> None:
+        self._make: Callable[[], Ingestor] = lambda: _ingestor(redis_url, now_us, expire)
+        self._ingestor: Ingestor | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="push")
+        self._waiting: list[tuple[PushRequest, asyncio.Future[PushResult]]] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def push(self, request: PushRequest) -> PushResult:
+        """Returns when the events can be read and are in the log."""
+        future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, future))
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        return await future
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            taken, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
+            outcomes = await loop.run_in_executor(self._thread, self._ingest, [request for request, _ in taken])
+            for (_, future), outcome in zip(taken, outcomes, strict=True):
+                if future.done():
+                    continue
+                if isinstance(outcome, BaseException):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
+        self._running = None
+
+    def _ingest(self, requests: list[PushRequest]) -> list[Any]:
+        """The result of each, or what went wrong."""
+        outcomes: list[Any] = [None] * len(requests)
+        by_source: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            by_source.setdefault(request.push_source_name, []).append(i)
+        for source, members in by_source.items():
+            try:
+                if self._ingestor is None:
+                    self._ingestor = self._make()
+                found = self._ingestor.push_together(source, [requests[i].df for i in members])
+            except FeatureStoreError as error:
+                found = [error] * len(members)
+            except Exception as error:  # the edge of the thread: every request gets an answer
+                log.exception("a push failed")
+                found = [error] * len(members)
+            for i, outcome in zip(members, found, strict=True):
+                outcomes[i] = outcome
+        return outcomes
+
+
+def _ingestor(redis_url: str, now_us: Callable[[], int], expire: bool) -> Ingestor:
+    from ..ingest import Ingestor
+
+    return Ingestor(redis_url, now_us, expire=expire)
