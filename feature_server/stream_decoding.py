@@ -66,7 +66,8 @@ class EventDecoder:
     def trimmed(self, stored: bytes, before_us: int | None) -> bytes:
         """A key's value without the records that no read needs from now on.
 
-        Those are superseded versions, and events earlier than `before_us` but for the latest of them that counts.
+        Those are superseded versions, and events that occurred and were created before `before_us`, but for the latest
+        of them that counts. One created later may still keep an earlier version, sent again, from counting.
         """
         heads, tails, _ = self._records([stored])
         order = np.lexsort((np.arange(len(heads)), heads[f"v{_CREATED}"], heads[f"v{_EVENT_ID}"]))
@@ -74,7 +75,7 @@ class EventDecoder:
         keep = np.zeros(len(heads), dtype=np.bool_)
         keep[order[np.append(ids[1:] != ids[:-1], True)]] = True
         if before_us is not None:
-            old = heads["event"] < before_us
+            old = np.maximum(heads["event"], heads[f"v{_CREATED}"]) < before_us
             counted = np.flatnonzero(keep & old & (heads[f"v{_COUNTS}"] != 0))
             keep &= ~old
             if len(counted):

@@ -28,8 +28,8 @@ def push(
 ) -> None:
     """Push live events: reads see them at once, and the next build includes them.
 
-    An event that does not fit the source's columns is refused alone, with its index in the file and the reason; the exit
-    code is then 1. Pushed twice, an event counts once, so the same file may be pushed again.
+    An event that does not fit the source's columns is refused alone, with its index in the file and the reason; the
+    exit code is then 1. Pushed twice, an event counts once, so the same file may be pushed again.
     """
     from ..embedded import connect
     from ..ingest import Ingestor

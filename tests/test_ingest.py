@@ -1,0 +1,304 @@
+"""Events pushed live: what is taken in, what is refused and why, and what a read then sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+import redis
+from stream_views import COLUMNS, FEATURES, NOW, event_source, payment, put_online, stream_view
+
+from feature_server.client import FeatureClient
+from feature_server.definitions import FeatureView
+from feature_server.errors import NotSynced, RequestError, UnknownNameError
+from feature_server.ingest import Ingestor
+from feature_server.settings import load_settings, to_us
+
+SOURCE = "payments.transactions"
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return to_us(self.now)
+
+
+@pytest.fixture(scope="module")
+def view() -> FeatureView:
+    return stream_view()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ingestor(valkey: str, view: FeatureView, clock: Clock) -> Iterator[Ingestor]:
+    put_online(valkey, view)
+    with Ingestor(valkey, clock, expire=False) as ingestor:
+        yield ingestor
+
+
+def read(url: str, clock: Clock, customers: list[Any], features: list[str] | None = None) -> list[dict[str, Any]]:
+    """A dict a customer, each feature as (value, status)."""
+    settings = load_settings({"FEATURES_CLOCK": clock.now.isoformat()})
+    names = [f"customer__payments:{feature}" for feature in features or FEATURES]
+    with FeatureClient(url, settings=settings) as client:
+        found = client.get_many(features=names, customer_id=customers)
+    return [
+        {name: (found.values[name][i], found.statuses[name][i]) for name in found.values} for i in range(len(customers))
+    ]
+
+
+def test_a_pushed_event_is_seen_by_the_next_read(valkey: str, ingestor: Ingestor, clock: Clock) -> None:
+    result = ingestor.push(SOURCE, [payment(1), payment(2, amount_eur="7.50", merchant="cafe", kind="refund")])
+    assert (result.accepted, result.rejected) == (2, [])
+    assert read(valkey, clock, [42]) == [
+        {
+            "payments_10m": (2, "PRESENT"),
+            "spent_1h": (Decimal("12.50"), "PRESENT"),
+            "merchants_1h": (2, "PRESENT"),
+            "largest_10m": (Decimal("12.50"), "PRESENT"),
+            "mean_1h": (10.0, "PRESENT"),
+            "before_5m": (2, "PRESENT"),
+            "peak_to_mean": (1.25, "PRESENT"),
+            "first_merchant_1h": ("bakery", "PRESENT"),
+            "any_refund_1h": (True, "PRESENT"),
+            "median_1h": (10.0, "PRESENT"),
+            "last_merchant": ("cafe", "PRESENT"),
+        }
+    ]
+
+
+def test_a_window_empties_as_the_clock_goes_on_and_a_plain_column_expires(
+    valkey: str, ingestor: Ingestor, clock: Clock
+) -> None:
+    ingestor.push(SOURCE, [payment(1)])
+    wanted = ["payments_10m", "spent_1h", "last_merchant"]
+    clock.now = NOW + timedelta(minutes=5)  # the window's end is included
+    assert [row["payments_10m"] for row in read(valkey, clock, [42], wanted)] == [(1, "PRESENT")]
+    clock.now = NOW + timedelta(minutes=5, microseconds=1)
+    assert read(valkey, clock, [42], wanted) == [
+        {
+            "payments_10m": (0, "PRESENT"),
+            "spent_1h": (Decimal("12.50"), "PRESENT"),
+            "last_merchant": ("bakery", "PRESENT"),
+        }
+    ]
+    clock.now = NOW + timedelta(hours=2)
+    assert read(valkey, clock, [42], wanted) == [
+        {"payments_10m": (0, "PRESENT"), "spent_1h": (None, "NULL_VALUE"), "last_merchant": (None, "OUTSIDE_MAX_AGE")}
+    ]
+
+
+def test_a_customer_without_events_has_empty_windows_and_no_customer_has_nothing(
+    valkey: str, ingestor: Ingestor, clock: Clock
+) -> None:
+    ingestor.push(SOURCE, [payment(1)])
+    wanted = ["payments_10m", "largest_10m", "last_merchant"]
+    assert read(valkey, clock, [7, None], wanted) == [
+        {"payments_10m": (0, "PRESENT"), "largest_10m": (None, "NULL_VALUE"), "last_merchant": (None, "NOT_FOUND")},
+        dict.fromkeys(wanted, (None, "NOT_FOUND")),
+    ]
+
+
+def test_an_event_sent_twice_counts_once_and_a_correction_replaces_it(
+    valkey: str, ingestor: Ingestor, clock: Clock
+) -> None:
+    corrected = payment(1, amount_eur="1.00", ingested_at="2026-03-01T11:58:00Z")
+    ingestor.push(SOURCE, [payment(1), payment(1)])
+    ingestor.push(SOURCE, [corrected])
+    ingestor.push(SOURCE, [payment(1)])
+    wanted = ["payments_10m", "spent_1h"]
+    assert read(valkey, clock, [42], wanted) == [
+        {"payments_10m": (1, "PRESENT"), "spent_1h": (Decimal("1.00"), "PRESENT")}
+    ]
+    cancelled = payment(1, amount_eur="0.00", ingested_at="2026-03-01T11:59:00Z")
+    assert ingestor.push(SOURCE, [cancelled]).accepted == 1
+    assert read(valkey, clock, [42], wanted) == [{"payments_10m": (0, "PRESENT"), "spent_1h": (None, "NULL_VALUE")}]
+
+
+BAD = {
+    "a text for a number": ({"customer_id": "42"}, "Expected `int | null`, got `str` - at `$.customer_id`"),
+    "a number for a text": ({"merchant": 7}, "Expected `str | null`, got `int` - at `$.merchant`"),
+    "an integer beyond its type": (
+        {"transaction_id": 2**63}, "Expected `int` <= 9223372036854775807 - at `$.transaction_id`",
+    ),
+    "no event id": ({"transaction_id": None}, "Expected `int`, got `null` - at `$.transaction_id`"),
+    "no time": ({"occurred_at": None}, "Expected `datetime`, got `null` - at `$.occurred_at`"),
+    "a time that is none": ({"occurred_at": "yesterday"}, "Invalid RFC3339 encoded datetime - at `$.occurred_at`"),
+    "no key": ({"customer_id": None}, "customer_id of customer__payments is null"),
+    "a decimal with too many places": (
+        {"amount_eur": "1.005"}, "1.005 does not fit decimal(12,2) - at `$.amount_eur`",
+    ),
+    "a time ahead of the clock": (
+        {"occurred_at": "2026-03-01T13:00:01Z"},
+        "2026-03-01 13:00:01+00:00 is more than an hour ahead of the clock - at `$.occurred_at`",
+    ),
+    "a column that there is not": ({"amout": 1}, "Object contains unknown field `amout`"),
+    "another key than in this batch": (
+        {"transaction_id": 1, "customer_id": 43}, "another version of the event has another key of customer__payments",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_event_is_refused_alone(valkey: str, ingestor: Ingestor, clock: Clock, name: str) -> None:
+    changes, reason = BAD[name]
+    events = [payment(1), payment(2, **changes), payment(3)]
+    expected = (2, [(1, reason)])
+    result = ingestor.push_lines(SOURCE, [json.dumps(event).encode() for event in events])
+    assert (result.accepted, result.rejected) == expected
+    if "amout" not in changes:
+        columns = {name: [event[name] for event in events] for name in events[0]}
+        result = ingestor.push_columns(SOURCE, json.dumps(columns).encode())
+        assert (result.accepted, result.rejected) == expected
+    assert read(valkey, clock, [42], ["payments_10m"]) == [{"payments_10m": (2, "PRESENT")}]
+
+
+def test_a_missing_column_and_a_line_that_is_no_json_are_refused_alone(ingestor: Ingestor) -> None:
+    short = payment(1)
+    del short["kind"]
+    lines = [json.dumps(short).encode(), b"{", json.dumps(payment(2)).encode()]
+    result = ingestor.push_lines(SOURCE, lines)
+    assert result.accepted == 1
+    assert result.rejected[0] == (0, "Object missing required field `kind`")
+    assert result.rejected[1][0] == 1
+    assert result.rejected[1][1].startswith("not JSON:")
+
+
+def test_python_values_are_taken_as_they_are(valkey: str, ingestor: Ingestor, clock: Clock) -> None:
+    event = payment(1) | {
+        "amount_eur": Decimal("3.25"),
+        "occurred_at": datetime(2026, 3, 1, 12, 57, tzinfo=UTC) - timedelta(hours=1),
+    }
+    assert ingestor.push(SOURCE, [event]).accepted == 1
+    assert read(valkey, clock, [42], ["spent_1h"]) == [{"spent_1h": (Decimal("3.25"), "PRESENT")}]
+
+
+def test_columns_of_different_lengths_and_unknown_columns_are_an_error(ingestor: Ingestor) -> None:
+    columns = {name: [value] for name, value in payment(1).items()}
+    with pytest.raises(RequestError, match="different lengths"):
+        ingestor.push_columns(SOURCE, json.dumps(columns | {"kind": ["purchase", "refund"]}).encode())
+    with pytest.raises(RequestError, match="column 'amout' is unknown"):
+        ingestor.push_columns(SOURCE, json.dumps(columns | {"amout": [1]}).encode())
+    del columns["kind"]
+    with pytest.raises(RequestError, match="column 'kind' is missing"):
+        ingestor.push_columns(SOURCE, json.dumps(columns).encode())
+
+
+def test_an_unknown_source_and_an_empty_store_are_errors(valkey: str, ingestor: Ingestor, clock: Clock) -> None:
+    with pytest.raises(UnknownNameError, match=r"did you mean 'payments\.transactions'"):
+        ingestor.push("payments.transaction", [payment(1)])
+    redis.Redis.from_url(valkey).flushall()
+    with Ingestor(valkey, clock) as another, pytest.raises(NotSynced):
+        another.push(SOURCE, [payment(1)])
+
+
+def test_an_event_the_sql_fails_on_is_refused_alone(valkey: str, clock: Clock) -> None:
+    sql = """
+        select customer_id, occurred_at as event_timestamp, ingested_at as created_timestamp,
+        sum(merchant::integer) over (
+            partition by customer_id order by occurred_at range between interval 1 hour preceding and current row
+        )::bigint as total
+        from events
+    """
+    put_online(valkey, stream_view(sql, {"total": "int64"}))
+    with Ingestor(valkey, clock, expire=False) as ingestor:
+        events = [payment(i, merchant=merchant) for i, merchant in enumerate(["1", "x", "3", "4"])]
+        result = ingestor.push(SOURCE, events)
+    assert result.accepted == 3
+    assert result.rejected[0][0] == 1
+    assert "Could not convert string 'x'" in result.rejected[0][1]
+    assert read(valkey, clock, [42], ["total"]) == [{"total": (8, "PRESENT")}]
+
+
+def test_accepted_events_are_in_the_log_as_they_were_sent(valkey: str, ingestor: Ingestor) -> None:
+    ingestor.push(SOURCE, [payment(1), payment(2, customer_id="x")])
+    ((_, fields),) = redis.Redis.from_url(valkey).xrange(f"features:log:{SOURCE}")
+    logged = pa.ipc.open_stream(fields[b"events"]).read_all()
+    assert logged.column_names == list(COLUMNS)
+    assert logged.num_rows == 1
+    assert logged["amount_eur"].to_pylist() == [Decimal("12.50")]
+    assert logged["occurred_at"].to_pylist() == [datetime(2026, 3, 1, 11, 55, tzinfo=UTC)]
+
+
+def test_a_change_of_the_definitions_is_seen_by_the_next_push(valkey: str, ingestor: Ingestor, clock: Clock) -> None:
+    ingestor.push(SOURCE, [payment(1)])
+    more = stream_view(SQL_MORE, {"payments_10m": "int64", "largest_ever_1d": "decimal(12,2)"})
+    put_online(valkey, more)
+    with redis.Redis.from_url(valkey) as connection:
+        connection.delete("features:log:payments.transactions")
+    assert ingestor.push(SOURCE, [payment(2)]).accepted == 1
+    assert read(valkey, clock, [42], ["payments_10m"]) == [{"payments_10m": (2, "PRESENT")}]
+
+
+SQL_MORE = """
+    select customer_id, occurred_at as event_timestamp, ingested_at as created_timestamp,
+    count(*) over (
+        partition by customer_id order by occurred_at range between interval 10 minutes preceding and current row
+    ) as payments_10m,
+    max(amount_eur) over (
+        partition by customer_id order by occurred_at range between interval 1 day preceding and current row
+    ) as largest_ever_1d
+    from events where amount_eur > 0
+"""
+
+
+def test_a_key_expires_by_itself_once_every_window_has_passed(valkey: str) -> None:
+    view = stream_view(ttl="1h")
+    put_online(valkey, view)
+    now = datetime.now(UTC)
+    times = {"occurred_at": (now - timedelta(seconds=1)).isoformat(), "ingested_at": now.isoformat()}
+    with Ingestor(valkey, lambda: to_us(now)) as ingestor:
+        ingestor.push(SOURCE, [payment(1, **times)])
+    connection = redis.Redis.from_url(valkey)
+    (key,) = [key for key in connection.scan_iter() if key.endswith(b"{42}")]
+    hours = connection.pexpiretime(key) / 3_600_000 - now.timestamp() / 3600
+    assert 2.9 < hours < 3.1  # the longest window, an hour of grace, and the hour that an event may be ahead
+
+
+def test_a_hot_key_is_cut_down_to_what_its_windows_need(valkey: str, ingestor: Ingestor, clock: Clock) -> None:
+    start = NOW - timedelta(hours=40)
+    connection = redis.Redis.from_url(valkey)
+    largest = 0
+    for hour in range(41):
+        clock.now = start + timedelta(hours=hour)
+        time = (clock.now - timedelta(seconds=1)).isoformat()
+        events = [payment(hour * 300 + i, occurred_at=time, ingested_at=time, amount_eur=i + 1) for i in range(300)]
+        ingestor.push(SOURCE, events + events)
+        largest = max(largest, *(connection.strlen(key) for key in connection.scan_iter() if key.endswith(b"{42}")))
+    assert largest < 2 * (128 << 10)
+    assert read(valkey, clock, [42], ["payments_10m", "spent_1h", "last_merchant"]) == [
+        {
+            "payments_10m": (300, "PRESENT"),
+            "spent_1h": (Decimal(sum(range(1, 301))), "PRESENT"),
+            "last_merchant": ("bakery", "PRESENT"),
+        }
+    ]
+
+
+def test_events_with_text_ids_are_told_apart(valkey: str, clock: Clock) -> None:
+    columns = COLUMNS | {"transaction_id": "varchar"}
+    put_online(valkey, stream_view(columns=columns), source=event_source(columns))
+    with Ingestor(valkey, clock, expire=False) as ingestor:
+        ingestor.push(SOURCE, [payment(1) | {"transaction_id": name} for name in ("a", "b", "a")])
+    assert read(valkey, clock, [42], ["payments_10m"]) == [{"payments_10m": (2, "PRESENT")}]
+
+
+def test_the_answer_to_a_push_can_be_written_as_json(ingestor: Ingestor) -> None:
+    result = ingestor.push(SOURCE, [payment(1), payment(2, merchant=1)])
+    assert msgspec.json.decode(msgspec.json.encode(result)) == {
+        "accepted": 1, "rejected": [[1, "Expected `str | null`, got `int` - at `$.merchant`"]],
+    }  # fmt: skip
