@@ -16,6 +16,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,11 @@ def open_events(index: Index, plan: StreamPlan, arguments: Sequence[int], root: 
     """The events under an open index that holds the columns COUNTS, EVENT_ID and `arguments`, written where missing."""
     folder = root / f"events-{index.order_name}"
     if not (folder / "base").is_dir():
-        _build(folder, "base", lambda path: _write_base(index, path))
+        _build(folder, "base", partial(_write_base, index))
     for number in arguments:
         argument = plan.arguments[number]
         if not (folder / argument.name).is_dir():
-            _build(folder, argument.name, lambda path, argument=argument: _write_argument(index, argument, path))
+            _build(folder, argument.name, partial(_write_argument, index, argument))
     return StreamIndex(index, plan, arguments, folder)
 
 
@@ -93,9 +94,11 @@ def _build(folder: Path, part: str, write: Callable[[Path], None]) -> None:
 
 
 def _write_base(index: Index, path: Path) -> None:
+    counts: Any
+    event_id: Any
     counts, event_id = index.in_order([COUNTS, EVENT_ID])
     np.save(path / "counts.npy", pc.fill_null(counts, False).to_numpy(zero_copy_only=False))
-    codes: Any = event_id if pa.types.is_integer(event_id.type) else event_id.dictionary_encode().indices
+    codes = event_id if pa.types.is_integer(event_id.type) else event_id.dictionary_encode().indices
     history = index.history
     assert history.created_us is not None
     events = Events(

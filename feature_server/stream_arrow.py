@@ -104,5 +104,8 @@ def _encode_strings(column: Any, null: np.ndarray) -> tuple[Values, pa.Array]:
 
 
 def _array(target: pa.DataType, data: np.ndarray, null: np.ndarray) -> Any:
-    bits = pa.py_buffer(np.packbits(~null, bitorder="little")) if null.any() else None
-    return pa.Array.from_buffers(target, len(null), [bits, pa.py_buffer(np.ascontiguousarray(data))])
+    valid: Any = np.packbits(~null, bitorder="little") if null.any() else None
+    values: Any = np.ascontiguousarray(data)
+    return pa.Array.from_buffers(
+        target, len(null), [valid if valid is None else pa.py_buffer(valid), pa.py_buffer(values)]
+    )

@@ -100,8 +100,8 @@ class _Evaluation:
         dtype = _common([part.dtype for _, part in chosen])
         values = np.zeros(len(rows), dtype=_numpy_type(dtype))
         null = np.ones(len(rows), dtype=bool)
-        for places, part in chosen:
-            found = _cast(part, dtype)
+        for places, column in chosen:
+            found = _cast(column, dtype)
             if found.values.dtype == object:
                 values = values.astype(object)
             values[places], null[places] = found.values, found.null
