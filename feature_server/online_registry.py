@@ -36,11 +36,19 @@ class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
 class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
     """The JSON under `keys.REGISTRY`: the registry in force, and what is online of each view, by view id.
 
-    `registry` may name a view that `views` does not hold: it has not been synced yet.
+    `registry` may name a view that `views` does not hold: it has not been synced yet. `filling` holds stream views
+    whose events are being written under another code, by view id: pushes go there too, readers do not look.
     """
 
     registry: Registry
     views: dict[str, OnlineView] = {}
+    filling: dict[str, OnlineView] = {}
+
+    def stream_targets(self, source: str) -> list[OnlineView]:
+        """Where the events of a source go: one or two codes for each of its views."""
+        entries = {entry.code: entry for entry in (*self.filling.values(), *self.views.values())}
+        found = (entry for entry in entries.values() if entry.definition.stream is not None)
+        return [entry for entry in found if entry.definition.stream and entry.definition.stream.source == source]
 
     def view(self, view_id: str) -> OnlineView:
         """What is online of a view; NotSynced when nothing is, UnknownNameError when there is no such view."""
@@ -59,6 +67,13 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
         raise NotSynced(
             f"feature view {view_id!r} has no values online yet", where=view_id, remedy=f"run `features sync {view_id}`"
         )
+
+
+def with_views(now: OnlineRegistry | None, registry: Registry, views: dict[str, OnlineView]) -> OnlineRegistry:
+    """The online registry with other definitions and views; what is being filled stays, but for views that are gone."""
+    known = {view.id for view in registry.feature_views if view.online}
+    filling = {view_id: entry for view_id, entry in (now.filling if now else {}).items() if view_id in known}
+    return OnlineRegistry(registry=registry, views=views, filling=filling)
 
 
 def encode_online_registry(online: OnlineRegistry) -> bytes:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ from .offline import OfflineStore, OfflineTable
 from .online import Attempt, Fence, Generation, OnlineStore
 from .online_commands import delete_commands, delete_key_commands, write_commands
 from .online_lock import LEASE_SECONDS, WAIT_SECONDS, fenced
-from .online_registry import OnlineRegistry, OnlineView
+from .online_registry import OnlineRegistry, OnlineView, with_views
 from .online_writer import FencedWriter
 from .registry import Registry
 from .sync_history import Ids, KeyReader, KeySet, key_set, latest_rows, newest_event
@@ -73,9 +74,11 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
 
 class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`expire`: give keys of views with a ttl an expiry by Redis' own clock; False where this product's clock stands
-    still. `sweep`: look through all keys of Redis for rows that can be found in no other way."""
+    still. `sweep`: look through all keys of Redis for rows that can be found in no other way. `project_dir` is where
+    relative locations of event sources begin."""
 
     full: bool = False
+    project_dir: Path = Path()
     expire: bool = True
     sweep: bool = False
     lease_seconds: float = LEASE_SECONDS
@@ -110,6 +113,8 @@ def sync(
     By default all views that are online, or those of one cadence, and those that no longer are online are taken away.
     `now_us` is asked once the lock of a view is held. A view that fails does not keep the others from being synced.
     """
+    from .sync_events import EventSync
+
     found = online.registry()
     if found is not None and found.registry.project != registry.project:
         raise OnlineStoreError(
@@ -125,20 +130,21 @@ def sync(
         chosen += sorted(gone)
     else:
         chosen = _named(registry, views, gone)
-    results, failures = [], {}
+    results: list[SyncResult] = []
+    failures: dict[str, FeatureStoreError] = {}
     for view_id in chosen:
         try:
             with fenced(
                 online, view_id, lease_seconds=options.lease_seconds, wait_seconds=options.wait_seconds
             ) as fence:
-                run = _ViewSync(online, offline, registry, fence, options, progress(view_id))
+                run = EventSync(online, offline, registry, fence, options, progress(view_id))
                 results.append(run.sync(now_us) if view_id in known else run.remove())
             report(results[-1])
             if results[-1].leftover:
                 failures[view_id] = _leftover(results[-1])
         except FeatureStoreError as error:
             failures[view_id] = error
-    online.publish(lambda now: OnlineRegistry(registry=registry, views=now.views if now else {}))
+    online.publish(lambda now: with_views(now, registry, now.views if now else {}))
     return SyncReport(results=tuple(results), failures=failures)
 
 
@@ -160,7 +166,7 @@ def _named(registry: Registry, views: Sequence[str], gone: set[str]) -> list[str
     return chosen
 
 
-class _ViewSync:
+class ViewSync:
     """One sync of one view by the holder of its fence."""
 
     def __init__(
@@ -208,18 +214,13 @@ class _ViewSync:
             self.online.publish(self._without_view, fence=self.fence)
         deleted, leftover = self._clean(self.generations)
         return SyncResult(
-            view=self.view_id,
-            mode="removed",
-            rows=0,
-            deleted=deleted,
-            online=0,
-            seconds=self._seconds(),
+            view=self.view_id, mode="removed", rows=0, deleted=deleted, online=0, seconds=self._seconds(),
             leftover=leftover,
-        )
+        )  # fmt: skip
 
     def _without_view(self, now: OnlineRegistry | None) -> OnlineRegistry:
         views = {view_id: view for view_id, view in (now.views if now else {}).items() if view_id != self.view_id}
-        return OnlineRegistry(registry=self.registry, views=views)
+        return with_views(now, self.registry, views)
 
     def _changed(self, attempts: tuple[Attempt, ...]) -> KeySet | None:
         """The keys whose row online may differ from the one it should be; None when all may."""
@@ -338,7 +339,7 @@ class _ViewSync:
         )
 
         def change(now: OnlineRegistry | None) -> OnlineRegistry:
-            return OnlineRegistry(registry=self.registry, views={**(now.views if now else {}), self.view_id: entry})
+            return with_views(now, self.registry, {**(now.views if now else {}), self.view_id: entry})
 
         generation = self._generation((Attempt(self.table.version, self.now_us),))
         self.online.publish(change, fence=self.fence, generation=(code, generation))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from .online import OnlineStore
-from .online_registry import OnlineRegistry, OnlineView
+from .online_registry import OnlineRegistry, OnlineView, with_views
 from .registry import Registry
 from .stream_records import same_records
 
@@ -25,6 +25,6 @@ def put_streams_online(store: OnlineStore, registry: Registry, views: Sequence[s
                 continue
             code = codes.get(view_id) or codes.setdefault(view_id, store.new_code())
             online[view_id] = OnlineView(code=code, definition=view, table_version=0, synced_at_us=now_us, rows=0)
-        return OnlineRegistry(registry=registry, views=online)
+        return with_views(now, registry, online)
 
     return store.publish(change)

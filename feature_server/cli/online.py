@@ -57,7 +57,9 @@ def sync(
         raise typer.BadParameter("name views or a cadence, not both", param_hint="--refresh")
     if refresh:
         select_views(registry, [], refresh)
-    options = SyncOptions(full=full, expire=settings.clock is None, sweep=sweep, wait_seconds=wait)
+    options = SyncOptions(
+        full=full, expire=settings.clock is None, sweep=sweep, wait_seconds=wait, project_dir=settings.project_dir
+    )
 
     def report(result: SyncResult) -> None:
         if not json:
