@@ -54,12 +54,12 @@ class StreamIndex:
             created_us=history.created_us,
             counts=_load(folder / "base" / "counts.npy"),
             arguments=loaded,
-            superseded=_load(superseded) if superseded.exists() else np.full(index.rows, NEVER, dtype=np.int64),
+            superseded=_load(superseded) if superseded.exists() else None,
         )
 
     def of_groups(self, groups: np.ndarray) -> tuple[Events, np.ndarray]:
         """The events of these groups alone, when they are few, and the groups' numbers in them."""
-        wanted = np.unique(groups[groups >= 0])
+        wanted = np.flatnonzero(np.bincount(groups[groups >= 0], minlength=1))
         sizes = self.events.starts[wanted + 1] - self.events.starts[wanted]
         if sizes.sum() * 2 > len(self.events.event_us):
             return self.events, groups

@@ -31,6 +31,8 @@ class Values(msgspec.Struct):
 
 def count(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """How many of each range are valid."""
+    if valid.all():
+        return high - low
     running = np.zeros(len(valid) + 1, dtype=np.int64)
     np.cumsum(valid, out=running[1:])
     return running[high] - running[low]
@@ -39,7 +41,8 @@ def count(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 def total(values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Sum of the valid values of each range: float64 for floats, int64 for integers, Python ints where it overflows."""
     if values.dtype.kind == "f":
-        return _reduce(np.add, np.where(valid, values.astype(np.float64), 0.0), low, high, 0.0)
+        numbers = values.astype(np.float64, copy=False)
+        return _reduce(np.add, numbers if valid.all() else np.where(valid, numbers, 0.0), low, high, 0.0)
     kept = np.where(valid, values, 0)
     longest = int((high - low).max(initial=0))
     largest = max(abs(int(kept.max(initial=0))), abs(int(kept.min(initial=0))))
@@ -67,6 +70,9 @@ def _float_extreme(
 ) -> np.ndarray:
     """As SQL orders floats: NaN is the greatest."""
     nan = np.isnan(values) & valid
+    if not nan.any():
+        neutral = np.inf if ufunc is np.minimum else -np.inf
+        return _reduce(ufunc, values if valid.all() else np.where(valid, values, neutral), low, high, neutral)
     if ufunc is np.maximum:
         found = _reduce(np.fmax, np.where(valid & ~nan, values, -np.inf), low, high, -np.inf)
         return np.where(count(nan, low, high) > 0, np.nan, found)
@@ -176,9 +182,13 @@ def _reduce(ufunc: np.ufunc, values: np.ndarray, low: np.ndarray, high: np.ndarr
     """`ufunc` over each range, `empty` for one without events."""
     if not len(low):
         return values[:0]
-    padded = np.append(values, values.dtype.type(0) if values.dtype != object else 0)
-    bounds = np.empty(2 * len(low), dtype=np.int64)
-    bounds[0::2], bounds[1::2] = low, high
-    found = ufunc.reduceat(padded, bounds)[0::2]
+    last = len(values) - 1
+    if last < 0:
+        return np.full(len(low), empty, dtype=values.dtype)
+    bounds = np.empty(2 * len(low), dtype=np.int64)  # below len(values), as reduceat wants; no copy to pad them
+    bounds[0::2], bounds[1::2] = np.minimum(low, last), np.minimum(high, last)
+    found = ufunc.reduceat(values, bounds)[0::2]
+    cut = np.flatnonzero((high > last) & (low < last))
+    found[cut] = ufunc(found[cut], values[last])
     found[low == high] = empty
     return found

@@ -29,6 +29,7 @@ class Events(msgspec.Struct, kw_only=True):
     `event_id` are integers, equal for the versions of one event; `counts` is false for an event that the model's
     filters leave out. `arguments` are the plan's, in its order; one that nothing asks for may be None. `superseded`
     says when a later version was created, NEVER for the latest one: worked out from `event_id` where it is not given.
+    With neither, every event has one version.
     """
 
     starts: np.ndarray
@@ -73,10 +74,14 @@ def evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nda
     restore = np.empty_like(order)
     restore[order] = np.arange(len(order))
     groups, at_us = groups[order], at_us[order]
-    superseded = events.superseded if events.superseded is not None else superseded_at(events)
-    current = _only(events, (superseded == NEVER) & events.counts)
+    superseded = events.superseded
+    if superseded is None and events.event_id is not None:
+        superseded = superseded_at(events)
+    current = _only(events, events.counts if superseded is None else (superseded == NEVER) & events.counts)
     found = _evaluate(plan, current, groups, at_us)
     if as_known:
+        if superseded is None:
+            superseded = np.full(len(events.event_us), NEVER, dtype=np.int64)
         differing = _as_known_differs(plan, events, superseded, groups, at_us)
         if len(differing):
             found = _replace(found, differing, _one_by_one(plan, events, superseded, groups, at_us, differing))
