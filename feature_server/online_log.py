@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ EntryId: TypeAlias = tuple[int, int]  # milliseconds, sequence number
 MAX_ENTRIES = 10_000
 MAX_BYTES = 256 << 20
 _PAGE = 200
+_UNFINISHED_SECONDS = 3600
 _FILE = re.compile(r"live-(\d+)_(\d+)-(\d+)_(\d+)\.parquet")
 _LOCATION = re.compile(r"'((?:[^']|'')+\.parquet)'")
 _WILDCARDS = re.compile(r"[*?\[]")
@@ -93,6 +95,7 @@ def logged(online: OnlineStore, source: str, *, until: EntryId | None = None) ->
 def land(online: OnlineStore, source: EventSource, folder: Path, *, max_entries: int = MAX_ENTRIES) -> Landed:
     """Move what a source's log holds now to files. Several may run at once, and any may be killed at any moment."""
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(folder)
     until = last_id(online, source.name)
     files: list[Path] = []
     events = 0
@@ -191,6 +194,14 @@ def _write(table: pa.Table, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed left behind."""
+    for path in folder.glob(".live-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
+                path.unlink()
 
 
 def _events(source: str, name: bytes, fields: dict[bytes, bytes]) -> pa.Table:

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import FeatureStoreError
 
-COMMAND_MODULES = ("definitions", "offline", "training", "online", "serve", "stream", "catalog")
+COMMAND_MODULES = ("definitions", "offline", "training", "online", "serve", "stream", "worker", "catalog")
 
 app = typer.Typer(
     name="features",

@@ -1,0 +1,64 @@
+"""features stream: the worker that takes in events from a Redis stream and lands what was pushed in files."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from .common import Json, ProjectDir, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command(epilog="Example: features stream payments.transactions --once")(stream)
+
+
+def stream(
+    source: Annotated[str, typer.Argument(help="The dbt source that the events are of, e.g. payments.transactions.")],
+    once: Annotated[
+        bool, typer.Option("--once", help="Take in and land what there is now, then end: before a build.")
+    ] = False,
+    land_every: Annotated[float, typer.Option(help="Seconds between landings in files.", min=1)] = 60,
+    consumer: Annotated[
+        str, typer.Option(help="This worker's name among those of the source; by default the machine's.")
+    ] = "",
+    project_dir: ProjectDir = None,
+    json: Json = False,
+) -> None:
+    """Take in events from the Redis stream features:events:SOURCE, and land all that were pushed in Parquet files.
+
+    The files are where the dbt source reads, so the next build has the events; each lands once, whatever is killed.
+    An event that does not fit the source goes to features:dead:SOURCE, with the reason.
+    """
+    import signal
+
+    from ..embedded import connect
+    from ..errors import UnknownNameError
+    from ..ingest import Ingestor
+    from ..ingest_worker import Worker
+    from ..online import OnlineStore
+    from ..online_log import landing_folder
+    from ..registry import read_registry
+    from ..settings import load_settings
+
+    settings = load_settings(project_dir=project_dir)
+    sources = {found.name: found for found in read_registry(settings.registry_path).sources}
+    if source not in sources:
+        raise UnknownNameError("event source", source, sources)
+    folder = landing_folder(sources[source], settings.project_dir)
+    ended: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, frame: ended.append(received))
+    with ExitStack() as stack:
+        url = stack.enter_context(connect(settings))
+        ingestor = stack.enter_context(Ingestor(url, settings.now_us, expire=settings.clock is None))
+        worker = Worker(stack.enter_context(OnlineStore(url)), ingestor, sources[source], folder, consumer=consumer)
+        done = worker.run(
+            once=once,
+            land_seconds=land_every,
+            stopped=lambda: bool(ended),
+            report=lambda line: None if json else typer.echo(line),
+        )
+    print_json(done) if json else typer.echo(done)

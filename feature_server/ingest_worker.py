@@ -1,0 +1,139 @@
+"""The worker of an event source: events that producers put in a Redis stream go online, those pushed land in files.
+
+Producers add events to `features:events:<source>`, each as JSON in the field `event`. The worker reads them as a member
+of the consumer group `features`, pushes them, and acknowledges them together with what it writes about those refused to
+`features:dead:<source>`: an event that was read by a worker that was killed is pushed again, which counts once.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .errors import OnlineStoreError
+from .ingest import Ingestor
+from .online import OnlineStore, redis_errors
+from .online_log import land
+from .stream_plan import EventSource
+
+EVENTS = b"features:events:"  # + source
+DEAD = b"features:dead:"  # + source
+GROUP = b"features"
+BATCH_EVENTS = 1000
+CLAIM_MS = 60_000  # how long another worker may keep an event before it is taken to be dead
+LAND_SECONDS = 60.0
+
+
+class Streamed(msgspec.Struct, kw_only=True):
+    """What a worker has done: events taken in, refused, and landed in files."""
+
+    source: str
+    accepted: int = 0
+    rejected: int = 0
+    landed: int = 0
+    files: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"streamed {self.source} accepted={self.accepted} rejected={self.rejected} "
+            f"landed={self.landed} files={self.files}"
+        )
+
+
+class Worker:
+    """One worker; several may run for a source, on one machine or many that share the landing folder."""
+
+    def __init__(
+        self, online: OnlineStore, ingestor: Ingestor, source: EventSource, folder: Path, *, consumer: str = ""
+    ) -> None:
+        self.online, self.ingestor, self.source, self.folder = online, ingestor, source, folder
+        self.consumer = consumer or socket.gethostname()
+        self.done = Streamed(source=source.name)
+        self._events, self._dead = EVENTS + source.name.encode(), DEAD + source.name.encode()
+        self._join()
+
+    def run(
+        self,
+        *,
+        once: bool = False,
+        land_seconds: float = LAND_SECONDS,
+        stopped: Callable[[], bool] = lambda: False,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> Streamed:
+        """Take in events and land them until `stopped`, or, with `once`, what there is now."""
+        self._take_pending()
+        next_landing = time.monotonic() + land_seconds
+        while not stopped():
+            taken = self.take(block_ms=None if once else 500)
+            if time.monotonic() >= next_landing:
+                self._land(report)
+                next_landing = time.monotonic() + land_seconds
+            if once and not taken:
+                break
+        self._land(report)
+        return self.done
+
+    def take(self, *, block_ms: int | None = None) -> int:
+        """Take in a batch of events that nobody has read, or that a worker read and then kept; how many."""
+        with redis_errors():
+            claimed = self.online.client.xautoclaim(
+                self._events, GROUP, self.consumer, min_idle_time=CLAIM_MS, count=BATCH_EVENTS
+            )[1]
+            if not claimed:
+                found = self.online.client.xreadgroup(
+                    GROUP, self.consumer, {self._events: ">"}, count=BATCH_EVENTS, block=block_ms
+                )
+                claimed = found[0][1] if found else []
+        self._push(claimed)
+        return len(claimed)
+
+    def _take_pending(self) -> None:
+        """Take in what this worker had read when it was stopped."""
+        while True:
+            with redis_errors():
+                found = self.online.client.xreadgroup(GROUP, self.consumer, {self._events: "0"}, count=BATCH_EVENTS)
+            entries = found[0][1] if found else []
+            if not entries:
+                return
+            self._push(entries)
+
+    def _push(self, entries: list[tuple[bytes, dict[bytes, bytes] | None]]) -> None:
+        """Push events, then acknowledge them and keep those refused, both or neither."""
+        if not entries:
+            return
+        present = [(name, fields) for name, fields in entries if fields]  # an entry may be deleted before it is read
+        events = [(name, fields[b"event"]) for name, fields in present if b"event" in fields]
+        reasons = {name: "no field `event`" for name, fields in present if b"event" not in fields}
+        if events:
+            result = self.ingestor.push_lines(self.source.name, [event for _, event in events])
+            reasons |= {events[index][0]: reason for index, reason in result.rejected}
+            self.done.accepted += result.accepted
+        with redis_errors(), self.online.client.pipeline() as pipeline:
+            for name, fields in present:
+                if name in reasons:
+                    letter: dict[Any, Any] = {**fields, b"id": name, b"reason": reasons[name].encode()}
+                    pipeline.xadd(self._dead, letter)
+            pipeline.xack(self._events, GROUP, *[name for name, _ in entries])
+            pipeline.execute()
+        self.done.rejected += len(reasons)
+
+    def _land(self, report: Callable[[str], None]) -> None:
+        landed = land(self.online, self.source, self.folder)
+        self.done.landed += landed.events
+        self.done.files += len(landed.files)
+        if landed.events:
+            report(str(landed))
+
+    def _join(self) -> None:
+        """Make the consumer group where there is none."""
+        try:
+            with redis_errors():
+                self.online.client.xgroup_create(self._events, GROUP, id="0", mkstream=True)
+        except OnlineStoreError as error:
+            if "BUSYGROUP" not in (error.got or ""):
+                raise

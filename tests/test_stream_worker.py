@@ -1,0 +1,153 @@
+"""The log of pushed events lands in files exactly once, and the worker takes in what producers send."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import pytest
+import redis
+from live_project import NOW, SOURCE, LiveProject, make_live_view, payment, versions
+
+from feature_server import online_log
+from feature_server.errors import OnlineStoreError
+from feature_server.ingest import Ingestor
+from feature_server.ingest_worker import DEAD, EVENTS, Worker
+from feature_server.online import OnlineStore
+from feature_server.online_log import land, landing_folder
+from feature_server.settings import to_us
+
+VIEW = make_live_view()
+
+
+@pytest.fixture
+def project(tmp_path: Path, valkey: str) -> LiveProject:
+    project = LiveProject(tmp_path, valkey, VIEW)
+    project.landed("a", [payment(1, 1, 60)])
+    project.publish()
+    project.sync()
+    return project
+
+
+def landed_ids(project: LiveProject) -> list[int]:
+    sql = f"select payment_id from read_parquet('{project.landing}/live-*.parquet') order by all"
+    return [number for (number,) in duckdb.sql(sql).fetchall()] if any(project.landing.glob("live-*")) else []
+
+
+def land_until_killed(url: str, folder: Path, step: int, entries: int) -> bool:
+    """Land in a process that kills itself before its nth message or file operation; True when it ended by itself."""
+    process = multiprocessing.get_context("fork").Process(target=_land, args=(url, folder, step, entries))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode == 0
+
+
+def _land(url: str, folder: Path, step: int, entries: int) -> None:
+    done = 0
+
+    def counted(work: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return work(*args, **kwargs)
+
+        return run
+
+    redis.connection.AbstractConnection.send_packed_command = counted(  # type: ignore[method-assign]
+        redis.connection.AbstractConnection.send_packed_command
+    )
+    Path.rename, os.fsync = counted(Path.rename), counted(os.fsync)  # type: ignore[method-assign]
+    with OnlineStore(url) as online:
+        land(online, SOURCE, folder, max_entries=entries)
+
+
+def test_pushed_events_land_once_whenever_landing_is_killed(project: LiveProject) -> None:
+    expected: list[int] = []
+    step = 1
+    while True:
+        for _ in range(2):
+            expected.append(100 + len(expected))
+            project.push(payment(expected[-1], 2, 10))
+        if land_until_killed(project.url, project.landing, step, entries=1):
+            break
+        step += 2
+    assert step > 10, "killed at too few moments"
+    with OnlineStore(project.url) as online:
+        land(online, SOURCE, project.landing)
+        assert online.client.xlen(online_log.log_key(SOURCE.name)) == 0
+    assert landed_ids(project) == expected
+
+
+def test_entries_that_come_back_with_an_older_snapshot_of_redis_do_not_land_again(project: LiveProject) -> None:
+    project.push(payment(100, 2, 10))
+    key = online_log.log_key(SOURCE.name)
+    with OnlineStore(project.url) as online:
+        before = online.client.dump(key)
+        land(online, SOURCE, project.landing)
+        online.client.restore(key, 0, before, replace=True)
+        project.push(payment(101, 2, 9))
+        land(online, SOURCE, project.landing)
+    assert landed_ids(project) == [100, 101]
+
+
+def test_landed_events_are_in_the_next_build_and_sync_finds_nothing_new(project: LiveProject) -> None:
+    live = payment(100, 2, 10)
+    project.push(live)
+    with OnlineStore(project.url) as online:
+        land(online, SOURCE, project.landing)
+    project.publish()
+    assert project.offline.table(VIEW.id).rows == 2
+    (result,) = project.sync().results
+    assert (result.rows, result.deleted) == (0, 0)
+    assert project.online(VIEW) == versions(payment(1, 1, 60), live)
+
+
+def test_the_worker_takes_in_good_events_and_keeps_bad_ones_with_the_reason(project: LiveProject) -> None:
+    good = {"payment_id": 7, "customer": 3, "merchant": "m", "amount": 5, "paid_at": NOW, "ingested_at": NOW}
+    with redis.Redis.from_url(project.url) as client:
+        client.xadd(EVENTS + SOURCE.name.encode(), {"event": msgspec.json.encode(good)})
+        client.xadd(EVENTS + SOURCE.name.encode(), {"event": msgspec.json.encode(good | {"payment_id": "seven"})})
+        client.xadd(EVENTS + SOURCE.name.encode(), {"other": "thing"})
+        with OnlineStore(project.url) as online, Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
+            done = Worker(online, ingestor, SOURCE, project.landing).run(once=True)
+        letters = [fields for _, fields in client.xrange(DEAD + SOURCE.name.encode())]
+        assert client.xpending(EVENTS + SOURCE.name.encode(), "features")["pending"] == 0
+    assert (done.accepted, done.rejected, done.landed) == (1, 2, 1)
+    assert letters[0][b"reason"] == b"Expected `int`, got `str` - at `$.payment_id`"
+    assert letters[1][b"reason"] == b"no field `event`"
+    assert project.online(VIEW)["3"] == {(7, to_us(NOW))}
+    assert landed_ids(project) == [7]
+
+
+def test_events_read_by_a_worker_that_was_killed_are_taken_in_by_the_next(project: LiveProject) -> None:
+    event = {"payment_id": 7, "customer": 3, "merchant": "m", "amount": 5, "paid_at": NOW, "ingested_at": NOW}
+    with OnlineStore(project.url) as online, Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
+        worker = Worker(online, ingestor, SOURCE, project.landing)
+        name = EVENTS + SOURCE.name.encode()
+        online.client.xadd(name, {"event": msgspec.json.encode(event)})
+        online.client.xreadgroup("features", worker.consumer, {name: ">"})
+        assert worker.run(once=True).accepted == 1
+
+
+def test_a_source_that_is_not_read_from_a_pattern_of_files_cannot_keep_live_events(tmp_path: Path) -> None:
+    table = msgspec.structs.replace(SOURCE, relation='"warehouse"."main"."payments"')
+    with pytest.raises(OnlineStoreError, match="external_location"):
+        landing_folder(table, tmp_path)
+    assert landing_folder(SOURCE, tmp_path) == tmp_path / "landing" / "payments"
+
+
+def test_a_clock_far_ahead_is_refused_as_a_dead_letter(project: LiveProject) -> None:
+    late = NOW + timedelta(hours=2)
+    event = {"payment_id": 7, "customer": 3, "merchant": "m", "amount": 5, "paid_at": late, "ingested_at": late}
+    with OnlineStore(project.url) as online, Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
+        online.client.xadd(EVENTS + SOURCE.name.encode(), {"event": msgspec.json.encode(event)})
+        assert Worker(online, ingestor, SOURCE, project.landing).run(once=True).rejected == 1
