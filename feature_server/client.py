@@ -15,6 +15,7 @@ from .client_result import FeatureVector, FeatureVectors, event_times
 from .errors import RequestError
 from .reading import TIMEOUT_SECONDS, AsyncFeatures, AsyncRedisReader, RedisReader, read_features
 from .serving import FeatureReader, GetOnlineFeatures, OnlineFeatures
+from .serving_rows import NOT_FOUND
 from .settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -78,11 +79,17 @@ class _Client:
         plan = answer.plan
         types = {key.name: key.dtype for key in plan.join_keys}
         values, statuses, event_timestamps = {}, {}, {}
+        times: dict[int, list[Any]] = {}  # of a view's entities, the same for each feature that all of them have
         for column in plan.columns:
             name = column.name
             types[name] = column.feature.dtype
             values[name], statuses[name], event_us = answer.column(column)
-            event_timestamps[name] = event_times(event_us, statuses[name])
+            if NOT_FOUND in statuses[name]:
+                event_timestamps[name] = event_times(event_us, statuses[name])
+                continue
+            if column.view not in times:
+                times[column.view] = event_times(event_us, statuses[name])
+            event_timestamps[name] = times[column.view].copy()
         return FeatureVectors(
             entities={key.name: answer.entities[key.name] for key in plan.join_keys},
             values=values,

@@ -189,7 +189,7 @@ class Ingestor:
         rows = self._queries.rows(view.view, events)
         nulls = {name: rows[name].is_null() for name in (*view.view.key_names, EVENT, CREATED, EVENT_ID)}
         if any(rows[name].null_count for name in nulls):
-            counts = rows[COUNTS].fill_null(False).to_numpy()
+            counts = rows[COUNTS].fill_null(pa.scalar(False)).to_numpy()
             null_any = np.zeros(rows.num_rows, dtype=np.bool_)
             wrong: dict[int, str] = {}
             for name, null in nulls.items():

@@ -75,16 +75,20 @@ class EventReader:
 
     def read(self, events: Sequence[Any], now_us: int) -> Batch:
         """Events as Python values: a mapping of the source's columns each."""
+        rejected: list[tuple[int, str]] = []
+        index = None
         try:
-            found, index, rejected = msgspec.convert(events, list[self._event]), None, []  # type: ignore[name-defined]
+            found = msgspec.convert(events, list[self._event])  # type: ignore[name-defined]
         except msgspec.ValidationError:
             found, index, rejected = _one_by_one(events, lambda event: msgspec.convert(event, self._event))
         return self._batch(self._columns_of(found), index, len(events), rejected, now_us)
 
     def read_lines(self, lines: Sequence[bytes], now_us: int) -> Batch:
         """Events as JSON, one object each."""
+        rejected: list[tuple[int, str]] = []
+        index = None
         try:
-            found, index, rejected = self._events_decoder.decode(b"[" + b",".join(lines) + b"]"), None, []
+            found = self._events_decoder.decode(b"[" + b",".join(lines) + b"]")
             if len(found) != len(lines):
                 raise msgspec.ValidationError("a line with several objects")
         except (msgspec.ValidationError, msgspec.DecodeError):

@@ -19,9 +19,10 @@ from .serving_rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT, ViewC
 from .stream_decoding import Dictionary, EventDecoder
 from .stream_expression import Column
 from .stream_expression import evaluate as expression
+from .stream_now import evaluate_now
 from .stream_plan import Node
 from .stream_records import arguments_of, plan_of
-from .stream_window import NO_EVENT, Evaluated, evaluate
+from .stream_window import NO_EVENT, Evaluated
 
 OF_ITS_ARGUMENT = {"min", "max", "first", "last", "arg_min", "arg_max", "quantile_disc"}
 
@@ -84,7 +85,7 @@ class StreamViewReader(ViewReader):
 
     def read(self, rows: Sequence[bytes | None], now_us: int, unknown: set[int] | None = None) -> StreamColumns:
         events, dictionaries = self._decoder.decode(rows)
-        found = evaluate(self._plan, events, np.arange(len(rows)), np.full(len(rows), now_us), as_known=False)
+        found = evaluate_now(self._plan, events, now_us)
         latest_us = found.latest_us
         never = latest_us == NO_EVENT
         absent = dict.fromkeys(unknown or (), NOT_FOUND)

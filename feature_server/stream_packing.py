@@ -59,7 +59,7 @@ class EventPacker:
         numbers = event_id_numbers(rows[EVENT_ID], self._event_id)
         if len(pc.unique(numbers)) == len(numbers):
             return []
-        first: dict[int, str] = {}
+        first: dict[Any, Any] = {}
         found = []
         for row, (number, entity) in enumerate(
             zip(numbers.to_pylist(), self._packer.entities(rows).to_pylist(), strict=True)

@@ -97,7 +97,7 @@ def retention_us(view: FeatureView) -> int | None:
 def event_id_number(value: object, dtype: DType) -> int:
     """An event id as the record keeps it: an integer as it is, anything else by its digest."""
     if dtype.kind in INTEGER_WIDTHS:
-        return int(value) % 2**64  # type: ignore[call-overload, no-any-return]
+        return int(value) % 2**64  # type: ignore[call-overload]
     return digest(str(value))
 
 

@@ -24,7 +24,8 @@ COLUMNS = {
 FEATURES = {
     "payments_10m": "int64", "spent_1h": "decimal(38,2)", "merchants_1h": "int64", "largest_10m": "decimal(12,2)",
     "mean_1h": "float64", "before_5m": "int64", "peak_to_mean": "float64", "first_merchant_1h": "string",
-    "any_refund_1h": "bool", "median_1h": "float64", "last_merchant": "string",
+    "any_refund_1h": "bool", "median_1h": "float64", "total_1h": "float64", "least_10m": "float64",
+    "last_merchant": "string",
 }  # fmt: skip
 SQL = """
 select
@@ -41,6 +42,8 @@ select
     first(merchant) over last_1h as first_merchant_1h,
     bool_or(kind = 'refund') over last_1h as any_refund_1h,
     median(amount_eur::double) over last_1h as median_1h,
+    sum(amount_eur::double) over last_1h as total_1h,
+    min(amount_eur::double) over last_10m as least_10m,
     merchant as last_merchant
 from events
 where amount_eur > 0

@@ -76,6 +76,8 @@ def test_a_pushed_event_is_seen_by_the_next_read(valkey: str, ingestor: Ingestor
             "first_merchant_1h": ("bakery", "PRESENT"),
             "any_refund_1h": (True, "PRESENT"),
             "median_1h": (10.0, "PRESENT"),
+            "total_1h": (20.0, "PRESENT"),
+            "least_10m": (7.5, "PRESENT"),
             "last_merchant": ("cafe", "PRESENT"),
         }
     ]

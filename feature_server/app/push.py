@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,7 @@ class PushQueue:
         for i, request in enumerate(requests):
             by_source.setdefault(request.push_source_name, []).append(i)
         for source, members in by_source.items():
+            found: Sequence[Any]
             try:
                 if self._ingestor is None:
                     self._ingestor = self._make()
