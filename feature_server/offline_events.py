@@ -128,11 +128,20 @@ class History:
         )
         return f"select {nulls} where false"
 
-    def load_live(self, source: EventSource, files: Iterable[Path], log: Iterable[pa.Table]) -> None:
+    def load(self, online: OnlineStore, source: EventSource, folder: Path, *, until: EntryId | None = None) -> None:
+        """Make `live` from the log, up to an entry or all of it, and the files in `folder`.
+
+        The log is read before the files are listed: what moves to a file in between is found in both, or in the file.
+        """
+        newest = until or last_id(online, source.name)
+        log = [] if newest is None else [table for _, table in logged(online, source.name, until=newest)]
+        self._load_live(source, live_files(folder), log)
+
+    def _load_live(self, source: EventSource, files: Iterable[Path], log: Iterable[pa.Table]) -> None:
         """Make `live`: the view's rows of landed files and of log entries, each version of an event once."""
         names = ", ".join(quote(column.name) for column in source.columns)
         listed = ", ".join(f"{quote(column.name)} {sql_type(column.dtype)}" for column in source.columns)
-        self.connection.execute(f"create temp table events ({listed})")
+        self.connection.execute(f"create or replace temp table events ({listed})")
         paths = [literal(str(path)) for path in files]
         if paths:
             self.connection.execute(f"insert into events select {names} from read_parquet([{', '.join(paths)}])")
@@ -148,7 +157,7 @@ class History:
         present = " and ".join(f"{name} is not null" for name in self.keys)
         try:
             self.connection.execute(
-                f"create temp table live as select distinct on ({once}) {wanted} "
+                f"create or replace temp table live as select distinct on ({once}) {wanted} "
                 f"from ({plan_of(self.view).row_sql}) where {present}"
             )
         except duckdb.Error as error:
@@ -166,23 +175,15 @@ def open_history(
     *,
     spill: Path,
     live: tuple[OnlineStore, EventSource, Path] | None = None,
-    until: EntryId | None = None,
 ) -> Iterator[History]:
-    """The events of a view; `live` gives the online store, the source and the folder of landed files, if they count.
-
-    The log is read before the files are listed: what moves from one to the other in between is found in both or in the
-    files.
-    """
+    """The events of a view; `live` gives the online store, the source and the folder of landed files, if they count."""
     connection = connect(spill)
     try:
         history = History(connection, view)
         if live is None:
             connection.execute(f"create temp table live as {history._nothing()}")
         else:
-            online, source, folder = live
-            newest = until or last_id(online, source.name)
-            log = [] if newest is None else [table for _, table in logged(online, source.name, until=newest)]
-            history.load_live(source, live_files(folder), log)
+            history.load(*live)
         history.store(table)
         yield history
     finally:

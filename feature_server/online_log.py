@@ -76,7 +76,7 @@ def last_id(online: OnlineStore, source: str) -> EntryId | None:
     """The id of the newest entry of a source's log; None for an empty one."""
     with redis_errors():
         entries = online.client.xrevrange(log_key(source), count=1)
-    return _entry_id(entries[0][0]) if entries else None
+    return entry_id(entries[0][0]) if entries else None
 
 
 def logged(online: OnlineStore, source: str, *, until: EntryId | None = None) -> Iterator[tuple[EntryId, pa.Table]]:
@@ -86,7 +86,7 @@ def logged(online: OnlineStore, source: str, *, until: EntryId | None = None) ->
         with redis_errors():
             entries = online.client.xrange(log_key(source), start, end, count=_PAGE)
         for name, fields in entries:
-            yield _entry_id(name), _events(source, name, fields)
+            yield entry_id(name), _events(source, name, fields)
         if len(entries) < _PAGE:
             return
         start = "(" + entries[-1][0].decode()
@@ -126,9 +126,9 @@ def _cut(online: OnlineStore, source: str, until: EntryId, max_entries: int) -> 
         if (agreed := online.client.get(name)) is None:
             first = last = None
             size = 0
-            for entry, (entry_id, table) in enumerate(logged(online, source, until=until)):
-                first, last, size = first or entry_id, entry_id, size + table.nbytes
-                if entry + 1 >= max_entries or size >= MAX_BYTES:
+            for place, (found, table) in enumerate(logged(online, source, until=until)):
+                first, last, size = first or found, found, size + table.nbytes
+                if place + 1 >= max_entries or size >= MAX_BYTES:
                     break
             if first is None or last is None:
                 return None
@@ -137,7 +137,7 @@ def _cut(online: OnlineStore, source: str, until: EntryId, max_entries: int) -> 
             if agreed is None:
                 return _cut(online, source, until, max_entries)
     begin, end = agreed.split()
-    return _entry_id(begin), _entry_id(end)
+    return entry_id(begin), entry_id(end)
 
 
 def _is_current(online: OnlineStore, source: str, cut: tuple[EntryId, EntryId]) -> bool:
@@ -145,9 +145,7 @@ def _is_current(online: OnlineStore, source: str, cut: tuple[EntryId, EntryId]) 
     with redis_errors():
         entries = online.client.xrange(log_key(source), count=1)
         agreed = online.client.get(_cut_key(source))
-    return (
-        bool(entries) and _entry_id(entries[0][0]) == cut[0] and agreed == f"{_text(cut[0])} {_text(cut[1])}".encode()
-    )
+    return bool(entries) and entry_id(entries[0][0]) == cut[0] and agreed == f"{_text(cut[0])} {_text(cut[1])}".encode()
 
 
 def _finish(online: OnlineStore, source: str, cut: tuple[EntryId, EntryId]) -> None:
@@ -171,10 +169,10 @@ def _drop_landed(online: OnlineStore, source: str, folder: Path) -> None:
         return
     with redis_errors():
         entries = online.client.xrange(log_key(source), count=1)
-        if entries and _entry_id(entries[0][0]) <= newest:
+        if entries and entry_id(entries[0][0]) <= newest:
             online.client.xtrim(log_key(source), minid=_text((newest[0], newest[1] + 1)), approximate=False)
         agreed = online.client.get(_cut_key(source))
-        if agreed is not None and _entry_id(agreed.split()[1]) <= newest:
+        if agreed is not None and entry_id(agreed.split()[1]) <= newest:
             online.client.delete(_cut_key(source))
 
 
@@ -231,7 +229,7 @@ def _ids(path: Path) -> tuple[EntryId, EntryId] | None:
     return numbers[:2], numbers[2:]
 
 
-def _entry_id(name: bytes) -> EntryId:
+def entry_id(name: bytes) -> EntryId:
     milliseconds, _, sequence = name.partition(b"-")
     return int(milliseconds), int(sequence)
 

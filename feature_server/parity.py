@@ -99,7 +99,7 @@ def verify(
         started, registry = time.monotonic(), online.registry()
         found = registry.views.get(view.id) if registry is not None else None
         if registry is None or found is None:
-            return _never_synced(table, now_us)
+            return never_synced(table, now_us)
         comparison = _Comparison(view, table, online, registry, found, now_us)
         with connect(store.root / ".spill") as comparison.connection:
             differences = comparison.differences(sample, progress)
@@ -140,7 +140,7 @@ def _verified(
     )
 
 
-def _never_synced(table: OfflineTable, now_us: int) -> Verified:
+def never_synced(table: OfflineTable, now_us: int) -> Verified:
     rows = table.rows
     difference = Difference(key="*", feature="*", online="nothing", offline=f"{rows} rows", cause=NEVER_SYNCED)
     return Verified(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -102,6 +103,11 @@ class Records:
             found.append(value[at:end])
             at = end
         return found
+
+    def version(self, record: bytes) -> tuple[int, int]:
+        """The created timestamp and the event id's number of a record."""
+        created, number = struct.unpack("<qQ", record[self._identity if self._fixed else self._framed])
+        return created, number
 
     def merge(self, value: bytes | None, wanted: KeyEvents | None, gone: KeyEvents | None) -> Merged:
         """What a key that holds `value` should hold: the records wanted, none that is gone, what else is there.

@@ -84,6 +84,7 @@ def verify(
     from ..online import OnlineStore
     from ..parity import check_online
     from ..parity import verify as run
+    from ..parity_events import verify_events
     from ..registry import read_registry
     from ..settings import load_settings
 
@@ -98,7 +99,14 @@ def verify(
         for view in (view for view in chosen if view.online):
             try:
                 with progress_bar(view.id) as progress:
-                    result = run(view, online, store, now_us=settings.now_us(), sample=sample, progress=progress)
+                    now_us = settings.now_us()
+                    if view.stream is None:
+                        result = run(view, online, store, now_us=now_us, sample=sample, progress=progress)
+                    else:
+                        result = verify_events(
+                            view, online, store, now_us=now_us, project_dir=settings.project_dir, sample=sample,
+                            progress=progress,
+                        )  # fmt: skip
             except OfflineStoreError as error:
                 failed[view.id] = error
                 typer.echo(f"failed {error}", err=True)

@@ -1,0 +1,232 @@
+"""Whether a stream view's windows online are those of the warehouse and the log, at one instant.
+
+Keys are read in one transaction with the newest entry of the source's log, which every push adds to. What they should
+be is computed by plain SQL over the offline table, the landed files and the log up to that entry. A key that differs is
+computed again with the version of the table that was synced: equal to that it is merely not yet synced.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import keys
+from .codec import from_stored
+from .definitions import FeatureView
+from .errors import OfflineStoreError, OnlineStoreError
+from .metrics import ValueCounts
+from .offline import OfflineStore, OfflineTable
+from .offline_events import History, open_history
+from .offline_windows import values_at
+from .online import OnlineStore, redis_errors
+from .online_log import EntryId, entry_id, landing_folder, log_key
+from .online_registry import OnlineRegistry, OnlineView
+from .parity import EXPIRED, NOT_YET_SYNCED, SAMPLE, WRONG, Difference, Progress, Verified, never_synced
+from .serving_stream import StreamViewReader
+from .stream_plan import EventSource
+from .stream_records import event_id_number, plan_of
+from .sync_records import Records
+
+LOST, UNKNOWN = "lost", "in no table, file or log"
+_PAGE = 2000
+
+
+def verify_events(
+    view: FeatureView,
+    online: OnlineStore,
+    store: OfflineStore,
+    *,
+    now_us: int,
+    project_dir: Path,
+    sample: int = SAMPLE,
+    progress: Progress = lambda done, total: None,
+) -> Verified:
+    """Compare the features of `sample` keys of a stream view (0: all that are known offline or live) at `now_us`.
+
+    Events that land in files during the comparison may seem not to be online, a sync may run: it is then done again.
+    """
+    for last_try in (False, False, True):
+        verified = _verify_once(view, online, store, now_us, project_dir, sample, progress)
+        if last_try or not verified.unexplained:
+            break
+    return verified
+
+
+def _verify_once(
+    view: FeatureView,
+    online: OnlineStore,
+    store: OfflineStore,
+    now_us: int,
+    project_dir: Path,
+    sample: int,
+    progress: Progress,
+) -> Verified:
+    started, table, registry = time.monotonic(), store.table(view.id), online.registry()
+    found = registry.views.get(view.id) if registry is not None else None
+    if registry is None or found is None:
+        return never_synced(table, now_us)
+    source = event_source(registry, found.definition)
+    live = (online, source, landing_folder(source, project_dir))
+    with open_history(found.definition, table, spill=store.root / ".spill", live=live) as history:
+        chosen = choose(history, sample)
+        progress(0, len(chosen))
+        comparison = _Comparison(history, found, online, now_us)
+        until = comparison.read(chosen, source)
+        history.load(*live, until=until)
+        differences = comparison.differences(table, chosen)
+        progress(len(chosen), len(chosen))
+    newest = table.newest_event_us
+    known = newest is not None and found.newest_event_us is not None
+    return Verified(
+        view=view.id,
+        instant_us=now_us,
+        keys=len(chosen),
+        different=len({difference.key for difference in differences}),
+        unexplained=len({difference.key for difference in differences if difference.cause != NOT_YET_SYNCED}),
+        differences=tuple(differences),
+        online_version=found.table_version,
+        offline_version=table.version,
+        behind_versions=table.version - found.table_version,
+        behind_seconds=max(0, newest - found.newest_event_us) / 1e6 if known else None,  # type: ignore[operator]
+        seconds=time.monotonic() - started,
+    )
+
+
+def event_source(registry: OnlineRegistry, view: FeatureView) -> EventSource:
+    for source in registry.registry.sources:
+        if source.name == plan_of(view).source:
+            return source
+    raise OnlineStoreError(
+        "the online registry lacks the view's event source", where=view.id, expected=plan_of(view).source,
+        remedy="run `features apply` and `features sync`",
+    )  # fmt: skip
+
+
+def choose(history: History, sample: int) -> dict[int, tuple[bytes, str]]:
+    """Make `chosen`, keys in the order of their hashes: what each n has in its key's name, and as a person reads it."""
+    listed = ", ".join(history.keys)
+    present = " and ".join(f"{name} is not null" for name in history.keys)
+    ordered = f"select distinct {listed} from known where {present} order by hash({listed}), {listed}"
+    limit = f" limit {sample}" if sample else ""
+    history.connection.execute(
+        f"create or replace temp table chosen as select row_number() over () - 1 as n, * from ({ordered}{limit})"
+    )
+    return named_keys(history)
+
+
+def named_keys(history: History) -> dict[int, tuple[bytes, str]]:
+    encoders = [keys.key_encoder(key) for key in history.view.join_keys]
+    names: dict[int, tuple[bytes, str]] = {}
+    for n, *values in history.connection.execute("from chosen order by n").fetchall():
+        parts = [str(encode(value)) for encode, value in zip(encoders, values, strict=True)]
+        shown = ", ".join(f"{name}={value}" for name, value in zip(history.view.key_names, values, strict=True))
+        names[n] = keys.row_key(b"", parts), shown
+    return names
+
+
+class _Comparison:
+    """What is online of the chosen keys of one view, read at one instant, and what should be."""
+
+    def __init__(self, history: History, found: OnlineView, online: OnlineStore, now_us: int) -> None:
+        self.history, self.found, self.online, self.now_us = history, found, online, now_us
+        self.view = found.definition
+        self.stored: dict[int, bytes | None] = {}
+
+    def read(self, chosen: dict[int, tuple[bytes, str]], source: EventSource) -> EntryId | None:
+        """Read the keys' values; the id of the newest entry in the source's log as of then."""
+        names = [self.found.code.encode() + name for name, _ in chosen.values()]
+        with redis_errors(), self.online.client.pipeline(transaction=True) as pipeline:
+            for start in range(0, len(names), _PAGE):
+                pipeline.mget(names[start : start + _PAGE])
+            pipeline.xrevrange(log_key(source.name), count=1)
+            *parts, newest = pipeline.execute()
+        self.stored = dict(zip(chosen, [value for part in parts for value in part], strict=True))
+        return entry_id(newest[0][0]) if newest else None
+
+    def differences(self, table: OfflineTable, chosen: dict[int, tuple[bytes, str]]) -> list[Difference]:
+        view, history = self.view, self.history
+        served = dict(zip(chosen, served_values(self.found, list(self.stored.values()), self.now_us), strict=True))
+        expected = values_at(history, view, at_us=self.now_us)
+        different = [n for n in chosen if unequal(served[n], expected[n])]
+        earlier: dict[int, Values] = {}
+        synced = self._synced(table)
+        if different and synced is not None and synced.version != table.version:
+            history.store(synced)
+            earlier = values_at(history, view, at_us=self.now_us)
+            history.store(table)
+        found: list[Difference] = []
+        for n in different:
+            behind = n in earlier and not unequal(served[n], earlier[n])
+            cause = NOT_YET_SYNCED if behind else self._cause(n)
+            for place in unequal(served[n], expected[n]):
+                pair = (repr(values[n][place]) for values in (served, expected))
+                one, other = pair
+                found.append(
+                    Difference(
+                        key=chosen[n][1], feature=view.feature_names[place], online=one, offline=other, cause=cause
+                    )
+                )
+        return found
+
+    def _synced(self, table: OfflineTable) -> OfflineTable | None:
+        """The version that was synced; None when it cannot be read."""
+        try:
+            synced = table.at(self.found.table_version)
+        except OfflineStoreError:
+            return None
+        return synced if str(synced.delta.metadata().id) == self.found.table_id else None
+
+    def _cause(self, n: int) -> str:
+        """Why a key differs, as far as its events tell."""
+        stored, window = self.stored[n], plan_of(self.view).longest_us
+        if stored is None:
+            return EXPIRED if self.found.expires and window is not None else LOST
+        joined = " and ".join(f"known.{name} = chosen.{name}" for name in self.history.keys)
+        rows = self.history.connection.execute(
+            "select event_id, epoch_us(max(created_timestamp)), epoch_us(arg_max(event_timestamp, created_timestamp)) "
+            f"from known join chosen on {joined} where n = {n} group by event_id"
+        ).fetchall()
+        dtype, records = plan_of(self.view).event_id, Records(self.view)
+        present = {records.version(record) for record in records.split(stored)}
+        known = {(created, event_id_number(event_id, dtype)): event for event_id, created, event in rows}
+        missing = [
+            event_us
+            for version, event_us in known.items()
+            if version not in present and (window is None or event_us >= self.now_us - window)
+        ]
+        if missing:
+            return f"{LOST}: {len(missing)} of its events are not online"
+        unknown = {number for _, number in present} - {number for _, number in known}
+        return f"{len(unknown)} of its events are {UNKNOWN}" if unknown else WRONG
+
+
+Values = tuple[Any, ...]
+
+
+def served_values(found: OnlineView, stored: Sequence[bytes | None], at_us: int) -> list[Values]:
+    """What a read at an instant gives for the values of some keys: the view's features, None for no value."""
+    view = found.definition
+    read = StreamViewReader(found, view.ttl_us, view.features, ValueCounts()).read(stored, at_us)
+    columns = []
+    for i, feature in enumerate(view.features):
+        convert, nulls = from_stored(feature.dtype) or (lambda value: value), read.nulls[i]
+        columns.append(
+            [None if nulls is not None and nulls[row] else convert(value) for row, value in enumerate(read.columns[i])]
+        )
+    return [tuple(column[row] for column in columns) for row in range(len(stored))]
+
+
+def unequal(one: Values, other: Values) -> list[int]:
+    """Places where values differ; sums of floats may differ in their last digits, for their order is not fixed."""
+    return [i for i, (a, b) in enumerate(zip(one, other, strict=True)) if not _equal(a, b)]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return bool(a == b)
