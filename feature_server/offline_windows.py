@@ -57,7 +57,7 @@ def values_at(
     return {n: tuple(values) for n, *values in history.connection.execute(sql).fetchall()}
 
 
-def events_in(history: History, view: FeatureView, frame: Frame, *, at_us: int) -> list[dict[str, Any]]:
+def events_in(history: History, frame: Frame, *, at_us: int, last: int | None = None) -> list[dict[str, Any]]:
     """The versions of the events of the chosen keys that lie in a frame and count, oldest first, with all columns."""
     keys = ", ".join(history.keys)
     relation = history.connection.sql(
@@ -72,8 +72,8 @@ def events_in(history: History, view: FeatureView, frame: Frame, *, at_us: int) 
         {_ORDER}
         """
     )
-    names = relation.columns
-    return [dict(zip(names, row, strict=True)) for row in relation.fetchall()]
+    rows = relation.fetchall()
+    return [dict(zip(relation.columns, row, strict=True)) for row in rows[-last if last else None :]]
 
 
 def _names(plan: StreamPlan) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import FeatureStoreError
 
-COMMAND_MODULES = ("definitions", "offline", "training", "online", "serve", "stream", "worker", "catalog")
+COMMAND_MODULES = ("definitions", "offline", "training", "online", "serve", "stream", "worker", "explain", "catalog")
 
 app = typer.Typer(
     name="features",
