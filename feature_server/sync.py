@@ -125,7 +125,8 @@ def sync(
         chosen += sorted(gone)
     else:
         chosen = _named(registry, views, gone)
-    results, failures = [], {}
+    results: list[SyncResult] = []
+    failures: dict[str, FeatureStoreError] = {}
     for view_id in chosen:
         try:
             with fenced(
