@@ -102,7 +102,7 @@ def label(metric: str) -> str:
     words, _, unit = metric.rpartition("_")
     if unit not in UNITS or not words or words.endswith("_per"):
         words, unit = metric, ""
-    text = " ".join("CPU" if word == "cpu" else word for word in words.split("_"))
+    text = " ".join({"cpu": "CPU", "us": "µs"}.get(word, word) for word in words.split("_"))
     return f"{text}, {UNITS[unit]}" if unit else text
 
 
