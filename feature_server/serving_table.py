@@ -1,0 +1,177 @@
+"""What `serving_rows` and `serving_json` do value by value, done for many entities at once with NumPy. Server only.
+
+The fixed part of the rows is looked at as one table; numbers go from it to JSON without a Python object a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from .dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS
+from .serving_rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, ViewReader
+
+MIN_ENTITIES = 8  # below, NumPy's overhead is more than it saves
+Writer = Callable[[Sequence[Any], Sequence[int] | None], bytes]
+Column = tuple[bytes, bytes | None]  # JSON array of values, and statuses without brackets, None when all are PRESENT
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
+_PRESENT = b'"PRESENT",'
+
+
+class TableReader:
+    """Reads and writes the features asked for of one view; `writers` are those of `serving_json` for single values."""
+
+    def __init__(self, view: ViewReader, writers: Sequence[Writer]) -> None:
+        self._view = view
+        stored = view.online.definition.features
+        bitmap = (len(stored) + 7) // 8
+        offsets, offset = {}, 8 + bitmap
+        for feature in stored:
+            if feature.dtype.fixed_width is not None:
+                offsets[feature.name] = offset
+                offset += feature.dtype.fixed_width
+        variable = [feature.name for feature in stored if feature.dtype.fixed_width is None]
+        ends = {name: offset + 4 * i for i, name in enumerate(variable)}
+        self._width = offset + 4 * len(variable)
+        self._fixed = not variable
+        self._no_row = bytes(8) + b"\xff" * bitmap + bytes(self._width - 8 - bitmap)
+        position = {feature.name: i for i, feature in enumerate(stored)}
+        fields: dict[str, tuple[Any, int]] = {"event": ("<i8", 0), "nulls": (("u1", bitmap), 8)}
+        self._columns = []
+        for feature, writer in zip(view.features, writers, strict=True):
+            name, i = feature.name, position[feature.name]
+            if name in ends:
+                fields[f"end {name}"] = ("<u4", ends[name])
+                if ends[name] > offset:
+                    fields[f"start {name}"] = ("<u4", ends[name] - 4)
+                write = self._variable(f"start {name}" if ends[name] > offset else None, f"end {name}", writer)
+            else:
+                fields[f"value {name}"] = (_format(feature.dtype.kind, feature.dtype.fixed_width or 0), offsets[name])
+                write = _fixed(f"value {name}", feature.dtype.kind, writer)
+            self._columns.append((i >> 3, 1 << (i & 7), write))
+        self._row = np.dtype(
+            {
+                "names": list(fields),
+                "formats": [form for form, _ in fields.values()],
+                "offsets": [at for _, at in fields.values()],
+                "itemsize": self._width,
+            }
+        )
+
+    def write(self, rows: Sequence[bytes | None], now_us: int) -> tuple[bytes, list[Column]] | None:
+        """The event timestamps as a JSON array, and each feature's column; None for rows of another layout."""
+        absent: dict[int, str] = {}
+        present: Sequence[Any] = rows
+        if None in rows:
+            absent = {i: NOT_FOUND for i, row in enumerate(rows) if row is None}
+            present = [self._no_row if row is None else row for row in rows]
+        heads = b"".join(present if self._fixed else [row[: self._width] for row in present])
+        if len(heads) != len(rows) * self._width:
+            return None
+        table = np.frombuffer(heads, self._row)
+        event_us = self._valid(np.ascontiguousarray(table["event"]), now_us, absent)
+        bitmaps = table["nulls"]
+        any_null = bitmaps.any()
+        missing, columns, empty = sorted(absent), [], 0
+        for byte, mask, write in self._columns:
+            nulls = missing
+            if any_null:
+                flags = bitmaps[:, byte] & mask
+                if flags.any():
+                    nulls = sorted({*np.flatnonzero(flags).tolist(), *missing})
+            columns.append((write(table, present, nulls), _statuses(len(rows), nulls, absent) if nulls else None))
+            empty += len(nulls)
+        self._count(len(rows), empty, absent)
+        return orjson.dumps(event_us.view("M8[us]"), option=_OPTIONS), columns
+
+    def _valid(self, event_us: npt.NDArray[np.int64], now_us: int, absent: dict[int, str]) -> npt.NDArray[np.int64]:
+        """The event timestamps; rows that do not count at `now_us` are added to `absent`."""
+        ttl_us = self._view.ttl_us
+        if event_us.max() > now_us or (ttl_us is not None and event_us.min() < now_us - ttl_us):
+            expired = event_us < now_us - ttl_us if ttl_us is not None else np.zeros(len(event_us), bool)
+            for i in np.flatnonzero(expired | (event_us > now_us)).tolist():
+                if i not in absent:
+                    absent[i] = OUTSIDE_MAX_AGE if expired[i] else NOT_FOUND
+                if absent[i] is NOT_FOUND:
+                    event_us[i] = 0
+        return event_us
+
+    def _variable(
+        self, start: str | None, end: str, writer: Writer
+    ) -> Callable[[npt.NDArray[Any], Sequence[bytes], Sequence[int]], bytes]:
+        base = self._width
+
+        def write(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
+            ends = (table[end] + base).tolist()
+            if start is None:
+                stored = [row[base:stop] for row, stop in zip(rows, ends, strict=True)]
+            else:
+                starts = (table[start] + base).tolist()
+                stored = [row[begin:stop] for row, begin, stop in zip(rows, starts, ends, strict=True)]
+            return writer(stored, _flags(len(rows), nulls))
+
+        return write
+
+    def _count(self, rows: int, empty: int, absent: dict[int, str]) -> None:
+        counts, features = self._view.counts, len(self._columns)
+        counts.present += rows * features - empty
+        if empty:
+            expired = sum(1 for status in absent.values() if status is OUTSIDE_MAX_AGE)
+            counts.outside_max_age += expired * features
+            counts.not_found += (len(absent) - expired) * features
+            counts.null_value += empty - len(absent) * features
+
+
+def _fixed(name: str, kind: str, writer: Writer) -> Callable[[npt.NDArray[Any], Sequence[bytes], Sequence[int]], bytes]:
+    """What writes a column of fixed width, given the table, the rows and the positions of nulls."""
+
+    def floats(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
+        column = table[name].astype(np.float64)
+        if nulls:
+            column[nulls] = np.nan  # which orjson writes as null
+        text = orjson.dumps(column, option=_OPTIONS)
+        if b"n" in text and text.count(b"null") != len(nulls):
+            return writer(table[name].tolist(), _flags(len(rows), nulls))
+        return text
+
+    def plain(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
+        if nulls:
+            return writer(table[name].tolist(), _flags(len(rows), nulls))
+        return orjson.dumps(np.ascontiguousarray(table[name]), option=_OPTIONS)
+
+    def converted(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
+        return writer(table[name].tolist(), _flags(len(rows), nulls))
+
+    if kind in FLOAT_WIDTHS:
+        return floats
+    return plain if kind in INTEGER_WIDTHS or kind == "bool" else converted
+
+
+def _flags(count: int, nulls: Sequence[int]) -> list[int] | None:
+    if not nulls:
+        return None
+    flags = [0] * count
+    for i in nulls:
+        flags[i] = 1
+    return flags
+
+
+def _statuses(count: int, nulls: Sequence[int], absent: dict[int, str]) -> bytes:
+    parts: list[bytes] = []
+    at = 0
+    for i in nulls:
+        parts += (_PRESENT * (i - at), b'"%b",' % absent.get(i, NULL_VALUE).encode())
+        at = i + 1
+    return b"".join([*parts, _PRESENT * (count - at)])[:-1]
+
+
+def _format(kind: str, width: int) -> str:
+    if kind == "bool":
+        return "?"
+    if width == 16:
+        return "V16"
+    return f"<{kind[0] if kind in INTEGER_WIDTHS or kind in FLOAT_WIDTHS else 'i'}{width}"
