@@ -12,7 +12,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -139,14 +140,23 @@ def _build(
     names: Sequence[str],
     memory_limit: str | None,
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
-    connection = _connect(scratch, memory_limit)
-    try:
+    with _explained(table, memory_limit), ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        connection = stack.enter_context(_connect(scratch, memory_limit))
         if not order_path.is_dir():
             build_order(connection, table, scratch / "order")
             move_into_place(scratch / "order", order_path)
         columns.add(connection, names, scratch)
+    _remove_old(folder, keep=order_path)
+
+
+@contextmanager
+def _explained(table: OfflineTable, memory_limit: str | None) -> Iterator[None]:
+    """Failures of DuckDB and the disk as errors for a user."""
+    try:
+        yield
     except duckdb.OutOfMemoryException as error:
         raise SettingsError(
             "the memory limit is too small to build the index",
@@ -154,17 +164,13 @@ def _build(
             got=f"memory_limit={memory_limit}: {str(error).splitlines()[0]}",
             remedy="give a larger memory limit",
         ) from None
-    except duckdb.IOException as error:
+    except (duckdb.IOException, OSError) as error:
         raise OfflineStoreError(
             "a file of the offline table cannot be read, or the index cannot be written",
             where=f"{table.view_id} version {table.version}",
             got=str(error).splitlines()[0],
             remedy=f"see that the disk has room; `features publish {table.view_id}` writes a new version",
         ) from None
-    finally:
-        connection.close()
-        shutil.rmtree(scratch, ignore_errors=True)
-    _remove_old(folder, keep=order_path)
 
 
 def _connect(scratch: Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:

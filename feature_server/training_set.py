@@ -22,6 +22,7 @@ from .errors import RequestError
 from .index import Index, Notice, open_index
 from .index_columns import arrow_type
 from .offline import OfflineStore, OfflineTable
+from .point_in_time import Int64s
 from .training_record import METADATA_KEY, Fingerprint, SpineRecord, TrainingRecord, ViewRecord, content_of
 from .training_spine import CHUNK_ROWS, Spine, key_values, time_values
 
@@ -156,13 +157,20 @@ class TrainingSet:
             at_us, no_time = time_values(chunk, self._event_timestamp)
             columns: dict[str, pa.Array] = {}
             for read in self._reads:
-                index = open_read(self._sources, read)
-                keys = [key_values(chunk, key) for key in read.view.join_keys]
-                positions = index.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=self.as_known)
-                positions[no_time] = -1
-                self._missing[read.view.id] += int(np.count_nonzero(positions < 0))
-                columns |= zip(read.columns.values(), index.take(list(read.columns), positions), strict=True)
+                try:
+                    columns |= self._features(read, chunk, at_us, no_time)
+                except FileNotFoundError:  # another process made room and removed this index: build it again
+                    columns |= self._features(read, chunk, at_us, no_time)
             yield pa.table([*chunk.columns, *(columns[name] for name in self.feature_columns)], schema=self.schema)
+
+    def _features(self, read: Source, chunk: pa.Table, at_us: Int64s, no_time: np.ndarray) -> dict[str, pa.Array]:
+        index = open_read(self._sources, read)
+        keys = [key_values(chunk, key) for key in read.view.join_keys]
+        positions = index.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=self.as_known)
+        positions[no_time] = -1
+        values = index.take(list(read.columns), positions)
+        self._missing[read.view.id] += int(np.count_nonzero(positions < 0))
+        return dict(zip(read.columns.values(), values, strict=True))
 
     def _record(self, fingerprint: Fingerprint) -> str:
         spine = SpineRecord(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ from .offline_types import quote
 from .point_in_time import Int64s
 
 CHUNK_ROWS = 1 << 20
-_SQL_WORDS = ("select", "with", "from", "(")
+_SQL = re.compile(r"\s*((select|with|from)\s|\()", re.IGNORECASE)
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
@@ -83,7 +84,7 @@ def open_spine(given: Any, connect: Callable[[str], duckdb.DuckDBPyConnection]) 
 
     `connect` opens the DuckDB session in which a given query runs.
     """
-    if isinstance(given, str) and given.lstrip().lower().startswith(_SQL_WORDS):
+    if isinstance(given, str) and _SQL.match(given):
         return _sql_spine(given, connect)
     if isinstance(given, str | Path):
         return parquet_spine(Path(given))

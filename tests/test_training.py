@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import uuid
 from datetime import UTC, date, datetime, timedelta
@@ -248,6 +249,20 @@ def test_a_published_correction_changes_the_answer_and_a_pinned_version_does_not
     assert values(project, spine, ["things:number"], versions={"things": first}) == [(1,)]
 
 
+def test_an_index_removed_between_two_uses_is_built_again(project: Project) -> None:
+    publish_orders(project)
+    training_set = project.store.get_historical_features(make_spine([(1, T0)]), ["orders:count"])
+    shutil.rmtree(project.home / "index")
+    assert training_set.to_arrow().column("count").to_pylist() == [10]
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(project: Project) -> None:
+    publish_orders(project)
+    (project.home / "index").write_text("in the way")
+    with pytest.raises(OfflineStoreError, match="the index cannot be written"):
+        project.store.get_historical_features(make_spine([(1, T0)]), ["orders:count"])
+
+
 def test_the_warehouse_is_never_opened(project: Project) -> None:
     publish_orders(project)
     with duckdb.connect(str(project.home / "warehouse.duckdb")) as build:
@@ -288,6 +303,7 @@ def test_what_does_not_fit_is_an_error_before_any_work(project: Project, tmp_pat
         (spine, "fraud_v1", UnknownNameError, "fraud_v1"),
         (tmp_path / "none.parquet", orders, RequestError, "there is no such file"),
         (Path(__file__), orders, RequestError, "not a Parquet file"),
+        ("from_labels.parquet", orders, RequestError, "there is no such file"),
         ("select nothing", orders, RequestError, "the query fails"),
         ([1, 2], orders, RequestError, "got: list"),
         (pd.DataFrame({"customer": [1, "a"]}), orders, RequestError, "values of several types"),
