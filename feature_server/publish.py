@@ -28,6 +28,7 @@ from .warehouse import Build, Warehouse, open_warehouse
 Progress = Callable[[int, int], None]  # files written, files to write
 BUCKET_ROWS = 2_000_000  # a bucket holds at most about this many rows: what one late row costs to rewrite
 FILES_A_BUCKET = 12  # a bucket with this many files is written as one instead of getting another
+BUCKETS_A_SCAN = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OLDEST_US, _NEWEST_US = -62_135_596_800_000_000, 253_370_764_799_999_999  # 0001-01-01 to the end of 9998
 
@@ -291,21 +292,41 @@ def _refuse_bad_rows(view: FeatureView, warehouse: Warehouse, keyless: int, time
 
 
 def _write_files(
-    view: FeatureView,
-    warehouse: Warehouse,
-    folder: Path,
-    plan: Plan,
-    progress: Progress,
+    view: FeatureView, warehouse: Warehouse, folder: Path, plan: Plan, progress: Progress
 ) -> list[DataFile]:
     files: list[DataFile] = []
-    for write in plan.writes:
+    for write, source in _sources(view, warehouse, plan.writes):
         progress(len(files), len(plan.writes))
-        source = warehouse.source(view, since=_first_day(write.bucket), before=_day_after(write.bucket))
-        if write.condition is not None:
-            source = f"select * from ({source}) where {write.condition}"
         files.append(write_file(warehouse, view, source, folder, write.bucket, write.extent))
     progress(len(files), len(plan.writes))
     return files
+
+
+def _sources(view: FeatureView, warehouse: Warehouse, writes: Sequence[Write]) -> Iterator[tuple[Write, str]]:
+    """A SELECT of each write's rows; those of many buckets from a copy sorted by time, not by one scan a bucket."""
+    spans = [(_first_day(write.bucket), _day_after(write.bucket)) for write in writes]
+    event = quote(view.event_timestamp)
+    staged = len(writes) > BUCKETS_A_SCAN
+    if staged:
+        days = ", ".join(f"(timestamp '{since}', timestamp '{before}')" for since, before in spans)
+        conditions = {write.condition or "true" for write in writes}
+        warehouse.rows(f"""
+            create temp table staged as
+            select * from ({warehouse.source(view, since=min(spans)[0], before=max(spans)[1])})
+            where cast(make_timestamp(epoch_us({event})) as date) in (
+                select cast(unnest(range(since, before, interval 1 day)) as date) from (values {days}) as s(since, before)
+            ) and ({" or ".join(conditions)})
+            order by {event}
+        """)
+    for write, (since, before) in zip(writes, spans, strict=True):
+        if staged:
+            start, end = f"timestamptz '{since}'", f"timestamptz '{before}'"
+            source = f"select * from staged where {event} >= {start} and {event} < {end}"
+        else:
+            source = warehouse.source(view, since=since, before=before)
+        yield write, source if write.condition is None else f"select * from ({source}) where {write.condition}"
+    if staged:
+        warehouse.rows("drop table staged")
 
 
 def _fresh_condition(view: FeatureView, base: OfflineTable) -> str:
