@@ -130,7 +130,7 @@ def write_file(
             got=f"{rows} rows",
             remedy="materialize the model as a table, and use nothing in it that changes from read to read",
         )
-    for written in (path, folder):
+    for written in (path, folder, folder.parent):
         _flush(written)
     return DataFile(path, rows, extent.min_event_us, extent.max_event_us, bucket)
 

@@ -16,7 +16,8 @@ from relations import BUILD_LOG, Relations, view_of
 
 from feature_server.errors import WarehouseError
 from feature_server.offline_commit import CommitConflict, commit
-from feature_server.publish import BUCKETS_A_SCAN, FILES_A_BUCKET, make_plan
+from feature_server.publish import BUCKETS_A_SCAN
+from feature_server.publish_plan import FILES_A_BUCKET, make_plan
 from feature_server.warehouse import open_warehouse
 
 VIEW = view_of("spend", {"customer_id": "bigint"}, {"spend_eur": "double"}, created="ingested_at")
