@@ -182,10 +182,11 @@ def latest_rows(
     files = [file for file in files if file.min_event_us <= now_us]
     total, done = sum(file.rows for file in files), 0
     seen = KeySet([], integer=reader.integer)
-    least = _FIRST_CHUNK_ROWS
     groups = list(_overlapping(files))
     while groups and (wanted is None or len(wanted)):
         chunk = groups.pop()
+        # What a look at `seen` costs grows with it, for strings in full, so chunks grow too.
+        least = max(_FIRST_CHUNK_ROWS, done, len(seen)) if not reader.integer else len(seen) // 20
         while groups and sum(file.rows for file in chunk) < least:
             chunk += groups.pop()
         found = []
@@ -203,7 +204,6 @@ def latest_rows(
             elif groups:
                 seen.add(ids)
         done += sum(file.rows for file in chunk)
-        least = max(least, done)
         progress(done, total)
 
 
