@@ -150,6 +150,7 @@ def connect(spill: Path | None = None) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
     if spill is not None:
+        spill.parent.mkdir(parents=True, exist_ok=True)  # DuckDB makes the last folder alone, when it first spills
         connection.execute(f"set temp_directory = {literal(str(spill))}")
     return connection
 
