@@ -111,7 +111,8 @@ class _Load:
 def load(
     pid: int, port: int, features: list[str], entities: int, known: int, connections: int, seconds: float
 ) -> Numbers:
-    """CPU of the server `pid` a request, and how long requests took."""
+    """CPU of the server `pid` and its workers a request, the memory they held, and how long requests took."""
+    import psutil
     import uvloop
 
     bodies = [json.dumps(request).encode() for request in requests(features, entities, known)]
@@ -124,12 +125,13 @@ def load(
     uvloop.run(run(min(1.0, seconds)))
     cpu, begun = process_cpu_s(pid), time.perf_counter()
     walls = sorted(uvloop.run(run(seconds)))
+    server = psutil.Process(pid)
     return {
         "cpu_us": (process_cpu_s(pid) - cpu) / len(walls) * 1e6,
         "p50_ms": walls[len(walls) // 2] * 1e3,
         "p99_ms": walls[int(len(walls) * 0.99)] * 1e3,
         "requests_per_s": len(walls) / (time.perf_counter() - begun),
-        "peak_mb": process_peak_mb(pid),
+        "peak_mb": sum(process_peak_mb(each.pid) for each in (server, *server.children(recursive=True))),
     }
 
 

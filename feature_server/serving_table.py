@@ -6,6 +6,7 @@ The fixed part of the rows is looked at as one table; numbers go from it to JSON
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class TableReader:
         self._no_row = bytes(8) + b"\xff" * bitmap + bytes(self._width - 8 - bitmap)
         position = {feature.name: i for i, feature in enumerate(stored)}
         fields: dict[str, tuple[Any, int]] = {"event": ("<i8", 0), "nulls": (("u1", bitmap), 8)}
-        self._columns = []
+        self._columns, bits = [], []
         for feature, writer in zip(view.features, writers, strict=True):
             name, i = feature.name, position[feature.name]
             if name in ends:
@@ -52,7 +53,10 @@ class TableReader:
             else:
                 fields[f"value {name}"] = (_format(feature.dtype.kind, feature.dtype.fixed_width or 0), offsets[name])
                 write = _fixed(f"value {name}", feature.dtype.kind, writer)
-            self._columns.append((i >> 3, 1 << (i & 7), write))
+            self._columns.append(write)
+            bits.append(i)
+        self._bits = np.array(bits)
+        self._no_nulls: list[list[int]] = [[] for _ in bits]
         self._row = np.dtype(
             {
                 "names": list(fields),
@@ -74,17 +78,11 @@ class TableReader:
             return None
         table = np.frombuffer(heads, self._row)
         event_us = self._valid(np.ascontiguousarray(table["event"]), now_us, absent)
-        bitmaps = table["nulls"]
-        any_null = bitmaps.any()
-        missing, columns, empty = sorted(absent), [], 0
-        for byte, mask, write in self._columns:
-            nulls = missing
-            if any_null:
-                flags = bitmaps[:, byte] & mask
-                if flags.any():
-                    nulls = sorted({*np.flatnonzero(flags).tolist(), *missing})
-            columns.append((write(table, present, nulls), _statuses(len(rows), nulls, absent) if nulls else None))
-            empty += len(nulls)
+        nulls = self._nulls(table["nulls"], absent)
+        columns, empty = [], 0
+        for write, missing in zip(self._columns, nulls, strict=True):
+            columns.append((write(table, present, missing), _statuses(len(rows), missing, absent)))
+            empty += len(missing)
         self._count(len(rows), empty, absent)
         return orjson.dumps(event_us.view("M8[us]"), option=_OPTIONS), columns
 
@@ -99,6 +97,18 @@ class TableReader:
                 if absent[i] is NOT_FOUND:
                     event_us[i] = 0
         return event_us
+
+    def _nulls(self, bitmaps: npt.NDArray[np.uint8], absent: dict[int, str]) -> list[list[int]]:
+        """For each feature, which entities have no value."""
+        if not absent and not bitmaps.any():
+            return self._no_nulls
+        bits = np.unpackbits(bitmaps, axis=1, bitorder="little")
+        if absent:
+            bits[list(absent)] = 1
+        features, entities = bits.T[self._bits].nonzero()
+        bounds = features.searchsorted(np.arange(len(self._bits) + 1)).tolist()
+        found = entities.tolist()
+        return [found[start:stop] for start, stop in pairwise(bounds)]
 
     def _variable(
         self, start: str | None, end: str, writer: Writer
@@ -134,7 +144,7 @@ def _fixed(name: str, kind: str, writer: Writer) -> Callable[[npt.NDArray[Any], 
         if nulls:
             column[nulls] = np.nan  # which orjson writes as null
         text = orjson.dumps(column, option=_OPTIONS)
-        if b"n" in text and text.count(b"null") != len(nulls):
+        if text.count(b"n") != len(nulls):  # another null than those: NaN or infinity
             return writer(table[name].tolist(), _flags(len(rows), nulls))
         return text
 
@@ -160,7 +170,9 @@ def _flags(count: int, nulls: Sequence[int]) -> list[int] | None:
     return flags
 
 
-def _statuses(count: int, nulls: Sequence[int], absent: dict[int, str]) -> bytes:
+def _statuses(count: int, nulls: Sequence[int], absent: dict[int, str]) -> bytes | None:
+    if not nulls:
+        return None
     parts: list[bytes] = []
     at = 0
     for i in nulls:
