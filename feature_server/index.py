@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,11 +30,12 @@ from .index_files import move_into_place
 from .index_order import Order, build_order
 from .offline import OfflineTable
 from .offline_types import literal
-from .point_in_time import Int64s, rows_at
+from .point_in_time import NO_ROW, Int64s, rows_at
 
 KEEP_VERSIONS = 3
 _FORMAT = b"1"  # of the files; another format is another folder
 _ABANDONED_SECONDS = 24 * 3600
+_SPAN = 1 << 21  # rows of the history that are searched before their memory is given back
 _AMOUNT = re.compile(r"\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
 
 Notice: TypeAlias = Callable[[str], None]
@@ -60,10 +62,19 @@ class Index:
         `keys` holds one array per join key, in the view's order and of its types; a null in any of them finds nothing.
         """
         groups = self._groups(keys)
-        found = rows_at(self._order.history, groups, at_us, ttl_us=ttl_us, as_known=as_known)
-        if self.rows:
-            found = np.where(found >= 0, self._order.positions[np.maximum(found, 0)], found)
-        return found
+        order = np.argsort(groups)
+        order = order[np.searchsorted(groups[order], 0) :]
+        first = self._order.history.starts[groups[order]]
+        edges = np.searchsorted(first, np.arange(0, self.rows + _SPAN, _SPAN))
+        positions = np.full(len(groups), NO_ROW, dtype=np.int64)
+        for low, high in pairwise(edges.tolist()):
+            part = order[low:high]
+            if len(part):
+                rows = rows_at(self._order.history, groups[part], at_us[part], ttl_us=ttl_us, as_known=as_known)
+                part, rows = part[rows >= 0], rows[rows >= 0]
+                positions[part] = self._order.positions[rows]
+                self._order.release()
+        return positions
 
     def take(self, names: Sequence[str], positions: Int64s) -> list[pa.Array]:
         """The values of the columns `names` at positions that `find` gave; null where negative."""

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from .dtypes import DType
 from .errors import OfflineStoreError
-from .index_files import move_into_place, write_synced
+from .index_files import Mapped, move_into_place, write_synced
 from .offline import DataFile, OfflineTable
 from .offline_types import columns
 from .point_in_time import Int64s
@@ -59,7 +59,7 @@ class Contents(msgspec.Struct, frozen=True):
 
 
 class Folder:
-    """One folder; its files are not kept open, for a map that stays open keeps every page it has touched."""
+    """One folder; its files are opened for each use."""
 
     def __init__(self, path: Path, contents: Contents) -> None:
         self.path = path
@@ -68,11 +68,11 @@ class Folder:
         self.starts = {file: start for (file, _), start in zip(contents.files, offsets, strict=False)}
         self.rows = offsets[-1]
 
-    def values(self, name: str) -> pa.ChunkedArray:
-        """The column's values, as they are on disk: mapped until the last reference goes."""
+    def open(self, name: str) -> tuple[pa.ChunkedArray, Mapped]:
+        """The column's values, and the map that they are in."""
         number = list(self.columns).index(name)
-        with pa.memory_map(str(self.path / f"{number}.arrow")) as source:
-            return pa.ipc.open_file(source).read_all().column(0)
+        mapped = Mapped(self.path / f"{number}.arrow")
+        return pa.ipc.open_file(pa.BufferReader(mapped.buffer)).read_all().column(0), mapped
 
 
 class Run(NamedTuple):
@@ -134,12 +134,14 @@ class Columns:
         runs, _ = self._locate(name)
         parts: list[tuple[int, pa.Array]] = []
         for folder in {run.folder.path: run.folder for run in runs}.values():
-            values = folder.values(name)
+            values, mapped = folder.open(name)
             for run in runs:
                 if run.folder is folder:
                     low, high = np.searchsorted(rows, [run.first, run.first + run.rows])
                     places = rows[low:high] - (run.first - run.start)
-                    parts += [(low + offset, part) for offset, part in _take_ascending(values, places)]
+                    for offset, part in _take_ascending(values, places):
+                        parts.append((low + offset, part))
+                        mapped.release()
         parts.sort(key=lambda part: part[0])
         empty: Any = pa.nulls
         return pa.concat_arrays([empty(0, dtype), *(part for _, part in parts)])
