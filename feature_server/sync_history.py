@@ -35,6 +35,7 @@ class KeyReader:
     def __init__(self, view: FeatureView) -> None:
         self.view = view
         self.packer = RowPacker(view)
+        self.rows_read = 0
         self.integer = len(view.join_keys) == 1 and view.join_keys[0].dtype.kind in INTEGER_WIDTHS
         self._order = [*view.key_names, view.event_timestamp, *filter(None, [view.created_timestamp])]
 
@@ -60,6 +61,7 @@ class KeyReader:
         columns = [*self._order, *names]
         with pq.ParquetFile(file.path) as parquet:
             for group in range(parquet.num_row_groups):
+                self.rows_read += parquet.metadata.row_group(group).num_rows
                 if wanted is not None and self.integer and not wanted.may_overlap(_key_range(parquet, group)):
                     continue
                 rows = parquet.read_row_group(group, columns=columns)
@@ -180,13 +182,13 @@ def latest_rows(
 ) -> Iterator[tuple[Ids, pa.Table]]:
     """Entities and latest rows, every key once: of all keys, or of those in `wanted`, which keeps those not found."""
     files = [file for file in files if file.min_event_us <= now_us]
-    total, done = sum(file.rows for file in files), 0
+    total, before = sum(file.rows for file in files), reader.rows_read
     seen = KeySet([], integer=reader.integer)
     groups = list(_overlapping(files))
     while groups and (wanted is None or len(wanted)):
         chunk = groups.pop()
         # What a look at `seen` costs grows with it, for strings in full, so chunks grow too.
-        least = max(_FIRST_CHUNK_ROWS, done, len(seen)) if not reader.integer else len(seen) // 20
+        least = max(_FIRST_CHUNK_ROWS, reader.rows_read - before) if not reader.integer else len(seen) // 20
         while groups and sum(file.rows for file in chunk) < least:
             chunk += groups.pop()
         found = []
@@ -196,6 +198,7 @@ def latest_rows(
             if not keep.all():
                 ids, latest = _filtered(ids, keep), latest.filter(pa.array(keep))
             found.append(ids)
+            progress(reader.rows_read - before, total)
             if latest.num_rows:
                 yield ids, latest
         for ids in found:
@@ -203,8 +206,6 @@ def latest_rows(
                 wanted.discard(ids)
             elif groups:
                 seen.add(ids)
-        done += sum(file.rows for file in chunk)
-        progress(done, total)
 
 
 def _pieces(
