@@ -106,7 +106,7 @@ def verify(
             differences = comparison.differences(sample, progress)
             newest = comparison.newest_event_us()
         verified = _verified(comparison, table, differences, newest, started)
-        if not verified.unexplained or not _being_synced(view, online, registry):
+        if not verified.unexplained or not _being_synced(view, online, found):
             return verified
         time.sleep(0.5)
         table = store.table(view.id)
@@ -115,10 +115,12 @@ def verify(
     )
 
 
-def _being_synced(view: FeatureView, online: OnlineStore, before: OnlineRegistry) -> bool:
+def _being_synced(view: FeatureView, online: OnlineStore, before: OnlineView) -> bool:
+    """Whether a sync of the view is running, or has ended since it was as `before`."""
     with redis_errors():
         locked = online.client.exists(keys.LOCK + view.id.encode())
-    return bool(locked) or online.registry() != before
+    registry = online.registry()
+    return bool(locked) or registry is None or registry.views.get(view.id) != before
 
 
 def _verified(

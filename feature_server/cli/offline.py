@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import FeatureStoreError, OfflineStoreError, RequestError
+from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SyncConflict
 from .common import Json, ProjectDir, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def verify(
             try:
                 with progress_bar(view.id) as progress:
                     result = run(view, online, store, now_us=settings.now_us(), sample=sample, progress=progress)
-            except OfflineStoreError as error:
+            except (OfflineStoreError, SyncConflict) as error:
                 failed[view.id] = error
                 typer.echo(f"failed {error}", err=True)
                 continue
