@@ -61,12 +61,12 @@ class JsonWriter:
             ) from None
         for view, position in self._columns:
             values, tails = written[view]
-            parts += (b'{"values":', values[position], tails[position])
+            parts += (b'{"values":[', values[position], tails[position])
         parts[-1] = parts[-1][:-1] + b"]}"
         return b"".join(parts)
 
     def _write_view(self, view: int, answer: OnlineFeatures, present: bytes) -> tuple[list[bytes], list[bytes]]:
-        """The values of each feature of a view, and for each what follows them: statuses and event timestamps."""
+        """The values of each feature of a view, and for each what follows: the bracket, statuses, event timestamps."""
         if answer.count >= MIN_ENTITIES:
             table = self._tables[view].write(answer.rows[view], answer.now_us)
             if table is not None:
@@ -77,7 +77,7 @@ class JsonWriter:
         columns = answer.view(view)
         times = _encode(to_datetimes(columns.event_us))
         values = [
-            write(column, flags)
+            write(column, flags)[1:-1]
             for write, column, flags in zip(self._writers[view], columns.columns, columns.nulls, strict=True)
         ]
         tails = [_tail(present, times)] * len(values)
@@ -94,7 +94,7 @@ class JsonWriter:
 
 
 def _tail(statuses: bytes, times: bytes) -> bytes:
-    return b',"statuses":[%b],"event_timestamps":%b},' % (statuses, times)
+    return b'],"statuses":[%b],"event_timestamps":%b},' % (statuses, times)
 
 
 def _writer(dtype: DType) -> Writer:

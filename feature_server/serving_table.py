@@ -18,7 +18,8 @@ from .serving_rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, ViewReader
 
 MIN_ENTITIES = 8  # below, NumPy's overhead is more than it saves
 Writer = Callable[[Sequence[Any], Sequence[int] | None], bytes]
-Column = tuple[bytes, bytes | None]  # JSON array of values, and statuses without brackets, None when all are PRESENT
+Column = tuple[bytes, bytes | None]  # values and statuses as JSON without brackets; None when all are PRESENT
+Write = Callable[[npt.NDArray[Any], Sequence[bytes], Sequence[int]], bytes]
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _PRESENT = b'"PRESENT",'
 
@@ -42,21 +43,25 @@ class TableReader:
         self._no_row = bytes(8) + b"\xff" * bitmap + bytes(self._width - 8 - bitmap)
         position = {feature.name: i for i, feature in enumerate(stored)}
         fields: dict[str, tuple[Any, int]] = {"event": ("<i8", 0), "nulls": (("u1", bitmap), 8)}
-        self._columns, bits = [], []
-        for feature, writer in zip(view.features, writers, strict=True):
-            name, i = feature.name, position[feature.name]
+        self._writes: list[Write] = []
+        self._floats: list[tuple[int, str]] = []  # position and field of the features that are written together
+        for at, (feature, writer) in enumerate(zip(view.features, writers, strict=True)):
+            name, kind = feature.name, feature.dtype.kind
             if name in ends:
                 fields[f"end {name}"] = ("<u4", ends[name])
+                start = None
                 if ends[name] > offset:
-                    fields[f"start {name}"] = ("<u4", ends[name] - 4)
-                write = self._variable(f"start {name}" if ends[name] > offset else None, f"end {name}", writer)
+                    start = f"start {name}"
+                    fields[start] = ("<u4", ends[name] - 4)
+                self._writes.append(_variable(start, f"end {name}", self._width, writer))
             else:
-                fields[f"value {name}"] = (_format(feature.dtype.kind, feature.dtype.fixed_width or 0), offsets[name])
-                write = _fixed(f"value {name}", feature.dtype.kind, writer)
-            self._columns.append(write)
-            bits.append(i)
-        self._bits = np.array(bits)
-        self._no_nulls: list[list[int]] = [[] for _ in bits]
+                field = f"value {name}"
+                fields[field] = (_format(kind, feature.dtype.fixed_width or 0), offsets[name])
+                self._writes.append(_fixed(field, kind, writer))
+                if kind in FLOAT_WIDTHS:
+                    self._floats.append((at, field))
+        self._bits = np.array([position[feature.name] for feature in view.features])
+        self._no_nulls: list[list[int]] = [[] for _ in view.features]
         self._row = np.dtype(
             {
                 "names": list(fields),
@@ -79,9 +84,13 @@ class TableReader:
         table = np.frombuffer(heads, self._row)
         event_us = self._valid(np.ascontiguousarray(table["event"]), now_us, absent)
         nulls = self._nulls(table["nulls"], absent)
+        written = self._write_floats(table, nulls)
         columns, empty = [], 0
-        for write, missing in zip(self._columns, nulls, strict=True):
-            columns.append((write(table, present, missing), _statuses(len(rows), missing, absent)))
+        for at, (write, missing) in enumerate(zip(self._writes, nulls, strict=True)):
+            values = written.get(at)
+            if values is None:
+                values = write(table, present, missing)[1:-1]
+            columns.append((values, _statuses(len(rows), missing, absent)))
             empty += len(missing)
         self._count(len(rows), empty, absent)
         return orjson.dumps(event_us.view("M8[us]"), option=_OPTIONS), columns
@@ -110,24 +119,23 @@ class TableReader:
         found = entities.tolist()
         return [found[start:stop] for start, stop in pairwise(bounds)]
 
-    def _variable(
-        self, start: str | None, end: str, writer: Writer
-    ) -> Callable[[npt.NDArray[Any], Sequence[bytes], Sequence[int]], bytes]:
-        base = self._width
-
-        def write(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
-            ends = (table[end] + base).tolist()
-            if start is None:
-                stored = [row[base:stop] for row, stop in zip(rows, ends, strict=True)]
-            else:
-                starts = (table[start] + base).tolist()
-                stored = [row[begin:stop] for row, begin, stop in zip(rows, starts, ends, strict=True)]
-            return writer(stored, _flags(len(rows), nulls))
-
-        return write
+    def _write_floats(self, table: npt.NDArray[Any], nulls: Sequence[Sequence[int]]) -> dict[int, bytes]:
+        """The columns of floats by position, all written in one go; none when one holds NaN or an infinity."""
+        if not self._floats:
+            return {}
+        numbers, empty = np.empty((len(self._floats), len(table))), 0
+        for i, (at, field) in enumerate(self._floats):
+            numbers[i] = table[field]
+            if nulls[at]:
+                numbers[i, nulls[at]] = np.nan  # which orjson writes as null
+                empty += len(nulls[at])
+        text = orjson.dumps(numbers, option=_OPTIONS)
+        if text.count(b"n") != empty:
+            return {}
+        return dict(zip((at for at, _ in self._floats), text[2:-2].split(b"],["), strict=True))
 
     def _count(self, rows: int, empty: int, absent: dict[int, str]) -> None:
-        counts, features = self._view.counts, len(self._columns)
+        counts, features = self._view.counts, len(self._writes)
         counts.present += rows * features - empty
         if empty:
             expired = sum(1 for status in absent.values() if status is OUTSIDE_MAX_AGE)
@@ -136,29 +144,33 @@ class TableReader:
             counts.null_value += empty - len(absent) * features
 
 
-def _fixed(name: str, kind: str, writer: Writer) -> Callable[[npt.NDArray[Any], Sequence[bytes], Sequence[int]], bytes]:
-    """What writes a column of fixed width, given the table, the rows and the positions of nulls."""
+def _fixed(field: str, kind: str, writer: Writer) -> Write:
+    """What writes a column of fixed width, given the table, the rows and which entities have no value."""
 
-    def floats(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
-        column = table[name].astype(np.float64)
+    def numbers(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
         if nulls:
-            column[nulls] = np.nan  # which orjson writes as null
-        text = orjson.dumps(column, option=_OPTIONS)
-        if text.count(b"n") != len(nulls):  # another null than those: NaN or infinity
-            return writer(table[name].tolist(), _flags(len(rows), nulls))
-        return text
+            return writer(table[field].tolist(), _flags(len(rows), nulls))
+        return orjson.dumps(np.ascontiguousarray(table[field]), option=_OPTIONS)
 
-    def plain(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
-        if nulls:
-            return writer(table[name].tolist(), _flags(len(rows), nulls))
-        return orjson.dumps(np.ascontiguousarray(table[name]), option=_OPTIONS)
+    def others(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
+        return writer(table[field].tolist(), _flags(len(rows), nulls))
 
-    def converted(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
-        return writer(table[name].tolist(), _flags(len(rows), nulls))
+    return numbers if kind in INTEGER_WIDTHS or kind == "bool" else others
 
-    if kind in FLOAT_WIDTHS:
-        return floats
-    return plain if kind in INTEGER_WIDTHS or kind == "bool" else converted
+
+def _variable(start: str | None, end: str, base: int, writer: Writer) -> Write:
+    """What writes a column of strings or lists, whose bytes reach from `start` to `end`, counted from `base`."""
+
+    def write(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
+        ends = (table[end] + base).tolist()
+        if start is None:
+            stored = [row[base:stop] for row, stop in zip(rows, ends, strict=True)]
+        else:
+            starts = (table[start] + base).tolist()
+            stored = [row[begin:stop] for row, begin, stop in zip(rows, starts, ends, strict=True)]
+        return writer(stored, _flags(len(rows), nulls))
+
+    return write
 
 
 def _flags(count: int, nulls: Sequence[int]) -> list[int] | None:
