@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dags_project import FILES
@@ -56,11 +56,9 @@ class Till:
             check=False,
         )
 
-    def refresh(self, hour: str) -> dict[str, Any]:
-        """The hourly refresh of the interval that ends at `hour`: exit code, and the state of every task."""
-        run = self.airflow("scripts.refresh", "hourly", "--at", f"2024-01-31T{hour}:00Z", "--json")
-        (done,) = json.loads(run.stdout)["runs"]
-        return {"code": run.returncode, "states": {task["task"]: task["state"] for task in done["tasks"]}}
+    def refresh(self, hour: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """The hourly refresh of the interval that ends at `hour`."""
+        return self.airflow("scripts.refresh", "hourly", "--at", f"2024-01-31T{hour}:00Z", *options)
 
     def published(self) -> dict[str, tuple[int, int]]:
         """Version and number of rows of each hourly view's offline table."""
@@ -98,15 +96,19 @@ def test_a_bad_row_stops_the_refresh_and_the_next_good_one_repairs_it(till: Till
     before = (till.published(), till.served())
     till.payments.write_text(GOOD_ROWS + BAD_ROW)
     failed = till.refresh("23")
-    assert failed["code"] == 1
-    assert failed["states"]["dbt.stg_payments"] == "success"
-    assert failed["states"]["dbt.account__activity_v2"] == "failed"
-    assert {failed["states"][task] for task in AFTER_THE_BUILD} == {"upstream_failed"}
+    assert failed.returncode == 1
+    states = {line.split()[-1]: line.split()[0] for line in failed.stdout.splitlines() if line.startswith("  ")}
+    assert states["dbt.stg_payments"] == "success"
+    assert states["dbt.account__activity_v2"] == "failed"
+    assert {states[task] for task in AFTER_THE_BUILD} == {"upstream_failed"}
+    assert "test.till.not_null_account__activity_v2_amount_cents" in failed.stdout
+    assert re.search(r"ON CALL refresh_hourly\.dbt\.build of run \S+: nothing was published", failed.stdout)
     assert (till.published(), till.served()) == before
 
     till.payments.write_text(GOOD_ROWS)
-    repaired = till.refresh("23")
-    assert repaired["code"] == 0
-    assert set(repaired["states"].values()) == {"success"}
+    repaired = till.refresh("23", "--json")
+    assert repaired.returncode == 0
+    (run,) = json.loads(repaired.stdout)["runs"]
+    assert {task["state"] for task in run["tasks"]} == {"success"}
     assert till.published() == dict.fromkeys(VIEWS, (1, 3))
     assert till.served() == [900, 700]
