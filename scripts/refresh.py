@@ -90,10 +90,11 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     good = all(run.state == "success" for run in runs)
+    said = [] if good else reasons(log.read_text(errors="replace"))
     if given.json:
-        print(json.dumps({"runs": [asdict(run) for run in runs], "log": str(log)}, indent=2))
+        print(json.dumps({"runs": [asdict(run) for run in runs], "reasons": said, "log": str(log)}, indent=2))
     elif not good:
-        print("\n".join([*reasons(log.read_text(errors="replace")), f"what Airflow said: {log}"]))
+        print("\n".join([*said, f"what Airflow said: {log}"]))
     return 0 if good else 1
 
 

@@ -112,7 +112,7 @@ def test_commands_are_those_of_the_command_line(dags: Structure) -> None:
     commands = {name: task["command"] for name, task in dags["refresh_daily"]["tasks"].items() if task["command"]}
     assert commands == {
         "apply": "features apply --no-parse",
-        "publish": "features publish --refresh daily",
+        "publish": "features publish --refresh daily --wait 300",
         "sync": "features sync --refresh daily",
         "verify": "features verify --refresh daily",
     }

@@ -67,7 +67,7 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
             apply,
             command(
                 "publish",
-                f"features publish {option}",
+                f"features publish {option} --wait 300",
                 project,
                 pool=DUCKDB_POOL,
                 outlets=[Asset(name=view.id, uri=asset_uri(view.id), group="feature_view") for view in views],
