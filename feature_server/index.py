@@ -7,7 +7,6 @@ created) in `index_order`, the features' values in `index_columns`. It is a cach
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -26,7 +25,7 @@ import pyarrow.compute as pc
 from .dtypes import INTEGER_WIDTHS
 from .errors import OfflineStoreError, SettingsError
 from .index_columns import Columns, arrow_int64
-from .index_files import move_into_place
+from .index_files import move_into_place, touch
 from .index_order import Order, build_order
 from .offline import OfflineTable
 from .offline_types import literal
@@ -138,7 +137,7 @@ def open_index(
     if missing or not order_path.is_dir():
         notice(f"indexing {table.view_id} version {table.version}")
         _build(table, folder, order_path, columns, names, memory_limit)
-    os.utime(order_path)
+    touch(order_path)
     columns.touch()
     return Index(table, Order.open(order_path, table.view()), columns)
 
@@ -160,6 +159,7 @@ def _build(
             build_order(connection, table, scratch / "order")
             move_into_place(scratch / "order", order_path)
         columns.add(connection, names, scratch)
+        columns.touch()
     _remove_old(folder, keep=order_path)
 
 
@@ -215,19 +215,12 @@ def _content_hash(table: OfflineTable) -> str:
 
 def _remove_old(folder: Path, *, keep: Path) -> None:
     """Removes the orders least recently used, what they alone used, and what a killed build left behind."""
-    orders = sorted(folder.glob("order-*"), key=_last_use, reverse=True)
-    kept = [path for path in orders if path == keep] + [path for path in orders if path != keep][: KEEP_VERSIONS - 1]
-    oldest_use = min((_last_use(path) for path in kept if path != keep), default=time.time()) if len(kept) > 1 else None
-    for path in orders:
-        if path not in kept:
-            shutil.rmtree(path, ignore_errors=True)
-    if len(orders) > len(kept) and oldest_use is not None:
-        for path in folder.glob("columns-*"):
-            if _last_use(path) < oldest_use - 1:
-                shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".building-*"):
-        if _last_use(path) < time.time() - _ABANDONED_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+    others = sorted((path for path in folder.glob("order-*") if path != keep), key=_last_use, reverse=True)
+    kept, removed = others[: KEEP_VERSIONS - 1], others[KEEP_VERSIONS - 1 :]
+    unused = [path for path in folder.glob("columns-*") if removed and _last_use(path) < _last_use(kept[-1]) - 1]
+    abandoned = [path for path in folder.glob(".building-*") if _last_use(path) < time.time() - _ABANDONED_SECONDS]
+    for path in (*removed, *unused, *abandoned):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _last_use(path: Path) -> float:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from .dtypes import DType
 from .errors import OfflineStoreError
-from .index_files import Mapped, move_into_place, write_synced
+from .index_files import Mapped, move_into_place, touch, write_synced
 from .offline import DataFile, OfflineTable
 from .offline_types import columns
 from .point_in_time import Int64s
@@ -31,6 +31,7 @@ from .point_in_time import Int64s
 MAX_FOLDERS = 16  # that one column is read from; beyond, it is written anew in one
 _BATCH_ROWS = 1 << 18
 _LIST_BATCH_ROWS = 1 << 14
+_FILES = 200  # that are written at once: as many as may be open with room to spare
 _CONTENTS = "contents.json"
 
 _ARROW_TYPES: dict[str, pa.DataType] = {
@@ -105,7 +106,12 @@ class Columns:
     def add(self, connection: duckdb.DuckDBPyConnection, names: Sequence[str], scratch: Path) -> None:
         """Writes the columns that are missing; the whole takes the memory of one batch of rows."""
         connection.execute("set preserve_insertion_order = true")
-        for files, absent in self.missing(names).items():
+        parts = (
+            (files, absent[n : n + _FILES])
+            for files, absent in self.missing(names).items()
+            for n in range(0, len(absent), _FILES)
+        )
+        for files, absent in parts:
             contents = Contents(
                 {name: str(self._dtypes[name]) for name in absent}, [(str(file.path), file.rows) for file in files]
             )
@@ -126,7 +132,7 @@ class Columns:
     def touch(self) -> None:
         """Marks the folders of this version as used."""
         for folder in self._present:
-            os.utime(folder.path)
+            touch(folder.path)
 
     def _gather(self, name: str, rows: Int64s) -> pa.Array:
         """The column's values at ascending `rows`."""

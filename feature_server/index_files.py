@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,12 @@ def move_into_place(built: Path, path: Path) -> None:
         if not path.is_dir():
             raise
     _sync_folder(path.parent)
+
+
+def touch(path: Path) -> None:
+    """Marks a folder as used now; one that this user may only read stays as it is."""
+    with suppress(PermissionError):
+        os.utime(path)
 
 
 def _sync_folder(path: Path) -> None:

@@ -20,7 +20,7 @@ from .index_columns import arrow_type
 from .offline_types import quote
 from .point_in_time import Int64s
 
-CHUNK_ROWS = 1 << 20
+READ_ROWS = 1 << 18
 _SQL = re.compile(r"\s*((select|with|from)\s|\()", re.IGNORECASE)
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
@@ -45,14 +45,14 @@ class Spine:
             )
         self.schema = _as_in_parquet(schema)
 
-    def chunks(self) -> Iterator[pa.Table]:
-        """The rows in order, CHUNK_ROWS at a time, each column in one piece; one empty chunk when there are none."""
+    def chunks(self, rows: int) -> Iterator[pa.Table]:
+        """The rows in order, `rows` at a time, each column in one piece; one empty chunk when there are none."""
         pending: list[pa.RecordBatch] = []
         count = 0
         empty = True
         for batch in self._read():
-            while count + batch.num_rows >= CHUNK_ROWS:
-                head = batch.slice(0, CHUNK_ROWS - count)
+            while count + batch.num_rows >= rows:
+                head = batch.slice(0, rows - count)
                 yield self._table([*pending, head])
                 batch, pending, count, empty = batch.slice(head.num_rows), [], 0, False
             if batch.num_rows:
@@ -131,7 +131,7 @@ def parquet_spine(path: Path, columns: Sequence[str] | None = None) -> Spine:
 
     def read() -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=CHUNK_ROWS, columns=schema.names)
+            yield from file.iter_batches(batch_size=READ_ROWS, columns=schema.names)
 
     return Spine(path, schema, rows, read)
 
@@ -148,7 +148,7 @@ def _sql_spine(sql: str, connect: Callable[[str], duckdb.DuckDBPyConnection]) ->
     def read() -> Iterator[pa.RecordBatch]:
         with connect(sql) as connection:
             try:
-                yield from connection.sql(sql).to_arrow_reader(CHUNK_ROWS)
+                yield from connection.sql(sql).to_arrow_reader(READ_ROWS)
             except duckdb.Error as error:
                 raise failure(error) from None
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from published import Project, make_view
 
-from feature_server import training_spine
+from feature_server import training_set
 from feature_server.errors import FeatureStoreError, OfflineStoreError, RequestError, UnknownNameError
 
 T0 = datetime(2024, 3, 10, tzinfo=UTC)
@@ -217,7 +217,7 @@ def test_a_long_spine_is_the_same_in_chunks(project: Project, monkeypatch: pytes
     publish_orders(project)
     spine = make_spine([(number % 3, T0 + (number % 5 - 1) * HOUR) for number in range(25)])
     whole = project.store.get_historical_features(spine, ["orders:count"]).to_arrow()
-    monkeypatch.setattr(training_spine, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(training_set, "CHUNK_ROWS", 10)
     pieces = project.store.get_historical_features(spine, ["orders:count"]).to_arrow()
     assert pieces.column("count").num_chunks == 3
     assert pieces.equals(whole)
