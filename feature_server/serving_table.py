@@ -20,6 +20,7 @@ MIN_ENTITIES = 8  # below, NumPy's overhead is more than it saves
 Writer = Callable[[Sequence[Any], Sequence[int] | None], bytes]
 Column = tuple[bytes, bytes | None]  # values and statuses as JSON without brackets; None when all are PRESENT
 Write = Callable[[npt.NDArray[Any], Sequence[bytes], Sequence[int]], bytes]
+_BITS = [[bit for bit in range(8) if flags >> bit & 1] for flags in range(256)]
 FEW = 8  # elements that are set faster one by one
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _PRESENT = b'"PRESENT",'
@@ -62,6 +63,7 @@ class TableReader:
                 if kind in FLOAT_WIDTHS:
                     self._floats.append((at, field))
         self._bits = np.array([position[feature.name] for feature in view.features])
+        self._of_bit = {bit: i for i, bit in enumerate(self._bits.tolist())}
         self._no_nulls: list[list[int]] = [[] for _ in view.features]
         self._row = np.dtype(
             {
@@ -76,15 +78,17 @@ class TableReader:
         """The event timestamps as a JSON array, and each feature's column; None for rows of another layout."""
         absent: dict[int, str] = {}
         present: Sequence[Any] = rows
-        if None in rows:
+        try:
+            heads = self._heads(present)
+        except TypeError:  # None, which is cheaper to meet than to look for
             absent = {i: NOT_FOUND for i, row in enumerate(rows) if row is None}
             present = [self._no_row if row is None else row for row in rows]
-        heads = b"".join(present if self._fixed else [row[: self._width] for row in present])
+            heads = self._heads(present)
         if len(heads) != len(rows) * self._width:
             return None
         table = np.frombuffer(heads, self._row)
         event_us = self._valid(np.ascontiguousarray(table["event"]), now_us, absent)
-        nulls = self._nulls(table["nulls"], absent)
+        nulls = self._nulls(heads, table["nulls"], absent)
         written = self._write_floats(table, nulls)
         columns, empty = [], 0
         for at, (write, missing) in enumerate(zip(self._writes, nulls, strict=True)):
@@ -108,17 +112,32 @@ class TableReader:
                     event_us[i] = 0
         return event_us
 
-    def _nulls(self, bitmaps: npt.NDArray[np.uint8], absent: dict[int, str]) -> list[list[int]]:
+    def _heads(self, rows: Sequence[bytes]) -> bytes:
+        return b"".join(rows if self._fixed else [row[: self._width] for row in rows])
+
+    def _nulls(self, heads: bytes, bitmaps: npt.NDArray[np.uint8], absent: dict[int, str]) -> list[list[int]]:
         """For each feature, which entities have no value."""
-        if not absent and not bitmaps.any():
+        rows, width = bitmaps.shape
+        planes = [heads[8 + byte :: self._width] for byte in range(width)]
+        marked = rows * width - sum(plane.count(0) for plane in planes)
+        if marked == 0 and not absent:
             return self._no_nulls
-        bits = np.unpackbits(bitmaps, axis=1, bitorder="little")
-        if absent:
-            bits[list(absent)] = 1
-        features, entities = bits.T[self._bits].nonzero()
-        bounds = features.searchsorted(np.arange(len(self._bits) + 1)).tolist()
-        found = entities.tolist()
-        return [found[start:stop] for start, stop in pairwise(bounds)]
+        if marked > rows or absent:
+            bits = np.unpackbits(bitmaps, axis=1, bitorder="little")
+            if absent:
+                bits[list(absent)] = 1
+            features, entities = bits.T[self._bits].nonzero()
+            bounds = features.searchsorted(np.arange(len(self._bits) + 1)).tolist()
+            positions = entities.tolist()
+            return [positions[start:stop] for start, stop in pairwise(bounds)]
+        found: list[list[int]] = [[] for _ in self._no_nulls]
+        for byte, plane in enumerate(planes):
+            for entity, flags in enumerate(plane):
+                if flags:
+                    for bit in _BITS[flags]:
+                        if (feature := self._of_bit.get(8 * byte + bit)) is not None:
+                            found[feature].append(entity)
+        return found
 
     def _write_floats(self, table: npt.NDArray[Any], nulls: Sequence[Sequence[int]]) -> dict[int, bytes]:
         """The columns of floats by position; none when one of them holds NaN or an infinity."""
