@@ -52,7 +52,18 @@ class Scan(msgspec.Struct, frozen=True):
 def make_plan(
     view: FeatureView, warehouse: Warehouse, base: OfflineTable | None, *, full: bool, bucket_rows: int
 ) -> Plan:
-    """Compare the relation with the table and say what to write, reading the warehouse but writing nothing."""
+    """Compare the relation with the table and say what to write, reading the warehouse but writing nothing.
+
+    WarehouseError when a test of the view failed at its last run: what it wrote is not published.
+    """
+    if failed := warehouse.failed_tests(view):
+        raise WarehouseError(
+            "tests of the view failed when last run, so its rows are not published",
+            where=view.id,
+            expected="all tests green",
+            got=", ".join(failed),
+            remedy=f"correct the data or the model, then `dbt build --select {view.name}` and publish again",
+        )
     check = hash_check(warehouse)
     builds = warehouse.builds(view)
     if base is None or (published := _comparable(base, view, check, bucket_rows)) is None:

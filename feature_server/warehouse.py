@@ -81,14 +81,22 @@ class Warehouse:
 
     def builds(self, view: FeatureView) -> tuple[Build, ...]:
         """The view's entries of the build log `feature_builds` in its schema, oldest first; none without such a log."""
-        *schema, identifier = _name_parts(view)[-2:]
-        log = ".".join(map(quote, [self.name, *schema, "feature_builds"]))
-        sql = f"select invocation_id, epoch_us(changed_from) from {log} where model = ? order by rowid"
-        try:
-            rows = self.connection.execute(sql, [identifier]).fetchall()
-        except (duckdb.CatalogException, duckdb.BinderException):
-            return ()
+        rows = self._noted(view, "feature_builds", "invocation_id, epoch_us(changed_from)", "rowid")
         return tuple(Build(*row) for row in rows)
+
+    def failed_tests(self, view: FeatureView) -> tuple[str, ...]:
+        """Names of the view's tests that failed when last run, from the table `failed_tests` in its schema if any."""
+        return tuple(name for (name,) in self._noted(view, "failed_tests", "test", "test"))
+
+    def _noted(self, view: FeatureView, table: str, columns: str, order: str) -> list[tuple[Any, ...]]:
+        """What the project's macros have written about the view in a table beside it; nothing without such a table."""
+        *schema, identifier = _name_parts(view)[-2:]
+        notes = ".".join(map(quote, [self.name, *schema, table]))
+        sql = f"select {columns} from {notes} where model = ? order by {order}"
+        try:
+            return self.connection.execute(sql, [identifier]).fetchall()
+        except (duckdb.CatalogException, duckdb.BinderException):
+            return []
 
     def _checked_types(self, view: FeatureView) -> dict[str, str]:
         actual = self._column_types(view)

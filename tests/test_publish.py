@@ -245,6 +245,20 @@ def test_rows_that_nothing_can_find_are_refused(spend: Relations, row: str, prob
     assert spend.store.table("spend").version == 0
 
 
+def test_a_view_whose_tests_failed_is_not_published_until_they_pass(spend: Relations) -> None:
+    spend.execute(
+        "create table failed_tests(model varchar, test varchar)",
+        "insert into failed_tests values ('spend', 'grain_spend'), ('other', 'in_range_other')",
+        "update spend set spend_eur = -1",
+    )
+    with pytest.raises(WarehouseError) as raised:
+        spend.publish(VIEW)
+    assert raised.value.got == "grain_spend"
+    assert spend.store.table("spend").version == 0
+    spend.execute("delete from failed_tests where model = 'spend'")
+    assert spend.publish(VIEW).version == 1
+
+
 class TestBuildLog:
     """What dbt's build log says of changed event times limits what is compared."""
 
