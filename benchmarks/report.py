@@ -146,6 +146,7 @@ def _draw(axis: Any, title: str, metric: str, cases: list[Numbers]) -> None:
     if positive and max(positive) > 30 * min(positive):
         axis.set_xscale("log")
     axis.margins(x=0.12)
+    axis.set_ylim(-0.6, len(cases) - 0.4)
     axis.set_yticks(range(len(cases)), [case["case"] for case in reversed(cases)], fontsize=9)
     axis.set_title(f"{title}: {label(metric)}", loc="left", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
