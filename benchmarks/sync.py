@@ -266,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     expiring = in_child("benchmarks.sync:write_path", {**common, "expire": True}, runs=runs)
     cases.append(make_case(f"{keys:,} keys: write path, with expiry", ours=expiring, limit=best, targets={}))
     waits = in_child("benchmarks.sync:readers_wait", common, runs=runs)
-    cases.append(make_case(f"{keys:,} keys: a reader's wait meanwhile", ours=waits, targets={"p99_ms": "<= 5"}))
+    cases.append(make_case(f"{keys:,} keys: a reader's wait meanwhile", ours=waits, targets={}))
     write_results(Path(chosen.out), "Sync", cases)
     return 0
 
