@@ -265,13 +265,40 @@ def client_limit(url: str, code: str, features: list[str], entities: int, known:
         return _timed(read, wanted)
 
 
+def loads(server: tuple[int, int], common: Numbers, seconds: float, runs: int) -> dict[tuple[int, int], Numbers]:
+    """What each load on a server (process id, port) gives, by number of entities and of connections."""
+    pid, port = server
+    found = {}
+    for entities in TARGETS_US:
+        for connections in CONNECTIONS:
+            request = {**common, "pid": pid, "port": port, "entities": entities, "connections": connections}
+            found[entities, connections] = in_child("benchmarks.read:load", {**request, "seconds": seconds}, runs=runs)
+    return found
+
+
+def feast(python: Path, work: Path, size: Any, common: Numbers, seconds: float, runs: int) -> tuple[Numbers, Numbers]:
+    """Feast's server by number of entities and connections, and Feast in process by number of entities."""
+    from .feast_env import FEAST_ENV, feast_repository
+    from .servers import feast_server, valkey
+
+    theirs: Numbers = {"runs": 1, "timeout_s": 3600, "python": python, "env": FEAST_ENV}
+    with valkey(work / "read-feast") as store:
+        repository = feast_repository(python, work, ["s"], size, redis_port=store.port, ttl_days=365)
+        span = {"repository": str(repository), "view": "s", "start": "2024-12-31", "end": "2025-02-02"}
+        in_child("benchmarks.feast_calls:materialize", span, **theirs)
+        calls = {}
+        for entities in TARGETS_US:
+            request = {**common, "repository": str(repository), "entities": entities, "calls": 2000 // entities + 100}
+            calls[entities] = in_child("benchmarks.feast_calls:online", request, **theirs)
+        with feast_server(python, repository) as server:
+            return loads((server.pid, server.port), common, seconds, runs), calls
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     from feature_server.embedded import EmbeddedValkey
 
     from .common import make_case, parser, write_results
     from .data import ViewSize, feature_names, published
-    from .feast_env import FEAST_ENV, feast_repository
-    from .servers import feast_server, valkey
 
     options = parser(__doc__ or "")
     options.add_argument("--entities", type=int, default=None, help="entities in the store")
@@ -281,60 +308,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = chosen.entities or ENTITIES[chosen.size]
     seconds = chosen.seconds or SECONDS[chosen.size]
     size = ViewSize(entities=known, history=1, doubles=True)
-    names = feature_names("s", size)
-    features = [f"s:{name}" for name in names]
+    features = [f"s:{name}" for name in feature_names("s", size)]
     folder, log = work / "read-valkey", work / "read.log"
     shutil.rmtree(folder, ignore_errors=True)
     home = str(published(work, ["s"], size, ttl_days=None).home)
     common: Numbers = {"features": features, "known": known}
-    cases = []
-
-    def loads(server: tuple[int, int]) -> dict[tuple[int, int], Numbers]:
-        return {
-            (entities, connections): in_child(
-                "benchmarks.read:load",
-                {**common, "pid": server[0], "port": server[1], "entities": entities, "connections": connections,
-                 "seconds": seconds},
-                runs=runs,
-            )
-            for entities in TARGETS_US
-            for connections in CONNECTIONS
-        }  # fmt: skip
-
-    feast_http: dict[tuple[int, int], Numbers] = {}
-    feast_calls: dict[int, Numbers] = {}
+    theirs: tuple[Numbers, Numbers] = ({}, {})
     if chosen.feast_python is not None:
-        with valkey(work / "read-feast") as store:
-            repository = feast_repository(chosen.feast_python, work, ["s"], size, redis_port=store.port, ttl_days=365)
-            python = {"python": chosen.feast_python, "env": FEAST_ENV}
-            span = {"repository": str(repository), "view": "s", "start": "2024-12-31", "end": "2025-02-02"}
-            in_child("benchmarks.feast_calls:materialize", span, runs=1, timeout_s=3600, **python)
-            for entities in TARGETS_US:
-                call = {**common, "repository": str(repository), "entities": entities, "calls": 2000 // entities + 100}
-                feast_calls[entities] = in_child("benchmarks.feast_calls:online", call, runs=1, **python)
-            with feast_server(chosen.feast_python, repository) as server:
-                feast_http = loads((server.pid, server.port))
-
+        theirs = feast(chosen.feast_python, work, size, common, seconds, runs)
+    cases = []
     with EmbeddedValkey(folder) as store:
         code = in_child("benchmarks.read:fill", {"url": store.url, "home": home}, runs=1)["code"]
         with our_server(store.url, log) as server:
-            ours = loads(server)
+            ours = loads(server, common, seconds, runs)
         with limit_server(store.url, code, len(features), log) as server:
-            limits = loads(server)
+            limits = loads(server, common, seconds, runs)
         for (entities, connections), numbers in ours.items():
-            title = f"HTTP, {entities} × {len(features)}, {connections} connection{'s' if connections > 1 else ''}"
             targets = {"cpu_us/feast": "<= 0.5"}
             if connections == CONNECTIONS[0]:
-                targets = {"cpu_us": f"<= {TARGETS_US[entities]}", **targets}
+                targets["cpu_us"] = f"<= {TARGETS_US[entities]}"
+            title = f"HTTP, {entities} × {len(features)}, {connections} connection{'s' if connections > 1 else ''}"
             key = entities, connections
-            cases.append(make_case(title, ours=numbers, limit=limits[key], feast=feast_http.get(key), targets=targets))
+            cases.append(make_case(title, ours=numbers, limit=limits[key], feast=theirs[0].get(key), targets=targets))
         for entities in TARGETS_US:
-            call = {**common, "url": store.url, "entities": entities, "calls": 5_000 if entities == 1 else 1_000}
-            best = in_child("benchmarks.read:client_limit", {**call, "code": code}, runs=runs)
-            direct = in_child("benchmarks.read:client", call, runs=runs)
-            title = f"client from Redis, {entities} × {len(features)}"
+            request = {**common, "url": store.url, "entities": entities, "calls": 5_000 if entities == 1 else 1_000}
+            best = in_child("benchmarks.read:client_limit", {**request, "code": code}, runs=runs)
+            direct = in_child("benchmarks.read:client", request, runs=runs)
             targets = {"p50_ms": "<= 1", "cpu_us/feast": "<= 0.5"}
-            cases.append(make_case(title, ours=direct, limit=best, feast=feast_calls.get(entities), targets=targets))
+            title = f"client from Redis, {entities} × {len(features)}"
+            cases.append(make_case(title, ours=direct, limit=best, feast=theirs[1].get(entities), targets=targets))
     shutil.rmtree(folder, ignore_errors=True)
     write_results(Path(chosen.out), "Read", cases)
     return 0
