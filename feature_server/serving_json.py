@@ -37,6 +37,7 @@ class JsonWriter:
         self._keys = [key.name for key in plan.join_keys]
         self._columns = [(column.view, column.position) for column in plan.columns]
         self._writers = [[_writer(feature.dtype) for feature in view.features] for view in plan.views]
+        self._plain = [all(from_stored(feature.dtype) is None for feature in view.features) for view in plan.views]
         self._tables = [TableReader(view, writers) for view, writers in zip(plan.views, self._writers, strict=True)]
         self._present: dict[int, bytes] = {}  # by number of entities: that many times PRESENT
 
@@ -76,6 +77,11 @@ class JsonWriter:
                 return [values for values, _ in written], tails
         columns = answer.view(view)
         times = _encode(to_datetimes(columns.event_us))
+        if self._plain[view] and not any(columns.nulls):
+            text = orjson.dumps(columns.columns)
+            if b"n" not in text:  # null, for NaN or infinity
+                values = text[2:-2].split(b"],[")
+                return values, [_tail(present, times)] * len(values)
         values = [
             write(column, flags)[1:-1]
             for write, column, flags in zip(self._writers[view], columns.columns, columns.nulls, strict=True)
