@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from .dtypes import INTEGER_WIDTHS
 from .errors import OfflineStoreError, SettingsError
-from .index_columns import Columns, arrow_int64
+from .index_columns import Columns, arrow_int64, numpy_bools, numpy_integers
 from .index_files import move_into_place, touch
 from .index_order import Order, build_order
 from .offline import OfflineTable
@@ -91,15 +91,15 @@ class Index:
 
 def _search(known: pa.ChunkedArray, key: Any) -> Int64s:
     """Groups of one integer key: `known` is sorted."""
-    values = known.to_numpy()
-    wanted = pc.fill_null(key, 0).to_numpy(zero_copy_only=False)
+    values = np.concatenate([numpy_integers(chunk) for chunk in known.chunks])
+    wanted = numpy_integers(key)
     order = np.argsort(wanted)  # a search for sorted values touches each part of `known` once
     groups = np.empty(len(wanted), dtype=np.int64)
     groups[order] = np.searchsorted(values, wanted[order])
     absent = values[np.minimum(groups, len(values) - 1)] != wanted
     groups[absent] = -1
     if key.null_count:
-        groups[pc.is_null(key).to_numpy(zero_copy_only=False)] = -1
+        groups[numpy_bools(pc.is_null(key))] = -1
     return groups
 
 

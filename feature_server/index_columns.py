@@ -233,7 +233,7 @@ def _scatter(values: pa.Array, places: Int64s, size: int) -> pa.Array:
         source[places], present[places] = np.arange(len(places)), True
         return values.take(_from_numpy(pa.int64(), source, present))
     valid = np.zeros(size, dtype=bool)
-    valid[places] = True if values.null_count == 0 else pc.is_valid(values).to_numpy(zero_copy_only=False)
+    valid[places] = True if values.null_count == 0 else numpy_bools(pc.is_valid(values))
     numbers = np.zeros(size, dtype=f"i{width}")
     data: Any = values.buffers()[1]
     numbers[places] = np.frombuffer(data, dtype=f"i{width}")[values.offset :][: len(values)]
@@ -243,6 +243,22 @@ def _scatter(values: pa.Array, places: Int64s, size: int) -> pa.Array:
 def arrow_int64(values: Int64s) -> Any:
     """An Arrow array on the same memory; `pa.array` would import pandas, which takes longer than a small join."""
     return _from_numpy(pa.int64(), values, None)
+
+
+def numpy_integers(values: Any) -> np.ndarray:
+    """An Arrow array of integers as NumPy, arbitrary where null; `to_numpy` would import pandas too."""
+    dtype = f"{'u' if pa.types.is_unsigned_integer(values.type) else 'i'}{values.type.bit_width // 8}"
+    if len(values) == values.null_count:
+        return np.zeros(len(values), dtype=dtype)
+    return np.frombuffer(values.buffers()[1], dtype=dtype)[values.offset : values.offset + len(values)]
+
+
+def numpy_bools(values: Any) -> np.ndarray:
+    """An Arrow array of booleans without nulls, for NumPy."""
+    if len(values) == 0:
+        return np.empty(0, dtype=bool)
+    bits = np.unpackbits(np.frombuffer(values.buffers()[1], dtype=np.uint8), bitorder="little")
+    return bits[values.offset : values.offset + len(values)].astype(bool)
 
 
 def _from_numpy(type_: pa.DataType, values: np.ndarray, valid: np.ndarray | None) -> Any:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from .definitions import FeatureView, JoinKey
 from .dtypes import INTEGER_WIDTHS
 from .errors import RequestError
-from .index_columns import arrow_type
+from .index_columns import arrow_type, numpy_bools, numpy_integers
 from .offline_types import quote
 from .point_in_time import Int64s
 
@@ -72,7 +72,7 @@ def _as_in_parquet(schema: pa.Schema) -> pa.Schema:
     types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema]
     sink = pa.BufferOutputStream()
     try:
-        pq.write_table(pa.schema(list(zip(schema.names, types, strict=True))).empty_table(), sink)
+        pq.ParquetWriter(sink, pa.schema(list(zip(schema.names, types, strict=True)))).close()
     except pa.ArrowNotImplementedError as error:
         raise RequestError("a column has a type that Parquet lacks", where="spine", got=str(error)) from None
     stored = pq.read_schema(pa.BufferReader(sink.getvalue()))
@@ -264,7 +264,7 @@ def _uuid_text(values: pa.Array, name: str) -> pa.Array:
 
 
 def time_values(chunk: pa.Table, name: str) -> tuple[Int64s, np.ndarray]:
-    """The times in microseconds since 1970 UTC, and which of them are null."""
+    """The times in microseconds since 1970 UTC, arbitrary where null, and which of them are null."""
     values = _one_array(chunk.column(name))
     exact: Any
     try:
@@ -278,8 +278,7 @@ def time_values(chunk: pa.Table, name: str) -> tuple[Int64s, np.ndarray]:
             remedy='round them, e.g. with pandas: .dt.floor("us")',
         ) from None
     null = pc.is_null(exact)
-    microseconds: Any = pc.fill_null(exact.cast(pa.int64()), 0)
-    return microseconds.to_numpy(), null.to_numpy(zero_copy_only=False)
+    return numpy_integers(exact.cast(pa.int64())), numpy_bools(null)
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

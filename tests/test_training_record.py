@@ -83,6 +83,20 @@ def test_train_takes_single_features_and_its_options(project: Project, tmp_path:
     assert table.column("orders__count").to_pylist() == [None, 10, 20, None, None]
 
 
+def test_a_training_set_on_disk_needs_no_pandas(project: Project, tmp_path: Path) -> None:
+    script = f"""
+import sys
+from feature_server import FeatureStore
+store = FeatureStore({str(project.folder)!r})
+assert store.get_historical_features({str(spine_file(tmp_path))!r}, "fraud_v1").to_arrow().num_rows == 5
+print("pandas" in sys.modules)
+"""
+    spine = pa.table({"customer": [1], "event_timestamp": [T0]})
+    project.store.get_historical_features(spine, "fraud_v1")
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
 def test_a_bad_spine_ends_with_code_1_and_no_file(project: Project, tmp_path: Path) -> None:
     out = tmp_path / "train.parquet"
     run = features("train", "fraud_v1", "--spine", tmp_path / "none.parquet", "--out", out, project=project)
