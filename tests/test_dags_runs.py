@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dags_project import FILES
 from tiny_project import write_project
 
 from feature_server import FeatureClient
+from feature_server.embedded import EmbeddedValkey
 from feature_server.manifest.dbt_parse import dbt_parse
 from feature_server.offline import OfflineStore
 
@@ -73,9 +75,16 @@ class Till:
 
 
 @pytest.fixture(scope="module")
-def till(tmp_path_factory: pytest.TempPathFactory, valkey_server: str) -> Till:
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a server that no other module writes to: what a refresh left must be there for the next."""
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def till(tmp_path_factory: pytest.TempPathFactory, own_valkey: str) -> Till:
     """A project that Airflow has refreshed once, up to ten in the evening."""
-    till = Till(tmp_path_factory.mktemp("till"), valkey_server)
+    till = Till(tmp_path_factory.mktemp("till"), own_valkey)
     till.payments.write_text(GOOD_ROWS)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FEATURES_HOME", "TILL_PAYMENTS"):
