@@ -23,8 +23,6 @@ TARGETS = {"cpu_s/limit": "<= 1.5", "cpu_s/feast": "<= 0.5", "peak_mb/feast": "<
 
 def ours(home: str, spine: str, features: list[str], first: bool = False, memory_limit: str | None = None) -> Numbers:
     """The product's training set as an Arrow table; with `first`, from the published tables alone."""
-    import pandas  # noqa: F401  (pyarrow loads it when first used; Feast's imports are not counted either)
-
     from feature_server.store import FeatureStore
 
     store = FeatureStore(home=home, memory_limit=memory_limit)

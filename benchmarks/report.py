@@ -102,7 +102,7 @@ def label(metric: str) -> str:
     words, _, unit = metric.rpartition("_")
     if unit not in UNITS or not words or words.endswith("_per"):
         words, unit = metric, ""
-    text = " ".join("CPU" if word == "cpu" else word for word in words.split("_"))
+    text = " ".join({"cpu": "CPU", "us": "µs"}.get(word, word) for word in words.split("_"))
     return f"{text}, {UNITS[unit]}" if unit else text
 
 
@@ -146,6 +146,7 @@ def _draw(axis: Any, title: str, metric: str, cases: list[Numbers]) -> None:
     if positive and max(positive) > 30 * min(positive):
         axis.set_xscale("log")
     axis.margins(x=0.12)
+    axis.set_ylim(-0.6, len(cases) - 0.4)
     axis.set_yticks(range(len(cases)), [case["case"] for case in reversed(cases)], fontsize=9)
     axis.set_title(f"{title}: {label(metric)}", loc="left", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)

@@ -109,6 +109,7 @@ def _machine() -> dict[str, str]:
     memory = [int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal:")]
     return {
         "processor": f"{names[0] if names else platform.machine()} × {os.cpu_count()}",
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "memory": f"{memory[0] / 2**20:.0f} GiB" if memory else "unknown",
         "Python": platform.python_version(),
         "DuckDB": version("duckdb"),

@@ -52,6 +52,7 @@ def feast_server(python: Path, repository: Path) -> Iterator[Server]:
     port = free_port()
     log = repository / "serve.log"
     command = [str(python.parent / "feast"), "-c", str(repository), "serve", "-h", "127.0.0.1", "-p", str(port)]
+    command += ["--max-requests", "0"]  # by default a worker ends after a thousand requests, and resets connections
     with process([*command, "-w", "1", "--no-access-log"], log=log, env=FEAST_ENV) as pid:
         _wait(lambda: _is_healthy(f"http://127.0.0.1:{port}/health"), pid, log)
         yield Server(pid, port)

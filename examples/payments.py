@@ -267,7 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--customers", type=positive, default=2000)
     parser.add_argument("--merchants", type=positive, default=300)
     parser.add_argument("--days", type=positive, default=45)
-    parser.add_argument("--until", type=instant, default="2013-12-31T23:00:00Z", help="end of the world, ISO, UTC")
+    parser.add_argument("--until", type=instant, default="2013-12-30T23:00:00Z", help="end of the world, ISO, UTC")
     parser.add_argument("--transactions", type=positive, help="default: 100 a customer")
     parser.add_argument("--seed", type=int, default=7)
     given = parser.parse_args(arguments)

@@ -94,6 +94,5 @@ def _pandas_type(dtype: DType) -> str:
 def event_times(microseconds: Sequence[int], statuses: Sequence[str]) -> list[datetime | None]:
     """Event timestamps as aware times, None where there is no row."""
     return [
-        None if status == NOT_FOUND else time
-        for time, status in zip(to_datetimes(microseconds), statuses, strict=True)
+        None if status == NOT_FOUND else time for time, status in zip(to_datetimes(microseconds), statuses, strict=True)
     ]

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 from .errors import OnlineStoreError, OnlineStoreUnavailable
 from .settings import Settings
@@ -70,7 +71,7 @@ class EmbeddedValkey:
         try:
             if not _lock(self._users, fcntl.LOCK_SH, seconds=STOP_SECONDS):
                 raise self._unavailable("the embedded Valkey is still shutting down")
-            self.url = f"unix://{self._reach()}"
+            self.url = f"unix://{quote(str(self._reach()))}"
         except BaseException:
             self._users.close()
             raise

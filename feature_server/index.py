@@ -7,12 +7,13 @@ created) in `index_order`, the features' values in `index_columns`. It is a cach
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,16 +24,17 @@ import pyarrow.compute as pc
 
 from .dtypes import INTEGER_WIDTHS
 from .errors import OfflineStoreError, SettingsError
-from .index_columns import Columns, arrow_int64
-from .index_files import move_into_place
+from .index_columns import Columns, arrow_int64, numpy_bools, numpy_integers
+from .index_files import move_into_place, touch
 from .index_order import Order, build_order
 from .offline import OfflineTable
 from .offline_types import literal
-from .point_in_time import History, Int64s, rows_at
+from .point_in_time import NO_ROW, History, Int64s, rows_at
 
 KEEP_VERSIONS = 3
 _FORMAT = b"1"  # of the files; another format is another folder
 _ABANDONED_SECONDS = 24 * 3600
+_SPAN = 1 << 21  # rows of the history that are searched before their memory is given back
 _AMOUNT = re.compile(r"\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
 
 Notice: TypeAlias = Callable[[str], None]
@@ -69,10 +71,19 @@ class Index:
         `keys` holds one array per join key, in the view's order and of its types; a null in any of them finds nothing.
         """
         groups = self.groups(keys)
-        found = rows_at(self._order.history, groups, at_us, ttl_us=ttl_us, as_known=as_known)
-        if self.rows:
-            found = np.where(found >= 0, self._order.positions[np.maximum(found, 0)], found)
-        return found
+        order = np.argsort(groups)
+        order = order[np.searchsorted(groups[order], 0) :]
+        first = self._order.history.starts[groups[order]]
+        edges = np.searchsorted(first, np.arange(0, self.rows + _SPAN, _SPAN))
+        positions = np.full(len(groups), NO_ROW, dtype=np.int64)
+        for low, high in pairwise(edges.tolist()):
+            part = order[low:high]
+            if len(part):
+                rows = rows_at(self._order.history, groups[part], at_us[part], ttl_us=ttl_us, as_known=as_known)
+                part, rows = part[rows >= 0], rows[rows >= 0]
+                positions[part] = self._order.positions[rows]
+                self._order.release()
+        return positions
 
     def take(self, names: Sequence[str], positions: Int64s) -> list[pa.Array]:
         """The values of the columns `names` at positions that `find` gave; null where negative."""
@@ -90,15 +101,15 @@ class Index:
 
 def _search(known: pa.ChunkedArray, key: Any) -> Int64s:
     """Groups of one integer key: `known` is sorted."""
-    values = known.to_numpy()
-    wanted = pc.fill_null(key, 0).to_numpy(zero_copy_only=False)
+    values = np.concatenate([numpy_integers(chunk) for chunk in known.chunks])
+    wanted = numpy_integers(key)
     order = np.argsort(wanted)  # a search for sorted values touches each part of `known` once
     groups = np.empty(len(wanted), dtype=np.int64)
     groups[order] = np.searchsorted(values, wanted[order])
     absent = values[np.minimum(groups, len(values) - 1)] != wanted
     groups[absent] = -1
     if key.null_count:
-        groups[pc.is_null(key).to_numpy(zero_copy_only=False)] = -1
+        groups[numpy_bools(pc.is_null(key))] = -1
     return groups
 
 
@@ -136,7 +147,7 @@ def open_index(
     if missing or not order_path.is_dir():
         notice(f"indexing {table.view_id} version {table.version}")
         _build(table, folder, order_path, columns, names, memory_limit)
-    os.utime(order_path)
+    touch(order_path)
     columns.touch()
     return Index(table, Order.open(order_path, table.view()), columns, order_path.name.removeprefix("order-"))
 
@@ -149,14 +160,24 @@ def _build(
     names: Sequence[str],
     memory_limit: str | None,
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
-    connection = _connect(scratch, memory_limit)
-    try:
+    with _explained(table, memory_limit), ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        connection = stack.enter_context(_connect(scratch, memory_limit))
         if not order_path.is_dir():
             build_order(connection, table, scratch / "order")
             move_into_place(scratch / "order", order_path)
         columns.add(connection, names, scratch)
+        columns.touch()
+    _remove_old(folder, keep=order_path)
+
+
+@contextmanager
+def _explained(table: OfflineTable, memory_limit: str | None) -> Iterator[None]:
+    """Failures of DuckDB and the disk as errors for a user."""
+    try:
+        yield
     except duckdb.OutOfMemoryException as error:
         raise SettingsError(
             "the memory limit is too small to build the index",
@@ -164,17 +185,13 @@ def _build(
             got=f"memory_limit={memory_limit}: {str(error).splitlines()[0]}",
             remedy="give a larger memory limit",
         ) from None
-    except duckdb.IOException as error:
+    except (duckdb.IOException, OSError) as error:
         raise OfflineStoreError(
             "a file of the offline table cannot be read, or the index cannot be written",
             where=f"{table.view_id} version {table.version}",
             got=str(error).splitlines()[0],
             remedy=f"see that the disk has room; `features publish {table.view_id}` writes a new version",
         ) from None
-    finally:
-        connection.close()
-        shutil.rmtree(scratch, ignore_errors=True)
-    _remove_old(folder, keep=order_path)
 
 
 def _connect(scratch: Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
@@ -208,20 +225,13 @@ def _content_hash(table: OfflineTable) -> str:
 
 def _remove_old(folder: Path, *, keep: Path) -> None:
     """Removes the orders least recently used, what they alone used, and what a killed build left behind."""
-    orders = sorted(folder.glob("order-*"), key=_last_use, reverse=True)
-    kept = [path for path in orders if path == keep] + [path for path in orders if path != keep][: KEEP_VERSIONS - 1]
-    oldest_use = min((_last_use(path) for path in kept if path != keep), default=time.time()) if len(kept) > 1 else None
-    for path in orders:
-        if path not in kept:
-            shutil.rmtree(path, ignore_errors=True)
-            shutil.rmtree(path.with_name(path.name.replace("order-", "events-")), ignore_errors=True)
-    if len(orders) > len(kept) and oldest_use is not None:
-        for path in folder.glob("columns-*"):
-            if _last_use(path) < oldest_use - 1:
-                shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".building-*"):
-        if _last_use(path) < time.time() - _ABANDONED_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+    others = sorted((path for path in folder.glob("order-*") if path != keep), key=_last_use, reverse=True)
+    kept, removed = others[: KEEP_VERSIONS - 1], others[KEEP_VERSIONS - 1 :]
+    unused = [path for path in folder.glob("columns-*") if removed and _last_use(path) < _last_use(kept[-1]) - 1]
+    abandoned = [path for path in folder.glob(".building-*") if _last_use(path) < time.time() - _ABANDONED_SECONDS]
+    events = [path.with_name(path.name.replace("order-", "events-")) for path in removed]
+    for path in (*removed, *events, *unused, *abandoned):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _last_use(path: Path) -> float:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from .dtypes import DType
 from .errors import OfflineStoreError
-from .index_files import move_into_place, write_synced
+from .index_files import Mapped, move_into_place, touch, write_synced
 from .offline import DataFile, OfflineTable
 from .offline_types import columns
 from .point_in_time import Int64s
@@ -31,6 +31,7 @@ from .point_in_time import Int64s
 MAX_FOLDERS = 16  # that one column is read from; beyond, it is written anew in one
 _BATCH_ROWS = 1 << 18
 _LIST_BATCH_ROWS = 1 << 14
+_FILES = 200  # that are written at once: as many as may be open with room to spare
 _CONTENTS = "contents.json"
 
 _ARROW_TYPES: dict[str, pa.DataType] = {
@@ -59,7 +60,7 @@ class Contents(msgspec.Struct, frozen=True):
 
 
 class Folder:
-    """One folder; its files are not kept open, for a map that stays open keeps every page it has touched."""
+    """One folder; its files are opened for each use."""
 
     def __init__(self, path: Path, contents: Contents) -> None:
         self.path = path
@@ -68,11 +69,11 @@ class Folder:
         self.starts = {file: start for (file, _), start in zip(contents.files, offsets, strict=False)}
         self.rows = offsets[-1]
 
-    def values(self, name: str) -> pa.ChunkedArray:
-        """The column's values, as they are on disk: mapped until the last reference goes."""
+    def open(self, name: str) -> tuple[pa.ChunkedArray, Mapped]:
+        """The column's values, and the map that they are in."""
         number = list(self.columns).index(name)
-        with pa.memory_map(str(self.path / f"{number}.arrow")) as source:
-            return pa.ipc.open_file(source).read_all().column(0)
+        mapped = Mapped(self.path / f"{number}.arrow")
+        return pa.ipc.open_file(pa.BufferReader(mapped.buffer)).read_all().column(0), mapped
 
 
 class Run(NamedTuple):
@@ -105,7 +106,12 @@ class Columns:
     def add(self, connection: duckdb.DuckDBPyConnection, names: Sequence[str], scratch: Path) -> None:
         """Writes the columns that are missing; the whole takes the memory of one batch of rows."""
         connection.execute("set preserve_insertion_order = true")
-        for files, absent in self.missing(names).items():
+        parts = (
+            (files, absent[n : n + _FILES])
+            for files, absent in self.missing(names).items()
+            for n in range(0, len(absent), _FILES)
+        )
+        for files, absent in parts:
             contents = Contents(
                 {name: str(self._dtypes[name]) for name in absent}, [(str(file.path), file.rows) for file in files]
             )
@@ -126,7 +132,7 @@ class Columns:
     def touch(self) -> None:
         """Marks the folders of this version as used."""
         for folder in self._present:
-            os.utime(folder.path)
+            touch(folder.path)
 
     def _gather(self, name: str, rows: Int64s) -> pa.Array:
         """The column's values at ascending `rows`."""
@@ -134,12 +140,14 @@ class Columns:
         runs, _ = self._locate(name)
         parts: list[tuple[int, pa.Array]] = []
         for folder in {run.folder.path: run.folder for run in runs}.values():
-            values = folder.values(name)
+            values, mapped = folder.open(name)
             for run in runs:
                 if run.folder is folder:
                     low, high = np.searchsorted(rows, [run.first, run.first + run.rows])
                     places = rows[low:high] - (run.first - run.start)
-                    parts += [(low + offset, part) for offset, part in _take_ascending(values, places)]
+                    for offset, part in _take_ascending(values, places):
+                        parts.append((low + offset, part))
+                        mapped.release()
         parts.sort(key=lambda part: part[0])
         empty: Any = pa.nulls
         return pa.concat_arrays([empty(0, dtype), *(part for _, part in parts)])
@@ -225,7 +233,7 @@ def _scatter(values: pa.Array, places: Int64s, size: int) -> pa.Array:
         source[places], present[places] = np.arange(len(places)), True
         return values.take(_from_numpy(pa.int64(), source, present))
     valid = np.zeros(size, dtype=bool)
-    valid[places] = True if values.null_count == 0 else pc.is_valid(values).to_numpy(zero_copy_only=False)
+    valid[places] = True if values.null_count == 0 else numpy_bools(pc.is_valid(values))
     numbers = np.zeros(size, dtype=f"i{width}")
     data: Any = values.buffers()[1]
     numbers[places] = np.frombuffer(data, dtype=f"i{width}")[values.offset :][: len(values)]
@@ -235,6 +243,22 @@ def _scatter(values: pa.Array, places: Int64s, size: int) -> pa.Array:
 def arrow_int64(values: Int64s) -> Any:
     """An Arrow array on the same memory; `pa.array` would import pandas, which takes longer than a small join."""
     return _from_numpy(pa.int64(), values, None)
+
+
+def numpy_integers(values: Any) -> np.ndarray:
+    """An Arrow array of integers as NumPy, arbitrary where null; `to_numpy` would import pandas too."""
+    dtype = f"{'u' if pa.types.is_unsigned_integer(values.type) else 'i'}{values.type.bit_width // 8}"
+    if len(values) == values.null_count:
+        return np.zeros(len(values), dtype=dtype)
+    return np.frombuffer(values.buffers()[1], dtype=dtype)[values.offset : values.offset + len(values)]
+
+
+def numpy_bools(values: Any) -> np.ndarray:
+    """An Arrow array of booleans without nulls, for NumPy."""
+    if len(values) == 0:
+        return np.empty(0, dtype=bool)
+    bits = np.unpackbits(np.frombuffer(values.buffers()[1], dtype=np.uint8), bitorder="little")
+    return bits[values.offset : values.offset + len(values)].astype(bool)
 
 
 def _from_numpy(type_: pa.DataType, values: np.ndarray, valid: np.ndarray | None) -> Any:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .definitions import FeatureView
+from .index_files import Mapped
 from .offline import OfflineTable
 from .offline_types import INSTANT, Column, literal, quote, restore
 from .point_in_time import NO_CREATED, History, Int64s
@@ -33,25 +34,26 @@ _FILE_SHIFT = 40  # a file's number and a row's number within it travel through 
 
 
 class Order(NamedTuple):
-    """The opened files: memory maps."""
+    """The opened files."""
 
     keys: pa.Table
     history: History
     positions: Int64s
+    maps: tuple[Mapped, ...]
 
     @classmethod
     def open(cls, path: Path, view: FeatureView) -> Order:
-        with pa.memory_map(str(path / "keys.arrow")) as source:
-            keys = pa.ipc.open_file(source).read_all()
-        created = _open_array(path / "created_us") if view.created_timestamp is not None else None
-        history = History(_open_array(path / "starts"), _open_array(path / "event_us"), created)
-        return cls(keys, history, _open_array(path / "positions"))
+        names = ["starts", "event_us", "positions"] + (["created_us"] if view.created_timestamp is not None else [])
+        maps = {name: Mapped(path / name) for name in names}
+        arrays = {name: mapped.int64s for name, mapped in maps.items()}
+        history = History(arrays["starts"], arrays["event_us"], arrays.get("created_us"))
+        keys = pa.ipc.open_file(pa.BufferReader(Mapped(path / "keys.arrow").buffer)).read_all()
+        return cls(keys, history, arrays["positions"], tuple(maps.values()))
 
-
-def _open_array(path: Path) -> Int64s:
-    if path.stat().st_size == 0:
-        return np.empty(0, dtype=np.int64)
-    return np.asarray(np.memmap(path, dtype=np.int64, mode="r"))
+    def release(self) -> None:
+        """Gives back the memory of what was touched."""
+        for mapped in self.maps:
+            mapped.release()
 
 
 def build_order(connection: duckdb.DuckDBPyConnection, table: OfflineTable, path: Path) -> None:

@@ -178,7 +178,8 @@ class OfflineTable:
     @cached_property
     def _files(self) -> tuple[DataFile, ...]:
         event = self.view().event_timestamp
-        actions = pa.table(self.delta.get_add_actions(flatten=True))
+        # Not pa.table(…): that looks whether it was given a DataFrame, and imports pandas to know.
+        actions = pa.RecordBatchReader.from_stream(self.delta.get_add_actions(flatten=True)).read_all()
         names = ("path", "num_records", f"min.{event}", f"max.{event}", f"partition.{BUCKET}")
         facts: list[list[Any]] = [_plain(actions[name]) for name in names]
         files = (DataFile(self.path / unquote(path), *rest) for path, *rest in zip(*facts, strict=True))

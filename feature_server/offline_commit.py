@@ -14,6 +14,7 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from .errors import OfflineStoreError
 from .offline import LOG_KEY, DataFile, OfflineTable, PublishedState
+from .offline_files import flush
 from .offline_types import BUCKET, arrow_schema
 
 # Training sets name table versions and must be reproducible, so the log that old versions need is never cleaned up.
@@ -39,6 +40,21 @@ def commit(
     `base` None creates the table. `replace` writes table, schema and all anew, old versions staying readable. Raises
     CommitConflict, with nothing changed, when the table is no longer at `base`'s version.
     """
+    _commit(path, state, base=base, added=added, removed=removed, replace=replace)
+    log = path / "_delta_log"
+    flush(log / f"{0 if base is None else base.version + 1:020}.json")
+    flush(log)
+
+
+def _commit(
+    path: Path,
+    state: PublishedState,
+    *,
+    base: OfflineTable | None,
+    added: Iterable[DataFile],
+    removed: Iterable[DataFile],
+    replace: bool,
+) -> None:
     adds = [_add_action(path, state, file) for file in added]
     schema = Schema.from_arrow(arrow_schema(state.view))
     properties = CommitProperties(custom_metadata={LOG_KEY: msgspec.to_builtins(state)}, max_commit_retries=0)

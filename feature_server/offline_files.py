@@ -130,8 +130,8 @@ def write_file(
             got=f"{rows} rows",
             remedy="materialize the model as a table, and use nothing in it that changes from read to read",
         )
-    for written in (path, folder):
-        _flush(written)
+    for written in (path, folder, folder.parent):
+        flush(written)
     return DataFile(path, rows, extent.min_event_us, extent.max_event_us, bucket)
 
 
@@ -139,7 +139,8 @@ def _store(column: Column) -> str:
     return f"cast({quote(column.name)} as {stored_sql_type(column.dtype)}) as {quote(column.name)}"
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

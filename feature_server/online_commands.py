@@ -13,8 +13,8 @@ import pyarrow as pa
 from .packing import Bytes2D, Column, PackedRows, pc, text_buffers, text_bytes
 
 ROWS_PER_COMMAND = 500
-ROWS_PER_TRANSACTION = 2000  # without expiry; about 1 ms of Redis' time
-EXPIRING_ROWS_PER_TRANSACTION = 1000
+ROWS_PER_TRANSACTION = 1000  # a millisecond of Redis' time, in which it answers nobody else
+EXPIRING_ROWS_PER_TRANSACTION = 300  # each a command of its own
 _MAX_KEY_WIDTHS = 64  # different key lengths in a batch up to which each is worth an array of its own
 _MAX_TRANSACTION_BYTES = 1 << 20
 

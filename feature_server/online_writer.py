@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from . import keys
-from .errors import FeatureStoreError, OnlineStoreError
+from .errors import OnlineStoreError
 from .online import Fence, OnlineStore, overtaken, redis_errors
 from .online_commands import Transaction
 
@@ -71,7 +71,7 @@ class FencedWriter:
                     self._send_all()
                 finally:
                     self._connection.disconnect()
-        except (FeatureStoreError, OSError) as error:
+        except BaseException as error:  # noqa: BLE001 - raised where rows are handed over
             self._failure = error
             while self._queue.get() is not None:
                 pass

@@ -26,7 +26,8 @@ from .settings import EPOCH
 from .warehouse import connect
 
 SAMPLE = 1000
-_BATCH = 5000
+_BATCH = 50_000  # keys a query
+_PIPELINE = 5000  # keys a command to Redis
 _TRIES = 5
 NOT_YET_SYNCED, NEVER_SYNCED, EXPIRED, WRONG = "not yet synced", "never synced", "expired early", "wrong"
 Progress = Callable[[int, int], None]
@@ -105,7 +106,7 @@ def verify(
             differences = comparison.differences(sample, progress)
             newest = comparison.newest_event_us()
         verified = _verified(comparison, table, differences, newest, started)
-        if not verified.unexplained or not _being_synced(view, online, registry):
+        if not verified.unexplained or not _being_synced(view, online, found):
             return verified
         time.sleep(0.5)
         table = store.table(view.id)
@@ -114,10 +115,12 @@ def verify(
     )
 
 
-def _being_synced(view: FeatureView, online: OnlineStore, before: OnlineRegistry) -> bool:
+def _being_synced(view: FeatureView, online: OnlineStore, before: OnlineView) -> bool:
+    """Whether a sync of the view is running, or has ended since it was as `before`."""
     with redis_errors():
         locked = online.client.exists(keys.LOCK + view.id.encode())
-    return bool(locked) or online.registry() != before
+    registry = online.registry()
+    return bool(locked) or registry is None or registry.views.get(view.id) != before
 
 
 def _verified(
@@ -237,9 +240,16 @@ class _Comparison:
             parts = [str(encode(value)) for encode, value in zip(encoders, values, strict=True)]
             shown = ", ".join(f"{name}={value}" for name, value in zip(self.view.key_names, values, strict=True))
             names[n] = keys.row_key(code, parts), shown
-        with redis_errors():
-            stored = self.online.client.mget([name for name, _ in names.values()])
+        stored = self._get([name for name, _ in names.values()])
         return names, self._counting(zip(names, stored, strict=True))
+
+    def _get(self, names: Sequence[bytes]) -> list[bytes | None]:
+        """The stored rows of row keys, in order."""
+        stored: list[bytes | None] = []
+        for start in range(0, len(names), _PIPELINE):
+            with redis_errors():
+                stored += self.online.client.mget(names[start : start + _PIPELINE])
+        return stored
 
     def _counting(self, stored: Iterable[tuple[int, bytes | None]]) -> dict[int, Row]:
         rows = ((n, Row(*self.codec.decode(packed))) for n, packed in stored if packed is not None)
@@ -324,9 +334,7 @@ class _Comparison:
         found: list[Difference] = []
         for names in self.online.scan(self.found.code):
             unknown = list(set(names) - expected)
-            with redis_errors():
-                stored = self.online.client.mget(unknown) if unknown else []
-            for n, row in self._counting(enumerate(stored)).items():
+            for n, row in self._counting(enumerate(self._get(unknown))).items():
                 found += self._describe(unknown[n].decode(), row, None, WRONG)
         return found
 

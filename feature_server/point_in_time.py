@@ -10,7 +10,9 @@ keys and any span of time cost `log2(rows of the largest key)` steps and no pack
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,8 @@ _NEVER = np.iinfo(np.int64).max
 _BLOCK = 64
 
 
-class History(NamedTuple):
+@dataclass(frozen=True)
+class History:
     """A view's rows sorted by join keys, event and created timestamp; times in microseconds since 1970 UTC.
 
     Group g, the rows of one key, is `starts[g]` up to but not including `starts[g + 1]`. `created_us` is NO_CREATED
@@ -35,6 +38,12 @@ class History(NamedTuple):
     starts: Int64s
     event_us: Int64s
     created_us: Int64s | None
+
+    @cached_property
+    def created_minima(self) -> list[Int64s]:
+        """The earliest created of each block of rows, then of each pair of blocks, of pairs of pairs and so on."""
+        assert self.created_us is not None
+        return _block_minima(self.created_us)
 
 
 def rows_at(
@@ -53,7 +62,7 @@ def rows_at(
     first = history.starts[groups]
     rows = _last_not_after(history.event_us, at_us, first - 1, history.starts[groups + 1])
     if as_known and history.created_us is not None:
-        rows = _last_known(history.created_us, at_us, first, rows)
+        rows = _last_known(history, history.created_us, at_us, first, rows)
     found = np.flatnonzero(rows >= first)
     if ttl_us is not None:
         oldest = np.maximum(at_us[found], _EARLIEST + ttl_us) - ttl_us
@@ -79,12 +88,12 @@ def _last_not_after(events: Int64s, at: Int64s, before: Int64s, after: Int64s) -
         after = np.where(counts, after, middle)
 
 
-def _last_known(created: Int64s, at: Int64s, first: Int64s, rows: Int64s) -> Int64s:
+def _last_known(history: History, created: Int64s, at: Int64s, first: Int64s, rows: Int64s) -> Int64s:
     """The last row from `first` to `rows` that was known by `at`; a row before `first` when there is none."""
     rows = rows.copy()
     pending = _step_back(created, at, first, rows, np.flatnonzero(rows >= first))
     if len(pending) > 0:  # none known down to the start of their block: skip whole blocks
-        blocks = _last_block(_block_minima(created), at[pending], rows[pending] // _BLOCK)
+        blocks = _last_block(history.created_minima, at[pending], rows[pending] // _BLOCK)
         rows[pending] = np.where(blocks < 0, -1, blocks * _BLOCK + _BLOCK - 1)
         _step_back(created, at, first, rows, pending[rows[pending] >= first[pending]])
     return rows
@@ -105,7 +114,6 @@ def _step_back(created: Int64s, at: Int64s, first: Int64s, rows: Int64s, pending
 
 
 def _block_minima(created: Int64s) -> list[Int64s]:
-    """The earliest created of each block of rows, then of each pair of blocks, of pairs of pairs and so on."""
     level = np.empty(-(-len(created) // _BLOCK), dtype=np.int64)
     for start in range(0, len(level), 1 << 14):  # bounded memory
         values = np.array(created[start * _BLOCK : (start + (1 << 14)) * _BLOCK])

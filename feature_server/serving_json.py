@@ -17,15 +17,14 @@ from .codec import from_stored
 from .dtypes import FLOAT_WIDTHS, DType
 from .errors import OnlineStoreError
 from .serving import OnlineFeatures, Plan
-from .serving_numeric import MIN_ENTITIES, NumericView
 from .serving_rows import to_datetimes
+from .serving_table import MIN_ENTITIES, TableReader, Writer
 
 _UTC = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _encode = msgspec.json.Encoder().encode  # faster than orjson where times are aware
 _ZERO_TIME = b'"1970-01-01T00:00:00Z"'
 _KEY_STATUS = (b'"PRESENT"', b'"NULL_VALUE"')
 MAX_REMEMBERED = 256
-Writer = Callable[[Sequence[Any], Sequence[int] | None], bytes]
 
 
 class JsonWriter:
@@ -38,8 +37,12 @@ class JsonWriter:
         self._keys = [key.name for key in plan.join_keys]
         self._columns = [(column.view, column.position) for column in plan.columns]
         self._writers = [[_writer(feature.dtype) for feature in view.features] for view in plan.views]
+        self._plain = [all(from_stored(feature.dtype) is None for feature in view.features) for view in plan.views]
+        self._tables = [
+            None if view.stream else TableReader(view, writers)
+            for view, writers in zip(plan.views, self._writers, strict=True)
+        ]
         self._present: dict[int, bytes] = {}  # by number of entities: that many times PRESENT
-        self._numeric = [NumericView.of(view) for view in plan.views]
 
     def write(self, answer: OnlineFeatures) -> bytes:
         """The body of the HTTP answer."""
@@ -62,28 +65,33 @@ class JsonWriter:
             ) from None
         for view, position in self._columns:
             values, tails = written[view]
-            parts += (b'{"values":', values[position], tails[position])
+            parts += (b'{"values":[', values[position], tails[position])
         parts[-1] = parts[-1][:-1] + b"]}"
         return b"".join(parts)
 
     def _write_view(self, view: int, answer: OnlineFeatures, present: bytes) -> tuple[list[bytes], list[bytes]]:
-        """The values of each feature of a view, and for each what follows them: statuses and event timestamps."""
-        numeric = self._numeric[view]
-        quick = None
-        if numeric is not None and answer.count >= MIN_ENTITIES:
-            quick = numeric.write(answer.rows[view], answer.now_us)
-        if quick is not None:
-            times, values = quick
-            return values, [_tail(present, times)] * len(values)
+        """The values of each feature of a view, and for each what follows: the bracket, statuses, event timestamps."""
+        reader = self._tables[view]
+        if reader is not None and answer.count >= MIN_ENTITIES:
+            table = reader.write(answer.rows[view], answer.now_us)
+            if table is not None:
+                times, written = table
+                tail = _tail(present, times)
+                tails = [tail if statuses is None else _tail(statuses, times) for _, statuses in written]
+                return [values for values, _ in written], tails
         columns = answer.view(view)
         times = _encode(to_datetimes(columns.event_us))
-        nulls = columns.nulls
+        if self._plain[view] and not any(columns.nulls):
+            text = orjson.dumps(columns.columns)
+            if b"n" not in text:  # null, for NaN or infinity
+                values = text[2:-2].split(b"],[")
+                return values, [_tail(present, times)] * len(values)
         values = [
-            write(column, flags)
-            for write, column, flags in zip(self._writers[view], columns.columns, nulls, strict=True)
+            write(column, flags)[1:-1]
+            for write, column, flags in zip(self._writers[view], columns.columns, columns.nulls, strict=True)
         ]
         tails = [_tail(present, times)] * len(values)
-        for i, flags in enumerate(nulls):
+        for i, flags in enumerate(columns.nulls):
             if flags is not None:
                 tails[i] = _tail(b",".join([b'"%b"' % text.encode() for text in columns.statuses(i) or ()]), times)
         return values, tails
@@ -96,7 +104,7 @@ class JsonWriter:
 
 
 def _tail(statuses: bytes, times: bytes) -> bytes:
-    return b',"statuses":[%b],"event_timestamps":%b},' % (statuses, times)
+    return b'],"statuses":[%b],"event_timestamps":%b},' % (statuses, times)
 
 
 def _writer(dtype: DType) -> Writer:

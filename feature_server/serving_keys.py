@@ -52,9 +52,9 @@ def row_keys(code: bytes, columns: Sequence[Sequence[Any]]) -> list[bytes]:
     (column,) = columns
     if not column:
         return []
+    if type(column[0]) is int:  # then all are: see `text_encoder`
+        return (b"%b{%%d}\0" % code * len(column) % tuple(column)).split(b"\0")[:-1]
     if None in column:
         return [code + NO_ENTITY if value is None else b"%b{%b}" % (code, str(value).encode()) for value in column]
-    if type(column[0]) is int:
-        return (b"%b{%%d}\0" % code * len(column) % tuple(column)).split(b"\0")[:-1]
     code_text = code.decode()
     return [f"{code_text}{{{value}}}".encode() for value in column]

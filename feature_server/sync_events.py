@@ -31,9 +31,9 @@ from .stream_events import event_view
 from .stream_packing import EventPacker
 from .stream_plan import EventSource
 from .stream_records import GRACE_US, plan_of, retention_us, same_records, window_us
-from .sync import SyncResult, ViewSync
 from .sync_history import KeyReader, KeySet
 from .sync_records import KeyEvents, Records, append_commands, key_events
+from .sync_view import SyncResult, ViewSync
 
 _KEYS_MERGED = 20_000
 _KEYS_READ = 500

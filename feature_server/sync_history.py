@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from .definitions import FeatureView
 from .dtypes import INTEGER_WIDTHS
+from .errors import OfflineStoreError
 from .offline import DataFile
 from .packing import Column, RowPacker, pc
 
@@ -25,6 +26,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 Ids: TypeAlias = Any  # entities: an integer array, or Arrow strings
 _NO_CREATED = np.iinfo(np.int64).min
 _FIRST_CHUNK_ROWS = 200_000
+_PIECE_ROWS = 100_000
 
 
 class KeyReader:
@@ -33,6 +35,7 @@ class KeyReader:
     def __init__(self, view: FeatureView) -> None:
         self.view = view
         self.packer = RowPacker(view)
+        self.rows_read = 0
         self.integer = len(view.join_keys) == 1 and view.join_keys[0].dtype.kind in INTEGER_WIDTHS
         self._order = [*view.key_names, view.event_timestamp, *filter(None, [view.created_timestamp])]
 
@@ -58,10 +61,13 @@ class KeyReader:
         columns = [*self._order, *names]
         with pq.ParquetFile(file.path) as parquet:
             for group in range(parquet.num_row_groups):
+                self.rows_read += parquet.metadata.row_group(group).num_rows
                 if wanted is not None and self.integer and not wanted.may_overlap(_key_range(parquet, group)):
                     continue
                 rows = parquet.read_row_group(group, columns=columns)
-                rows = pa.table(rows.columns, names=columns)  # some files declare a column without nulls so, some do not
+                rows = pa.table(
+                    rows.columns, names=columns
+                )  # some files declare a column without nulls so, some do not
                 rows = rows.filter(keep) if (keep := self._countable(rows, after_us, until_us)) is not None else rows
                 yield self.last_of_runs(rows)
 
@@ -176,32 +182,58 @@ def latest_rows(
 ) -> Iterator[tuple[Ids, pa.Table]]:
     """Entities and latest rows, every key once: of all keys, or of those in `wanted`, which keeps those not found."""
     files = [file for file in files if file.min_event_us <= now_us]
-    total, done = sum(file.rows for file in files), 0
-    names = reader.view.feature_names
+    total, before = sum(file.rows for file in files), reader.rows_read
     seen = KeySet([], integer=reader.integer)
-    least = _FIRST_CHUNK_ROWS
     groups = list(_overlapping(files))
     while groups and (wanted is None or len(wanted)):
-        chunk, rows = groups.pop(), 0
+        chunk = groups.pop()
+        # What a look at `seen` costs grows with it, for strings in full, so chunks grow too.
+        least = max(_FIRST_CHUNK_ROWS, reader.rows_read - before) if not reader.integer else len(seen) // 20
         while groups and sum(file.rows for file in chunk) < least:
             chunk += groups.pop()
-        parts = []
-        for file in chunk:
-            parts += list(reader.rows(file, names, until_us=now_us, wanted=wanted))
-            rows += file.rows
-        ids, latest = _latest_of(reader, parts)
-        keep = wanted.contains(ids) if wanted is not None else ~seen.contains(ids)
-        if not keep.all():
-            ids, latest = ids[keep] if reader.integer else ids.filter(pa.array(keep)), latest.filter(pa.array(keep))
-        if wanted is not None:
-            wanted.discard(ids)
-        elif groups:
-            seen.add(ids)
-        done += rows
-        least = max(least, done)
-        if latest.num_rows:
-            yield ids, latest
-        progress(done, total)
+        found = []
+        for parts in _pieces(reader, chunk, now_us, wanted):
+            ids, latest = _latest_of(reader, parts)
+            keep = wanted.contains(ids) if wanted is not None else ~seen.contains(ids)
+            if not keep.all():
+                ids, latest = _filtered(ids, keep), latest.filter(pa.array(keep))
+            found.append(ids)
+            progress(reader.rows_read - before, total)
+            if latest.num_rows:
+                yield ids, latest
+        for ids in found:
+            if wanted is not None:
+                wanted.discard(ids)
+            elif groups:
+                seen.add(ids)
+
+
+def _pieces(
+    reader: KeyReader, files: Sequence[DataFile], now_us: int, wanted: KeySet | None
+) -> Iterator[list[pa.Table]]:
+    """The rows of files in pieces that share no key: one, or several where a file alone has sorted integers as keys."""
+    names = reader.view.feature_names
+    parts = (part for file in files for part in reader.rows(file, names, until_us=now_us, wanted=wanted))
+    if len(files) > 1 or not reader.integer:
+        yield list(parts)
+        return
+    held: list[pa.Table] = []
+    for part in parts:
+        held.append(part)
+        if sum(table.num_rows for table in held) < _PIECE_ROWS:
+            continue
+        rows = pa.concat_tables(held)
+        ids = reader.ids(rows)
+        if (ids[1:] < ids[:-1]).any():
+            raise OfflineStoreError(
+                "a file is not sorted by the view's join keys",
+                where=str(files[0].path),
+                remedy=f"remove the offline table and run `features publish {reader.view.id}`",
+            )
+        last = int(np.searchsorted(ids, ids[-1]))  # the last key may go on in the next part
+        yield [rows.slice(0, last)]
+        held = [rows.slice(last)]
+    yield held
 
 
 def _overlapping(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:
@@ -237,6 +269,10 @@ def _latest_of(reader: KeyReader, parts: Sequence[pa.Table]) -> tuple[Ids, pa.Ta
     places = np.maximum.reduceat(np.where(newest, np.arange(len(order)), -1), starts)
     chosen: Column = pa.array(order[places])
     return (ids[order[places]] if reader.integer else ids.take(chosen)), rows.take(chosen)
+
+
+def _filtered(ids: Ids, keep: Mask) -> Ids:
+    return ids[keep] if isinstance(ids, np.ndarray) else ids.filter(pa.array(keep))
 
 
 def _neighbours_equal(column: pa.ChunkedArray) -> Mask:

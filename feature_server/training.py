@@ -98,6 +98,7 @@ def reproduce(path: Path, *, sources: Sources, notice: Notice = lambda text: Non
         service=record.service,
         as_known=record.as_known,
         full_feature_names=record.full_feature_names,
+        chunk_rows=record.spine.chunk_rows,
         notice=notice,
     )
 
@@ -113,6 +114,7 @@ def _training_set(
     as_known: bool,
     full_feature_names: bool,
     notice: Notice,
+    chunk_rows: int | None = None,
 ) -> TrainingSet:
     check_spine(spine, [read.view for read in reads], event_timestamp)
     for read in reads:
@@ -136,6 +138,7 @@ def _training_set(
         service=service,
         as_known=as_known,
         full_feature_names=full_feature_names,
+        chunk_rows=chunk_rows,
     )
 
 
@@ -175,7 +178,7 @@ def _column_names(refs: Sequence[FeatureRef], full_feature_names: bool) -> list[
 
 def _check_unchanged(spine: Spine, record: TrainingRecord, path: Path) -> None:
     fingerprint = Fingerprint(spine.schema)
-    for chunk in spine.chunks():
+    for chunk in spine.chunks(record.spine.chunk_rows):
         fingerprint.update(chunk)
     if fingerprint.hexdigest() != record.spine.fingerprint:
         raise RequestError(

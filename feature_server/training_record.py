@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,11 +20,12 @@ METADATA_KEY = b"feature_warehouse"
 
 
 class SpineRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The spine's columns, which are in the output itself, and a hash of their values."""
+    """The spine's columns, which are in the output itself, and a hash of their values, `chunk_rows` at a time."""
 
     columns: tuple[str, ...]
     event_timestamp: str
     rows: int
+    chunk_rows: int
     fingerprint: str
 
 
@@ -64,36 +66,43 @@ class Fingerprint:
     def update(self, chunk: pa.Table) -> None:
         self.rows += chunk.num_rows
         for column in chunk.columns:
-            if column.null_count:
-                self._add(pc.is_valid(column))
-                column = pc.drop_null(column)  # the bytes under a null are arbitrary
-            self._add(column)
+            for part in column.chunks:
+                self._add(part)
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
 
     def _add(self, values: Any) -> None:
-        table = pa.Table.from_arrays([values], names=["values"]).combine_chunks()
-        sink: Any = _HashSink(self._hash)
-        with pa.ipc.new_stream(sink, table.schema) as writer:  # gives buffers one same form
-            writer.write_table(table)
+        """Values alone: no bytes under a null, after the last value or of parts sliced away."""
+        if pa.types.is_string_view(values.type):
+            values = values.cast(pa.large_string())
+        if values.null_count:
+            self._add(pc.is_valid(values))
+            values = pc.drop_null(values)
+        if len(values) == 0:
+            return
+        type_ = values.type
+        if pa.types.is_boolean(type_):
+            self._add(values.cast(pa.uint8()))
+        elif pa.types.is_list(type_) or pa.types.is_large_list(type_):
+            self._add(pc.list_value_length(values))
+            self._add(pc.list_flatten(values))
+        elif pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_binary(type_):
+            self._add(pc.binary_length(values))
+            values = values.cast(pa.large_binary())
+            ends = _bytes(values.buffers()[1], values.offset, len(values) + 1, 8).view("i8")
+            self._hash.update(_bytes(values.buffers()[2], int(ends[0]), int(ends[-1] - ends[0]), 1))
+        elif pa.types.is_primitive(type_) or pa.types.is_decimal(type_):
+            self._hash.update(_bytes(values.buffers()[1], values.offset, len(values), type_.bit_width // 8))
+        else:
+            self._hash.update(repr(values.to_pylist()).encode())
 
 
-class _HashSink:
-    """A file to write to that keeps nothing but a hash."""
-
-    closed = False
-
-    def __init__(self, digest: hashlib.blake2b) -> None:
-        self._digest = digest
-
-    def write(self, data: bytes) -> int:
-        self._digest.update(data)
-        return len(data)
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
+def _bytes(buffer: Any, start: int, count: int, width: int) -> Any:
+    """`count` items of a buffer from the item `start` on."""
+    if count == 0:  # such as the letters of empty strings, which may have no buffer
+        return b""
+    return np.frombuffer(buffer, dtype=np.uint8, offset=start * width, count=count * width)
 
 
 def read_record(path: Path) -> TrainingRecord:

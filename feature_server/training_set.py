@@ -1,7 +1,7 @@
 """A training set: each spine row with the features' values as they were at its time.
 
 Every view is read in one pass through its index (`index`), by the rule in `point_in_time`; the columns are put side by
-side. A spine of any length is worked through CHUNK_ROWS rows at a time.
+side. A spine of any length is worked through `chunk_rows` rows at a time.
 """
 
 from __future__ import annotations
@@ -18,19 +18,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .definitions import FeatureRef, FeatureView
-from .errors import RequestError
+from .errors import OfflineStoreError, RequestError
 from .index import Index, Notice, open_index
 from .index_columns import arrow_type
 from .index_events import open_events
 from .offline import OfflineStore, OfflineTable
+from .point_in_time import Int64s
 from .stream_events import COUNTS, EVENT_ID
 from .training_record import METADATA_KEY, Fingerprint, SpineRecord, TrainingRecord, ViewRecord, content_of
-from .training_spine import CHUNK_ROWS, Spine, key_values, time_values
+from .training_spine import Spine, key_values, time_values
 from .training_stream import StreamReader, needs
 
 if TYPE_CHECKING:
     import pandas
     import polars
+
+
+CHUNK_ROWS = 1 << 20
+LIST_CHUNK_ROWS = 1 << 16  # embeddings: a gigabyte of a thousand floats a row is too much at once
 
 
 class Sources(NamedTuple):
@@ -78,6 +83,7 @@ class TrainingSet:
         service: str | None,
         as_known: bool,
         full_feature_names: bool,
+        chunk_rows: int | None = None,
     ) -> None:
         self._sources, self._spine, self._reads, self._refs = sources, spine, reads, refs
         self._event_timestamp, self._service = event_timestamp, service
@@ -92,6 +98,8 @@ class TrainingSet:
         }
         fields = [pa.field(name, arrow_type(dtypes[name])) for name in self.feature_columns]
         self.schema = pa.schema([*spine.schema, *fields])
+        has_lists = any(dtype.kind == "list" for dtype in dtypes.values())
+        self.chunk_rows = chunk_rows or (LIST_CHUNK_ROWS if has_lists else CHUNK_ROWS)
         self._missing = {read.view.id: 0 for read in reads}
 
     @property
@@ -134,7 +142,7 @@ class TrainingSet:
             with pq.ParquetWriter(scratch, self.schema, compression="zstd") as writer:
                 progress(0, self._spine.rows or 0)
                 for chunk in self._chunks(fingerprint):
-                    writer.write_table(chunk, row_group_size=CHUNK_ROWS)
+                    writer.write_table(chunk, row_group_size=self.chunk_rows)
                     progress(fingerprint.rows, self._spine.rows or 0)
                 writer.add_key_value_metadata({METADATA_KEY.decode(): self._record(fingerprint)})
             os.replace(scratch, path)
@@ -154,30 +162,43 @@ class TrainingSet:
 
     def _chunks(self, fingerprint: Fingerprint) -> Iterator[pa.Table]:
         self._missing = {read.view.id: 0 for read in self._reads}
-        for chunk in self._spine.chunks():
+        for chunk in self._spine.chunks(self.chunk_rows):
             fingerprint.update(chunk)
             at_us, no_time = time_values(chunk, self._event_timestamp)
             columns: dict[str, pa.Array] = {}
             for read in self._reads:
-                index = open_read(self._sources, read)
-                keys = [key_values(chunk, key) for key in read.view.join_keys]
-                if read.view.stream is not None:
-                    reader = open_stream(self._sources, read, index)
-                    found, known = reader.at(keys, at_us, no_time, as_known=self.as_known)
-                    self._missing[read.view.id] += int(np.count_nonzero(~known))
-                    columns |= zip(read.columns.values(), found, strict=True)
-                    continue
-                positions = index.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=self.as_known)
-                positions[no_time] = -1
-                self._missing[read.view.id] += int(np.count_nonzero(positions < 0))
-                columns |= zip(read.columns.values(), index.take(list(read.columns), positions), strict=True)
+                try:
+                    columns |= self._features(read, chunk, at_us, no_time)
+                except FileNotFoundError:  # another process made room and removed this index: build it again
+                    columns |= self._features(read, chunk, at_us, no_time)
+                except (pa.ArrowInvalid, OSError, ValueError) as error:
+                    raise OfflineStoreError(
+                        "the index cannot be read",
+                        where=str(self._sources.index_path / read.view.id),
+                        got=str(error).splitlines()[0],
+                        remedy="remove this folder; it is built again when needed",
+                    ) from None
             yield pa.table([*chunk.columns, *(columns[name] for name in self.feature_columns)], schema=self.schema)
+
+    def _features(self, read: Source, chunk: pa.Table, at_us: Int64s, no_time: np.ndarray) -> dict[str, pa.Array]:
+        index = open_read(self._sources, read)
+        keys = [key_values(chunk, key) for key in read.view.join_keys]
+        if read.view.stream is not None:
+            found, known = open_stream(self._sources, read, index).at(keys, at_us, no_time, as_known=self.as_known)
+            self._missing[read.view.id] += int(np.count_nonzero(~known))
+            return dict(zip(read.columns.values(), found, strict=True))
+        positions = index.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=self.as_known)
+        positions[no_time] = -1
+        values = index.take(list(read.columns), positions)
+        self._missing[read.view.id] += int(np.count_nonzero(positions < 0))
+        return dict(zip(read.columns.values(), values, strict=True))
 
     def _record(self, fingerprint: Fingerprint) -> str:
         spine = SpineRecord(
             columns=tuple(self._spine.schema.names),
             event_timestamp=self._event_timestamp,
             rows=fingerprint.rows,
+            chunk_rows=self.chunk_rows,
             fingerprint=fingerprint.hexdigest(),
         )
         views = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +16,12 @@ import pyarrow.parquet as pq
 from .definitions import FeatureView, JoinKey
 from .dtypes import INTEGER_WIDTHS
 from .errors import RequestError
-from .index_columns import arrow_type
+from .index_columns import arrow_type, numpy_bools, numpy_integers
 from .offline_types import quote
 from .point_in_time import Int64s
 
-CHUNK_ROWS = 1 << 20
-_SQL_WORDS = ("select", "with", "from", "(")
+READ_ROWS = 1 << 18
+_SQL = re.compile(r"\s*((select|with|from)\s|\()", re.IGNORECASE)
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
@@ -44,14 +45,14 @@ class Spine:
             )
         self.schema = _as_in_parquet(schema)
 
-    def chunks(self) -> Iterator[pa.Table]:
-        """The rows in order, CHUNK_ROWS at a time, each column in one piece; one empty chunk when there are none."""
+    def chunks(self, rows: int) -> Iterator[pa.Table]:
+        """The rows in order, `rows` at a time, each column in one piece; one empty chunk when there are none."""
         pending: list[pa.RecordBatch] = []
         count = 0
         empty = True
         for batch in self._read():
-            while count + batch.num_rows >= CHUNK_ROWS:
-                head = batch.slice(0, CHUNK_ROWS - count)
+            while count + batch.num_rows >= rows:
+                head = batch.slice(0, rows - count)
                 yield self._table([*pending, head])
                 batch, pending, count, empty = batch.slice(head.num_rows), [], 0, False
             if batch.num_rows:
@@ -71,7 +72,7 @@ def _as_in_parquet(schema: pa.Schema) -> pa.Schema:
     types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema]
     sink = pa.BufferOutputStream()
     try:
-        pq.write_table(pa.schema(list(zip(schema.names, types, strict=True))).empty_table(), sink)
+        pq.ParquetWriter(sink, pa.schema(list(zip(schema.names, types, strict=True)))).close()
     except pa.ArrowNotImplementedError as error:
         raise RequestError("a column has a type that Parquet lacks", where="spine", got=str(error)) from None
     stored = pq.read_schema(pa.BufferReader(sink.getvalue()))
@@ -83,7 +84,7 @@ def open_spine(given: Any, connect: Callable[[str], duckdb.DuckDBPyConnection]) 
 
     `connect` opens the DuckDB session in which a given query runs.
     """
-    if isinstance(given, str) and given.lstrip().lower().startswith(_SQL_WORDS):
+    if isinstance(given, str) and _SQL.match(given):
         return _sql_spine(given, connect)
     if isinstance(given, str | Path):
         return parquet_spine(Path(given))
@@ -130,7 +131,7 @@ def parquet_spine(path: Path, columns: Sequence[str] | None = None) -> Spine:
 
     def read() -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=CHUNK_ROWS, columns=schema.names)
+            yield from file.iter_batches(batch_size=READ_ROWS, columns=schema.names)
 
     return Spine(path, schema, rows, read)
 
@@ -147,7 +148,7 @@ def _sql_spine(sql: str, connect: Callable[[str], duckdb.DuckDBPyConnection]) ->
     def read() -> Iterator[pa.RecordBatch]:
         with connect(sql) as connection:
             try:
-                yield from connection.sql(sql).to_arrow_reader(CHUNK_ROWS)
+                yield from connection.sql(sql).to_arrow_reader(READ_ROWS)
             except duckdb.Error as error:
                 raise failure(error) from None
 
@@ -263,7 +264,7 @@ def _uuid_text(values: pa.Array, name: str) -> pa.Array:
 
 
 def time_values(chunk: pa.Table, name: str) -> tuple[Int64s, np.ndarray]:
-    """The times in microseconds since 1970 UTC, and which of them are null."""
+    """The times in microseconds since 1970 UTC, arbitrary where null, and which of them are null."""
     values = _one_array(chunk.column(name))
     exact: Any
     try:
@@ -277,8 +278,7 @@ def time_values(chunk: pa.Table, name: str) -> tuple[Int64s, np.ndarray]:
             remedy='round them, e.g. with pandas: .dt.floor("us")',
         ) from None
     null = pc.is_null(exact)
-    microseconds: Any = pc.fill_null(exact.cast(pa.int64()), 0)
-    return microseconds.to_numpy(), null.to_numpy(zero_copy_only=False)
+    return numpy_integers(exact.cast(pa.int64())), numpy_bools(null)
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

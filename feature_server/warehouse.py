@@ -93,13 +93,7 @@ class Warehouse:
 
     def builds(self, view: FeatureView) -> tuple[Build, ...]:
         """The view's entries of the build log `feature_builds` in its schema, oldest first; none without such a log."""
-        *schema, identifier = _name_parts(view)[-2:]
-        log = ".".join(map(quote, [self.name, *schema, "feature_builds"]))
-        sql = f"select invocation_id, epoch_us(changed_from) from {log} where model = ? order by rowid"
-        try:
-            rows = self.connection.execute(sql, [identifier]).fetchall()
-        except (duckdb.CatalogException, duckdb.BinderException):
-            return ()
+        rows = self._noted(view, "feature_builds", "invocation_id, epoch_us(changed_from)", "rowid")
         return tuple(Build(*row) for row in rows)
 
     def _events(self, view: FeatureView, plan: StreamPlan) -> str:
@@ -147,15 +141,22 @@ class Warehouse:
 
     def _built_as_of(self, view: FeatureView) -> str | None:
         """The instant that the view's last build spoke of, by the build log; None without one."""
+        rows = self._noted(view, "feature_builds", "cast(as_of as varchar)", "rowid")
+        return str(rows[-1][0]) if rows and rows[-1][0] is not None else None
+
+    def failed_tests(self, view: FeatureView) -> tuple[str, ...]:
+        """Names of the view's tests that failed when last run, from the table `failed_tests` in its schema if any."""
+        return tuple(name for (name,) in self._noted(view, "failed_tests", "test", "test"))
+
+    def _noted(self, view: FeatureView, table: str, columns: str, order: str) -> list[tuple[Any, ...]]:
+        """What the project's macros have written about the view in a table beside it; nothing without such a table."""
         *schema, identifier = _name_parts(view)[-2:]
-        log = ".".join(map(quote, [self.name, *schema, "feature_builds"]))
+        notes = ".".join(map(quote, [self.name, *schema, table]))
+        sql = f"select {columns} from {notes} where model = ? order by {order}"
         try:
-            rows = self.connection.execute(
-                f"select cast(as_of as varchar) from {log} where model = ? order by rowid desc limit 1", [identifier]
-            ).fetchall()
+            return self.connection.execute(sql, [identifier]).fetchall()
         except (duckdb.CatalogException, duckdb.BinderException):
-            return None
-        return str(rows[0][0]) if rows and rows[0][0] is not None else None
+            return []
 
     def _checked_types(self, view: FeatureView) -> dict[str, str]:
         actual = self._column_types(view)
@@ -227,6 +228,7 @@ def connect(spill: Path | None = None) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
     if spill is not None:
+        spill.parent.mkdir(parents=True, exist_ok=True)  # DuckDB makes the last folder alone, when it first spills
         connection.execute(f"set temp_directory = {literal(str(spill))}")
     return connection
 

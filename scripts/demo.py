@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 
 from feature_server import FeatureClient
+from feature_server.offline import OfflineStore
 from feature_server.registry import read_registry
 from feature_server.settings import Settings, load_settings
 
@@ -63,12 +64,12 @@ def load(page: Page, commands: Commands, settings: Settings) -> None:
         landing = settings.home / "landing"
         run(page, commands, f"python -m examples.payments --out {shown(landing, settings)}")
         applied = json.loads(run(page, commands, "features apply --json"))
-        flights = duckdb.sql("select count(*) from 'data/nycflights13/flights.parquet'").fetchall()[0][0]
+        flights = count(settings.project_dir / "data" / "nycflights13" / "flights.parquet")
         page.rows(
             ["source", "rows", "what"],
             [
                 ["flights", f"{flights:,}", "every departure from New York in 2013, with hourly weather (real)"],
-                *([name, f"{count(landing, name):,}", what] for name, what in PAYMENTS),
+                *([name, f"{count(landing / name / '*.parquet'):,}", what] for name, what in PAYMENTS),
             ],
         )
         page.say(f"[dim]{applied_text(applied)}")
@@ -81,8 +82,16 @@ PAYMENTS = (
 )
 
 
-def count(landing: Path, name: str) -> int:
-    return int(duckdb.sql(f"select count(*) from '{landing}/{name}/*.parquet'").fetchall()[0][0])
+def query(sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Column names and rows of a query on files, times in UTC."""
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        result = connection.execute(sql)
+        return [column[0] for column in result.description or []], result.fetchall()
+
+
+def count(files: Path) -> int:
+    return int(query(f"select count(*) from '{files}'")[1][0][0])
 
 
 def applied_text(applied: dict[str, Any]) -> str:
@@ -147,29 +156,27 @@ def shared_features(settings: Settings, one: str, other: str) -> list[str]:
 
 def busy_customers(settings: Settings) -> tuple[list[int], list[str]]:
     """The three busiest customers of the last hour, and a merchant for each."""
-    history = {
-        view: f"read_parquet('{settings.offline / view / '**' / '*.parquet'}')"
-        for view in ("customer__transactions", "merchant__transactions")
-    }
-    customers = duckdb.sql(f"""
-        select customer_id from {history["customer__transactions"]}
+    store = OfflineStore(settings.offline)
+    _, customers = query(f"""
+        select customer_id from ({store.table("customer__transactions").scan_sql()})
         where event_timestamp = timestamptz '{CLOCK}' and created_timestamp <= timestamptz '{CLOCK}'
         qualify row_number() over (partition by customer_id order by created_timestamp desc) = 1
         order by transactions_1h desc, customer_id limit 3
-    """).fetchall()
-    merchants = duckdb.sql(f"""
-        select distinct merchant_id from {history["merchant__transactions"]} order by 1 limit {len(customers)}
-    """).fetchall()
+    """)
+    _, merchants = query(f"""
+        select distinct merchant_id from ({store.table("merchant__transactions").scan_sql()})
+        order by 1 limit {len(customers)}
+    """)
     return [row[0] for row in customers], [row[0] for row in merchants]
 
 
 def flight_entities(settings: Settings) -> dict[str, list[str]]:
     """The airport, carrier and plane of the next flight that is labelled."""
     labels = settings.home / "labels" / "flight_delay_labels.parquet"
-    ((airport, carrier, tail_number),) = duckdb.sql(f"""
+    _, ((airport, carrier, tail_number),) = query(f"""
         select airport, carrier, tail_number from '{labels}' where tail_number is not null
         order by event_timestamp desc, carrier, flight_number limit 1
-    """).fetchall()
+    """)
     return {"airport": [airport], "carrier": [carrier], "tail_number": [tail_number]}
 
 
@@ -182,11 +189,11 @@ def train(page: Page, commands: Commands, settings: Settings) -> None:
             (settings.project_dir / out).parent.mkdir(parents=True, exist_ok=True)
             made = json.loads(run(page, commands, f"features train {service} --spine {spine} --out {out} --json"))
             page.say(f"[dim]{made['rows']:,} rows x {made['features']} features in {made['seconds']:.1f} s")
-            sample = duckdb.sql(
-                f"select * from '{settings.project_dir / out}' where {label} order by hash(event_timestamp) limit 3"
+            columns, rows = query(
+                f"select event_timestamp, {label}, * exclude (event_timestamp, {label}) "
+                f"from '{settings.project_dir / out}' where {label} order by hash(event_timestamp) limit 3"
             )
-            columns = ["event_timestamp", label, *(c for c in sample.columns if c not in ("event_timestamp", label))]
-            page.rows(columns, duckdb.sql(f"select {', '.join(columns)} from sample").fetchall())
+            page.rows(columns, rows)
 
 
 def document(page: Page, commands: Commands, settings: Settings) -> None:

@@ -6,8 +6,10 @@ What Airflow says goes to a log file; printed is a line for each task, or JSON. 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -44,9 +46,7 @@ def run_dag(dag_id: str, at: str | None) -> DagRun:
     dags_folder = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
     if dags_folder not in sys.path:
         sys.path.insert(0, dags_folder)
-    import refresh
-
-    dag = getattr(refresh, dag_id, None)
+    dag = getattr(importlib.import_module("refresh"), dag_id, None)
     if dag is None:
         raise FeatureStoreError(
             "no such DAG", where=dag_id, expected="a cadence that a feature view names as its `refresh`",
@@ -90,10 +90,11 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     good = all(run.state == "success" for run in runs)
+    said = [] if good else reasons(log.read_text(errors="replace"))
     if given.json:
-        print(json.dumps({"runs": [asdict(run) for run in runs], "log": str(log)}, indent=2))
+        print(json.dumps({"runs": [asdict(run) for run in runs], "reasons": said, "log": str(log)}, indent=2))
     elif not good:
-        print(f"what Airflow said: {log}")
+        print("\n".join([*said, f"what Airflow said: {log}"]))
     return 0 if good else 1
 
 
@@ -118,6 +119,13 @@ class _output_to:
         for descriptor, saved in zip((1, 2), self.saved, strict=True):
             os.dup2(saved, descriptor)
             os.close(saved)
+
+
+def reasons(log: str) -> list[str]:
+    """What failed tasks said in Airflow's log: why, and what to do."""
+    whys = re.findall(r"AirflowFailException: (.*(?:\n  .*)*)", log)
+    remedies = re.findall(r"ON CALL .*?(?= \[feature_refresh)", log)
+    return list(dict.fromkeys([*whys, *remedies]))
 
 
 def _text(run: DagRun) -> str:

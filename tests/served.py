@@ -7,11 +7,15 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import httpx
 import psutil
 from online_rows import NOW
+from prometheus_client.parser import text_string_to_metric_families
 
 
 class Served:
@@ -69,3 +73,22 @@ def served(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
+
+
+def eventually(holds: Callable[[], Any], *, seconds: float = 15) -> Any:
+    """Wait until `holds()` is true, and give what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+    return found
+
+
+def metrics(address: str) -> dict[tuple[str, ...], float]:
+    """Samples by name and label values, in the order of the labels' names."""
+    text = httpx.get(f"{address}/metrics", trust_env=False).text
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

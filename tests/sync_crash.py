@@ -11,6 +11,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import pandas  # noqa: F401 - Arrow looks for it when a Delta table is opened: once for all processes, not in each
 from redis.connection import AbstractConnection
 from sync_project import Tables, run_sync
 

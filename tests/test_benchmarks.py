@@ -13,7 +13,7 @@ from benchmarks.common import make_case, meets
 from benchmarks.data import ViewSize, spine_file, view_file
 from benchmarks.measure import BenchmarkFailed, in_child, medians, stopwatch
 from benchmarks.report import label, markdown
-from benchmarks.run import write
+from benchmarks.run import BENCHMARKS, main, write
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,7 +94,13 @@ def test_the_table_shows_each_ratio_against_its_target() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "text"),
-    [("cpu_s", "CPU, s"), ("peak_mb", "peak, MB"), ("rows_per_s", "rows per s"), ("server_cpu_us", "server CPU, µs")],
+    [
+        ("cpu_s", "CPU, s"),
+        ("peak_mb", "peak, MB"),
+        ("rows_per_s", "rows per s"),
+        ("cpu_us_per_row", "CPU µs per row"),
+        ("server_cpu_us", "server CPU, µs"),
+    ],
 )
 def test_numbers_are_labelled_with_their_unit(metric: str, text: str) -> None:
     assert label(metric) == text
@@ -138,3 +144,13 @@ def test_data_is_the_same_every_time_and_sorted_by_time(tmp_path: Path) -> None:
     spine = pq.read_table(spine_file(tmp_path / "x", 30, size))
     assert spine.column_names == ["entity_id", "event_timestamp", "label"]
     assert spine.num_rows == 30
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_each_benchmark_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
+    arguments = ["--only", name, "--size", "tiny", "--runs", "1", "--no-feast"]
+    assert main([*arguments, "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]) == 0
+    (path,) = (tmp_path / "results").glob("*.json")
+    (benchmark,) = json.loads(path.read_text())["benchmarks"]
+    assert benchmark["name"] == name
+    assert any(ratio is not None for case in benchmark["cases"] for ratio in case["ratios"].values())

@@ -89,9 +89,8 @@ def test_without_definitions_every_cadence_says_what_to_do(structures: dict[str,
 def test_a_refresh_publishes_only_after_every_model_and_the_build_itself(dags: Structure) -> None:
     tasks = dags["refresh_hourly"]["tasks"]
     assert {name: task["after"] for name, task in tasks.items()} == {
-        "dbt.dbt_producer_watcher": [],
-        "dbt.dbt_producer_watcher_done": ["dbt.dbt_producer_watcher"],
-        "dbt.stg_payments": ["dbt.dbt_producer_watcher"],
+        "dbt.build": [],
+        "dbt.stg_payments": ["dbt.build"],
         "dbt.accounts": ["dbt.stg_payments"],
         "dbt.account__activity_v1": ["dbt.stg_payments"],
         "dbt.account__activity_v2": ["dbt.stg_payments"],
@@ -99,7 +98,7 @@ def test_a_refresh_publishes_only_after_every_model_and_the_build_itself(dags: S
             "dbt.account__activity_v1",
             "dbt.account__activity_v2",
             "dbt.accounts",
-            "dbt.dbt_producer_watcher_done",
+            "dbt.build",
         ],
         "publish": ["apply"],
         "sync": ["publish"],
@@ -113,7 +112,7 @@ def test_commands_are_those_of_the_command_line(dags: Structure) -> None:
     commands = {name: task["command"] for name, task in dags["refresh_daily"]["tasks"].items() if task["command"]}
     assert commands == {
         "apply": "features apply --no-parse",
-        "publish": "features publish --refresh daily",
+        "publish": "features publish --refresh daily --wait 300",
         "sync": "features sync --refresh daily",
         "verify": "features verify --refresh daily",
     }
@@ -123,9 +122,9 @@ def test_commands_are_those_of_the_command_line(dags: Structure) -> None:
 def test_whatever_opens_duckdb_waits_for_the_one_slot(dags: Structure) -> None:
     guarded = {f"{dag}.{name}" for dag in dags for name, task in dags[dag]["tasks"].items() if task["pool"] == "duckdb"}
     assert guarded == {
-        "refresh_hourly.dbt.dbt_producer_watcher",
+        "refresh_hourly.dbt.build",
         "refresh_hourly.publish",
-        "refresh_daily.dbt.dbt_producer_watcher",
+        "refresh_daily.dbt.build",
         "refresh_daily.publish",
         "catalogue.docs",
     }
@@ -146,7 +145,7 @@ def test_a_model_belongs_to_its_group_and_the_rest_to_the_platform(dags: Structu
 def test_commands_are_tried_again_ever_later_and_a_build_is_not(dags: Structure) -> None:
     for dag in dags.values():
         for name, task in dag["tasks"].items():
-            assert task["retries"] == (3 if task["command"] or name.endswith("_done") else 0), name
+            assert task["retries"] == (3 if task["command"] else 0), name
             assert task["backoff"], name
             assert task["tells"], name
             assert 0 < task["timeout"] <= dag["timeout"], name

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dags_project import FILES
 from tiny_project import write_project
 
 from feature_server import FeatureClient
+from feature_server.embedded import EmbeddedValkey
 from feature_server.manifest.dbt_parse import dbt_parse
 from feature_server.offline import OfflineStore
 
@@ -56,11 +58,9 @@ class Till:
             check=False,
         )
 
-    def refresh(self, hour: str) -> dict[str, Any]:
-        """The hourly refresh of the interval that ends at `hour`: exit code, and the state of every task."""
-        run = self.airflow("scripts.refresh", "hourly", "--at", f"2024-01-31T{hour}:00Z", "--json")
-        (done,) = json.loads(run.stdout)["runs"]
-        return {"code": run.returncode, "states": {task["task"]: task["state"] for task in done["tasks"]}}
+    def refresh(self, hour: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """The hourly refresh of the interval that ends at `hour`."""
+        return self.airflow("scripts.refresh", "hourly", "--at", f"2024-01-31T{hour}:00Z", *options)
 
     def published(self) -> dict[str, tuple[int, int]]:
         """Version and number of rows of each hourly view's offline table."""
@@ -75,9 +75,16 @@ class Till:
 
 
 @pytest.fixture(scope="module")
-def till(tmp_path_factory: pytest.TempPathFactory, valkey_server: str) -> Till:
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a server that no other module writes to: what a refresh left must be there for the next."""
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def till(tmp_path_factory: pytest.TempPathFactory, own_valkey: str) -> Till:
     """A project that Airflow has refreshed once, up to ten in the evening."""
-    till = Till(tmp_path_factory.mktemp("till"), valkey_server)
+    till = Till(tmp_path_factory.mktemp("till"), own_valkey)
     till.payments.write_text(GOOD_ROWS)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FEATURES_HOME", "TILL_PAYMENTS"):
@@ -98,15 +105,19 @@ def test_a_bad_row_stops_the_refresh_and_the_next_good_one_repairs_it(till: Till
     before = (till.published(), till.served())
     till.payments.write_text(GOOD_ROWS + BAD_ROW)
     failed = till.refresh("23")
-    assert failed["code"] == 1
-    assert failed["states"]["dbt.stg_payments"] == "success"
-    assert failed["states"]["dbt.account__activity_v2"] == "failed"
-    assert {failed["states"][task] for task in AFTER_THE_BUILD} == {"upstream_failed"}
+    assert failed.returncode == 1
+    states = {line.split()[-1]: line.split()[0] for line in failed.stdout.splitlines() if line.startswith("  ")}
+    assert states["dbt.stg_payments"] == "success"
+    assert states["dbt.account__activity_v2"] == "failed"
+    assert {states[task] for task in AFTER_THE_BUILD} == {"upstream_failed"}
+    assert "test.till.not_null_account__activity_v2_amount_cents" in failed.stdout
+    assert re.search(r"ON CALL refresh_hourly\.dbt\.build of run \S+: nothing was published", failed.stdout)
     assert (till.published(), till.served()) == before
 
     till.payments.write_text(GOOD_ROWS)
-    repaired = till.refresh("23")
-    assert repaired["code"] == 0
-    assert set(repaired["states"].values()) == {"success"}
+    repaired = till.refresh("23", "--json")
+    assert repaired.returncode == 0
+    (run,) = json.loads(repaired.stdout)["runs"]
+    assert {task["state"] for task in run["tasks"]} == {"success"}
     assert till.published() == dict.fromkeys(VIEWS, (1, 3))
     assert till.served() == [900, 700]

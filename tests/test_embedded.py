@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import psutil
 import pytest
@@ -15,11 +16,13 @@ import redis
 from feature_server import embedded
 from feature_server.embedded import EmbeddedValkey
 from feature_server.errors import FeatureStoreError
+from feature_server.reading import RedisReader
 from feature_server.settings import load_settings
 
 USER = """
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 from feature_server.embedded import EmbeddedValkey
 with EmbeddedValkey(Path(sys.argv[1])) as server:
     print(server.url, flush=True)
@@ -122,13 +125,22 @@ def test_the_server_listens_on_no_port(tmp_path: Path) -> None:
 def test_a_home_too_deep_for_a_socket_path_is_served_from_a_private_folder(tmp_path: Path) -> None:
     folder = tmp_path / ("deep" * 30) / "valkey"
     with EmbeddedValkey(folder) as server:
-        path = Path(server.url.removeprefix("unix://"))
+        path = Path(unquote(server.url.removeprefix("unix://")))
         assert len(str(path)) <= embedded.MAX_SOCKET_PATH
         assert path.parent.stat().st_mode & 0o777 == 0o700
         user = start_user(folder)
         assert url_of(user) == server.url
         user.communicate()
     assert not path.parent.exists()
+    assert servers(folder) == []
+
+
+def test_a_home_with_any_name_is_reached_by_its_url(tmp_path: Path) -> None:
+    folder = tmp_path / "100% mine? #1 {é}"
+    with EmbeddedValkey(folder) as server:
+        with redis.Redis.from_url(server.url) as connection:
+            assert connection.ping()
+        assert RedisReader(server.url).mget([b"nothing"]) == [None]
     assert servers(folder) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -125,6 +126,19 @@ def test_what_a_killed_build_left_behind_is_removed_later_and_never_read(project
     assert not left.exists()
 
 
+def test_processes_that_build_the_same_index_at_once_do_not_disturb_one_another(project: Project) -> None:
+    project.publish(ORDERS, "select range % 1000, timestamptz '2024-01-01', range, range from range(100000)")
+
+    def build(number: int) -> list[list[Any]]:
+        index = open_at(project, "orders", ["amount", "count"][: 1 + number % 2])
+        return look_up(index, [pa.array([number])], T0, ["amount"])
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(build, range(8)))
+    assert all(0 <= value[0][0] < 100_000 and value[0][0] % 1000 == number for number, value in enumerate(found))
+    assert not list((project.home / "index" / "orders").glob(".building-*"))
+
+
 def test_an_index_that_was_deleted_is_built_again(project: Project) -> None:
     project.publish(ORDERS, [(1, T0, 1.0, 1)])
     open_at(project, "orders", ["amount"])
@@ -155,6 +169,12 @@ def test_building_spills_when_the_memory_limit_is_far_below_the_data(project: Pr
     assert index.rows == 300_000
     found = look_up(index, [pa.array([(last * 7919) % 50000])], T0 + timedelta(days=30), ["f0", "f19"])
     assert found == [[float(last)], [float(last + 19)]]
+
+
+def test_a_memory_limit_too_small_for_anything_is_an_error(project: Project) -> None:
+    project.publish(ORDERS, "select range, timestamptz '2024-01-01', range, range from range(200000)")
+    with pytest.raises(SettingsError, match="the memory limit is too small to build the index"):
+        open_at(project, "orders", ["amount"], memory_limit="1MB")
 
 
 @pytest.mark.parametrize("limit", ["plenty", "-", "12 parsecs"])

@@ -55,11 +55,13 @@ def problems_of(project: Path, target: Path, manifest: Manifest, catalog: Manife
     return [f"{problem.key_path}: {problem.what}" for problem in raised.value.problems]
 
 
-def test_a_sound_manifest_becomes_this_registry(project: Path) -> None:
-    registry = load_registry(project, project / "target")
-    int32, int64, string = DType("int32"), DType("int64"), DType("string")
-    customer = JoinKey("customer_id", int64)
-    shop = (JoinKey("country", string), JoinKey("shop_number", int32))
+CUSTOMER = JoinKey("customer_id", DType("int64"))
+SHOP = (JoinKey("country", DType("string")), JoinKey("shop_number", DType("int32")))
+
+
+def tiny_views() -> tuple[FeatureView, FeatureView, FeatureView]:
+    """The feature views of the tiny project, without fingerprints."""
+    int64 = DType("int64")
     transactions = Feature(
         name="transactions_1h", dtype=int64, tags=("window",),
         description="Transactions in the last hour; 0 when there were none.",
@@ -69,7 +71,7 @@ def test_a_sound_manifest_becomes_this_registry(project: Path) -> None:
         description="Euros spent in the last hour; 0 when there were no transactions.",
     )  # fmt: skip
     activity = FeatureView(
-        name="customer__activity", version="1", latest=False, entities=("customer",), join_keys=(customer,),
+        name="customer__activity", version="1", latest=False, entities=("customer",), join_keys=(CUSTOMER,),
         event_timestamp="occurred_at", created_timestamp="ingested_at", ttl_us=30 * DAY_US, refresh="hourly",
         features=(transactions,), description="Card activity of a customer. One row per transaction.",
         owner=Owner(name="Risk", email="risk@example.com", group="risk"), tags=("cards",),
@@ -82,12 +84,17 @@ def test_a_sound_manifest_becomes_this_registry(project: Path) -> None:
         path="models/customer__activity_v2.sql",
     )  # fmt: skip
     visits = FeatureView(
-        name="customer_shop__visits", entities=("customer", "shop"), join_keys=(customer, *shop), refresh="manual",
+        name="customer_shop__visits", entities=("customer", "shop"), join_keys=(CUSTOMER, *SHOP), refresh="manual",
         online=False, description="Visits of a customer to a shop. One row per visit.", owner=activity.owner,
         features=(Feature(name="minutes", dtype=DType("float64"), description="Length of the visit in minutes."),),
         relation='"tiny"."main"."customer_shop__visits"', identifier="customer_shop__visits", unique_id=VISITS,
         path="models/customer_shop__visits.sql",
     )  # fmt: skip
+    return activity, second, visits
+
+
+def test_a_sound_manifest_becomes_this_registry(project: Path) -> None:
+    registry = load_registry(project, project / "target")
     fingerprints = [view.fingerprint for view in registry.feature_views]
     assert len(set(fingerprints)) == 3
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in fingerprints)
@@ -95,17 +102,17 @@ def test_a_sound_manifest_becomes_this_registry(project: Path) -> None:
         project="tiny",
         entities=(
             Entity(
-                name="customer", join_keys=(customer,), description="Customers. One row per customer.",
+                name="customer", join_keys=(CUSTOMER,), description="Customers. One row per customer.",
                 path="models/customers.sql",
             ),
             Entity(
-                name="shop", join_keys=shop, description="Shops. One row per country and number.",
+                name="shop", join_keys=SHOP, description="Shops. One row per country and number.",
                 path="models/shops.sql",
             ),
         ),
         feature_views=tuple(
             msgspec.structs.replace(view, fingerprint=text)
-            for view, text in zip((activity, second, visits), fingerprints, strict=True)
+            for view, text in zip(tiny_views(), fingerprints, strict=True)
         ),
         feature_services=(
             FeatureService(

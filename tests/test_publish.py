@@ -16,7 +16,8 @@ from relations import BUILD_LOG, Relations, view_of
 
 from feature_server.errors import WarehouseError
 from feature_server.offline_commit import CommitConflict, commit
-from feature_server.publish import FILES_A_BUCKET, make_plan
+from feature_server.publish import BUCKETS_A_SCAN
+from feature_server.publish_plan import FILES_A_BUCKET, make_plan
 from feature_server.warehouse import open_warehouse
 
 VIEW = view_of("spend", {"customer_id": "bigint"}, {"spend_eur": "double"}, created="ingested_at")
@@ -149,9 +150,6 @@ def test_only_buckets_that_changed_are_rewritten(spend: Relations, edit: str, bu
 def test_the_sign_of_a_zero_is_a_change(spend: Relations) -> None:
     spend.execute("update spend set spend_eur = 0.0 where spend_eur = 101")
     spend.publish(VIEW)
-    spend.execute("create or replace table spend as select * replace (-spend_eur as spend_eur) from spend")
-    spend.execute("create or replace table spend as select * replace (-spend_eur as spend_eur) from spend")
-    assert spend.publish(VIEW).changed_buckets == 0
     spend.execute(
         """create or replace table spend as
            select * replace (if(spend_eur = 0, '-0.0'::double, spend_eur) as spend_eur) from spend"""
@@ -178,6 +176,24 @@ def test_buckets_get_shorter_when_they_have_grown_too_large(spend: Relations) ->
     spend.publish(VIEW, bucket_rows=3)
     table = spend.assert_published(VIEW)
     assert {file.bucket for file in table.files()} >= {"2013-05-01", "2013-06-28"}
+
+
+def test_many_buckets_are_written_from_one_sorted_copy(relations: Relations) -> None:
+    relations.execute(
+        SPEND,
+        """insert into spend select i % 7, timestamptz '2013-01-01' + to_days((i * 37 % 100)::int) + to_minutes(i),
+           '2013-01-01', i from range(1000) numbers(i)""",
+    )
+    assert relations.publish(VIEW, bucket_rows=1).changed_buckets > 2 * BUCKETS_A_SCAN
+    relations.assert_published(VIEW)
+    relations.execute(
+        "insert into spend select i, timestamptz '2013-01-01 12:00+00' + to_days(3 * i::int), '2014-01-01', i "
+        "from range(30) numbers(i)",
+        "update spend set spend_eur = -1 where event_timestamp between '2013-02-01' and '2013-02-03'",
+    )
+    published = relations.publish(VIEW, bucket_rows=1)
+    assert (published.changed_buckets, published.rows_written) == (32, 30 + 2 * 10)
+    relations.assert_published(VIEW)
 
 
 def test_a_new_definition_replaces_the_table_and_old_versions_stay_readable(spend: Relations) -> None:
@@ -227,6 +243,20 @@ def test_rows_that_nothing_can_find_are_refused(spend: Relations, row: str, prob
         spend.publish(VIEW)
     assert raised.value.got == problem
     assert spend.store.table("spend").version == 0
+
+
+def test_a_view_whose_tests_failed_is_not_published_until_they_pass(spend: Relations) -> None:
+    spend.execute(
+        "create table failed_tests(model varchar, test varchar)",
+        "insert into failed_tests values ('spend', 'grain_spend'), ('other', 'in_range_other')",
+        "update spend set spend_eur = -1",
+    )
+    with pytest.raises(WarehouseError) as raised:
+        spend.publish(VIEW)
+    assert raised.value.got == "grain_spend"
+    assert spend.store.table("spend").version == 0
+    spend.execute("delete from failed_tests where model = 'spend'")
+    assert spend.publish(VIEW).version == 1
 
 
 class TestBuildLog:

@@ -20,7 +20,13 @@ from sync_project import (
 )
 
 from feature_server.definitions import FeatureView
-from feature_server.errors import FeatureStoreError, OfflineStoreError, OnlineStoreError, OnlineStoreUnavailable
+from feature_server.errors import (
+    FeatureStoreError,
+    OfflineStoreError,
+    OnlineStoreError,
+    OnlineStoreUnavailable,
+    RequestError,
+)
 from feature_server.keys import CODES, EPOCH
 from feature_server.online import OnlineStore
 from feature_server.settings import to_us
@@ -321,3 +327,33 @@ def test_a_redis_without_memory_left_is_an_error_and_the_next_sync_repairs_it(va
     result: SyncResult = sync_one(valkey, tables, VIEW, now=at(10))
     assert result.online == 8_000
     assert online_rows(valkey, VIEW) == expected_rows(VIEW, tables.rows(VIEW), at(10))
+
+
+def test_a_view_that_is_not_online_cannot_be_named(valkey: str, tables: Tables) -> None:
+    with pytest.raises(RequestError, match="'customer__spend' is not online"):
+        run_sync(valkey, tables, make_view(online=False), now=at(10), names=["customer__spend"])
+
+
+def test_progress_counts_the_rows_read_up_to_all_of_them(valkey: str, tables: Tables) -> None:
+    tables.commit(VIEW, [[(key, at(1), 1.0) for key in range(40)], [(key, at(2), 1.0) for key in range(30)]])
+    seen: list[tuple[int, int]] = []
+    with OnlineStore(valkey) as online:
+        sync(
+            online,
+            tables.store,
+            registry_of(VIEW),
+            now_us=lambda: to_us(at(10)),
+            progress=lambda view_id: lambda done, total: seen.append((done, total)),
+        )
+    assert seen[-1] == (70, 70)
+    assert seen == sorted(seen)
+
+
+def test_a_lost_record_of_a_code_is_made_up_for(valkey: str, tables: Tables) -> None:
+    tables.commit(VIEW, [[(1, at(5), 5.0)]])
+    sync_one(valkey, tables, VIEW, now=at(10))
+    with redis.Redis.from_url(valkey) as client:
+        client.delete(CODES)
+    tables.commit(VIEW, [[(1, at(6), 6.0)]])
+    assert sync_one(valkey, tables, VIEW, now=at(10)).mode == "changes"
+    assert spend(valkey) == {"1": 6.0}

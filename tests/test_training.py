@@ -1,8 +1,8 @@
-"""Training sets end to end: published views, a spine, and the point-in-time rule against a brute force."""
+"""Training sets end to end: published views, a spine, and every row with its features."""
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 import uuid
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,11 +15,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from published import Project, make_view
 
-from feature_server import training_spine
+from feature_server import training_set
 from feature_server.errors import FeatureStoreError, OfflineStoreError, RequestError, UnknownNameError
 
 T0 = datetime(2024, 3, 10, tzinfo=UTC)
@@ -216,7 +214,7 @@ def test_a_long_spine_is_the_same_in_chunks(project: Project, monkeypatch: pytes
     publish_orders(project)
     spine = make_spine([(number % 3, T0 + (number % 5 - 1) * HOUR) for number in range(25)])
     whole = project.store.get_historical_features(spine, ["orders:count"]).to_arrow()
-    monkeypatch.setattr(training_spine, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(training_set, "CHUNK_ROWS", 10)
     pieces = project.store.get_historical_features(spine, ["orders:count"]).to_arrow()
     assert pieces.column("count").num_chunks == 3
     assert pieces.equals(whole)
@@ -246,6 +244,20 @@ def test_a_published_correction_changes_the_answer_and_a_pinned_version_does_not
     project.publish(view, [(1, T0, 2)])
     assert store.get_historical_features(spine, ["things:number"]).to_arrow().column("number").to_pylist() == [2]
     assert values(project, spine, ["things:number"], versions={"things": first}) == [(1,)]
+
+
+def test_an_index_removed_between_two_uses_is_built_again(project: Project) -> None:
+    publish_orders(project)
+    training_set = project.store.get_historical_features(make_spine([(1, T0)]), ["orders:count"])
+    shutil.rmtree(project.home / "index")
+    assert training_set.to_arrow().column("count").to_pylist() == [10]
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(project: Project) -> None:
+    publish_orders(project)
+    (project.home / "index").write_text("in the way")
+    with pytest.raises(OfflineStoreError, match="the index cannot be written"):
+        project.store.get_historical_features(make_spine([(1, T0)]), ["orders:count"])
 
 
 def test_the_warehouse_is_never_opened(project: Project) -> None:
@@ -288,6 +300,7 @@ def test_what_does_not_fit_is_an_error_before_any_work(project: Project, tmp_pat
         (spine, "fraud_v1", UnknownNameError, "fraud_v1"),
         (tmp_path / "none.parquet", orders, RequestError, "there is no such file"),
         (Path(__file__), orders, RequestError, "not a Parquet file"),
+        ("from_labels.parquet", orders, RequestError, "there is no such file"),
         ("select nothing", orders, RequestError, "the query fails"),
         ([1, 2], orders, RequestError, "got: list"),
         (pd.DataFrame({"customer": [1, "a"]}), orders, RequestError, "values of several types"),
@@ -323,80 +336,3 @@ def test_a_definition_in_force_that_was_not_published_yet_is_an_error(project: P
     project.apply(make_view("orders", {"customer": "bigint"}, {"count": "integer"}, created=True))
     error = fail(project, make_spine([(1, T0)]), ["orders:count"])
     assert "run `features publish orders`" in str(error)
-
-
-class Event(NamedTuple):
-    key: int
-    other: str
-    hour: int
-    created: int | None
-
-
-KEYS = [0, 2**53, 2**53 + 1]
-OTHERS = ["a", "b"]
-EVENTS = st.lists(
-    st.builds(Event, st.sampled_from(KEYS), st.sampled_from(OTHERS), st.integers(0, 9),
-              st.one_of(st.none(), st.integers(0, 12))),
-    max_size=25,
-)  # fmt: skip
-SPINE = st.lists(
-    st.tuples(st.sampled_from([*KEYS, 5, None]), st.sampled_from([*OTHERS, "c", None]), st.integers(-1, 14)),
-    max_size=25,
-)
-
-
-def brute_force(
-    events: list[Event], key: int | None, other: str | None, at: int, ttl: int | None, as_known: bool
-) -> int | None:
-    """The number of the event that counts; `other` None where the view has one join key."""
-    counting = [
-        (event.hour, event.created is not None, event.created or 0, number)
-        for number, event in enumerate(events)
-        if event.key == key
-        and event.other == other
-        and event.hour <= at
-        and (ttl is None or event.hour >= at - ttl)
-        and (not as_known or (event.created is not None and event.created <= at))
-    ]
-    return max(counting)[-1] if counting else None
-
-
-@settings(max_examples=12, deadline=None)
-@given(one=EVENTS, two=EVENTS, spine=SPINE, ttl=st.one_of(st.none(), st.integers(1, 9)), as_known=st.booleans(),
-       zone=st.sampled_from(["UTC", "Asia/Kolkata", "America/New_York"]))  # fmt: skip
-def test_any_training_set_is_what_a_brute_force_gives(
-    one: list[Event],
-    two: list[Event],
-    spine: list[tuple[int | None, str | None, int]],
-    ttl: int | None,
-    as_known: bool,
-    zone: str,
-) -> None:
-    single = [*{event[0:1] + event[2:]: event._replace(other="") for event in one}.values()]
-    double = [*dict.fromkeys(two)]
-    with tempfile.TemporaryDirectory() as folder:
-        project = Project(Path(folder) / "project")
-        ttl_us = None if ttl is None else ttl * HOUR_US
-        views = [
-            make_view("one", {"key": "bigint"}, {"number_one": "bigint"}, created=True, ttl_us=ttl_us),
-            make_view("two", {"key": "bigint", "other": "varchar"}, {"number_two": "bigint"}, created=True),
-        ]
-        for view, events in zip(views, (single, double), strict=True):
-            rows = [
-                (event.key, *([event.other] if view.name == "two" else []), T0 + event.hour * HOUR,
-                 None if event.created is None else T0 + event.created * HOUR, number)
-                for number, event in enumerate(events)
-            ]  # fmt: skip
-            project.publish(view, rows)
-        table = pa.table(
-            {
-                "key": pa.array([row[0] for row in spine], pa.int64()),
-                "other": pa.array([row[1] for row in spine], pa.string()),
-                "event_timestamp": pa.array([T0 + row[2] * HOUR for row in spine], pa.timestamp("us", zone)),
-            }
-        )
-        found = values(project, table, ["two:number_two", "one:number_one"], as_known=as_known)
-    assert found == [
-        (brute_force(double, key, other, at, None, as_known), brute_force(single, key, "", at, ttl, as_known))
-        for key, other, at in spine
-    ]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from published import Project, make_view
 
+from feature_server import training_set
 from feature_server.errors import OfflineStoreError, RequestError
-from feature_server.training_record import METADATA_KEY, read_record
+from feature_server.training_record import METADATA_KEY, Fingerprint, read_record
 
 T0 = datetime(2024, 3, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -81,6 +83,20 @@ def test_train_takes_single_features_and_its_options(project: Project, tmp_path:
     assert table.column("orders__count").to_pylist() == [None, 10, 20, None, None]
 
 
+def test_a_training_set_on_disk_needs_no_pandas(project: Project, tmp_path: Path) -> None:
+    script = f"""
+import sys
+from feature_server import FeatureStore
+store = FeatureStore({str(project.folder)!r})
+assert store.get_historical_features({str(spine_file(tmp_path))!r}, "fraud_v1").to_arrow().num_rows == 5
+print("pandas" in sys.modules)
+"""
+    spine = pa.table({"customer": [1], "event_timestamp": [T0]})
+    project.store.get_historical_features(spine, "fraud_v1")
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
 def test_a_bad_spine_ends_with_code_1_and_no_file(project: Project, tmp_path: Path) -> None:
     out = tmp_path / "train.parquet"
     run = features("train", "fraud_v1", "--spine", tmp_path / "none.parquet", "--out", out, project=project)
@@ -101,6 +117,51 @@ def test_reproduce_writes_the_same_bytes_after_the_tables_moved_on(project: Proj
     project.publish(renamed, [(1, T0, 0.5)])
     run = features("reproduce", out, "--out", again, project=project)
     assert (run.returncode, run.stderr) == (0, "")
+    assert again.read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([1, None, 3, 4, None], pa.int16()),
+        pa.array([0.5, None, float("nan"), 4.0, None]),
+        pa.array([True, None, False, True, None]),
+        pa.array(["a", None, "", "é" * 9, None]),
+        pa.array([b"a", None, b"", b"x" * 9, None], pa.large_binary()),
+        pa.array(["a", None, "", "é" * 9, None], pa.string_view()),
+        pa.array([[1, None], None, [], [4], None], pa.list_(pa.int8())),
+        pa.array([["a", None], None, [], ["b"], None], pa.list_(pa.string())),
+        pa.array([{"a": 1, "b": None}, None, {"a": 2, "b": "x"}, {"a": None, "b": "y"}, None]),
+        pa.array([None, None, None, None, None]),
+        pa.array([Decimal("1.5"), None, Decimal("2.5"), Decimal("3.5"), None]),
+        pa.array([T0, None, T0 + DAY, T0, None]),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_a_fingerprint_depends_on_values_alone(values: pa.Array) -> None:
+    def fingerprint(array: pa.Array) -> str:
+        hashed = Fingerprint(pa.schema([("x", array.type)]))
+        hashed.update(pa.table({"x": array}))
+        return hashed.hexdigest()
+
+    embedded = pa.concat_arrays([values[3:], values, values[1:]])[2:7]
+    assert fingerprint(embedded) == fingerprint(values)
+    for low, high in ((0, 3), (1, 4), (2, 5), (3, 4), (0, 0)):
+        copied = pa.array(values[low:high].to_pylist(), values.type)
+        assert fingerprint(embedded[low:high]) == fingerprint(copied)
+    if values.null_count < len(values):
+        assert fingerprint(pa.array(values.to_pylist()[::-1], values.type)) != fingerprint(values)
+
+
+def test_a_file_written_in_chunks_is_reproduced_in_the_same_chunks(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, again = tmp_path / "train.parquet", tmp_path / "again.parquet"
+    monkeypatch.setattr(training_set, "CHUNK_ROWS", 2)
+    project.store.get_historical_features(spine_file(tmp_path), "fraud_v1").write_parquet(out)
+    assert pq.ParquetFile(out).metadata.num_row_groups == 3
+    monkeypatch.undo()
+    project.store.reproduce(out).write_parquet(again)
     assert again.read_bytes() == out.read_bytes()
 
 

@@ -58,14 +58,16 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
         if project.problem:
             NotReady(task_id="definitions", problem=project.problem, doc_md=project.problem, retries=0)
             return dag
-        build = dbt_build(project, [*selection(project, cadence.name), *cadence.also], cadence.finishes_within)
+        build, group = dbt_build(project, [*selection(project, cadence.name), *cadence.also], cadence.finishes_within)
         option = f"--refresh {cadence.name}"
+        apply = command("apply", "features apply --no-parse", project)
+        build >> apply  # also when every model is green: a test of a source has no model
         chain(
-            build,
-            command("apply", "features apply --no-parse", project),
+            group,
+            apply,
             command(
                 "publish",
-                f"features publish {option}",
+                f"features publish {option} --wait 300",
                 project,
                 pool=DUCKDB_POOL,
                 outlets=[Asset(name=view.id, uri=asset_uri(view.id), group="feature_view") for view in views],

@@ -1,10 +1,9 @@
 """The dbt build of a cadence: one dbt process, and a task for each model that says how it and its tests went.
 
-Cosmos makes the tasks from dbt's manifest. Two things differ from its watcher mode as it comes:
-- A model's task reports what the build said and never runs dbt. Cosmos's own would when it is cleared, one process a
-  model, and leave out the tests of sources. Here clearing the build task builds and tests everything again.
-- It starts when the build has ended, not beside it: no triggerer, no slot held by waiting, and `airflow dags test`,
-  which runs one task at a time in no certain order, never waits for a build that it has not started.
+Cosmos reads dbt's manifest, lays out the models as tasks, and runs dbt. Of its own ways to run many models, one starts
+dbt anew for each (4 s a model), and the watcher mode skips a build that is cleared and leaves the models to build one
+by one, without the tests of sources. So here the build is one task, run again whole when cleared, and the models'
+tasks report what it said.
 """
 
 from __future__ import annotations
@@ -21,14 +20,15 @@ from airflow.sdk import DAG, BaseOperator, Context, TaskGroup, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException
 from cosmos.airflow.task_group import DbtTaskGroup
 from cosmos.config import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
-from cosmos.constants import PRODUCER_WATCHER_TASK_ID, DbtResourceType, ExecutionMode, InvocationMode, LoadMode
+from cosmos.constants import DbtResourceType, ExecutionMode, InvocationMode, LoadMode
 from cosmos.dbt.graph import DbtNode
+from cosmos.operators.local import DbtBuildLocalOperator
 
 from .project import Project, dbt_profile
 from .steps import STEPS
 
 GROUP = "dbt"
-BUILD_TASK = f"{GROUP}.{PRODUCER_WATCHER_TASK_ID}"
+BUILD = "build"
 RESULTS = "results"
 GOOD = ("success", "pass", "warn")
 SKIPPED = "skipped: something upstream is red"  # a test that waits for another model says nothing about this one
@@ -45,11 +45,11 @@ class ModelResult(BaseOperator):
         self.test_ids = test_ids
 
     def execute(self, context: Context) -> None:
-        results = context["ti"].xcom_pull(task_ids=BUILD_TASK, key=RESULTS) or {}
+        results = context["ti"].xcom_pull(task_ids=f"{GROUP}.{BUILD}", key=RESULTS) or {}
         unit_tests = [unique_id for unique_id in results if unique_id.startswith(f"unit_test.{self.unit_test_prefix}.")]
         ran = {name: results[name] for name in [*self.test_ids, *unit_tests] if results.get(name, SKIPPED) != SKIPPED}
         bad = [f"{name}: {said}" for name, said in ran.items() if said not in GOOD]
-        built = results.get(self.unique_id, "dbt did not reach it; see the log of the task `dbt build`")
+        built = results.get(self.unique_id, f"dbt did not reach it; see the log of {GROUP}.{BUILD}")
         if built not in GOOD:
             bad.insert(0, f"{self.unique_id}: {built}")
         if bad:
@@ -86,11 +86,6 @@ def _in_words(status: str, message: str | None) -> str:
     return status if status in GOOD else f"{status}: {message}"
 
 
-def build_whatever_the_attempt(context: Context) -> None:
-    """Make a build that was cleared build again: Cosmos skips every attempt after the first."""
-    context["ti"].try_number = 1
-
-
 def selection(project: Project, refresh: str) -> list[str]:
     """dbt's selectors for a cadence: its views and the entities they name, with all upstream of both."""
     entities = sorted({entity for view in project.views(refresh) for entity in view.entities})
@@ -98,57 +93,63 @@ def selection(project: Project, refresh: str) -> list[str]:
     return [f"+config.meta.feature_view.refresh:{refresh}", *names]
 
 
-def dbt_build(project: Project, select: list[str], execution_timeout: timedelta) -> DbtTaskGroup:
-    """The task group `dbt` of the current DAG, for what dbt's selectors `select`.
+def dbt_build(project: Project, select: list[str], execution_timeout: timedelta) -> tuple[BaseOperator, TaskGroup]:
+    """The task that builds what dbt's selectors `select`, and the group `dbt` that it and its models form.
 
     A test runs when everything it reads is selected or upstream of that: one between views of two cadences would
     compare two instants. A failed build is not retried, for a failed test stays failed until somebody acts.
     """
     profile_name, target_name, profiles_file = dbt_profile(project.settings.project_dir)
+    profile = ProfileConfig(profile_name, target_name, profiles_yml_filepath=profiles_file)
     tests_of_model: dict[str, list[str]] = {}
+    converter = result_task(tests_of_model)
     group = DbtTaskGroup(
         group_id=GROUP,
         project_config=ProjectConfig(
             dbt_project_path=project.settings.project_dir,
             manifest_path=project.settings.target_path / "manifest.json",
             install_dbt_deps=False,
-            env_vars=project.environment,
-            dbt_vars={"as_of": "{{ as_of(dag_run, params) }}"},
         ),
-        profile_config=ProfileConfig(profile_name, target_name, profiles_yml_filepath=profiles_file),
-        execution_config=ExecutionConfig(
-            execution_mode=ExecutionMode.WATCHER,
-            invocation_mode=InvocationMode.SUBPROCESS,  # inside the task's process dbt would keep DuckDB's lock
-            dbt_executable_path=dbt_executable(),
-            setup_operator_args={
-                "task_display_name": "dbt build",
-                "doc_md": STEPS["build"].doc_md,
-                "pool": DUCKDB_POOL,
-                "retries": 0,
-                "execution_timeout": execution_timeout,
-                "callback": report_results,
-                "callback_args": {"target_path": str(project.settings.target_path)},
-                "pre_execute": build_whatever_the_attempt,
-                "indirect_selection": "buildable",
-            },
-        ),
+        profile_config=profile,
+        execution_config=ExecutionConfig(execution_mode=ExecutionMode.LOCAL),
         render_config=RenderConfig(
             load_method=LoadMode.DBT_MANIFEST,
             select=select,
             emit_datasets=False,
             node_converters=dict.fromkeys(
-                (DbtResourceType.MODEL, DbtResourceType.SEED, DbtResourceType.SNAPSHOT), result_task(tests_of_model)
+                (DbtResourceType.MODEL, DbtResourceType.SEED, DbtResourceType.SNAPSHOT), converter
             ),
         ),
     )
     for unique_id, test_ids in group.dbt_graph.tests_per_model.items():
         tests_of_model.setdefault(unique_id, []).extend(test_ids)
-    build = group.tasks_map[PRODUCER_WATCHER_TASK_ID]
+    build = DbtBuildLocalOperator(
+        task_id=BUILD,
+        task_group=group,
+        doc_md=STEPS["build"].doc_md,
+        pool=DUCKDB_POOL,
+        retries=0,
+        execution_timeout=execution_timeout,
+        project_dir=str(project.settings.project_dir),
+        profile_config=profile,
+        env=project.environment,
+        select=" ".join(select),
+        indirect_selection="buildable",
+        vars={"as_of": "{{ as_of(dag_run, params) }}"},
+        invocation_mode=InvocationMode.SUBPROCESS,  # within the task's own process dbt would keep DuckDB's lock
+        dbt_executable_path=dbt_executable(),
+        install_deps=False,
+        emit_datasets=False,
+        should_store_compiled_sql=False,
+        skip_exit_code=None,
+        callback=report_results,
+        callback_args={"target_path": str(project.settings.target_path)},
+    )
     for task in group.tasks_map.values():
         if isinstance(task, ModelResult) and not task.upstream_task_ids:
             task.trigger_rule = TriggerRule.ALL_DONE
             build >> task
-    return group
+    return build, group
 
 
 def dbt_executable() -> str:

@@ -34,7 +34,7 @@ STEPS = {
     "model": Step(
         "Says how the build of this model and its tests went; runs nothing itself.",
         "read the tests that did not pass in this task's log, correct the data or the model, then clear the task "
-        "`dbt build` with everything downstream, or start a new run.",
+        "`dbt.build` with everything downstream, or start a new run.",
     ),
     "apply": Step(
         "Puts the definitions that have just been built and tested in force (`features apply`).",
@@ -66,6 +66,5 @@ STEPS = {
 def say_what_to_do(context: Mapping[str, Any]) -> None:
     """Log one line for whoever is on call when a task has failed for good."""
     instance = context["ti"]
-    name = instance.task_id.rpartition(".")[2]
-    step = STEPS.get(name, STEPS["build" if name == "dbt_producer_watcher" else "model"])
+    step = STEPS.get(instance.task_id.removeprefix("dbt."), STEPS["model"])
     log.error("ON CALL %s.%s of run %s: %s", instance.dag_id, instance.task_id, instance.run_id, step.if_it_fails)

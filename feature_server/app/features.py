@@ -72,9 +72,12 @@ class FeatureServer:
         started = time.perf_counter()
         counts = self.reader.counts
         try:
-            body = await _read_body(receive)
-            if body is None:
-                return
+            message = await receive()
+            body = message.get("body")
+            if body is None or message["more_body"]:
+                body = await _read_body(message, receive)
+                if body is None:
+                    return
             answer = await self.features.read(self.reader.read(_parse(body)))
             writer = answer.plan.writer
             if writer is None:
@@ -89,14 +92,18 @@ class FeatureServer:
             await _send(send, 500, [_JSON, _CLOSE], INTERNAL_ERROR)
             return
         counts.count_request(ROUTE, 200)
-        await _send(send, 200, [_JSON, _CLOSE] if self.draining else [_JSON], content)
+        headers = [_JSON, (b"content-length", b"%d" % len(content))]
+        if self.draining:
+            headers.append(_CLOSE)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
         counts.latency.observe(time.perf_counter() - started)
 
     async def _push(self, receive: Receive, send: Send) -> None:
         """Answered when the events can be read; 422 when none of them was taken in."""
         counts = self.reader.counts
         try:
-            body = await _read_body(receive)
+            body = await _read_body(await receive(), receive)
             if body is None:
                 return
             try:
@@ -175,11 +182,8 @@ def _malformed(error: msgspec.DecodeError) -> MalformedBody:
     )
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body; None when the client has gone."""
-    message = await receive()
-    if not message.get("more_body"):
-        return message["body"] if message["type"] == "http.request" else None
+async def _read_body(message: MutableMapping[str, Any], receive: Receive) -> bytes | None:
+    """The whole body, of which `message` is the first part; None when the client has gone."""
     parts, size = [], 0
     while message["type"] == "http.request":
         parts.append(message["body"])

@@ -12,6 +12,7 @@ from ..errors import FeatureStoreError
 from ..online_registry import OnlineRegistry
 from .describe import describe_service, describe_view, example_entities
 
+NUMBERS = ("Features", "Rows")  # columns of a table that are set flush right
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -27,9 +28,10 @@ table {{ border-collapse: collapse; width: 100%; }}
 th, td {{ text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; }}
 tr {{ border-bottom: 1px solid var(--line); }}
 th {{ font-weight: 600; opacity: .7; }}
-td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 code, pre {{ font: 13px/1.5 ui-monospace, monospace; }}
-pre {{ padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 4px; overflow-x: auto; }}
+pre {{ padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 4px; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 a {{ color: light-dark(#0b57a4, #8ab8f0); text-decoration: none; }}
 a:hover {{ text-decoration: underline; }}
 .warning {{ border-left: 3px solid #c77700; padding: .2rem .8rem; }}
@@ -103,7 +105,7 @@ def view_page(view: dict[str, Any], address: str) -> str:
         "Newest event": escape(state["newest_event_timestamp"] or "") if state else "",
         "Synced": escape(state["synced_at"]) if state else "",
     }
-    parts.append(_table((), ((f"<b>{name}</b>", value) for name, value in facts.items() if value)))
+    parts.append(_facts(facts))
     parts.append("<h2>Features</h2>")
     parts.append(_features(view["features"]))
     request = {
@@ -116,15 +118,7 @@ def view_page(view: dict[str, Any], address: str) -> str:
 
 def service_page(service: dict[str, Any], address: str) -> str:
     parts = [f"<h1>{escape(service['name'])}</h1>", f"<p>{escape(service['description'])}</p>"]
-    parts.append(
-        _table(
-            (),
-            (
-                ("<b>Owner</b>", _owner(service["owner"])),
-                ("<b>Join keys</b>", _join_keys(service["join_keys"])),
-            ),
-        )
-    )
+    parts.append(_facts({"Owner": _owner(service["owner"]), "Join keys": _join_keys(service["join_keys"])}))
     parts.append("<h2>Features</h2>")
     parts.append(
         _table(
@@ -174,12 +168,16 @@ def _page(title: str, parts: Iterable[str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    heads = "".join(f"<th>{name}</th>" for name in head)
+    heads = "".join(f'<th class="number">{name}</th>' if name in NUMBERS else f"<th>{name}</th>" for name in head)
     lines = ["<table>", f"<thead><tr>{heads}</tr></thead>" if head else "", "<tbody>"]
     for row in rows:
         cells = "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row)
         lines.append(f"<tr>{cells}</tr>")
     return "\n".join([*lines, "</tbody></table>"])
+
+
+def _facts(facts: dict[str, str]) -> str:
+    return _table((), ((f"<b>{name}</b>", value) for name, value in facts.items() if value))
 
 
 def _features(features: Iterable[dict[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 import typer
@@ -31,6 +32,7 @@ def load_commands() -> typer.Typer:
 
 def main() -> None:
     """Run the command line: exit code 0 good, 1 the thing failed or offenders were found, 2 wrong usage."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is open is closed on the way out
     try:
         load_commands()()
     except FeatureStoreError as error:

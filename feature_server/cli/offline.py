@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import FeatureStoreError, OfflineStoreError, RequestError
+from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SyncConflict
 from .common import Json, ProjectDir, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def verify(
                             view, online, store, now_us=now_us, project_dir=settings.project_dir, sample=sample,
                             progress=progress,
                         )  # fmt: skip
-            except OfflineStoreError as error:
+            except (OfflineStoreError, SyncConflict) as error:
                 failed[view.id] = error
                 typer.echo(f"failed {error}", err=True)
                 continue

@@ -1,9 +1,10 @@
-"""features sync: the offline store's latest rows to Redis."""
+"""features sync, get: values to the online store, and back."""
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,12 +12,16 @@ from .common import Json, Progress, ProjectDir, print_json, progress_bar
 from .offline import Refresh, select_views
 
 if TYPE_CHECKING:
+    from ..client_result import FeatureVector
+    from ..definitions import JoinKey
+    from ..registry import Registry
     from ..sync import SyncResult
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command(epilog="Example: features sync customer__transactions")(sync)
+    app.command(epilog="Example: features get fraud_v1 customer_id=42 merchant_id=7")(get)
 
 
 def sync(
@@ -91,3 +96,82 @@ def sync(
         typer.echo(f"failed {error}", err=True)
     if done.failures:
         raise typer.Exit(1)
+
+
+def get(
+    service: Annotated[str, typer.Argument(help="A feature service, or one feature as view:feature.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="The entity: each join key and its value.")],
+    project_dir: ProjectDir = None,
+    json: Json = False,
+) -> None:
+    """Read the features of one entity from the online store, with their statuses and event timestamps."""
+    from ..client import FeatureClient
+    from ..embedded import connect
+    from ..online import OnlineStore
+    from ..online_registry import decode_online_registry
+    from ..settings import load_settings
+
+    settings = load_settings(project_dir=project_dir)
+    with connect(settings) as url:
+        with OnlineStore(url) as store:
+            online = store.registry() or decode_online_registry(None)
+        features = [service] if ":" in service else None
+        entity = _entity(keys, online.registry, features or service)
+        with FeatureClient(url, settings=settings) as client:
+            found = client.get(None if features else service, features=features, **entity)
+    if json:
+        print_json(_as_json(found))
+        return
+    width = max(map(len, found.values))
+    for name, value in found.values.items():
+        time = found.event_timestamps[name]
+        shown = "" if value is None else str(value)
+        line = f"{name:<{width}}  {shown:<24}  {found.statuses[name]:<15}"
+        typer.echo(f"{line}  {time:%Y-%m-%dT%H:%M:%SZ}" if time else line.rstrip())
+
+
+def _entity(texts: list[str], registry: Registry, features: str | list[str]) -> dict[str, Any]:
+    """Join key values as their types want them, from `name=value`."""
+    views = {ref.view for ref in registry.resolve(features)}
+    known = {key.name: key for view in registry.feature_views if view.id in views for key in view.join_keys}
+    entity: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name in entity:
+            raise typer.BadParameter(
+                f"{text!r}: expected each join key once, as name=value, e.g. {next(iter(known))}=42",
+                param_hint="KEY=VALUE",
+            )
+        entity[name] = _key_value(known[name], value) if name in known else value
+    return entity
+
+
+def _key_value(key: JoinKey, text: str) -> Any:
+    """The value that a text stands for; what is no such value stays text, and is refused by its join key."""
+    if key.dtype.kind == "bool":
+        return {"true": True, "false": False}.get(text, text)
+    if "int" in key.dtype.kind:
+        try:
+            return int(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _as_json(found: FeatureVector) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return {"inf": "Infinity", "-inf": "-Infinity"}.get(str(value), "NaN")
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    return {
+        "entity": found.entity,
+        "features": {
+            name: {
+                "value": plain(value),
+                "status": found.statuses[name],
+                "event_timestamp": found.event_timestamps[name],
+            }
+            for name, value in found.values.items()
+        },
+    }

@@ -37,6 +37,22 @@ def test_a_bad_row_stops_the_views_made_from_it_and_no_others(world: World) -> N
     assert "customer__transactions" not in tables
 
 
+def test_a_failed_test_is_noted_with_its_view_until_it_passes(world: World) -> None:
+    def noted() -> list[tuple[str, str]]:
+        with world.connect() as connection:
+            return connection.sql("from failed_tests order by all").fetchall()
+
+    assert world.dbt("build", "-s", "+plane__registration", as_of=END).returncode == 0
+    assert noted() == []
+    with duckdb.connect(str(world.warehouse)) as connection:
+        connection.execute("update plane__registration set seats = -5 where tail_number = 'N10156'")
+    tested = world.dbt("test", "-s", "plane__registration", as_of=END)
+    assert tested.returncode == 1, tested.stdout
+    assert [model for model, _ in noted()] == ["plane__registration"]
+    assert world.dbt("build", "-s", "plane__registration", as_of=END).returncode == 0
+    assert noted() == []
+
+
 def test_an_instant_that_is_not_utc_is_refused(full: World) -> None:
     parsed = full.dbt("parse", as_of="2013-12-26 00:00")
     assert parsed.returncode != 0

@@ -1,0 +1,36 @@
+{#-
+  Tests that failed at their last run, by the relation they test: `features publish` leaves such a relation alone, so
+  that bad rows reach neither training nor serving however the command comes to be run.
+-#}
+
+{% macro failed_tests() -%}
+{{ target.schema }}.failed_tests
+{%- endmacro %}
+
+{% macro create_failed_tests() %}
+create table if not exists {{ failed_tests() }} (
+    model varchar not null,
+    test varchar not null
+)
+{% endmacro %}
+
+{% macro record_failed_tests(results) %}
+{%- set ran = [] -%}
+{%- set failed = [] -%}
+{%- for result in results if result.node.resource_type == 'test' and result.status in ('pass', 'warn', 'fail', 'error') -%}
+  {%- set test = result.node.name -%}
+  {%- do ran.append("'" ~ test ~ "'") -%}
+  {%- if result.status in ('fail', 'error') -%}
+    {%- set tested = [result.node.attached_node] if result.node.attached_node else result.node.depends_on.nodes -%}
+    {%- for unique_id in tested if unique_id in graph.nodes -%}
+      {%- do failed.append("('" ~ graph.nodes[unique_id].alias ~ "', '" ~ test ~ "')") -%}
+    {%- endfor -%}
+  {%- endif -%}
+{%- endfor -%}
+{%- if ran -%}
+delete from {{ failed_tests() }} where test in ({{ ran | join(', ') }});
+{%- endif -%}
+{%- if failed -%}
+insert into {{ failed_tests() }} values {{ failed | join(', ') }};
+{%- endif -%}
+{% endmacro %}

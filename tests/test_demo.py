@@ -1,0 +1,47 @@
+"""`make demo`: the whole product once, on the example data, as a stranger would see it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of processes that speak of the folder, on their command line or as their home."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            facts = [*process.cmdline(), process.environ().get("FEATURES_HOME", "")]
+        except psutil.Error:
+            continue
+        if any(str(folder) in fact for fact in facts):
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
+def test_the_demo_runs_to_its_end_and_leaves_nothing_running(tmp_path: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FEATURES_", "DBT_", "AIRFLOW"))}
+    places = {"FEATURES_HOME": str(tmp_path / "home"), "FEATURES_TARGET_PATH": str(tmp_path / "target")}
+    run = subprocess.run(
+        [sys.executable, "-m", "scripts.demo"],
+        cwd=ROOT, env=kept | places, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=580, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    for expected in (
+        "refresh_hourly: success",
+        "refresh_daily: success",
+        "marketing_v1 reads the same numbers",
+        "PRESENT",
+        "rows x 15 features",
+        "nothing is left running",
+        "What to type next",
+    ):
+        assert expected in run.stdout
+    assert (tmp_path / "home" / "docs" / "index.html").stat().st_size > 1_000_000
+    assert processes_of(tmp_path) == []
