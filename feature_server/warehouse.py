@@ -150,6 +150,8 @@ class Warehouse:
 
     def _noted(self, view: FeatureView, table: str, columns: str, order: str) -> list[tuple[Any, ...]]:
         """What the project's macros have written about the view in a table beside it; nothing without such a table."""
+        if not view.relation:
+            return []
         *schema, identifier = _name_parts(view)[-2:]
         notes = ".".join(map(quote, [self.name, *schema, table]))
         sql = f"select {columns} from {notes} where model = ? order by {order}"

@@ -81,6 +81,8 @@ def make_live_view(more: dict[str, tuple[str, str]] | None = None, name: str = "
         join_keys=(JoinKey("customer", parse_sql_type("bigint")),),
         features=tuple(Feature(name=feature, dtype=parse_sql_type(text)) for feature, text in types.items()),
         stream=plan,
+        relation=f'"warehouse"."main"."{name}"',
+        identifier=name,
     )
     return msgspec.structs.replace(view, fingerprint=fingerprint(view))
 
