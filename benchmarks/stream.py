@@ -50,7 +50,7 @@ def put_online(url: str) -> Any:
     from feature_server.definitions import Entity, Feature, FeatureView, JoinKey
     from feature_server.dtypes import parse_dtype, parse_sql_type
     from feature_server.online import OnlineStore
-    from feature_server.online_registry import OnlineRegistry
+    from feature_server.online_registry import OnlineRegistry, OnlineView
     from feature_server.registry import Registry
     from feature_server.stream_plan import EventSource, SourceColumn
     from feature_server.windows import CompiledModel, compile_stream_view
@@ -86,8 +86,9 @@ def put_online(url: str) -> Any:
     )
     entity = Entity(name="customer", join_keys=view.join_keys)
     registry = Registry(project="bench", entities=(entity,), sources=(source,), feature_views=(view,))
+    entry = OnlineView(code="e", definition=view, table_version=0, synced_at_us=0, rows=0, table_id="empty")
     with OnlineStore(url) as store:
-        store.publish(lambda now: OnlineRegistry(registry=registry))
+        store.publish(lambda now: OnlineRegistry(registry=registry, views={view.id: entry}))
     return view
 
 

@@ -80,26 +80,17 @@ def _facts(table: Any) -> Numbers:
     return {"rows": table.num_rows, **{name: round(float(value or 0), 3) for name, value in sums.items()}}
 
 
-def prepare(work: str, rows: int) -> Numbers:
-    """Events in a warehouse, published; a spine a tenth as long. Made once."""
-    import duckdb
+def stream_view() -> tuple[Any, Any]:
+    """The view of the benchmark, compiled, and the source of its events."""
     import msgspec
 
-    from feature_server.definitions import Entity, Feature, FeatureView, JoinKey
+    from feature_server.definitions import Feature, FeatureView, JoinKey
     from feature_server.dtypes import parse_sql_type
     from feature_server.manifest.views import fingerprint
-    from feature_server.offline import OfflineStore
-    from feature_server.publish import publish
-    from feature_server.registry import Registry, write_registry
     from feature_server.stream_plan import EventSource, SourceColumn
-    from feature_server.warehouse import event_types, open_warehouse
+    from feature_server.warehouse import event_types
     from feature_server.windows import EVENTS, CompiledModel, compile_stream_view
 
-    home = Path(work) / f"windows-{rows}"
-    spine = home / "spine.parquet"
-    if spine.exists():
-        return {"home": str(home), "spine": str(spine)}
-    home.mkdir(parents=True, exist_ok=True)
     source = EventSource(
         name="shop.payments",
         columns=tuple(SourceColumn(name, parse_sql_type(text)) for name, text in COLUMNS.items()),
@@ -127,6 +118,25 @@ def prepare(work: str, rows: int) -> Numbers:
         stream=plan,
     )
     view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
+    return view, source
+
+
+def prepare(work: str, rows: int) -> Numbers:
+    """Events in a warehouse, published; a spine a tenth as long. Made once."""
+    import duckdb
+
+    from feature_server.definitions import Entity
+    from feature_server.offline import OfflineStore
+    from feature_server.publish import publish
+    from feature_server.registry import Registry, write_registry
+    from feature_server.warehouse import open_warehouse
+
+    home = Path(work) / f"windows-{rows}"
+    spine = home / "spine.parquet"
+    if spine.exists():
+        return {"home": str(home), "spine": str(spine)}
+    home.mkdir(parents=True, exist_ok=True)
+    view, source = stream_view()
     moment = f"timestamptz '2024-01-01 00:00:00+00' + to_microseconds((random() * {DAYS} * 86400e6)::bigint)"
     with duckdb.connect(str(home / "warehouse.duckdb")) as connection:
         connection.execute("set TimeZone = 'UTC'; select setseed(0.5)")
@@ -142,7 +152,10 @@ def prepare(work: str, rows: int) -> Numbers:
     with open_warehouse(home / "warehouse.duckdb", sources=[source]) as warehouse:
         publish(view, warehouse, OfflineStore(home / "offline"))
     registry = Registry(
-        project="shop", entities=(Entity(name="customer", join_keys=keys),), sources=(source,), feature_views=(view,)
+        project="shop",
+        entities=(Entity(name="customer", join_keys=view.join_keys),),
+        sources=(source,),
+        feature_views=(view,),
     )
     write_registry(home / "registry.json", registry)
     (home / "warehouse.duckdb").unlink()

@@ -53,6 +53,12 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
     def view(self, view_id: str) -> OnlineView:
         """What is online of a view; NotSynced when nothing is, UnknownNameError when there is no such view."""
         found = self.views.get(view_id)
+        if found is not None and found.definition.stream is not None and not found.table_id:
+            raise NotSynced(
+                f"the events of {view_id!r} from before its first push are not online yet, so its windows lack them",
+                where=view_id,
+                remedy=f"run `features publish {view_id}` and `features sync {view_id}`",
+            )
         if found is not None:
             return found
         known = {view.id: view for view in self.registry.feature_views}

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
+import msgspec
 
 from feature_server.definitions import Entity, Feature, FeatureView, JoinKey, parse_duration
 from feature_server.dtypes import parse_dtype, parse_sql_type
@@ -14,6 +15,7 @@ from feature_server.online import OnlineStore
 from feature_server.online_registry import OnlineRegistry
 from feature_server.registry import Registry
 from feature_server.stream_plan import EventSource, SourceColumn
+from feature_server.sync_streams import put_streams_online
 from feature_server.windows import CompiledModel, compile_stream_view
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -107,7 +109,7 @@ def stream_view(
 
 
 def put_online(redis_url: str, *views: FeatureView, source: EventSource | None = None) -> None:
-    """Publish the definitions; a push then gives the stream views their codes."""
+    """Publish the definitions, with stream views as a first sync of a history without events leaves them."""
     registry = Registry(
         project="test",
         entities=(Entity(name="customer", join_keys=views[0].join_keys),),
@@ -116,6 +118,16 @@ def put_online(redis_url: str, *views: FeatureView, source: EventSource | None =
     )
     with OnlineStore(redis_url) as store:
         store.publish(lambda now: OnlineRegistry(registry=registry, views=now.views if now else {}))
+        now = store.registry()
+        streams = [view.id for view in views if view.stream is not None and (now is None or view.id not in now.views)]
+        put_streams_online(store, registry, streams, now_us=0)
+        store.publish(lambda now: _filled(now, streams))
+
+
+def _filled(now: OnlineRegistry | None, streams: list[str]) -> OnlineRegistry:
+    assert now is not None
+    filled = {view_id: msgspec.structs.replace(now.views[view_id], table_id="empty") for view_id in streams}
+    return msgspec.structs.replace(now, views={**now.views, **filled})
 
 
 def payment(number: int = 1, **changes: Any) -> dict[str, Any]:

@@ -113,22 +113,22 @@ def close(one: Any, other: Any) -> bool:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 def test_reads_between_random_pushes_are_what_the_sql_gives(
-    valkey_server: str, monkeypatch: pytest.MonkeyPatch, random: Random
+    valkey: str, monkeypatch: pytest.MonkeyPatch, random: Random
 ) -> None:
     monkeypatch.setattr(ingest_trim, "TRIM_BYTES", 300)
-    put_online(valkey_server, stream_view())
+    put_online(valkey, stream_view())
     history = History(random)
     customers = [history.base + i for i in range(CUSTOMERS + 1)]
     features = [f"customer__payments:{name}" for name in FEATURES]
-    with duckdb.connect() as connection, FeatureClient(valkey_server, settings=load_settings({})) as client:
+    with duckdb.connect() as connection, FeatureClient(valkey, settings=load_settings({})) as client:
         connection.execute("set TimeZone = 'UTC'; set threads = 1")
         connection.execute("create table events (" + ", ".join(f"{k} {v}" for k, v in COLUMNS.items()) + ")")
         client._reader.now_us = lambda: to_us(history.now)
-        ingestor = Ingestor(valkey_server, lambda: to_us(history.now), expire=False)
+        ingestor = Ingestor(valkey, lambda: to_us(history.now), expire=False)
         for _ in range(random.randint(1, 8)):
             if random.random() < 0.2:
                 ingestor.close()
-                ingestor = Ingestor(valkey_server, lambda: to_us(history.now), expire=False)
+                ingestor = Ingestor(valkey, lambda: to_us(history.now), expire=False)
             events = history.push()
             assert ingestor.push(SOURCE, events).accepted == len(events)
             for _ in range(2):

@@ -74,6 +74,7 @@ class PushResponse(msgspec.Struct):
 
 @cache
 def openapi() -> dict[str, Any]:
+    """The description served at /openapi.json."""
     (request, response, error, events, pushed), schemas = msgspec.json.schema_components(
         [GetOnlineFeatures, OnlineFeaturesResponse, Error, PushEvents, PushResponse],
         ref_template="#/components/schemas/{name}",
@@ -92,11 +93,8 @@ def openapi() -> dict[str, Any]:
     many = {"type": "array", "items": {"type": "object"}}
     read = {
         "summary": "Feature values of some entities now.",
-        "description": (
-            "Feast's protocol. An integer is exact; a decimal, date, timestamp (UTC) or UUID is a string; NaN and the "
-            f'infinities are "NaN", "Infinity" and "-Infinity". A body has at most {MAX_BODY_BYTES:,} bytes.'
-        ),
-        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "description": _READ,
+        "requestBody": _body(request),
         "responses": {
             "200": {"description": "The features.", "content": {"application/json": {"schema": response}}},
             **failing(400, 404, 413, 422, 500, 503),
@@ -105,30 +103,20 @@ def openapi() -> dict[str, Any]:
     outcome = {"application/json": {"schema": {"anyOf": [pushed, error]}}}
     push = {
         "summary": "Take in live events: when the answer comes, reads see them.",
-        "description": (
-            "Feast's shape. An event that does not fit the source's columns is refused alone. An event sent twice "
-            "counts once, so a push without an answer may be repeated."
-        ),
-        "requestBody": {"required": True, "content": {"application/json": {"schema": events}}},
+        "description": _PUSH,
+        "requestBody": _body(events),
         "responses": {
             "200": {"description": "What was taken in.", "content": {"application/json": {"schema": pushed}}},
             "422": {"description": "No event could be taken in.", "content": outcome},
             **failing(400, 404, 413, 500, 503),
         },
     }
-    metrics: dict[str, Any] = page("Metrics in Prometheus's text format.")
-    metrics["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
-    ready = page("Whether reads can be answered, and why not.")
-    ready["get"]["responses"]["503"] = {
-        "description": "Not ready.",
-        "content": {"application/json": {"schema": {"type": "object"}}},
-    }
     paths = {
         ROUTE: {"post": read},
         PUSH_ROUTE: {"post": push},
         "/health": page("The process answers."),
-        "/ready": ready,
-        "/metrics": metrics,
+        "/ready": _ready(page("Whether reads can be answered, and why not.")),
+        "/metrics": _metrics(page("Metrics in Prometheus's text format.")),
         "/openapi.json": page("This description."),
         "/entities": page("All entities.", 503, schema=many),
         "/entities/{name}": page("An entity.", 404, 503, name=True),
@@ -145,6 +133,29 @@ def openapi() -> dict[str, Any]:
     }
 
 
+def _metrics(description: dict[str, Any]) -> dict[str, Any]:
+    description["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    return description
+
+
+def _ready(description: dict[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    description["get"]["responses"]["503"] = {"description": "Not ready.", "content": content}
+    return description
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+_READ = (
+    "Feast's protocol. An integer is exact; a decimal, date, timestamp (UTC) or UUID is a string; NaN and the "
+    f'infinities are "NaN", "Infinity" and "-Infinity". A body has at most {MAX_BODY_BYTES:,} bytes.'
+)
+_PUSH = (
+    "Feast's shape. An event that does not fit the source's columns is refused alone. An event sent twice "
+    "counts once, so a push without an answer may be repeated."
+)
 _FAILURES = {
     400: "The body is not JSON.",
     404: "A name that the registry does not hold.",
