@@ -35,7 +35,8 @@ def tables(tmp_path: Path) -> Tables:
 
 
 def wait_until_stopped(process_id: int) -> None:
-    while psutil.Process(process_id).status() != psutil.STATUS_STOPPED:
+    while (status := psutil.Process(process_id).status()) != psutil.STATUS_STOPPED:
+        assert status != psutil.STATUS_ZOMBIE, "it ended before it came to the message to stop at"
         time.sleep(0.005)
 
 
@@ -95,7 +96,7 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over_at_once(valkey: str, t
     assert sync_one(valkey, tables, VIEW, now=at(10), wait_seconds=0).rows == 40
 
 
-@pytest.mark.parametrize("pause", [15, 18, 21, 24])
+@pytest.mark.parametrize("pause", [9, 12, 15])
 def test_a_sync_paused_past_its_lease_never_writes_again(valkey: str, tables: Tables, pause: int) -> None:
     stale = start_sync(valkey, tables, VIEW, now=at(10), pause=pause, lease_seconds=0.4)
     try:
