@@ -16,12 +16,12 @@ from typing import Any
 import duckdb
 
 from feature_server import FeatureClient
-from feature_server.offline import OfflineStore
 from feature_server.registry import read_registry
 from feature_server.settings import Settings, load_settings
 
 from .airflow_env import airflow_environment
-from .demo_page import Page
+from .demo_live import live
+from .demo_page import Page, run
 from .demo_run import CommandFailed, Commands, running_server
 
 CLOCK = "2013-12-30T23:00:00Z"  # the example's flights flew in 2013; its world ends here
@@ -40,8 +40,13 @@ def main() -> None:
     try:
         load(page, commands, settings)
         refresh(page, commands)
-        with page.step("Serve and read online features"), running_server(commands) as url:
-            read(page, commands, settings, url)
+        with running_server(commands) as url:
+            with page.step("Serve and read online features"):
+                customers, merchants = read(page, commands, settings, url)
+            with page.step("Push live card payments: the same SQL, as of this second"):
+                live(page, commands, settings, url, customers[0], merchants[0])
+        with page.step("Replay the next day's real departures and arrivals as live events, and verify"):
+            replay(page, commands)
         train(page, commands, settings)
         document(page, commands, settings)
     except CommandFailed as failure:
@@ -62,7 +67,8 @@ def load(page: Page, commands: Commands, settings: Settings) -> None:
     """Generate the payments and put the definitions in force."""
     with page.step("Load the example data, check the definitions"):
         landing = settings.home / "landing"
-        run(page, commands, f"python -m examples.payments --out {shown(landing, settings)}")
+        for feed in ("payments", "flights"):
+            run(page, commands, f"python -m examples.{feed} --out {shown(landing, settings)}")
         applied = json.loads(run(page, commands, "features apply --json"))
         flights = count(settings.project_dir / "data" / "nycflights13" / "flights.parquet")
         page.rows(
@@ -117,8 +123,8 @@ def refresh(page: Page, commands: Commands) -> None:
         )
 
 
-def read(page: Page, commands: Commands, settings: Settings, url: str) -> None:
-    """The same features through the Python client and through curl."""
+def read(page: Page, commands: Commands, settings: Settings, url: str) -> tuple[list[int], list[str]]:
+    """The same features through the Python client and through curl; the customers and merchants read."""
     customers, merchants = busy_customers(settings)
     page.say("[dim]in Python, for the fraud team's model:")
     page.code(
@@ -145,6 +151,7 @@ def read(page: Page, commands: Commands, settings: Settings, url: str) -> None:
             for name, result in zip(names, answer["results"], strict=True)
         ][3:11],
     )
+    return customers, merchants
 
 
 def shared_features(settings: Settings, one: str, other: str) -> list[str]:
@@ -156,17 +163,13 @@ def shared_features(settings: Settings, one: str, other: str) -> list[str]:
 
 def busy_customers(settings: Settings) -> tuple[list[int], list[str]]:
     """The three busiest customers of the last hour, and a merchant for each."""
-    store = OfflineStore(settings.offline)
+    landed = settings.home / "landing" / "transactions" / "*.parquet"
     _, customers = query(f"""
-        select customer_id from ({store.table("customer__transactions").scan_sql()})
-        where event_timestamp = timestamptz '{CLOCK}' and created_timestamp <= timestamptz '{CLOCK}'
-        qualify row_number() over (partition by customer_id order by created_timestamp desc) = 1
-        order by transactions_1h desc, customer_id limit 3
+        select customer_id from '{landed}'
+        where kind = 'purchase' and occurred_at between timestamptz '{CLOCK}' - interval '1 hour' and timestamptz '{CLOCK}'
+        group by customer_id order by count(distinct transaction_id) desc, customer_id limit 3
     """)
-    _, merchants = query(f"""
-        select distinct merchant_id from ({store.table("merchant__transactions").scan_sql()})
-        order by 1 limit {len(customers)}
-    """)
+    _, merchants = query(f"select distinct merchant_id from '{landed}' order by 1 limit {len(customers)}")
     return [row[0] for row in customers], [row[0] for row in merchants]
 
 
@@ -203,9 +206,11 @@ def document(page: Page, commands: Commands, settings: Settings) -> None:
         page.say(f"[dim]{shown(out, settings)}, one file of {out.stat().st_size / 1e6:.1f} MB: open it in a browser")
 
 
-def run(page: Page, commands: Commands, command: str) -> str:
-    page.command(command)
-    return commands.run(shlex.split(command))
+def replay(page: Page, commands: Commands) -> None:
+    """A day of flights in one go; the last lines say what verify found."""
+    lines = run(page, commands, "python -m examples.replay --hours 24 --speed 0").splitlines()
+    for line in [*lines[7:24:4], *lines[-2:]]:
+        page.say(f"[dim]{line}")
 
 
 def shown(path: Path, settings: Settings) -> str:
