@@ -166,7 +166,7 @@ def busy_customers(settings: Settings) -> tuple[list[int], list[str]]:
     landed = settings.home / "landing" / "transactions" / "*.parquet"
     _, customers = query(f"""
         select customer_id from '{landed}'
-        where kind = 'purchase' and occurred_at between timestamptz '{CLOCK}' - interval '1 hour' and timestamptz '{CLOCK}'
+        where kind = 'purchase' and occurred_at > timestamptz '{CLOCK}' - interval '1 hour'
         group by customer_id order by count(distinct transaction_id) desc, customer_id limit 3
     """)
     _, merchants = query(f"select distinct merchant_id from '{landed}' order by 1 limit {len(customers)}")
