@@ -102,13 +102,14 @@ class _Pages:
         from .counting import exposition
 
         server = self._server
-        online, epoch = None, None
+        online, epoch, verified = None, None, {}
         try:
             online = await server.online()
             epoch = server.reader.loaded.epoch if server.reader.loaded else None
+            verified = await server.verified(online)
         except OnlineStoreError:
             pass  # told by features_online_store_up
-        text = exposition(server.counts.total(), online, epoch, server.reader.now_us())
+        text = exposition(server.counts.total(), online, epoch, verified, server.reader.now_us())
         return Response(text, headers={"content-type": METRICS})
 
     async def openapi(self, request: Request) -> Response:
