@@ -24,6 +24,7 @@ CODES = b"features:codes"  # hash: code → `online.Generation`, every code unde
 ROWS = b"features:rows"  # hash: code → how many rows were written under it, less those deleted
 FENCE = b"features:fence:"  # + view id: the token of the sync that may write
 LOG = b"features:log:"  # + event source: stream of the events pushed, until the warehouse has them
+VERIFIED = b"features:verified:"  # + view id: what the last `features verify` found, JSON
 LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
 
 _ESCAPES = str.maketrans({"%": "%25", "|": "%7C", "{": "%7B", "}": "%7D"})

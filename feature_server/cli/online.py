@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..dtypes import json_value
 from .common import Json, Progress, ProjectDir, print_json, progress_bar
 from .offline import Refresh, select_views
 
@@ -160,16 +160,11 @@ def _key_value(key: JoinKey, text: str) -> Any:
 
 
 def _as_json(found: FeatureVector) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            return {"inf": "Infinity", "-inf": "-Infinity"}.get(str(value), "NaN")
-        return [plain(item) for item in value] if isinstance(value, list) else value
-
     return {
         "entity": found.entity,
         "features": {
             name: {
-                "value": plain(value),
+                "value": json_value(value),
                 "status": found.statuses[name],
                 "event_timestamp": found.event_timestamps[name],
             }
