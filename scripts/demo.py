@@ -67,7 +67,7 @@ def load(page: Page, commands: Commands, settings: Settings) -> None:
     """Generate the payments and put the definitions in force."""
     with page.step("Load the example data, check the definitions"):
         landing = settings.home / "landing"
-        for feed in ("payments", "flights"):
+        for feed in ("payments",):
             run(page, commands, f"python -m examples.{feed} --out {shown(landing, settings)}")
         applied = json.loads(run(page, commands, "features apply --json"))
         flights = count(settings.project_dir / "data" / "nycflights13" / "flights.parquet")
@@ -115,7 +115,7 @@ def refresh(page: Page, commands: Commands) -> None:
             page.say(f"[dim]{dag['dag']}: {dag['state']} in {dag['seconds']:.0f} s, {len(dag['tasks'])} tasks")
         status = json.loads(commands.run(["features", "status", "--json"]))
         page.rows(
-            ["feature view", "refresh", "history rows", "keys online", "newest event (UTC)"],
+            ["feature view", "refresh", "history rows", "rows online", "newest event (UTC)"],
             [
                 [v["view"], v["refresh"], f"{v['rows']:,}", f"{v['online_rows']:,}", clock_text(v["newest_event"])]
                 for v in status["views"]

@@ -15,7 +15,11 @@ from .demo_run import CommandFailed, Commands
 SOURCE, VIEW, FEATURE = "payments.transactions", "customer__transactions", "transactions_1h"
 MINUTES_BEFORE = (5, 4, 2, 1, 0)
 FIRST_ID = 9_000_000_000  # far above the generated payments
-LATER = (timedelta(0), timedelta(minutes=57), timedelta(hours=1, seconds=1))
+LATER = {
+    "when the answer comes": timedelta(0),
+    "57 minutes later, by an injected clock": timedelta(minutes=57),
+    "an hour and a second later": timedelta(hours=1, seconds=1),
+}
 
 
 def live(page: Page, commands: Commands, settings: Settings, url: str, customer: int, merchant: str) -> None:
@@ -23,12 +27,11 @@ def live(page: Page, commands: Commands, settings: Settings, url: str, customer:
     assert settings.clock is not None
     before = read(url, settings, customer, merchant)
     push(page, commands, url, burst(customer, merchant, settings.clock))
-    served = [read(url, settings, customer, merchant)]
-    served += [read(None, clock_at(settings, later), customer, merchant) for later in LATER[1:]]
-    moments = ["when the answer comes", *(f"{later} later, by an injected clock" for later in LATER[1:])]
+    clocks = [clock_at(settings, later) for later in LATER.values()]
+    served = [read(url if clock == settings else None, clock, customer, merchant) for clock in clocks]
     page.rows(
         ["", f"{FEATURE} in fraud_v1", "in marketing_v1"],
-        [["before the push", *before], *([moment, *counts] for moment, counts in zip(moments, served, strict=True))],
+        [["before the push", *before], *([moment, *counts] for moment, counts in zip(LATER, served, strict=True))],
     )
     counts = [fraud for fraud, _ in served]
     if counts[0] != before[0] + len(MINUTES_BEFORE) or counts[-1] != 0 or any(f != m for f, m in [before, *served]):
@@ -73,7 +76,7 @@ def train(page: Page, commands: Commands, settings: Settings, customer: int, ser
     """Land and publish what was pushed; the training set of the same instants must have the values that were served."""
     for command in (f"features stream {SOURCE} --once", f"features publish {VIEW}"):
         page.say(f"[dim]{run(page, commands, command).splitlines()[-1]}")
-    times = [clock_at(settings, later).now() for later in LATER]
+    times = [clock_at(settings, later).now() for later in LATER.values()]
     spine = " union all ".join(
         f"select {customer} as customer_id, timestamptz '{time}' as event_timestamp" for time in times
     )

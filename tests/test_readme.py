@@ -28,7 +28,8 @@ RUN_ELSEWHERE = {
     "make test": (".ci/run", "make test"),
     "python -m scripts.refresh hourly --at 2013-12-30T23:00Z": ("tests/test_dags_runs.py", '"scripts.refresh"'),
 }
-SMALLER = ("--out .features/landing", "--out .features/landing --customers 300 --transactions 20000")
+PAYMENTS = "python -m examples.payments --out .features/landing"
+SMALLER = (PAYMENTS, f"{PAYMENTS} --customers 300 --transactions 20000")
 FENCE = re.compile(r"(?:^`(?P<path>[\w/.]+)`\n\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -141,6 +142,9 @@ def test_every_command_of_the_readme_runs(project: Path, shell: Shell) -> None:
         "wrote .features/fraud_train.parquet",
         '"transactions_24h"',
         "features_http_requests_total",
+        "pushed payments.transactions accepted=2 rejected=0",
+        "streamed payments.transactions accepted=0 rejected=0 landed=2 files=1",
+        "pushed flights.departures=",
     ):
         assert expected in output
 
