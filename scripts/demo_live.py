@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,6 @@ from .demo_run import CommandFailed, Commands
 
 SOURCE, VIEW, FEATURE = "payments.transactions", "customer__transactions", "transactions_1h"
 MINUTES_BEFORE = (5, 4, 2, 1, 0)
-FIRST_ID = 9_000_000_000  # far above the generated payments
 LATER = {
     "when the answer comes": timedelta(0),
     "57 minutes later, by an injected clock": timedelta(minutes=57),
@@ -43,8 +43,9 @@ def burst(customer: int, merchant: str, clock: datetime) -> dict[str, list[Any]]
     """Card payments of the last minutes, as Feast's protocol writes them: a list of values for each column."""
     moments = [(clock - timedelta(minutes=minutes)).isoformat() for minutes in MINUTES_BEFORE]
     count = len(moments)
+    first = int(time.time()) * 10  # other ids than those of an earlier run, and than the generated payments'
     return {
-        "transaction_id": [FIRST_ID + customer * 100 + i for i in range(count)],
+        "transaction_id": list(range(first, first + count)),
         "customer_id": [customer] * count,
         "merchant_id": [merchant] * count,
         "kind": ["purchase"] * count,
