@@ -6,7 +6,10 @@ offline, online and over HTTP. A SQL type outside the list is an error, never a 
 
 from __future__ import annotations
 
+import math
 import re
+from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -119,3 +122,14 @@ def parse_sql_type(data_type: str) -> DType:
         f"{data_type!r} is not a feature type; use an integer of at most 64 bits, real, double, decimal, boolean, "
         "varchar, date, timestamp, timestamptz, uuid, or a list of numbers"
     )
+
+
+def json_value(value: Any) -> Any:
+    """A value, also in a dict or list, as JSON can say it: NaN and infinities by name, a decimal with its digits."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, dict):
+        return {name: json_value(item) for name, item in value.items()}
+    return [json_value(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,19 +1,18 @@
 """The online store where no Redis URL is given: a Valkey server that every command of one home shares.
 
-It listens on a unix socket in `<home>/valkey`, never on TCP, and keeps its snapshot and log there. Each user holds a
-shared lock on `users.lock`. The server itself holds `server.lock` for as long as it lives, inherited from whoever
-started it, so neither a crash nor a reused process id can make a dead server look alive. The last user to leave shuts
-it down. A user that was killed leaves the server running until the next user leaves.
+It listens on a unix socket in `<home>/valkey`, never on TCP, and keeps its append-only file and log there. Each user
+holds a shared lock on `users.lock`. The server itself holds `server.lock` for as long as it lives, inherited from
+whoever started it, so neither a crash nor a reused process id can make a dead server look alive. The last user to leave
+shuts it down. A user that was killed leaves the server running until the next user leaves.
 
-What a killed server loses are whole changes since its last snapshot, their watermarks among them: the next sync
-repairs it.
+A server that is killed loses nothing that it has answered: each write is in the append-only file before its answer. A
+machine that loses power may lose the last second.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -32,7 +31,6 @@ MAX_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 on Linux, 104 on macOS
 START_SECONDS = 60.0
 STOP_SECONDS = 120.0
 _LOG_BYTES = 1_000_000
-_SNAPSHOTS = "900 1 60 10000"  # seconds and changes after which a snapshot is written while running
 
 _started: list[subprocess.Popen[bytes]] = []  # servers this process started; polled so that none stays a zombie
 
@@ -121,10 +119,9 @@ class EmbeddedValkey:
         path.unlink(missing_ok=True)
         options = {
             "port": "0", "unixsocket": str(path), "unixsocketperm": "700", "dir": str(self.folder),
-            "dbfilename": "dump.rdb", "rdbcompression": "no", "appendonly": "no", "logfile": str(log),
+            "appendonly": "yes", "appendfsync": "everysec", "save": "", "rdbcompression": "no", "logfile": str(log),
         }  # fmt: skip
         command = [str(_binary()), *(part for name, value in options.items() for part in (f"--{name}", value))]
-        command += ["--save", *_SNAPSHOTS.split()]
         _started.append(
             subprocess.Popen(
                 command,
@@ -141,23 +138,9 @@ class EmbeddedValkey:
         """Shut the server down and wait for its end; the caller holds the users' lock alone."""
         with open(self.folder / "server.lock", "ab") as lock:
             if not _lock(lock, fcntl.LOCK_EX):
-                path = self._socket_path()
-                changes = re.search(
-                    rb"rdb_changes_since_last_save:(\d+)", _ask(path, b"INFO persistence\r\n", seconds=10)
-                )
-                save = b"NOSAVE" if changes and changes[1] == b"0" else b"SAVE"
-                refused = _ask(path, b"SHUTDOWN %b\r\n" % save, seconds=STOP_SECONDS)
-                if refused:
-                    _ask(path, b"SHUTDOWN NOSAVE FORCE\r\n", seconds=STOP_SECONDS)
+                _ask(self._socket_path(), b"SHUTDOWN NOSAVE FORCE\r\n", seconds=STOP_SECONDS)
                 if not _lock(lock, fcntl.LOCK_EX, seconds=STOP_SECONDS):
                     raise self._unavailable("the embedded Valkey does not shut down")
-                if refused:
-                    raise OnlineStoreError(
-                        "the embedded Valkey could not write its snapshot: values online are those of the one before",
-                        where=str(self.folder),
-                        got=f"{refused.decode().strip()}; {self._last_log_line()}",
-                        remedy="make room on the disk, then run `features sync`",
-                    )
             self._remove_socket()
 
     def _socket_path(self) -> Path:

@@ -2,77 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from . import keys
 from .dtypes import INTEGER_WIDTHS
-from .errors import NotSynced, RequestError, UnknownNameError
+from .errors import NotSynced, OfflineStoreError, RequestError
+from .explain_result import Explanation, Window
+from .metrics import ValueCounts
 from .offline import OfflineStore
 from .offline_events import History, open_history
 from .offline_types import quote, sql_type
 from .offline_windows import events_in, values_at
 from .online import OnlineStore, redis_errors
 from .online_log import landing_folder
+from .online_registry import OnlineRegistry, OnlineView, decode_online_registry
 from .parity_events import event_source, named_keys, served_values, unequal
-from .settings import EPOCH
+from .serving_rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
+from .serving_stream import StreamViewReader
+from .settings import EPOCH, to_us
 from .stream_plan import Frame, Node, StreamPlan
-from .stream_records import plan_of
+from .stream_records import GRACE_US, plan_of
 
 SHOWN_EVENTS = 20
-
-
-class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """One window function of a feature: what it is over, both bounds included, and the events there that count."""
-
-    aggregate: str
-    start: datetime | None
-    end: datetime
-    events: int
-    shown: tuple[dict[str, Any], ...]
-
-
-class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature's value at an instant: `value` as reads serve it, `warehouse` as SQL gives it over table, files, log.
-
-    `newest_event` is the time of the key's newest event that counts then; `latest` is that event, where the feature
-    takes a plain column of it.
-    """
-
-    feature: str
-    key: dict[str, Any]
-    at: datetime
-    value: Any
-    warehouse: Any
-    agree: bool
-    windows: tuple[Window, ...]
-    latest: dict[str, Any] | None
-    newest_event: datetime | None
-    sql: str
-    file: str
-
-    def lines(self) -> list[str]:
-        """The explanation as text."""
-        key = " ".join(f"{name}={value}" for name, value in self.key.items())
-        lines = [f"{self.feature} {key} at {self.at.isoformat()}: {self.value}"]
-        if not self.agree:
-            lines.append(f"but SQL over the known events gives {self.warehouse}: run `features verify`")
-        for window in self.windows:
-            start = window.start.isoformat() if window.start else "the first event"
-            bounds = f"from {start} to {window.end.isoformat()}, both included"
-            lines.append(f"{window.aggregate}: {window.events} events {bounds}")
-            if window.events > len(window.shown):
-                lines.append(f"  … {window.events - len(window.shown)} earlier ones")
-            lines += ["  " + " ".join(f"{name}={value}" for name, value in event.items()) for event in window.shown]
-        if self.latest is not None:
-            lines.append("latest event: " + " ".join(f"{name}={value}" for name, value in self.latest.items()))
-        lines.append(f"newest event: {self.newest_event.isoformat() if self.newest_event else 'none'}")
-        lines.append(f"SQL: {self.sql}" + (f" ({self.file})" if self.file else ""))
-        return lines
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
 
 
 def explain(
@@ -82,70 +38,118 @@ def explain(
     store: OfflineStore,
     *,
     at_us: int,
+    now_us: int,
     project_dir: Path,
 ) -> Explanation:
-    """Explain `view:feature` for a key, given as its join keys' values, at an instant."""
-    registry = online.registry()
-    if registry is None:
-        raise NotSynced("the online store is empty", remedy="run `features sync`")
-    view_name, _, name = feature.partition(":")
-    view = registry.registry.feature_view(view_name)
-    if name not in view.feature_names:
-        raise UnknownNameError("feature", name, view.feature_names, where=view.id)
-    if view.stream is None:
-        raise RequestError(
-            "only features of stream views can be explained", where=feature, expected="a view with `stream`",
-            remedy=f"`features verify {view.id}` compares the latest rows of batch views",
-        )  # fmt: skip
-    found = registry.view(view.id)
+    """Explain `view:feature` for a key, given as its join keys' values, at an instant.
+
+    OfflineStoreError where the view was published elsewhere, so that its history is not here.
+    """
+    registry = online.registry() or decode_online_registry(None)
+    found, name = _find(registry, feature)
     view, plan = found.definition, plan_of(found.definition)
-    if name not in view.feature_names:
-        raise NotSynced(f"feature {name!r} is not online yet", where=view.id, remedy=f"run `features sync {view.id}`")
-    source = event_source(registry, view)
     table = store.table(view.id) if store.exists(view.id) else None
+    if table is None and found.table_id:
+        raise OfflineStoreError(
+            "the view's history is not in this offline store", where=view.id, got=str(store.root),
+            expected="the offline store that the view was published to",
+            remedy="set FEATURES_OFFLINE and FEATURES_PROJECT_DIR, or run `features explain` where views are published",
+        )  # fmt: skip
+    try:
+        _moment(at_us - (plan.longest_us or 0))
+    except OverflowError:
+        raise RequestError(
+            "the windows begin before the year 1", where=feature, expected="a later time", got=f"{at_us} µs"
+        ) from None
+    source = event_source(registry, view)
     live = (online, source, landing_folder(source, project_dir))
     with open_history(view, table, spill=store.root / ".spill", live=live) as history:
         values = _choose(history, key)
-        ((row_key, _),) = named_keys(history).values()
-        with redis_errors():
-            stored = online.client.get(found.code.encode() + row_key)
-        place = view.feature_names.index(name)
-        served, wanted = served_values(found, [stored], at_us)[0], values_at(history, view, at_us=at_us)[0]
-        aggregates, plain = set[int](), set[int]()
         output = next(output for output in plan.outputs if output.feature == name)
+        aggregates, plain = set[int](), set[int]()
         _collect(output.node, aggregates, plain)
-        newest = events_in(history, Frame(None), at_us=at_us, last=1)
+        _, newest = events_in(history, Frame(None), at_us=at_us, last=1)
+        wanted, place = values_at(history, view, at_us=at_us)[0], view.feature_names.index(name)
+        if at_us < now_us - GRACE_US:
+            served, agree = wanted, None
+            of_latest = bool(plain) and not aggregates
+            status = _past_status(wanted[place], newest, ttl_us=view.ttl_us, plain=of_latest, at_us=at_us)
+        else:
+            stored = _stored(history, online, found)
+            served = served_values(found, [stored], at_us)[0]
+            agree = place not in unequal(served, wanted)
+            status = _served_status(found, stored, place, at_us)
         return Explanation(
             feature=f"{view.id}:{name}",
             key=values,
             at=_moment(at_us),
             value=served[place],
+            status=status,
             warehouse=wanted[place],
-            agree=place not in unequal(served, wanted),
+            agree=agree,
             windows=tuple(_window(history, plan, number, at_us) for number in sorted(aggregates)),
-            latest=_shown(plan, newest[-1]) if plain and newest else None,
-            newest_event=newest[-1]["event_timestamp"] if newest else None,
+            latest=_shown(plan, newest[0]) if plain and newest else None,
+            newest_event=newest[0]["event_timestamp"] if newest else None,
             sql=output.source_sql,
             file=view.path,
         )
 
 
+def _find(registry: OnlineRegistry, feature: str) -> tuple[OnlineView, str]:
+    (ref,) = registry.registry.resolve([feature])
+    if registry.registry.feature_view(ref.view).stream is None:
+        raise RequestError(
+            "only features of stream views can be explained", where=feature, expected="a view with `stream`",
+            remedy=f"`features verify {ref.view}` compares the latest rows of batch views",
+        )  # fmt: skip
+    found = registry.view(ref.view)
+    if found.definition.stream is None or ref.feature not in found.definition.feature_names:
+        raise NotSynced(
+            f"feature {ref.feature!r} is not online yet", where=ref.view, remedy=f"run `features sync {ref.view}`"
+        )
+    return found, ref.feature
+
+
+def _stored(history: History, online: OnlineStore, found: OnlineView) -> bytes | None:
+    """What Redis holds of the chosen key."""
+    ((row_key, _),) = named_keys(history).values()
+    with redis_errors():
+        stored: bytes | None = online.client.get(found.code.encode() + row_key)
+    return stored
+
+
+def _served_status(found: OnlineView, stored: bytes | None, place: int, at_us: int) -> str:
+    view = found.definition
+    statuses = StreamViewReader(found, view.ttl_us, view.features, ValueCounts()).read([stored], at_us).statuses(place)
+    return PRESENT if statuses is None else statuses[0]
+
+
+def _past_status(value: Any, newest: list[dict[str, Any]], *, ttl_us: int | None, plain: bool, at_us: int) -> str:
+    """The status that a read at an instant would have given; `plain` for a feature of the latest event alone."""
+    if value is not None:
+        return PRESENT
+    if plain and not newest:
+        return NOT_FOUND
+    if plain and ttl_us is not None and to_us(newest[0]["event_timestamp"]) < at_us - ttl_us:
+        return OUTSIDE_MAX_AGE
+    return NULL_VALUE
+
+
 def _window(history: History, plan: StreamPlan, number: int, at_us: int) -> Window:
     aggregate = plan.aggregates[number]
-    frame = plan.frames[aggregate.frame]
-    events = events_in(history, frame, at_us=at_us)
+    frame, condition = plan.frames[aggregate.frame], "true"
     arguments = ", ".join(plan.arguments[i].sql for i in aggregate.arguments)
     spelled = f"{aggregate.function}({arguments})" if aggregate.function != "count_star" else "count(*)"
     if aggregate.filter is not None:
-        condition = plan.arguments[aggregate.filter]
-        spelled += f" filter (where {condition.sql})"
-        events = [event for event in events if event[condition.name]]
+        spelled += f" filter (where {plan.arguments[aggregate.filter].sql})"
+        condition = quote(plan.arguments[aggregate.filter].name)
+    events, shown = events_in(history, frame, at_us=at_us, last=SHOWN_EVENTS, condition=condition)
     return Window(
         aggregate=spelled,
         start=None if frame.preceding_us is None else _moment(at_us - frame.preceding_us),
         end=_moment(at_us - frame.delay_us),
-        events=len(events),
-        shown=tuple(_shown(plan, event) for event in events[-SHOWN_EVENTS:]),
+        events=events,
+        shown=tuple(_shown(plan, event) for event in shown),
     )
 
 
@@ -166,7 +170,7 @@ def _choose(history: History, key: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for join_key in join_keys:
         value = key[join_key.name]
-        if isinstance(value, str) and join_key.dtype.kind in INTEGER_WIDTHS and value.lstrip("-").isdigit():
+        if isinstance(value, str) and join_key.dtype.kind in INTEGER_WIDTHS and _INTEGER.fullmatch(value):
             value = int(value)
         if isinstance(value, str) and join_key.dtype.kind == "bool" and value in ("true", "false"):
             value = value == "true"

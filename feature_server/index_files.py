@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from .durable import flush
 from .point_in_time import Int64s
 
 
@@ -46,24 +47,16 @@ def write_synced(path: Path, data: bytes) -> None:
 
 def move_into_place(built: Path, path: Path) -> None:
     """Makes a finished folder visible under its name; one that another process made meanwhile is as good."""
-    _sync_folder(built)
+    flush(built)
     try:
         os.rename(built, path)
     except OSError:
         if not path.is_dir():
             raise
-    _sync_folder(path.parent)
+    flush(path.parent)
 
 
 def touch(path: Path) -> None:
     """Marks a folder as used now; one that this user may only read stays as it is."""
     with suppress(PermissionError):
         os.utime(path)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -150,6 +150,7 @@ class Ingestor:
 
     def _source(self, name: str) -> _Source:
         """The source as the online registry has it; views that are not online yet are put there."""
+        loaded_before = self._epoch is not None
         if self._epoch is None:
             epoch, stored = self._link.ask(b"MGET", keys.EPOCH, keys.REGISTRY)
             self._online, self._sources = decode_online_registry(stored), {}
@@ -159,7 +160,13 @@ class Ingestor:
         assert self._online is not None
         source = self._sources.get(name)
         if source is None:
-            source = _Source(self._online, name)
+            try:
+                source = _Source(self._online, name)
+            except UnknownNameError:
+                if loaded_before:  # it may have come since
+                    self._epoch = None
+                    return self._source(name)
+                raise
             if source.missing:
                 with OnlineStore(self._url) as store:
                     put_streams_online(store, self._online.registry, source.missing, now_us=self._now_us())

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from .errors import OnlineStoreError
+from .errors import FeatureStoreError, NotSynced, OnlineStoreError, OnlineStoreUnavailable, UnknownNameError
 from .ingest import Ingestor
 from .online import OnlineStore, redis_errors
-from .online_log import land
+from .online_log import entry_id, land
 from .stream_plan import EventSource
 
 EVENTS = b"features:events:"  # + source
@@ -27,6 +27,7 @@ GROUP = b"features"
 BATCH_EVENTS = 1000
 CLAIM_MS = 60_000  # how long another worker may keep an event before it is taken to be dead
 LAND_SECONDS = 60.0
+RETRY_SECONDS = 2.0
 
 
 class Streamed(msgspec.Struct, kw_only=True):
@@ -55,6 +56,7 @@ class Worker:
         self.consumer = consumer or socket.gethostname()
         self.done = Streamed(source=source.name)
         self._events, self._dead = EVENTS + source.name.encode(), DEAD + source.name.encode()
+        self._last_read = (0, 0)
         self._join()
 
     def run(
@@ -65,18 +67,49 @@ class Worker:
         stopped: Callable[[], bool] = lambda: False,
         report: Callable[[str], None] = lambda line: None,
     ) -> Streamed:
-        """Take in events and land them until `stopped`, or, with `once`, what there is now."""
-        self._take_pending()
-        next_landing = time.monotonic() + land_seconds
+        """Take in events and land them until `stopped`, or, with `once`, what there is now.
+
+        Events of a source that is not online yet stay in the stream until it is. Without `once` it waits for a Redis
+        that does not answer, and goes on.
+        """
+        if once:
+            try:
+                self._take_all(stopped)
+            except (NotSynced, UnknownNameError) as error:
+                report(self._waiting(error))
+            self._land(report)
+            return self.done
+        next_landing, trouble = time.monotonic() + land_seconds, "not begun"
         while not stopped():
-            taken = self.take(block_ms=None if once else 500)
-            if time.monotonic() >= next_landing:
-                self._land(report)
-                next_landing = time.monotonic() + land_seconds
-            if once and not taken:
-                break
+            try:
+                if trouble:
+                    self._join()
+                    self._take_pending()
+                    trouble = ""
+                self.take(block_ms=500)
+                if time.monotonic() >= next_landing:
+                    self._land(report)
+                    next_landing = time.monotonic() + land_seconds
+            except (NotSynced, UnknownNameError, OnlineStoreUnavailable) as error:
+                if trouble != self._waiting(error):
+                    trouble = self._waiting(error)
+                    report(trouble)
+                time.sleep(RETRY_SECONDS)
         self._land(report)
         return self.done
+
+    def _take_all(self, stopped: Callable[[], bool]) -> None:
+        """Take in what this worker had read when it was stopped, and what is in the stream now."""
+        with redis_errors():
+            newest = self.online.client.xrevrange(self._events, count=1)
+        self._take_pending()
+        while newest and not stopped() and self.take() and self._last_read < entry_id(newest[0][0]):
+            pass
+
+    def _waiting(self, error: FeatureStoreError) -> str:
+        if isinstance(error, OnlineStoreUnavailable):
+            return f"waiting for Redis: {error.what} ({error.got})"
+        return f"{self.source.name} is not online yet, its events wait in {self._events.decode()}: run `features sync`"
 
     def take(self, *, block_ms: int | None = None) -> int:
         """Take in a batch of events that nobody has read, or that a worker read and then kept; how many."""
@@ -89,6 +122,7 @@ class Worker:
                     GROUP, self.consumer, {self._events: ">"}, count=BATCH_EVENTS, block=block_ms
                 )
                 claimed = found[0][1] if found else []
+                self._last_read = entry_id(claimed[-1][0]) if claimed else self._last_read
         self._push(claimed)
         return len(claimed)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
-from functools import partial
 from uuid import UUID
 
 from .definitions import JoinKey
@@ -25,6 +24,7 @@ CODES = b"features:codes"  # hash: code → `online.Generation`, every code unde
 ROWS = b"features:rows"  # hash: code → how many rows were written under it, less those deleted
 FENCE = b"features:fence:"  # + view id: the token of the sync that may write
 LOG = b"features:log:"  # + event source: stream of the events pushed, until the warehouse has them
+VERIFIED = b"features:verified:"  # + view id: what the last `features verify` found, JSON
 LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
 
 _ESCAPES = str.maketrans({"%": "%25", "|": "%7C", "{": "%7B", "}": "%7D"})
@@ -49,63 +49,81 @@ def key_encoder(key: JoinKey) -> Callable[[object], str | None]:
     Raises RequestError for a value that is not of the key's type: nothing is coerced but a date or UUID given as text.
     """
     kind = key.dtype.kind
+    if kind in INTEGER_WIDTHS:
+        return _integer_encoder(key)
+    return {"string": _string_encoder, "date": _date_encoder, "uuid": _uuid_encoder, "bool": _bool_encoder}[kind](key)
 
-    reject = partial(_wrong_type, key)
 
-    def parsed(text: str, parse: Callable[[str], object]) -> object:
-        try:
-            return parse(text)
-        except ValueError:
-            raise reject(text) from None
+def _integer_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    bits = INTEGER_WIDTHS[key.dtype.kind] * 8
+    unsigned = key.dtype.kind.startswith("u")
+    low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
-    def integer(value: object) -> str | None:
+    def encode(value: object) -> str | None:
         if value is None:
             return None
         if type(value) is not int:
             if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise reject(value)
+                raise _wrong_type(key, value)
             value = operator.index(value)  # type: ignore[arg-type]
         if not low <= value <= high:
-            raise reject(value)
+            raise _wrong_type(key, value)
         return str(value)
 
-    def string(value: object) -> str | None:
+    return encode
+
+
+def _string_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    def encode(value: object) -> str | None:
         if value is None:
             return None
         if not isinstance(value, str):
-            raise reject(value)
+            raise _wrong_type(key, value)
         return value.translate(_ESCAPES) or "%"
 
-    def day(value: object) -> str | None:
+    return encode
+
+
+def _date_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    def encode(value: object) -> str | None:
         if value is None:
             return None
-        if isinstance(value, str):
-            value = parsed(value, date.fromisoformat)
-        if not isinstance(value, date) or isinstance(value, datetime):
-            raise reject(value)
-        return value.isoformat()
+        found = _parsed(key, value, date.fromisoformat) if isinstance(value, str) else value
+        if not isinstance(found, date) or isinstance(found, datetime):
+            raise _wrong_type(key, found)
+        return found.isoformat()
 
-    def uuid(value: object) -> str | None:
+    return encode
+
+
+def _uuid_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    def encode(value: object) -> str | None:
         if value is None:
             return None
-        if isinstance(value, str):
-            value = parsed(value, UUID)
-        if not isinstance(value, UUID):
-            raise reject(value)
-        return str(value)
+        found = _parsed(key, value, UUID) if isinstance(value, str) else value
+        if not isinstance(found, UUID):
+            raise _wrong_type(key, found)
+        return str(found)
 
-    def boolean(value: object) -> str | None:
+    return encode
+
+
+def _bool_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    def encode(value: object) -> str | None:
         if value is None:
             return None
         if not isinstance(value, bool):
-            raise reject(value)
+            raise _wrong_type(key, value)
         return "true" if value else "false"
 
-    if kind in INTEGER_WIDTHS:
-        bits = INTEGER_WIDTHS[kind] * 8
-        low, high = (0, 2**bits - 1) if kind.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-        return integer
-    return {"string": string, "date": day, "uuid": uuid, "bool": boolean}[kind]
+    return encode
+
+
+def _parsed(key: JoinKey, text: str, parse: Callable[[str], object]) -> object:
+    try:
+        return parse(text)
+    except ValueError:
+        raise _wrong_type(key, text) from None
 
 
 def _wrong_type(key: JoinKey, value: object) -> RequestError:

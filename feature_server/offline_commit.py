@@ -12,9 +12,9 @@ from deltalake import CommitProperties, Schema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
+from .durable import flush
 from .errors import OfflineStoreError
 from .offline import LOG_KEY, DataFile, OfflineTable, PublishedState
-from .offline_files import flush
 from .offline_types import BUCKET, arrow_schema
 
 # Training sets name table versions and must be reproducible, so the log that old versions need is never cleaned up.

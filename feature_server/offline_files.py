@@ -8,7 +8,6 @@ sign counts, except within a list.
 
 from __future__ import annotations
 
-import os
 import re
 import uuid
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from .definitions import FeatureView
+from .durable import flush
 from .errors import OfflineStoreError
 from .offline import DataFile
 from .offline_types import Column, columns, literal, quote, stored_sql_type
@@ -137,12 +137,3 @@ def write_file(
 
 def _store(column: Column) -> str:
     return f"cast({quote(column.name)} as {stored_sql_type(column.dtype)}) as {quote(column.name)}"
-
-
-def flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -57,23 +57,30 @@ def values_at(
     return {n: tuple(values) for n, *values in history.connection.execute(sql).fetchall()}
 
 
-def events_in(history: History, frame: Frame, *, at_us: int, last: int | None = None) -> list[dict[str, Any]]:
-    """The versions of the events of the chosen keys that lie in a frame and count, oldest first, with all columns."""
+def events_in(
+    history: History, frame: Frame, *, at_us: int, last: int, condition: str = "true"
+) -> tuple[int, list[dict[str, Any]]]:
+    """How many events of the chosen keys lie in a frame and count, and the `last` of them, oldest first.
+
+    Each is its version in force, with all columns; `condition` is SQL over those.
+    """
     keys = ", ".join(history.keys)
     relation = history.connection.sql(
         f"""
-        select {", ".join(history.columns)} from (
+        select {", ".join(history.columns)}, count(*) over () as total_ from (
             select
                 known.*,
                 row_number() over (partition by {keys}, event_id order by created_timestamp desc) as version_
             from known semi join chosen using ({keys})
         )
-        where version_ = 1 and counts and {_inside(frame, at_us)}
-        {_ORDER}
+        where version_ = 1 and counts and {_inside(frame, at_us)} and ({condition})
+        order by event_timestamp desc, created_timestamp desc
+        limit {int(last)}
         """
     )
     rows = relation.fetchall()
-    return [dict(zip(relation.columns, row, strict=True)) for row in rows[-last if last else None :]]
+    names = relation.columns[:-1]
+    return rows[0][-1] if rows else 0, [dict(zip(names, row, strict=False)) for row in reversed(rows)]
 
 
 def _names(plan: StreamPlan) -> str:

@@ -8,11 +8,11 @@ is made, a file appears whole or not at all, and entries are dropped from the lo
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import redis
 
 from . import keys
+from .durable import write_whole
 from .errors import OnlineStoreError
 from .online import OnlineStore, redis_errors
 from .stream_plan import EventSource
@@ -110,7 +111,7 @@ def land(online: OnlineStore, source: EventSource, folder: Path, *, max_entries:
             if not entries or not _is_current(online, source.name, cut):
                 continue  # another process has landed these in the meantime
             table = pa.concat_tables(entries)
-            _write(table, path)
+            write_whole(path, partial(pq.write_table, table))
             files.append(path)
             events += table.num_rows
         _finish(online, source.name, cut)
@@ -174,24 +175,6 @@ def _drop_landed(online: OnlineStore, source: str, folder: Path) -> None:
         agreed = online.client.get(_cut_key(source))
         if agreed is not None and entry_id(agreed.split()[1]) <= newest:
             online.client.delete(_cut_key(source))
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    """Write a file that appears whole, and stays."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "wb") as file:
-            pq.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _remove_unfinished(folder: Path) -> None:

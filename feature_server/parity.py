@@ -22,6 +22,7 @@ from .offline import OfflineStore, OfflineTable
 from .offline_types import columns, quote
 from .online import OnlineStore, redis_errors
 from .online_registry import OnlineRegistry, OnlineView
+from .online_verified import LastVerified
 from .settings import EPOCH
 from .warehouse import connect
 
@@ -65,6 +66,13 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     behind_versions: int | None
     behind_seconds: float | None
     seconds: float
+
+    @property
+    def summary(self) -> LastVerified:
+        """What is kept of it in Redis."""
+        return LastVerified(
+            instant_us=self.instant_us, keys=self.keys, different=self.different, unexplained=self.unexplained
+        )
 
     def __str__(self) -> str:
         return (

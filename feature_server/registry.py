@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from .definitions import Entity, FeatureRef, FeatureService, FeatureView
+from .durable import write_whole
 from .errors import FeatureStoreError, RequestError, UnknownNameError
 from .stream_plan import EventSource
 
@@ -102,20 +102,7 @@ def read_registry(path: Path) -> Registry:
 def write_registry(path: Path, registry: Registry) -> None:
     """Put `registry` in force for readers of `path`: they see the old one or the new one, whole, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(registry.to_json())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, lambda file: file.write(registry.to_json()))
 
 
 def _find(kind: str, name: str, named: Iterable[tuple[str, Definition]]) -> Definition:

@@ -77,8 +77,7 @@ def evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nda
     superseded = events.superseded
     if superseded is None and events.event_id is not None:
         superseded = superseded_at(events)
-    current = _only(events, events.counts if superseded is None else (superseded == NEVER) & events.counts)
-    found = _evaluate(plan, current, groups, at_us)
+    found = _evaluate(plan, _in_force(events, superseded), groups, at_us)
     if as_known:
         if superseded is None:
             superseded = np.full(len(events.event_us), NEVER, dtype=np.int64)
@@ -241,19 +240,34 @@ def _lists(values: Values, valid: np.ndarray, low: np.ndarray, high: np.ndarray,
 def superseded_at(events: Events) -> np.ndarray:
     """When a later version of the same event was created; NEVER for the latest version."""
     superseded = np.full(len(events.event_us), NEVER, dtype=np.int64)
-    assert events.event_id is not None
-    in_order = np.sort(events.event_id)
-    if not (in_order[1:] == in_order[:-1]).any():
+    if events.event_id is None:
         return superseded
-    group = np.repeat(np.arange(len(events.starts) - 1), np.diff(events.starts))
-    order = np.lexsort((np.arange(len(group)), events.created_us, events.event_id, group))
-    same = (np.diff(events.event_id[order]) == 0) & (np.diff(group[order]) == 0)
-    superseded[order[:-1][same]] = events.created_us[order[1:][same]]
+    in_order = np.sort(events.event_id)
+    repeated = in_order[1:][in_order[1:] == in_order[:-1]]
+    if not len(repeated):
+        return superseded
+    rows = np.flatnonzero(np.isin(events.event_id, repeated))
+    group = np.searchsorted(events.starts, rows, side="right")
+    order = np.lexsort((rows, events.created_us[rows], events.event_id[rows], group))
+    same = (np.diff(events.event_id[rows[order]]) == 0) & (np.diff(group[order]) == 0)
+    superseded[rows[order[:-1][same]]] = events.created_us[rows[order[1:][same]]]
     return superseded
 
 
+def in_force(events: Events) -> Events:
+    """The events that count as far as is known: of each its latest version, unless the filters leave that out."""
+    superseded = events.superseded
+    if superseded is None and events.event_id is not None:
+        superseded = superseded_at(events)
+    return _in_force(events, superseded)
+
+
+def _in_force(events: Events, superseded: np.ndarray | None) -> Events:
+    return _only(events, events.counts if superseded is None else (superseded == NEVER) & events.counts)
+
+
 def _only(events: Events, keep: np.ndarray) -> Events:
-    if keep.all():
+    if np.count_nonzero(keep) == len(keep):
         return events
     kept = np.zeros(len(keep) + 1, dtype=np.int64)
     np.cumsum(keep, out=kept[1:])

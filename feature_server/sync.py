@@ -11,6 +11,7 @@ from .offline import OfflineStore
 from .online import OnlineStore
 from .online_lock import fenced
 from .online_registry import with_views
+from .online_verified import forget_verified
 from .registry import Registry
 from .sync_events import EventSync
 from .sync_view import Progress, SyncOptions, SyncResult, grace_us
@@ -66,6 +67,8 @@ def sync(
             ) as fence:
                 run = EventSync(online, offline, registry, fence, options, progress(view_id))
                 results.append(run.sync(now_us) if view_id in known else run.remove())
+                if view_id not in known:
+                    forget_verified(online, view_id)
             report(results[-1])
             if results[-1].leftover:
                 failures[view_id] = _leftover(results[-1])

@@ -16,7 +16,6 @@ from typing import Any
 import duckdb
 
 from feature_server import FeatureClient
-from feature_server.offline import OfflineStore
 from feature_server.registry import read_registry
 from feature_server.settings import Settings, load_settings
 
@@ -156,17 +155,13 @@ def shared_features(settings: Settings, one: str, other: str) -> list[str]:
 
 def busy_customers(settings: Settings) -> tuple[list[int], list[str]]:
     """The three busiest customers of the last hour, and a merchant for each."""
-    store = OfflineStore(settings.offline)
+    landed = settings.home / "landing" / "transactions" / "*.parquet"
     _, customers = query(f"""
-        select customer_id from ({store.table("customer__transactions").scan_sql()})
-        where event_timestamp = timestamptz '{CLOCK}' and created_timestamp <= timestamptz '{CLOCK}'
-        qualify row_number() over (partition by customer_id order by created_timestamp desc) = 1
-        order by transactions_1h desc, customer_id limit 3
+        select customer_id from '{landed}'
+        where kind = 'purchase' and occurred_at > timestamptz '{CLOCK}' - interval '1 hour'
+        group by customer_id order by count(distinct transaction_id) desc, customer_id limit 3
     """)
-    _, merchants = query(f"""
-        select distinct merchant_id from ({store.table("merchant__transactions").scan_sql()})
-        order by 1 limit {len(customers)}
-    """)
+    _, merchants = query(f"select distinct merchant_id from '{landed}' order by 1 limit {len(customers)}")
     return [row[0] for row in customers], [row[0] for row in merchants]
 
 

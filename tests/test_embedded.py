@@ -100,11 +100,10 @@ def test_a_killed_user_leaves_the_server_to_the_next_one_which_ends_it(tmp_path:
     assert servers(tmp_path) == []
 
 
-def test_a_killed_server_is_replaced_for_the_next_user(tmp_path: Path) -> None:
+def test_a_killed_server_is_replaced_for_the_next_user_and_nothing_is_lost(tmp_path: Path) -> None:
     with EmbeddedValkey(tmp_path) as first:
         with redis.Redis.from_url(first.url) as connection:
             connection.set("kept", 1)
-            connection.save()
         os.kill(server_id(first.url), signal.SIGKILL)
         with EmbeddedValkey(tmp_path) as second, redis.Redis.from_url(second.url) as connection:
             assert connection.get("kept") == b"1"
@@ -144,21 +143,12 @@ def test_a_home_with_any_name_is_reached_by_its_url(tmp_path: Path) -> None:
     assert servers(folder) == []
 
 
-def test_a_snapshot_that_cannot_be_read_says_where_the_log_is(tmp_path: Path) -> None:
-    (tmp_path / "dump.rdb").write_bytes(b"not a snapshot")
+def test_data_that_cannot_be_read_says_where_the_log_is(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as server, redis.Redis.from_url(server.url) as connection:
+        connection.set("key", 1)
+    (tmp_path / "appendonlydir" / "appendonly.aof.manifest").write_bytes(b"not a manifest")
     with pytest.raises(FeatureStoreError, match=r"does not start(.|\n)*valkey\.log"):
         EmbeddedValkey(tmp_path)
-    assert servers(tmp_path) == []
-
-
-def test_a_snapshot_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    server = EmbeddedValkey(tmp_path)
-    with redis.Redis.from_url(server.url) as connection:
-        connection.set("key", 1)
-    (tmp_path / "dump.rdb").mkdir()
-    (tmp_path / "dump.rdb" / "in the way").touch()
-    with pytest.raises(FeatureStoreError, match="could not write its snapshot"):
-        server.close()
     assert servers(tmp_path) == []
 
 

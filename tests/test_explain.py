@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from feature_server.cli import load_commands
 from feature_server.errors import RequestError, UnknownNameError
-from feature_server.explain import Explanation, explain
+from feature_server.explain import explain
+from feature_server.explain_result import Explanation
 from feature_server.online import OnlineStore
 from feature_server.settings import to_us
 
@@ -32,7 +33,9 @@ def project(tmp_path: Path, valkey: str) -> LiveProject:
 def explained(project: LiveProject, feature: str, minutes: float = 0, **key: str) -> Explanation:
     with OnlineStore(project.url) as online:
         at_us = to_us(NOW + timedelta(minutes=minutes))
-        return explain(feature, key, online, project.offline, at_us=at_us, project_dir=project.folder)
+        return explain(
+            feature, key, online, project.offline, at_us=at_us, now_us=to_us(NOW), project_dir=project.folder
+        )
 
 
 def test_a_window_is_explained_by_its_bounds_and_the_events_in_it(project: LiveProject) -> None:
@@ -71,7 +74,13 @@ def test_the_command_prints_value_bounds_events_and_sql(project: LiveProject, mo
         monkeypatch.setenv(f"FEATURES_{name}", str(value))
     result = CliRunner().invoke(load_commands(), ["explain", f"{VIEW.id}:n", "customer=5"])
     assert result.output.splitlines()[:2] == [
-        "customer__payments:n customer=5 at 2024-05-01T12:00:00+00:00: 2",
+        "customer__payments:n customer=5 at 2024-05-01T12:00:00+00:00: 2 (PRESENT)",
         "count(*): 2 events from 2024-05-01T11:00:00+00:00 to 2024-05-01T12:00:00+00:00, both included",
     ]
     assert "SQL: " in result.output
+
+
+def test_an_earlier_instant_is_explained_from_the_known_events_alone(project: LiveProject) -> None:
+    found = explained(project, f"{VIEW.id}:last_shop", -120, customer="6")
+    assert (found.value, found.status, found.agree, found.latest) == (None, "NOT_FOUND", None, None)
+    assert explained(project, f"{VIEW.id}:spent", -120, customer="6").status == "NULL_VALUE"

@@ -67,7 +67,7 @@ def test_a_view_with_a_stream_is_compiled_down_to_the_files_of_its_source(projec
     (source,) = registry.sources
     assert (source.name, source.event_id) == ("payments.transactions", "transaction_id")
     assert (source.event_timestamp, source.created_timestamp) == ("occurred_at", "ingested_at")
-    assert source.relation == '"landing/transactions/*.parquet"'
+    assert source.relation == "'landing/transactions/*.parquet'"
     assert [str(column.dtype) for column in source.columns][3:5] == ["string", "decimal(12,2)"]
     stream = registry.feature_view("customer__payments").stream
     assert stream is not None

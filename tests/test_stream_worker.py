@@ -7,6 +7,7 @@ import os
 import signal
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import duckdb
@@ -14,13 +15,16 @@ import msgspec
 import pytest
 import redis
 from live_project import NOW, SOURCE, LiveProject, make_live_view, payment, versions
+from served import eventually
 
 from feature_server import online_log
-from feature_server.errors import OnlineStoreError
+from feature_server.embedded import EmbeddedValkey
+from feature_server.errors import OnlineStoreError, UnknownNameError
 from feature_server.ingest import Ingestor
 from feature_server.ingest_worker import DEAD, EVENTS, Worker
 from feature_server.online import OnlineStore
 from feature_server.online_log import land, landing_folder
+from feature_server.online_registry import OnlineRegistry
 from feature_server.settings import to_us
 
 VIEW = make_live_view()
@@ -136,6 +140,85 @@ def test_events_read_by_a_worker_that_was_killed_are_taken_in_by_the_next(projec
         online.client.xadd(name, {"event": msgspec.json.encode(event)})
         online.client.xreadgroup("features", worker.consumer, {name: ">"})
         assert worker.run(once=True).accepted == 1
+
+
+def event(number: int) -> dict[str, bytes]:
+    """A payment as a producer puts it in the stream."""
+    columns = {"payment_id": number, "customer": 3, "merchant": "m", "amount": 5, "paid_at": NOW, "ingested_at": NOW}
+    return {"event": msgspec.json.encode(columns)}
+
+
+def test_a_run_before_a_build_ends_though_producers_do_not(project: LiveProject) -> None:
+    name, added = EVENTS + SOURCE.name.encode(), 0
+    with OnlineStore(project.url) as online:
+
+        def now_us() -> int:
+            nonlocal added
+            added += 1
+            online.client.xadd(name, event(10_000 + added))
+            return to_us(NOW)
+
+        with Ingestor(project.url, now_us, expire=False) as ingestor:
+            worker = Worker(online, ingestor, SOURCE, project.landing)
+            for number in range(1500):
+                online.client.xadd(name, event(number))
+            done = worker.run(once=True)
+        assert 1500 <= done.accepted < 1500 + added
+        assert online.client.xinfo_groups(name)[0]["lag"] > 0
+
+
+def test_events_of_a_source_that_is_not_online_yet_wait_in_the_stream(tmp_path: Path, valkey: str) -> None:
+    project, said = LiveProject(tmp_path, valkey, VIEW), list[str]()
+    with OnlineStore(valkey) as online, Ingestor(valkey, lambda: to_us(NOW), expire=False) as ingestor:
+        online.client.xadd(EVENTS + SOURCE.name.encode(), event(7))
+        worker = Worker(online, ingestor, SOURCE, project.landing)
+        assert worker.run(once=True, report=said.append).accepted == 0
+        assert said == [
+            "shop.payments is not online yet, its events wait in features:events:shop.payments: run `features sync`"
+        ]
+        project.landed("a", [payment(1, 1, 60)])
+        project.publish()
+        project.sync()
+        assert worker.run(once=True).accepted == 1
+    assert project.online(VIEW)["3"] == {(7, to_us(NOW))}
+
+
+def test_a_source_that_comes_online_while_an_ingestor_lives_is_known_to_it(tmp_path: Path, valkey: str) -> None:
+    registry = LiveProject(tmp_path, valkey).registry
+    with OnlineStore(valkey) as online, Ingestor(valkey, lambda: to_us(NOW), expire=False) as ingestor:
+        online.publish(lambda now: OnlineRegistry(registry=msgspec.structs.replace(registry, sources=())))
+        with pytest.raises(UnknownNameError):
+            ingestor.push_lines(SOURCE.name, [event(7)["event"]])
+        online.publish(lambda now: OnlineRegistry(registry=registry))
+        assert ingestor.push_lines(SOURCE.name, [event(7)["event"]]).accepted == 1
+
+
+def test_the_worker_goes_on_when_redis_is_back(tmp_path: Path) -> None:
+    said, ended = list[str](), list[bool]()
+    with EmbeddedValkey(tmp_path / "valkey") as store:
+        project = LiveProject(tmp_path, store.url, VIEW)
+        project.landed("a", [payment(1, 1, 60)])
+        project.publish()
+        project.sync()
+        with OnlineStore(store.url) as online, Ingestor(store.url, lambda: to_us(NOW), expire=False) as ingestor:
+            worker = Worker(online, ingestor, SOURCE, project.landing)
+            thread = Thread(target=worker.run, kwargs={"stopped": lambda: bool(ended), "report": said.append})
+            thread.start()
+            try:
+                with redis.Redis.from_url(store.url) as client:
+                    os.kill(client.info("server")["process_id"], signal.SIGKILL)
+                eventually(lambda: said)
+                with EmbeddedValkey(tmp_path / "valkey"), redis.Redis.from_url(store.url) as client:
+                    client.xadd(EVENTS + SOURCE.name.encode(), event(7))
+                    eventually(lambda: worker.done.accepted == 1)
+                    ended.append(True)
+                    thread.join()
+            finally:
+                ended.append(True)
+                thread.join()
+    assert len(said) == 2
+    assert said[0].startswith("waiting for Redis: Redis does not answer")
+    assert said[1] == "landed shop.payments events=1 files=1"
 
 
 def test_a_source_that_is_not_read_from_a_pattern_of_files_cannot_keep_live_events(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from prometheus_client.exposition import generate_latest
 
 from ..metrics import LATENCY_BUCKETS, Counts
 from ..online_registry import OnlineRegistry
+from ..online_verified import LastVerified
 
 
 class SharedCounts:
@@ -66,10 +67,16 @@ class _Collector:
         return self._metrics
 
 
-def exposition(counts: Counts, online: OnlineRegistry | None, epoch: bytes | None, now_us: int) -> bytes:
+def exposition(
+    counts: Counts,
+    online: OnlineRegistry | None,
+    epoch: bytes | None,
+    verified: Mapping[str, LastVerified],
+    now_us: int,
+) -> bytes:
     """Prometheus's text format."""
     registry = CollectorRegistry()
-    registry.register(_Collector([*_counters(counts), *_online(online, epoch, now_us)]))
+    registry.register(_Collector([*_counters(counts), *_online(online, epoch, now_us), *_verified(verified)]))
     return generate_latest(registry)
 
 
@@ -116,3 +123,22 @@ def _online(online: OnlineRegistry | None, epoch: bytes | None, now_us: int) -> 
         if view.newest_event_us is not None:
             age.add_metric([view_id], (now_us - view.newest_event_us) / 1e6)
     yield from (rows, age, synced)
+
+
+def _verified(verified: Mapping[str, LastVerified]) -> Iterator[Metric]:
+    """What `features verify` last found; a view that was never verified has no sample."""
+    keys = GaugeMetricFamily("features_verified_keys", "Keys that the last verify compared.", labels=["view"])
+    differing = GaugeMetricFamily(
+        "features_verified_differing_keys",
+        "Keys whose values differed from the offline store; explained: by a sync that was still to come.",
+        labels=["view", "explained"],
+    )
+    at = GaugeMetricFamily(
+        "features_verified_timestamp_seconds", "The instant the last verify compared.", labels=["view"]
+    )
+    for view_id, last in sorted(verified.items()):
+        keys.add_metric([view_id], last.keys)
+        differing.add_metric([view_id, "true"], last.different - last.unexplained)
+        differing.add_metric([view_id, "false"], last.unexplained)
+        at.add_metric([view_id], last.instant_us / 1e6)
+    yield from (keys, differing, at)

@@ -42,6 +42,7 @@ def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
         "latest": view.latest,
         "entities": list(view.entities),
         "join_keys": [{"name": key.name, "type": str(key.dtype)} for key in view.join_keys],
+        "stream": None if view.stream is None else view.stream.source,
         "event_timestamp": view.event_timestamp,
         "created_timestamp": view.created_timestamp,
         "ttl": view.ttl,

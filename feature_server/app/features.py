@@ -13,6 +13,7 @@ import orjson
 from ..errors import FeatureStoreError, RequestError
 from ..keys import EPOCH
 from ..online_registry import OnlineRegistry
+from ..online_verified import LastVerified, decode_verified, verified_key
 from ..reading import AsyncFeatures, AsyncRedisReader
 from ..serving import FeatureReader, GetOnlineFeatures
 from ..serving_json import JsonWriter
@@ -140,6 +141,13 @@ class FeatureServer:
         if loaded is None:  # a reconnect came between
             return await self.online()
         return loaded.online
+
+    async def verified(self, online: OnlineRegistry) -> dict[str, LastVerified]:
+        """What the last `features verify` found of each view that was ever verified."""
+        views = [view.id for view in online.registry.feature_views]
+        stored = await self.redis.mget([verified_key(view_id) for view_id in views]) if views else []
+        found = {view_id: decode_verified(value) for view_id, value in zip(views, stored, strict=True)}
+        return {view_id: last for view_id, last in found.items() if last is not None}
 
     async def _send_error(self, send: Send, route: str, error: FeatureStoreError) -> None:
         self.reader.counts.count_request(route, error.status)

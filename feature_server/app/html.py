@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import FeatureStoreError
+from ..explain_result import Explanation, bounds
 from ..online_registry import OnlineRegistry
 from .describe import describe_service, describe_view, example_entities
 
@@ -96,6 +97,7 @@ def view_page(view: dict[str, Any], address: str) -> str:
     facts = {
         "Entity": ", ".join(_link("entities", entity) for entity in view["entities"]),
         "Join keys": _join_keys(view["join_keys"]),
+        "Live events of": f"<code>{escape(view['stream'])}</code>" if view["stream"] else "",
         "Event timestamp": f"<code>{escape(view['event_timestamp'])}</code>",
         "ttl": escape(view["ttl"] or "none: a value never expires"),
         "Refresh": escape(view["refresh"] or ""),
@@ -113,6 +115,8 @@ def view_page(view: dict[str, Any], address: str) -> str:
         "entities": example_entities(view["join_keys"]),
     }
     parts += ["<h2>Read them</h2>", _curl(address, request)]
+    if view["stream"]:
+        parts += ["<h2>Explain a value</h2>", _question(view)]
     return _page(view["id"], parts)
 
 
@@ -159,6 +163,34 @@ def entity_page(entity: dict[str, Any]) -> str:
     )
 
 
+def explain_page(found: Explanation) -> str:
+    view_id, _, _ = found.feature.partition(":")
+    key = ", ".join(f"{name} = {value}" for name, value in found.key.items())
+    parts = [f"<h1>{escape(found.feature)}</h1>"]
+    if found.agree is False:
+        wrong = f"SQL over the known events gives {found.warehouse}: run `features verify {view_id}`"
+        parts.append(f'<p class="warning">{escape(wrong)}</p>')
+    facts = {
+        "Value": f"<b>{escape(str(found.value))}</b>",
+        "Status": escape(found.status),
+        "Key": escape(key),
+        "At": escape(found.at.isoformat()),
+        "Newest event": escape(found.newest_event.isoformat() if found.newest_event else "none"),
+        "SQL": f"<code>{escape(found.sql)}</code>",
+        "File": escape(found.file),
+        "View": _link("feature-views", view_id),
+    }
+    parts.append(_facts(facts))
+    for window in found.windows:
+        parts += [f"<h2><code>{escape(window.aggregate)}</code></h2>", f"<p>{escape(bounds(window))}</p>"]
+        if window.events > len(window.shown):
+            parts.append(f'<p class="quiet">The last {len(window.shown)} of them:</p>')
+        parts.append(_events(window.shown))
+    if found.latest is not None:
+        parts += ["<h2>Latest event</h2>", _events([found.latest])]
+    return _page(found.feature, parts)
+
+
 def error_page(error: FeatureStoreError) -> str:
     return _page(error.what, [f"<h1>{escape(error.what)}</h1>", f"<pre>{escape(str(error))}</pre>"])
 
@@ -188,6 +220,26 @@ def _features(features: Iterable[dict[str, Any]]) -> str:
             for feature in features
         ),
     )
+
+
+def _events(events: Sequence[dict[str, Any]]) -> str:
+    if not events:
+        return ""
+    cells = ([escape(str(value)) for value in event.values()] for event in events)
+    return _table([f"<code>{escape(name)}</code>" for name in events[0]], cells)
+
+
+def _question(view: dict[str, Any]) -> str:
+    """A form that asks /explain."""
+    ids = (f"{view['id']}:{feature['name']}" for feature in view["features"])
+    options = "".join(f"<option>{escape(feature)}</option>" for feature in ids)
+    keys = " ".join(
+        f'<label>{escape(key["name"])} <input name="{escape(key["name"])}" required></label>'
+        for key in view["join_keys"]
+    )
+    at = '<label>at <input name="at" placeholder="now"></label>'
+    feature = f'<select name="feature" aria-label="Feature">{options}</select>'
+    return f'<form action="/explain">{feature} {keys} {at} <button>Explain</button></form>'
 
 
 def _link(kind: str, name: str) -> str:

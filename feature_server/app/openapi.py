@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from ..explain_result import Explanation
 from ..serving import GetOnlineFeatures
+from .explain import EXPLAIN_ROUTE
 from .features import MAX_BODY_BYTES, ROUTE
 from .push import PUSH_ROUTE
 
@@ -75,8 +77,8 @@ class PushResponse(msgspec.Struct):
 @cache
 def openapi() -> dict[str, Any]:
     """The description served at /openapi.json."""
-    (request, response, error, events, pushed), schemas = msgspec.json.schema_components(
-        [GetOnlineFeatures, OnlineFeaturesResponse, Error, PushEvents, PushResponse],
+    (request, response, error, events, pushed, explanation), schemas = msgspec.json.schema_components(
+        [GetOnlineFeatures, OnlineFeaturesResponse, Error, PushEvents, PushResponse, Explanation],
         ref_template="#/components/schemas/{name}",
     )
     problem = {"application/json": {"schema": error}}
@@ -108,7 +110,7 @@ def openapi() -> dict[str, Any]:
         "responses": {
             "200": {"description": "What was taken in.", "content": {"application/json": {"schema": pushed}}},
             "422": {"description": "No event could be taken in.", "content": outcome},
-            **failing(400, 404, 413, 500, 503),
+            **failing(400, 404, 413, 500, 501, 503),
         },
     }
     paths = {
@@ -125,12 +127,28 @@ def openapi() -> dict[str, Any]:
         "/feature-services": page("All feature services.", 503, schema=many),
         "/feature-services/{name}": page("A feature service.", 404, 503, name=True),
     }
+    paths[EXPLAIN_ROUTE] = _explain(page("Why a stream view's feature has its value.", schema=explanation))
+    paths[EXPLAIN_ROUTE]["get"]["responses"] |= failing(404, 422, 500, 501, 503)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Feature server", "version": _version()},
         "paths": paths,
         "components": {"schemas": schemas},
     }
+
+
+def _explain(description: dict[str, Any]) -> dict[str, Any]:
+    text = {"type": "string"}
+    keys = {"type": "object", "additionalProperties": text}
+    description["get"]["parameters"] = [
+        {"name": "feature", "in": "query", "required": True, "schema": text, "description": "`view:feature`"},
+        {"name": "at", "in": "query", "schema": text, "description": "An ISO 8601 time instead of now."},
+        {
+            "name": "key", "in": "query", "required": True, "style": "form", "explode": True, "schema": keys,
+            "description": "The join keys' values, each by its name: `customer_id=42`.",
+        },
+    ]  # fmt: skip
+    return description
 
 
 def _metrics(description: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +180,7 @@ _FAILURES = {
     413: "The body is too large.",
     422: "The request cannot be answered as asked.",
     500: "The server failed.",
+    501: "This server's install or machine lacks what it takes.",
     503: "The online store does not answer or does not hold the values yet; `Retry-After` says when to try again.",
 }
 

@@ -15,8 +15,9 @@ from starlette.routing import Route
 
 from ..errors import FeatureStoreError, OnlineStoreError
 from .describe import describe_entity, describe_service, describe_view
+from .explain import EXPLAIN_ROUTE, Explainer, parse_question
 from .features import ROUTE, FeatureServer, error_body
-from .html import entity_page, error_page, index_page, service_page, view_page
+from .html import entity_page, error_page, explain_page, index_page, service_page, view_page
 from .openapi import openapi
 from .push import PUSH_ROUTE
 
@@ -27,9 +28,9 @@ JSON = "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def create_pages(server: FeatureServer) -> Starlette:
+def create_pages(server: FeatureServer, explainer: Explainer) -> Starlette:
     """The Starlette application behind `server`."""
-    pages = _Pages(server)
+    pages = _Pages(server, explainer)
     routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/": pages.index,
         "/health": pages.health,
@@ -42,6 +43,7 @@ def create_pages(server: FeatureServer) -> Starlette:
         "/feature-views/{name}": pages.feature_view,
         "/feature-services": pages.feature_services,
         "/feature-services/{name}": pages.feature_service,
+        EXPLAIN_ROUTE: pages.explain,
     }
     return Starlette(
         routes=[
@@ -53,8 +55,8 @@ def create_pages(server: FeatureServer) -> Starlette:
 
 
 class _Pages:
-    def __init__(self, server: FeatureServer) -> None:
-        self._server = server
+    def __init__(self, server: FeatureServer, explainer: Explainer) -> None:
+        self._server, self._explainer = server, explainer
 
     def counted(
         self, path: str, answer: Callable[[Request], Awaitable[Response]]
@@ -100,13 +102,14 @@ class _Pages:
         from .counting import exposition
 
         server = self._server
-        online, epoch = None, None
+        online, epoch, verified = None, None, {}
         try:
             online = await server.online()
             epoch = server.reader.loaded.epoch if server.reader.loaded else None
+            verified = await server.verified(online)
         except OnlineStoreError:
             pass  # told by features_online_store_up
-        text = exposition(server.counts.total(), online, epoch, server.reader.now_us())
+        text = exposition(server.counts.total(), online, epoch, verified, server.reader.now_us())
         return Response(text, headers={"content-type": METRICS})
 
     async def openapi(self, request: Request) -> Response:
@@ -144,6 +147,14 @@ class _Pages:
         online = await self._server.online()
         service = describe_service(online, online.registry.feature_service(request.path_params["name"]))
         return _html(service_page(service, self._address(request))) if _wants_html(request) else _json(service)
+
+    async def explain(self, request: Request) -> Response:
+        """Why a stream view's feature has its value: JSON, or a page for browsers."""
+        question = parse_question(request.query_params.multi_items(), self._server.reader.now_us())
+        online = await self._server.online()
+        online.registry.resolve([question.feature])
+        found = await self._explainer.explain(question)
+        return _html(explain_page(found)) if _wants_html(request) else _json(found.as_json())
 
     async def wrong_method(self, request: Request) -> Response:
         raise HTTPException(405)
@@ -185,7 +196,8 @@ class _Pages:
 
 
 def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(value, option=orjson.OPT_INDENT_2), status, (headers or {}) | {"content-type": JSON})
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z)
+    return Response(text, status, (headers or {}) | {"content-type": JSON})
 
 
 def _html(text: str, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

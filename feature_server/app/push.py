@@ -20,6 +20,12 @@ MAX_TOGETHER = 500  # pushes that are written as one
 log = logging.getLogger("feature_server")
 
 
+class CannotPush(FeatureStoreError):
+    """This server's install lacks what events are validated and kept with."""
+
+    status = 501
+
+
 class PushRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Events as a list of values for each column. All pushes go online and to the log that the warehouse reads.
 
@@ -110,6 +116,12 @@ class PushQueue:
 
 
 def _ingestor(redis_url: str, now_us: Callable[[], int], expire: bool) -> Ingestor:
-    from ..ingest import Ingestor
+    try:
+        from ..ingest import Ingestor
+    except ImportError as error:
+        raise CannotPush(
+            "this server is installed without what takes events in", where=PUSH_ROUTE,
+            expected="feature-warehouse[warehouse]", got=str(error), remedy="install that where events are pushed to",
+        ) from None  # fmt: skip
 
     return Ingestor(redis_url, now_us, expire=expire)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..errors import FeatureStoreError, SettingsError
+from ..settings import Settings
 
 DRAIN_SECONDS = 0.5  # how long a worker that is to end still accepts connections, closing each with its answer
 GRACE_SECONDS = 30  # how long after that a request may still take
@@ -25,13 +26,18 @@ log = logging.getLogger("feature_server")
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told: `slot` is its number among the workers, `ready_fd` a pipe to report on once it serves."""
+    """What a worker is told: `slot` is its number among the workers, `ready_fd` a pipe to report on once it serves.
+
+    `project_dir` and `offline` are the folders that `GET /explain` reads events from.
+    """
 
     slot: int
     socket_fd: int
     ready_fd: int
     counts_folder: str
     redis_url: str
+    project_dir: str
+    offline: str
     clock: str | None = None
 
 
@@ -65,11 +71,11 @@ def listen(host: str, port: int) -> socket.socket:
 class Supervisor:
     """Runs `workers` processes on `listener` until SIGTERM or SIGINT."""
 
-    def __init__(self, listener: socket.socket, *, workers: int, redis_url: str, clock: str | None) -> None:
+    def __init__(self, listener: socket.socket, settings: Settings, *, workers: int, redis_url: str) -> None:
         self._listener = listener
+        self._settings = settings
         self._slots = range(workers)
         self._redis_url = redis_url
-        self._clock = clock
         self._workers: dict[int, WorkerProcess] = {}
         self._folder = ""
 
@@ -103,7 +109,9 @@ class Supervisor:
             ready_fd=writing,
             counts_folder=self._folder,
             redis_url=self._redis_url,
-            clock=self._clock,
+            project_dir=str(self._settings.project_dir),
+            offline=str(self._settings.offline),
+            clock=None if self._settings.clock is None else self._settings.clock.isoformat(),
         )
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(config) + b"\n")

@@ -22,6 +22,7 @@ import msgspec
 import uvicorn
 
 from ..settings import parse_time, to_us
+from .explain import Explainer
 from .features import FeatureServer
 from .pages import create_pages
 from .supervisor import DRAIN_SECONDS, GRACE_SECONDS, WorkerConfig
@@ -117,14 +118,15 @@ class Worker(uvicorn.Server):
         self.should_exit = True
 
 
-def create_server(redis_url: str, clock: str | None) -> FeatureServer:
+def create_server(config: WorkerConfig) -> FeatureServer:
     """The application, with a stopped clock where one is given."""
-    if clock is None:
-        server = FeatureServer(redis_url, lambda: time.time_ns() // 1000)
+    if config.clock is None:
+        server = FeatureServer(config.redis_url, lambda: time.time_ns() // 1000)
     else:
-        stopped = to_us(parse_time(clock, where="FEATURES_CLOCK"))
-        server = FeatureServer(redis_url, lambda: stopped, clock=clock)
-    server.other = create_pages(server)
+        stopped = to_us(parse_time(config.clock, where="FEATURES_CLOCK"))
+        server = FeatureServer(config.redis_url, lambda: stopped, clock=config.clock)
+    explainer = Explainer(config.redis_url, Path(config.offline), Path(config.project_dir))
+    server.other = create_pages(server, explainer)
     return server
 
 
@@ -134,7 +136,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     config = msgspec.json.decode(sys.stdin.buffer.raw.readline(), type=WorkerConfig)  # type: ignore[union-attr]
     listener = socket.socket(fileno=config.socket_fd)
-    Worker(create_server(config.redis_url, config.clock), config).run(sockets=[listener])
+    Worker(create_server(config), config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -35,14 +35,16 @@ def explain(
     wrong = [pair for pair in key if "=" not in pair]
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is not KEY=VALUE", param_hint="KEY=VALUE")
-    at_us = settings.now_us() if at is None else to_us(parse_time(at, where="--at"))
+    now_us = settings.now_us()
+    at_us = now_us if at is None else to_us(parse_time(at, where="--at"))
     pairs = {name: value for name, _, value in (pair.partition("=") for pair in key)}
     with connect(settings) as url, OnlineStore(url) as online:
         found = run(
-            feature, pairs, online, OfflineStore(settings.offline), at_us=at_us, project_dir=settings.project_dir
-        )
+            feature, pairs, online, OfflineStore(settings.offline), at_us=at_us, now_us=now_us,
+            project_dir=settings.project_dir,
+        )  # fmt: skip
     if json:
-        print_json(found)
+        print_json(found.as_json())
         return
     for line in found.lines():
         typer.echo(line)

@@ -77,11 +77,13 @@ def verify(
 ) -> None:
     """Compare the online store with the offline store at one instant, and print every value that differs and why.
 
-    Exit code 1 when a difference is not explained by a sync that is still to come.
+    Exit code 1 when a difference is not explained by a sync that is still to come. What was found of each view is kept
+    for the feature server's /metrics and `features status`.
     """
     from ..embedded import connect
     from ..offline import OfflineStore
     from ..online import OnlineStore
+    from ..online_verified import keep_verified
     from ..parity import check_online
     from ..parity import verify as run
     from ..parity_events import verify_events
@@ -112,6 +114,7 @@ def verify(
                 typer.echo(f"failed {error}", err=True)
                 continue
             results.append(result)
+            keep_verified(online, view.id, result.summary)
             if not json:
                 for difference in result.differences:
                     typer.echo(f"{view.id} {difference}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..dtypes import json_value
 from .common import Json, Progress, ProjectDir, print_json, progress_bar
 from .offline import Refresh, select_views
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from ..client_result import FeatureVector
     from ..definitions import JoinKey
     from ..registry import Registry
-    from ..sync import SyncResult
 
 
 def register(app: typer.Typer) -> None:
@@ -66,18 +66,8 @@ def sync(
         full=full, expire=settings.clock is None, sweep=sweep, wait_seconds=wait, project_dir=settings.project_dir
     )
 
-    def report(result: SyncResult) -> None:
-        if not json:
-            typer.echo(result)
-
     with ExitStack() as stack:
         online = stack.enter_context(OnlineStore(stack.enter_context(connect(settings))))
-
-        def progress(view_id: str) -> Progress:
-            bars.close()
-            return bars.enter_context(progress_bar(view_id))
-
-        bars = stack.enter_context(ExitStack())
         done = run(
             online,
             OfflineStore(settings.offline),
@@ -86,8 +76,8 @@ def sync(
             refresh=refresh,
             now_us=settings.now_us,
             options=options,
-            progress=progress,
-            report=report,
+            progress=_bars(stack),
+            report=(lambda result: None) if json else typer.echo,
         )
     if json:
         failures = {view: error.as_dict() for view, error in done.failures.items()}
@@ -96,6 +86,17 @@ def sync(
         typer.echo(f"failed {error}", err=True)
     if done.failures:
         raise typer.Exit(1)
+
+
+def _bars(stack: ExitStack) -> Callable[[str], Progress]:
+    """Shows a progress bar for one view after the other, until the stack ends."""
+    bars = stack.enter_context(ExitStack())
+
+    def progress(view_id: str) -> Progress:
+        bars.close()
+        return bars.enter_context(progress_bar(view_id))
+
+    return progress
 
 
 def get(
@@ -159,16 +160,11 @@ def _key_value(key: JoinKey, text: str) -> Any:
 
 
 def _as_json(found: FeatureVector) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            return {"inf": "Infinity", "-inf": "-Infinity"}.get(str(value), "NaN")
-        return [plain(item) for item in value] if isinstance(value, list) else value
-
     return {
         "entity": found.entity,
         "features": {
             name: {
-                "value": plain(value),
+                "value": json_value(value),
                 "status": found.statuses[name],
                 "event_timestamp": found.event_timestamps[name],
             }

@@ -40,16 +40,16 @@ def serve(
     listener = listen(host, port)
     address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
     with connect(settings) as url:
-        clock = None if settings.clock is None else settings.clock.isoformat()
 
         def announce() -> None:
-            if clock is not None:
-                typer.secho(f"WARNING: the clock is stopped at {clock} by FEATURES_CLOCK", fg="yellow", err=True)
+            if settings.clock is not None:
+                stopped = f"WARNING: the clock is stopped at {settings.clock.isoformat()} by FEATURES_CLOCK"
+                typer.secho(stopped, fg="yellow", err=True)
             example = json.dumps(_example(url))
             typer.echo(f"serving features on {address} workers={workers} redis={parse_redis_url(url).shown}")
             typer.echo(f"try: curl {address}/get-online-features -d '{example}'")
 
-        Supervisor(listener, workers=workers, redis_url=url, clock=clock).run(announce)
+        Supervisor(listener, settings, workers=workers, redis_url=url).run(announce)
 
 
 def _example(url: str) -> dict[str, object]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .common import Json, ProjectDir, print_json
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from ..stream_plan import EventSource
 
 
 def register(app: typer.Typer) -> None:
@@ -29,32 +33,32 @@ def stream(
 ) -> None:
     """Take in events from the Redis stream features:events:SOURCE, and land all that were pushed in Parquet files.
 
+    It may be started before its source is in force: events wait in the stream until the source is online.
+
     The files are where the dbt source reads, so the next build has the events; each lands once, whatever is killed.
     An event that does not fit the source goes to features:dead:SOURCE, with the reason.
     """
     import signal
 
     from ..embedded import connect
-    from ..errors import UnknownNameError
     from ..ingest import Ingestor
     from ..ingest_worker import Worker
     from ..online import OnlineStore
     from ..online_log import landing_folder
-    from ..registry import read_registry
     from ..settings import load_settings
 
     settings = load_settings(project_dir=project_dir)
-    sources = {found.name: found for found in read_registry(settings.registry_path).sources}
-    if source not in sources:
-        raise UnknownNameError("event source", source, sources)
-    folder = landing_folder(sources[source], settings.project_dir)
+    found = _source(settings, source)
+    folder = landing_folder(found, settings.project_dir)
     ended: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, frame: ended.append(received))
     with ExitStack() as stack:
         url = stack.enter_context(connect(settings))
         ingestor = stack.enter_context(Ingestor(url, settings.now_us, expire=settings.clock is None))
-        worker = Worker(stack.enter_context(OnlineStore(url)), ingestor, sources[source], folder, consumer=consumer)
+        worker = Worker(stack.enter_context(OnlineStore(url)), ingestor, found, folder, consumer=consumer)
+        if not (once or json):
+            typer.echo(f"taking in events of {source}, landing them in {folder} every {land_every:g} s")
         done = worker.run(
             once=once,
             land_seconds=land_every,
@@ -62,3 +66,20 @@ def stream(
             report=lambda line: None if json else typer.echo(line),
         )
     print_json(done) if json else typer.echo(done)
+
+
+def _source(settings: Settings, name: str) -> EventSource:
+    """The event source in force, else as dbt's manifest has it: a first refresh lands events before it applies."""
+    from ..errors import UnknownNameError
+    from ..manifest import load_registry
+    from ..registry import read_registry
+
+    sources: dict[str, EventSource] = {}
+    if settings.registry_path.exists():
+        sources = {found.name: found for found in read_registry(settings.registry_path).sources}
+    if name not in sources and (settings.target_path / "manifest.json").exists():
+        defined = load_registry(settings.project_dir, settings.target_path)
+        sources |= {found.name: found for found in defined.sources}
+    if name not in sources:
+        raise UnknownNameError("event source", name, sources)
+    return sources[name]

@@ -130,7 +130,7 @@ class _Upstream:
         text = _text(table)
         node = self._nodes.get(text)
         if node is not None and node.unique_id == self.source.unique_id:
-            self.relation = text
+            self.relation = text if table.db or not table.this.args.get("quoted") else _file(table)
             return EVENTS
         if node is not None and node.resource_type == "seed":
             return self.seed(node)
@@ -174,6 +174,13 @@ def _text(table: exp.Table) -> str:
     bare = table.copy()
     bare.set("alias", None)
     return bare.sql(dialect="duckdb")
+
+
+def _file(table: exp.Table) -> str:
+    """Files as dbt writes them: the parser makes an identifier of their string."""
+    from ..offline_types import literal
+
+    return literal(table.name)
 
 
 def _relation_text(node: Node) -> str:

@@ -10,7 +10,7 @@ fraud_reports as (
     select * from {{ ref('stg_payments__fraud_reports') }}
 ),
 
--- The first version is what there was to score when the card was used.
+-- The first version is what there was to score when the card was used, and the payment itself is not yet in any window.
 first_versions as (
     select *
     from transactions
@@ -22,7 +22,7 @@ final as (
     select
         first_versions.customer_id,
         first_versions.merchant_id,
-        first_versions.occurred_at as event_timestamp,
+        first_versions.occurred_at - interval '1 microsecond' as event_timestamp,
         fraud_reports.transaction_id is not null as is_fraud,
         first_versions.transaction_id
     from first_versions

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from examples import payments
-from tests.dbt_project.world import World, make_flights
+from feature_server import FeatureStore
+from tests.dbt_project.world import ROOT, Row, World, make_flights, rows
 
 STEPS = (
     "2013-12-20T00:00:00Z",
@@ -59,3 +61,20 @@ def full(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     shutil.copytree(sources, home)
     World(home).run("--full-refresh", as_of=STEPS[-1])
     return World(home)
+
+
+@pytest.fixture(scope="session")
+def store(full: World) -> FeatureStore:
+    """The offline store that `full` was published to."""
+    for arguments in (("apply", "--no-parse"), ("publish",)):
+        done = full.features(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return FeatureStore(ROOT, home=full.home, warehouse=full.warehouse)
+
+
+@pytest.fixture(scope="session")
+def transactions(sources: Path) -> list[Row]:
+    """Every version of every transaction that landed."""
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        return rows(connection, f"from '{sources}/landing/transactions/*.parquet'")

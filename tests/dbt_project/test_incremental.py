@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from tests.dbt_project.conftest import STEPS
-from tests.dbt_project.world import VIEWS, World, view_rows
+from tests.dbt_project.world import STREAM_VIEWS, VIEWS, World, view_rows
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -28,7 +28,7 @@ def test_the_steps_held_late_and_corrected_rows(steps: list[World]) -> None:
             f" count(*) filter (superseded_at > '{STEPS[0]}') from stg_payments__transactions"
         ).fetchall()[0]
         rewritten = connection.sql(
-            "select count(*) from customer__transactions"
+            "select count(*) from merchant__transactions"
             f" where created_timestamp > '{STEPS[2]}' and event_timestamp < '{STEPS[2]}'"
         ).fetchall()[0][0]
     assert late > 5
@@ -61,6 +61,16 @@ def test_the_build_log_names_the_first_event_time_that_changed(steps: list[World
                 f"select min(event_timestamp) from {view} where {VIEWS[view]} > '{STEPS[number - 1]}'"
             ).fetchall()[0][0]
             assert changed_from == (added or as_of)
+
+
+@pytest.mark.parametrize("view", STREAM_VIEWS)
+def test_every_build_makes_a_stream_view_anew(steps: list[World], full: World, view: str) -> None:
+    with steps[-1].connect() as stepwise, full.connect() as rebuilt:
+        expected = view_rows(rebuilt, view)
+        assert len(expected) > 30
+        assert view_rows(stepwise, view) == expected
+        logged = stepwise.sql(f"select changed_from from feature_builds where model = '{view}'").fetchall()
+    assert logged == [(None,)] * len(STEPS)
 
 
 def test_labels_are_files(full: World) -> None:
@@ -97,7 +107,7 @@ def forget_the_future(home: Path, as_of: str) -> None:
     connection.execute(f"copy weather to '{weather}' (format parquet)")
 
 
-def test_a_build_reads_nothing_from_after_its_instant(full: World, world: World) -> None:
+def test_a_build_reads_nothing_from_after_its_instant(full: World, steps: list[World], world: World) -> None:
     as_of = STEPS[1]
     forget_the_future(world.home, as_of)
     world.run(as_of=as_of)
@@ -105,6 +115,9 @@ def test_a_build_reads_nothing_from_after_its_instant(full: World, world: World)
         for view, known_at in VIEWS.items():
             known = f"(from {view} where {known_at} <= '{as_of}')"
             assert view_rows(cut, view) == view_rows(everything, known), view
+    with world.connect() as cut, steps[1].connect() as everything:
+        for view in STREAM_VIEWS:
+            assert view_rows(cut, view) == view_rows(everything, view), view
 
 
 def test_a_clock_set_back_and_rewritten_history_rebuild_from_nothing(
@@ -112,15 +125,15 @@ def test_a_clock_set_back_and_rewritten_history_rebuild_from_nothing(
 ) -> None:
     world = World(tmp_path / "world")
     shutil.copytree(full.home, world.home)
-    only = ("--select", "+customer__visits", "+customer__transactions")
+    only = ("--select", "+customer__visits", "+merchant__transactions")
     latest = "select model, changed_from from feature_builds order by rowid desc limit 2"
     world.run(*only, as_of=STEPS[2])
     with world.connect() as connection, steps[2].connect() as expected:
         assert sorted(connection.sql(latest).fetchall()) == [
-            ("customer__transactions", None),
             ("customer__visits", None),
+            ("merchant__transactions", None),
         ]
-        for view in ("customer__visits", "customer__transactions"):
+        for view in ("customer__visits", "merchant__transactions"):
             assert view_rows(connection, view) == view_rows(expected, view)
 
     (world.home / "landing" / "visits" / "2013-12-10.parquet").unlink()
@@ -128,7 +141,7 @@ def test_a_clock_set_back_and_rewritten_history_rebuild_from_nothing(
     assert "rows of stg_payments__visits have changed since the last run" in output
     with world.connect() as connection:
         assert dict(connection.sql(latest).fetchall()) == {
-            "customer__transactions": datetime.fromisoformat(STEPS[2]),
+            "merchant__transactions": datetime.fromisoformat(STEPS[2]),
             "customer__visits": None,
         }
         ghosts = connection.sql(

@@ -16,7 +16,7 @@ def test_a_schedule_selects_its_views_and_what_they_are_made_from(full: World) -
     listed = full.dbt("ls", "--quiet", "-s", "+config.meta.feature_view.refresh:hourly", as_of=END)
     assert listed.returncode == 0, listed.stdout
     names = {line.rsplit(".", 1)[-1] for line in listed.stdout.splitlines()}
-    assert {"customers", "customer__transactions", "airport__departures", "stg_payments__transactions"} <= names
+    assert {"customers", "customer__transactions", "airport__departures", "stg_payments__latest_transactions"} <= names
     assert not {"customer__visits", "merchant__risk", "stg_payments__visits"} & names
 
 
@@ -30,7 +30,7 @@ def test_a_bad_row_stops_the_views_made_from_it_and_no_others(world: World) -> N
     built = world.dbt("build", *only, as_of=END)
     assert built.returncode == 1
     failed = [line.split()[6] for line in built.stdout.splitlines() if " FAIL " in line or " ERROR " in line]
-    assert failed == ["in_range_stg_payments__transactions_amount_eur__0_01"]
+    assert failed == ["in_range_stg_payments__latest_transactions_amount_eur__0_01"]
     with world.connect() as connection:
         tables = {name for (name,) in connection.sql("select table_name from duckdb_tables()").fetchall()}
     assert "customer__visits" in tables

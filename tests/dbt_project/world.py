@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -23,12 +25,15 @@ VIEWS = {
     "customer__profile": "created_timestamp",
     "customer__purchases_v1": "created_timestamp",
     "customer__purchases_v2": "created_timestamp",
-    "customer__transactions": "created_timestamp",
     "customer__visits": "created_timestamp",
     "merchant__risk": "created_timestamp",
     "merchant__transactions": "created_timestamp",
 }
-"""Each feature view's relation, and the column that says when a row was known."""
+"""The relation of each feature view that builds append to, and the column that says when a row was known."""
+STREAM_VIEWS = ("customer__transactions",)
+"""The relations of stream views, which every build makes anew from the events."""
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,24 @@ class World:
         return self.home / "warehouse.duckdb"
 
     def dbt(self, *arguments: str, as_of: str) -> subprocess.CompletedProcess[str]:
+        variables = json.dumps({"as_of": as_of, "flights_data": str(self.home / "flights")})
+        return self._command("dbt", "--no-use-colors", *arguments, "--vars", variables)
+
+    def features(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._command("features", *arguments)
+
+    def _command(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
             "DBT_PROFILES_DIR": "profiles",
             "DBT_TARGET_PATH": str(self.home / "target"),
             "DBT_LOG_PATH": str(self.home / "logs"),
             "FEATURES_HOME": str(self.home),
+            "FEATURES_TARGET_PATH": str(self.home / "target"),
             "FEATURES_WAREHOUSE": str(self.warehouse),
         }
-        variables = json.dumps({"as_of": as_of, "flights_data": str(self.home / "flights")})
-        return subprocess.run(
-            [Path(sys.executable).with_name("dbt"), "--no-use-colors", *arguments, "--vars", variables],
-            cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        command = [Path(sys.executable).with_name(name), *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
     def run(self, *arguments: str, as_of: str) -> str:
         done = self.dbt("run", *arguments, as_of=as_of)
@@ -75,6 +85,20 @@ def make_flights(directory: Path, first: str, last: str) -> None:
     for source in FLIGHTS.glob("*.parquet"):
         days = f"where time_hour >= '{first}' and time_hour < '{last}'" if source.stem in ("flights", "weather") else ""
         connection.execute(f"copy (from '{source}' {days}) to '{directory / source.name}' (format parquet)")
+
+
+def rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[Row]:
+    relation = connection.sql(query)
+    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+
+def in_force(transactions: list[Row], known: datetime) -> list[Row]:
+    """The latest version of each transaction that had landed by `known`."""
+    versions: dict[int, Row] = {}
+    for row in sorted(transactions, key=lambda row: row["ingested_at"]):
+        if row["ingested_at"] <= known:
+            versions[row["transaction_id"]] = row
+    return list(versions.values())
 
 
 def view_rows(connection: duckdb.DuckDBPyConnection, view: str) -> list[tuple[object, ...]]:

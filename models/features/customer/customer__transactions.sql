@@ -1,35 +1,35 @@
-{%- set keys = ['customer_id'] -%}
-{%- set tick = '1 hour' -%}
-{%- set windows = ['1 hour', '24 hours'] -%}
-
 -- depends_on: {{ ref('customers') }}
 
 with
 
 transactions as (
-    {{ window_input(ref('stg_payments__transactions'), tick, windows) | indent(4) }}
-),
-
-ticks as (
-    {{ window_ticks('transactions', keys, tick, windows) | indent(4) }}
+    select * from {{ ref('stg_payments__latest_transactions') }}
 ),
 
 final as (
     select
-        ticks.customer_id,
-        ticks.event_timestamp,
-        ticks.created_timestamp,
-        count(*) filter (
-            where not transactions.is_refund and transactions.occurred_at >= ticks.event_timestamp - interval '1 hour'
-        ) as transactions_1h,
-        count(*) filter (where not transactions.is_refund) as transactions_24h,
-        coalesce(sum(transactions.amount_eur) filter (where not transactions.is_refund), 0)::decimal(18, 2)
-            as amount_eur_sum_24h,
-        max(transactions.amount_eur) filter (where not transactions.is_refund) as amount_eur_max_24h,
-        count(*) filter (where transactions.is_refund) as refunds_24h,
-        count(distinct transactions.merchant_id) filter (where not transactions.is_refund) as merchants_24h
-    from {{ in_window('ticks', 'transactions', keys, '24 hours') }}
-    group by all
+        customer_id,
+        occurred_at as event_timestamp,
+        known_at as created_timestamp,
+        count(*) filter (where not is_refund) over last_hour as transactions_1h,
+        count(*) filter (where not is_refund) over last_day as transactions_24h,
+        coalesce(sum(amount_eur) filter (where not is_refund) over last_day, 0)::decimal(18, 2) as amount_eur_sum_24h,
+        max(amount_eur) filter (where not is_refund) over last_day as amount_eur_max_24h,
+        count(*) filter (where is_refund) over last_day as refunds_24h,
+        count(distinct merchant_id) filter (where not is_refund) over last_day as merchants_24h,
+        count(*) filter (where not is_refund) over lifetime as transactions_lifetime,
+        merchant_id as last_merchant_id
+    from transactions
+    window
+        last_hour as (
+            partition by customer_id order by occurred_at range between interval 1 hour preceding and current row
+        ),
+        last_day as (
+            partition by customer_id order by occurred_at range between interval 24 hours preceding and current row
+        ),
+        lifetime as (
+            partition by customer_id order by occurred_at range between unbounded preceding and current row
+        )
 )
 
 select * from final

@@ -1,0 +1,88 @@
+"""`GET /explain`: why a feature has its value. What it needs of the warehouse is loaded by the first question."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SettingsError
+from ..explain_result import Explanation
+from ..settings import parse_time, to_us
+
+EXPLAIN_ROUTE = "/explain"
+_EXAMPLE = "/explain?feature=customer__transactions:transactions_1h&customer_id=42"
+
+
+class CannotExplain(FeatureStoreError):
+    """This server lacks what an explanation is made from."""
+
+    status = 501
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """A feature, the join keys' values as text, and the instant."""
+
+    feature: str
+    key: dict[str, str]
+    at_us: int
+    now_us: int
+
+
+def parse_question(parameters: Iterable[tuple[str, str]], now_us: int) -> Question:
+    """The question that a URL's query asks: `feature`, `at` if it is not now, and the join keys."""
+    given: dict[str, str] = {}
+    for name, value in parameters:
+        if name in given:
+            raise RequestError(f"{name!r} is given twice", where=name, got=f"{given[name]}, {value}", expected=_EXAMPLE)
+        given[name] = value
+    feature = given.pop("feature", "")
+    if not feature:
+        raise RequestError("the feature is missing", where="feature", expected=_EXAMPLE)
+    at_us, at = now_us, given.pop("at", "")
+    if at:
+        try:
+            at_us = to_us(parse_time(at, where="at"))
+        except (SettingsError, OverflowError):
+            raise RequestError(
+                "not a time", where="at", got=repr(at), expected="ISO 8601, e.g. 2013-12-31T23:00:00Z",
+                remedy="in a URL, write %2B for the + of a zone, or give the time in UTC",
+            ) from None  # fmt: skip
+    return Question(feature=feature, key=given, at_us=at_us, now_us=now_us)
+
+
+class Explainer:
+    """Answers questions in a thread of its own, one at a time: each reads the view's history."""
+
+    def __init__(self, redis_url: str, offline: Path, project_dir: Path) -> None:
+        self._redis_url, self._offline, self._project_dir = redis_url, offline, project_dir
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
+
+    async def explain(self, question: Question) -> Explanation:
+        """CannotExplain where the offline store, or what reads it, is not on this machine."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._explain, question)
+
+    def _explain(self, question: Question) -> Explanation:
+        try:
+            from ..explain import explain
+            from ..offline import OfflineStore
+            from ..online import OnlineStore
+        except ImportError as error:
+            raise CannotExplain(
+                "this server is installed without what reads the offline store", where=EXPLAIN_ROUTE,
+                expected="feature-warehouse[warehouse]", got=str(error),
+                remedy="install that here, or run `features explain` where views are published",
+            ) from None  # fmt: skip
+        try:
+            with OnlineStore(self._redis_url) as online:
+                return explain(
+                    question.feature, question.key, online, OfflineStore(self._offline),
+                    at_us=question.at_us, now_us=question.now_us, project_dir=self._project_dir,
+                )  # fmt: skip
+        except OfflineStoreError as error:
+            raise CannotExplain(
+                error.what, where=error.where, expected=error.expected, got=error.got, remedy=error.remedy
+            ) from None

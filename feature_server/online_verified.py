@@ -1,0 +1,56 @@
+"""What the last `features verify` of each view found, kept in Redis beside the registry: `/metrics` and status tell it.
+
+Light on purpose: the HTTP server reads it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .errors import OnlineStoreError
+from .keys import VERIFIED
+
+if TYPE_CHECKING:
+    from .online import OnlineStore
+
+
+class LastVerified(msgspec.Struct, frozen=True, kw_only=True):
+    """A comparison of `keys` keys of a view at an instant: `different` keys differed, `unexplained` of them wrongly."""
+
+    instant_us: int
+    keys: int
+    different: int
+    unexplained: int
+
+
+def verified_key(view_id: str) -> bytes:
+    return VERIFIED + view_id.encode()
+
+
+def keep_verified(online: OnlineStore, view_id: str, found: LastVerified) -> None:
+    """Put a result in the place of the view's last one."""
+    from .online import redis_errors
+
+    with redis_errors():
+        online.client.set(verified_key(view_id), msgspec.json.encode(found))
+
+
+def forget_verified(online: OnlineStore, view_id: str) -> None:
+    """Drop the result of a view that is gone."""
+    from .online import redis_errors
+
+    with redis_errors():
+        online.client.delete(verified_key(view_id))
+
+
+def decode_verified(stored: bytes | None) -> LastVerified | None:
+    """The value of `verified_key`; None for a view that was never verified."""
+    try:
+        return None if stored is None else msgspec.json.decode(stored, type=LastVerified)
+    except msgspec.DecodeError as error:
+        raise OnlineStoreError(
+            "the result of the last `features verify` cannot be read", where=VERIFIED.decode() + "<view>",
+            got=str(error), remedy="run `features verify` with the version of feature-warehouse that serves",
+        ) from None  # fmt: skip
