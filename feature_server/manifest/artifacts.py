@@ -36,7 +36,6 @@ class Node(msgspec.Struct, frozen=True):
     name: str
     package_name: str
     original_file_path: str
-    root_path: str | None = None
     patch_path: str | None = None
     config: dict[str, Any] = {}
     columns: dict[str, ColumnNode] = {}
