@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from stream_project import FILES
 from tiny_project import write_project
 
-from feature_server.errors import DefinitionError, Problem
+from feature_server.errors import DefinitionError, FeatureStoreError, Problem
 from feature_server.manifest import load_registry
 from feature_server.manifest.dbt_parse import dbt_manifest
 from feature_server.manifest.plan import plan
@@ -47,7 +48,8 @@ Change = Callable[[dict[str, Any]], None]
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_project(tmp_path_factory.mktemp("stream"), PROJECT)
-    dbt_manifest(folder, folder / "target")
+    with duckdb.connect(str(folder / "tiny.duckdb")):  # as a build does, which compiling need not wait for
+        dbt_manifest(folder, folder / "target")
     manifest = json.loads((folder / "target" / "manifest.json").read_text())
     macros = {name: macro for name, macro in manifest["macros"].items() if name.startswith("macro.tiny.")}
     (folder / "target" / "sound.json").write_text(json.dumps(manifest | {"macros": macros}))
@@ -216,6 +218,17 @@ def test_a_manifest_without_compiled_sql_says_how_to_get_it(project: Path) -> No
     found = problem(project, change)
     assert found.what == "the manifest does not hold the model's compiled SQL"
     assert "dbt compile --full-refresh" in str(found.remedy)
+
+
+def test_a_query_at_compile_time_meets_the_lock_of_a_build(project: Path, tmp_path: Path) -> None:
+    querying = "{{ run_query('select 1').columns[0].values()[0] if execute }} as one,"
+    staging = PROJECT["models/stg_payments__transactions.sql"].replace("    customer_id,", f"customer_id, {querying}")
+    folder = write_project(tmp_path, PROJECT | {"models/stg_payments__transactions.sql": staging})
+    with duckdb.connect(str(folder / "tiny.duckdb")), pytest.raises(FeatureStoreError) as raised:
+        dbt_manifest(folder, folder / "target")
+    assert raised.value.what.endswith("while the warehouse is being built")
+    assert "stg_payments__transactions" in str(raised.value.got)
+    assert str(raised.value.remedy).startswith("wait for the build to end")
 
 
 def test_an_event_stream_stands_on_a_sources_table(project: Path) -> None:
