@@ -15,7 +15,7 @@ from .client_result import FeatureVector, FeatureVectors, event_times
 from .errors import RequestError
 from .reading import TIMEOUT_SECONDS, AsyncFeatures, AsyncRedisReader, RedisReader, read_features
 from .serving import FeatureReader, GetOnlineFeatures, OnlineFeatures
-from .serving_rows import NOT_FOUND
+from .serving_rows import NOT_FOUND, PRESENT, to_datetimes
 from .settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -84,11 +84,12 @@ class _Client:
             name = column.name
             types[name] = column.feature.dtype
             values[name], statuses[name], event_us = answer.column(column)
-            if NOT_FOUND in statuses[name]:
+            all_present = statuses[name].count(PRESENT) == answer.count  # the test that costs least
+            if not all_present and NOT_FOUND in statuses[name]:
                 event_timestamps[name] = event_times(event_us, statuses[name])
                 continue
             if column.view not in times:
-                times[column.view] = event_times(event_us, statuses[name])
+                times[column.view] = list(to_datetimes(event_us))
             event_timestamps[name] = times[column.view].copy()
         return FeatureVectors(
             entities={key.name: answer.entities[key.name] for key in plan.join_keys},

@@ -16,10 +16,12 @@ from .errors import OnlineStoreError
 from .metrics import ValueCounts
 from .online_registry import OnlineView
 from .serving_rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT, ViewColumns, ViewReader
+from .stream_base import is_lifetime
 from .stream_decoding import Dictionary, EventDecoder
 from .stream_expression import Column
 from .stream_expression import evaluate as expression
-from .stream_now import evaluate_now
+from .stream_lifetime import Lifetime, settled
+from .stream_now import WindowsNow
 from .stream_plan import Node
 from .stream_records import arguments_of, plan_of
 from .stream_window import NO_EVENT, Evaluated
@@ -78,39 +80,87 @@ class StreamViewReader(ViewReader):
             self._plain.append(bool(latest) and not aggregates)
             needed |= aggregates
             self._latest |= latest
-        self._place = {number: place for place, number in enumerate(sorted(needed))}
-        self._plan = msgspec.structs.replace(plan, aggregates=tuple(plan.aggregates[i] for i in sorted(needed)))
-        arguments = self._latest | {i for aggregate in self._plan.aggregates for i in arguments_of(aggregate)}
+        lifetime = [i for i in sorted(needed) if is_lifetime(plan, plan.aggregates[i])]
+        bounded = [i for i in sorted(needed) if i not in lifetime]
+        self._place = {number: place for place, number in enumerate([*bounded, *lifetime])}
+        self._aggregates = [plan.aggregates[i] for i in self._place]
+        self._plan = msgspec.structs.replace(plan, aggregates=tuple(plan.aggregates[i] for i in bounded))
+        arguments = self._latest | {i for aggregate in self._aggregates for i in arguments_of(aggregate)}
         self._decoder = EventDecoder(online.definition, arguments)
+        self._dictionary = [
+            aggregate.arguments[0] if aggregate.function in OF_ITS_ARGUMENT else None
+            for aggregate in self._plan.aggregates
+        ]  # what the values of each aggregate may be places in: lifetimes have theirs behind the arguments'
+        self._dictionary += [len(plan.arguments) + i for i in range(len(lifetime))]
+        self._lifetime = Lifetime(online.definition, [plan.aggregates[i] for i in lifetime]) if lifetime else None
+        self.bases = bool(lifetime)
+        self._windows = WindowsNow(self._plan, self._latest)
+        self._numbers = [self._as_it_is(node, feature) for node, feature in zip(self._nodes, features, strict=True)]
 
-    def read(self, rows: Sequence[bytes | None], now_us: int, unknown: set[int] | None = None) -> StreamColumns:
+    def _as_it_is(self, node: Node, feature: Feature) -> tuple[int, np.dtype[Any] | None]:
+        """The place of the aggregate that is the feature, and the NumPy type with which its numbers are the values."""
+        kind = feature.dtype.kind
+        if node.op != "aggregate" or not (kind in FLOAT_WIDTHS or kind in INTEGER_WIDTHS):
+            return -1, None
+        place = self._place[node.value]
+        return place, np.dtype(kind) if self._aggregates[place].dtype == feature.dtype else None
+
+    def read(
+        self,
+        rows: Sequence[bytes | None],
+        now_us: int,
+        unknown: set[int] | None = None,
+        bases: Sequence[bytes | None] = (),
+    ) -> StreamColumns:
         events, dictionaries = self._decoder.decode(rows)
-        found = evaluate_now(self._plan, events, now_us)
+        if self._lifetime is not None:
+            events = settled(events)
+        found = self._windows.evaluate(events, now_us)
+        if self._lifetime is not None:
+            for aggregate, dictionary in self._lifetime.evaluate(events, dictionaries, bases, now_us):
+                found.aggregates.append(aggregate)
+                dictionaries.append(dictionary)
         latest_us = found.latest_us
         never = latest_us == NO_EVENT
         absent = dict.fromkeys(unknown or (), NOT_FOUND)
-        plain_absent = dict.fromkeys(np.flatnonzero(never).tolist(), NOT_FOUND) | absent
-        if self.ttl_us is not None:
-            expired = ~never & (latest_us < now_us - self.ttl_us)
-            plain_absent |= dict.fromkeys(np.flatnonzero(expired).tolist(), OUTSIDE_MAX_AGE)
+        plain_absent = self._without_latest(latest_us, never, now_us) | absent if self._latest else absent
         if plain_absent:
             for number in self._latest:
                 values = found.latest[number]
                 assert values is not None
                 values.null = values.null.copy()
                 values.null[list(plain_absent)] = True
-        columns, nulls = [], []
-        for feature, node, plain in zip(self.features, self._nodes, self._plain, strict=True):
-            column, dictionary = self._value(node, feature.dtype, found, dictionaries)
-            if absent or (plain and plain_absent):
+        columns: list[list[Any]] = []
+        nulls: list[list[bool] | None] = []
+        for i, plain in enumerate(self._plain):
+            missing = plain_absent if plain else absent
+            place, number_type = self._numbers[i]
+            if number_type is not None and not missing:
+                values = found.aggregates[place]
+                if values.values.dtype is number_type and not np.count_nonzero(values.null):
+                    columns.append(values.values.tolist())
+                    nulls.append(None)
+                    continue
+            column, dictionary = self._value(self._nodes[i], self.features[i].dtype, found, dictionaries)
+            if missing:
                 column.null = column.null.copy()
-                column.null[list(plain_absent if plain else absent)] = True
-            columns.append(self._stored(feature, column, dictionary))
-            nulls.append(column.null.tolist() if column.null.any() else None)
-        event_us = np.where(never, 0, latest_us).tolist()
+                column.null[list(missing)] = True
+            columns.append(self._stored(self.features[i], column, dictionary))
+            nulls.append(column.null.tolist() if np.count_nonzero(column.null) else None)
+        event_us = (np.where(never, 0, latest_us) if np.count_nonzero(never) else latest_us).tolist()
         read = StreamColumns(event_us, columns, nulls, absent, self._plain, plain_absent)
         self._count_values(len(rows), nulls, absent, plain_absent)
         return read
+
+    def _without_latest(
+        self, latest_us: npt.NDArray[np.int64], never: npt.NDArray[np.bool_], now_us: int
+    ) -> dict[int, str]:
+        """The entities without a latest event that plain columns may tell of, and why."""
+        found = dict.fromkeys(np.flatnonzero(never).tolist(), NOT_FOUND)
+        if self.ttl_us is not None:
+            expired = ~never & (latest_us < now_us - self.ttl_us)
+            found |= dict.fromkeys(np.flatnonzero(expired).tolist(), OUTSIDE_MAX_AGE)
+        return found
 
     def _value(
         self, node: Node, dtype: DType, found: Evaluated, dictionaries: Sequence[Dictionary]
@@ -141,10 +191,9 @@ class StreamViewReader(ViewReader):
             values, dtype, dictionary = found.latest[number], self._plan.arguments[number].dtype, dictionaries[number]
         else:
             place = self._place[number]
-            aggregate = self._plan.aggregates[place]
-            values, dtype, dictionary = found.aggregates[place], aggregate.dtype, None
-            if aggregate.function in OF_ITS_ARGUMENT:
-                dictionary = dictionaries[aggregate.arguments[0]]
+            values, dtype, dictionary = found.aggregates[place], self._aggregates[place].dtype, None
+            if (own := self._dictionary[place]) is not None:
+                dictionary = dictionaries[own]
         assert values is not None
         return Column(values.values, values.null, dtype), dictionary
 
@@ -159,7 +208,7 @@ class StreamViewReader(ViewReader):
             return [b"" if missing else encode_list(item, v) for v, missing in zip(numbers, null, strict=True)]
         if kind in ("string", "uuid"):
             return [b"" if missing else value for value, missing in zip(numbers, null, strict=True)]
-        if null.any():
+        if np.count_nonzero(null):
             numbers = np.where(null, numbers.dtype.type(0) if numbers.dtype != object else 0, numbers)
         if kind == "decimal":
             if feature.dtype.fixed_width == 8:
@@ -184,6 +233,9 @@ class StreamViewReader(ViewReader):
         self, rows: int, nulls: Sequence[Sequence[int] | None], absent: dict[int, str], plain_absent: dict[int, str]
     ) -> None:
         counts = self.counts
+        if nulls.count(None) == len(nulls):
+            counts.present += rows * len(nulls)
+            return
         for flags, plain in zip(nulls, self._plain, strict=True):
             missing = (plain_absent if plain else absent) if flags is not None else {}
             expired = sum(1 for status in missing.values() if status is OUTSIDE_MAX_AGE)

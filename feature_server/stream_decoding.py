@@ -14,7 +14,7 @@ from .definitions import FeatureView
 from .errors import OnlineStoreError
 from .stream_records import FIRST_ARGUMENT, is_fixed_width, record_view
 from .stream_reduce import Values
-from .stream_window import NEVER, Events
+from .stream_window import Events
 
 Dictionary: TypeAlias = list[bytes] | None
 _CREATED, _EVENT_ID, _COUNTS = 0, 1, 2
@@ -33,35 +33,39 @@ class EventDecoder:
         self._codec = RowCodec(records.features)
         self._all = range(FIRST_ARGUMENT, len(records.features))
         self._wanted = self._all if arguments is None else {FIRST_ARGUMENT + i for i in arguments}
-        self._dtype = _head_dtype(self._codec)
+        self._dtype = head_dtype(self._codec)
         self._fixed = is_fixed_width(records)
         self.width = self._dtype.itemsize if self._fixed else None
 
     def decode(self, stored: Sequence[bytes | None]) -> tuple[Events, list[Dictionary]]:
         """The events of n keys, the values of which are given (None: no such key), as n groups.
 
-        With them, for each argument, what its integers are places in, where it is no number.
+        With them, for each argument, what its integers are places in, where it is no number. `event_id` is None where
+        every event has one version.
         """
-        heads, tails, sizes = self._records(stored)
-        starts = np.zeros(len(sizes) + 1, dtype=np.int64)
-        np.cumsum(sizes, out=starts[1:])
-        event_us = np.ascontiguousarray(heads["event"])
-        created_us = np.ascontiguousarray(heads[f"v{_CREATED}"])
-        arguments = [self._argument(heads, tails, i) if i in self._wanted else (None, None) for i in self._all]
-        event_id = np.ascontiguousarray(heads[f"v{_EVENT_ID}"]).view(np.int64)
+        heads, tails, starts = self._records(stored)
+        event_us, event_id = _column(heads, "event"), _column(heads, f"v{_EVENT_ID}").view(np.int64)
+        no_null, nulls = np.zeros(len(heads), dtype=np.bool_), heads["nulls"]
+        some_null = bool(np.count_nonzero(nulls))
+        found: list[tuple[Values | None, Dictionary]] = [(None, None)] * len(self._all)
+        for i in self._wanted:
+            null = (nulls[:, i >> 3] >> (i & 7) & 1).astype(np.bool_) if some_null else no_null
+            found[i - FIRST_ARGUMENT] = self._argument(heads, tails, i, null)
+        steps = _Steps(starts, len(heads))
         events = Events(
             starts=starts,
             event_us=event_us,
-            created_us=created_us,
-            event_id=event_id,
-            counts=np.ascontiguousarray(heads[f"v{_COUNTS}"]).view(np.bool_),
-            arguments=[values for values, _ in arguments],
-            superseded=np.full(len(heads), NEVER) if _increases(event_id, starts) else None,
+            created_us=heads[f"v{_CREATED}"],
+            event_id=None if steps.all_up(event_id) or _are_distinct(event_id) else event_id,
+            counts=heads[f"v{_COUNTS}"].view(np.bool_),
+            arguments=[values for values, _ in found],
         )
-        if not _is_sorted(event_us, created_us, starts):
-            group = np.repeat(np.arange(len(sizes)), sizes)
-            events = events.take(np.lexsort((created_us, event_us, group)), starts)
-        return events, [dictionary for _, dictionary in arguments]
+        if not steps.all_up(event_us):
+            created_us = _column(heads, f"v{_CREATED}")
+            if not steps.all_up(event_us, created_us):
+                group = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+                events = events.take(np.lexsort((created_us, event_us, group)), starts)
+        return events, [dictionary for _, dictionary in found]
 
     def trimmed(self, stored: bytes, before_us: int | None) -> bytes:
         """A key's value without the records that no read needs from now on.
@@ -89,16 +93,19 @@ class EventDecoder:
         )
 
     def _records(self, stored: Sequence[bytes | None]) -> tuple[npt.NDArray[Any], list[bytes], npt.NDArray[np.int64]]:
-        """The fixed-width heads of all records, what follows each (of records that differ in width), records a key."""
-        values = [value or b"" for value in stored]
-        lengths = np.fromiter(map(len, values), dtype=np.int64, count=len(values))
+        """The fixed-width heads of all records, what follows each (of records that differ in width), and where each
+        key's records begin."""
+        values: Any = [value or b"" for value in stored] if None in stored else stored
+        starts = np.zeros(len(values) + 1, dtype=np.int64)
         if self._fixed:
-            sizes, rest = np.divmod(lengths, self._dtype.itemsize)
-            if rest.any():
+            np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values)), out=starts[1:])
+            starts, rest = np.divmod(starts, self._dtype.itemsize)
+            if np.count_nonzero(rest):
                 raise self._damaged("a length that is no multiple of a record's")
-            return np.frombuffer(b"".join(values), self._dtype), [], sizes
+            return np.frombuffer(b"".join(values), self._dtype), [], starts
         head = self._dtype.itemsize
-        heads, tails, sizes = [], [], np.zeros(len(values), dtype=np.int64)
+        heads: list[bytes] = []
+        tails: list[bytes] = []
         for i, value in enumerate(values):
             at = 0
             while at < len(value):
@@ -107,32 +114,30 @@ class EventDecoder:
                     raise self._damaged("a record that is cut off")
                 heads.append(value[start : start + head])
                 tails.append(value[start + head : at])
-                sizes[i] += 1
-        return np.frombuffer(b"".join(heads), self._dtype), tails, sizes
+            starts[i + 1] = len(heads)
+        return np.frombuffer(b"".join(heads), self._dtype), tails, starts
 
-    def _argument(self, heads: npt.NDArray[Any], tails: list[bytes], i: int) -> tuple[Values, Dictionary]:
-        null = np.zeros(len(heads), dtype=np.bool_)
-        bits = heads["nulls"][:, i >> 3]
-        if bits.any():
-            null = (bits >> (i & 7) & 1).astype(np.bool_)
+    def _argument(
+        self, heads: npt.NDArray[Any], tails: list[bytes], i: int, null: npt.NDArray[np.bool_]
+    ) -> tuple[Values, Dictionary]:
         dtype = self._codec.dtypes[i]
         if dtype.fixed_width is None:
             place = self._codec.variable.index(i)
             begin = heads[f"end{self._codec.variable[place - 1]}"].tolist() if place else [0] * len(tails)
             slices = [tail[a:b] for tail, a, b in zip(tails, begin, heads[f"end{i}"].tolist(), strict=True)]
             return _places(slices, null)
-        values = heads[f"v{i}"]
+        values = _column(heads, f"v{i}")
         if dtype.kind == "bool":
-            return Values(np.ascontiguousarray(values).view(np.bool_), null), None
+            return Values(values.view(np.bool_), null), None
         if dtype.fixed_width == 16:
-            stored = np.ascontiguousarray(values).tobytes()
+            stored = values.tobytes()
             parts = [stored[at : at + 16] for at in range(0, len(stored), 16)]
             if dtype.kind == "uuid":
                 return _places(parts, null)
             numbers = np.empty(len(parts), dtype=object)
             numbers[:] = [int.from_bytes(part, "little", signed=True) for part in parts]
             return Values(numbers, null), None
-        return Values(np.ascontiguousarray(values), null), None
+        return Values(values, null), None
 
     def _damaged(self, got: str) -> OnlineStoreError:
         return OnlineStoreError(
@@ -143,25 +148,31 @@ class EventDecoder:
         )
 
 
-def _increases(event_id: npt.NDArray[Any], starts: npt.NDArray[Any]) -> bool:
-    """Whether each group's event ids increase, so that none occurs twice."""
-    later = event_id[1:] > event_id[:-1]
-    later[_first_of_groups(starts, len(event_id))] = True
-    return bool(later.all())
+class _Steps:
+    """The steps from one event to the next within the groups."""
+
+    def __init__(self, starts: npt.NDArray[np.int64], size: int) -> None:
+        inner = starts[1:-1]
+        if len(inner) and (inner[0] == 0 or inner[-1] == size):  # groups without events at either end
+            inner = inner[(inner > 0) & (inner < size)]
+        self._between = inner - 1  # those from one group to the next
+
+    def all_up(self, values: npt.NDArray[Any], ties: npt.NDArray[Any] | None = None) -> bool:
+        """Whether `values` increase within each group, or stay equal while `ties` do not decrease."""
+        up = values[1:] > values[:-1]
+        if ties is not None:
+            up |= (values[1:] == values[:-1]) & (ties[1:] >= ties[:-1])
+        up[self._between] = True
+        return np.count_nonzero(up) == len(up)
 
 
-def _is_sorted(event_us: npt.NDArray[Any], created_us: npt.NDArray[Any], starts: npt.NDArray[Any]) -> bool:
-    ordered = event_us[1:] > event_us[:-1]
-    ordered[_first_of_groups(starts, len(event_us))] = True
-    if ordered.all():
-        return True
-    return bool((ordered | ((event_us[1:] == event_us[:-1]) & (created_us[1:] >= created_us[:-1]))).all())
+def _are_distinct(event_id: npt.NDArray[np.int64]) -> bool:
+    in_order = np.sort(event_id)
+    return not np.count_nonzero(in_order[1:] == in_order[:-1])
 
 
-def _first_of_groups(starts: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Where, among the steps from one event to the next, another group begins."""
-    inner = starts[1:-1]
-    return inner[(inner > 0) & (inner < size)] - 1
+def _column(heads: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(heads[name])
 
 
 def _places(values: list[bytes], null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
@@ -171,7 +182,7 @@ def _places(values: list[bytes], null: npt.NDArray[np.bool_]) -> tuple[Values, D
     return Values(np.fromiter(map(place.__getitem__, values), dtype=np.int64, count=len(values)), null), dictionary
 
 
-def _head_dtype(codec: RowCodec) -> np.dtype[Any]:
+def head_dtype(codec: RowCodec) -> np.dtype[Any]:
     """The fixed-width head of a record; `v3` is feature 3's value, `end3` the end of its bytes."""
     parts: list[Any] = [("event", "<i8"), ("nulls", np.uint8, (codec.bitmap_width,))]
     for i in codec.fixed:

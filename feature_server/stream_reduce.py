@@ -42,12 +42,12 @@ def total(values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarr
     """Sum of the valid values of each range: float64 for floats, int64 for integers, Python ints where it overflows."""
     if values.dtype.kind == "f":
         numbers = values.astype(np.float64, copy=False)
-        return _reduce(np.add, numbers if valid.all() else np.where(valid, numbers, 0.0), low, high, 0.0)
+        return over_ranges(np.add, numbers if valid.all() else np.where(valid, numbers, 0.0), low, high, 0.0)
     kept = np.where(valid, values, 0)
     longest = int((high - low).max(initial=0))
     largest = max(abs(int(kept.max(initial=0))), abs(int(kept.min(initial=0))))
     if largest * max(longest, 1) >= 2**63:
-        return _reduce(np.add, kept.astype(object), low, high, 0)
+        return over_ranges(np.add, kept.astype(object), low, high, 0)
     running = np.zeros(len(kept) + 1, dtype=np.int64)
     with np.errstate(over="ignore"):
         np.cumsum(kept.astype(np.int64), out=running[1:])
@@ -62,7 +62,7 @@ def extreme(ufunc: np.ufunc, values: np.ndarray, valid: np.ndarray, low: np.ndar
         values = values.astype(np.int8)
     bounds = np.iinfo(values.dtype)
     neutral = bounds.max if ufunc is np.minimum else bounds.min
-    return _reduce(ufunc, np.where(valid, values, neutral), low, high, neutral)
+    return over_ranges(ufunc, np.where(valid, values, neutral), low, high, neutral)
 
 
 def _float_extreme(
@@ -72,11 +72,11 @@ def _float_extreme(
     nan = np.isnan(values) & valid
     if not nan.any():
         neutral = np.inf if ufunc is np.minimum else -np.inf
-        return _reduce(ufunc, values if valid.all() else np.where(valid, values, neutral), low, high, neutral)
+        return over_ranges(ufunc, values if valid.all() else np.where(valid, values, neutral), low, high, neutral)
     if ufunc is np.maximum:
-        found = _reduce(np.fmax, np.where(valid & ~nan, values, -np.inf), low, high, -np.inf)
+        found = over_ranges(np.fmax, np.where(valid & ~nan, values, -np.inf), low, high, -np.inf)
         return np.where(count(nan, low, high) > 0, np.nan, found)
-    found = _reduce(np.fmin, np.where(valid & ~nan, values, np.inf), low, high, np.inf)
+    found = over_ranges(np.fmin, np.where(valid & ~nan, values, np.inf), low, high, np.inf)
     return np.where(count(valid & ~nan, low, high) > 0, found, np.nan)
 
 
@@ -178,7 +178,7 @@ def arg_extreme(by: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.nda
     return found
 
 
-def _reduce(ufunc: np.ufunc, values: np.ndarray, low: np.ndarray, high: np.ndarray, empty: object) -> np.ndarray:
+def over_ranges(ufunc: np.ufunc, values: np.ndarray, low: np.ndarray, high: np.ndarray, empty: object) -> np.ndarray:
     """`ufunc` over each range, `empty` for one without events."""
     if not len(low):
         return values[:0]

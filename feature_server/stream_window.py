@@ -77,8 +77,7 @@ def evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nda
     superseded = events.superseded
     if superseded is None and events.event_id is not None:
         superseded = superseded_at(events)
-    current = _only(events, events.counts if superseded is None else (superseded == NEVER) & events.counts)
-    found = _evaluate(plan, current, groups, at_us)
+    found = _evaluate(plan, _in_force(events, superseded), groups, at_us)
     if as_known:
         if superseded is None:
             superseded = np.full(len(events.event_us), NEVER, dtype=np.int64)
@@ -159,7 +158,7 @@ def _evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nd
     return Evaluated(
         aggregates=aggregates,
         latest_us=times[latest],
-        latest=[None if argument is None else _pick(argument, latest) for argument in events.arguments],
+        latest=[None if argument is None else picked(argument, latest) for argument in events.arguments],
     )
 
 
@@ -178,12 +177,12 @@ def aggregate_ranges(
     values = events.argument(aggregate.arguments[0])
     if aggregate.function in ("first", "last"):
         pick = reduce.first if aggregate.function == "first" else reduce.last
-        return _pick(values, pick(valid, low, high))
+        return picked(values, pick(valid, low, high))
     if aggregate.function in ("arg_max", "arg_min"):
         by = events.argument(aggregate.arguments[1])
         valid &= ~by.null & ~values.null
         largest = aggregate.function == "arg_max"
-        return _pick(values, reduce.arg_extreme(_ranks(by.values), valid, low, high, largest=largest))
+        return picked(values, reduce.arg_extreme(ranks(by.values), valid, low, high, largest=largest))
     if aggregate.function == "list":
         return _lists(values, valid, low, high, aggregate.parameter)
     valid &= ~values.null
@@ -199,7 +198,7 @@ def _numeric(
     if function == "count":
         return _never_null(size)
     if function == "count_distinct":
-        return _never_null(reduce.distinct(_ranks(values), valid, low, high))
+        return _never_null(reduce.distinct(ranks(values), valid, low, high))
     empty = size == 0
     if function == "sum":
         return Values(reduce.total(values, valid, low, high), empty)
@@ -221,7 +220,7 @@ def _numeric(
     level = 0.5 if function == "median" else float(aggregate.parameter or 0)
     continuous = function != "quantile_disc"
     lower, upper, weight = reduce.quantile_positions(values, valid, low, high, level, continuous=continuous)
-    at, to = _pick(Values(values, ~valid), lower), _pick(Values(values, ~valid), upper)
+    at, to = picked(Values(values, ~valid), lower), picked(Values(values, ~valid), upper)
     if not continuous:
         return at
     numbers = at.values.astype(np.float64)
@@ -241,19 +240,34 @@ def _lists(values: Values, valid: np.ndarray, low: np.ndarray, high: np.ndarray,
 def superseded_at(events: Events) -> np.ndarray:
     """When a later version of the same event was created; NEVER for the latest version."""
     superseded = np.full(len(events.event_us), NEVER, dtype=np.int64)
-    assert events.event_id is not None
-    in_order = np.sort(events.event_id)
-    if not (in_order[1:] == in_order[:-1]).any():
+    if events.event_id is None:
         return superseded
-    group = np.repeat(np.arange(len(events.starts) - 1), np.diff(events.starts))
-    order = np.lexsort((np.arange(len(group)), events.created_us, events.event_id, group))
-    same = (np.diff(events.event_id[order]) == 0) & (np.diff(group[order]) == 0)
-    superseded[order[:-1][same]] = events.created_us[order[1:][same]]
+    in_order = np.sort(events.event_id)
+    repeated = in_order[1:][in_order[1:] == in_order[:-1]]
+    if not len(repeated):
+        return superseded
+    rows = np.flatnonzero(np.isin(events.event_id, repeated))
+    group = np.searchsorted(events.starts, rows, side="right")
+    order = np.lexsort((rows, events.created_us[rows], events.event_id[rows], group))
+    same = (np.diff(events.event_id[rows[order]]) == 0) & (np.diff(group[order]) == 0)
+    superseded[rows[order[:-1][same]]] = events.created_us[rows[order[1:][same]]]
     return superseded
 
 
-def _only(events: Events, keep: np.ndarray) -> Events:
-    if keep.all():
+def in_force(events: Events) -> Events:
+    """The events that count as far as is known: of each its latest version, unless the filters leave that out."""
+    superseded = events.superseded
+    if superseded is None and events.event_id is not None:
+        superseded = superseded_at(events)
+    return _in_force(events, superseded)
+
+
+def _in_force(events: Events, superseded: np.ndarray | None) -> Events:
+    return only(events, events.counts if superseded is None else (superseded == NEVER) & events.counts)
+
+
+def only(events: Events, keep: np.ndarray) -> Events:
+    if np.count_nonzero(keep) == len(keep):
         return events
     kept = np.zeros(len(keep) + 1, dtype=np.int64)
     np.cumsum(keep, out=kept[1:])
@@ -352,7 +366,7 @@ def _search(
     return low
 
 
-def _pick(values: Values, rows: np.ndarray) -> Values:
+def picked(values: Values, rows: np.ndarray) -> Values:
     """The values at rows; null where negative."""
     if not len(values):
         return Values(np.zeros(len(rows), dtype=values.values.dtype), np.ones(len(rows), dtype=bool))
@@ -360,7 +374,7 @@ def _pick(values: Values, rows: np.ndarray) -> Values:
     return Values(taken.values, taken.null | (rows < 0))
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Integers from 0 that order and tell apart values as SQL does."""
     return np.unique(values, return_inverse=True)[1]
 
