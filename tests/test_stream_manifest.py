@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,28 @@ from feature_server.registry import Registry
 VIEW = "model.tiny.customer__payments"
 STAGING = "model.tiny.stg_payments__transactions"
 SOURCE = "source.tiny.payments.transactions"
+SEED = """
+seeds:
+  - name: merchants
+    config: {column_types: {merchant: varchar, category: varchar, risk: "decimal(4,2)"}}
+"""
+LOOKED_UP = FILES | {
+    "dbt_project.yml": FILES["dbt_project.yml"] + "seed-paths: [seeds]\n",
+    "seeds/merchants.csv": 'merchant,category,risk\nbakery,food,0.10\n"Käse, Wein",food,\ncasino,games,0.90\n',
+    "seeds/seeds.yml": SEED,
+    "models/stg_payments__transactions.sql": FILES["models/stg_payments__transactions.sql"]
+    .replace("    merchant,", "    transactions.merchant, merchants.category,")
+    .replace("qualify", "left join {{ ref('merchants') }} as merchants using (merchant)\nqualify"),
+    "models/customer__payments.sql": FILES["models/customer__payments.sql"].replace(
+        "merchant as last_merchant", "category as last_merchant"
+    ),
+}
 Change = Callable[[dict[str, Any]], None]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_project(tmp_path_factory.mktemp("stream"), FILES)
+    folder = write_project(tmp_path_factory.mktemp("stream"), LOOKED_UP)
     dbt_manifest(folder, folder / "target")
     manifest = json.loads((folder / "target" / "manifest.json").read_text())
     (folder / "target" / "sound.json").write_text(json.dumps(manifest | {"macros": {}}))
@@ -187,3 +203,48 @@ def test_an_event_stream_stands_on_a_sources_table(project: Path) -> None:
     found = problem(project, change)
     assert found.what == "a model cannot hold event_stream"
     assert found.expected == "event_stream in config.meta of a source's table"
+
+
+@pytest.fixture
+def seed(project: Path) -> Iterator[Path]:
+    """The seed's file, which a test may write."""
+    path = project / "seeds" / "merchants.csv"
+    text = path.read_text()
+    yield path
+    path.write_text(text)
+
+
+def test_a_seed_that_staging_looks_up_becomes_part_of_the_view(project: Path, seed: Path) -> None:
+    before = load(project)
+    stream = before.feature_view("customer__payments").stream
+    assert stream is not None
+    for text in ('\'["food","food","games"]\'', "Käse, Wein"):
+        assert text in stream.row_sql
+    seed.write_text(seed.read_text().replace("games", "gambling"))
+    (change,) = plan(before, load(project))
+    assert (change.name, change.new_rows) == ("customer__payments", True)
+    assert change.details == ("staging SQL or rows that it looks up",)
+
+
+@pytest.mark.parametrize(
+    ("text", "types", "what", "remedy"),
+    [
+        ("merchant,category,risk\na,x,1\na,y,1\n", {}, "one key (merchants.merchant = 'a')", "one row a key"),
+        ("merchant,category,risk\na,x,high\n", {}, "a seed that DuckDB cannot load", "rows that fit"),
+        ("merchant,category,risk\na,x,1\n", {"risk": "gold"}, "a seed that DuckDB cannot load", "rows that fit"),
+        ("merchant,category\n" + "".join(f"m{i},x\n" for i in range(5001)), {}, "5,001 rows", "at most 5,000 rows"),
+        ("merchant,kind\na,x\n", {}, "a column of a seed whose type dbt would guess: merchants.kind",
+         "config: {column_types: {merchant: varchar, kind: varchar}} for seed merchants"),
+        ("merchant,category,risk\na,x,1\n", {"merchant": "integer"}, "DuckDB cannot load", "in seeds/merchants.csv"),
+    ],
+)  # fmt: skip
+def test_a_seed_that_cannot_be_looked_up_is_reported(
+    project: Path, seed: Path, text: str, types: dict[str, str], what: str, remedy: str
+) -> None:
+    seed.write_text(text)
+    found = problem(
+        project, lambda manifest: manifest["nodes"]["seed.tiny.merchants"]["config"]["column_types"].update(types)
+    )
+    assert found.file == "models/customer__payments.sql"
+    assert what in found.what
+    assert remedy in str(found.remedy)

@@ -36,6 +36,7 @@ class Node(msgspec.Struct, frozen=True):
     name: str
     package_name: str
     original_file_path: str
+    root_path: str | None = None
     patch_path: str | None = None
     config: dict[str, Any] = {}
     columns: dict[str, ColumnNode] = {}

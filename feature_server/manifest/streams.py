@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,11 +12,14 @@ from ..errors import WarehouseError
 from ..stream_plan import StreamPlan
 from .artifacts import Manifest, Node
 from .report import Report
+from .seeds import load_seed
 from .sources import SourceDraft
 from .views import BLOCK, ViewDraft, fingerprint
 
 if TYPE_CHECKING:
     from sqlglot import exp
+
+    from ..windows import Constant
 
 STREAM = (*BLOCK, "stream")
 
@@ -75,7 +78,6 @@ def _compile(
             remedy="leave --no-parse out, or run `dbt compile --full-refresh` first",
         )  # fmt: skip
         return None
-    upstream = _Upstream(node, source.node, manifest)
     model = CompiledModel(
         sql=node.compiled_code,
         join_keys=view.key_names,
@@ -85,8 +87,9 @@ def _compile(
         types={feature.name: feature.dtype for feature in view.features},
     )
     try:
-        with event_types(events) as describe:
-            return compile_stream_view(model, events, upstream, describe), upstream.relation
+        with event_types(events) as session:
+            upstream = _Upstream(node, source.node, manifest, lambda seed: load_seed(seed, report.project_dir, session))
+            return compile_stream_view(model, events, upstream, session), upstream.relation
     except Refused as refused:
         for refusal in refused.refusals:
             report.add(
@@ -103,14 +106,14 @@ def _compile(
 
 
 class _Upstream:
-    """What a relation in the compiled SQL stands for: a model's own SQL, or the view's events.
+    """What a relation in the compiled SQL stands for: a model's own SQL, a seed's rows, or the view's events.
 
     A source in files has no relation's name in the SQL but their location; so in a model that reads one source, what is
     nothing else is that source.
     """
 
-    def __init__(self, node: Node, source: Node, manifest: Manifest) -> None:
-        self.source, self.manifest = source, manifest
+    def __init__(self, node: Node, source: Node, manifest: Manifest, seed: Callable[[Node], Constant]) -> None:
+        self.source, self.manifest, self.seed = source, manifest, seed
         self.relation: str | None = None
         self._nodes: dict[str, Node] = {}
         waiting, seen = [node], {node.unique_id}
@@ -121,7 +124,7 @@ class _Upstream:
             seen.update(found.unique_id for found in below)
             waiting += below
 
-    def __call__(self, table: exp.Table) -> str | None:
+    def __call__(self, table: exp.Table) -> str | Constant | None:
         from ..windows import EVENTS
 
         text = _text(table)
@@ -129,6 +132,8 @@ class _Upstream:
         if node is not None and node.unique_id == self.source.unique_id:
             self.relation = text if table.db or not table.this.args.get("quoted") else _file(table)
             return EVENTS
+        if node is not None and node.resource_type == "seed":
+            return self.seed(node)
         return None if node is None or node.resource_type != "model" else node.compiled_code
 
     def _parents(self, node: Node) -> Iterator[Node]:
