@@ -26,6 +26,7 @@ from .online_log import EntryId, entry_id, landing_folder, log_key
 from .online_registry import OnlineRegistry, OnlineView
 from .parity import EXPIRED, NOT_YET_SYNCED, SAMPLE, WRONG, Difference, Progress, Verified, never_synced
 from .serving_stream import StreamViewReader
+from .stream_base import has_bases
 from .stream_plan import EventSource
 from .stream_records import event_id_number, plan_of
 from .sync_records import Records
@@ -134,21 +135,27 @@ class _Comparison:
         self.history, self.found, self.online, self.now_us = history, found, online, now_us
         self.view = found.definition
         self.stored: dict[int, bytes | None] = {}
+        self.bases: dict[int, bytes | None] = {}
 
     def read(self, chosen: dict[int, tuple[bytes, str]], source: EventSource) -> EntryId | None:
         """Read the keys' values; the id of the newest entry in the source's log as of then."""
-        names = [self.found.code.encode() + name for name, _ in chosen.values()]
+        code = self.found.code.encode()
+        names = [code + name for name, _ in chosen.values()]
+        names += [code + keys.BASE + name for name, _ in chosen.values()] if has_bases(self.view) else []
         with redis_errors(), self.online.client.pipeline(transaction=True) as pipeline:
             for start in range(0, len(names), _PAGE):
                 pipeline.mget(names[start : start + _PAGE])
             pipeline.xrevrange(log_key(source.name), count=1)
             *parts, newest = pipeline.execute()
-        self.stored = dict(zip(chosen, [value for part in parts for value in part], strict=True))
+        values = [value for part in parts for value in part]
+        self.stored = dict(zip(chosen, values[: len(chosen)], strict=True))
+        self.bases = dict.fromkeys(chosen) | dict(zip(chosen, values[len(chosen) :], strict=False))
         return entry_id(newest[0][0]) if newest else None
 
     def differences(self, table: OfflineTable, chosen: dict[int, tuple[bytes, str]]) -> list[Difference]:
         view, history = self.view, self.history
-        served = dict(zip(chosen, served_values(self.found, list(self.stored.values()), self.now_us), strict=True))
+        stored, bases = list(self.stored.values()), list(self.bases.values())
+        served = dict(zip(chosen, served_values(self.found, stored, bases, self.now_us), strict=True))
         expected = values_at(history, view, at_us=self.now_us)
         different = [n for n in chosen if unequal(served[n], expected[n])]
         earlier: dict[int, Values] = {}
@@ -206,10 +213,12 @@ class _Comparison:
 Values = tuple[Any, ...]
 
 
-def served_values(found: OnlineView, stored: Sequence[bytes | None], at_us: int) -> list[Values]:
-    """What a read at an instant gives for the values of some keys: the view's features, None for no value."""
+def served_values(
+    found: OnlineView, stored: Sequence[bytes | None], bases: Sequence[bytes | None], at_us: int
+) -> list[Values]:
+    """What a read at an instant gives for the values and bases of some keys: the view's features, None for no value."""
     view = found.definition
-    read = StreamViewReader(found, view.ttl_us, view.features, ValueCounts()).read(stored, at_us)
+    read = StreamViewReader(found, view.ttl_us, view.features, ValueCounts()).read(stored, at_us, None, bases)
     columns = []
     for i, feature in enumerate(view.features):
         convert, nulls = from_stored(feature.dtype) or (lambda value: value), read.nulls[i]
