@@ -9,6 +9,7 @@ from typing import Any
 import hiredis
 
 from .errors import OnlineStoreError
+from .reading import reply_parser
 from .reading_url import RedisAddress, parse_redis_url
 
 TIMEOUT_SECONDS = 30.0
@@ -102,7 +103,7 @@ class Link:
             link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if (context := address.ssl_context()) is not None:
                 link = context.wrap_socket(link, server_hostname=address.host)
-        self._open = link, hiredis.Reader()
+        self._open = link, reply_parser()
         for command in address.greeting():
             link.sendall(command)
             self._exchange([], skip=1)

@@ -16,6 +16,8 @@ class RowQueries:
     def __init__(self) -> None:
         self._duckdb = duckdb.connect(":memory:")
         self._duckdb.execute("set TimeZone = 'UTC'; set threads = 1; set preserve_insertion_order = true")
+        # A left join keeps the order of the events unless its sides are exchanged.
+        self._duckdb.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
 
     def rows(self, view: FeatureView, events: pa.Table) -> pa.Table:
         """One row an event, in order. Raises ValueError with DuckDB's reason when an expression fails."""

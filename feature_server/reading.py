@@ -23,12 +23,20 @@ from .serving import RELOAD_KEYS, FeatureReader, OnlineFeatures, Reload, Steps
 
 TIMEOUT_SECONDS = 1.0
 MAX_BATCH_KEYS = 10_000
+KEPT_BUFFER_BYTES = 8 << 20  # of a connection; by default hiredis gives back more than 16 KiB after each reply
 BACKOFF_SECONDS = (0.02, 0.5)  # the first wait after a failed connection attempt, and the longest
 _TEMPORARY = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
 
 
 class ConnectionLost(Exception):
     """The connection dropped before the reply came; the read may be repeated on another one."""
+
+
+def reply_parser() -> hiredis.Reader:
+    """Parses one connection's replies; memory for long ones is kept, getting it anew costs more than they do."""
+    parser = hiredis.Reader()
+    parser.setmaxbuf(KEPT_BUFFER_BYTES)
+    return parser
 
 
 def _check_reply(address: RedisAddress, reply: Any) -> Any:
@@ -111,7 +119,7 @@ class RedisReader:
                     link = context.wrap_socket(link, server_hostname=address.host)
         except OSError as error:
             raise address.unavailable(error) from None
-        parser = hiredis.Reader()
+        parser = reply_parser()
         try:
             for command in address.greeting():
                 link.sendall(command)
@@ -219,7 +227,7 @@ class _Link(asyncio.Protocol):
         self._address = address
         self._timeout = timeout
         self._loop = loop
-        self._parser = hiredis.Reader()
+        self._parser = reply_parser()
         self._transport: Any = None
         self._asked: list[tuple[Sequence[bytes], asyncio.Future[Any]]] = []
         self._sent: deque[tuple[float, Any]] = deque()  # when, and who waits: a future, or a batch as in `_asked`
