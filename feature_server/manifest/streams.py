@@ -11,6 +11,7 @@ from ..definitions import FeatureView
 from ..errors import WarehouseError
 from ..stream_plan import StreamPlan
 from .artifacts import Manifest, Node
+from .macros import way_to_macro
 from .report import Report
 from .seeds import load_seed
 from .sources import SourceDraft
@@ -65,12 +66,7 @@ def _compile(
     node, events = draft.node, source.source
     assert events is not None
     sql_file = node.original_file_path
-    if "is_incremental" in node.raw_code:
-        report.add(
-            node, (), "a feature view with a stream that uses is_incremental()", file=sql_file,
-            expected="SQL that gives the same for all events, whenever it runs",
-            remedy="leave is_incremental() out, and materialize the model as a table",
-        )  # fmt: skip
+    if _is_incremental(node, manifest, report):
         return None
     if not node.compiled_code:
         report.add(
@@ -103,6 +99,35 @@ def _compile(
             + ", ".join(f"{column.name} {column.dtype}" for column in events.columns),
         )  # fmt: skip
     return None
+
+
+def _is_incremental(node: Node, manifest: Manifest, report: Report) -> bool:
+    """Whether the view or a model under it gives other SQL in an incremental run; reported for each that does."""
+    found = False
+    for model in (node, *_models_under(node, manifest)):
+        way = way_to_macro(model, "is_incremental", manifest)
+        if way is not None:
+            found = True
+            through = f" (by {' → '.join(f'{name}()' for name in way)})" if len(way) > 1 else ""
+            report.add(
+                model, (), f"is_incremental() under a feature view with a stream{through}",
+                file=model.original_file_path,
+                expected=f"SQL that gives {node.label} the same for all events, whenever it runs",
+                remedy="leave is_incremental() out, and materialize the model as a table or view",
+            )  # fmt: skip
+    return found
+
+
+def _models_under(node: Node, manifest: Manifest) -> list[Node]:
+    """The models that a model reads, itself or through others."""
+    found: dict[str, Node] = {}
+    waiting = list(node.depends_on.nodes)
+    while waiting:
+        below = manifest.nodes.get(waiting.pop())
+        if below is not None and below.resource_type == "model" and below.unique_id not in found:
+            found[below.unique_id] = below
+            waiting += below.depends_on.nodes
+    return list(found.values())
 
 
 class _Upstream:
