@@ -143,7 +143,8 @@ def _add_dead_letters(status: SourceStatus, online: OnlineStore) -> SourceStatus
     at = EPOCH + timedelta(seconds=_seconds(written))
     reason = fields.get(b"reason", b"no reason").decode(errors="replace")
     refused = f"{letters:,} refused event{'s' * (letters != 1)}"
-    problem = f"dead letters: {refused}, the last at {at:%Y-%m-%d %H:%M} UTC: {reason}; read {name.decode()}, correct the producer, and once they are dealt with XTRIM {name.decode()} MAXLEN 0"
+    remedy = f"read {name.decode()}, correct the producer, and once they are dealt with XTRIM {name.decode()} MAXLEN 0"
+    problem = f"dead letters: {refused}, the last at {at:%Y-%m-%d %H:%M} UTC: {reason}; {remedy}"
     return _add(msgspec.structs.replace(status, dead_letters=letters), problem)
 
 
