@@ -6,6 +6,8 @@ there has the cut-off given.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .offline_events import History
 from .offline_types import quote, sql_type
 from .stream_base import Part, part_features
@@ -72,6 +74,45 @@ def bases(history: History, cut_us: int, *, changed: bool = False) -> str:
         group by {keys}, cut_at_
         order by {keys}
     """
+
+
+def leave_late_out(history: History, cut_offs: Mapping[int, int]) -> set[int]:
+    """Make `known` without late events: those not stored with an event time up to their key's cut-off.
+
+    `cut_offs` are of some chosen keys, by n. Returns the keys of which that does not tell what their lifetime windows
+    have: those with late versions of events that also have one after the cut-off, or with a late event for the latest.
+    """
+    keys, names = ", ".join(history.keys), ", ".join(history.columns)
+    connection = history.connection
+    connection.execute("create or replace temp table cut_offs (n bigint, us bigint)")
+    connection.executemany("insert into cut_offs values (?, ?)", [list(pair) for pair in cut_offs.items()])
+    connection.execute(
+        f"create or replace temp table cuts as select {keys}, n, make_timestamptz(us) as cut_ "
+        f"from chosen join cut_offs using (n)"
+    )
+    same = " and ".join(f"s.{name} = l.{name}" for name in [*history.keys, "event_id", "created_timestamp"])
+    connection.execute(
+        f"create or replace temp table unlanded as select l.*, event_timestamp <= cut_ as late_ "
+        f"from live l left join cuts using ({keys}) where not exists (select 1 from stored s where {same})"
+    )
+    found = connection.execute(
+        f"""
+        with events as (
+            select {keys}, n, event_id,
+                bool_or(event_timestamp > cut_) as since, bool_or(event_timestamp <= cut_) as before
+            from known join cuts using ({keys}) group by {keys}, n, event_id
+        ),
+        moved as (select n from events semi join unlanded using ({keys}, event_id) where since and before),
+        without_since as (select n from events group by n having not bool_or(since))
+        from moved union
+        select n from without_since join cuts using (n) semi join (from unlanded where late_) as late using ({keys})
+        """
+    ).fetchall()
+    connection.execute(
+        f"create or replace temp view known as select {names} from stored "
+        f"union all select {names} from unlanded where late_ is not true"
+    )
+    return {n for (n,) in found}
 
 
 def _calls(part: Part, names: list[str]) -> list[str]:

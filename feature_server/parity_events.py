@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from . import keys
-from .codec import from_stored
+from .codec import event_timestamp_us, from_stored
 from .definitions import FeatureView
 from .errors import OfflineStoreError, OnlineStoreError
 from .metrics import ValueCounts
 from .offline import OfflineStore, OfflineTable
+from .offline_bases import leave_late_out
 from .offline_events import History, open_history
 from .offline_windows import values_at
 from .online import OnlineStore, redis_errors
@@ -31,7 +32,8 @@ from .stream_plan import EventSource
 from .stream_records import event_id_number, plan_of
 from .sync_records import Records
 
-LOST, UNKNOWN = "lost", "in no table, file or log"
+LOST, UNKNOWN, LATE = "lost", "in no table, file or log", "late event"
+EXPLAINED = {NOT_YET_SYNCED, LATE}  # what the next sync, or the one after the event has landed, makes equal
 _PAGE = 2000
 
 
@@ -86,7 +88,7 @@ def _verify_once(
         instant_us=now_us,
         keys=len(chosen),
         different=len({difference.key for difference in differences}),
-        unexplained=len({difference.key for difference in differences if difference.cause != NOT_YET_SYNCED}),
+        unexplained=len({difference.key for difference in differences if difference.cause not in EXPLAINED}),
         differences=tuple(differences),
         online_version=found.table_version,
         offline_version=table.version,
@@ -158,17 +160,17 @@ class _Comparison:
         served = dict(zip(chosen, served_values(self.found, stored, bases, self.now_us), strict=True))
         expected = values_at(history, view, at_us=self.now_us)
         different = [n for n in chosen if unequal(served[n], expected[n])]
-        earlier: dict[int, Values] = {}
-        synced = self._synced(table)
-        if different and synced is not None and synced.version != table.version:
-            history.store(synced)
-            earlier = values_at(history, view, at_us=self.now_us)
-            history.store(table)
+        earlier, punctual, unclear = self._explanations(table) if different else ({}, {}, set[int]())
         found: list[Difference] = []
         for n in different:
-            behind = n in earlier and not unequal(served[n], earlier[n])
-            cause = NOT_YET_SYNCED if behind else self._cause(n)
-            for place in unequal(served[n], expected[n]):
+            places = unequal(served[n], expected[n])
+            if n in earlier and not unequal(served[n], earlier[n]):
+                cause = NOT_YET_SYNCED
+            elif n in unclear or (n in punctual and not set(unequal(served[n], punctual[n])) & set(places)):
+                cause = LATE
+            else:
+                cause = self._cause(n)
+            for place in places:
                 pair = (repr(values[n][place]) for values in (served, expected))
                 one, other = pair
                 found.append(
@@ -177,6 +179,25 @@ class _Comparison:
                     )
                 )
         return found
+
+    def _explanations(self, table: OfflineTable) -> tuple[dict[int, Values], dict[int, Values], set[int]]:
+        """The values with the version that was synced, those with it and without late events, and keys that have late
+        events but whose values cannot be told."""
+        history, synced = self.history, self._synced(table)
+        earlier: dict[int, Values] = {}
+        punctual: dict[int, Values] = {}
+        unclear: set[int] = set()
+        if synced is None:
+            return earlier, punctual, unclear
+        history.store(synced)
+        if synced.version != table.version:
+            earlier = values_at(history, self.view, at_us=self.now_us)
+        cut_offs = {n: event_timestamp_us(base) for n, base in self.bases.items() if base is not None}
+        if cut_offs:
+            unclear = leave_late_out(history, cut_offs)
+            punctual = values_at(history, self.view, at_us=self.now_us)
+        history.store(table)
+        return earlier, punctual, unclear
 
     def _synced(self, table: OfflineTable) -> OfflineTable | None:
         """The version that was synced; None when it cannot be read."""
@@ -188,7 +209,10 @@ class _Comparison:
 
     def _cause(self, n: int) -> str:
         """Why a key differs, as far as its events tell."""
-        stored, window = self.stored[n], plan_of(self.view).longest_us
+        stored, base, window = self.stored[n], self.bases[n], plan_of(self.view).longest_us
+        since_us = self.now_us - window if window is not None else None
+        if has_bases(self.view):
+            since_us = event_timestamp_us(base) if base is not None else None
         if stored is None:
             return EXPIRED if self.found.expires and window is not None else LOST
         joined = " and ".join(f"known.{name} = chosen.{name}" for name in self.history.keys)
@@ -202,7 +226,7 @@ class _Comparison:
         missing = [
             event_us
             for version, event_us in known.items()
-            if version not in present and (window is None or event_us >= self.now_us - window)
+            if version not in present and (since_us is None or event_us > since_us)
         ]
         if missing:
             return f"{LOST}: {len(missing)} of its events are not online"

@@ -35,8 +35,8 @@ SOURCE = EventSource(
     columns=tuple(
         SourceColumn(name, parse_sql_type(text))
         for name, text in {
-            "order": "bigint", "group": "varchar", "User": "varchar", "Amount EUR": "decimal(12,2)", "select": "varchar",
-            "Paid At": "timestamptz", "table": "timestamptz",
+            "order": "bigint", "group": "varchar", "User": "varchar", "Amount EUR": "decimal(12,2)",
+            "select": "varchar", "Paid At": "timestamptz", "table": "timestamptz",
         }.items()
     ),
     event_id="order",

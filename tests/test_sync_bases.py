@@ -21,6 +21,7 @@ from feature_server.ingest import Ingestor
 from feature_server.keys import BASE, CODES
 from feature_server.online import OnlineStore
 from feature_server.online_log import land
+from feature_server.parity_events import verify_events
 from feature_server.settings import load_settings, to_us
 
 DAY = 24 * 60
@@ -35,6 +36,11 @@ def project(tmp_path: Path, valkey: str) -> LiveProject:
     project.publish()
     project.sync()
     return project
+
+
+def corrected(event: Payment, minutes_ago: float, amount: str = "10.00") -> Payment:
+    """A version of an event that is known later than all."""
+    return (*payment(event[0], event[1], minutes_ago, amount)[:5], NOW + timedelta(seconds=1))
 
 
 def read(project: LiveProject, *customers: int, now: datetime = NOW, view: Any = VIEW) -> list[dict[str, Any]]:
@@ -96,13 +102,13 @@ def test_a_pushed_event_that_is_not_in_the_table_holds_its_keys_base_back(projec
 
 
 def test_a_correction_that_is_not_in_the_table_holds_back_the_base_from_what_it_corrects(project: LiveProject) -> None:
-    corrected = payment(NEW[7][0], 1, DAY, "99.00", version=9)
+    correction = corrected(NEW[7], DAY, "99.00")
     other, now = payment(501, 1, -29 * DAY), NOW + timedelta(days=30)
-    project.push(corrected)
+    project.push(correction)
     project.landed("b", [other])
     project.publish()
     project.sync(now=now)
-    assert_reads(project, [*OLD, *NEW, corrected, other], now)
+    assert_reads(project, [*OLD, *NEW, correction, other], now)
 
 
 def test_a_first_sync_leaves_what_is_not_in_the_table_out_of_bases(project: LiveProject) -> None:
@@ -116,7 +122,7 @@ def test_a_first_sync_leaves_what_is_not_in_the_table_out_of_bases(project: Live
     assert_reads(project, [*OLD, *NEW, late, payment(501, 1, 2 * DAY)])
 
 
-@pytest.mark.parametrize("late", [payment(500, 1, 15 * DAY, "7.00"), payment(11, 1, 20 * DAY, "7.00", version=9)])
+@pytest.mark.parametrize("late", [payment(500, 1, 15 * DAY, "7.00"), corrected(OLD[1], 20 * DAY, "7.00")])
 def test_an_event_later_than_seven_days_counts_after_it_has_landed_and_a_sync(
     project: LiveProject, late: Payment
 ) -> None:
@@ -136,9 +142,9 @@ def test_an_event_sent_again_long_after_is_counted_once(project: LiveProject) ->
 
 
 def test_corrections_and_deletions_in_the_warehouse_change_bases(project: LiveProject) -> None:
-    corrected = [payment(12, 2, 12 * DAY, "1.00", version=9), payment(14, 1, 3 * DAY, version=9)]
-    filtered = payment(13, 0, 12 * DAY, "-5.00", version=9)
-    kept = [*OLD[1:], *NEW[3:], *corrected, filtered]
+    corrections = [corrected(OLD[2], 12 * DAY, "1.00"), corrected(OLD[4], 3 * DAY), corrected(NEW[4], 20 * DAY)]
+    filtered = corrected(OLD[3], 12 * DAY, "-5.00")
+    kept = [*OLD[1:], *NEW[3:], *corrections, filtered]
     project.landed("a", kept)
     project.publish()
     project.sync()
@@ -159,7 +165,7 @@ def test_a_key_of_old_events_alone_has_the_latest_ones_plain_columns(tmp_path: P
     project.publish()
     project.sync()
     assert_reads(project, OLD)
-    project.push(payment(10, 0, 9 * DAY, "-1.00", version=9))  # the latest no longer counts, says a late correction
+    project.push(corrected(OLD[0], 9 * DAY, "-1.00"))  # the latest no longer counts, says a late correction
     assert read(project, 0)[0]["latest_shop"] is None
     land_all(project)
     project.publish()
@@ -253,3 +259,38 @@ def test_pushes_during_syncs_are_all_counted(project: LiveProject) -> None:
     project.publish()
     project.sync(now=NOW + timedelta(days=12))
     assert_reads(project, [*kept, *pushed], NOW + timedelta(days=12))
+
+
+def causes(project: LiveProject) -> dict[str, set[str]]:
+    """What verify finds of each key."""
+    with OnlineStore(project.url) as online:
+        found = verify_events(
+            VIEW, online, project.offline, now_us=to_us(NOW), project_dir=project.folder, sample=0
+        ).differences
+    return {key: {of.cause for of in found if of.key == key} for key in {of.key for of in found}}
+
+
+def test_verify_agrees_with_bases_and_names_late_events_until_they_are_synced(project: LiveProject) -> None:
+    project.push(payment(500, 0, 2 * DAY))
+    assert causes(project) == {}
+    late = payment(501, 0, 15 * DAY, "7.00")
+    project.push(late, corrected(NEW[1], 15 * DAY), corrected(OLD[5], 5 * DAY), payment(502, 3, 3000 * DAY))
+    late_ones = {f"customer={customer}": {"late event"} for customer in range(3)}
+    assert causes(project) == late_ones
+    land_all(project)
+    assert causes(project) == late_ones
+    project.publish()
+    assert causes(project) == late_ones
+    project.sync()
+    assert causes(project) == {}
+
+
+def test_verify_finds_a_base_that_is_wrong_or_gone(project: LiveProject) -> None:
+    project.push(payment(501, 1, 15 * DAY, "7.00"))
+    with redis.Redis.from_url(project.url) as client:
+        (name,) = [key for key in client.scan_iter() if key.endswith(BASE + b"{1}")]
+        (other,) = [key for key in client.scan_iter() if key.endswith(BASE + b"{2}")]
+        client.set(name, client.get(other))
+        assert causes(project) == {"customer=1": {"wrong"}}
+        client.delete(name)
+        assert causes(project) == {"customer=1": {"lost: 9 of its events are not online"}}
