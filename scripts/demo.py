@@ -70,21 +70,19 @@ def load(page: Page, commands: Commands, settings: Settings) -> None:
         for feed in ("payments", "flights"):
             run(page, commands, f"python -m examples.{feed} --out {shown(landing, settings)}")
         applied = json.loads(run(page, commands, "features apply --json"))
-        flights = count(settings.project_dir / "data" / "nycflights13" / "flights.parquet")
         page.rows(
             ["source", "rows", "what"],
-            [
-                ["flights", f"{flights:,}", "every departure from New York in 2013, with hourly weather (real)"],
-                *([name, f"{count(landing / name / '*.parquet'):,}", what] for name, what in PAYMENTS),
-            ],
+            [[name, f"{count(landing / name / '*.parquet'):,}", what] for name, what in LANDED],
         )
         page.say(f"[dim]{applied_text(applied)}")
 
 
-PAYMENTS = (
-    ("transactions", "card payments: bursts, night peaks, late and corrected rows, refunds (generated)"),
+LANDED = (
+    ("departures", "every flight that left New York in 2013 or was cancelled (real)"),
+    ("arrivals", "the same flights where they arrived (real)"),
+    ("transactions", "card payments: bursts, late and corrected rows, refunds (generated)"),
     ("visits", "site visits of the same customers (generated)"),
-    ("fraud_reports", "which payments turned out to be fraud, and when that became known (generated)"),
+    ("fraud_reports", "payments found to be fraud, days later (generated)"),
 )
 
 
