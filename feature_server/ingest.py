@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import hiredis
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from . import keys
 from .definitions import FeatureView
 from .errors import NotSynced, OnlineStoreError, OnlineStoreUnavailable, RequestError, UnknownNameError
 from .ingest_events import Batch, EventReader
-from .ingest_link import Changed, Command, Link
+from .ingest_link import Changed, Link
 from .ingest_rows import RowQueries
 from .ingest_trim import Trimmer
 from .online import OnlineStore
@@ -28,6 +29,9 @@ from .stream_packing import EventPacker, PackedEvents
 from .stream_records import COUNTS, CREATED, EVENT, EVENT_ID, GRACE_US, retention_us, window_us
 from .sync_streams import put_streams_online
 
+# Commands as Redis reads them; the key's and the other value's lengths and bytes are still to come.
+_APPEND = b"*3\r\n$6\r\nAPPEND\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+_EXPIRE = b"*3\r\n$9\r\nPEXPIREAT\r\n$%d\r\n%b\r\n"
 ATTEMPTS = 8  # how often the online registry may change under one push
 
 
@@ -66,6 +70,15 @@ class _Source:
         self.missing = [view_id for view_id in self.missing if view_id not in online.views]
 
 
+class _Written(NamedTuple):
+    """One view's part of a transaction; the first reply for each key is its new length."""
+
+    trimmer: Trimmer
+    keys: list[bytes]
+    commands: bytes
+    commands_a_key: int
+
+
 class Ingestor:
     """Takes events into the online store of one Redis; threads may share one.
 
@@ -74,7 +87,7 @@ class Ingestor:
 
     def __init__(self, redis_url: str, now_us: Callable[[], int], *, expire: bool = True) -> None:
         self._url, self._now_us, self._expire = redis_url, now_us, expire
-        self._link = Link(redis_url)
+        self._link = Link(redis_url, keys.EPOCH)
         self._queries = RowQueries()
         self._lock = threading.Lock()
         self._epoch: bytes | None = None
@@ -134,14 +147,20 @@ class Ingestor:
             )  # fmt: skip
             packed = self._pack(source, whole)
             if whole.table.num_rows:
-                commands, grown = self._commands(source, packed, whole.table, now_us)
+                written = [self._written(view, batch, now_us) for view, batch in packed]
+                log = hiredis.pack_command((b"XADD", source.log, b"*", b"events", _ipc(whole.table)))
+                commands, count = b"".join([*(each.commands for each in written), log]), 1
+                count += sum(len(each.keys) * each.commands_a_key for each in written)
                 try:
-                    replies = self._link.transact(keys.EPOCH, self._epoch, commands)
+                    replies = self._link.push(self._epoch, commands, count)
                 except Changed:
                     self._epoch = None
                     continue
-                for position, view, key in grown:
-                    view.trimmer.grown(self._link, key, replies[position], now_us)
+                start = 0
+                for each in written:
+                    stop = start + len(each.keys) * each.commands_a_key
+                    each.trimmer.grown(self._link, each.keys, replies[start : stop : each.commands_a_key], now_us)
+                    start = stop
             _give_back(batches, dict(whole.rejected))
             return
         raise OnlineStoreUnavailable(
@@ -231,24 +250,22 @@ class Ingestor:
                     waiting += [(start, count // 2), (start + count // 2, count - count // 2)]
         return wrong
 
-    def _commands(
-        self, source: _Source, packed: Sequence[tuple[_View, PackedEvents]], events: pa.Table, now_us: int
-    ) -> tuple[list[Command], list[tuple[int, _View, bytes]]]:
-        """The transaction, and where in its replies the new length of each key is."""
-        commands: list[Command] = []
-        grown = []
-        for view, batch in packed:
-            expires = None
-            if self._expire and view.retention_us is not None:
-                expires = b"%d" % -(-(now_us + view.retention_us) // 1000)
-            for entity, records in zip(batch.entities, batch.records, strict=True):
-                key = b"%b{%b}" % (view.code, entity)
-                grown.append((len(commands), view, key))
-                commands.append((b"APPEND", key, records))
-                if expires is not None:
-                    commands.append((b"PEXPIREAT", key, expires))
-        commands.append((b"XADD", source.log, b"*", b"events", _ipc(events)))
-        return commands, grown
+    def _written(self, view: _View, batch: PackedEvents, now_us: int) -> _Written:
+        """Appends each key's records and renews its expiry."""
+        row_keys = [b"%b{%b}" % (view.code, entity) for entity in batch.entities]
+        if self._expire and view.retention_us is not None:
+            until = b"%d" % -(-(now_us + view.retention_us) // 1000)
+            command = _APPEND + _EXPIRE + b"$%d\r\n%b\r\n" % (len(until), until)
+            packed = [
+                command % (len(key), key, len(records), records, len(key), key)
+                for key, records in zip(row_keys, batch.records, strict=True)
+            ]
+            return _Written(view.trimmer, row_keys, b"".join(packed), 2)
+        packed = [
+            _APPEND % (len(key), key, len(records), records)
+            for key, records in zip(row_keys, batch.records, strict=True)
+        ]
+        return _Written(view.trimmer, row_keys, b"".join(packed), 1)
 
 
 def _result(batch: Batch) -> PushResult:
