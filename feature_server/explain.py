@@ -75,10 +75,10 @@ def explain(
             of_latest = bool(plain) and not aggregates
             status = _past_status(wanted[place], newest, ttl_us=view.ttl_us, plain=of_latest, at_us=at_us)
         else:
-            stored = _stored(history, online, found)
-            served = served_values(found, [stored], at_us)[0]
+            stored, base = _stored(history, online, found)
+            served = served_values(found, [stored], [base], at_us)[0]
             agree = place not in unequal(served, wanted)
-            status = _served_status(found, stored, place, at_us)
+            status = _served_status(found, stored, base, place, at_us)
         return Explanation(
             feature=f"{view.id}:{name}",
             key=values,
@@ -110,17 +110,19 @@ def _find(registry: OnlineRegistry, feature: str) -> tuple[OnlineView, str]:
     return found, ref.feature
 
 
-def _stored(history: History, online: OnlineStore, found: OnlineView) -> bytes | None:
-    """What Redis holds of the chosen key."""
+def _stored(history: History, online: OnlineStore, found: OnlineView) -> list[bytes | None]:
+    """What Redis holds of the chosen key: its events, and the base of its lifetime windows."""
     ((row_key, _),) = named_keys(history).values()
+    code = found.code.encode()
     with redis_errors():
-        stored: bytes | None = online.client.get(found.code.encode() + row_key)
+        stored: list[bytes | None] = online.client.mget(code + row_key, code + keys.BASE + row_key)
     return stored
 
 
-def _served_status(found: OnlineView, stored: bytes | None, place: int, at_us: int) -> str:
+def _served_status(found: OnlineView, stored: bytes | None, base: bytes | None, place: int, at_us: int) -> str:
     view = found.definition
-    statuses = StreamViewReader(found, view.ttl_us, view.features, ValueCounts()).read([stored], at_us).statuses(place)
+    reader = StreamViewReader(found, view.ttl_us, view.features, ValueCounts())
+    statuses = reader.read([stored], at_us, None, [base]).statuses(place)
     return PRESENT if statuses is None else statuses[0]
 
 

@@ -13,14 +13,16 @@ from .stream_records import plan_of
 
 
 class RowQueries:
-    """The SQL of the views over one event source; one thread at a time may use it.
+    """The SQL of the views over one event source, as long as its columns are the same; for one thread at a time.
 
-    A view's query is parsed and bound once: it reads whatever batch `_Batch` holds then.
+    A view's query is parsed and bound once: it reads whatever table `_Batch` holds then.
     """
 
     def __init__(self) -> None:
         self._duckdb = duckdb.connect(":memory:")
         self._duckdb.execute("set TimeZone = 'UTC'; set threads = 1; set preserve_insertion_order = true")
+        # A left join keeps the order of the events unless its sides are exchanged.
+        self._duckdb.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
         self._batch: _Batch | None = None
         self._relations: dict[str, Any] = {}
 

@@ -26,6 +26,7 @@ FENCE = b"features:fence:"  # + view id: the token of the sync that may write
 LOG = b"features:log:"  # + event source: stream of the events pushed, until the warehouse has them
 VERIFIED = b"features:verified:"  # + view id: what the last `features verify` found, JSON
 LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
+BASE = b".base"  # between code and braces: the base of the key's lifetime windows; no code has a dot
 
 _ESCAPES = str.maketrans({"%": "%25", "|": "%7C", "{": "%7B", "}": "%7D"})
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

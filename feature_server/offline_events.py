@@ -20,9 +20,10 @@ from .offline import OfflineTable
 from .offline_types import columns, literal, quote, sql_type
 from .online import OnlineStore
 from .online_log import EntryId, last_id, live_files, logged
+from .stream_base import bounded_us
 from .stream_events import event_view
 from .stream_plan import EventSource
-from .stream_records import plan_of, retention_us, window_us
+from .stream_records import plan_of, retention_us
 from .warehouse import connect
 
 BATCH_ROWS = 50_000
@@ -48,25 +49,25 @@ class History:
         )
 
     def wanted(self, *, now_us: int, grace_us: int, changed: bool = False) -> str:
-        """A SELECT of the events that reads from now on may need; with `changed`, of the keys in relation `changed`."""
+        """A SELECT of the events that reads from now on may need, lifetime windows aside (see `offline_bases`).
+
+        With `changed`, of the keys in relation `changed`.
+        """
         known = "known"
         if changed:
             known = f"(select known.* from known semi join changed using ({', '.join(self.keys)}))"
-        window = window_us(self.view)
-        chosen = "true"
-        if window is not None:
-            cut = f"make_timestamptz({now_us - window - grace_us})"
-            keys = ", ".join(self.keys)
-            versions = f"row_number() over (partition by {keys}, event_id order by created_timestamp desc)"
-            rank = f"row_number() over (partition by {keys} order by event_timestamp desc, created_timestamp desc)"
-            newest = (
-                f"select event_id from (select *, {versions} as version from {known}) where version = 1 and counts "
-                f"and event_timestamp <= make_timestamptz({now_us}) qualify {rank} = 1"
-            )
-            recent = f"select event_id from {known} where event_timestamp >= {cut}"
-            chosen = f"event_timestamp >= {cut} or event_id in ({recent})"
-            if retention_us(self.view) is None:  # a plain column has its latest event's value, however old
-                chosen += f" or event_id in ({newest})"
+        cut = f"make_timestamptz({now_us - bounded_us(self.view) - grace_us})"
+        keys = ", ".join(self.keys)
+        versions = f"row_number() over (partition by {keys}, event_id order by created_timestamp desc)"
+        rank = f"row_number() over (partition by {keys} order by event_timestamp desc, created_timestamp desc)"
+        newest = (
+            f"select event_id from (select *, {versions} as version from {known}) where version = 1 and counts "
+            f"and event_timestamp <= make_timestamptz({now_us}) qualify {rank} = 1"
+        )
+        recent = f"select event_id from {known} where event_timestamp >= {cut}"
+        chosen = f"event_timestamp >= {cut} or event_id in ({recent})"
+        if retention_us(self.view) is None:  # a plain column has its latest event's value, however old
+            chosen += f" or event_id in ({newest})"
         present = " and ".join(f"{name} is not null" for name in self.keys)
         return (
             f"select {', '.join(self.columns)} from {known} where {present} and ({chosen}) "

@@ -16,6 +16,7 @@ from .stream_records import plan_of
 
 _ORDER = "order by event_timestamp, created_timestamp"
 _SPELLED = {"count_distinct": "count(distinct {0})", "first": f"first({{0}} {_ORDER})", "last": f"last({{0}} {_ORDER})"}
+_SPELLED |= {name: f"{name}({{0}}, {{1}} {_ORDER})" for name in ("arg_min", "arg_max")}  # the earliest on a tie
 
 
 def values_at(

@@ -165,12 +165,12 @@ class OnlineStore:
             raise overtaken(fence.view)
 
     def scan(self, code: str) -> Iterator[list[bytes]]:
-        """All row keys of a code, found by looking at every key of the server."""
+        """All row and base keys of a code, found by looking at every key of the server."""
         with redis_errors():
-            cursor, found = self.client.scan(0, match=f"{code}{{*", count=5000)
+            cursor, found = self.client.scan(0, match=f"{code}[.{{]*", count=5000)
             yield found
             while cursor:
-                cursor, found = self.client.scan(cursor, match=f"{code}{{*", count=5000)
+                cursor, found = self.client.scan(cursor, match=f"{code}[.{{]*", count=5000)
                 yield found
 
 

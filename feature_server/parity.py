@@ -50,7 +50,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
     """What a comparison of `keys` keys of one view at `instant_us` found.
 
-    `different` counts keys with a difference, `unexplained` those of them that the next sync would not make equal.
+    `different` counts keys with a difference, `unexplained` those of them that the next sync would not make equal,
+    nor, for an event that came late for a lifetime window, the one after it has landed.
     `behind_versions` counts commits of the offline table not yet synced, `behind_seconds` how much later the newest
     event offline is than the newest online, both as of the instant.
     """

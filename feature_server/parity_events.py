@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from . import keys
-from .codec import from_stored
+from .codec import event_timestamp_us, from_stored
 from .definitions import FeatureView
 from .errors import OfflineStoreError, OnlineStoreError
 from .metrics import ValueCounts
 from .offline import OfflineStore, OfflineTable
+from .offline_bases import leave_late_out
 from .offline_events import History, open_history
 from .offline_windows import values_at
 from .online import OnlineStore, redis_errors
@@ -26,11 +27,13 @@ from .online_log import EntryId, entry_id, landing_folder, log_key
 from .online_registry import OnlineRegistry, OnlineView
 from .parity import EXPIRED, NOT_YET_SYNCED, SAMPLE, WRONG, Difference, Progress, Verified, never_synced
 from .serving_stream import StreamViewReader
+from .stream_base import has_bases
 from .stream_plan import EventSource
 from .stream_records import event_id_number, plan_of
 from .sync_records import Records
 
-LOST, UNKNOWN = "lost", "in no table, file or log"
+LOST, UNKNOWN, LATE = "lost", "in no table, file or log", "late event"
+EXPLAINED = {NOT_YET_SYNCED, LATE}  # what the next sync, or the one after the event has landed, makes equal
 _PAGE = 2000
 
 
@@ -85,7 +88,7 @@ def _verify_once(
         instant_us=now_us,
         keys=len(chosen),
         different=len({difference.key for difference in differences}),
-        unexplained=len({difference.key for difference in differences if difference.cause != NOT_YET_SYNCED}),
+        unexplained=len({difference.key for difference in differences if difference.cause not in EXPLAINED}),
         differences=tuple(differences),
         online_version=found.table_version,
         offline_version=table.version,
@@ -134,34 +137,40 @@ class _Comparison:
         self.history, self.found, self.online, self.now_us = history, found, online, now_us
         self.view = found.definition
         self.stored: dict[int, bytes | None] = {}
+        self.bases: dict[int, bytes | None] = {}
 
     def read(self, chosen: dict[int, tuple[bytes, str]], source: EventSource) -> EntryId | None:
         """Read the keys' values; the id of the newest entry in the source's log as of then."""
-        names = [self.found.code.encode() + name for name, _ in chosen.values()]
+        code = self.found.code.encode()
+        names = [code + name for name, _ in chosen.values()]
+        names += [code + keys.BASE + name for name, _ in chosen.values()] if has_bases(self.view) else []
         with redis_errors(), self.online.client.pipeline(transaction=True) as pipeline:
             for start in range(0, len(names), _PAGE):
                 pipeline.mget(names[start : start + _PAGE])
             pipeline.xrevrange(log_key(source.name), count=1)
             *parts, newest = pipeline.execute()
-        self.stored = dict(zip(chosen, [value for part in parts for value in part], strict=True))
+        values = [value for part in parts for value in part]
+        self.stored = dict(zip(chosen, values[: len(chosen)], strict=True))
+        self.bases = dict.fromkeys(chosen) | dict(zip(chosen, values[len(chosen) :], strict=False))
         return entry_id(newest[0][0]) if newest else None
 
     def differences(self, table: OfflineTable, chosen: dict[int, tuple[bytes, str]]) -> list[Difference]:
         view, history = self.view, self.history
-        served = dict(zip(chosen, served_values(self.found, list(self.stored.values()), self.now_us), strict=True))
+        stored, bases = list(self.stored.values()), list(self.bases.values())
+        served = dict(zip(chosen, served_values(self.found, stored, bases, self.now_us), strict=True))
         expected = values_at(history, view, at_us=self.now_us)
         different = [n for n in chosen if unequal(served[n], expected[n])]
-        earlier: dict[int, Values] = {}
-        synced = self._synced(table)
-        if different and synced is not None and synced.version != table.version:
-            history.store(synced)
-            earlier = values_at(history, view, at_us=self.now_us)
-            history.store(table)
+        earlier, punctual, unclear = self._explanations(table) if different else ({}, {}, set[int]())
         found: list[Difference] = []
         for n in different:
-            behind = n in earlier and not unequal(served[n], earlier[n])
-            cause = NOT_YET_SYNCED if behind else self._cause(n)
-            for place in unequal(served[n], expected[n]):
+            places = unequal(served[n], expected[n])
+            if n in earlier and not unequal(served[n], earlier[n]):
+                cause = NOT_YET_SYNCED
+            elif n in unclear or (n in punctual and not set(unequal(served[n], punctual[n])) & set(places)):
+                cause = LATE
+            else:
+                cause = self._cause(n)
+            for place in places:
                 pair = (repr(values[n][place]) for values in (served, expected))
                 one, other = pair
                 found.append(
@@ -170,6 +179,25 @@ class _Comparison:
                     )
                 )
         return found
+
+    def _explanations(self, table: OfflineTable) -> tuple[dict[int, Values], dict[int, Values], set[int]]:
+        """The values with the version that was synced, those with it and without late events, and keys that have late
+        events but whose values cannot be told."""
+        history, synced = self.history, self._synced(table)
+        earlier: dict[int, Values] = {}
+        punctual: dict[int, Values] = {}
+        unclear: set[int] = set()
+        if synced is None:
+            return earlier, punctual, unclear
+        history.store(synced)
+        if synced.version != table.version:
+            earlier = values_at(history, self.view, at_us=self.now_us)
+        cut_offs = {n: event_timestamp_us(base) for n, base in self.bases.items() if base is not None}
+        if cut_offs:
+            unclear = leave_late_out(history, cut_offs)
+            punctual = values_at(history, self.view, at_us=self.now_us)
+        history.store(table)
+        return earlier, punctual, unclear
 
     def _synced(self, table: OfflineTable) -> OfflineTable | None:
         """The version that was synced; None when it cannot be read."""
@@ -181,7 +209,10 @@ class _Comparison:
 
     def _cause(self, n: int) -> str:
         """Why a key differs, as far as its events tell."""
-        stored, window = self.stored[n], plan_of(self.view).longest_us
+        stored, base, window = self.stored[n], self.bases[n], plan_of(self.view).longest_us
+        since_us = self.now_us - window if window is not None else None
+        if has_bases(self.view):
+            since_us = event_timestamp_us(base) if base is not None else None
         if stored is None:
             return EXPIRED if self.found.expires and window is not None else LOST
         joined = " and ".join(f"known.{name} = chosen.{name}" for name in self.history.keys)
@@ -195,7 +226,7 @@ class _Comparison:
         missing = [
             event_us
             for version, event_us in known.items()
-            if version not in present and (window is None or event_us >= self.now_us - window)
+            if version not in present and (since_us is None or event_us > since_us)
         ]
         if missing:
             return f"{LOST}: {len(missing)} of its events are not online"
@@ -206,10 +237,12 @@ class _Comparison:
 Values = tuple[Any, ...]
 
 
-def served_values(found: OnlineView, stored: Sequence[bytes | None], at_us: int) -> list[Values]:
-    """What a read at an instant gives for the values of some keys: the view's features, None for no value."""
+def served_values(
+    found: OnlineView, stored: Sequence[bytes | None], bases: Sequence[bytes | None], at_us: int
+) -> list[Values]:
+    """What a read at an instant gives for the values and bases of some keys: the view's features, None for no value."""
     view = found.definition
-    read = StreamViewReader(found, view.ttl_us, view.features, ValueCounts()).read(stored, at_us)
+    read = StreamViewReader(found, view.ttl_us, view.features, ValueCounts()).read(stored, at_us, None, bases)
     columns = []
     for i, feature in enumerate(view.features):
         convert, nulls = from_stored(feature.dtype) or (lambda value: value), read.nulls[i]

@@ -14,7 +14,7 @@ import msgspec
 from .codec import from_stored
 from .definitions import Feature, FeatureRef, JoinKey
 from .errors import FeatureStoreError, NotSynced, OnlineStoreUnavailable, RequestError, nearest_name
-from .keys import EPOCH, REGISTRY
+from .keys import BASE, EPOCH, REGISTRY
 from .metrics import Counts
 from .online_registry import OnlineRegistry, OnlineView, decode_online_registry
 from .serving_keys import row_keys, text_encoder
@@ -86,6 +86,9 @@ class Plan:
             self._row_names.append((definition.key_names, stored.code.encode()))
             ttl_us = online.registry.feature_view(view_id).ttl_us
             self.views.append(_view_reader(online, stored, ttl_us, features, counts))
+        based = [i for i, view in enumerate(self.views) if view.bases]
+        self.bases = {view: len(self.views) + n for n, view in enumerate(based)}  # where the bases of views are
+        self._row_names += [(self._row_names[i][0], self._row_names[i][1] + BASE) for i in based]
         self.join_keys = tuple(keys.values())
         self._encoders = {key.name: text_encoder(key) for key in self.join_keys}
         self.writer: Any = None  # the server keeps its JSON writer of this plan here
@@ -99,7 +102,10 @@ class Plan:
         return self._row_names[view][0]
 
     def row_keys(self, entities: dict[str, list[Any]]) -> tuple[int, list[bytes]]:
-        """The number of entities, and the keys to fetch: EPOCH, then view by view a row for each entity."""
+        """The number of entities, and the keys to fetch: EPOCH, then view by view a row for each entity.
+
+        Behind them come the bases of lifetime windows, of the views that have any.
+        """
         if entities.keys() != self._encoders.keys():
             self._check_names(entities)
         encoded = {name: encode(entities[name]) for name, encode in self._encoders.items()}
@@ -169,8 +175,10 @@ class OnlineFeatures:
         """What one of the plan's views holds for the entities."""
         columns = self._columns.get(view)
         if columns is None:
-            unknown = self._null_keys(view) if self.plan.views[view].stream else None
-            columns = self._columns[view] = self.plan.views[view].read(self.rows[view], self.now_us, unknown)
+            reader = self.plan.views[view]
+            unknown = self._null_keys(view) if reader.stream else None
+            bases = [self.rows[self.plan.bases[view]]] if reader.bases else []
+            columns = self._columns[view] = reader.read(self.rows[view], self.now_us, unknown, *bases)
         return columns
 
     def _null_keys(self, view: int) -> set[int]:
@@ -272,8 +280,9 @@ class FeatureReader:
         self, request: GetOnlineFeatures, plan: Plan, count: int, replies: list[bytes | None]
     ) -> OnlineFeatures:
         self.counts.entities += count
-        rows = [replies[start : start + count] for start in range(1, 1 + count * len(plan.views), count or 1)]
-        return OnlineFeatures(plan, count, request.entities, rows or [[] for _ in plan.views], self.now_us())
+        blocks = len(plan.views) + len(plan.bases)
+        rows = [replies[start : start + count] for start in range(1, 1 + count * blocks, count or 1)]
+        return OnlineFeatures(plan, count, request.entities, rows or [[] for _ in range(blocks)], self.now_us())
 
 
 def _resolve(online: OnlineRegistry, request: GetOnlineFeatures) -> Sequence[FeatureRef]:

@@ -72,6 +72,7 @@ class ViewReader:
     """
 
     stream = False
+    bases = False  # whether `read` needs the bases of lifetime windows too
 
     def __init__(
         self, online: OnlineView, ttl_us: int | None, features: Sequence[Feature], counts: ValueCounts

@@ -16,9 +16,11 @@ from .errors import OnlineStoreError
 from .metrics import ValueCounts
 from .online_registry import OnlineView
 from .serving_rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT, ViewColumns, ViewReader
+from .stream_base import is_lifetime
 from .stream_decoding import Dictionary, EventDecoder
 from .stream_expression import Column
 from .stream_expression import evaluate as expression
+from .stream_lifetime import Lifetime, settled
 from .stream_now import WindowsNow
 from .stream_plan import Node
 from .stream_records import arguments_of, plan_of
@@ -78,10 +80,20 @@ class StreamViewReader(ViewReader):
             self._plain.append(bool(latest) and not aggregates)
             needed |= aggregates
             self._latest |= latest
-        self._place = {number: place for place, number in enumerate(sorted(needed))}
-        self._plan = msgspec.structs.replace(plan, aggregates=tuple(plan.aggregates[i] for i in sorted(needed)))
-        arguments = self._latest | {i for aggregate in self._plan.aggregates for i in arguments_of(aggregate)}
+        lifetime = [i for i in sorted(needed) if is_lifetime(plan, plan.aggregates[i])]
+        bounded = [i for i in sorted(needed) if i not in lifetime]
+        self._place = {number: place for place, number in enumerate([*bounded, *lifetime])}
+        self._aggregates = [plan.aggregates[i] for i in self._place]
+        self._plan = msgspec.structs.replace(plan, aggregates=tuple(plan.aggregates[i] for i in bounded))
+        arguments = self._latest | {i for aggregate in self._aggregates for i in arguments_of(aggregate)}
         self._decoder = EventDecoder(online.definition, arguments)
+        self._dictionary = [
+            aggregate.arguments[0] if aggregate.function in OF_ITS_ARGUMENT else None
+            for aggregate in self._plan.aggregates
+        ]  # what the values of each aggregate may be places in: lifetimes have theirs behind the arguments'
+        self._dictionary += [len(plan.arguments) + i for i in range(len(lifetime))]
+        self._lifetime = Lifetime(online.definition, [plan.aggregates[i] for i in lifetime]) if lifetime else None
+        self.bases = bool(lifetime)
         self._windows = WindowsNow(self._plan, self._latest)
         self._numbers = [self._as_it_is(node, feature) for node, feature in zip(self._nodes, features, strict=True)]
 
@@ -91,11 +103,23 @@ class StreamViewReader(ViewReader):
         if node.op != "aggregate" or not (kind in FLOAT_WIDTHS or kind in INTEGER_WIDTHS):
             return -1, None
         place = self._place[node.value]
-        return place, np.dtype(kind) if self._plan.aggregates[place].dtype == feature.dtype else None
+        return place, np.dtype(kind) if self._aggregates[place].dtype == feature.dtype else None
 
-    def read(self, rows: Sequence[bytes | None], now_us: int, unknown: set[int] | None = None) -> StreamColumns:
+    def read(
+        self,
+        rows: Sequence[bytes | None],
+        now_us: int,
+        unknown: set[int] | None = None,
+        bases: Sequence[bytes | None] = (),
+    ) -> StreamColumns:
         events, dictionaries = self._decoder.decode(rows)
+        if self._lifetime is not None:
+            events = settled(events)
         found = self._windows.evaluate(events, now_us)
+        if self._lifetime is not None:
+            for aggregate, dictionary in self._lifetime.evaluate(events, dictionaries, bases, now_us):
+                found.aggregates.append(aggregate)
+                dictionaries.append(dictionary)
         latest_us = found.latest_us
         never = latest_us == NO_EVENT
         absent = dict.fromkeys(unknown or (), NOT_FOUND)
@@ -167,10 +191,9 @@ class StreamViewReader(ViewReader):
             values, dtype, dictionary = found.latest[number], self._plan.arguments[number].dtype, dictionaries[number]
         else:
             place = self._place[number]
-            aggregate = self._plan.aggregates[place]
-            values, dtype, dictionary = found.aggregates[place], aggregate.dtype, None
-            if aggregate.function in OF_ITS_ARGUMENT:
-                dictionary = dictionaries[aggregate.arguments[0]]
+            values, dtype, dictionary = found.aggregates[place], self._aggregates[place].dtype, None
+            if (own := self._dictionary[place]) is not None:
+                dictionary = dictionaries[own]
         assert values is not None
         return Column(values.values, values.null, dtype), dictionary
 

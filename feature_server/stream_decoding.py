@@ -33,7 +33,7 @@ class EventDecoder:
         self._codec = RowCodec(records.features)
         self._all = range(FIRST_ARGUMENT, len(records.features))
         self._wanted = self._all if arguments is None else {FIRST_ARGUMENT + i for i in arguments}
-        self._dtype = _head_dtype(self._codec)
+        self._dtype = head_dtype(self._codec)
         self._fixed = is_fixed_width(records)
         self.width = self._dtype.itemsize if self._fixed else None
 
@@ -182,7 +182,7 @@ def _places(values: list[bytes], null: npt.NDArray[np.bool_]) -> tuple[Values, D
     return Values(np.fromiter(map(place.__getitem__, values), dtype=np.int64, count=len(values)), null), dictionary
 
 
-def _head_dtype(codec: RowCodec) -> np.dtype[Any]:
+def head_dtype(codec: RowCodec) -> np.dtype[Any]:
     """The fixed-width head of a record; `v3` is feature 3's value, `end3` the end of its bytes."""
     parts: list[Any] = [("event", "<i8"), ("nulls", np.uint8, (codec.bitmap_width,))]
     for i in codec.fixed:

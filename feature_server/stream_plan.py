@@ -96,6 +96,7 @@ class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
     `row_sql` is a DuckDB query over a relation `events` with the source's columns; it gives the join keys, then
     `event_timestamp`, `created_timestamp`, `event_id` (of type `event_id`), `counts` and the arguments. An event that
     the model filters out has a row too, with `counts` false: a later version of an event that counted must take it out.
+    One that it drops before it chooses among versions has no key in its row either, and is none for the view.
 
     `versioned` says that the model itself keeps the latest version of each event, `known_by_build` that it reads what
     was known by a constant instant, that of the build.

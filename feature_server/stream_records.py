@@ -13,6 +13,7 @@ import msgspec
 
 from .definitions import Feature, FeatureView
 from .dtypes import INTEGER_WIDTHS, DType
+from .stream_base import plan_parts
 from .stream_plan import Aggregate, Node, StreamPlan
 
 CREATED, EVENT_ID, COUNTS, EVENT = "created_timestamp", "event_id", "counts", "event_timestamp"
@@ -72,8 +73,14 @@ def latest_arguments(node: Node) -> Iterator[int]:
 
 
 def same_records(one: FeatureView, other: FeatureView) -> bool:
-    """Whether the events of two definitions of a view lie in Redis alike, so that one reads what the other wrote."""
+    """Whether the events of two definitions of a view lie in Redis alike, so that one reads what the other wrote.
+
+    The bases of lifetime windows are alike when they have the same states in the same order: the arguments are the same
+    where fingerprints are.
+    """
     if one.stream is None or other.stream is None or one.fingerprint != other.fingerprint:
+        return False
+    if plan_parts(one.stream) != plan_parts(other.stream):
         return False
     mine, theirs = record_view(one), record_view(other)
     layouts = [[(feature.name, feature.dtype) for feature in view.features] for view in (mine, theirs)]

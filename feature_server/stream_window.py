@@ -158,7 +158,7 @@ def _evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nd
     return Evaluated(
         aggregates=aggregates,
         latest_us=times[latest],
-        latest=[None if argument is None else _pick(argument, latest) for argument in events.arguments],
+        latest=[None if argument is None else picked(argument, latest) for argument in events.arguments],
     )
 
 
@@ -177,12 +177,12 @@ def aggregate_ranges(
     values = events.argument(aggregate.arguments[0])
     if aggregate.function in ("first", "last"):
         pick = reduce.first if aggregate.function == "first" else reduce.last
-        return _pick(values, pick(valid, low, high))
+        return picked(values, pick(valid, low, high))
     if aggregate.function in ("arg_max", "arg_min"):
         by = events.argument(aggregate.arguments[1])
         valid &= ~by.null & ~values.null
         largest = aggregate.function == "arg_max"
-        return _pick(values, reduce.arg_extreme(_ranks(by.values), valid, low, high, largest=largest))
+        return picked(values, reduce.arg_extreme(ranks(by.values), valid, low, high, largest=largest))
     if aggregate.function == "list":
         return _lists(values, valid, low, high, aggregate.parameter)
     valid &= ~values.null
@@ -198,7 +198,7 @@ def _numeric(
     if function == "count":
         return _never_null(size)
     if function == "count_distinct":
-        return _never_null(reduce.distinct(_ranks(values), valid, low, high))
+        return _never_null(reduce.distinct(ranks(values), valid, low, high))
     empty = size == 0
     if function == "sum":
         return Values(reduce.total(values, valid, low, high), empty)
@@ -220,7 +220,7 @@ def _numeric(
     level = 0.5 if function == "median" else float(aggregate.parameter or 0)
     continuous = function != "quantile_disc"
     lower, upper, weight = reduce.quantile_positions(values, valid, low, high, level, continuous=continuous)
-    at, to = _pick(Values(values, ~valid), lower), _pick(Values(values, ~valid), upper)
+    at, to = picked(Values(values, ~valid), lower), picked(Values(values, ~valid), upper)
     if not continuous:
         return at
     numbers = at.values.astype(np.float64)
@@ -263,10 +263,10 @@ def in_force(events: Events) -> Events:
 
 
 def _in_force(events: Events, superseded: np.ndarray | None) -> Events:
-    return _only(events, events.counts if superseded is None else (superseded == NEVER) & events.counts)
+    return only(events, events.counts if superseded is None else (superseded == NEVER) & events.counts)
 
 
-def _only(events: Events, keep: np.ndarray) -> Events:
+def only(events: Events, keep: np.ndarray) -> Events:
     if np.count_nonzero(keep) == len(keep):
         return events
     kept = np.zeros(len(keep) + 1, dtype=np.int64)
@@ -366,7 +366,7 @@ def _search(
     return low
 
 
-def _pick(values: Values, rows: np.ndarray) -> Values:
+def picked(values: Values, rows: np.ndarray) -> Values:
     """The values at rows; null where negative."""
     if not len(values):
         return Values(np.zeros(len(rows), dtype=values.values.dtype), np.ones(len(rows), dtype=bool))
@@ -374,7 +374,7 @@ def _pick(values: Values, rows: np.ndarray) -> Values:
     return Values(taken.values, taken.null | (rows < 0))
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Integers from 0 that order and tell apart values as SQL does."""
     return np.unique(values, return_inverse=True)[1]
 

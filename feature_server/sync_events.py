@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import redis
 
+from . import keys
 from .definitions import FeatureView
 from .errors import OfflineStoreError, OnlineStoreError
 from .offline_events import History, open_history
@@ -27,10 +28,12 @@ from .online_commands import delete_commands
 from .online_log import landing_folder
 from .online_registry import OnlineRegistry, OnlineView, with_views
 from .online_writer import FencedWriter
+from .stream_base import bounded_us, has_bases
 from .stream_events import event_view
 from .stream_packing import EventPacker
 from .stream_plan import EventSource
-from .stream_records import GRACE_US, plan_of, retention_us, same_records, window_us
+from .stream_records import GRACE_US, plan_of, retention_us, same_records
+from .sync_bases import BaseSync
 from .sync_history import KeyReader, KeySet
 from .sync_records import KeyEvents, Records, append_commands, key_events
 from .sync_view import SyncResult, ViewSync
@@ -51,8 +54,7 @@ class EventSync(ViewSync):
     def _same_layout(self, live: OnlineView) -> bool:
         if self.view.stream is None or live.definition.stream is None:
             return super()._same_layout(live)
-        kept, needed = window_us(live.definition), window_us(self.view)
-        lasting = kept is None or (needed is not None and needed <= kept)
+        lasting = bounded_us(self.view) <= bounded_us(live.definition)
         lasting &= retention_us(live.definition) is None or retention_us(self.view) is not None
         return same_records(live.definition, self.view) and lasting and live.expires == self.options.expire
 
@@ -74,7 +76,9 @@ class EventSync(ViewSync):
         self.online.publish(lambda now: self._with_filling(now, entry), fence=self.fence)
         packer, done = EventPacker(self.view), 0
         with self._history(live=True) as history, FencedWriter(self.online, self.fence, code) as writer:
-            for rows in history.tables(history.wanted(now_us=self.now_us, grace_us=GRACE_US)):
+            bases = self._bases(code)
+            wanted = bases.fill(history, writer) if bases else history.wanted(now_us=self.now_us, grace_us=GRACE_US)
+            for rows in history.tables(wanted):
                 for transaction in append_commands(code, key_events(packer, rows), self._keep_us):
                     writer.put(transaction)
                 done += rows.num_rows
@@ -103,6 +107,12 @@ class EventSync(ViewSync):
         """Bring the keys that changed up to date: how many records were appended, and how many taken out."""
         versions = sorted({attempt.table_version for attempt in attempts})
         count = history.find_changes(self.table, [self.table.at(version) for version in versions])
+        if (bases := self._bases(code)) is not None:
+            for start in range(0, count, _KEYS_MERGED):
+                history.choose_changed(start, _KEYS_MERGED)
+                bases.merge(history)
+                self.progress(min(start + _KEYS_MERGED, count), count)
+            return bases.appended, bases.removed
         packer, records = EventPacker(self.view), Records(self.view)
         appended = removed = 0
         with FencedWriter(self.online, self.fence, code) as writer:
@@ -161,6 +171,10 @@ class EventSync(ViewSync):
                 except redis.WatchError:
                     continue
 
+    def _bases(self, code: str) -> BaseSync | None:
+        """What writes the bases of the view; None where it has no lifetime windows."""
+        return BaseSync(self.view, self.online, self.fence, code, self.now_us) if has_bases(self.view) else None
+
     @property
     def _keep_us(self) -> int | None:
         """How long after its newest event a key is kept, as long as ingest keeps it; None for ever."""
@@ -206,16 +220,20 @@ class EventSync(ViewSync):
         )  # fmt: skip
 
     def _delete_listed(self, writer: FencedWriter, code: str, generation: Generation) -> bool:
-        if generation.attempts and not super()._delete_listed(writer, code, generation):
-            return False
-        for view in self._stream_definitions(generation):
+        views = self._stream_definitions(generation)
+        codes = [code, code + keys.BASE.decode()] if views else [code]
+        for of in codes if generation.attempts else []:
+            if not super()._delete_listed(writer, of, generation):
+                return False
+        for view in views:
             with open_history(
                 view, None, spill=self.offline.root / ".spill", live=(self.online, *self._source(view))
             ) as history:
                 reader = KeyReader(event_view(view))
                 for rows in history.tables(history.live_keys()):
-                    for transaction in delete_commands(code, reader.packer.entities(rows), count_existing=False):
-                        writer.put(transaction)
+                    for of in codes:
+                        for transaction in delete_commands(of, reader.packer.entities(rows), count_existing=False):
+                            writer.put(transaction)
         return True
 
     def _stream_definitions(self, generation: Generation) -> list[FeatureView]:

@@ -88,6 +88,7 @@ class Records:
         self._width = nulls + sum(feature.dtype.fixed_width or 0 for feature in of.features)
         self._identity = slice(nulls, nulls + 16)  # created timestamp and event id
         self._framed = slice(nulls + LENGTH_BYTES, nulls + LENGTH_BYTES + 16)
+        self._facts = struct.Struct(f"<{0 if self._fixed else LENGTH_BYTES}xq{nulls - 8}xqQ?")
 
     def split(self, value: bytes) -> list[bytes]:
         """Each record, with its length before it where records have one."""
@@ -108,6 +109,11 @@ class Records:
         """The created timestamp and the event id's number of a record."""
         created, number = struct.unpack("<qQ", record[self._identity if self._fixed else self._framed])
         return created, number
+
+    def facts(self, record: bytes) -> tuple[int, int, int, bool]:
+        """The event time, created timestamp and event id's number of a record, and whether it counts."""
+        event_us, created_us, number, counts = self._facts.unpack_from(record)
+        return event_us, created_us, number, counts
 
     def merge(self, value: bytes | None, wanted: KeyEvents | None, gone: KeyEvents | None) -> Merged:
         """What a key that holds `value` should hold: the records wanted, none that is gone, what else is there.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -235,26 +235,36 @@ def connect(spill: Path | None = None) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-@contextmanager
-def event_types(source: EventSource) -> Iterator[Callable[[str], dict[str, str]]]:
-    """A function that gives the column types of a query over a relation `events` with the source's columns.
+class EventTypes:
+    """A session with an empty relation `events`; called with a query it gives the query's column types.
 
     WarehouseError, with DuckDB's own words, for a query that it refuses.
     """
-    connection = connect()
-    listed = ", ".join(f"{quote(column.name)} {sql_type(column.dtype)}" for column in source.columns)
-    connection.execute(f"create table events ({listed})")
 
-    def describe(sql: str) -> dict[str, str]:
+    def __init__(self, source: EventSource) -> None:
+        self.connection = connect()
+        listed = ", ".join(f"{quote(column.name)} {sql_type(column.dtype)}" for column in source.columns)
+        self.connection.execute(f"create table events ({listed})")
+
+    def __call__(self, sql: str, /) -> dict[str, str]:
+        return {name: str(type_) for name, type_, *_ in self.rows(f"describe {sql}")}
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """What a statement gives."""
         try:
-            return {name: str(type_) for name, type_, *_ in connection.execute(f"describe {sql}").fetchall()}
+            return self.connection.execute(sql).fetchall()
         except duckdb.Error as error:
             raise WarehouseError("DuckDB refuses the query", got=str(error).splitlines()[0]) from None
 
+
+@contextmanager
+def event_types(source: EventSource) -> Iterator[EventTypes]:
+    """The column types of queries over a relation `events` with the source's columns."""
+    types = EventTypes(source)
     try:
-        yield describe
+        yield types
     finally:
-        connection.close()
+        types.connection.close()
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, path: Path, deadline: float) -> None:

@@ -31,13 +31,16 @@ TAIL_LINES = 20
 
 @dataclass(frozen=True)
 class Service:
-    """What to start, and how to tell that it works: `is_healthy` gets what `health_url` answers."""
+    """What to start, and how to tell that it works: `is_healthy` gets what `health_url` answers.
+
+    One without a URL works when it has said something: its log has a line.
+    """
 
     name: str
     command: Sequence[str]
-    port: int
-    url: str
-    health_url: str
+    port: int | None = None
+    url: str = ""
+    health_url: str = ""
     is_healthy: Callable[[bytes], bool] = lambda answer: True
 
 
@@ -127,6 +130,8 @@ def recorded(folder: Path) -> list[Running]:
 
 def check_port(service: Service) -> None:
     """Raise if somebody listens on the service's port already."""
+    if service.port is None:
+        return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -164,6 +169,11 @@ def wait_until_healthy(service: Service, running: Running, seconds: float) -> No
     deadline = time.monotonic() + seconds
     answer = "nothing"
     while running.leads and time.monotonic() < deadline:
+        if not service.health_url:
+            if b"\n" in Path(running.log).read_bytes():
+                return
+            time.sleep(POLL_SECONDS)
+            continue
         try:
             with urllib.request.urlopen(service.health_url, timeout=5) as response:
                 body = response.read()
@@ -175,7 +185,7 @@ def wait_until_healthy(service: Service, running: Running, seconds: float) -> No
         time.sleep(POLL_SECONDS)
     what = f"is not healthy after {seconds:.0f} s" if running.leads else "has ended"
     raise FeatureStoreError(
-        f"{service.name} {what}", where=service.health_url, got=answer,
+        f"{service.name} {what}", where=service.health_url or None, got=answer,
         remedy=f"read its log, {running.log}; it ends with\n{tail(Path(running.log))}",
     )  # fmt: skip
 

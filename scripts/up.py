@@ -1,4 +1,7 @@
-"""`make up`: Airflow, the feature server and the docs site on this machine, in the background, on loopback only."""
+"""`make up`: Airflow, the feature server, the docs site and a worker for each event source on this machine.
+
+All run in the background, on loopback only.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from feature_server.errors import FeatureStoreError
+from feature_server.registry import read_registry
 from feature_server.settings import Settings, load_settings
 
 from .airflow_env import REPOSITORY, airflow_environment
@@ -32,13 +36,23 @@ def services(given: argparse.Namespace, settings: Settings) -> list[Service]:
     serve = [python, "-m", "feature_server", "serve", "--host", HOST, "--port", str(given.server_port)]
     http = [python, "-m", "http.server", "--bind", HOST, "--directory", str(docs), str(given.docs_port)]
     standalone = [python, "-m", "scripts.airflow_env", "standalone"]
+    workers = {source: [python, "-m", "feature_server", "stream", source] for source in streams(settings)}
     return [
         Service("server", serve, given.server_port, server, f"{server}/health"),
         Service("docs", http, given.docs_port, site, site),
         Service(
             "airflow", standalone, given.airflow_port, airflow, f"{airflow}/api/v2/monitor/health", airflow_is_healthy
         ),
+        *(Service(f"stream-{source}", command) for source, command in workers.items()),
     ]  # fmt: skip
+
+
+def streams(settings: Settings) -> list[str]:
+    """The event sources that feature views in force are over; none before `features apply`."""
+    if not settings.registry_path.exists():
+        return []
+    views = read_registry(settings.registry_path).feature_views
+    return sorted({view.stream.source for view in views if view.stream is not None})
 
 
 def airflow_is_healthy(answer: bytes) -> bool:
@@ -61,7 +75,7 @@ def up(wanted: Sequence[Service], folder: Path, environment: Mapping[str, str], 
             started.append(start(service, folder, environment, cwd))
         for service, running in zip(missing, started, strict=True):
             wait_until_healthy(service, running, HEALTHY_SECONDS)
-            print(f"  {service.name} is up: {service.url}", flush=True)
+            print(f"  {service.name} is up{service.url and f': {service.url}'}", flush=True)
     except BaseException:
         for running in reversed(started):
             print(f"  {stop(running, folder, STOP_SECONDS)}", file=sys.stderr)
@@ -106,10 +120,15 @@ def print_addresses(running: Sequence[Running], settings: Settings) -> None:
     print(f"feature server   {server}   {server}/ready says what is missing")
     empty = "" if (settings.home / "docs" / "index.html").exists() else "   empty until `features docs` has run"
     print(f"docs site        {urls['docs']}{empty}")
+    for name in urls:
+        if name.startswith("stream-"):
+            print(f"live events      {name.removeprefix('stream-')}: taken in from Redis, landed every minute")
     if settings.clock is not None:
         print(f"clock            stopped at {settings.clock:%Y-%m-%dT%H:%M:%SZ}; FEATURES_CLOCK= gives the real time")
     if not settings.target_path.joinpath("manifest.json").exists():
         print("no DAGs yet: `make demo` loads the example data, `features check` reads the definitions")
+    elif not settings.registry_path.exists():
+        print("nothing is in force yet: after a first refresh, `make up` again starts the workers of live events")
     print(f"logs             {settings.home / 'run'}; `make down` ends it all")
 
 

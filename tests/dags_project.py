@@ -20,6 +20,20 @@ till:
 """
 
 MODELS = """
+sources:
+  - name: till
+    config: {meta: {external_location: "{{ env_var('TILL_LANDING') }}/{name}/*.parquet"}}
+    tables:
+      - name: receipts
+        config:
+          meta:
+            event_stream: {event_id: receipt_id, event_timestamp: printed_at, created_timestamp: received_at}
+        columns:
+          - {name: receipt_id, data_type: bigint}
+          - {name: account_id, data_type: bigint}
+          - {name: printed_at, data_type: timestamptz}
+          - {name: received_at, data_type: timestamptz}
+
 groups:
   - name: money
     owner: {name: Money team, email: money@example.com}
@@ -50,6 +64,15 @@ models:
     versions:
       - {v: 1}
       - {v: 2}
+  - name: account__receipts
+    description: Receipts of an account. One row per receipt.
+    config:
+      <<: *feature_view
+      meta: {feature_view: {entities: [account], refresh: hourly, stream: till.receipts}}
+    columns:
+      - {name: account_id, data_type: bigint, description: The account.}
+      - {name: event_timestamp, data_type: timestamptz, description: When it was printed.}
+      - {name: receipts_1h, data_type: bigint, description: Receipts in the last hour.}
   - name: account__daily
     description: Payments of an account a day. One row per account and day.
     config:
@@ -79,6 +102,17 @@ from {{ ref('stg_payments') }}
 group by all
 """
 
+RECEIPTS_SQL = """
+select
+    account_id,
+    printed_at as event_timestamp,
+    count(*) over last_hour as receipts_1h
+from {{ source('till', 'receipts') }}
+where received_at <= timestamptz '{{ var("as_of") }}'
+window
+    last_hour as (partition by account_id order by printed_at range between interval 1 hour preceding and current row)
+"""
+
 FILES = {
     "dbt_project.yml": DBT_PROJECT,
     "profiles/profiles.yml": PROFILES,
@@ -87,6 +121,7 @@ FILES = {
     "models/accounts.sql": "select distinct account_id from {{ ref('stg_payments') }}",
     "models/account__activity_v1.sql": ACTIVITY_SQL,
     "models/account__activity_v2.sql": ACTIVITY_SQL,
+    "models/account__receipts.sql": RECEIPTS_SQL,
     "models/account__daily.sql": DAILY_SQL,
     "checks/daily_and_activity_agree.sql": """
         select account_id from {{ ref('account__daily') }}

@@ -19,6 +19,7 @@ from feature_server.definitions import Entity, Feature, FeatureView, JoinKey
 from feature_server.dtypes import parse_sql_type
 from feature_server.ingest import Ingestor
 from feature_server.ingest_events import arrow_type
+from feature_server.keys import BASE
 from feature_server.manifest.views import fingerprint
 from feature_server.offline import OfflineStore
 from feature_server.online import OnlineStore
@@ -156,7 +157,7 @@ class LiveProject:
                 code, brace, rest = key.partition(b"{")
                 if not brace:
                     continue
-                assert code in codes, f"{key!r} belongs to no view"
+                assert code.removesuffix(BASE) in codes, f"{key!r} belongs to no view"
                 if view.id in registry.views and code == registry.views[view.id].code.encode():
                     decoded = [codec.decode(record[skipped:])[1] for record in records.split(client.get(key))]
                     found[rest[:-1].decode()] = {(values[1], to_us(values[0])) for values in decoded}

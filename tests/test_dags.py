@@ -17,7 +17,7 @@ from dags_project import FILES
 from tiny_project import write_project
 
 from feature_server.errors import SettingsError
-from feature_server.manifest.dbt_parse import dbt_parse
+from feature_server.manifest.dbt_parse import dbt_manifest
 from feature_server.settings import load_settings
 from scripts.airflow_env import airflow_environment
 
@@ -40,8 +40,9 @@ def structures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Structure]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEATURES_WAREHOUSE", str(folder / "till.duckdb"))
         patch.setenv("TILL_PAYMENTS", "none.csv")
-        dbt_parse(project, project / "target")
-        dbt_parse(mistaken, mistaken / "target")
+        patch.setenv("TILL_LANDING", "landing")
+        dbt_manifest(project, project / "target")
+        dbt_manifest(mistaken, mistaken / "target")
     targets = {"good": project / "target", "absent": folder / "nowhere", "mistaken": mistaken / "target"}
     run = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "dags_structure.py"), str(ROOT / "dags"), *map(str, targets.values())],
@@ -89,23 +90,40 @@ def test_without_definitions_every_cadence_says_what_to_do(structures: dict[str,
 def test_a_refresh_publishes_only_after_every_model_and_the_build_itself(dags: Structure) -> None:
     tasks = dags["refresh_hourly"]["tasks"]
     assert {name: task["after"] for name, task in tasks.items()} == {
-        "dbt.build": [],
+        "stream.till.receipts": [],
+        "dbt.build": ["stream.till.receipts"],
         "dbt.stg_payments": ["dbt.build"],
+        "dbt.account__receipts": ["dbt.build"],
         "dbt.accounts": ["dbt.stg_payments"],
         "dbt.account__activity_v1": ["dbt.stg_payments"],
         "dbt.account__activity_v2": ["dbt.stg_payments"],
         "apply": [
             "dbt.account__activity_v1",
             "dbt.account__activity_v2",
+            "dbt.account__receipts",
             "dbt.accounts",
             "dbt.build",
         ],
         "publish": ["apply"],
         "sync": ["publish"],
-        "verify": ["sync"],
+        "verify": ["stream.till.receipts", "sync"],
     }
-    shown_when_the_build_failed = {name for name, task in tasks.items() if task["rule"] == "all_done"}
-    assert shown_when_the_build_failed == {"dbt.stg_payments"}
+
+
+def test_models_are_shown_when_the_build_failed_and_it_runs_when_events_could_not_land(dags: Structure) -> None:
+    tasks = dags["refresh_hourly"]["tasks"]
+    whatever_came_before = {name for name, task in tasks.items() if task["rule"] == "all_done"}
+    assert whatever_came_before == {"dbt.stg_payments", "dbt.account__receipts", "dbt.build"}
+
+
+def test_a_cadence_lands_the_events_of_its_stream_views(dags: Structure) -> None:
+    landing = {
+        f"{dag}.{name}": task["command"]
+        for dag in dags
+        for name, task in dags[dag]["tasks"].items()
+        if name.startswith("stream")
+    }
+    assert landing == {"refresh_hourly.stream.till.receipts": "features stream till.receipts --once"}
 
 
 def test_commands_are_those_of_the_command_line(dags: Structure) -> None:
@@ -132,7 +150,8 @@ def test_whatever_opens_duckdb_waits_for_the_one_slot(dags: Structure) -> None:
 
 def test_publishing_is_an_event_of_each_view(dags: Structure) -> None:
     assets = {name: task["assets"] for name, task in dags["refresh_hourly"]["tasks"].items() if task["assets"]}
-    assert assets == {"publish": ["feature-view://account__activity/v1", "feature-view://account__activity/v2"]}
+    views = ("account__activity/v1", "account__activity/v2", "account__receipts/")
+    assert assets == {"publish": [f"feature-view://{view}" for view in views]}
 
 
 def test_a_model_belongs_to_its_group_and_the_rest_to_the_platform(dags: Structure) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from stream_project import FILES
 from tiny_project import write_project
 
-from feature_server.errors import DefinitionError, Problem
+from feature_server.errors import DefinitionError, FeatureStoreError, Problem
 from feature_server.manifest import load_registry
 from feature_server.manifest.dbt_parse import dbt_manifest
 from feature_server.manifest.plan import plan
@@ -20,15 +21,38 @@ from feature_server.registry import Registry
 VIEW = "model.tiny.customer__payments"
 STAGING = "model.tiny.stg_payments__transactions"
 SOURCE = "source.tiny.payments.transactions"
+SEED = """
+seeds:
+  - name: merchants
+    config: {column_types: {merchant: varchar, category: varchar, risk: "decimal(4,2)"}}
+"""
+MACROS = """
+{% macro late(column) %}{% if recent_only() %} where {{ column }} > current_date {% endif %}{% endmacro %}
+{% macro recent_only() %}{{ return(is_incremental()) }}{% endmacro %}
+{% macro note_build() %}{% if is_incremental() %}select 1{% else %}select 2{% endif %}{% endmacro %}
+"""
+PROJECT = FILES | {
+    "macros/late.sql": MACROS,
+    "dbt_project.yml": FILES["dbt_project.yml"] + "seed-paths: [seeds]\n",
+    "seeds/merchants.csv": 'merchant,category,risk\nbakery,food,0.10\n"Käse, Wein",food,\ncasino,games,0.90\n',
+    "seeds/seeds.yml": SEED,
+    "models/stg_payments__transactions.sql": FILES["models/stg_payments__transactions.sql"]
+    .replace("    merchant,", "    transactions.merchant, merchants.category,")
+    .replace("qualify", "left join {{ ref('merchants') }} as merchants using (merchant)\nqualify"),
+    "models/customer__payments.sql": "{{ config(post_hook=['{{ note_build() }}']) }} {# is_incremental() #}"
+    + FILES["models/customer__payments.sql"].replace("merchant as last_merchant", "category as last_merchant"),
+}
 Change = Callable[[dict[str, Any]], None]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_project(tmp_path_factory.mktemp("stream"), FILES)
-    dbt_manifest(folder, folder / "target")
+    folder = write_project(tmp_path_factory.mktemp("stream"), PROJECT)
+    with duckdb.connect(str(folder / "tiny.duckdb")):  # as a build does, which compiling need not wait for
+        dbt_manifest(folder, folder / "target")
     manifest = json.loads((folder / "target" / "manifest.json").read_text())
-    (folder / "target" / "sound.json").write_text(json.dumps(manifest | {"macros": {}}))
+    macros = {name: macro for name, macro in manifest["macros"].items() if name.startswith("macro.tiny.")}
+    (folder / "target" / "sound.json").write_text(json.dumps(manifest | {"macros": macros}))
     return folder
 
 
@@ -156,7 +180,6 @@ def test_what_cannot_be_kept_in_real_time_is_reported_with_the_models_sql_file(p
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (set_code(VIEW, "select", "-- is_incremental()\nselect", "raw_code"), "uses is_incremental()"),
         (
             set_code(VIEW, "count(distinct merchant)", "count(distinct no_function(merchant))"),
             "DuckDB refuses the query",
@@ -171,6 +194,23 @@ def test_sql_that_cannot_be_a_stream_is_reported(project: Path, change: Change, 
     assert found.remedy or found.expected
 
 
+@pytest.mark.parametrize(
+    ("node", "written", "shown"),
+    [
+        (VIEW, "{% if is_incremental() %}", ""),
+        (VIEW, "{% if execute %}{{ tiny.late('x') }}{% endif %}", " (by late() → recent_only() → is_incremental())"),
+        (STAGING, "{%- set late = recent_only() -%}", " (by recent_only() → is_incremental())"),
+    ],
+)
+def test_is_incremental_is_refused_wherever_the_sql_calls_it(
+    project: Path, node: str, written: str, shown: str
+) -> None:
+    found = problem(project, set_code(node, "select", f"{written}\nselect", "raw_code"))
+    assert found.file == f"models/{node.rpartition('.')[2]}.sql"
+    assert found.what == f"is_incremental() under a feature view with a stream{shown}"
+    assert str(found.remedy).startswith("leave is_incremental() out")
+
+
 def test_a_manifest_without_compiled_sql_says_how_to_get_it(project: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
         manifest["nodes"][VIEW]["compiled_code"] = None
@@ -180,6 +220,17 @@ def test_a_manifest_without_compiled_sql_says_how_to_get_it(project: Path) -> No
     assert "dbt compile --full-refresh" in str(found.remedy)
 
 
+def test_a_query_at_compile_time_meets_the_lock_of_a_build(project: Path, tmp_path: Path) -> None:
+    querying = "{{ run_query('select 1').columns[0].values()[0] if execute }} as one,"
+    staging = PROJECT["models/stg_payments__transactions.sql"].replace("    customer_id,", f"customer_id, {querying}")
+    folder = write_project(tmp_path, PROJECT | {"models/stg_payments__transactions.sql": staging})
+    with duckdb.connect(str(folder / "tiny.duckdb")), pytest.raises(FeatureStoreError) as raised:
+        dbt_manifest(folder, folder / "target")
+    assert raised.value.what.endswith("while the warehouse is being built")
+    assert "stg_payments__transactions" in str(raised.value.got)
+    assert str(raised.value.remedy).startswith("wait for the build to end")
+
+
 def test_an_event_stream_stands_on_a_sources_table(project: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
         manifest["nodes"][STAGING]["config"]["meta"] = {"event_stream": {"event_id": "x"}}
@@ -187,3 +238,48 @@ def test_an_event_stream_stands_on_a_sources_table(project: Path) -> None:
     found = problem(project, change)
     assert found.what == "a model cannot hold event_stream"
     assert found.expected == "event_stream in config.meta of a source's table"
+
+
+@pytest.fixture
+def seed(project: Path) -> Iterator[Path]:
+    """The seed's file, which a test may write."""
+    path = project / "seeds" / "merchants.csv"
+    text = path.read_text()
+    yield path
+    path.write_text(text)
+
+
+def test_a_seed_that_staging_looks_up_becomes_part_of_the_view(project: Path, seed: Path) -> None:
+    before = load(project)
+    stream = before.feature_view("customer__payments").stream
+    assert stream is not None
+    for text in ('\'["food","food","games"]\'', "Käse, Wein"):
+        assert text in stream.row_sql
+    seed.write_text(seed.read_text().replace("games", "gambling"))
+    (change,) = plan(before, load(project))
+    assert (change.name, change.new_rows) == ("customer__payments", True)
+    assert change.details == ("staging SQL or rows that it looks up",)
+
+
+@pytest.mark.parametrize(
+    ("text", "types", "what", "remedy"),
+    [
+        ("merchant,category,risk\na,x,1\na,y,1\n", {}, "one key (merchants.merchant = 'a')", "one row a key"),
+        ("merchant,category,risk\na,x,high\n", {}, "a seed that DuckDB cannot load", "rows that fit"),
+        ("merchant,category,risk\na,x,1\n", {"risk": "gold"}, "a seed that DuckDB cannot load", "rows that fit"),
+        ("merchant,category\n" + "".join(f"m{i},x\n" for i in range(5001)), {}, "5,001 rows", "at most 5,000 rows"),
+        ("merchant,kind\na,x\n", {}, "a column of a seed whose type dbt would guess: merchants.kind",
+         "config: {column_types: {merchant: varchar, kind: varchar}} for seed merchants"),
+        ("merchant,category,risk\na,x,1\n", {"merchant": "integer"}, "DuckDB cannot load", "in seeds/merchants.csv"),
+    ],
+)  # fmt: skip
+def test_a_seed_that_cannot_be_looked_up_is_reported(
+    project: Path, seed: Path, text: str, types: dict[str, str], what: str, remedy: str
+) -> None:
+    seed.write_text(text)
+    found = problem(
+        project, lambda manifest: manifest["nodes"]["seed.tiny.merchants"]["config"]["column_types"].update(types)
+    )
+    assert found.file == "models/customer__payments.sql"
+    assert what in found.what
+    assert remedy in str(found.remedy)

@@ -13,9 +13,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+from live_project import NOW, SOURCE, LiveProject, make_live_view, payment
 
 from feature_server.errors import FeatureStoreError
+from feature_server.registry import Registry, write_registry
+from feature_server.settings import load_settings
 from scripts.services import (
     Running,
     Service,
@@ -27,7 +31,7 @@ from scripts.services import (
     stop,
     wait_until_healthy,
 )
-from scripts.up import up
+from scripts.up import streams, up
 
 ROOT = Path(__file__).parents[1]
 WEB = (
@@ -68,6 +72,40 @@ def test_a_service_is_up_when_it_answers_and_ends_with_down(folder: Path) -> Non
     assert stop(running, folder, seconds=10) == f"web ended (process {running.pid})"
     assert not alive(running.pid)
     assert recorded(folder) == []
+
+
+def test_a_service_without_an_address_is_up_when_it_has_said_something(folder: Path) -> None:
+    code = "import time; time.sleep(0.5); print('at work', flush=True); time.sleep(60)"
+    (running,) = up([Service("worker", [sys.executable, "-c", code])], folder, os.environ, folder)
+    assert Path(running.log).read_text() == "at work\n"
+    mute = Service("mute", [sys.executable, "-c", "raise SystemExit('no such source')"])
+    with pytest.raises(FeatureStoreError, match=r"mute has ended(.|\n)*    no such source"):
+        up([mute], folder, os.environ, folder)
+
+
+def test_each_event_source_in_force_has_a_worker(tmp_path: Path) -> None:
+    settings = load_settings({"FEATURES_HOME": str(tmp_path)})
+    assert streams(settings) == []
+    view = make_live_view()
+    two = msgspec.structs.replace(view, name="customer__other")
+    write_registry(settings.registry_path, Registry(project="test", sources=(SOURCE,), feature_views=(two, view)))
+    assert streams(settings) == ["shop.payments"]
+
+
+def test_a_worker_that_is_ended_has_landed_what_was_pushed(folder: Path, valkey: str) -> None:
+    project = LiveProject(folder / "project", valkey, make_live_view())
+    project.landed("a", [payment(1, 1, 60)])
+    project.publish()
+    project.sync()
+    own = {"PROJECT_DIR": project.folder, "HOME": folder / "home", "REDIS_URL": valkey, "CLOCK": NOW.isoformat()}
+    write_registry(folder / "home" / "registry.json", project.registry)
+    environment = os.environ | {f"FEATURES_{name}": str(value) for name, value in own.items()}
+    command = [sys.executable, "-m", "feature_server", "stream", SOURCE.name]
+    (running,) = up([Service(f"stream-{SOURCE.name}", command)], folder, environment, folder)
+    project.push(payment(2, 1, 5))
+    assert stop(running, folder, seconds=30).startswith("stream-shop.payments ended")
+    assert len(list(project.landing.glob("live-*.parquet"))) == 1
+    assert "landed=1 files=1" in Path(running.log).read_text()
 
 
 def test_a_second_up_starts_nothing_that_runs_and_whatever_does_not(folder: Path) -> None:

@@ -121,7 +121,7 @@ def rows_of(plan: StreamPlan, *events: tuple[Any, ...]) -> list[tuple[Any, ...]]
         relation = connection.sql(plan.row_sql)
         wanted = ["customer_id", "event_timestamp", "created_timestamp", "event_id", "counts"]
         assert relation.columns == [*wanted, *(argument.name for argument in plan.arguments)]
-        return connection.execute(f"select event_id, counts from ({plan.row_sql}) order by all").fetchall()
+        return connection.execute(f"select event_id, customer_id, counts from ({plan.row_sql}) order by all").fetchall()
 
 
 def test_rows_keep_every_version_and_say_whether_it_counts() -> None:
@@ -129,13 +129,13 @@ def test_rows_keep_every_version_and_say_whether_it_counts() -> None:
         f"select customer_id, paid_at as event_timestamp, count(*) {HOUR} as n from stg_payments where amount > 5", "n"
     )
     events = [(1, 1, "a", "buy", 10), (1, 1, "a", "buy", 3), (2, 1, "a", "buy", None), (3, 1, "test", "buy", 10)]
-    # 3 is dropped: its filter stands where versions are chosen. What the build knew does not matter to an event.
-    assert rows_of(plan, *events) == [(1, False), (1, True), (2, False)]
+    # 3 has no key: its filter stands where versions are chosen. What the build knew does not matter to an event.
+    assert rows_of(plan, *events) == [(1, 1, False), (1, 1, True), (2, 1, False), (3, None, False)]
 
 
 def test_without_filters_every_row_counts() -> None:
     plan = compiled(f"select customer_id, paid_at as event_timestamp, count(*) {HOUR} as n from raw.payments", "n")
-    assert rows_of(plan, (1, 1, None, None, None)) == [(1, True)]
+    assert rows_of(plan, (1, 1, None, None, None)) == [(1, 1, True)]
     assert (plan.versioned, plan.known_by_build) == (False, False)
 
 
@@ -231,9 +231,9 @@ def over(frame: str) -> str:
         (
             "select payments.customer_id, payments.paid_at as event_timestamp, other.shop as f "
             "from raw.payments join raw.payments as other using (payment_id)",
-            "a join", "row by row",
+            "a join with other events", "a feature view of its own",
         ),
-        (f"count(*) {HOUR} as f from raw.shops", "a relation that is neither", "only the view's event source"),
+        (f"count(*) {HOUR} as f from raw.shops", "a relation that is neither", "look up constants in a seed"),
         (
             f"count(*) {HOUR} as f from raw.payments where amount > (select avg(amount) from raw.payments)",
             "a subquery over other events", "row by row",

@@ -1,4 +1,4 @@
-"""The DAG of a cadence: dbt build and tests → apply → publish → sync → verify. And that of the catalogue."""
+"""The DAG of a cadence: live events → dbt build and tests → apply → publish → sync → verify. And the catalogue's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, Asset, BaseOperator, Context, CronDataIntervalTimetable, Param, chain
+from airflow.sdk import DAG, Asset, BaseOperator, Context, CronDataIntervalTimetable, Param, TriggerRule, chain
 from airflow.sdk.exceptions import AirflowFailException
 
 from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, dbt_build, selection
@@ -60,6 +60,11 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
             return dag
         build, group = dbt_build(project, [*selection(project, cadence.name), *cadence.also], cadence.finishes_within)
         option = f"--refresh {cadence.name}"
+        verify = command("verify", f"features verify {option}", project)
+        for source in project.sources(cadence.name):
+            # A build without the latest events is a good one, but the run is not: its last task needs this one.
+            command(f"stream.{source}", f"features stream {source} --once", project, step="stream") >> [build, verify]
+            build.trigger_rule = TriggerRule.ALL_DONE
         apply = command("apply", "features apply --no-parse", project)
         build >> apply  # also when every model is green: a test of a source has no model
         chain(
@@ -73,7 +78,7 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
                 outlets=[Asset(name=view.id, uri=asset_uri(view.id), group="feature_view") for view in views],
             ),
             command("sync", f"features sync {option}", project),
-            command("verify", f"features verify {option}", project),
+            verify,
         )
     return dag
 
@@ -113,15 +118,15 @@ def common(project: Project) -> dict[str, Any]:
     }
 
 
-def command(task_id: str, bash_command: str, project: Project, **kwargs: Any) -> BashOperator:
-    """A task that is one command of the product."""
+def command(task_id: str, bash_command: str, project: Project, *, step: str = "", **kwargs: Any) -> BashOperator:
+    """A task that is one command of the product; `step` names it in STEPS, if not its id."""
     return BashOperator(
         task_id=task_id,
         bash_command=bash_command,
         env=project.environment,
         append_env=True,
         cwd=str(project.settings.project_dir),
-        doc_md=STEPS[task_id].doc_md,
+        doc_md=STEPS[step or task_id].doc_md,
         **kwargs,
     )
 

@@ -33,6 +33,10 @@ class Project:
         views = () if self.registry is None else self.registry.feature_views
         return tuple(view for view in views if view.refresh == refresh)
 
+    def sources(self, refresh: str) -> tuple[str, ...]:
+        """The event sources that stream views of one cadence are over, by name."""
+        return tuple(sorted({view.stream.source for view in self.views(refresh) if view.stream is not None}))
+
     @property
     def environment(self) -> dict[str, str]:
         """What tells a task's process where things are, whatever folder it runs in."""

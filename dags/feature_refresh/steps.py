@@ -25,6 +25,14 @@ class Step:
 _AGAIN = "clear this task with everything downstream, or start a new run"
 
 STEPS = {
+    "stream": Step(
+        "Takes in the events that producers left in Redis, and lands all that were pushed in files, where the build "
+        "that follows reads them (`features stream SOURCE --once`).",
+        "reads see pushed events all the same, and none is lost: they stay in Redis until they land. The build goes on "
+        "without them; training sets lack them. Check that Redis answers and that there is room on the disk, then "
+        + _AGAIN
+        + ".",
+    ),
     "build": Step(
         "One `dbt build` of the cadence's feature views, the entities they name and all upstream of both, with every "
         "test of theirs. The tasks beside it say how each model went.",
@@ -66,5 +74,6 @@ STEPS = {
 def say_what_to_do(context: Mapping[str, Any]) -> None:
     """Log one line for whoever is on call when a task has failed for good."""
     instance = context["ti"]
-    step = STEPS.get(instance.task_id.removeprefix("dbt."), STEPS["model"])
+    name = instance.task_id.removeprefix("dbt.")
+    step = STEPS["stream"] if name.startswith("stream.") else STEPS.get(name, STEPS["model"])
     log.error("ON CALL %s.%s of run %s: %s", instance.dag_id, instance.task_id, instance.run_id, step.if_it_fails)

@@ -26,6 +26,11 @@ class ColumnNode(msgspec.Struct, frozen=True):
 
 class DependsOn(msgspec.Struct, frozen=True):
     nodes: tuple[str, ...] = ()
+    macros: tuple[str, ...] = ()
+
+
+class Macro(msgspec.Struct, frozen=True):
+    depends_on: DependsOn = DependsOn()
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -36,6 +41,7 @@ class Node(msgspec.Struct, frozen=True):
     name: str
     package_name: str
     original_file_path: str
+    root_path: str | None = None
     patch_path: str | None = None
     config: dict[str, Any] = {}
     columns: dict[str, ColumnNode] = {}
@@ -96,6 +102,7 @@ class Manifest(msgspec.Struct, frozen=True):
     sources: dict[str, Node] = {}
     exposures: dict[str, Node] = {}
     groups: dict[str, Group] = {}
+    macros: dict[str, Macro] = {}
     disabled: dict[str, list[dict[str, Any]]] = {}
 
     def models(self) -> list[Node]:

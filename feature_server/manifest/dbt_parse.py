@@ -12,6 +12,7 @@ from ..errors import FeatureStoreError
 from .artifacts import Manifest, read_manifest
 
 _NOISE = re.compile(r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|^\s*$")
+_LOCKED = re.compile(r"Could not set lock on file")
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s\s?")
 
 
@@ -35,7 +36,7 @@ def dbt_parse(project_dir: Path, target_path: Path) -> None:
 def dbt_manifest(project_dir: Path, target_path: Path) -> None:
     """As `dbt_parse`, and with the compiled SQL of feature views that name a stream and of all models under them.
 
-    Compiling opens the warehouse, so that it fails while a build holds it; without such views dbt only parses.
+    Compiling opens the warehouse only for a macro that queries it; that fails while a build holds it.
     """
     dbt_parse(project_dir, target_path)
     names = stream_models(read_manifest(target_path))
@@ -64,8 +65,15 @@ def _run(project_dir: Path, target_path: Path, arguments: list[str], failure: st
     env = os.environ | {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PYTHONWARNINGS": "ignore"}
     run = subprocess.run(command, cwd=project_dir, env=env, capture_output=True, text=True, check=False)
     if run.returncode != 0:
+        words = _own_words(run.stdout + run.stderr)
+        if _LOCKED.search(words):
+            raise FeatureStoreError(
+                f"{failure} while the warehouse is being built", where=str(project_dir), got=words,
+                expected="models that dbt compiles without a query, or a warehouse that nothing holds",
+                remedy="wait for the build to end, or take the query (such as run_query) out of the model named",
+            )  # fmt: skip
         raise FeatureStoreError(
-            failure, where=str(project_dir), got=_own_words(run.stdout + run.stderr),
+            failure, where=str(project_dir), got=words,
             remedy=f"correct the project until `dbt {' '.join(arguments)}` succeeds",
         )  # fmt: skip
 

@@ -108,9 +108,11 @@ def _stream_details(old: FeatureView, new: FeatureView) -> Iterator[str]:
         yield _detail("stream", before, after)
         return
     sql = {} if old.stream is None else {output.feature: output.source_sql for output in old.stream.outputs}
-    for output in () if new.stream is None else new.stream.outputs:
-        if sql.get(output.feature, output.source_sql) != output.source_sql:
-            yield f"SQL of {output.feature}"
+    outputs = () if new.stream is None else new.stream.outputs
+    changed = [out.feature for out in outputs if sql.get(out.feature, out.source_sql) != out.source_sql]
+    yield from (f"SQL of {feature}" for feature in changed)
+    if not changed and old.fingerprint != new.fingerprint:
+        yield "staging SQL or rows that it looks up"
 
 
 def _feature_details(old: Sequence[Feature], new: Sequence[Feature]) -> Iterator[str]:

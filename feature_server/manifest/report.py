@@ -26,6 +26,7 @@ class Report:
 
     def __init__(self, project_dir: Path, project_name: str) -> None:
         self._project_name = project_name
+        self.project_dir = project_dir
         self.lines = YamlLines(project_dir)
         self._findings: list[_Finding] = []
         self._versions: dict[tuple[str, str], set[str]] = {}

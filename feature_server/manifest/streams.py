@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,12 +11,16 @@ from ..definitions import FeatureView
 from ..errors import WarehouseError
 from ..stream_plan import StreamPlan
 from .artifacts import Manifest, Node
+from .macros import way_to_macro
 from .report import Report
+from .seeds import load_seed
 from .sources import SourceDraft
 from .views import BLOCK, ViewDraft, fingerprint
 
 if TYPE_CHECKING:
     from sqlglot import exp
+
+    from ..windows import Constant
 
 STREAM = (*BLOCK, "stream")
 
@@ -62,12 +66,7 @@ def _compile(
     node, events = draft.node, source.source
     assert events is not None
     sql_file = node.original_file_path
-    if "is_incremental" in node.raw_code:
-        report.add(
-            node, (), "a feature view with a stream that uses is_incremental()", file=sql_file,
-            expected="SQL that gives the same for all events, whenever it runs",
-            remedy="leave is_incremental() out, and materialize the model as a table",
-        )  # fmt: skip
+    if _is_incremental(node, manifest, report):
         return None
     if not node.compiled_code:
         report.add(
@@ -75,7 +74,6 @@ def _compile(
             remedy="leave --no-parse out, or run `dbt compile --full-refresh` first",
         )  # fmt: skip
         return None
-    upstream = _Upstream(node, source.node, manifest)
     model = CompiledModel(
         sql=node.compiled_code,
         join_keys=view.key_names,
@@ -85,8 +83,9 @@ def _compile(
         types={feature.name: feature.dtype for feature in view.features},
     )
     try:
-        with event_types(events) as describe:
-            return compile_stream_view(model, events, upstream, describe), upstream.relation
+        with event_types(events) as session:
+            upstream = _Upstream(node, source.node, manifest, lambda seed: load_seed(seed, report.project_dir, session))
+            return compile_stream_view(model, events, upstream, session), upstream.relation
     except Refused as refused:
         for refusal in refused.refusals:
             report.add(
@@ -102,15 +101,44 @@ def _compile(
     return None
 
 
+def _is_incremental(node: Node, manifest: Manifest, report: Report) -> bool:
+    """Whether the view or a model under it gives other SQL in an incremental run; reported for each that does."""
+    found = False
+    for model in (node, *_models_under(node, manifest)):
+        way = way_to_macro(model, "is_incremental", manifest)
+        if way is not None:
+            found = True
+            through = f" (by {' → '.join(f'{name}()' for name in way)})" if len(way) > 1 else ""
+            report.add(
+                model, (), f"is_incremental() under a feature view with a stream{through}",
+                file=model.original_file_path,
+                expected=f"SQL that gives {node.label} the same for all events, whenever it runs",
+                remedy="leave is_incremental() out, and materialize the model as a table or view",
+            )  # fmt: skip
+    return found
+
+
+def _models_under(node: Node, manifest: Manifest) -> list[Node]:
+    """The models that a model reads, itself or through others."""
+    found: dict[str, Node] = {}
+    waiting = list(node.depends_on.nodes)
+    while waiting:
+        below = manifest.nodes.get(waiting.pop())
+        if below is not None and below.resource_type == "model" and below.unique_id not in found:
+            found[below.unique_id] = below
+            waiting += below.depends_on.nodes
+    return list(found.values())
+
+
 class _Upstream:
-    """What a relation in the compiled SQL stands for: a model's own SQL, or the view's events.
+    """What a relation in the compiled SQL stands for: a model's own SQL, a seed's rows, or the view's events.
 
     A source in files has no relation's name in the SQL but their location; so in a model that reads one source, what is
     nothing else is that source.
     """
 
-    def __init__(self, node: Node, source: Node, manifest: Manifest) -> None:
-        self.source, self.manifest = source, manifest
+    def __init__(self, node: Node, source: Node, manifest: Manifest, seed: Callable[[Node], Constant]) -> None:
+        self.source, self.manifest, self.seed = source, manifest, seed
         self.relation: str | None = None
         self._nodes: dict[str, Node] = {}
         waiting, seen = [node], {node.unique_id}
@@ -121,7 +149,7 @@ class _Upstream:
             seen.update(found.unique_id for found in below)
             waiting += below
 
-    def __call__(self, table: exp.Table) -> str | None:
+    def __call__(self, table: exp.Table) -> str | Constant | None:
         from ..windows import EVENTS
 
         text = _text(table)
@@ -129,6 +157,8 @@ class _Upstream:
         if node is not None and node.unique_id == self.source.unique_id:
             self.relation = text if table.db or not table.this.args.get("quoted") else _file(table)
             return EVENTS
+        if node is not None and node.resource_type == "seed":
+            return self.seed(node)
         return None if node is None or node.resource_type != "model" else node.compiled_code
 
     def _parents(self, node: Node) -> Iterator[Node]:

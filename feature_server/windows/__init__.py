@@ -6,7 +6,7 @@ cannot be kept in real time is a `Refusal`, and all of them are reported at once
 """
 
 from .compiler import CompiledModel, compile_stream_view
-from .layers import EVENTS
+from .layers import EVENTS, Constant
 from .refusals import Refusal, Refused
 
-__all__ = ["EVENTS", "CompiledModel", "Refusal", "Refused", "compile_stream_view"]
+__all__ = ["EVENTS", "CompiledModel", "Constant", "Refusal", "Refused", "compile_stream_view"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -16,7 +16,19 @@ from .aggregates import LIFETIME, LIFETIME_WORDS, list_of_last, read_call, takes
 from .expressions import read_node
 from .filters import move_filters
 from .frames import read_frame
-from .layers import only_source, projection, put_together, qualified, selects, source_column, window_scope
+from .layers import (
+    EVENTS,
+    Upstream,
+    only_source,
+    projection,
+    put_together,
+    qualified,
+    selects,
+    source_column,
+    visible_ctes,
+    window_scope,
+)
+from .lookups import Lookups, Session, take_out_lookups, with_rows
 from .refusals import Refusals
 
 ROW_COLUMNS = ("event_timestamp", "created_timestamp", "event_id", "counts")
@@ -38,28 +50,27 @@ class CompiledModel(msgspec.Struct, frozen=True, kw_only=True):
     types: Mapping[str, DType] = {}
 
 
-Describe = Callable[[str], Mapping[str, str]]
-
-
-def compile_stream_view(
-    model: CompiledModel, source: EventSource, upstream: Callable[[exp.Table], str | None], describe: Describe
-) -> StreamPlan:
+def compile_stream_view(model: CompiledModel, source: EventSource, upstream: Upstream, session: Session) -> StreamPlan:
     """The plan of a stream view over the events of `source`.
 
-    `upstream` gives the SQL of a relation the model reads (`events` for the source itself); `describe` the column types
-    of a query over an empty relation `events`, from DuckDB itself. Raises Refused with everything that cannot be kept
-    in real time.
+    `upstream` gives the SQL of a relation the model reads (`events` for the source itself), or that its rows are
+    constant; `session` is DuckDB with an empty relation `events` and those rows. Raises Refused with everything that
+    cannot be kept in real time.
     """
     refusals = Refusals()
-    query = put_together(model.sql, upstream, refusals)
+    constants: dict[str, Mapping[str, str]] = {}
+    query = put_together(model.sql, upstream, refusals, constants)
     refusals.check()
     types = {column.name: _sql_name(column.dtype) for column in source.columns}
-    root = qualified(query, types, refusals)
+    root = qualified(query, {EVENTS: types, **constants}, refusals)
     _refuse_unrepeatable(root.expression, refusals)
+    refusals.check()
+    root, lookups = take_out_lookups(root, session, refusals)
+    refusals.check()
     scope = window_scope(root, source, refusals)
     refusals.check()
-    compiler = _Compiler(model, source, root, scope, describe, refusals)
-    _check_result_types(model, describe(root.expression.sql(dialect="duckdb")), refusals)
+    compiler = _Compiler(model, source, root, scope, lookups, session, refusals)
+    _check_result_types(model, session(root.expression.sql(dialect="duckdb")), refusals)
     return compiler.plan()
 
 
@@ -72,11 +83,12 @@ class _Compiler:
         source: EventSource,
         root: Scope,
         scope: Scope,
-        describe: Describe,
+        lookups: Lookups,
+        session: Session,
         refusals: Refusals,
     ) -> None:
         self.model, self.source, self.root, self.scope = model, source, root, scope
-        self.describe, self.refusals = describe, refusals
+        self.lookups, self.session, self.refusals = lookups, session, refusals
         self.arguments: dict[str, exp.Expr] = {}
         self.frames: list[Frame] = []
         self.aggregates: dict[str, tuple[str, dict[str, object]]] = {}
@@ -97,9 +109,11 @@ class _Compiler:
         created, event_id = self._created(event), self._passed_on(self.source.event_id)
         self.refusals.check()
         filters = move_filters(self.scope, self.source)
+        if filters.kept is not None:  # a row without its key is none, wherever rows are read
+            keys = [exp.case().when(filters.kept.copy(), keys[0].copy()), *keys[1:]]
         row_sql = self._row_sql(keys, event, created, event_id, filters.counts)
-        argument_types = self.describe(row_sql)
-        aggregate_types = self.describe(self._select(self.aggregate_sql, "g"))
+        argument_types = self.session(row_sql)
+        aggregate_types = self.session(self._select(self.aggregate_sql, "g"))
         self._check_argument_types(argument_types)
         return StreamPlan(
             source=self.source.name,
@@ -279,17 +293,9 @@ class _Compiler:
         select = self.scope.expression.copy()
         columns = [*before, *(exp.alias_(e.copy(), f"{prefix}{i}") for i, e in enumerate(expressions))]
         select.set("expressions", columns or [exp.alias_(exp.null(), "nothing")])
-        inner = select.args.get("with_") or select.args.get("with")
-        outer: list[exp.Expr] = []
-        node: exp.Expr = self.scope.expression
-        while (parent := node.parent) is not None:
-            if isinstance(parent, exp.With):
-                outer = [cte.copy() for cte in parent.expressions[: parent.expressions.index(node)]] + outer
-            node = parent
-        ctes = outer + [cte.copy() for cte in (inner.expressions if inner else [])]
-        if ctes:
+        if ctes := visible_ctes(self.scope.expression):
             select.set("with_", exp.With(expressions=ctes))
-        return select.sql(dialect="duckdb")
+        return with_rows(select, self.lookups).sql(dialect="duckdb")
 
     def _dtype(self, sql_type: str, expression: str) -> DType:
         try:

@@ -7,56 +7,51 @@ from sqlglot import exp
 from sqlglot.optimizer.scope import Scope
 
 from ..stream_plan import EventSource
-from .layers import only_source, source_column
+from .layers import chain, only_source, source_column
+from .refusals import Refusals
 
-_COUNTS = "_counts"
+_COUNTS, _KEPT = "_counts", "_kept"
 
 
 class Filters(msgspec.Struct, frozen=True):
-    """`counts` is the condition, over what the SELECT with the windows reads, under which an event counts."""
+    """Conditions over what the SELECT with the windows reads.
+
+    An event for which `counts` is not true is left out; one for which `kept`, if any, is not true is no version at all.
+    """
 
     counts: exp.Expr
+    kept: exp.Expr | None
     versioned: bool
     known_by_build: bool
 
 
 def move_filters(scope: Scope, events: EventSource) -> Filters:
-    """Take the filters out of `scope` and the SELECTs under it, in place, and give them as one condition.
+    """Take the filters out of `scope` and the SELECTs under it, in place, so that every event has a row.
 
-    A filter below or beside the QUALIFY that keeps the latest version stays where it is: it chooses among versions. The
-    QUALIFY itself goes, for readers apply its rule, and so does what only says by when the build knew.
+    A filter below or beside the QUALIFY that keeps the latest version chooses among versions. The QUALIFY itself goes,
+    for readers apply its rule, and so does what only says by when the build knew.
     """
-    chain = _chain(scope)
-    versioning = next((i for i, layer in enumerate(chain) if layer.expression.args.get("qualify")), None)
-    known_by_build = passed_on = False
-    counts: exp.Expr = exp.true()
-    for place in reversed(range(len(chain))):
-        layer, select = chain[place], chain[place].expression
+    layers = chain(scope, Refusals())
+    versioning = next((i for i, layer in enumerate(layers) if layer.expression.args.get("qualify")), None)
+    known_by_build = False
+    passed: dict[str, exp.Expr] = {}
+    for place in reversed(range(len(layers))):
+        layer, select = layers[place], layers[place].expression
         conditions = _conjuncts(select)
-        kept = [condition for condition in conditions if not _is_build_bound(condition, layer, events)]
-        known_by_build |= len(kept) < len(conditions)
+        own = [condition for condition in conditions if not _is_build_bound(condition, layer, events)]
+        known_by_build |= len(own) < len(conditions)
         select.set("qualify", None)
         select.set("where", None)
-        if versioning is not None and place >= versioning:
-            if kept:
-                select.set("where", exp.Where(this=exp.and_(*kept)))
-            continue
-        parts: list[exp.Expr] = [exp.func("coalesce", exp.and_(*kept), exp.false())] if kept else []
-        if passed_on:
-            parts.append(exp.column(_COUNTS, table=only_source(layer)[0]))
-        counts = exp.and_(*parts) if parts else exp.true()
-        if parts and place > 0:
-            select.set("expressions", [*select.expressions, exp.alias_(counts, _COUNTS)])
-            passed_on = True
-    return Filters(counts, versioning is not None, known_by_build)
-
-
-def _chain(scope: Scope) -> list[Scope]:
-    """The scope and those under it, down to the one that reads the events."""
-    chain = [scope]
-    while isinstance(below := only_source(chain[-1])[1], Scope):
-        chain.append(below)
-    return chain
+        passed = {name: exp.column(name, table=only_source(layer)[0]) for name in passed}
+        if own:
+            name = _KEPT if versioning is not None and place >= versioning else _COUNTS
+            parts = [exp.func("coalesce", exp.and_(*own), exp.false()), *([passed[name]] if name in passed else [])]
+            passed[name] = exp.and_(*parts)
+        if place > 0:
+            added = [exp.alias_(condition, name) for name, condition in passed.items()]
+            select.set("expressions", [*select.expressions, *added])
+    counts = exp.and_(*passed.values()) if passed else exp.true()
+    return Filters(counts, passed.get(_KEPT), versioning is not None, known_by_build)
 
 
 def _conjuncts(select: exp.Expr) -> list[exp.Expr]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+import msgspec
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -12,10 +13,22 @@ from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import Scope, build_scope
 
 from ..stream_plan import EventSource
-from .refusals import Refusals
+from .refusals import WRITTEN, Refusals, Refused
 
 EVENTS = "events"
+LOOKUP = "_lookup_{}"  # tables of the session that compiles, in place of constant relations
+_CLAUSES = (exp.Join, exp.Where, exp.Group, exp.Having, exp.Qualify, exp.Order, exp.Limit, exp.Offset, exp.Lateral)
 _PLAIN = re.compile(r"[A-Za-z_]\w*")
+
+
+class Constant(msgspec.Struct, frozen=True):
+    """A relation of constant rows that the session which compiles holds as table `name`; `columns` have SQL types."""
+
+    name: str
+    columns: Mapping[str, str]
+
+
+Upstream = Callable[[exp.Table], "str | Constant | None"]
 
 
 def parse(sql: str, refusals: Refusals) -> exp.Expr:
@@ -27,36 +40,54 @@ def parse(sql: str, refusals: Refusals) -> exp.Expr:
         raise
 
 
-def put_together(sql: str, upstream: Callable[[exp.Table], str | None], refusals: Refusals) -> exp.Expr:
+def put_together(sql: str, upstream: Upstream, refusals: Refusals, constants: dict[str, Mapping[str, str]]) -> exp.Expr:
     """The model with each relation it reads replaced by that relation's own SQL, down to the table `events`.
 
-    `upstream` gives the SQL of a relation, EVENTS for the view's event source, None for anything else.
+    `upstream` gives the SQL of a relation, EVENTS for the view's event source, a Constant, which is noted in
+    `constants`, or None for anything else.
     """
     query = parse(sql, refusals)
     _inline_named_windows(query)
+    _join_in_select(query)
+    _note_as_written(query)
     names = {cte.alias for cte in query.find_all(exp.CTE)}
     for table in list(query.find_all(exp.Table)):
         if not table.db and table.name in names and isinstance(table.this, exp.Identifier):
             continue
-        found = upstream(table)
+        try:
+            found = upstream(table)
+        except Refused as refused:
+            refusals.found += refused.refusals
+            continue
         alias = table.alias or (table.name if _PLAIN.fullmatch(table.name) else EVENTS)  # a file's name cannot qualify
         if found is None:
             refusals.add(
                 table,
                 "a relation that is neither the stream's source nor a staging model of it",
-                "read only the view's event source; put other data into a feature view of its own",
+                "read the view's event source, and look up constants in a seed or VALUES; put other data into a view "
+                "of its own",
             )
+        elif isinstance(found, Constant):
+            constants[found.name] = found.columns
+            table.replace(exp.alias_(exp.to_table(found.name), alias, table=True))
         elif found == EVENTS:
             table.replace(exp.alias_(exp.to_table(EVENTS), alias, table=True))
         else:
-            table.replace(exp.alias_(exp.Subquery(this=put_together(found, upstream, refusals)), alias, table=True))
+            table.replace(
+                exp.alias_(exp.Subquery(this=put_together(found, upstream, refusals, constants)), alias, table=True)
+            )
     return query
 
 
-def qualified(query: exp.Expr, columns: Mapping[str, str], refusals: Refusals) -> Scope:
+def qualified(query: exp.Expr, tables: Mapping[str, Mapping[str, str]], refusals: Refusals) -> Scope:
     """The scope tree of the query with every star expanded and every column qualified."""
     try:
-        query = qualify(query, schema={EVENTS: dict(columns)}, dialect="duckdb", quote_identifiers=False)
+        query = qualify(
+            query,
+            schema={name: dict(columns) for name, columns in tables.items()},
+            dialect="duckdb",
+            quote_identifiers=False,
+        )
     except SqlglotError as error:
         refusals.add(str(error).splitlines()[0], "a column that cannot be resolved", "a column of the source's YAML")
         refusals.check()
@@ -87,10 +118,60 @@ def window_scope(root: Scope, events: EventSource, refusals: Refusals) -> Scope:
     return found
 
 
+def chain(root: Scope, refusals: Refusals) -> list[Scope]:
+    """The SELECTs that the events pass through, from the root down to the one that reads the events themselves."""
+    found = [root]
+    while isinstance(select := found[-1].expression, exp.Select):
+        below = only_source(found[-1])[1] if "from_" in select.args else None
+        if below is None or not reads_events(below):
+            refusals.add(
+                select,
+                "a SELECT that does not read the stream's events",
+                "from the view's event source, or a staging model of it",
+            )
+        if not isinstance(below, Scope):
+            break
+        found.append(below)
+    refusals.check()
+    return found
+
+
 def only_source(scope: Scope) -> tuple[str, Scope | exp.Table]:
-    """Alias and content of the relation a one-relation SELECT reads."""
-    ((alias, source),) = scope.selected_sources.items()
-    return alias, source[1]
+    """Alias and content of the relation that a SELECT reads events from; what it joins are lookups."""
+    alias = scope.expression.args["from_"].alias_or_name
+    return alias, scope.selected_sources[alias][1]
+
+
+def reads_events(source: Scope | exp.Table) -> bool:
+    """Whether a relation of a query comes from the events."""
+    if isinstance(source, exp.Table):
+        return source.name == EVENTS
+    return any(
+        reads_events(below)
+        for scope in source.traverse()
+        for _, below in scope.selected_sources.values()
+        if below is not source
+    )
+
+
+def is_lookup(join: exp.Expr) -> bool:
+    """Whether a join is with constant rows, which stand in a table of the session that compiles."""
+    return isinstance(join.this, exp.Table) and re.fullmatch(LOOKUP.format(r"\d+"), join.this.name) is not None
+
+
+def visible_ctes(node: exp.Expr) -> list[exp.CTE]:
+    """Copies of the CTEs that can be read where a node stands, outer ones first."""
+    found: list[exp.CTE] = []
+    inner: exp.Expr | None = None
+    at: exp.Expr | None = node
+    while at is not None:
+        clause = at.args.get("with_")
+        if isinstance(at, exp.With) and inner is not None:
+            found = [cte.copy() for cte in at.expressions[: at.expressions.index(inner)]] + found
+        elif clause is not None and inner is not clause:
+            found = [cte.copy() for cte in clause.expressions] + found
+        inner, at = at, at.parent
+    return found
 
 
 def selects(scope: Scope) -> list[exp.Expr]:
@@ -130,8 +211,12 @@ def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, eve
         refusals.add(select, "a set operation", "one SELECT over the view's event source")
         return
     advice = "compute row by row in staging, and aggregate only with window functions in the model"
+    for join in select.args.get("joins") or []:
+        if not where_allowed and is_lookup(join):
+            refusals.add(join, "a join above the window functions", "join the lookup in staging")
+        elif not is_lookup(join):
+            refusals.add(join, "a join", advice)
     for argument, what in (
-        ("joins", "a join"),
         ("group", "GROUP BY"),
         ("having", "HAVING"),
         ("distinct", "SELECT DISTINCT"),
@@ -187,9 +272,11 @@ def source_column(expression: exp.Expr, scope: Scope) -> str | None:
     """The column of `events` that an expression over `scope`'s source passes on as it is; None if it does not."""
     while isinstance(expression, exp.Paren):
         expression = expression.this
-    if not isinstance(expression, exp.Column) or len(scope.selected_sources) != 1:
+    if not isinstance(expression, exp.Column):
         return None
-    _, source = only_source(scope)
+    alias, source = only_source(scope)
+    if expression.table != alias:
+        return None
     if not isinstance(source, Scope):
         return expression.name
     try:
@@ -205,6 +292,21 @@ def _windows(select: exp.Expr) -> list[exp.Window]:
         for window in select.find_all(exp.Window)
         if window.find_ancestor(exp.Select) is select and not window.find_ancestor(exp.Qualify)
     ]
+
+
+def _note_as_written(query: exp.Expr) -> None:
+    """Keep the text of what may be refused, for columns will get the names of their tables."""
+    for node in query.find_all(exp.Func, exp.Condition, exp.Query, *_CLAUSES):
+        node.meta[WRITTEN] = node.sql(dialect="duckdb", normalize_functions=False)
+
+
+def _join_in_select(query: exp.Expr) -> None:
+    """Put the joins of `from a join b select …` where those of `select … from a join b` stand."""
+    for select in query.find_all(exp.Select):
+        clause = select.args.get("from_")
+        if clause is not None and isinstance(clause.this, exp.Table) and clause.this.args.get("joins"):
+            select.set("joins", [*clause.this.args["joins"], *(select.args.get("joins") or [])])
+            clause.this.set("joins", None)
 
 
 def _inline_named_windows(query: exp.Expr) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import msgspec
 from sqlglot import exp
 
+WRITTEN = "written"  # key of a node's meta: its SQL before it was qualified
+LONGEST = 300  # characters of an expression that are shown
+
 
 class Refusal(msgspec.Struct, frozen=True):
     """One expression that cannot be kept in real time, and what to write instead."""
@@ -32,7 +35,10 @@ class Refusals:
         self.found: list[Refusal] = []
 
     def add(self, expression: exp.Expr | str, what: str, instead: str) -> None:
-        text = expression if isinstance(expression, str) else expression.sql(dialect="duckdb")
+        """Refuse an expression, shown as the model has it where that was noted."""
+        if isinstance(expression, exp.Expr):
+            expression = str(expression.meta.get(WRITTEN) or expression.sql(dialect="duckdb"))
+        text = expression if len(expression) <= LONGEST else f"{expression[: LONGEST - 2]} …"
         refusal = Refusal(text, what, instead)
         if refusal not in self.found:
             self.found.append(refusal)

@@ -1,0 +1,63 @@
+"""dbt seeds that stream views look up: their CSV files → tables of constant rows, as dbt-duckdb loads them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import WarehouseError
+from .artifacts import Node
+
+if TYPE_CHECKING:
+    from ..warehouse import EventTypes
+    from ..windows import Constant
+
+
+def load_seed(node: Node, project_dir: Path, session: EventTypes) -> Constant:
+    """The seed as a table of the session; Refused when its file cannot be loaded or leaves types to be guessed."""
+    from ..windows import Constant, Refusal, Refused
+
+    path = project_dir / node.original_file_path
+    if not path.exists() and node.root_path is not None:  # of another package
+        path = Path(node.root_path) / node.original_file_path
+    delimiter = str(node.config.get("delimiter") or ",")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            names = [name.strip() for name in next(csv.reader(file, delimiter=delimiter), [])]
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(
+            [Refusal(str(path), f"a seed that cannot be read ({error})", "a CSV file in UTF-8 with a header")]
+        ) from None
+    types = node.config.get("column_types") or {}
+    if missing := [name for name in names if name not in types]:
+        wanted = ", ".join(f"{name}: {types.get(name, 'varchar')}" for name in names)
+        raise Refused(
+            [
+                Refusal(
+                    f"{node.name}.{missing[0]}",
+                    "a column of a seed whose type dbt would guess",
+                    f"config: {{column_types: {{{wanted}}}}} for seed {node.name}, with the types that fit",
+                )
+            ]
+        )
+    name = f"_seed_{node.name}"
+    listed = ", ".join(f"{_quoted(column)} {types[column]}" for column in names)
+    try:
+        session.rows(f"create or replace temp table {_quoted(name)} ({listed})")
+        session.rows(
+            f"copy {_quoted(name)} from '{_escaped(str(path))}' (format csv, header true, "
+            f"delimiter '{_escaped(delimiter)}')"
+        )
+        return Constant(name, session(f"select * from {_quoted(name)}"))
+    except WarehouseError as error:
+        remedy = f"rows that fit the seed's column_types, in {node.original_file_path}"
+        raise Refused([Refusal(node.name, f"a seed that DuckDB cannot load ({error.got})", remedy)]) from None
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("'", "''")

@@ -1,0 +1,238 @@
+"""Lifetime windows: the states in the bases of some keys, merged with their events since.
+
+All events of a base come before those it is merged with, so of first and last, and of equals in arg_min and arg_max,
+time decides without being kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from . import stream_reduce as reduce
+from .codec import RowCodec
+from .definitions import FeatureView
+from .dtypes import DType
+from .errors import OnlineStoreError
+from .stream_base import Part, base_view, part_features, parts, parts_of
+from .stream_decoding import Dictionary, head_dtype
+from .stream_plan import Aggregate
+from .stream_records import plan_of
+from .stream_reduce import Values
+from .stream_window import NO_EVENT, Events, aggregate_ranges, in_force, only, picked, ranks
+
+Array: TypeAlias = npt.NDArray[Any]
+_COUNTED = ("count_star", "count")
+
+
+class Lifetime:
+    """Evaluates some lifetime aggregates of one stream view."""
+
+    def __init__(self, view: FeatureView, aggregates: Sequence[Aggregate]) -> None:
+        self._view_id, self._plan, self._aggregates = view.id, plan_of(view), tuple(aggregates)
+        self._bases = BaseDecoder(view, parts(aggregates))
+        self._dtypes = [argument.dtype for argument in self._plan.arguments]
+
+    def evaluate(
+        self, events: Events, dictionaries: Sequence[Dictionary], bases: Sequence[bytes | None], now_us: int
+    ) -> list[tuple[Values, Dictionary]]:
+        """Each aggregate's values for the groups of `settled` events with these bases, and what they are places in."""
+        cuts, states = self._bases.decode(bases)
+        if cuts.max(initial=NO_EVENT) > now_us:
+            raise self._ahead(int(cuts.max()), now_us)
+        found: list[tuple[Values, Dictionary]] = []
+        merged: dict[tuple[Part, int], list[Values]] = {}
+        since: dict[int, Events] = {}
+        for aggregate in self._aggregates:
+            delay_us = self._plan.frames[aggregate.frame].delay_us
+            if delay_us not in since:
+                since[delay_us] = _between(events, cuts, now_us - delay_us)
+            for part in parts_of(aggregate):
+                if (part, delay_us) not in merged:
+                    live = self._live(part, since[delay_us], dictionaries)
+                    newer = None
+                    if part.function == "first":
+                        newer = states[Part("count_star", (), part.filter)][0].values == 0
+                    elif part.function == "last":
+                        count = Part("count_star", (), part.filter)
+                        newer = self._live(count, since[delay_us], dictionaries)[0].values > 0
+                    merged[part, delay_us] = merge(part, states[part], live, newer)
+            of = [merged[part, delay_us][0] for part in parts_of(aggregate)]
+            found.append(self._final(aggregate, of))
+        return found
+
+    def _live(self, part: Part, events: Events, dictionaries: Sequence[Dictionary]) -> list[Values]:
+        """The state over each group's events; bytes in place of places in a dictionary."""
+        low, high = events.starts[:-1], events.starts[1:]
+        if part.function in ("arg_min", "arg_max"):
+            values, by = (events.argument(number) for number in part.arguments)
+            valid = ~by.null & ~values.null
+            if part.filter is not None:
+                condition = events.argument(part.filter)
+                valid &= condition.values.astype(np.bool_) & ~condition.null
+            row = reduce.arg_extreme(ranks(by.values), valid, low, high, largest=part.function == "arg_max")
+            found = [picked(values, row), picked(by, row)]
+        else:
+            aggregate = Aggregate(
+                name="", function=part.function, arguments=part.arguments, filter=part.filter, frame=0,
+                dtype=DType("int64"),
+            )  # fmt: skip
+            found = [aggregate_ranges(aggregate, events, self._dtypes, low, high)]
+        if part.function in _COUNTED:
+            return found
+        return [_spelled(of, dictionaries[number]) for of, number in zip(found, part.arguments, strict=True)]
+
+    def _final(self, aggregate: Aggregate, found: Sequence[Values]) -> tuple[Values, Dictionary]:
+        first = found[0]
+        if aggregate.function == "avg":
+            size = np.maximum(found[1].values, 1)
+            dtype = self._dtypes[aggregate.arguments[0]]
+            if first.values.dtype.kind == "f":
+                return Values(first.values / size, first.null), None
+            mean = first.values.astype(np.longdouble) / (size * 10 ** (dtype.scale or 0))
+            return Values(mean.astype(np.float64), first.null), None
+        if aggregate.function not in (*_COUNTED, "sum") and _is_bytes(self._dtypes[aggregate.arguments[0]]):
+            return Values(np.arange(len(first.values)), first.null), first.values.tolist()
+        return first, None
+
+    def _ahead(self, cut_us: int, now_us: int) -> OnlineStoreError:
+        return OnlineStoreError(
+            "lifetime windows are kept as of a time after the clock's", where=self._view_id,
+            expected=f"a clock at or after {_shown(cut_us)}", got=_shown(now_us),
+            remedy=f"set the clock right, or run `features sync {self._view_id} --full` to go back",
+        )  # fmt: skip
+
+
+class BaseDecoder:
+    """Decodes the bases of one stream view; of their states only those given."""
+
+    def __init__(self, view: FeatureView, wanted: Sequence[Part]) -> None:
+        self._view_id, self._parts, self._wanted = view.id, part_features(plan_of(view)), frozenset(wanted)
+        features = base_view(view).features
+        self._codec = RowCodec(features)
+        self._dtype = head_dtype(self._codec)
+        counted = {feature.name for part, found in self._parts if part.function in _COUNTED for feature in found}
+        self._none = self._codec.encode(NO_EVENT, [0 if feature.name in counted else None for feature in features])
+
+    def decode(self, bases: Sequence[bytes | None]) -> tuple[npt.NDArray[np.int64], dict[Part, list[Values]]]:
+        """The cut-off of each key, NO_EVENT where it has no base, and each state."""
+        rows = [self._none if base is None else base for base in bases]
+        width = self._dtype.itemsize
+        if any(len(row) < width for row in rows):
+            raise OnlineStoreError(
+                f"the stored base of a key of {self._view_id!r} has another layout than the online registry says",
+                where=self._view_id, remedy=f"run `features sync {self._view_id} --full`",
+            )  # fmt: skip
+        heads = np.frombuffer(b"".join([row[:width] for row in rows]), self._dtype)
+        states, i = dict[Part, list[Values]](), 0
+        for part, features in self._parts:
+            if part in self._wanted:
+                states[part] = [self._values(heads, rows, i + place) for place in range(len(features))]
+            i += len(features)
+        return np.ascontiguousarray(heads["event"]), states
+
+    def _values(self, heads: Array, rows: Sequence[bytes], i: int) -> Values:
+        null = (heads["nulls"][:, i >> 3] >> (i & 7) & 1).astype(np.bool_)
+        dtype = self._codec.dtypes[i]
+        if dtype.fixed_width is None:
+            base, place = self._dtype.itemsize, self._codec.variable.index(i)
+            begin = heads[f"end{self._codec.variable[place - 1]}"].tolist() if place else [0] * len(rows)
+            ends = heads[f"end{i}"].tolist()
+            return Values(
+                _objects([row[base + a : base + b] for row, a, b in zip(rows, begin, ends, strict=True)]), null
+            )
+        values = np.ascontiguousarray(heads[f"v{i}"])
+        if dtype.kind == "bool":
+            return Values(values.view(np.bool_), null)
+        if dtype.kind == "uuid":
+            return Values(_objects([value.tobytes() for value in values]), null)
+        if dtype.fixed_width == 16:
+            halves = values.view("<i8").reshape(-1, 2)
+            low, high = np.ascontiguousarray(halves[:, 0]), halves[:, 1]
+            if (high == low >> 63).all():
+                return Values(low, null)
+            return Values(_objects([int.from_bytes(value.tobytes(), "little", signed=True) for value in values]), null)
+        return Values(values, null)
+
+
+def merge(part: Part, base: Sequence[Values], live: Sequence[Values], newer: Array | None) -> list[Values]:
+    """A state over all events from that of the base and that of the events since; `newer` says where first and last
+    are of the events since."""
+    one, two = base[0], live[0]
+    if part.function in _COUNTED:
+        return [Values(one.values + two.values, one.null)]
+    if part.function == "sum":
+        return [
+            Values(_added(np.where(one.null, 0, one.values), np.where(two.null, 0, two.values)), one.null & two.null)
+        ]
+    if newer is None:
+        beats = _less if part.function in ("min", "arg_min", "bool_and") else _greater
+        newer = ~two.null & (one.null | beats(live[-1].values, base[-1].values))
+    return [
+        Values(np.where(newer, new.values, old.values), np.where(newer, new.null, old.null))
+        for old, new in zip(base, live, strict=True)
+    ]
+
+
+def settled(events: Events) -> Events:
+    """The events in force, as if each had one version."""
+    return msgspec.structs.replace(in_force(events), event_id=None, superseded=None)
+
+
+def _between(events: Events, cuts: npt.NDArray[np.int64], until_us: int) -> Events:
+    """The events with `cut < event time <= until_us`."""
+    group = np.repeat(np.arange(len(cuts)), np.diff(events.starts))
+    return only(events, (events.event_us > cuts[group]) & (events.event_us <= until_us))
+
+
+def _added(one: Array, two: Array) -> Array:
+    """Sums, exact where they are integers."""
+    if one.dtype.kind == "f" or two.dtype.kind == "f":
+        return one + two
+    if one.dtype != object and two.dtype != object:
+        with np.errstate(over="ignore"):
+            total = one + two
+        if not ((one ^ total) & (two ^ total) < 0).any():
+            return total
+    return one.astype(object) + two.astype(object)
+
+
+def _less(one: Array, two: Array) -> Array:
+    return _ordered(one, two, np.less, lambda a, b: ~np.isnan(a) & (np.isnan(b) | (a < b)))
+
+
+def _greater(one: Array, two: Array) -> Array:
+    return _ordered(one, two, np.greater, lambda a, b: ~np.isnan(b) & (np.isnan(a) | (a > b)))
+
+
+def _ordered(one: Array, two: Array, compare: np.ufunc, with_nan: Callable[[Array, Array], Array]) -> Array:
+    """`compare` as SQL orders values: NaN is the greatest float."""
+    if one.dtype.kind == "f":
+        return with_nan(one, two)
+    found: Array = compare(one, two)
+    return found.astype(np.bool_)
+
+
+def _spelled(values: Values, dictionary: Dictionary) -> Values:
+    if dictionary is None:
+        return values
+    texts = [b"" if null else dictionary[i] for i, null in zip(values.values.tolist(), values.null, strict=True)]
+    return Values(_objects(texts), values.null)
+
+
+def _objects(values: list[Any]) -> Array:
+    found = np.empty(len(values), dtype=object)
+    found[:] = values
+    return found
+
+
+def _is_bytes(dtype: DType) -> bool:
+    return dtype.fixed_width is None or dtype.kind == "uuid"
+
+
+def _shown(us: int) -> str:
+    return str(np.datetime64(us, "us")) + "Z"
