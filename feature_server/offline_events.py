@@ -117,10 +117,26 @@ class History:
 
     def tables(self, sql: str) -> Iterator[pa.Table]:
         """The rows of a query, a part at a time."""
-        reader = self.connection.sql(sql).to_arrow_reader(BATCH_ROWS)
-        for batch in reader:
+        with self._errors("the events of the view"):
+            batches = iter(self.connection.sql(sql).to_arrow_reader(BATCH_ROWS))
+        while True:
+            with self._errors("the events of the view"):
+                batch = next(batches, None)
+            if batch is None:
+                return
             if batch.num_rows:
                 yield pa.Table.from_batches([batch])
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """DuckDB's refusals, such as of a sum too large for its type, as this product's."""
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException) as error:
+            raise OnlineStoreError(
+                f"the SQL of the view fails on {what}", where=self.view.path or self.view.id,
+                got=str(error).splitlines()[0], remedy="correct the model, then `features apply` and `dbt build`",
+            ) from None  # fmt: skip
 
     def _nothing(self) -> str:
         nulls = ", ".join(
@@ -156,16 +172,11 @@ class History:
         )
         once = ", ".join([*self.keys, "event_id", "created_timestamp"])
         present = " and ".join(f"{name} is not null" for name in self.keys)
-        try:
+        with self._errors("live events"):
             self.connection.execute(
                 f"create or replace temp table live as select distinct on ({once}) {wanted} "
                 f"from ({plan_of(self.view).row_sql}) where {present}"
             )
-        except duckdb.Error as error:
-            raise OnlineStoreError(
-                "the SQL of the view fails on live events", where=self.view.path or self.view.id,
-                got=str(error).splitlines()[0], remedy="correct the model, then `features apply` and `dbt build`",
-            ) from None  # fmt: skip
         self.connection.execute("drop table events")
 
 

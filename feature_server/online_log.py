@@ -93,6 +93,13 @@ def logged(online: OnlineStore, source: str, *, until: EntryId | None = None) ->
         start = "(" + entries[-1][0].decode()
 
 
+def last_logged(online: OnlineStore, source: str) -> pa.Table | None:
+    """The newest entry of a source's log; None for an empty one."""
+    with redis_errors():
+        entries = online.client.xrevrange(log_key(source), count=1)
+    return _events(source, *entries[0]) if entries else None
+
+
 def land(online: OnlineStore, source: EventSource, folder: Path, *, max_entries: int = MAX_ENTRIES) -> Landed:
     """Move what a source's log holds now to files. Several may run at once, and any may be killed at any moment."""
     folder.mkdir(parents=True, exist_ok=True)

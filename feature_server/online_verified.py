@@ -5,6 +5,7 @@ Light on purpose: the HTTP server reads it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,6 +36,16 @@ def keep_verified(online: OnlineStore, view_id: str, found: LastVerified) -> Non
 
     with redis_errors():
         online.client.set(verified_key(view_id), msgspec.json.encode(found))
+
+
+def read_verified(online: OnlineStore, views: Sequence[str]) -> dict[str, LastVerified]:
+    """The last result of each of these views that was ever verified."""
+    from .online import redis_errors
+
+    with redis_errors():
+        stored = online.client.mget([verified_key(view_id) for view_id in views]) if views else []
+    found = {view_id: decode_verified(value) for view_id, value in zip(views, stored, strict=True)}
+    return {view_id: last for view_id, last in found.items() if last is not None}
 
 
 def forget_verified(online: OnlineStore, view_id: str) -> None:

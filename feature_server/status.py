@@ -1,7 +1,8 @@
-"""How fresh each feature view is, offline and online, and what is wrong with it.
+"""How fresh each feature view is, offline and online, what waits in each event source, and what is wrong with them.
 
 A view is late when nothing was published or synced for twice the time between its refreshes, whatever its rows say: a
-view of rare events may rightly have an old newest event. It is expired when its newest event is older than its ttl.
+view of rare events may rightly have an old newest event. It is expired when its newest event is older than its ttl. It
+differs when its last `features verify` found keys whose values no sync to come would make equal.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from .errors import FeatureStoreError
 from .offline import OfflineStore, OfflineTable
 from .online import OnlineStore
 from .online_registry import OnlineRegistry, OnlineView
+from .online_verified import LastVerified, read_verified
 from .registry import Registry
 from .settings import EPOCH, Settings
+from .status_periods import allowed_delay, span
+from .status_sources import SourceStatus, source_status
 
-PERIODS = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(weeks=1)}
-ALLOWED_PERIODS = 2
 ANSWER_SECONDS = 5.0
 
 
@@ -45,46 +47,64 @@ class ViewStatus(msgspec.Struct, frozen=True, kw_only=True):
     online_newest_event: datetime | None = None
     synced_version: int | None = None
     synced_at: datetime | None = None
+    verified_at: datetime | None = None
+    verified_keys: int | None = None
+    unexplained_keys: int | None = None
     problems: tuple[str, ...] = ()
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """All feature views of the registry as they were `at` an instant; `online_store` says what is wrong with Redis."""
+    """All feature views and event sources of the registry as they were `at` an instant.
+
+    `online_store` says what is wrong with Redis; there is then nothing to say of event sources.
+    """
 
     at: datetime
     views: tuple[ViewStatus, ...]
+    sources: tuple[SourceStatus, ...] = ()
     online_store: str | None = None
 
     @property
     def good(self) -> bool:
-        return self.online_store is None and not any(view.problems for view in self.views)
+        return self.online_store is None and not any(
+            [view.problems for view in self.views] + [source.problems for source in self.sources]
+        )
 
 
 def read_status(settings: Settings, registry: Registry) -> Status:
     """The state of every view of `registry` in the offline store and in Redis, which may be out of reach."""
-    now, trouble, online = settings.now(), None, None
+    now, trouble, online, sources = settings.now(), None, _Online(), tuple[SourceStatus, ...]()
     try:
-        online = _read_online(settings)
+        online, sources = _read_online(settings, registry)
     except FeatureStoreError as error:
         trouble = str(error)
     offline = OfflineStore(settings.offline)
     return Status(
         at=now,
         views=tuple(_view_status(view, offline, online, now, trouble is None) for view in registry.feature_views),
+        sources=sources,
         online_store=trouble,
     )
 
 
-def _read_online(settings: Settings) -> OnlineRegistry | None:
-    """None when nothing was ever synced."""
+class _Online(msgspec.Struct, frozen=True):
+    """What Redis says of the views; no registry when nothing was ever synced."""
+
+    registry: OnlineRegistry | None = None
+    verified: dict[str, LastVerified] = {}
+
+
+def _read_online(settings: Settings, registry: Registry) -> tuple[_Online, tuple[SourceStatus, ...]]:
+    views, project_dir = registry.feature_views, settings.project_dir
     if settings.redis_url is None and not (settings.home / "valkey").is_dir():
-        return None
+        return _Online(), tuple(source_status(source, views, None, project_dir) for source in registry.sources)
     with connect(settings) as url, OnlineStore(url, timeout_seconds=ANSWER_SECONDS) as store:
-        return store.registry()
+        online = _Online(store.registry(), read_verified(store, [view.id for view in views]))
+        return online, tuple(source_status(source, views, store, project_dir) for source in registry.sources)
 
 
 def _view_status(
-    view: FeatureView, offline: OfflineStore, online: OnlineRegistry | None, now: datetime, reachable: bool
+    view: FeatureView, offline: OfflineStore, online: _Online, now: datetime, reachable: bool
 ) -> ViewStatus:
     status = ViewStatus(view=view.id, entities=view.entities, refresh=view.refresh, online=view.online)
     try:
@@ -95,12 +115,12 @@ def _view_status(
             status = _add(status, problem=f"never published: run `features publish {view.id}`")
     except FeatureStoreError as error:
         table, status = None, _add(status, problem=str(error))
-    synced = online.views.get(view.id) if online is not None else None
+    synced = online.registry.views.get(view.id) if online.registry is not None else None
     if synced is not None:
         status = _add_online(status, view, synced)
     elif view.online and table is not None and reachable:
         status = _add(status, problem=f"never synced: run `features sync {view.id}`")
-    return _add_age(status, view, now)
+    return _add_verified(_add_age(status, view, now), online.verified.get(view.id))
 
 
 def _add_offline(status: ViewStatus, view: FeatureView, table: OfflineTable) -> ViewStatus:
@@ -139,10 +159,23 @@ def _add_online(status: ViewStatus, view: FeatureView, synced: OnlineView) -> Vi
     return status
 
 
+def _add_verified(status: ViewStatus, last: LastVerified | None) -> ViewStatus:
+    if last is None:
+        return status
+    at = _instant(last.instant_us)
+    if last.unexplained:
+        problem = (
+            f"differs: {last.unexplained:,} of {last.keys:,} keys compared at {at:%Y-%m-%d %H:%M} UTC have values that "
+            f"training would not see; run `features verify {status.view}`, then `features sync --full {status.view}`"
+        )
+        status = _add(status, problem=problem)
+    return msgspec.structs.replace(status, verified_at=at, verified_keys=last.keys, unexplained_keys=last.unexplained)
+
+
 def _add_age(status: ViewStatus, view: FeatureView, now: datetime) -> ViewStatus:
-    period = PERIODS.get(view.refresh or "")
-    if period is not None and status.refreshed_at is not None and now - status.refreshed_at > period * ALLOWED_PERIODS:
-        ago, limit = span((now - status.refreshed_at).total_seconds()), span((period * ALLOWED_PERIODS).total_seconds())
+    allowed = allowed_delay(view.refresh)
+    if allowed is not None and status.refreshed_at is not None and now - status.refreshed_at > allowed:
+        ago, limit = span((now - status.refreshed_at).total_seconds()), span(allowed.total_seconds())
         problem = f"late: refreshed {ago} ago, {view.refresh} allows {limit}; look at its DAG's last run"
         status = _add(status, problem=problem)
     if status.newest_event is None:
@@ -160,15 +193,3 @@ def _add(status: ViewStatus, *, problem: str) -> ViewStatus:
 
 def _instant(microseconds: int) -> datetime:
     return EPOCH + timedelta(microseconds=microseconds)
-
-
-def span(seconds: float) -> str:
-    """A length of time in the two largest of its units: `2 h 5 min`, `41 d`."""
-    minutes = int(seconds // 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
-    if days >= 3:
-        return f"{days} d"
-    parts = ((days, "d"), (hours, "h"), (minutes, "min"))
-    return " ".join([f"{number} {unit}" for number, unit in parts if number][:2])

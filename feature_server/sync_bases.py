@@ -7,7 +7,7 @@ base and its records change in one transaction, that fails when a push comes bet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,12 +29,16 @@ from .stream_packing import EventPacker
 from .sync_records import KeyEvents, Records, key_events
 
 _KEYS_TOGETHER = 100
+_BYTES_TOGETHER = 1 << 20
 _PAGE = 500
 _NEVER_CUT = -62_135_596_800_000_000  # the year 1: no event is older
 
 
 class _Key(msgspec.Struct, kw_only=True):
-    """A key with changes: its row in `changed`, its events of the table, its cut-off so far and the one to come."""
+    """A key with changes: its row in `changed`, its events of the table, its cut-off so far and the one to come.
+
+    `size` is about how many bytes of records it has.
+    """
 
     row: int
     entity: bytes
@@ -43,6 +47,7 @@ class _Key(msgspec.Struct, kw_only=True):
     old_base: bytes | None = None
     old_us: int = _NEVER_CUT
     cut_us: int = _NEVER_CUT
+    size: int = 0
     base: bytes | None = None
 
 
@@ -94,7 +99,7 @@ class BaseSync:
                 values = self._online.client.mget([self._name(key) for key in part])
             for key, value in zip(part, values, strict=True):
                 key.cut_us = max(self._cut_us, key.old_us)
-                self._merged(key, value)
+                key.size = sum(map(len, self._merged(key, value).records))
         while chosen:
             _choose(history, changed, chosen, [key.cut_us for key in chosen])
             for key in chosen:
@@ -104,8 +109,8 @@ class BaseSync:
                 for entity, base in zip(entities, packed, strict=True):
                     found[entity].base = bytes(base)
             again: list[_Key] = []
-            for start in range(0, len(chosen), _KEYS_TOGETHER):
-                again += self._write(chosen[start : start + _KEYS_TOGETHER])
+            for together in _groups(chosen):
+                again += self._write(together)
             chosen = again
 
     def _read_bases(self, chosen: Sequence[_Key]) -> None:
@@ -189,6 +194,18 @@ class BaseSync:
 
     def _base_name(self, key: _Key) -> bytes:
         return b"%b%b{%b}" % (self._code, keys.BASE, key.entity)
+
+
+def _groups(chosen: Sequence[_Key]) -> Iterator[list[_Key]]:
+    """The keys that are written together."""
+    group, size = list[_Key](), 0
+    for key in chosen:
+        if group and (len(group) == _KEYS_TOGETHER or size + key.size > _BYTES_TOGETHER):
+            yield group
+            group, size = [], 0
+        group.append(key)
+        size += key.size
+    yield group
 
 
 def _set(pipeline: Any, name: bytes, old: bytes | None, new: bytes | None) -> None:

@@ -13,6 +13,7 @@ WINDOW = "(partition by customer order by paid_at range between unbounded preced
 ORDER = "order by paid_at, ingested_at"
 DELAY = timedelta(hours=2)
 TEXT, MONEY = "varchar", "decimal(12,2)"
+NAN = "case when merchant = 'shop 2' then cast('nan' as double) else cast(amount as double) end"
 # feature: aggregate with {order} where events are ordered, filter, type
 LIFETIME: dict[str, tuple[str, str, str]] = {
     "payments": ("count(*)", "", "bigint"),
@@ -36,6 +37,12 @@ LIFETIME: dict[str, tuple[str, str, str]] = {
     "cheapest_shop": ("arg_min(merchant, amount {order})", "", TEXT),
     "dearest": ("arg_max(payment_id, amount {order})", "merchant is not null", "bigint"),
     "shop_of_last_name": ("arg_max(amount, merchant {order})", "", MONEY),
+    "largest_with_nan": (f"max({NAN})", "", "double"),
+    "least_with_nan": (f"min({NAN})", "merchant is not null", "double"),
+    "shop_of_nan": (f"arg_max(merchant, {NAN} {{order}})", "", TEXT),
+    "first_day": ("min(cast(paid_at as date))", "", "date"),
+    "least_uuid": ("min(cast(md5(merchant) as uuid))", "", "uuid"),
+    "last_pair": ("last([cast(amount as double), 1.5] {order})", "", "double[]"),
     "all_large": ("bool_and(amount >= 20)", "", "boolean"),
     "any_large": ("bool_or(amount >= 20)", "merchant = 'shop 1'", "boolean"),
     "all_named": ("bool_and(merchant < 'shop 3')", "", "boolean"),

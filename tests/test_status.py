@@ -15,7 +15,8 @@ from sync_project import Tables, at, make_view, registry_of, run_sync
 
 from feature_server.definitions import FeatureView
 from feature_server.settings import EPOCH, Settings, load_settings
-from feature_server.status import Status, ViewStatus, read_status, span
+from feature_server.status import Status, ViewStatus, read_status
+from feature_server.status_periods import span
 
 HOURLY = make_view("customer__spend", refresh="hourly")
 OFFLINE_ONLY = make_view("customer__visits", refresh="hourly", online=False)

@@ -141,8 +141,8 @@ def test_without_filters_every_row_counts() -> None:
 
 def test_when_an_event_was_known_comes_from_the_source_unless_the_model_says() -> None:
     sql = f"select customer_id, paid_at as event_timestamp, count(*) {HOUR} as n, paid_at as seen from raw.payments"
-    assert "ingested_at AS created_timestamp" in compiled(sql, "n").row_sql
-    assert "paid_at AS created_timestamp" in compiled(sql, "n", created_timestamp="seen").row_sql
+    assert '"ingested_at" AS "created_timestamp"' in compiled(sql, "n").row_sql
+    assert '"paid_at" AS "created_timestamp"' in compiled(sql, "n", created_timestamp="seen").row_sql
 
 
 def test_the_rows_do_not_depend_on_what_is_computed_from_them() -> None:

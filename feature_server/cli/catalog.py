@@ -13,6 +13,7 @@ from .common import Json, ProjectDir, TargetPath, print_json
 
 if TYPE_CHECKING:
     from ..status import Status, ViewStatus
+    from ..status_sources import SourceStatus
 
 Out = Annotated[
     Path | None, typer.Option(help="HTML file to write. [default: docs/index.html in the folder FEATURES_HOME]")
@@ -22,6 +23,12 @@ NoBuild = Annotated[
 ]
 HEADINGS = (
     "view", "entity", "refresh", "rows", "version", "published (UTC)", "newest event", "age", "online", "synced (UTC)",
+    "state",
+)  # fmt: skip
+
+
+SOURCE_HEADINGS = (
+    "event source", "views", "not landed", "for", "not taken in", "dead letters", "last push (UTC)", "newest event",
     "state",
 )  # fmt: skip
 
@@ -58,7 +65,10 @@ def docs(
 
 
 def status(project_dir: ProjectDir = None, json: Json = False) -> None:
-    """Show how fresh every feature view is, offline and online; exit code 1 when one is late, behind or missing."""
+    """Show how fresh every feature view is, offline and online, and what waits in every event source.
+
+    Exit code 1 when a view is late, behind, missing or differs, events have not landed, or some were refused.
+    """
     from ..registry import read_registry
     from ..settings import load_settings
     from ..status import read_status
@@ -77,19 +87,30 @@ def _print_status(found: Status) -> None:
     for line in _columns([HEADINGS, *map(_cells, found.views)]):
         typer.echo(line)
     typer.echo("")
+    if found.sources:
+        for line in _columns([SOURCE_HEADINGS, *map(_source_cells, found.sources)]):
+            typer.echo(line)
+        typer.echo("")
     if found.online_store is not None:
         typer.echo(f"online store: {found.online_store}")
     for view in found.views:
         for problem in view.problems:
             typer.echo(f"{view.view}: {problem}")
-    wrong = sum(bool(view.problems) for view in found.views)
-    typer.echo(
-        f"{_time(found.at)} UTC: {len(found.views)} feature view{'s' * (len(found.views) != 1)}, {wrong} with problems"
-    )
+    for source in found.sources:
+        for problem in source.problems:
+            typer.echo(f"{source.source}: {problem}")
+    counts = [_counted("feature view", found.views)]
+    if found.sources:
+        counts.append(_counted("event source", found.sources))
+    typer.echo(f"{_time(found.at)} UTC: {'; '.join(counts)}")
+
+
+def _counted(what: str, found: Sequence[ViewStatus] | Sequence[SourceStatus]) -> str:
+    return f"{len(found)} {what}{'s' * (len(found) != 1)}, {sum(bool(each.problems) for each in found)} with problems"
 
 
 def _cells(view: ViewStatus) -> tuple[str, ...]:
-    from ..status import span
+    from ..status_periods import span
 
     synced = "no" if not view.online else "-" if view.synced_version is None else str(view.synced_version)
     return (
@@ -104,6 +125,23 @@ def _cells(view: ViewStatus) -> tuple[str, ...]:
         synced,
         _time(view.synced_at),
         "; ".join(problem.partition(":")[0] for problem in view.problems) or "good",
+    )
+
+
+def _source_cells(source: SourceStatus) -> tuple[str, ...]:
+    from ..status_periods import span
+
+    waiting = f"{source.pushes:,} pushes" if source.events is None else f"{source.events:,}"
+    return (
+        source.source,
+        ",".join(source.views) or "-",
+        waiting,
+        "-" if source.oldest_seconds is None else span(source.oldest_seconds),
+        f"{source.unread:,}",
+        f"{source.dead_letters:,}",
+        _time(source.last_pushed_at),
+        _time(source.newest_event),
+        "; ".join(problem.partition(":")[0] for problem in source.problems) or "good",
     )
 
 

@@ -23,8 +23,10 @@ from .layers import (
     projection,
     put_together,
     qualified,
+    same_name,
     selects,
     source_column,
+    sql_text,
     visible_ctes,
     window_scope,
 )
@@ -70,7 +72,7 @@ def compile_stream_view(model: CompiledModel, source: EventSource, upstream: Ups
     scope = window_scope(root, source, refusals)
     refusals.check()
     compiler = _Compiler(model, source, root, scope, lookups, session, refusals)
-    _check_result_types(model, session(root.expression.sql(dialect="duckdb")), refusals)
+    _check_result_types(model, session(sql_text(root.expression)), refusals)
     return compiler.plan()
 
 
@@ -257,7 +259,7 @@ class _Compiler:
             return exp.column(name, table=alias)
         for select in selects(below):
             column = exp.column(select.alias_or_name, table=alias)
-            if source_column(column, self.scope) == name:
+            if same_name(source_column(column, self.scope), name):
                 return column
         self.refusals.add(
             name,
@@ -295,7 +297,7 @@ class _Compiler:
         select.set("expressions", columns or [exp.alias_(exp.null(), "nothing")])
         if ctes := visible_ctes(self.scope.expression):
             select.set("with_", exp.With(expressions=ctes))
-        return with_rows(select, self.lookups).sql(dialect="duckdb")
+        return sql_text(with_rows(select, self.lookups))
 
     def _dtype(self, sql_type: str, expression: str) -> DType:
         try:
@@ -319,13 +321,14 @@ def _lowered(expression: exp.Expr, below: Scope) -> exp.Expr:
 
 def _check_result_types(model: CompiledModel, found: Mapping[str, str], refusals: Refusals) -> None:
     """A feature has the type its YAML says: nothing is cast in silence."""
+    found = {name.lower(): text for name, text in found.items()}
     for name in model.features:
-        wanted, text = model.types.get(name), found.get(name, "")
+        wanted, text = model.types.get(name), found.get(name.lower(), "")
         try:
             given = parse_sql_type(text)
         except UnknownType:
             given = None
-        if name in found and (given is None or (wanted is not None and given != wanted)):
+        if name.lower() in found and (given is None or (wanted is not None and given != wanted)):
             target = "bigint" if wanted is None else sql_type_name(wanted)
             refusals.add(name, f"a feature of type {text.lower()}", f"cast(… as {target}) as {name}")
 

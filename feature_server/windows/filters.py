@@ -7,7 +7,7 @@ from sqlglot import exp
 from sqlglot.optimizer.scope import Scope
 
 from ..stream_plan import EventSource
-from .layers import chain, only_source, source_column
+from .layers import chain, only_source, same_name, source_column
 from .refusals import Refusals
 
 _COUNTS, _KEPT = "_counts", "_kept"
@@ -68,4 +68,4 @@ def _is_build_bound(condition: exp.Expr, layer: Scope, events: EventSource) -> b
     if not isinstance(condition, exp.LTE | exp.LT) or events.created_timestamp is None:
         return False
     column = source_column(condition.this, layer)
-    return column == events.created_timestamp and condition.expression.find(exp.Column) is None
+    return same_name(column, events.created_timestamp) and condition.expression.find(exp.Column) is None

@@ -118,6 +118,16 @@ def window_scope(root: Scope, events: EventSource, refusals: Refusals) -> Scope:
     return found
 
 
+def sql_text(query: exp.Expr) -> str:
+    """SQL for DuckDB to run: every name quoted, for a column may be called `order`."""
+    return query.sql(dialect="duckdb", identify=True)
+
+
+def same_name(one: str | None, other: str | None) -> bool:
+    """Whether two names are one column's: DuckDB does not tell upper from lower case."""
+    return one is not None and other is not None and one.lower() == other.lower()
+
+
 def chain(root: Scope, refusals: Refusals) -> list[Scope]:
     """The SELECTs that the events pass through, from the root down to the one that reads the events themselves."""
     found = [root]
@@ -182,7 +192,7 @@ def selects(scope: Scope) -> list[exp.Expr]:
 def projection(scope: Scope, column: str) -> exp.Expr:
     """The expression behind an output column of a scope."""
     for select in selects(scope):
-        if select.alias_or_name == column:
+        if same_name(select.alias_or_name, column):
             return select.unalias()
     raise KeyError(column)
 
@@ -235,8 +245,8 @@ def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, eve
         refusals.add(scope.subquery_scopes[0].expression, "a subquery over other events", advice)
     qualify_clause = select.args.get("qualify")
     if qualify_clause and (events is None or not _keeps_latest_version(qualify_clause, scope, events)):
-        event_id = "the event id" if events is None else events.event_id
-        created = (events.created_timestamp if events else None) or "<created>"
+        event_id = "the event id" if events is None else _named(events.event_id)
+        created = _named(events.created_timestamp or "<created>" if events else "<created>")
         refusals.add(
             qualify_clause,
             "QUALIFY other than keeping the latest version of each event",
@@ -257,13 +267,13 @@ def _keeps_latest_version(clause: exp.Expr, scope: Scope, events: EventSource) -
     order = window.args.get("order")
     if order is None or (
         events.created_timestamp is not None
-        and source_column(order.expressions[0].this, scope) != events.created_timestamp
+        and not same_name(source_column(order.expressions[0].this, scope), events.created_timestamp)
     ):
         return False
     return (
         condition.expression.sql() == "1"
         and len(keys) == 1
-        and source_column(keys[0], scope) == events.event_id
+        and same_name(source_column(keys[0], scope), events.event_id)
         and all(ordered.args.get("desc") for ordered in order.expressions)
     )
 
@@ -283,6 +293,11 @@ def source_column(expression: exp.Expr, scope: Scope) -> str | None:
         return source_column(projection(source, expression.name), source)
     except KeyError:
         return None
+
+
+def _named(column: str) -> str:
+    """A column as an analyst writes it."""
+    return sqlglot.to_identifier(column).sql(dialect="duckdb") if column != "<created>" else column
 
 
 def _windows(select: exp.Expr) -> list[exp.Window]:

@@ -15,7 +15,7 @@ from sqlglot.optimizer.scope import Scope, build_scope
 
 from ..dtypes import DType, UnknownType, parse_sql_type
 from ..errors import WarehouseError
-from .layers import LOOKUP, chain, reads_events, visible_ctes
+from .layers import LOOKUP, chain, reads_events, sql_text, visible_ctes
 from .refusals import Refusals
 
 LARGEST = 5_000  # rows; that many take about 5 ms with each batch of live events
@@ -128,7 +128,7 @@ def _hold(
     query = exp.select(*(exp.column(name, quoted=True) for name in columns)).from_(relation.copy())
     if ctes := visible_ctes(relation):
         query.set("with_", exp.With(expressions=ctes))
-    session.rows(f"create or replace temp table {place} as {query.sql(dialect='duckdb')}")
+    session.rows(f"create or replace temp table {place} as {sql_text(query)}")
     ((count,),) = session.rows(f"select count(*) from {place}")
     if count > LARGEST:
         refusals.add(
@@ -179,7 +179,7 @@ def _matches_once(
     probe.set("joins", [other.copy() for other in scope.expression.args["joins"]])
     if ctes := visible_ctes(join):
         probe.set("with_", exp.With(expressions=ctes))
-    types = list(session(probe.sql(dialect="duckdb")).values())
+    types = list(session(sql_text(probe)).values())
     for i, (event, lookup) in enumerate(keys):
         if not _same_values(*types[2 * i : 2 * i + 2]):
             refusals.add(
@@ -189,11 +189,11 @@ def _matches_once(
             )
             return False
     names = [f"k{i}" for i in range(len(keys))]
-    values = ", ".join(f"{lookup.sql(dialect='duckdb')} as k{i}" for i, (_, lookup) in enumerate(keys))
+    values = ", ".join(f"{sql_text(lookup)} as k{i}" for i, (_, lookup) in enumerate(keys))
     present = " and ".join(f"{name} is not null" for name in names)
     twice = session.rows(
         f"select {', '.join(f'cast({name} as varchar)' for name in names)}, count(*) "
-        f"from (select {values} from {place} as {join.this.alias}) where {present} "
+        f"from (select {values} from {place} as {sql_text(exp.to_identifier(join.this.alias))}) where {present} "
         f"group by {', '.join(names)} having count(*) > 1 order by all limit 1"
     )
     if twice:
