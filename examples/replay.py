@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +27,8 @@ from feature_server.errors import FeatureStoreError
 from feature_server.ingest import Ingestor
 from feature_server.settings import Settings, load_settings, to_us
 
-HOUR_US = 3_600_000_000
+MINUTE_US = 60_000_000
+HOUR_US = 60 * MINUTE_US
 SOURCES: dict[str, Callable[[Path, int, int], pa.Table]] = {
     "flights.departures": flights.departures,
     "flights.arrivals": flights.arrivals,
@@ -37,19 +37,19 @@ VIEWS = ("airport__departures", "plane__previous_leg")
 AIRPORTS = ("EWR", "JFK", "LGA")
 
 
-@dataclass
 class Clock:
     """The world's clock: `speed` seconds of it pass in one of ours; with speed 0 it jumps from event to event."""
 
-    now_us: int
-    speed: float
+    def __init__(self, now_us: int, speed: float) -> None:
+        self.now_us, self._since_us, self._speed = now_us, now_us, speed
+        self._started = time.monotonic()
 
     def wait_until(self, moment_us: int) -> None:
         """Let the clock reach a moment; it never goes back."""
-        if moment_us > self.now_us:
-            if self.speed:
-                time.sleep((moment_us - self.now_us) / 1e6 / self.speed)
-            self.now_us = moment_us
+        if self._speed:
+            due = self._started + (moment_us - self._since_us) / 1e6 / self._speed
+            time.sleep(max(0.0, due - time.monotonic()))
+        self.now_us = max(self.now_us, moment_us)
 
 
 def batches(feeds: dict[str, pa.Table], step_us: int) -> Iterator[tuple[int, str, pa.Table]]:
@@ -73,7 +73,7 @@ def replay(settings: Settings, feeds: dict[str, pa.Table], until_us: int, speed:
     pushed = dict.fromkeys(feeds, 0)
     next_report = clock.now_us + HOUR_US
     with connect(settings) as url, Ingestor(url, lambda: clock.now_us, expire=False) as ingestor:
-        for moment_us, source, events in batches(feeds, step_us=60_000_000):
+        for moment_us, source, events in batches(feeds, MINUTE_US if speed else 10 * MINUTE_US):
             while moment_us > next_report:
                 clock.wait_until(next_report)
                 report(url, settings, clock, pushed)
