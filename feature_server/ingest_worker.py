@@ -162,6 +162,17 @@ class Worker:
         self.done.files += len(landed.files)
         if landed.events:
             report(str(landed))
+        self._trim()
+
+    def _trim(self) -> None:
+        """Drop what has been taken in from the producers' stream, where no other group reads it."""
+        with redis_errors():
+            groups = self.online.client.xinfo_groups(self._events)
+            pending = self.online.client.xpending(self._events, GROUP)
+            if len(groups) == 1:
+                milliseconds, sequence = entry_id(groups[0]["last-delivered-id"])
+                first = pending["min"] or f"{milliseconds}-{sequence + 1}"
+                self.online.client.xtrim(self._events, minid=first, approximate=False)
 
     def _join(self) -> None:
         """Make the consumer group where there is none."""
