@@ -17,13 +17,11 @@ import msgspec
 
 from .errors import FeatureStoreError, NotSynced, OnlineStoreError, OnlineStoreUnavailable, UnknownNameError
 from .ingest import Ingestor
+from .keys import DEAD, EVENTS, GROUP
 from .online import OnlineStore, redis_errors
 from .online_log import entry_id, land
 from .stream_plan import EventSource
 
-EVENTS = b"features:events:"  # + source
-DEAD = b"features:dead:"  # + source
-GROUP = b"features"
 BATCH_EVENTS = 1000
 CLAIM_MS = 60_000  # how long another worker may keep an event before it is taken to be dead
 LAND_SECONDS = 60.0

@@ -21,7 +21,8 @@ from feature_server import online_log
 from feature_server.embedded import EmbeddedValkey
 from feature_server.errors import OnlineStoreError, UnknownNameError
 from feature_server.ingest import Ingestor
-from feature_server.ingest_worker import DEAD, EVENTS, Worker
+from feature_server.ingest_worker import Worker
+from feature_server.keys import DEAD, EVENTS
 from feature_server.online import OnlineStore
 from feature_server.online_log import land, landing_folder
 from feature_server.online_registry import OnlineRegistry
