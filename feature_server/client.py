@@ -1,18 +1,31 @@
-"""Online features in Python: `FeatureClient` and, with the same methods to await, `AsyncFeatureClient`.
+"""Online features in Python, and live events: `FeatureClient` and, to await the same methods, `AsyncFeatureClient`.
 
 Light on purpose: a model service that reads features installs and imports no more than this needs.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from .client_http import PATH, decode_response, encode_request, error_of, unreachable
+from .client_push import (
+    PUSH_PATH,
+    RETRY_SECONDS,
+    PushedBatch,
+    PushResult,
+    RejectedEvent,
+    decode_push,
+    encode_push,
+    push_steps,
+)
+from .client_push import TIMEOUT_SECONDS as PUSH_TIMEOUT_SECONDS
 from .client_result import FeatureVector, FeatureVectors, event_times
-from .errors import RequestError
+from .errors import FeatureStoreError, OnlineStoreUnavailable, RequestError
 from .reading import TIMEOUT_SECONDS, AsyncFeatures, AsyncRedisReader, RedisReader, read_features
 from .serving import FeatureReader, GetOnlineFeatures, OnlineFeatures
 from .serving_rows import NOT_FOUND, PRESENT, to_datetimes
@@ -20,6 +33,8 @@ from .settings import Settings, load_settings
 
 if TYPE_CHECKING:
     import httpx
+
+    from .ingest import Ingestor
 
 _HEADERS = {"content-type": "application/json"}
 
@@ -45,7 +60,10 @@ class _Client:
         self.timeout = timeout
         self._over_http = url.startswith(("http://", "https://"))
         self._endpoint = url.rstrip("/") + PATH
+        self._push_endpoint = url.rstrip("/") + PUSH_PATH
         self._reader = FeatureReader(settings.now_us)
+        self._settings = settings
+        self._ingestor: Ingestor | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -99,6 +117,28 @@ class _Client:
             types=types,
         )
 
+    def _ingest(self, source: str, columns: bytes) -> PushedBatch | FeatureStoreError:
+        """Push a batch straight to Redis."""
+        try:
+            if self._ingestor is None:
+                from .ingest import Ingestor
+
+                expire = self._settings.clock is None
+                self._ingestor = self._resources.enter_context(Ingestor(self.url, self._settings.now_us, expire=expire))
+            found = self._ingestor.push_columns(source, columns)
+        except ImportError as error:
+            return RequestError(
+                "events cannot be pushed to Redis by this install", where=self.url, got=str(error),
+                expected="feature-warehouse[warehouse], or the URL of a feature server",
+                remedy='push through the server: FeatureClient("http://…").push(…)',
+            )  # fmt: skip
+        except FeatureStoreError as error:
+            return error
+        return PushedBatch(accepted=found.accepted, rejected=[RejectedEvent(*refused) for refused in found.rejected])
+
+    def _pushed(self, response: httpx.Response) -> PushedBatch | FeatureStoreError:
+        return decode_push(response.status_code, response.content, self._push_endpoint)
+
     def _received(self, response: httpx.Response, request: GetOnlineFeatures) -> FeatureVectors:
         if response.status_code != 200:
             raise error_of(response.status_code, response.content, self._endpoint)
@@ -106,7 +146,7 @@ class _Client:
 
 
 class FeatureClient(_Client):
-    """Reads online features; threads may share one. A context manager, or call `close()`.
+    """Reads online features and pushes events; threads may share one. A context manager, or call `close()`.
 
         with FeatureClient("redis://localhost") as client:
             client.get("fraud_v1", customer_id=42, merchant_id=7).values
@@ -151,8 +191,36 @@ class FeatureClient(_Client):
         """The features of many entities, given as a column of values for each join key."""
         request = self._request(service, features, full_feature_names, entities)
         if self._over_http:
-            return self._received(self._post(encode_request(request)), request)
+            return self._received(self._post(encode_request(request), self._endpoint, self.timeout), request)
         return self._vectors(read_features(self._reader, self._redis, self._reader.read(request)))
+
+    def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> PushResult:
+        """Take in live events of a dbt source: a list of mappings, or a DataFrame, of all of the source's columns.
+
+        When this returns, reads see what was accepted; an event that does not fit is refused alone. Events are sent in
+        batches of 1,000. A batch without an answer is sent again for `retry_seconds`, which is safe because an event
+        counts once however often it is pushed; so is the same call after an error.
+        """
+        steps = push_steps(events, retry_seconds)
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, float):
+                    time.sleep(step)
+                    step = next(steps)
+                else:
+                    step = steps.send(self._push_batch(source, step))
+        except StopIteration as end:
+            result: PushResult = end.value
+            return result
+
+    def _push_batch(self, source: str, columns: bytes) -> PushedBatch | FeatureStoreError:
+        if not self._over_http:
+            return self._ingest(source, columns)
+        try:
+            return self._pushed(self._post(encode_push(source, columns), self._push_endpoint, PUSH_TIMEOUT_SECONDS))
+        except OnlineStoreUnavailable as error:
+            return error
 
     def close(self) -> None:
         self._resources.close()
@@ -163,16 +231,16 @@ class FeatureClient(_Client):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
-    def _post(self, body: bytes) -> httpx.Response:
+    def _post(self, body: bytes, endpoint: str, timeout: float) -> httpx.Response:
         import httpx
 
         try:
             try:
-                return self._http.post(self._endpoint, content=body)
+                return self._http.post(endpoint, content=body, timeout=timeout)
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):  # the connection had been closed
-                return self._http.post(self._endpoint, content=body)
+                return self._http.post(endpoint, content=body, timeout=timeout)
         except httpx.HTTPError as error:
-            raise unreachable(self._endpoint, error) from None
+            raise unreachable(endpoint, error) from None
 
 
 class AsyncFeatureClient(_Client):
@@ -216,8 +284,33 @@ class AsyncFeatureClient(_Client):
         """The features of many entities, given as a column of values for each join key."""
         request = self._request(service, features, full_feature_names, entities)
         if self._over_http:
-            return self._received(await self._post(encode_request(request)), request)
+            response = await self._post(encode_request(request), self._endpoint, self.timeout)
+            return self._received(response, request)
         return self._vectors(await self._features.read(self._reader.read(request)))
+
+    async def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> PushResult:
+        """Take in live events of a dbt source, as `FeatureClient.push`; to Redis they go from another thread."""
+        steps = push_steps(events, retry_seconds)
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, float):
+                    await asyncio.sleep(step)
+                    step = next(steps)
+                else:
+                    step = steps.send(await self._push_batch(source, step))
+        except StopIteration as end:
+            result: PushResult = end.value
+            return result
+
+    async def _push_batch(self, source: str, columns: bytes) -> PushedBatch | FeatureStoreError:
+        if not self._over_http:
+            return await asyncio.to_thread(self._ingest, source, columns)
+        body = encode_push(source, columns)
+        try:
+            return self._pushed(await self._post(body, self._push_endpoint, PUSH_TIMEOUT_SECONDS))
+        except OnlineStoreUnavailable as error:
+            return error
 
     async def aclose(self) -> None:
         if self._over_http:
@@ -234,16 +327,16 @@ class AsyncFeatureClient(_Client):
     ) -> None:
         await self.aclose()
 
-    async def _post(self, body: bytes) -> httpx.Response:
+    async def _post(self, body: bytes, endpoint: str, timeout: float) -> httpx.Response:
         import httpx
 
         try:
             try:
-                return await self._http.post(self._endpoint, content=body)
+                return await self._http.post(endpoint, content=body, timeout=timeout)
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                return await self._http.post(self._endpoint, content=body)
+                return await self._http.post(endpoint, content=body, timeout=timeout)
         except httpx.HTTPError as error:
-            raise unreachable(self._endpoint, error) from None
+            raise unreachable(endpoint, error) from None
 
 
 def _one(entity: dict[str, Any]) -> dict[str, list[Any]]:
