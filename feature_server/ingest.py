@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
+import hiredis
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from . import keys
 from .definitions import FeatureView
 from .errors import NotSynced, OnlineStoreError, OnlineStoreUnavailable, RequestError, UnknownNameError
 from .ingest_events import Batch, EventReader
-from .ingest_link import Changed, Command, Link
+from .ingest_link import Changed, Link
 from .ingest_rows import RowQueries
 from .ingest_trim import Trimmer
 from .online import OnlineStore
@@ -28,6 +29,10 @@ from .stream_packing import EventPacker, PackedEvents
 from .stream_records import COUNTS, CREATED, EVENT, EVENT_ID, GRACE_US, retention_us, window_us
 from .sync_streams import put_streams_online
 
+# Commands as Redis reads them; the key's and the other value's lengths and bytes are still to come.
+_APPEND = b"*3\r\n$6\r\nAPPEND\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+_EXPIRE = b"*3\r\n$9\r\nPEXPIREAT\r\n$%d\r\n%b\r\n"
+Read: TypeAlias = Callable[[EventReader], Batch]
 ATTEMPTS = 8  # how often the online registry may change under one push
 
 
@@ -58,12 +63,21 @@ class _Source:
         if name not in found:
             raise UnknownNameError("event source", name, found, where="push_source_name")
         self.reader = EventReader(found[name])
-        self.event_id = found[name].event_id
+        self.queries = RowQueries()
         self.log = keys.LOG + name.encode()
         self.views = [_View(target.definition, target.code) for target in online.stream_targets(name)]
         views = [view for view in online.registry.feature_views if view.stream is not None and view.online]
         self.missing = [view.id for view in views if view.stream and view.stream.source == name]
         self.missing = [view_id for view_id in self.missing if view_id not in online.views]
+
+
+class _Written(NamedTuple):
+    """One view's part of a transaction; the first reply for each key is its new length."""
+
+    trimmer: Trimmer
+    keys: list[bytes]
+    commands: bytes
+    commands_a_key: int
 
 
 class Ingestor:
@@ -74,8 +88,7 @@ class Ingestor:
 
     def __init__(self, redis_url: str, now_us: Callable[[], int], *, expire: bool = True) -> None:
         self._url, self._now_us, self._expire = redis_url, now_us, expire
-        self._link = Link(redis_url)
-        self._queries = RowQueries()
+        self._link = Link(redis_url, keys.EPOCH)
         self._lock = threading.Lock()
         self._epoch: bytes | None = None
         self._online: OnlineRegistry | None = None
@@ -91,24 +104,18 @@ class Ingestor:
 
     def push_columns(self, source: str, body: bytes | msgspec.Raw) -> PushResult:
         """Take in events given as a JSON object with a list of values for each column."""
-        return self._push(source, lambda reader: reader.read_columns(body, self._now_us()))
+        return self._push(source, self._columns(body))
 
     def push_together(self, source: str, bodies: Sequence[bytes | msgspec.Raw]) -> list[PushResult | RequestError]:
         """As `push_columns` for each, written as one push; a body whose columns are wrong gets its error."""
-        found: list[Batch | RequestError] = []
-        with self._lock:
-            reader, now_us = self._source(source).reader, self._now_us()
-            for body in bodies:
-                try:
-                    found.append(reader.read_columns(body, now_us))
-                except RequestError as error:
-                    found.append(error)
-            self._commit(source, [batch for batch in found if isinstance(batch, Batch)])
-        return [_result(batch) if isinstance(batch, Batch) else batch for batch in found]
+        return self._take_in(source, [self._columns(body) for body in bodies])
+
+    def _columns(self, body: bytes | msgspec.Raw) -> Read:
+        return lambda reader: reader.read_columns(body, self._now_us())
 
     def close(self) -> None:
         self._link.close()
-        self._queries.close()
+        self._forget_sources()
 
     def __enter__(self) -> Ingestor:
         return self
@@ -116,44 +123,62 @@ class Ingestor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _push(self, source: str, read: Callable[[EventReader], Batch]) -> PushResult:
-        with self._lock:
-            batch = read(self._source(source).reader)
-            self._commit(source, [batch])
-        return _result(batch)
+    def _push(self, source: str, read: Read) -> PushResult:
+        (result,) = self._take_in(source, [read])
+        if isinstance(result, RequestError):
+            raise result
+        return result
 
-    def _commit(self, name: str, batches: Sequence[Batch]) -> None:
-        now_us = self._now_us()
-        if not batches:
-            return
-        for _ in range(ATTEMPTS):
-            source = self._source(name)
-            whole = Batch(
-                pa.concat_tables([batch.table for batch in batches]).combine_chunks(),
-                np.arange(sum(batch.table.num_rows for batch in batches)), 0, [],
-            )  # fmt: skip
-            packed = self._pack(source, whole)
-            if whole.table.num_rows:
-                commands, grown = self._commands(source, packed, whole.table, now_us)
+    def _take_in(self, name: str, reads: Sequence[Read]) -> list[PushResult | RequestError]:
+        """Read and write batches as one push, by the definitions in force: what they refuse is refused for good."""
+        with self._lock:
+            for _ in range(ATTEMPTS):
+                source, found = self._source(name), list[Batch | RequestError]()
+                for read in reads:
+                    try:
+                        found.append(read(source.reader))
+                    except RequestError as error:
+                        found.append(error)
                 try:
-                    replies = self._link.transact(keys.EPOCH, self._epoch, commands)
+                    self._commit(source, [batch for batch in found if isinstance(batch, Batch)])
                 except Changed:
                     self._epoch = None
-                    continue
-                for position, view, key in grown:
-                    view.trimmer.grown(self._link, key, replies[position], now_us)
-            _give_back(batches, dict(whole.rejected))
-            return
+                else:
+                    return [_result(batch) if isinstance(batch, Batch) else batch for batch in found]
         raise OnlineStoreUnavailable(
             "the online registry keeps changing", got="another version at each attempt", remedy="push again"
         )
+
+    def _commit(self, source: _Source, batches: Sequence[Batch]) -> None:
+        """Write the batches; Changed when the online registry is no longer the one they were read by."""
+        now_us, whole = self._now_us(), None
+        if batches:
+            tables = pa.concat_tables([batch.table for batch in batches]).combine_chunks()
+            whole = Batch(tables, np.arange(tables.num_rows), 0, [])
+        packed = [] if whole is None else self._pack(source, whole)
+        if whole is None or not whole.table.num_rows:
+            if self._link.ask(b"GET", keys.EPOCH) != self._epoch:
+                raise Changed
+        else:
+            written = [self._written(view, batch, now_us) for view, batch in packed]
+            log = hiredis.pack_command((b"XADD", source.log, b"*", b"events", _ipc(whole.table)))
+            commands, count = b"".join([*(each.commands for each in written), log]), 1
+            count += sum(len(each.keys) * each.commands_a_key for each in written)
+            replies, start = self._link.push(self._epoch, commands, count), 0
+            for each in written:
+                stop = start + len(each.keys) * each.commands_a_key
+                each.trimmer.grown(self._link, each.keys, replies[start : stop : each.commands_a_key], now_us)
+                start = stop
+        if whole is not None:
+            _give_back(batches, dict(whole.rejected))
 
     def _source(self, name: str) -> _Source:
         """The source as the online registry has it; views that are not online yet are put there."""
         loaded_before = self._epoch is not None
         if self._epoch is None:
             epoch, stored = self._link.ask(b"MGET", keys.EPOCH, keys.REGISTRY)
-            self._online, self._sources = decode_online_registry(stored), {}
+            self._forget_sources()
+            self._online = decode_online_registry(stored)
             if epoch is None:
                 raise NotSynced("the online store is empty", remedy="run `features sync`")
             self._epoch = epoch
@@ -175,6 +200,11 @@ class Ingestor:
             self._sources[name] = source
         return source
 
+    def _forget_sources(self) -> None:
+        for source in self._sources.values():
+            source.queries.close()
+        self._sources.clear()
+
     def _pack(self, source: _Source, batch: Batch) -> list[tuple[_View, PackedEvents]]:
         """The records of each view, after the events that any of them cannot take were refused."""
         packed: list[tuple[_View, PackedEvents]] = []
@@ -182,18 +212,18 @@ class Ingestor:
             packed, wrong = [], dict[int, str]()
             for view in source.views:
                 try:
-                    packed.append((view, self._pack_view(view, batch.table, source.event_id)))
+                    packed.append((view, self._pack_view(source, view, batch.table)))
                 except _Refused as refused:
                     wrong |= refused.reasons
                 except (ValueError, OnlineStoreError):
-                    wrong |= self._find_wrong(view, batch.table, source.event_id)
+                    wrong |= self._find_wrong(source, view, batch.table)
             if not wrong:
                 return packed
             batch.refuse(wrong)
         return []
 
-    def _pack_view(self, view: _View, events: pa.Table, event_id: str) -> PackedEvents:
-        rows = self._queries.rows(view.view, events)
+    def _pack_view(self, source: _Source, view: _View, events: pa.Table) -> PackedEvents:
+        rows = source.queries.rows(view.view, events)
         nulls = {name: rows[name].is_null() for name in (*view.view.key_names, EVENT, CREATED, EVENT_ID)}
         if any(rows[name].null_count for name in nulls):
             counts = rows[COUNTS].fill_null(pa.scalar(False)).to_numpy()
@@ -213,14 +243,14 @@ class Ingestor:
             raise _Refused(dict.fromkeys(moved, f"another version of the event has another key of {view.view.id}"))
         return packed
 
-    def _find_wrong(self, view: _View, events: pa.Table, event_id: str) -> dict[int, str]:
+    def _find_wrong(self, source: _Source, view: _View, events: pa.Table) -> dict[int, str]:
         """Which events an expression of the view fails on, by halves."""
         wrong: dict[int, str] = {}
         waiting = [(0, events.num_rows)]
         while waiting:
             start, count = waiting.pop()
             try:
-                self._pack_view(view, events.slice(start, count), event_id)
+                self._pack_view(source, view, events.slice(start, count))
             except _Refused as refused:
                 wrong |= {start + row: reason for row, reason in refused.reasons.items()}
             except (ValueError, OnlineStoreError) as error:
@@ -231,24 +261,22 @@ class Ingestor:
                     waiting += [(start, count // 2), (start + count // 2, count - count // 2)]
         return wrong
 
-    def _commands(
-        self, source: _Source, packed: Sequence[tuple[_View, PackedEvents]], events: pa.Table, now_us: int
-    ) -> tuple[list[Command], list[tuple[int, _View, bytes]]]:
-        """The transaction, and where in its replies the new length of each key is."""
-        commands: list[Command] = []
-        grown = []
-        for view, batch in packed:
-            expires = None
-            if self._expire and view.retention_us is not None:
-                expires = b"%d" % -(-(now_us + view.retention_us) // 1000)
-            for entity, records in zip(batch.entities, batch.records, strict=True):
-                key = b"%b{%b}" % (view.code, entity)
-                grown.append((len(commands), view, key))
-                commands.append((b"APPEND", key, records))
-                if expires is not None:
-                    commands.append((b"PEXPIREAT", key, expires))
-        commands.append((b"XADD", source.log, b"*", b"events", _ipc(events)))
-        return commands, grown
+    def _written(self, view: _View, batch: PackedEvents, now_us: int) -> _Written:
+        """Appends each key's records and renews its expiry."""
+        row_keys = [b"%b{%b}" % (view.code, entity) for entity in batch.entities]
+        if self._expire and view.retention_us is not None:
+            until = b"%d" % -(-(now_us + view.retention_us) // 1000)
+            command = _APPEND + _EXPIRE + b"$%d\r\n%b\r\n" % (len(until), until)
+            packed = [
+                command % (len(key), key, len(records), records, len(key), key)
+                for key, records in zip(row_keys, batch.records, strict=True)
+            ]
+            return _Written(view.trimmer, row_keys, b"".join(packed), 2)
+        packed = [
+            _APPEND % (len(key), key, len(records), records)
+            for key, records in zip(row_keys, batch.records, strict=True)
+        ]
+        return _Written(view.trimmer, row_keys, b"".join(packed), 1)
 
 
 def _result(batch: Batch) -> PushResult:

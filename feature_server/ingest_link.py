@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import hiredis
 
@@ -13,7 +13,8 @@ from .reading import reply_parser
 from .reading_url import RedisAddress, parse_redis_url
 
 TIMEOUT_SECONDS = 30.0
-Command = tuple[bytes, ...]
+_MULTI, _EXEC = hiredis.pack_command((b"MULTI",)), hiredis.pack_command((b"EXEC",))
+Result = TypeVar("Result")
 
 
 class Changed(Exception):
@@ -21,41 +22,59 @@ class Changed(Exception):
 
 
 class Link:
-    """Sends transactions; connects when first needed, and again after the connection dropped."""
+    """Sends transactions; connects when first needed, and again after the connection dropped.
 
-    def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
+    `guard` is the key that pushes depend on: it is watched all the time, so that a push is one round trip.
+    """
+
+    def __init__(self, url: str, guard: bytes, *, timeout: float = TIMEOUT_SECONDS) -> None:
         self.address: RedisAddress = parse_redis_url(url)
         self._timeout = timeout
+        self._watch = _commands([(b"WATCH", guard), (b"GET", guard)])
+        self._guarded: tuple[bytes | None] | None = None  # the guard's value since which it is watched
         self._open: tuple[socket.socket, hiredis.Reader] | None = None
 
     def ask(self, *command: bytes) -> Any:
         """One command's reply."""
-        return self._run(lambda: self._exchange([command]))[0]
+        return self._run(lambda: self._exchange(hiredis.pack_command(command), 1)[0])
 
-    def transact(self, key: bytes, expected: bytes | None, commands: Sequence[Command]) -> list[Any]:
-        """Run the commands as one transaction while `key` has the value expected; raises Changed otherwise."""
+    def push(self, expected: bytes | None, commands: bytes, count: int) -> list[Any]:
+        """Run `count` packed commands as one transaction while the guard has the value expected; their replies.
+
+        Raises Changed otherwise.
+        """
 
         def run() -> list[Any]:
-            _, found, _ = self._exchange([(b"WATCH", key), (b"GET", key), (b"MULTI",)], commands)
-            self._exchange([], skip=len(commands))  # QUEUED
-            if found != expected:
-                self._exchange([(b"DISCARD",)])
-                raise Changed
-            (results,) = self._exchange([(b"EXEC",)])
-            if results is None:
-                raise Changed
-            for result in results:
-                _check(self.address, result)
-            return list(results)
+            if self._guarded != (expected,):
+                self._guarded = (self._exchange(self._watch, 2)[1],)
+                if self._guarded != (expected,):
+                    raise Changed
+            self._guarded = None
+            results = self._transaction(commands, count, self._watch)
+            self._guarded = (self._replies(2)[1],)
+            return self._checked(results)
 
         return self._run(run)
 
+    def replace(self, key: bytes, expected: bytes, command: Sequence[bytes]) -> None:
+        """Run one command while `key` has the value expected; raises Changed otherwise."""
+
+        def run() -> None:
+            self._guarded = None
+            if self._exchange(_commands([(b"WATCH", key), (b"GET", key)]), 2)[1] != expected:
+                self._exchange(hiredis.pack_command((b"UNWATCH",)), 1)
+                raise Changed
+            self._checked(self._transaction(hiredis.pack_command(tuple(command)), 1))
+
+        self._run(run)
+
     def close(self) -> None:
+        self._guarded = None
         if self._open is not None:
             self._open[0].close()
             self._open = None
 
-    def _run(self, work: Any) -> Any:
+    def _run(self, work: Callable[[], Result]) -> Result:
         """Do `work`; once more when an idle connection turns out to be closed: sent twice, an event counts once."""
         fresh = self._open is None
         try:
@@ -75,18 +94,41 @@ class Link:
             self.close()
             raise self.address.unavailable(error) from None
 
-    def _exchange(self, commands: Sequence[Command], more: Sequence[Command] = (), *, skip: int = 0) -> list[Any]:
-        """Send all commands; read the replies to the first ones, or pass over `skip` replies of earlier ones."""
+    def _transaction(self, commands: bytes, count: int, after: bytes = b"") -> list[Any] | None:
+        """The replies of EXEC; the replies to `after` are still to be read."""
         link, parser = self._connected()
-        if commands or more:
-            link.sendall(b"".join([hiredis.pack_command(command) for command in (*commands, *more)]))
+        link.sendall(b"".join((_MULTI, commands, _EXEC, after)))
+        queued, received = b"+OK\r\n" + b"+QUEUED\r\n" * count, b""
+        while len(received) < len(queued) and queued.startswith(received):
+            received += _receive(link)
+        if received.startswith(queued):
+            parser.feed(received[len(queued) :])
+        else:  # a command was refused
+            parser.feed(received)
+            self._replies(count + 1)
+        results: list[Any] | None = self._replies(1)[0]
+        return results
+
+    def _checked(self, results: list[Any] | None) -> list[Any]:
+        if results is None:
+            raise Changed
+        if hiredis.ReplyError in set(map(type, results)):
+            for result in results:
+                _check(self.address, result)
+        return results
+
+    def _exchange(self, packed: bytes, count: int) -> list[Any]:
+        """Send commands and read the replies to them."""
+        link, _ = self._connected()
+        link.sendall(packed)
+        return self._replies(count)
+
+    def _replies(self, count: int) -> list[Any]:
+        link, parser = self._connected()
         replies = []
-        for _ in range(skip or len(commands)):
+        for _ in range(count):
             while (reply := parser.gets()) is False:
-                data = link.recv(1 << 18)
-                if not data:
-                    raise ConnectionError("connection closed by Redis")
-                parser.feed(data)
+                parser.feed(_receive(link))
             replies.append(_check(self.address, reply))
         return replies
 
@@ -105,9 +147,19 @@ class Link:
                 link = context.wrap_socket(link, server_hostname=address.host)
         self._open = link, reply_parser()
         for command in address.greeting():
-            link.sendall(command)
-            self._exchange([], skip=1)
+            self._exchange(command, 1)
         return self._open
+
+
+def _commands(commands: Sequence[tuple[bytes, ...]]) -> bytes:
+    return b"".join(map(hiredis.pack_command, commands))
+
+
+def _receive(link: socket.socket) -> bytes:
+    data = link.recv(1 << 18)
+    if not data:
+        raise ConnectionError("connection closed by Redis")
+    return data
 
 
 def _check(address: RedisAddress, reply: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import duckdb
 import pyarrow as pa
 
@@ -11,23 +13,32 @@ from .stream_records import plan_of
 
 
 class RowQueries:
-    """An in-memory DuckDB; one thread at a time may use it."""
+    """The SQL of the views over one event source, as long as its columns are the same; for one thread at a time.
+
+    A view's query is parsed and bound once: it reads whatever table `_Batch` holds then.
+    """
 
     def __init__(self) -> None:
         self._duckdb = duckdb.connect(":memory:")
         self._duckdb.execute("set TimeZone = 'UTC'; set threads = 1; set preserve_insertion_order = true")
         # A left join keeps the order of the events unless its sides are exchanged.
         self._duckdb.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
+        self._batch: _Batch | None = None
+        self._relations: dict[str, Any] = {}
 
     def rows(self, view: FeatureView, events: pa.Table) -> pa.Table:
         """One row an event, in order. Raises ValueError with DuckDB's reason when an expression fails."""
-        self._duckdb.register("events", events)
+        if self._batch is None:
+            self._batch = _Batch(events)
+            self._duckdb.register("events", self._batch)
+        self._batch.table = events
+        sql = plan_of(view).row_sql
         try:
-            rows = self._duckdb.sql(plan_of(view).row_sql).to_arrow_table()
+            if sql not in self._relations:
+                self._relations[sql] = self._duckdb.sql(sql)
+            rows = self._relations[sql].to_arrow_table()
         except duckdb.Error as error:
             raise ValueError(str(error).partition("\n")[0]) from None
-        finally:
-            self._duckdb.unregister("events")
         if rows.num_rows != events.num_rows:
             raise OnlineStoreError(
                 f"the SQL of {view.id!r} gives not one row an event",
@@ -39,4 +50,18 @@ class RowQueries:
         return rows
 
     def close(self) -> None:
+        self._relations.clear()
         self._duckdb.close()
+
+
+class _Batch:
+    """The relation `events`: the table of the moment, in Arrow's C interface."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        return self.table.schema.__arrow_c_schema__()

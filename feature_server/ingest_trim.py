@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .definitions import FeatureView
 from .ingest_link import Changed, Link
 from .stream_decoding import EventDecoder
@@ -17,10 +19,15 @@ class Trimmer:
         self._keep_us = keep_us
         self._kept: dict[bytes, int] = {}  # bytes that were left of the keys trimmed so far
 
-    def grown(self, link: Link, key: bytes, length: int, now_us: int) -> None:
-        """Trim a key that has grown to `length` bytes, if that is twice what was left of it last time."""
-        if length <= TRIM_BYTES or length <= 2 * self._kept.get(key, 0):
+    def grown(self, link: Link, keys: Sequence[bytes], lengths: Sequence[int], now_us: int) -> None:
+        """Trim the keys that have grown long, by their length in bytes now."""
+        if max(lengths, default=0) <= TRIM_BYTES:
             return
+        for key, length in zip(keys, lengths, strict=True):
+            if length > TRIM_BYTES and length > 2 * self._kept.get(key, 0):
+                self._trim(link, key, now_us)
+
+    def _trim(self, link: Link, key: bytes, now_us: int) -> None:
         stored = link.ask(b"GET", key)
         if stored is None:
             return
@@ -30,6 +37,6 @@ class Trimmer:
         if len(trimmed) == len(stored):
             return
         try:
-            link.transact(key, stored, [(b"SET", key, trimmed, b"KEEPTTL")])
+            link.replace(key, stored, (b"SET", key, trimmed, b"KEEPTTL"))
         except Changed:
             self._kept.pop(key)  # another push came between: the next one trims

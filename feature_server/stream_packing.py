@@ -13,7 +13,7 @@ from pyarrow import compute
 
 from .definitions import FeatureView
 from .dtypes import INTEGER_WIDTHS, DType
-from .packing import RowPacker
+from .packing import RowPacker, text_bytes
 from .stream_records import COUNTS, EVENT_ID, LENGTH_BYTES, digest, digested, plan_of, record_view
 
 pc: Any = compute
@@ -51,8 +51,7 @@ class EventPacker:
             whole = np.ascontiguousarray(packed[order]).tobytes()
             width = packed.shape[1]
             records = [whole[start * width : stop * width] for start, stop in pairwise(ends)]
-        entities = [text.encode() for text in keys.dictionary.to_pylist()]
-        return PackedEvents(entities=entities, records=records, counts=counts)
+        return PackedEvents(entities=text_bytes(keys.dictionary), records=records, counts=counts)
 
     def moved(self, rows: pa.Table) -> list[int]:
         """Rows whose event has another key in an earlier row."""

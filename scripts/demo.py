@@ -61,7 +61,8 @@ def load(page: Page, commands: Commands, settings: Settings) -> None:
     """Generate the payments and put the definitions in force."""
     with page.step("Load the example data, check the definitions"):
         landing = settings.home / "landing"
-        run(page, commands, f"python -m examples.payments --out {shown(landing, settings)}")
+        for feed in ("payments", "flights"):
+            run(page, commands, f"python -m examples.{feed} --out {shown(landing, settings)}")
         applied = json.loads(run(page, commands, "features apply --json"))
         flights = count(settings.project_dir / "data" / "nycflights13" / "flights.parquet")
         page.rows(

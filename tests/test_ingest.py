@@ -246,6 +246,24 @@ def test_a_change_of_the_definitions_is_seen_by_the_next_push(valkey: str, inges
     assert read(valkey, clock, [42], ["payments_10m"]) == [{"payments_10m": (2, "PRESENT")}]
 
 
+def test_a_source_whose_columns_change_takes_events_with_the_new_ones(
+    valkey: str, view: FeatureView, ingestor: Ingestor, clock: Clock
+) -> None:
+    ingestor.push(SOURCE, [payment(1)])
+    with pytest.raises(RequestError, match="column 'country' is unknown"):
+        ingestor.push_columns(SOURCE, json.dumps({"country": ["AT"]}).encode())
+    columns = {"country": "varchar", **COLUMNS, "amount_eur": "double"}
+    put_online(valkey, view, source=event_source(columns))
+    sent = {name: [value] for name, value in payment(2, country="AT", amount_eur=7.5).items()}
+    assert ingestor.push_columns(SOURCE, json.dumps(sent).encode()).accepted == 1
+    assert ingestor.push(SOURCE, [payment(3, amount_eur=1.0)]).rejected == [
+        (0, "Object missing required field `country`")
+    ]
+    assert read(valkey, clock, [42], ["payments_10m", "total_1h"]) == [
+        {"payments_10m": (2, "PRESENT"), "total_1h": (20.0, "PRESENT")}
+    ]
+
+
 SQL_MORE = """
     select customer_id, occurred_at as event_timestamp, ingested_at as created_timestamp,
     count(*) over (

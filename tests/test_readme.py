@@ -28,7 +28,8 @@ RUN_ELSEWHERE = {
     "make test": (".ci/run", "make test"),
     "python -m scripts.refresh hourly --at 2013-12-30T23:00Z": ("tests/test_dags_runs.py", '"scripts.refresh"'),
 }
-SMALLER = ("--out .features/landing", "--out .features/landing --customers 300 --transactions 20000")
+PAYMENTS = "python -m examples.payments --out .features/landing"
+SMALLER = (PAYMENTS, f"{PAYMENTS} --customers 300 --transactions 20000")
 FENCE = re.compile(r"(?:^`(?P<path>[\w/.]+)`\n\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -282,6 +282,19 @@ def test_the_event_id_must_reach_the_windows() -> None:
     assert instead == "pass payment_id on in the staging model"
 
 
+def test_a_view_of_plain_columns_needs_the_event_id_in_staging_alone() -> None:
+    plan = compiled(
+        """
+        with payments as (select * from analytics.stg_payments),
+        final as (select customer_id, paid_at as event_timestamp, upper(shop) as last_shop from payments)
+        select * from final
+        """,
+        "last_shop",
+    )
+    assert (plan.versioned, plan.known_by_build, plan.aggregates) == (True, True, ())
+    assert rows_of(plan, (1, 1, "toys", "buy", 10), (2, 1, "toys", "buy", None)) == [(1, 1, True), (2, 1, False)]
+
+
 def test_a_feature_has_the_type_that_its_yaml_says() -> None:
     types = {"f": DType("int32")}
     assert refused(f"count(*) {HOUR} as f", types=types) == ("a feature of type bigint", "cast(… as integer) as f")

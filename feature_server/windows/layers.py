@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import msgspec
 import sqlglot
@@ -100,13 +101,13 @@ def qualified(query: exp.Expr, tables: Mapping[str, Mapping[str, str]], refusals
 
 
 def window_scope(root: Scope, events: EventSource, refusals: Refusals) -> Scope:
-    """The one SELECT with window functions (the root when none has any); the others are checked for state."""
+    """The one SELECT with window functions, or else the first that can see the event id; the others keep no state."""
     with_windows = [scope for scope in root.traverse() if _windows(scope.expression)]
     if len(with_windows) > 1:
         refusals.add(
             with_windows[1].expression, "window functions in more than one SELECT", "all window functions in one SELECT"
         )
-    found = with_windows[0] if with_windows else root
+    found = with_windows[0] if with_windows else _sees_event_id(root, events, refusals)
     above, below = _positions(root, found)
     for scope in root.traverse():
         if scope is found:
@@ -116,6 +117,16 @@ def window_scope(root: Scope, events: EventSource, refusals: Refusals) -> Scope:
         elif scope in above:
             _check_rowwise(scope, refusals, where_allowed=False)
     return found
+
+
+def _sees_event_id(root: Scope, events: EventSource, refusals: Refusals) -> Scope:
+    layers = chain(root, refusals)
+    for scope, below in pairwise(layers):
+        alias = only_source(scope)[0]
+        columns = (exp.column(select.alias_or_name, table=alias) for select in selects(below))
+        if any(same_name(source_column(column, scope), events.event_id) for column in columns):
+            return scope
+    return layers[-1]
 
 
 def sql_text(query: exp.Expr) -> str:

@@ -5,8 +5,12 @@ registered as (
 ),
 
 flown as (
-    select distinct tail_number
-    from {{ ref('stg_flights__flights') }}
+    select tail_number
+    from {{ ref('stg_flights__departures') }}
+    where tail_number is not null
+    union
+    select tail_number
+    from {{ ref('stg_flights__arrivals') }}
     where tail_number is not null
 ),
 

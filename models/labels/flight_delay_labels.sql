@@ -3,7 +3,7 @@
 with
 
 departures as (
-    select * from {{ ref('int_flights__departures') }}
+    select * from {{ ref('stg_flights__departures') }}
 ),
 
 -- No flight has left a day late, so a day after the schedule every label is known and late ones are not missing.

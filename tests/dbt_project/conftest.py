@@ -8,9 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from examples import payments
+from examples import flights, payments
 from feature_server import FeatureStore
-from tests.dbt_project.world import ROOT, Row, World, make_flights, rows
+from tests.dbt_project.world import FLIGHTS, ROOT, Row, World, make_flights, rows
 
 STEPS = (
     "2013-12-20T00:00:00Z",
@@ -25,6 +25,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Flights of ten days and payments of five weeks, up to 2013-12-28."""
     home = tmp_path_factory.mktemp("sources")
     make_flights(home / "flights", "2013-12-18", "2013-12-28")
+    flights.main(
+        ["--out", str(home / "landing"), "--data", str(FLIGHTS), "--since", "2013-12-18T00:00:00Z",
+         "--until", "2013-12-28T00:00:00Z"]
+    )  # fmt: skip
     payments.main(
         ["--out", str(home / "landing"), "--customers", "50", "--merchants", "12", "--transactions", "4000",
          "--days", "40", "--until", "2013-12-28T00:00:00Z"]

@@ -81,25 +81,12 @@ def test_labels_are_files(full: World) -> None:
 
 
 def forget_the_future(home: Path, as_of: str) -> None:
-    """Remove what landed after `as_of`, and let flights that left after it leave yet an hour later."""
+    """Remove what landed after `as_of`, and weather that was observed after it."""
     connection = duckdb.connect()
     connection.execute("set timezone = 'UTC'")
     for path in (home / "landing").glob("*/*.parquet"):
         connection.execute(f"create or replace table landed as from '{path}' where ingested_at <= '{as_of}'")
         connection.execute(f"copy landed to '{path}' (format parquet)")
-    flights = home / "flights" / "flights.parquet"
-    leaves = "time_hour + to_minutes(minute + dep_delay)"
-    connection.execute(
-        f"""
-        create table flights as
-        select * replace (
-            case when {leaves} > '{as_of}' then dep_delay + 60 else dep_delay end as dep_delay,
-            case when {leaves} > '{as_of}' then arr_delay + 60 else arr_delay end as arr_delay,
-            case when {leaves} > '{as_of}' then null else arr_time end as arr_time
-        ) from '{flights}'
-        """
-    )
-    connection.execute(f"copy flights to '{flights}' (format parquet)")
     weather = home / "flights" / "weather.parquet"
     connection.execute(
         f"create table weather as from '{weather}' where time_hour + interval '1 hour' <= '{as_of}'::timestamptz"

@@ -8,14 +8,21 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import duckdb
 import pyarrow as pa
+import pytest
 
 from feature_server import FeatureStore
 from tests.dbt_project.conftest import STEPS
-from tests.dbt_project.world import Row, World, in_force, rows
+from tests.dbt_project.world import FLIGHTS, Row, World, in_force, rows
 
 AS_OF = datetime.fromisoformat(STEPS[-1])
 Key = int | str
+START = datetime(2013, 12, 18, tzinfo=UTC)
+LEG = (
+    "previous_departure_delay_minutes", "previous_arrival_delay_minutes", "previous_minutes_gained",
+    "previous_gate_to_gate_minutes", "previous_destination_airport",
+)  # fmt: skip
 HOUR, DAY, INSTANT = timedelta(hours=1), timedelta(hours=24), timedelta(microseconds=1)
 
 
@@ -51,6 +58,79 @@ def test_transactions_of_a_customer(full: World, store: FeatureStore, transactio
     near = [(row["customer_id"], row["occurred_at"], row["ingested_at"]) for row in transactions[::7]]
     spine = moments(list(of_customer), datetime(2013, 11, 18, tzinfo=UTC), 1500) + edges(near, HOUR, DAY)
     check(store, "customer__transactions", "customer_id", spine, expected)
+
+
+def test_departures_of_an_airport(full: World, store: FeatureStore) -> None:
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        flown = rows(
+            connection,
+            f"select origin, dep_delay, time_hour + to_minutes(minute) as scheduled from '{FLIGHTS}/flights.parquet'"
+            " where time_hour >= '2013-12-17'",
+        )
+    outcomes = [
+        (row["origin"], row["scheduled"] + timedelta(minutes=row["dep_delay"] or 0), row["dep_delay"]) for row in flown
+    ]
+    of_airport = {
+        airport: [(at, delay) for origin, at, delay in outcomes if origin == airport and START < at <= AS_OF]
+        for airport in ("EWR", "JFK", "LGA")
+    }
+
+    def expected(airport: str, at: datetime, known: datetime) -> Row:
+        now = [(when, delay) for when, delay in of_airport[airport] if at - 3 * HOUR <= when <= at]
+        left = [delay for _, delay in now if delay is not None]
+        return {
+            "departures_1h": sum(delay is not None and when >= at - HOUR for when, delay in now),
+            "departures_3h": len(left),
+            "departure_delay_minutes_mean_3h": pytest.approx(sum(left) / len(left), rel=1e-12) if left else None,
+            "departure_delay_minutes_max_3h": max(left, default=None),
+            "late_share_3h": pytest.approx(sum(delay > 15 for delay in left) / len(left)) if left else None,
+            "cancellations_3h": len(now) - len(left),
+        }
+
+    with full.connect() as connection:
+        built = rows(connection, "from airport__departures")
+    assert len(built) == sum(map(len, of_airport.values()))
+    for row in built[::7]:
+        found = expected(row["airport"], row["event_timestamp"], AS_OF)
+        assert {name: row[name] for name in found} == found, row
+
+    near = [(airport, at, at) for airport, events in of_airport.items() for at, _ in events[::61]]
+    spine = moments(list(of_airport), START, 300) + edges(near, HOUR, 3 * HOUR)
+    check(store, "airport__departures", "airport", spine, expected)
+
+
+def test_previous_leg_of_a_plane(full: World, store: FeatureStore) -> None:
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        landed = rows(connection, f"from '{full.home}/landing/arrivals/*.parquet'")
+    of_plane: dict[str, list[Row]] = {}
+    for row in landed:
+        if row["ingested_at"] <= AS_OF:
+            of_plane.setdefault(row["tail_number"], []).append(row)
+
+    def expected(plane: str, at: datetime, known: datetime) -> Row:
+        legs = [row for row in of_plane[plane] if at - 2 * DAY <= row["occurred_at"] <= at]
+        if not legs:
+            return dict.fromkeys(LEG)
+        leg = max(legs, key=lambda row: row["occurred_at"])
+        left, arrived = leg["departure_delay_minutes"], leg["arrival_delay_minutes"]
+        gained = None if arrived is None else left - arrived
+        minutes = (leg["occurred_at"] - leg["departed_at"]) // timedelta(minutes=1)
+        values = (left, arrived, gained, minutes, leg["destination_airport"])
+        return dict(zip(LEG, values, strict=True))
+
+    with full.connect() as connection:
+        built = rows(connection, "from plane__previous_leg")
+    assert len(built) == sum(map(len, of_plane.values()))
+    for row in built:
+        found = expected(row["tail_number"], row["event_timestamp"], AS_OF)
+        assert {name: row[name] for name in found} == found, row
+
+    near = [(row["tail_number"], row["occurred_at"], row["ingested_at"]) for row in landed[::23]]
+    near = [(plane, at, known) for plane, at, known in near if plane in of_plane]
+    spine = moments(sorted(of_plane), START, 1000) + edges(near, 2 * DAY)
+    check(store, "plane__previous_leg", "tail_number", spine, expected)
 
 
 def moments(keys: list[Key], start: datetime, count: int) -> list[tuple[Key, datetime]]:

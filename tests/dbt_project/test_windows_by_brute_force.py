@@ -94,38 +94,3 @@ def test_transactions_and_fraud_of_a_merchant_in_the_last_30_days(full: World, t
             assert (found["transactions_30d"], found["fraud_reports_30d"]) == (bought, frauds), (merchant, tick, known)
             assert found["fraud_report_ratio_30d"] == (frauds / bought if bought else None)
     assert filled > 50
-
-
-def test_departures_of_an_airport_in_the_last_hours(full: World) -> None:
-    with full.connect() as connection:
-        history = rows(connection, "select *, event_timestamp as created_timestamp from airport__departures")
-        flights = rows(
-            connection,
-            "select origin, dep_delay, time_hour + to_minutes(minute) as scheduled"
-            f" from '{full.home}/flights/flights.parquet'",
-        )
-    outcomes = [
-        (row["origin"], row["scheduled"] + timedelta(minutes=row["dep_delay"] or 0), row["dep_delay"])
-        for row in flights
-    ]
-    chance = random.Random(5)
-    start = datetime(2013, 12, 18, 12, tzinfo=UTC)
-    for airport in ("EWR", "JFK", "LGA"):
-        for _ in range(60):
-            tick = start + chance.randrange((AS_OF - start) // timedelta(minutes=15) + 1) * timedelta(minutes=15)
-            now = [
-                (at, delay) for origin, at, delay in outcomes
-                if origin == airport and tick - timedelta(hours=3) <= at <= tick
-            ]  # fmt: skip
-            left = [delay for _, delay in now if delay is not None]
-            expected = {
-                "departures_1h": sum(delay is not None and at >= tick - timedelta(hours=1) for at, delay in now),
-                "departures_3h": len(left),
-                "departure_delay_minutes_mean_3h": pytest.approx(sum(left) / len(left), rel=1e-12) if left else None,
-                "departure_delay_minutes_max_3h": max(left, default=None),
-                "late_share_3h": pytest.approx(sum(delay > 15 for delay in left) / len(left)) if left else None,
-                "cancellations_3h": len(now) - len(left),
-            }
-            found = value_at([row for row in history if row["airport"] == airport], tick, tick)
-            assert found is not None
-            assert {name: found[name] for name in expected} == expected, (airport, tick)

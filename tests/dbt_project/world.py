@@ -16,11 +16,9 @@ import duckdb
 ROOT = Path(__file__).parents[2]
 FLIGHTS = ROOT / "data" / "nycflights13"
 VIEWS = {
-    "airport__departures": "event_timestamp",
     "airport__weather": "event_timestamp",
-    "carrier__delays": "event_timestamp",
-    "carrier_airport__delays": "event_timestamp",
-    "plane__previous_leg": "event_timestamp",
+    "carrier__delays": "created_timestamp",
+    "carrier_airport__delays": "created_timestamp",
     "plane__registration": "event_timestamp",
     "customer__profile": "created_timestamp",
     "customer__purchases_v1": "created_timestamp",
@@ -30,7 +28,7 @@ VIEWS = {
     "merchant__transactions": "created_timestamp",
 }
 """The relation of each feature view that builds append to, and the column that says when a row was known."""
-STREAM_VIEWS = ("customer__transactions",)
+STREAM_VIEWS = ("airport__departures", "customer__transactions", "plane__previous_leg")
 """The relations of stream views, which every build makes anew from the events."""
 
 Row = dict[str, Any]
@@ -78,12 +76,13 @@ class World:
 
 
 def make_flights(directory: Path, first: str, last: str) -> None:
-    """Write the flights and the weather from one UTC day to another, and the other tables whole."""
+    """Write the weather from one UTC day to another, and the tables of planes, airports and airlines whole."""
     directory.mkdir(parents=True)
     connection = duckdb.connect()
     connection.execute("set timezone = 'UTC'")
-    for source in FLIGHTS.glob("*.parquet"):
-        days = f"where time_hour >= '{first}' and time_hour < '{last}'" if source.stem in ("flights", "weather") else ""
+    for name in ("weather", "planes", "airports", "airlines"):
+        source = FLIGHTS / f"{name}.parquet"
+        days = f"where time_hour >= '{first}' and time_hour < '{last}'" if name == "weather" else ""
         connection.execute(f"copy (from '{source}' {days}) to '{directory / source.name}' (format parquet)")
 
 

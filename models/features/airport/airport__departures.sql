@@ -1,33 +1,30 @@
-{%- set keys = ['airport'] -%}
-{%- set tick = '15 minutes' -%}
-{%- set windows = ['1 hour', '3 hours'] -%}
-
 -- depends_on: {{ ref('airports') }}
 
 with
 
 departures as (
-    {{ window_input(ref('int_flights__departures'), tick, windows) | indent(4) }}
-),
-
-ticks as (
-    {{ window_ticks('departures', keys, tick, windows) | indent(4) }}
+    select * from {{ ref('stg_flights__departures') }}
 ),
 
 final as (
     select
-        ticks.airport,
-        ticks.event_timestamp,
-        count(departures.departure_delay_minutes) filter (
-            where departures.occurred_at >= ticks.event_timestamp - interval '1 hour'
-        ) as departures_1h,
-        count(departures.departure_delay_minutes) as departures_3h,
-        avg(departures.departure_delay_minutes) as departure_delay_minutes_mean_3h,
-        max(departures.departure_delay_minutes) as departure_delay_minutes_max_3h,
-        avg(departures.is_late::integer) as late_share_3h,
-        count(*) filter (where departures.is_cancelled) as cancellations_3h
-    from {{ in_window('ticks', 'departures', keys, '3 hours') }}
-    group by all
+        airport,
+        occurred_at as event_timestamp,
+        known_at as created_timestamp,
+        count(departure_delay_minutes) over last_hour as departures_1h,
+        count(departure_delay_minutes) over last_3_hours as departures_3h,
+        avg(departure_delay_minutes) over last_3_hours as departure_delay_minutes_mean_3h,
+        max(departure_delay_minutes) over last_3_hours as departure_delay_minutes_max_3h,
+        avg(is_late::integer) over last_3_hours as late_share_3h,
+        count(*) filter (where is_cancelled) over last_3_hours as cancellations_3h
+    from departures
+    window
+        last_hour as (
+            partition by airport order by occurred_at range between interval 1 hour preceding and current row
+        ),
+        last_3_hours as (
+            partition by airport order by occurred_at range between interval 3 hours preceding and current row
+        )
 )
 
 select * from final

@@ -7,7 +7,7 @@
 with
 
 departures as (
-    {{ window_input(ref('int_flights__departures'), tick, windows) | indent(4) }}
+    {{ window_input(ref('stg_flights__departures'), tick, windows) | indent(4) }}
 ),
 
 ticks as (
@@ -18,6 +18,7 @@ final as (
     select
         ticks.carrier,
         ticks.event_timestamp,
+        ticks.created_timestamp,
         count(departures.departure_delay_minutes) as departures_24h,
         avg(departures.departure_delay_minutes) as departure_delay_minutes_mean_24h,
         avg(departures.is_late::integer) as late_share_24h,

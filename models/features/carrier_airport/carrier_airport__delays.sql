@@ -8,7 +8,7 @@
 with
 
 departures as (
-    {{ window_input(ref('int_flights__departures'), tick, windows) | indent(4) }}
+    {{ window_input(ref('stg_flights__departures'), tick, windows) | indent(4) }}
 ),
 
 ticks as (
@@ -20,6 +20,7 @@ final as (
         ticks.carrier,
         ticks.airport,
         ticks.event_timestamp,
+        ticks.created_timestamp,
         count(departures.departure_delay_minutes) as departures_6h,
         avg(departures.departure_delay_minutes) as departure_delay_minutes_mean_6h,
         avg(departures.is_late::integer) as late_share_6h
