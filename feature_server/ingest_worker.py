@@ -17,13 +17,11 @@ import msgspec
 
 from .errors import FeatureStoreError, NotSynced, OnlineStoreError, OnlineStoreUnavailable, UnknownNameError
 from .ingest import Ingestor
+from .keys import DEAD, EVENTS, GROUP
 from .online import OnlineStore, redis_errors
 from .online_log import entry_id, land
 from .stream_plan import EventSource
 
-EVENTS = b"features:events:"  # + source
-DEAD = b"features:dead:"  # + source
-GROUP = b"features"
 BATCH_EVENTS = 1000
 CLAIM_MS = 60_000  # how long another worker may keep an event before it is taken to be dead
 LAND_SECONDS = 60.0
@@ -162,6 +160,17 @@ class Worker:
         self.done.files += len(landed.files)
         if landed.events:
             report(str(landed))
+        self._trim()
+
+    def _trim(self) -> None:
+        """Drop what has been taken in from the producers' stream, where no other group reads it."""
+        with redis_errors():
+            groups = self.online.client.xinfo_groups(self._events)
+            pending = self.online.client.xpending(self._events, GROUP)
+            if len(groups) == 1:
+                milliseconds, sequence = entry_id(groups[0]["last-delivered-id"])
+                first = pending["min"] or f"{milliseconds}-{sequence + 1}"
+                self.online.client.xtrim(self._events, minid=first, approximate=False)
 
     def _join(self) -> None:
         """Make the consumer group where there is none."""

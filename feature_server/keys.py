@@ -25,6 +25,9 @@ ROWS = b"features:rows"  # hash: code → how many rows were written under it, l
 FENCE = b"features:fence:"  # + view id: the token of the sync that may write
 LOG = b"features:log:"  # + event source: stream of the events pushed, until the warehouse has them
 VERIFIED = b"features:verified:"  # + view id: what the last `features verify` found, JSON
+EVENTS = b"features:events:"  # + event source: stream that producers write to, read by the consumer group GROUP
+DEAD = b"features:dead:"  # + event source: stream of those refused
+GROUP = b"features"
 LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
 BASE = b".base"  # between code and braces: the base of the key's lifetime windows; no code has a dot
 

@@ -53,6 +53,17 @@ def records_since(history: History, cut_us: int, *, changed: bool = False) -> st
     """
 
 
+def added_before(history: History) -> str:
+    """A SELECT of the rows up to the cut-offs that the table has had only since the last sync, of keys in `changed`."""
+    keys = ", ".join(history.keys)
+    return f"""
+        select {", ".join(history.columns)}
+        from added semi join changed using ({keys}) join cuts using ({keys})
+        where event_timestamp <= cut_
+        order by {keys}, event_timestamp, created_timestamp
+    """
+
+
 def bases(history: History, cut_us: int, *, changed: bool = False) -> str:
     """A SELECT of the bases' columns (join keys, `cut_`, states) of the keys with stored events up to the cut-off."""
     keys = ", ".join(history.keys)

@@ -23,9 +23,10 @@ from .stream_decoding import Dictionary, head_dtype
 from .stream_plan import Aggregate
 from .stream_records import plan_of
 from .stream_reduce import Values
-from .stream_window import NO_EVENT, Events, aggregate_ranges, in_force, only, picked, ranks
+from .stream_window import NO_EVENT, Events, aggregate_ranges, in_force, picked, ranks
 
 Array: TypeAlias = npt.NDArray[Any]
+_FEW_GROUPS = 8
 _COUNTED = ("count_star", "count")
 
 
@@ -36,38 +37,42 @@ class Lifetime:
         self._view_id, self._plan, self._aggregates = view.id, plan_of(view), tuple(aggregates)
         self._bases = BaseDecoder(view, parts(aggregates))
         self._dtypes = [argument.dtype for argument in self._plan.arguments]
+        self._delay_us = max(self._plan.frames[aggregate.frame].delay_us for aggregate in aggregates)
 
     def evaluate(
         self, events: Events, dictionaries: Sequence[Dictionary], bases: Sequence[bytes | None], now_us: int
     ) -> list[tuple[Values, Dictionary]]:
         """Each aggregate's values for the groups of `settled` events with these bases, and what they are places in."""
         cuts, states = self._bases.decode(bases)
-        if cuts.max(initial=NO_EVENT) > now_us:
-            raise self._ahead(int(cuts.max()), now_us)
+        if cuts.max(initial=NO_EVENT) > now_us - self._delay_us:
+            raise self._ahead(int(cuts.max()) + self._delay_us, now_us)
         found: list[tuple[Values, Dictionary]] = []
         merged: dict[tuple[Part, int], list[Values]] = {}
-        since: dict[int, Events] = {}
+        low, ends = _passed(events, cuts), dict[int, npt.NDArray[np.int64]]()
         for aggregate in self._aggregates:
             delay_us = self._plan.frames[aggregate.frame].delay_us
-            if delay_us not in since:
-                since[delay_us] = _between(events, cuts, now_us - delay_us)
+            if delay_us not in ends:
+                ends[delay_us] = np.maximum(low, _passed(events, np.full(len(low), now_us - delay_us)))
+            since = low, ends[delay_us]
             for part in parts_of(aggregate):
                 if (part, delay_us) not in merged:
-                    live = self._live(part, since[delay_us], dictionaries)
+                    live = self._live(part, events, since, dictionaries)
                     newer = None
                     if part.function == "first":
                         newer = states[Part("count_star", (), part.filter)][0].values == 0
                     elif part.function == "last":
                         count = Part("count_star", (), part.filter)
-                        newer = self._live(count, since[delay_us], dictionaries)[0].values > 0
+                        newer = self._live(count, events, since, dictionaries)[0].values > 0
                     merged[part, delay_us] = merge(part, states[part], live, newer)
             of = [merged[part, delay_us][0] for part in parts_of(aggregate)]
             found.append(self._final(aggregate, of))
         return found
 
-    def _live(self, part: Part, events: Events, dictionaries: Sequence[Dictionary]) -> list[Values]:
-        """The state over each group's events; bytes in place of places in a dictionary."""
-        low, high = events.starts[:-1], events.starts[1:]
+    def _live(
+        self, part: Part, events: Events, ranges: tuple[Array, Array], dictionaries: Sequence[Dictionary]
+    ) -> list[Values]:
+        """The state over ranges of events; bytes in place of places in a dictionary."""
+        low, high = ranges
         if part.function in ("arg_min", "arg_max"):
             values, by = (events.argument(number) for number in part.arguments)
             valid = ~by.null & ~values.null
@@ -183,10 +188,16 @@ def settled(events: Events) -> Events:
     return msgspec.structs.replace(in_force(events), event_id=None, superseded=None)
 
 
-def _between(events: Events, cuts: npt.NDArray[np.int64], until_us: int) -> Events:
-    """The events with `cut < event time <= until_us`."""
-    group = np.repeat(np.arange(len(cuts)), np.diff(events.starts))
-    return only(events, (events.event_us > cuts[group]) & (events.event_us <= until_us))
+def _passed(events: Events, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How far each group goes with events up to its time."""
+    first, after = events.starts[:-1], events.starts[1:]
+    if len(first) <= _FEW_GROUPS:
+        groups = zip(first.tolist(), after.tolist(), times.tolist(), strict=True)
+        found = [a + np.searchsorted(events.event_us[a:b], time, side="right") for a, b, time in groups]
+        return np.array(found, dtype=np.int64)
+    running = np.zeros(len(events.event_us) + 1, dtype=np.int64)
+    np.cumsum(events.event_us <= np.repeat(times, after - first), out=running[1:])
+    return first + running[after] - running[first]
 
 
 def _added(one: Array, two: Array) -> Array:

@@ -266,10 +266,10 @@ def in_force(events: Events) -> Events:
 
 
 def _in_force(events: Events, superseded: np.ndarray | None) -> Events:
-    return only(events, events.counts if superseded is None else (superseded == NEVER) & events.counts)
+    return _only(events, events.counts if superseded is None else (superseded == NEVER) & events.counts)
 
 
-def only(events: Events, keep: np.ndarray) -> Events:
+def _only(events: Events, keep: np.ndarray) -> Events:
     if np.count_nonzero(keep) == len(keep):
         return events
     kept = np.zeros(len(keep) + 1, dtype=np.int64)

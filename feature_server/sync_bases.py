@@ -18,7 +18,7 @@ import redis
 from . import keys
 from .codec import event_timestamp_us
 from .definitions import FeatureView
-from .offline_bases import bases, hold_back, records_since
+from .offline_bases import added_before, bases, hold_back, records_since
 from .offline_events import History
 from .online import Fence, OnlineStore, overtaken, redis_errors
 from .online_commands import write_commands
@@ -37,7 +37,7 @@ _NEVER_CUT = -62_135_596_800_000_000  # the year 1: no event is older
 class _Key(msgspec.Struct, kw_only=True):
     """A key with changes: its row in `changed`, its events of the table, its cut-off so far and the one to come.
 
-    `size` is about how many bytes of records it has.
+    `size` is about how many bytes of records it has, `unlanded` the events with a version that the table lacks.
     """
 
     row: int
@@ -48,6 +48,7 @@ class _Key(msgspec.Struct, kw_only=True):
     old_us: int = _NEVER_CUT
     cut_us: int = _NEVER_CUT
     size: int = 0
+    unlanded: set[int] = msgspec.field(default_factory=set)
     base: bytes | None = None
 
 
@@ -100,6 +101,7 @@ class BaseSync:
             for key, value in zip(part, values, strict=True):
                 key.cut_us = max(self._cut_us, key.old_us)
                 key.size = sum(map(len, self._merged(key, value).records))
+        self._add_corrections(history, found)
         while chosen:
             _choose(history, changed, chosen, [key.cut_us for key in chosen])
             for key in chosen:
@@ -112,6 +114,17 @@ class BaseSync:
             for together in _groups(chosen):
                 again += self._write(together)
             chosen = again
+
+    def _add_corrections(self, history: History, found: dict[bytes, _Key]) -> None:
+        """Want new versions up to the cut-off too, of events that are online and not in the table in that version."""
+        for rows in history.tables(added_before(history)):
+            for events in key_events(self._packer, rows):
+                key = found[events.entity]
+                split = self._records.split(events.records) if key.unlanded else []
+                wanted = [record for record in split if self._records.version(record)[1] in key.unlanded]
+                if wanted:
+                    more = msgspec.structs.replace(events, records=b"".join(wanted), count=len(wanted))
+                    key.wanted = more.after(key.wanted)
 
     def _read_bases(self, chosen: Sequence[_Key]) -> None:
         for start in range(0, len(chosen), _PAGE):
@@ -131,6 +144,7 @@ class BaseSync:
         facts = [records.facts(record) for record in split]
         landed = {records.version(record) for record in records.split(key.wanted.records)} if key.wanted else set()
         unlanded = {number for _, created, number, _ in facts if (created, number) not in landed}
+        key.unlanded |= unlanded
         if unlanded:
             held = [event_us - 1 for event_us, _, number, _ in facts if number in unlanded and event_us > key.old_us]
             key.cut_us = min([key.cut_us, *held])

@@ -199,7 +199,7 @@ class EventSync(ViewSync):
 
     def _add_unrecorded(self) -> None:
         """A code that a push put online has no record of its own: its keys are those of log and landed files."""
-        if self.live is not None and self.live.code not in self.generations:
+        if self.live is not None and (self.live.code not in self.generations or not self.live.table_id):
             self.generations[self.live.code] = Generation(view=self.view_id, table_id="", attempts=())
 
     @contextmanager

@@ -131,10 +131,10 @@ class LiveProject:
             for view in self.registry.feature_views:
                 publish(view, warehouse, self.offline)
 
-    def sync(self, *, now: datetime = NOW, **options: Any) -> SyncReport:
+    def sync(self, *, now: datetime = NOW, views: list[str] | None = None, **options: Any) -> SyncReport:
         with OnlineStore(self.url) as online:
             chosen = SyncOptions(**{"expire": False, "project_dir": self.folder, **options})
-            report = sync(online, self.offline, self.registry, now_us=lambda: to_us(now), options=chosen)
+            report = sync(online, self.offline, self.registry, views=views, now_us=lambda: to_us(now), options=chosen)
         for error in report.failures.values():
             raise error
         return report

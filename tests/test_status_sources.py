@@ -6,17 +6,20 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 import redis
 from live_project import NOW, SOURCE, LiveProject, make_live_view, payment
 from msgspec.structs import replace
+from served import metrics, served
 from typer.testing import CliRunner
 
 from feature_server.cli import load_commands
 from feature_server.definitions import FeatureView
 from feature_server.ingest import Ingestor
-from feature_server.ingest_worker import DEAD, EVENTS, Worker
+from feature_server.ingest_worker import Worker
+from feature_server.keys import DEAD, EVENTS
 from feature_server.online import OnlineStore
 from feature_server.online_log import land, log_key
 from feature_server.registry import write_registry
@@ -138,7 +141,7 @@ def test_refused_events_are_told_with_the_last_reason_until_they_are_dealt_with(
         found = source_of(project)
         assert found.dead_letters == 1
         (problem,) = found.problems
-        assert problem.startswith("dead letters: 1 refused event, the last at 20")
+        assert problem.startswith("dead letters: 1 event refused, the last at 20")
         assert "Expected `int`, got `str` - at `$.payment_id`; read features:dead:shop.payments" in problem
         assert not status_of(project).good
         online.client.xtrim(DEAD + SOURCE.name.encode(), maxlen=0, approximate=False)
@@ -188,3 +191,21 @@ def test_the_command_shows_sources_and_the_last_verify_and_ends_with_1(
     assert f"{HOURLY.id}: differs: 1 of 1 keys compared at 2024-05-01 12:00 UTC" in text
     assert "shop.payments: not landed: 1 event for up to 5 h, hourly allows 2 h" in text
     assert lines[-1] == "2024-05-01 12:00 UTC: 1 feature view, 1 with problems; 1 event source, 1 with problems"
+
+
+def test_the_feature_server_tells_what_waits_in_its_metrics_and_on_its_first_page(project: LiveProject) -> None:
+    with served(project.url, clock=NOW.isoformat()) as server, redis.Redis.from_url(project.url) as client:
+        before = metrics(server.address)
+        assert before["features_log_pushes", SOURCE.name] == 0
+        assert ("features_log_oldest_age_seconds", SOURCE.name) not in before
+        project.push(payment(2, 1, 20))
+        project.push(payment(3, 1, 20))
+        put_back(client, log_key(SOURCE.name), timedelta(hours=5))
+        client.xadd(PRODUCED, event(7))
+        client.xadd(DEAD + SOURCE.name.encode(), {"reason": "not JSON"})
+        found = metrics(server.address)
+        assert found["features_log_pushes", SOURCE.name] == 2
+        assert 18_000 <= found["features_log_oldest_age_seconds", SOURCE.name] < 18_060
+        assert (found["features_unread_events", SOURCE.name], found["features_dead_letters", SOURCE.name]) == (1, 1)
+        page = httpx.get(server.address, headers={"accept": "text/html"}, trust_env=False).text
+        assert "<td>2 pushes, the first 5 h ago</td>" in page

@@ -21,7 +21,8 @@ from feature_server import online_log
 from feature_server.embedded import EmbeddedValkey
 from feature_server.errors import OnlineStoreError, UnknownNameError
 from feature_server.ingest import Ingestor
-from feature_server.ingest_worker import DEAD, EVENTS, Worker
+from feature_server.ingest_worker import Worker
+from feature_server.keys import DEAD, EVENTS
 from feature_server.online import OnlineStore
 from feature_server.online_log import land, landing_folder
 from feature_server.online_registry import OnlineRegistry
@@ -226,6 +227,29 @@ def test_a_source_that_is_not_read_from_a_pattern_of_files_cannot_keep_live_even
     with pytest.raises(OnlineStoreError, match="external_location"):
         landing_folder(table, tmp_path)
     assert landing_folder(SOURCE, tmp_path) == tmp_path / "landing" / "payments"
+
+
+def test_the_producers_stream_keeps_what_is_not_taken_in_or_what_another_group_reads(project: LiveProject) -> None:
+    name = EVENTS + SOURCE.name.encode()
+    with OnlineStore(project.url) as online, Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
+        worker = Worker(online, ingestor, SOURCE, project.landing)
+        ids = [online.client.xadd(name, event(number)) for number in range(5)]
+        online.client.xreadgroup("features", "slow", {name: ">"}, count=2)
+        assert worker.run(once=True).accepted == 3
+        assert [found for found, _ in online.client.xrange(name)] == ids
+        online.client.xack(name, "features", ids[0])
+        worker.run(once=True)
+        assert [found for found, _ in online.client.xrange(name)] == ids[1:]
+        assert Worker(online, ingestor, SOURCE, project.landing, consumer="slow").run(once=True).accepted == 1
+        assert online.client.xlen(name) == 0
+        online.client.xgroup_create(name, "audit", id="$")
+        online.client.xadd(name, event(9))
+        assert worker.run(once=True).accepted == 4
+        assert online.client.xlen(name) == 1
+        assert {group["name"]: group["lag"] for group in online.client.xinfo_groups(name)} == {
+            b"audit": 1,
+            b"features": 0,
+        }
 
 
 def test_a_clock_far_ahead_is_refused_as_a_dead_letter(project: LiveProject) -> None:

@@ -112,6 +112,22 @@ def test_a_correction_that_is_not_in_the_table_holds_back_the_base_from_what_it_
     assert_reads(project, [*OLD, *NEW, correction, other], now)
 
 
+def test_a_correction_from_the_warehouse_takes_a_pushed_event_out_that_it_moves_into_the_base(
+    project: LiveProject,
+) -> None:
+    pushed = payment(500, 1, 3 * DAY, "7.00")
+    correction = corrected(pushed, 20 * DAY, "8.00")
+    project.push(pushed)
+    project.landed("b", [correction])
+    project.publish()
+    project.sync()
+    assert_reads(project, [*OLD, *NEW, pushed, correction])
+    land_all(project)
+    project.publish()
+    project.sync()
+    assert_reads(project, [*OLD, *NEW, pushed, correction])
+
+
 def test_a_first_sync_leaves_what_is_not_in_the_table_out_of_bases(project: LiveProject) -> None:
     late = payment(500, 1, 15 * DAY, "7.00")
     project.push(late)

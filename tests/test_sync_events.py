@@ -64,6 +64,18 @@ def test_events_pushed_before_the_first_sync_are_in_its_windows(project: LivePro
     assert project.online(VIEW) == versions(*DAY, early, landed)
 
 
+def test_a_view_that_a_push_put_online_is_filled_by_its_first_sync(project: LiveProject) -> None:
+    other = make_live_view(name="customer__other")
+    project.define(VIEW, other)
+    project.landed("a", DAY)
+    project.publish()
+    project.sync(views=[other.id])
+    live = payment(90, 44, 5)
+    project.push(live)
+    project.sync()
+    assert project.online(VIEW) == versions(*DAY, live)
+
+
 def test_a_row_that_the_table_no_longer_has_goes_and_a_changed_one_is_replaced(project: LiveProject) -> None:
     project.landed("a", DAY)
     project.publish()

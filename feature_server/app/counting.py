@@ -17,6 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 
 from ..metrics import LATENCY_BUCKETS, Counts
+from ..online_live import LiveSource
 from ..online_registry import OnlineRegistry
 from ..online_verified import LastVerified
 
@@ -72,11 +73,14 @@ def exposition(
     online: OnlineRegistry | None,
     epoch: bytes | None,
     verified: Mapping[str, LastVerified],
+    live: Iterable[LiveSource],
     now_us: int,
 ) -> bytes:
     """Prometheus's text format."""
     registry = CollectorRegistry()
-    registry.register(_Collector([*_counters(counts), *_online(online, epoch, now_us), *_verified(verified)]))
+    registry.register(
+        _Collector([*_counters(counts), *_online(online, epoch, now_us), *_verified(verified), *_live(live)])
+    )
     return generate_latest(registry)
 
 
@@ -142,3 +146,22 @@ def _verified(verified: Mapping[str, LastVerified]) -> Iterator[Metric]:
         differing.add_metric([view_id, "false"], last.unexplained)
         at.add_metric([view_id], last.instant_us / 1e6)
     yield from (keys, differing, at)
+
+
+def _live(sources: Iterable[LiveSource]) -> Iterator[Metric]:
+    """What waits of each event source; an age has no sample where nothing waits."""
+    told = {
+        "features_log_pushes": ("Pushes that have not landed in files.", "pushes"),
+        "features_log_oldest_age_seconds": ("Age of the first push that has not landed.", "oldest_seconds"),
+        "features_last_push_timestamp_seconds": ("Time of the last push.", "last_push_seconds"),
+        "features_unread_events": ("Events of producers that no worker has taken in.", "unread"),
+        "features_unread_oldest_age_seconds": ("Age of the first of them.", "unread_seconds"),
+        "features_dead_letters": ("Events of producers that were refused.", "dead_letters"),
+    }
+    sources = list(sources)
+    for name, (description, field) in told.items():
+        metric = GaugeMetricFamily(name, description, labels=["source"])
+        for source in sources:
+            if (value := getattr(source, field)) is not None:
+                metric.add_metric([source.source], value)
+        yield metric

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from ..errors import FeatureStoreError
 from ..explain_result import Explanation, bounds
+from ..online_live import LiveSource
 from ..online_registry import OnlineRegistry
 from .describe import describe_service, describe_view, example_entities
 
@@ -47,7 +48,7 @@ a:hover {{ text-decoration: underline; }}
 """
 
 
-def index_page(online: OnlineRegistry, now_us: int, clock: str | None) -> str:
+def index_page(online: OnlineRegistry, live: Sequence[LiveSource], now_us: int, clock: str | None) -> str:
     registry = online.registry
     parts = [f"<h1>{escape(registry.project)}</h1>"]
     if clock is not None:
@@ -88,6 +89,8 @@ def index_page(online: OnlineRegistry, now_us: int, clock: str | None) -> str:
             )
         )
     parts.append(_table(("View", "Entity", "Features", "Rows", "Newest event", "ttl", "Owner", "Used by"), rows))
+    if live:
+        parts += ["<h2>Event sources</h2>", _sources(online, live)]
     return _page(registry.project, parts)
 
 
@@ -220,6 +223,27 @@ def _features(features: Iterable[dict[str, Any]]) -> str:
             for feature in features
         ),
     )
+
+
+def _sources(online: OnlineRegistry, live: Sequence[LiveSource]) -> str:
+    """What waits of each event source, and the views that its events go to."""
+    rows = []
+    for source in live:
+        views = [view for view in online.registry.feature_views if view.stream and view.stream.source == source.source]
+        rows.append(
+            (
+                f"<code>{escape(source.source)}</code>",
+                ", ".join(_link("feature-views", view.id) for view in views),
+                escape(f"{source.pushes:,} pushes" + _since(source.oldest_seconds)),
+                escape(f"{source.unread:,} events" + _since(source.unread_seconds)),
+                escape(f"{source.dead_letters:,}"),
+            )
+        )
+    return _table(("Source", "Views", "Not landed", "Not taken in", "Dead letters"), rows)
+
+
+def _since(seconds: float | None) -> str:
+    return "" if seconds is None else f", the first {_age(int(seconds * 1_000_000))}"
 
 
 def _events(events: Sequence[dict[str, Any]]) -> str:

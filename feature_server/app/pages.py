@@ -14,10 +14,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..errors import FeatureStoreError, OnlineStoreError
+from ..online_live import LiveSource
+from ..online_verified import LastVerified
 from .describe import describe_entity, describe_service, describe_view
 from .explain import EXPLAIN_ROUTE, Explainer, parse_question
 from .features import ROUTE, FeatureServer, error_body
 from .html import entity_page, error_page, explain_page, index_page, service_page, view_page
+from .live import LiveSources
 from .openapi import openapi
 from .push import PUSH_ROUTE
 
@@ -28,9 +31,9 @@ JSON = "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def create_pages(server: FeatureServer, explainer: Explainer) -> Starlette:
+def create_pages(server: FeatureServer, explainer: Explainer, live: LiveSources) -> Starlette:
     """The Starlette application behind `server`."""
-    pages = _Pages(server, explainer)
+    pages = _Pages(server, explainer, live)
     routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/": pages.index,
         "/health": pages.health,
@@ -55,8 +58,8 @@ def create_pages(server: FeatureServer, explainer: Explainer) -> Starlette:
 
 
 class _Pages:
-    def __init__(self, server: FeatureServer, explainer: Explainer) -> None:
-        self._server, self._explainer = server, explainer
+    def __init__(self, server: FeatureServer, explainer: Explainer, live: LiveSources) -> None:
+        self._server, self._explainer, self._live = server, explainer, live
 
     def counted(
         self, path: str, answer: Callable[[Request], Awaitable[Response]]
@@ -102,14 +105,16 @@ class _Pages:
         from .counting import exposition
 
         server = self._server
-        online, epoch, verified = None, None, {}
+        online, epoch, verified = None, None, dict[str, LastVerified]()
+        live: list[LiveSource] = []
         try:
             online = await server.online()
             epoch = server.reader.loaded.epoch if server.reader.loaded else None
             verified = await server.verified(online)
+            live = await self._live.read(online)
         except OnlineStoreError:
             pass  # told by features_online_store_up
-        text = exposition(server.counts.total(), online, epoch, verified, server.reader.now_us())
+        text = exposition(server.counts.total(), online, epoch, verified, live, server.reader.now_us())
         return Response(text, headers={"content-type": METRICS})
 
     async def openapi(self, request: Request) -> Response:
@@ -119,7 +124,8 @@ class _Pages:
         online = await self._server.online()
         if not _wants_html(request):
             return _json({"project": online.registry.project, "openapi": "/openapi.json"})
-        return _html(index_page(online, self._server.reader.now_us(), self._server.clock))
+        live = await self._live.read(online)
+        return _html(index_page(online, live, self._server.reader.now_us(), self._server.clock))
 
     async def entities(self, request: Request) -> Response:
         online = await self._server.online()

@@ -24,6 +24,7 @@ import uvicorn
 from ..settings import parse_time, to_us
 from .explain import Explainer
 from .features import FeatureServer
+from .live import LiveSources
 from .pages import create_pages
 from .supervisor import DRAIN_SECONDS, GRACE_SECONDS, WorkerConfig
 
@@ -126,7 +127,7 @@ def create_server(config: WorkerConfig) -> FeatureServer:
         stopped = to_us(parse_time(config.clock, where="FEATURES_CLOCK"))
         server = FeatureServer(config.redis_url, lambda: stopped, clock=config.clock)
     explainer = Explainer(config.redis_url, Path(config.offline), Path(config.project_dir))
-    server.other = create_pages(server, explainer)
+    server.other = create_pages(server, explainer, LiveSources(config.redis_url))
     return server
 
 
