@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
@@ -64,6 +65,28 @@ def online(repository: str, features: list[str], *, entities: int, known: int, c
         "p50_ms": walls[calls // 2] * 1e3,
         "p99_ms": walls[min(calls - 1, int(calls * 0.99))] * 1e3,
     }
+
+
+def push(repository: str, count: int) -> Numbers:
+    """`store.push` of batches of JSON lines, to Redis: the latest row of each key is kept."""
+    import pandas as pd
+    from feast import FeatureStore
+
+    from .stream_events import batches
+
+    store, sent = FeatureStore(repo_path=repository), batches(count)
+
+    def send(lines: list[bytes]) -> None:
+        frame = pd.DataFrame([json.loads(line) for line in lines])
+        for name in ("occurred_at", "ingested_at"):
+            frame[name] = pd.to_datetime(frame[name], format="ISO8601")
+        store.push("payments", frame)
+
+    send(sent[0])
+    with stopwatch() as seen:
+        for lines in sent:
+            send(lines)
+    return {**seen, "events_per_s": count / seen["wall_s"], "events_per_cpu_s": count / seen["cpu_s"]}
 
 
 def version() -> Numbers:

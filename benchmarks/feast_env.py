@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from .data import TTL_DAYS, ViewSize, feature_names, feature_types, view_file
 from .measure import BenchmarkFailed
@@ -90,6 +91,41 @@ def feast_repository(
             fields=", ".join(f'Field(name="{field}", dtype={kinds[kind]})' for field, kind in fields),
         )  # fmt: skip
     (repository / "features.py").write_text(text)
+    (repository / "feature_store.yaml").write_text(textwrap.dedent(_SETTINGS.format(port=redis_port)).lstrip())
+    _run([str(python.parent / "feast"), "-c", str(repository), "apply"])
+    return repository
+
+
+_PUSHED = """
+from datetime import timedelta
+from feast import Entity, FeatureView, Field, FileSource, PushSource, ValueType
+from feast.types import Float64, Int64
+
+customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
+batch = FileSource(
+    name="batch", path="{path}", timestamp_field="occurred_at", created_timestamp_column="ingested_at"
+)
+payments = FeatureView(
+    name="latest_payment", entities=[customer], ttl=timedelta(days=365), online=True,
+    schema=[
+        Field(name="transaction_id", dtype=Int64), Field(name="merchant_id", dtype=Int64),
+        Field(name="amount_eur", dtype=Float64),
+    ],
+    source=PushSource(name="payments", batch_source=batch),
+)
+"""
+
+
+def push_repository(python: Path, work: Path, *, redis_port: int) -> Path:
+    """A Feast repository, applied, with a push source of the events of `stream_events`: a key's latest row is kept."""
+    repository = work / "stream-feast-repository"
+    shutil.rmtree(repository, ignore_errors=True)
+    repository.mkdir(parents=True)
+    columns = {name: pa.array([1]) for name in ("transaction_id", "customer_id", "merchant_id")}
+    times = {name: pa.array([0], pa.timestamp("us", "UTC")) for name in ("occurred_at", "ingested_at")}
+    path = repository / "batch.parquet"
+    pq.write_table(pa.table({**columns, "amount_eur": pa.array([1.0]), **times}), path)
+    (repository / "features.py").write_text(_PUSHED.format(path=path))
     (repository / "feature_store.yaml").write_text(textwrap.dedent(_SETTINGS.format(port=redis_port)).lstrip())
     _run([str(python.parent / "feast"), "-c", str(repository), "apply"])
     return repository

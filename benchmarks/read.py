@@ -183,19 +183,6 @@ def limit_server(url: str, code: str, features: int, log: Path) -> Iterator[tupl
         yield pid, port
 
 
-@contextmanager
-def our_server(url: str, log: Path) -> Iterator[tuple[int, int]]:
-    from .servers import _answers as answers
-    from .servers import _wait as wait
-    from .servers import free_port, process
-
-    port = free_port()
-    command = [sys.executable, "-m", "feature_server", "serve", "--port", str(port), "--redis-url", url]
-    with process(command, log=log) as pid:
-        wait(lambda: answers(port), pid, log)
-        yield pid, port
-
-
 def fill(url: str, home: str) -> Numbers:
     """Sync the view into an emptied store; the code that its row keys begin with."""
     import redis
@@ -299,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from .common import make_case, parser, write_results
     from .data import ViewSize, feature_names, published
+    from .servers import our_server
 
     options = parser(__doc__ or "")
     options.add_argument("--entities", type=int, default=None, help="entities in the store")

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -43,6 +44,16 @@ def valkey(folder: Path) -> Iterator[Server]:
     command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with process([*command, "--dir", str(folder)], log=folder / "valkey.log") as pid:
         _wait(lambda: _answers(port), pid, folder / "valkey.log")
+        yield Server(pid, port)
+
+
+@contextmanager
+def our_server(url: str, log: Path) -> Iterator[Server]:
+    """Our HTTP server with one worker."""
+    port = free_port()
+    command = [sys.executable, "-m", "feature_server", "serve", "--port", str(port), "--redis-url", url]
+    with process(command, log=log) as pid:
+        _wait(lambda: _answers(port), pid, log)
         yield Server(pid, port)
 
 

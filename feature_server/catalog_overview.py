@@ -48,12 +48,18 @@ def _views(registry: Registry) -> str:
             len(view.features),
             view.refresh or NONE,
             view.ttl or NONE,
-            "yes" if view.online else "no",
+            _online(view),
             _joined(_service_link(registry, service) for service in registry.services_using(view.id)),
         )
         for view in registry.feature_views
     ]
     return _table(("Feature view", "Entity", "Owner", "Group", "Features", "Refresh", "ttl", "Online", "Used by"), rows)
+
+
+def _online(view: FeatureView) -> str:
+    if view.online and view.stream is not None:
+        return f"live from {_text(view.stream.source)}"
+    return "yes" if view.online else "no"
 
 
 def _freshness(views: Sequence[FeatureView], states: Mapping[str, ViewStatus], status: Status) -> str:

@@ -20,7 +20,8 @@ from feature_server.registry import read_registry
 from feature_server.settings import Settings, load_settings
 
 from .airflow_env import airflow_environment
-from .demo_page import Page
+from .demo_live import live
+from .demo_page import Page, run
 from .demo_run import CommandFailed, Commands, running_server
 
 CLOCK = "2013-12-30T23:00:00Z"  # the example's flights flew in 2013; its world ends here
@@ -39,8 +40,13 @@ def main() -> None:
     try:
         load(page, commands, settings)
         refresh(page, commands)
-        with page.step("Serve and read online features"), running_server(commands) as url:
-            read(page, commands, settings, url)
+        with running_server(commands) as url:
+            with page.step("Serve and read online features"):
+                customers, merchants = read(page, commands, settings, url)
+            with page.step("Push live card payments: the same SQL, as of this second"):
+                live(page, commands, settings, url, customers[0], merchants[0])
+        with page.step("Replay the next day's real departures and arrivals as live events, and verify"):
+            replay(page, commands)
         train(page, commands, settings)
         document(page, commands, settings)
     except CommandFailed as failure:
@@ -64,21 +70,19 @@ def load(page: Page, commands: Commands, settings: Settings) -> None:
         for feed in ("payments", "flights"):
             run(page, commands, f"python -m examples.{feed} --out {shown(landing, settings)}")
         applied = json.loads(run(page, commands, "features apply --json"))
-        flights = count(settings.project_dir / "data" / "nycflights13" / "flights.parquet")
         page.rows(
             ["source", "rows", "what"],
-            [
-                ["flights", f"{flights:,}", "every departure from New York in 2013, with hourly weather (real)"],
-                *([name, f"{count(landing / name / '*.parquet'):,}", what] for name, what in PAYMENTS),
-            ],
+            [[name, f"{count(landing / name / '*.parquet'):,}", what] for name, what in LANDED],
         )
         page.say(f"[dim]{applied_text(applied)}")
 
 
-PAYMENTS = (
-    ("transactions", "card payments: bursts, night peaks, late and corrected rows, refunds (generated)"),
+LANDED = (
+    ("departures", "every flight that left New York in 2013 or was cancelled (real)"),
+    ("arrivals", "the same flights where they arrived (real)"),
+    ("transactions", "card payments: bursts, late and corrected rows, refunds (generated)"),
     ("visits", "site visits of the same customers (generated)"),
-    ("fraud_reports", "which payments turned out to be fraud, and when that became known (generated)"),
+    ("fraud_reports", "payments found to be fraud, days later (generated)"),
 )
 
 
@@ -109,7 +113,7 @@ def refresh(page: Page, commands: Commands) -> None:
             page.say(f"[dim]{dag['dag']}: {dag['state']} in {dag['seconds']:.0f} s, {len(dag['tasks'])} tasks")
         status = json.loads(commands.run(["features", "status", "--json"]))
         page.rows(
-            ["feature view", "refresh", "history rows", "keys online", "newest event (UTC)"],
+            ["feature view", "refresh", "history rows", "rows online", "newest event (UTC)"],
             [
                 [v["view"], v["refresh"], f"{v['rows']:,}", f"{v['online_rows']:,}", clock_text(v["newest_event"])]
                 for v in status["views"]
@@ -117,8 +121,8 @@ def refresh(page: Page, commands: Commands) -> None:
         )
 
 
-def read(page: Page, commands: Commands, settings: Settings, url: str) -> None:
-    """The same features through the Python client and through curl."""
+def read(page: Page, commands: Commands, settings: Settings, url: str) -> tuple[list[int], list[str]]:
+    """The same features through the Python client and through curl; the customers and merchants read."""
     customers, merchants = busy_customers(settings)
     page.say("[dim]in Python, for the fraud team's model:")
     page.code(
@@ -145,6 +149,7 @@ def read(page: Page, commands: Commands, settings: Settings, url: str) -> None:
             for name, result in zip(names, answer["results"], strict=True)
         ][3:11],
     )
+    return customers, merchants
 
 
 def shared_features(settings: Settings, one: str, other: str) -> list[str]:
@@ -199,9 +204,11 @@ def document(page: Page, commands: Commands, settings: Settings) -> None:
         page.say(f"[dim]{shown(out, settings)}, one file of {out.stat().st_size / 1e6:.1f} MB: open it in a browser")
 
 
-def run(page: Page, commands: Commands, command: str) -> str:
-    page.command(command)
-    return commands.run(shlex.split(command))
+def replay(page: Page, commands: Commands) -> None:
+    """A day of flights in one go; the last lines say what verify found."""
+    lines = run(page, commands, "python -m examples.replay --hours 24 --speed 0").splitlines()
+    for line in [*lines[7:24:4], *lines[-2:]]:
+        page.say(f"[dim]{line}")
 
 
 def shown(path: Path, settings: Settings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.table import Table
 
-from .demo_run import CommandFailed
+from .demo_run import CommandFailed, Commands
 
 WIDTH = 110
 
@@ -84,6 +85,12 @@ class Page:
         self.console.print(f"  [bold red]failed[/] {escape(str(failure))}")
         self.console.print(Padding(escape(failure.tail), (0, 0, 0, 4)))
         self.console.print(f"  everything that was said: {failure.log}")
+
+
+def run(page: Page, commands: Commands, command: str) -> str:
+    """Print the command and run it: its standard output."""
+    page.command(command)
+    return commands.run(shlex.split(command))
 
 
 def _text(value: object) -> str:

@@ -37,11 +37,16 @@ def test_the_demo_runs_to_its_end_and_leaves_nothing_running(tmp_path: Path) -> 
         "refresh_hourly: success",
         "refresh_daily: success",
         "marketing_v1 reads the same numbers",
+        "when the answer comes",
+        "transactions_1h in a training set",
+        "verified airport__departures",
         "PRESENT",
         "rows x 15 features",
         "nothing is left running",
         "What to type next",
     ):
         assert expected in run.stdout
-    assert (tmp_path / "home" / "docs" / "index.html").stat().st_size > 1_000_000
+    docs = (tmp_path / "home" / "docs" / "index.html").read_text()
+    assert len(docs) > 1_000_000
+    assert "live from payments.transactions" in docs
     assert processes_of(tmp_path) == []

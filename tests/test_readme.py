@@ -142,6 +142,9 @@ def test_every_command_of_the_readme_runs(project: Path, shell: Shell) -> None:
         "wrote .features/fraud_train.parquet",
         '"transactions_24h"',
         "features_http_requests_total",
+        "pushed payments.transactions accepted=2 rejected=0",
+        "streamed payments.transactions accepted=0 rejected=0 landed=2 files=1",
+        "pushed flights.departures=",
     ):
         assert expected in output
 
