@@ -82,7 +82,6 @@ def expected(payments: Iterable[Payment], customers: Iterable[int], now: datetim
         chosen = f" filter (where {conditions})" if conditions else ""
         features.append(f"{call.format(order=ORDER)}{chosen}")
     names = ["n", "spent", "largest", *LIFETIME, *DELAYED, "latest_shop", "share"]
-    found = []
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'; set threads = 1")
         listed = ", ".join(f"{name} {data_type}" for name, data_type in COLUMNS.items())
@@ -95,8 +94,7 @@ def expected(payments: Iterable[Payment], customers: Iterable[int], now: datetim
             "(from versions qualify row_number() over (partition by payment_id order by ingested_at desc) = 1)"
             "where amount > 0"
         )
-        for customer in customers:
-            sql = f"select {', '.join(features)} from payments where customer = $customer and paid_at <= $now"
-            values = connection.execute(sql, {"customer": customer, "now": now}).fetchone()
-            found.append(dict(zip(names, values or (), strict=True)))
-    return found
+        sql = f"select customer, {', '.join(features)} from payments where paid_at <= $now group by customer"
+        rows = {customer: values for customer, *values in connection.execute(sql, {"now": now}).fetchall()}
+        nothing = connection.execute(f"select {', '.join(features)} from payments where false", {"now": now}).fetchone()
+    return [dict(zip(names, rows.get(customer, nothing), strict=True)) for customer in customers]

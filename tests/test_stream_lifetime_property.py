@@ -116,7 +116,7 @@ def folders(tmp_path: Path) -> Any:
 
 @given(st.randoms(use_true_random=False))
 @settings(
-    max_examples=8, deadline=None,
+    max_examples=6, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 def test_reads_between_pushes_syncs_and_days_are_what_sql_gives_over_all_events(

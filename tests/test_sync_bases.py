@@ -226,7 +226,7 @@ def test_a_view_that_is_no_longer_online_leaves_no_base(project: LiveProject) ->
         assert client.hlen(CODES) == 0
 
 
-@pytest.mark.parametrize(("full", "step"), [(False, 8), (True, 20)])
+@pytest.mark.parametrize(("full", "step"), [(False, 9), (True, 22)])
 def test_killed_at_any_moment_and_run_again_reads_are_right(project: LiveProject, full: bool, step: int) -> None:
     kills, pushed, now = 0, list[Payment](), NOW
     kept: list[Payment] = []
@@ -255,7 +255,7 @@ def test_pushes_during_syncs_are_all_counted(project: LiveProject) -> None:
     def push() -> None:
         chance = random.Random(1)
         with Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
-            while not stop.is_set():
+            while not stop.wait(0.01):
                 numbers = range(10_000 + len(pushed), 10_020 + len(pushed))
                 batch = [payment(n, chance.randrange(4), n % 20 * DAY / 6 + n / 1e5) for n in numbers]
                 names = [column.name for column in SOURCE.columns]

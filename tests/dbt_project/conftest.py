@@ -10,7 +10,7 @@ import pytest
 
 from examples import flights, payments
 from feature_server import FeatureStore
-from tests.dbt_project.world import FLIGHTS, ROOT, Row, World, make_flights, rows
+from tests.dbt_project.world import FLIGHTS, ROOT, Row, World, delay_some, make_flights, rows
 
 STEPS = (
     "2013-12-20T00:00:00Z",
@@ -29,6 +29,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["--out", str(home / "landing"), "--data", str(FLIGHTS), "--since", "2013-12-18T00:00:00Z",
          "--until", "2013-12-28T00:00:00Z"]
     )  # fmt: skip
+    delay_some(home / "landing" / "departures", "departure_id")
+    delay_some(home / "landing" / "arrivals", "arrival_id")
     payments.main(
         ["--out", str(home / "landing"), "--customers", "50", "--merchants", "12", "--transactions", "4000",
          "--days", "40", "--until", "2013-12-28T00:00:00Z"]
@@ -60,19 +62,20 @@ def steps(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> list[World
 
 @pytest.fixture(scope="session")
 def full(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The same world built once, for the last step's instant."""
+    """The same world built once, for the last step's instant, and published."""
     home = tmp_path_factory.mktemp("full") / "world"
     shutil.copytree(sources, home)
-    World(home).run("--full-refresh", as_of=STEPS[-1])
-    return World(home)
+    world = World(home)
+    world.run("--full-refresh", as_of=STEPS[-1])
+    for arguments in (("apply", "--no-parse"), ("publish",)):
+        done = world.features(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return world
 
 
 @pytest.fixture(scope="session")
 def store(full: World) -> FeatureStore:
     """The offline store that `full` was published to."""
-    for arguments in (("apply", "--no-parse"), ("publish",)):
-        done = full.features(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
     return FeatureStore(ROOT, home=full.home, warehouse=full.warehouse)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -14,7 +15,7 @@ import pytest
 
 from feature_server import FeatureStore
 from tests.dbt_project.conftest import STEPS
-from tests.dbt_project.world import FLIGHTS, Row, World, in_force, rows
+from tests.dbt_project.world import Row, World, in_force, rows
 
 AS_OF = datetime.fromisoformat(STEPS[-1])
 Key = int | str
@@ -61,23 +62,13 @@ def test_transactions_of_a_customer(full: World, store: FeatureStore, transactio
 
 
 def test_departures_of_an_airport(full: World, store: FeatureStore) -> None:
-    with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
-        flown = rows(
-            connection,
-            f"select origin, dep_delay, time_hour + to_minutes(minute) as scheduled from '{FLIGHTS}/flights.parquet'"
-            " where time_hour >= '2013-12-17'",
-        )
-    outcomes = [
-        (row["origin"], row["scheduled"] + timedelta(minutes=row["dep_delay"] or 0), row["dep_delay"]) for row in flown
-    ]
-    of_airport = {
-        airport: [(at, delay) for origin, at, delay in outcomes if origin == airport and START < at <= AS_OF]
-        for airport in ("EWR", "JFK", "LGA")
-    }
+    of_airport = landed(full, "departures", "airport")
+    times = {airport: [row["occurred_at"] for row in events] for airport, events in of_airport.items()}
 
     def expected(airport: str, at: datetime, known: datetime) -> Row:
-        now = [(when, delay) for when, delay in of_airport[airport] if at - 3 * HOUR <= when <= at]
+        window = slice(bisect_left(times[airport], at - 3 * HOUR), bisect_right(times[airport], at))
+        events = [row for row in of_airport[airport][window] if row["ingested_at"] <= known]
+        now = [(row["occurred_at"], row["departure_delay_minutes"]) for row in events]
         left = [delay for _, delay in now if delay is not None]
         return {
             "departures_1h": sum(delay is not None and when >= at - HOUR for when, delay in now),
@@ -95,22 +86,20 @@ def test_departures_of_an_airport(full: World, store: FeatureStore) -> None:
         found = expected(row["airport"], row["event_timestamp"], AS_OF)
         assert {name: row[name] for name in found} == found, row
 
-    near = [(airport, at, at) for airport, events in of_airport.items() for at, _ in events[::61]]
+    late = [row for events in of_airport.values() for row in events if row["ingested_at"] > row["occurred_at"]]
+    near = [(row["airport"], row["occurred_at"], row["ingested_at"]) for row in late]
     spine = moments(list(of_airport), START, 300) + edges(near, HOUR, 3 * HOUR)
     check(store, "airport__departures", "airport", spine, expected)
 
 
 def test_previous_leg_of_a_plane(full: World, store: FeatureStore) -> None:
-    with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
-        landed = rows(connection, f"from '{full.home}/landing/arrivals/*.parquet'")
-    of_plane: dict[str, list[Row]] = {}
-    for row in landed:
-        if row["ingested_at"] <= AS_OF:
-            of_plane.setdefault(row["tail_number"], []).append(row)
+    of_plane = landed(full, "arrivals", "tail_number")
 
     def expected(plane: str, at: datetime, known: datetime) -> Row:
-        legs = [row for row in of_plane[plane] if at - 2 * DAY <= row["occurred_at"] <= at]
+        legs = [
+            row for row in of_plane[plane]
+            if at - 2 * DAY <= row["occurred_at"] <= at and row["ingested_at"] <= known
+        ]  # fmt: skip
         if not legs:
             return dict.fromkeys(LEG)
         leg = max(legs, key=lambda row: row["occurred_at"])
@@ -127,10 +116,22 @@ def test_previous_leg_of_a_plane(full: World, store: FeatureStore) -> None:
         found = expected(row["tail_number"], row["event_timestamp"], AS_OF)
         assert {name: row[name] for name in found} == found, row
 
-    near = [(row["tail_number"], row["occurred_at"], row["ingested_at"]) for row in landed[::23]]
-    near = [(plane, at, known) for plane, at, known in near if plane in of_plane]
-    spine = moments(sorted(of_plane), START, 1000) + edges(near, 2 * DAY)
+    late = [row for legs in of_plane.values() for row in legs if row["ingested_at"] > row["occurred_at"]]
+    near = [(row["tail_number"], row["occurred_at"], row["ingested_at"]) for row in late]
+    spine = moments(list(of_plane), START, 1000) + edges(near, 2 * DAY)
     check(store, "plane__previous_leg", "tail_number", spine, expected)
+
+
+def landed(full: World, feed: str, key: str) -> dict[Key, list[Row]]:
+    """The events of a feed that the build knew, by key, in the order they happened."""
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        known = f"from '{full.home}/landing/{feed}/*.parquet' where ingested_at <= '{AS_OF}'"
+        found = rows(connection, f"{known} order by occurred_at")
+    by_key: dict[Key, list[Row]] = {}
+    for row in found:
+        by_key.setdefault(row[key], []).append(row)
+    return by_key
 
 
 def moments(keys: list[Key], start: datetime, count: int) -> list[tuple[Key, datetime]]:

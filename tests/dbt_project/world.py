@@ -86,6 +86,15 @@ def make_flights(directory: Path, first: str, last: str) -> None:
         connection.execute(f"copy (from '{source}' {days}) to '{directory / source.name}' (format parquet)")
 
 
+def delay_some(folder: Path, event_id: str) -> None:
+    """Let one event in 97 land five hours late, as when a link is down; the feed itself has none."""
+    connection = duckdb.connect()
+    for path in folder.glob("*.parquet"):
+        late = f"ingested_at + to_hours(case when {event_id} % 97 = 0 then 5 else 0 end) as ingested_at"
+        connection.execute(f"create or replace table landed as select * replace ({late}) from '{path}'")
+        connection.execute(f"copy landed to '{path}' (format parquet)")
+
+
 def rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[Row]:
     relation = connection.sql(query)
     return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
