@@ -75,7 +75,7 @@ def events_in(
             from known semi join chosen using ({keys})
         )
         where version_ = 1 and counts and {_inside(frame, at_us)} and ({condition})
-        order by event_timestamp desc, created_timestamp desc
+        order by event_timestamp desc, created_timestamp desc, event_id desc
         limit {int(last)}
         """
     )

@@ -79,10 +79,12 @@ def read_status(settings: Settings, registry: Registry) -> Status:
     except FeatureStoreError as error:
         trouble = str(error)
     offline = OfflineStore(settings.offline)
+    views = [_view_status(view, offline, online, now, trouble is None) for view in registry.feature_views]
+    published = {view.view: view.newest_event for view in views}
     return Status(
         at=now,
-        views=tuple(_view_status(view, offline, online, now, trouble is None) for view in registry.feature_views),
-        sources=sources,
+        views=tuple(views),
+        sources=tuple(source.with_published(published) for source in sources),
         online_store=trouble,
     )
 

@@ -6,7 +6,7 @@ for then the last build lacked them. When something was pushed, and how long it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     Pushed and not landed yet: `pushes` entries of the log with `events` events, None where they are too many to count;
     the first came `oldest_seconds` ago. `unread` entries of the producers' stream are not taken in yet, the first of
     them `unread_seconds` old. `newest_event` is the latest event time in the log or, if it is empty, in the file that
-    landed last.
+    landed last, or in the offline tables of `views`.
     """
 
     source: str
@@ -48,6 +48,12 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_pushed_at: datetime | None = None
     newest_event: datetime | None = None
     problems: tuple[str, ...] = ()
+
+    def with_published(self, newest: Mapping[str, datetime | None]) -> SourceStatus:
+        """With the newest event offline of each view taken into account."""
+        known = [self.newest_event, *(newest[view] for view in self.views)]
+        found = max((moment for moment in known if moment is not None), default=None)
+        return msgspec.structs.replace(self, newest_event=found)
 
 
 def source_status(

@@ -70,7 +70,9 @@ def put_back(client: redis.Redis, name: bytes, ago: timedelta) -> None:
 
 
 def test_pushed_events_wait_until_they_have_landed(project: LiveProject) -> None:
-    assert source_of(project) == SourceStatus(source="shop.payments", views=(HOURLY.id,))
+    assert source_of(project) == SourceStatus(
+        source="shop.payments", views=(HOURLY.id,), newest_event=NOW - timedelta(hours=1)
+    )
     project.push(payment(2, 1, 20), payment(3, 2, 10))
     project.push(payment(4, 2, 30))
     found = source_of(project)
@@ -161,6 +163,7 @@ def test_the_command_shows_sources_and_the_last_verify_and_ends_with_1(
     write_registry(project.folder / ".features" / "registry.json", project.registry)
     for name, value in {
         "PROJECT_DIR": project.folder,
+        "HOME": project.folder / ".features",
         "OFFLINE": project.offline.root,
         "CLOCK": NOW.isoformat(),
     }.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import threading
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -75,6 +76,19 @@ def test_a_sync_keeps_the_events_of_eight_days_and_the_latest_before_and_a_base_
     assert bases(project) == 3
     assert project.online(VIEW) == versions(*NEW, *OLD[:3])
     assert_reads(project, [*OLD, *NEW])
+
+
+def test_a_base_has_the_bytes_that_the_layout_says(tmp_path: Path, valkey: str) -> None:
+    names = ("payments", "total", "last_shop", "mean")
+    project = LiveProject(tmp_path, valkey, make_live_view({name: MORE[name] for name in names}))
+    project.landed("a", OLD[:3])
+    project.publish()
+    project.sync()
+    with redis.Redis.from_url(valkey) as client:
+        (name,) = [key for key in client.scan_iter() if key.endswith(BASE + b"{1}")]
+        cut_off, nulls, payments, total, counted, end = struct.unpack_from("<qBq16sqI", base := client.get(name))
+    assert cut_off == to_us(NOW - timedelta(days=8))  # the longest bounded window, and seven days
+    assert (nulls, payments, int.from_bytes(total, "little"), counted, base[-end:]) == (0, 1, 1050, 1, b"shop 4")
 
 
 def test_as_days_go_by_each_sync_of_a_key_makes_more_of_its_events_base(project: LiveProject) -> None:
