@@ -234,8 +234,8 @@ def _sources(online: OnlineRegistry, live: Sequence[LiveSource]) -> str:
             (
                 f"<code>{escape(source.source)}</code>",
                 ", ".join(_link("feature-views", view.id) for view in views),
-                escape(f"{source.pushes:,} pushes" + _since(source.oldest_seconds)),
-                escape(f"{source.unread:,} events" + _since(source.unread_seconds)),
+                escape(f"{source.pushes:,} push{'es' * (source.pushes != 1)}" + _since(source.oldest_seconds)),
+                escape(f"{source.unread:,} event{'s' * (source.unread != 1)}" + _since(source.unread_seconds)),
                 escape(f"{source.dead_letters:,}"),
             )
         )
