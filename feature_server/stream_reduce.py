@@ -6,7 +6,7 @@ walks the array about once. Sums of floats are never differences of running tota
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -27,6 +27,10 @@ class Values(msgspec.Struct):
 
     def take(self, positions: np.ndarray) -> Values:
         return Values(self.values[positions], self.null[positions])
+
+
+def joined(parts: Sequence[Values]) -> Values:
+    return Values(np.concatenate([part.values for part in parts]), np.concatenate([part.null for part in parts]))
 
 
 def count(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
