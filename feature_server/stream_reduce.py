@@ -11,9 +11,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import numpy as np
 
-PAIRS_AT_ONCE = (
-    4_000_000  # event-range pairs expanded at a time: bounds the memory of quantiles, distinct counts, lists
-)
+PAIRS_AT_ONCE = 1_000_000  # event-range pairs expanded at a time, for they take memory, and caches are small
 
 
 class Values(msgspec.Struct):

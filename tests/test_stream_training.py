@@ -233,7 +233,7 @@ def same(ours: Any, theirs: Any) -> bool:
 def test_random_events_and_spines_give_what_the_models_sql_gives(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_reduce, "PAIRS_AT_ONCE", 4_000_000 if seed % 3 else 5)
+    monkeypatch.setattr(stream_reduce, "PAIRS_AT_ONCE", 1_000_000 if seed % 3 else 5)
     chance = random.Random(seed)
     shop, rows = Shop(tmp_path), random_payments(chance, ties=seed % 2 == 0)
     shop.land(rows)
