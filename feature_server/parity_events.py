@@ -68,7 +68,7 @@ def _verify_once(
     progress: Progress,
 ) -> Verified:
     started, table, registry = time.monotonic(), store.table(view.id), online.registry()
-    found = registry.views.get(view.id) if registry is not None else None
+    found = registry.synced(view.id) if registry is not None else None
     if registry is None or found is None:
         return never_synced(table, now_us)
     source = event_source(registry, found.definition)

@@ -195,8 +195,11 @@ class OnlineFeatures:
         if statuses is None:
             values = list(stored) if convert is None else [convert(value) for value in stored]
             return values, [PRESENT] * self.count, view.event_us
-        plain: Callable[[Any], Any] = convert or (lambda value: value)
-        values = [plain(value) if status is PRESENT else None for value, status in zip(stored, statuses, strict=True)]
+        pairs = zip(stored, statuses, strict=True)
+        if convert is None:
+            values = [value if status is PRESENT else None for value, status in pairs]
+        else:
+            values = [convert(value) if status is PRESENT else None for value, status in pairs]
         return values, statuses, view.event_us
 
 

@@ -246,7 +246,7 @@ class StreamViewReader(ViewReader):
             counts.null_value += empty - len(missing)
 
 
-def _spelled(column: Column, dictionary: list[bytes]) -> Column:
+def _spelled(column: Column, dictionary: Sequence[bytes]) -> Column:
     """Strings out of their places."""
     texts = np.empty(len(column.values), dtype=object)
     texts[:] = [

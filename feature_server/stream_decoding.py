@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,12 @@ import numpy.typing as npt
 from .codec import RowCodec, struct_format
 from .definitions import FeatureView
 from .errors import OnlineStoreError
-from .stream_records import FIRST_ARGUMENT, is_fixed_width, record_view
+from .stream_plan import Aggregate
+from .stream_records import FIRST_ARGUMENT, LENGTH_BYTES, is_fixed_width, plan_of, record_view
 from .stream_reduce import Values
 from .stream_window import Events
 
-Dictionary: TypeAlias = list[bytes] | None
+Dictionary: TypeAlias = Sequence[bytes] | None
 _CREATED, _EVENT_ID, _COUNTS = 0, 1, 2
 
 
@@ -24,7 +25,8 @@ class EventDecoder:
     """Decodes the records of one stream view; of the plan's arguments only those given, by default all.
 
     An argument's values are as in `stream_arrow`: numbers, booleans, days, microseconds, decimals as integers (Python's
-    beyond 18 digits); strings, UUIDs and lists are places in a sorted list of their stored bytes.
+    beyond 18 digits); strings, UUIDs and lists are places in a sorted list of their stored bytes, or in that of all
+    records where the plan only picks events and never compares the argument.
     """
 
     def __init__(self, view: FeatureView, arguments: Collection[int] | None = None) -> None:
@@ -35,7 +37,7 @@ class EventDecoder:
         self._wanted = self._all if arguments is None else {FIRST_ARGUMENT + i for i in arguments}
         self._dtype = head_dtype(self._codec)
         self._fixed = is_fixed_width(records)
-        self.width = self._dtype.itemsize if self._fixed else None
+        self._compared = {FIRST_ARGUMENT + i for aggregate in plan_of(view).aggregates for i in _compared(aggregate)}
 
     def decode(self, stored: Sequence[bytes | None]) -> tuple[Events, list[Dictionary]]:
         """The events of n keys, the values of which are given (None: no such key), as n groups.
@@ -43,14 +45,15 @@ class EventDecoder:
         With them, for each argument, what its integers are places in, where it is no number. `event_id` is None where
         every event has one version.
         """
-        heads, tails, starts = self._records(stored)
+        records = self._records(stored)
+        heads, starts = records.heads, records.starts
         event_us, event_id = _column(heads, "event"), _column(heads, f"v{_EVENT_ID}").view(np.int64)
         no_null, nulls = np.zeros(len(heads), dtype=np.bool_), heads["nulls"]
         some_null = bool(np.count_nonzero(nulls))
         found: list[tuple[Values | None, Dictionary]] = [(None, None)] * len(self._all)
         for i in self._wanted:
             null = (nulls[:, i >> 3] >> (i & 7) & 1).astype(np.bool_) if some_null else no_null
-            found[i - FIRST_ARGUMENT] = self._argument(heads, tails, i, null)
+            found[i - FIRST_ARGUMENT] = self._argument(records, i, null)
         steps = _Steps(starts, len(heads))
         events = Events(
             starts=starts,
@@ -73,7 +76,8 @@ class EventDecoder:
         Those are superseded versions, and events that occurred and were created before `before_us`, but for the latest
         of them that counts. One created later may still keep an earlier version, sent again, from counting.
         """
-        heads, tails, _ = self._records([stored])
+        records = self._records([stored])
+        heads = records.heads
         order = np.lexsort((np.arange(len(heads)), heads[f"v{_CREATED}"], heads[f"v{_EVENT_ID}"]))
         ids = heads[f"v{_EVENT_ID}"][order]
         keep = np.zeros(len(heads), dtype=np.bool_)
@@ -84,60 +88,64 @@ class EventDecoder:
             keep &= ~old
             if len(counted):
                 keep[counted[np.lexsort((heads[f"v{_CREATED}"][counted], heads["event"][counted]))[-1]]] = True
-        if self._fixed:
+        if records.begin is None:
             return heads[keep].tobytes()
-        width = self._dtype.itemsize
-        return b"".join(
-            (width + len(tails[row])).to_bytes(4, "little") + heads[row].tobytes() + tails[row]
-            for row in np.flatnonzero(keep)
-        )
+        ends = records.begin + self._dtype.itemsize + heads[f"end{self._codec.variable[-1]}"]
+        spans = zip((records.begin[keep] - LENGTH_BYTES).tolist(), ends[keep].tolist(), strict=True)
+        return b"".join([records.whole[start:end] for start, end in spans])
 
-    def _records(self, stored: Sequence[bytes | None]) -> tuple[npt.NDArray[Any], list[bytes], npt.NDArray[np.int64]]:
-        """The fixed-width heads of all records, what follows each (of records that differ in width), and where each
-        key's records begin."""
+    def _records(self, stored: Sequence[bytes | None]) -> _Records:
         values: Any = [value or b"" for value in stored] if None in stored else stored
-        starts = np.zeros(len(values) + 1, dtype=np.int64)
+        ends = np.zeros(len(values) + 1, dtype=np.int64)
+        np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values)), out=ends[1:])
+        whole = b"".join(values)
         if self._fixed:
-            np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values)), out=starts[1:])
-            starts, rest = np.divmod(starts, self._dtype.itemsize)
+            starts, rest = np.divmod(ends, self._dtype.itemsize)
             if np.count_nonzero(rest):
                 raise self._damaged("a length that is no multiple of a record's")
-            return np.frombuffer(b"".join(values), self._dtype), [], starts
-        head = self._dtype.itemsize
-        heads: list[bytes] = []
-        tails: list[bytes] = []
-        for i, value in enumerate(values):
-            at = 0
-            while at < len(value):
-                start, at = at + 4, at + 4 + int.from_bytes(value[at : at + 4], "little")
-                if at > len(value) or at - start < head:
-                    raise self._damaged("a record that is cut off")
-                heads.append(value[start : start + head])
-                tails.append(value[start + head : at])
-            starts[i + 1] = len(heads)
-        return np.frombuffer(b"".join(heads), self._dtype), tails, starts
+            return _Records(np.frombuffer(whole, self._dtype), starts, whole, None)
+        width = self._dtype.itemsize
+        places, lengths = _lengths(whole)
+        starts = np.searchsorted(places, ends)
+        found = np.append(places, len(whole))
+        fit = np.array_equal(found[1:], places + LENGTH_BYTES + lengths) and lengths.min(initial=width) >= width
+        if not fit or not np.array_equal(found[starts], ends):
+            raise self._damaged("a record that is cut off")
+        if not len(places):
+            return _Records(np.empty(0, self._dtype), starts, whole, places)
+        begin = places + LENGTH_BYTES
+        anywhere = np.ndarray(len(whole) - width + 1, np.dtype((np.void, width)), whole, 0, (1,))  # overlapping
+        return _Records(anywhere[begin].view(self._dtype), starts, whole, begin)
 
-    def _argument(
-        self, heads: npt.NDArray[Any], tails: list[bytes], i: int, null: npt.NDArray[np.bool_]
-    ) -> tuple[Values, Dictionary]:
-        dtype = self._codec.dtypes[i]
+    def _argument(self, records: _Records, i: int, null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
+        dtype, heads = self._codec.dtypes[i], records.heads
         if dtype.fixed_width is None:
+            assert records.begin is not None
             place = self._codec.variable.index(i)
-            begin = heads[f"end{self._codec.variable[place - 1]}"].tolist() if place else [0] * len(tails)
-            slices = [tail[a:b] for tail, a, b in zip(tails, begin, heads[f"end{i}"].tolist(), strict=True)]
-            return _places(slices, null)
+            tail = records.begin + self._dtype.itemsize
+            start = tail + heads[f"end{self._codec.variable[place - 1]}"] if place else tail
+            return self._placed(_Slices(records.whole, start, tail + heads[f"end{i}"]), i, null)
         values = _column(heads, f"v{i}")
         if dtype.kind == "bool":
             return Values(values.view(np.bool_), null), None
         if dtype.fixed_width == 16:
-            stored = values.tobytes()
-            parts = [stored[at : at + 16] for at in range(0, len(stored), 16)]
+            starts = np.arange(len(values)) * 16
+            parts = _Slices(values.tobytes(), starts, starts + 16)
             if dtype.kind == "uuid":
-                return _places(parts, null)
+                return self._placed(parts, i, null)
             numbers = np.empty(len(parts), dtype=object)
             numbers[:] = [int.from_bytes(part, "little", signed=True) for part in parts]
             return Values(numbers, null), None
         return Values(values, null), None
+
+    def _placed(self, parts: _Slices, i: int, null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
+        """Bytes as places: in a sorted list of those that occur, or in `parts` as they are."""
+        if i not in self._compared:
+            return Values(np.arange(len(parts)), null), parts
+        texts = parts.all()
+        dictionary = sorted(set(texts))
+        place = {text: n for n, text in enumerate(dictionary)}
+        return Values(np.fromiter(map(place.__getitem__, texts), dtype=np.int64, count=len(texts)), null), dictionary
 
     def _damaged(self, got: str) -> OnlineStoreError:
         return OnlineStoreError(
@@ -146,6 +154,35 @@ class EventDecoder:
             got=got,
             remedy=f"run `features sync {self._view_id} --full`",
         )
+
+
+class _Slices(Sequence[bytes]):
+    """Parts of one string of bytes, cut when they are asked for."""
+
+    def __init__(self, whole: bytes, start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> None:
+        self._whole, self._start, self._end = whole, start, end
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._whole[self._start[i] : self._end[i]]
+
+    def all(self) -> list[bytes]:
+        whole = self._whole
+        return [whole[a:b] for a, b in zip(self._start.tolist(), self._end.tolist(), strict=True)]
+
+
+class _Records(NamedTuple):
+    """The fixed-width heads of all records, where each key's begin, and the bytes they are from.
+
+    Where records differ in width, `begin` is where each head begins in those bytes.
+    """
+
+    heads: npt.NDArray[Any]
+    starts: npt.NDArray[np.int64]
+    whole: bytes
+    begin: npt.NDArray[np.int64] | None
 
 
 class _Steps:
@@ -175,11 +212,35 @@ def _column(heads: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     return np.ascontiguousarray(heads[name])
 
 
-def _places(values: list[bytes], null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
-    """Bytes as places in a sorted list of those that occur."""
-    dictionary = sorted(set(values))
-    place = {value: i for i, value in enumerate(dictionary)}
-    return Values(np.fromiter(map(place.__getitem__, values), dtype=np.int64, count=len(values)), null), dictionary
+def _compared(aggregate: Aggregate) -> tuple[int, ...]:
+    """The arguments of which it matters how their values compare."""
+    if aggregate.function in ("count", "first", "last"):
+        return ()
+    return aggregate.arguments[1:] if aggregate.function in ("arg_min", "arg_max") else aggregate.arguments
+
+
+def _lengths(whole: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Where each record's length stands, and the length, of records one after the other; the last may be cut off."""
+    places: list[int] = []
+    at, size = 0, len(whole)
+    while at < size:
+        places.append(at)
+        at += LENGTH_BYTES + whole[at]  # most are shorter than 256 bytes: it is the length
+    found = _uint32(whole, np.array(places, dtype=np.int64))
+    if not len(found[1]) or found[1].max() < 256:
+        return found
+    places, at = [], 0
+    while at < size:
+        places.append(at)
+        at += LENGTH_BYTES + int.from_bytes(whole[at : at + LENGTH_BYTES], "little")
+    return _uint32(whole, np.array(places, dtype=np.int64))
+
+
+def _uint32(whole: bytes, places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    if not len(places) or len(whole) - places[-1] < LENGTH_BYTES:
+        return places, np.zeros(len(places), dtype=np.int64)  # too short for any record
+    anywhere = np.ndarray(len(whole) - LENGTH_BYTES + 1, "<u4", whole, 0, (1,))
+    return places, anywhere[places].astype(np.int64)
 
 
 def head_dtype(codec: RowCodec) -> np.dtype[Any]:

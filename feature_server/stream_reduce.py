@@ -58,6 +58,10 @@ def extreme(ufunc: np.ufunc, values: np.ndarray, valid: np.ndarray, low: np.ndar
     """np.minimum or np.maximum of the valid values of each range; arbitrary where a range has none."""
     if values.dtype.kind == "f":
         return _float_extreme(ufunc, values, valid, low, high)
+    if values.dtype == object:  # integers beyond 64 bits
+        in_order, places = np.unique(values, return_inverse=True)
+        found = extreme(ufunc, places, valid, low, high)
+        return np.append(in_order, 0)[np.clip(found, 0, len(in_order))]
     if values.dtype.kind == "b":
         values = values.astype(np.int8)
     bounds = np.iinfo(values.dtype)
@@ -162,6 +166,45 @@ def quantile_positions(
         upper[ranges.start + chunk] = event[begin[chunk] + to[chunk]]
         weight[ranges.start + chunk] = (rank - at)[chunk]
     return lower, upper, weight
+
+
+def between(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Floats between two as DuckDB interpolates them: 64-bit ones are weighed, 32-bit ones stepped to."""
+    if lower.dtype == np.float32:
+        start = lower.astype(np.float64)
+        return _fused(upper - start, weight, start)
+    return _fused(lower.astype(np.float64), 1 - weight, upper.astype(np.float64) * weight)
+
+
+def between_decimals(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray, precision: int) -> np.ndarray:
+    """As `between` for unscaled decimals, cut to integers; beyond 18 digits from their exact difference."""
+    if precision <= 18:
+        start = lower.astype(np.float64)
+        return _fused(upper.astype(np.float64) - start, weight, start).astype(np.int64)
+    found = np.empty(len(lower), dtype=object)
+    for row, (low, high, part) in enumerate(zip(lower.tolist(), upper.tolist(), weight.tolist(), strict=True)):
+        step = max(high - low, 0)
+        found[row] = low + int((float(step >> 64) * 2.0**64 + float(step & (2**64 - 1))) * part)
+    return found
+
+
+def _fused(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> np.ndarray:
+    """first * second + third, rounded once, by what rounding takes from product and sum (Dekker, Knuth)."""
+
+    def halves(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scaled = values * 134_217_729.0
+        high = scaled - (scaled - values)
+        return high, values - high
+
+    with np.errstate(all="ignore"):
+        product = first * second
+        (a, b), (c, d) = halves(first), halves(second)
+        product_rest = ((a * c - product) + a * d + b * c) + b * d
+        total = product + third
+        added = total - product
+        rest = (product - (total - added)) + (third - added)
+        found = total + (rest + product_rest)
+    return np.where(np.isfinite(found), found, total)
 
 
 def arg_extreme(by: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray, *, largest: bool) -> np.ndarray:

@@ -223,9 +223,12 @@ def _numeric(
     at, to = picked(Values(values, ~valid), lower), picked(Values(values, ~valid), upper)
     if not continuous:
         return at
-    numbers = at.values.astype(np.float64)
-    between = numbers + (to.values.astype(np.float64) - numbers) * weight
-    return Values(between.astype(np.int64) if dtype.kind == "decimal" else between, at.null)
+    at_values, to_values = np.where(at.null, 0, at.values), np.where(to.null, 0, to.values)
+    if dtype.kind == "decimal":
+        found = reduce.between_decimals(at_values, to_values, weight, int(dtype.precision or 38))
+    else:
+        found = reduce.between(at_values, to_values, weight)
+    return Values(np.where(lower == upper, at_values, found), at.null)
 
 
 def _lists(values: Values, valid: np.ndarray, low: np.ndarray, high: np.ndarray, last: float | None) -> Values:

@@ -22,6 +22,8 @@ from feature_server.ingest_worker import Worker
 from feature_server.keys import DEAD, EVENTS
 from feature_server.online import OnlineStore
 from feature_server.online_log import land, log_key
+from feature_server.online_registry import with_views
+from feature_server.parity_events import verify_events
 from feature_server.registry import write_registry
 from feature_server.settings import load_settings, to_us
 from feature_server.status import Status, read_status
@@ -212,3 +214,28 @@ def test_the_feature_server_tells_what_waits_in_its_metrics_and_on_its_first_pag
         assert (found["features_unread_events", SOURCE.name], found["features_dead_letters", SOURCE.name]) == (1, 1)
         page = httpx.get(server.address, headers={"accept": "text/html"}, trust_env=False).text
         assert "<td>2 pushes, the first 5 h ago</td>" in page
+
+
+def test_a_view_that_only_pushes_have_reached_is_not_synced_and_the_server_not_ready(
+    tmp_path: Path, valkey: str
+) -> None:
+    project = LiveProject(tmp_path, valkey, HOURLY)
+    project.landed("a", [payment(1, 1, 60)])
+    project.publish()
+    with OnlineStore(valkey) as online:
+        online.publish(lambda now: with_views(now, project.registry, {}))
+        project.push(payment(2, 1, 20))
+        verified = verify_events(HOURLY, online, project.offline, now_us=to_us(NOW), project_dir=project.folder)
+    (view,) = status_of(project).views
+    assert view.problems == (f"never synced: run `features sync {HOURLY.id}`",)
+    assert [difference.cause for difference in verified.differences] == ["never synced"]
+    with served(valkey, clock=NOW.isoformat()) as server:
+        ready = httpx.get(f"{server.address}/ready", trust_env=False)
+        assert (ready.status_code, ready.json()["reasons"]) == (
+            503, [f"feature view '{HOURLY.id}' is not synced: run `features sync {HOURLY.id}`"],
+        )  # fmt: skip
+        assert ("features_view_rows", HOURLY.id) not in metrics(server.address)
+        assert httpx.get(f"{server.address}/feature-views/{HOURLY.id}", trust_env=False).json()["online"] is None
+        project.sync()
+        assert httpx.get(f"{server.address}/ready", trust_env=False).status_code == 200
+        assert status_of(project).views[0].problems == ()

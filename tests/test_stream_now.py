@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from feature_server.codec import RowCodec
 from feature_server.definitions import Feature, FeatureView, JoinKey
 from feature_server.dtypes import parse_dtype
+from feature_server.errors import OnlineStoreError
 from feature_server.settings import EPOCH
 from feature_server.stream_decoding import EventDecoder
 from feature_server.stream_now import WindowsNow
@@ -168,3 +169,65 @@ def test_the_latest_of_equal_times_is_the_one_created_last(times: list[int]) -> 
     found = WindowsNow(plan(), [INTEGER]).evaluate(events, NOW_US)
     assert shown(found)["latest_us"] == [max(times)]
     assert shown(found)["latest"] == [max(range(3), key=lambda i: (times[i], i))]
+
+
+NAMES = msgspec.structs.replace(
+    plan(),
+    arguments=(
+        Argument(name="a0", dtype=parse_dtype("string"), sql="x"),
+        Argument(name="a1", dtype=parse_dtype("int64"), sql="y"),
+        Argument(name="a2", dtype=parse_dtype("string"), sql="z"),
+    ),
+    aggregates=(
+        Aggregate(name="least", function="min", arguments=(0,), frame=2, dtype=parse_dtype("string")),
+        Aggregate(name="last", function="last", arguments=(2,), frame=2, dtype=parse_dtype("string")),
+    ),
+    outputs=(),
+)
+NAMES_VIEW = msgspec.structs.replace(VIEW, stream=NAMES)
+Named = tuple[str | None, int, str | None]
+
+
+def named(rows: list[Named]) -> bytes:
+    """A key's value: records of strings, each behind its length."""
+    codec = RowCodec(record_view(NAMES_VIEW).features)
+    records = [
+        codec.encode(time, [EPOCH + timedelta(microseconds=time), time, True, *row])
+        for time, row in enumerate(rows, start=100)
+    ]
+    return b"".join(len(record).to_bytes(4, "little") + record for record in records)
+
+
+ROWS = st.tuples(st.none() | st.text(max_size=9), st.integers(-5, 5), st.none() | st.text(max_size=300))
+
+
+@given(st.lists(st.lists(ROWS, max_size=6), min_size=1, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_strings_are_read_as_they_were_written(groups: list[list[Named]]) -> None:
+    events, dictionaries = EventDecoder(NAMES_VIEW).decode([named(rows) or None for rows in groups])
+    assert np.diff(events.starts).tolist() == [len(rows) for rows in groups]
+    columns = []
+    for number, (values, dictionary) in enumerate(zip(events.arguments, dictionaries, strict=True)):
+        assert values is not None
+        numbers = values.values.tolist()
+        if dictionary is not None:
+            numbers = [dictionary[i].decode() for i in numbers]
+            assert number == 2 or list(dictionary) == sorted(dictionary)
+        columns.append([None if null else value for value, null in zip(numbers, values.null, strict=True)])
+    assert list(zip(*columns, strict=True)) == [row for rows in groups for row in rows]
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 10, 40])
+def test_records_that_are_cut_off_are_an_error(cut: int) -> None:
+    whole = named([("a", 1, "b"), ("c", 2, "d" * 280)])
+    for stored in ([whole[:-cut]], [whole, whole[:cut]], [whole[:-cut], whole]):
+        with pytest.raises(OnlineStoreError, match="another layout"):
+            EventDecoder(NAMES_VIEW).decode(stored)
+
+
+def test_trimming_keeps_whole_records() -> None:
+    rows: list[Named] = [("a", 1, None), (None, 2, "d" * 280), ("", 3, "e")]
+    assert EventDecoder(NAMES_VIEW).trimmed(named(rows), before_us=101) == named(rows)
+    kept = EventDecoder(NAMES_VIEW).trimmed(named(rows), before_us=103)
+    assert named(rows).endswith(kept)
+    assert len(kept) == len(named([("", 3, "e")]))
