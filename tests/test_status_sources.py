@@ -62,6 +62,17 @@ def event(number: int, **changes: object) -> dict[str, bytes]:
     return {"event": msgspec.json.encode(columns | changes)}
 
 
+def settings_of(project: LiveProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of commands for a project with its registry in force."""
+    home = project.folder / ".features"
+    write_registry(home / "registry.json", project.registry)
+    for name, value in {
+        "PROJECT_DIR": project.folder, "HOME": home, "OFFLINE": project.offline.root, "CLOCK": NOW.isoformat(),
+        "REDIS_URL": project.url,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"FEATURES_{name}", str(value))
+
+
 def put_back(client: redis.Redis, name: bytes, ago: timedelta) -> None:
     """Make all entries of a stream as old as that."""
     seconds, _ = client.time()
@@ -146,10 +157,31 @@ def test_refused_events_are_told_with_the_last_reason_until_they_are_dealt_with(
         assert found.dead_letters == 1
         (problem,) = found.problems
         assert problem.startswith("dead letters: 1 event refused, the last at 20")
-        assert "Expected `int`, got `str` - at `$.payment_id`; read features:dead:shop.payments" in problem
+        assert "Expected `int`, got `str` - at `$.payment_id`; `features stream shop.payments --dead` prints" in problem
         assert not status_of(project).good
-        online.client.xtrim(DEAD + SOURCE.name.encode(), maxlen=0, approximate=False)
+
+
+def test_refused_events_are_printed_and_dropped_by_command(
+    project: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings_of(project, monkeypatch)
+    with OnlineStore(project.url) as online, Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
+        sent = online.client.xadd(PRODUCED, event(7, payment_id="seven"))
+        online.client.xadd(PRODUCED, {"other": "thing"})
+        Worker(online, ingestor, SOURCE, project.landing).run(once=True)
+
+    def letters(*options: str) -> list[dict[str, str]]:
+        result = CliRunner().invoke(load_commands(), ["stream", SOURCE.name, "--dead", *options])
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    one, two = letters()
+    assert (one["id"], one["reason"]) == (sent.decode(), "Expected `int`, got `str` - at `$.payment_id`")
+    assert json.loads(one["event"])["payment_id"] == "seven"
+    assert (two["reason"], two["event"]) == ("no field `event`", None)
+    assert letters("--drop") == [one, two]
+    assert letters() == []
     assert source_of(project).problems == ()
+    assert CliRunner().invoke(load_commands(), ["stream", SOURCE.name, "--drop"]).exit_code == 2
 
 
 def test_a_source_whose_events_cannot_land_is_told(project: LiveProject) -> None:
@@ -162,15 +194,7 @@ def test_a_source_whose_events_cannot_land_is_told(project: LiveProject) -> None
 def test_the_command_shows_sources_and_the_last_verify_and_ends_with_1(
     project: LiveProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_registry(project.folder / ".features" / "registry.json", project.registry)
-    for name, value in {
-        "PROJECT_DIR": project.folder,
-        "HOME": project.folder / ".features",
-        "OFFLINE": project.offline.root,
-        "CLOCK": NOW.isoformat(),
-    }.items():
-        monkeypatch.setenv(f"FEATURES_{name}", str(value))
-    monkeypatch.setenv("FEATURES_REDIS_URL", project.url)
+    settings_of(project, monkeypatch)
 
     def run(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(load_commands(), words)
