@@ -224,8 +224,9 @@ class Ingestor:
 
     def _pack_view(self, source: _Source, view: _View, events: pa.Table) -> PackedEvents:
         rows = source.queries.rows(view.view, events)
-        nulls = {name: rows[name].is_null() for name in (*view.view.key_names, EVENT, CREATED, EVENT_ID)}
-        if any(rows[name].null_count for name in nulls):
+        needed = (*view.view.key_names, EVENT, CREATED, EVENT_ID)
+        if any(rows[name].null_count for name in needed):
+            nulls = {name: rows[name].is_null() for name in needed}
             counts = rows[COUNTS].fill_null(pa.scalar(False)).to_numpy()
             null_any = np.zeros(rows.num_rows, dtype=np.bool_)
             wrong: dict[int, str] = {}

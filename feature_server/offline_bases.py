@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pyarrow as pa
+
 from .offline_events import History
 from .offline_types import quote, sql_type
 from .stream_base import Part, part_features
@@ -95,12 +97,12 @@ def leave_late_out(history: History, cut_offs: Mapping[int, int]) -> set[int]:
     """
     keys, names = ", ".join(history.keys), ", ".join(history.columns)
     connection = history.connection
-    connection.execute("create or replace temp table cut_offs (n bigint, us bigint)")
-    connection.executemany("insert into cut_offs values (?, ?)", [list(pair) for pair in cut_offs.items()])
+    connection.register("cut_offs", pa.table({"n": list(cut_offs), "us": list(cut_offs.values())}))
     connection.execute(
         f"create or replace temp table cuts as select {keys}, n, make_timestamptz(us) as cut_ "
         f"from chosen join cut_offs using (n)"
     )
+    connection.unregister("cut_offs")
     same = " and ".join(f"s.{name} = l.{name}" for name in [*history.keys, "event_id", "created_timestamp"])
     connection.execute(
         f"create or replace temp table unlanded as select l.*, event_timestamp <= cut_ as late_ "

@@ -69,7 +69,9 @@ def _unread(client: Any, name: bytes) -> tuple[int, float | None]:
         return int(client.xlen(name)), entry_seconds(first[0][0]) if first else None
     after = b"(" + group["last-delivered-id"]
     first, pending = client.xrange(name, after, count=1), client.xpending(name, GROUP)
-    lag = group["lag"] if group["lag"] is not None else _count(client, name, after)  # null after some deletions
+    lag = group.get("lag")
+    if lag is None:  # so after some deletions, and before Redis 7
+        lag = _count(client, name, after)
     since = [entry_seconds(found) for found in (first and first[0][0], pending["min"]) if found]
     return int(lag) + int(pending["pending"]), min(since, default=None)
 

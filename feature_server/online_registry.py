@@ -50,10 +50,15 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
         found = (entry for entry in entries.values() if entry.definition.stream is not None)
         return [entry for entry in found if entry.definition.stream and entry.definition.stream.source == source]
 
+    def synced(self, view_id: str) -> OnlineView | None:
+        """What a sync has put online of a view; None also for a stream view that only pushes have reached so far."""
+        found = self.views.get(view_id)
+        return found if found is None or found.definition.stream is None or found.table_id else None
+
     def view(self, view_id: str) -> OnlineView:
         """What is online of a view; NotSynced when nothing is, UnknownNameError when there is no such view."""
-        found = self.views.get(view_id)
-        if found is not None and found.definition.stream is not None and not found.table_id:
+        found = self.synced(view_id)
+        if found is None and view_id in self.views:
             raise NotSynced(
                 f"the events of {view_id!r} from before its first push are not online yet, so its windows lack them",
                 where=view_id,

@@ -68,7 +68,7 @@ def _verify_once(
     progress: Progress,
 ) -> Verified:
     started, table, registry = time.monotonic(), store.table(view.id), online.registry()
-    found = registry.views.get(view.id) if registry is not None else None
+    found = registry.synced(view.id) if registry is not None else None
     if registry is None or found is None:
         return never_synced(table, now_us)
     source = event_source(registry, found.definition)
@@ -160,7 +160,7 @@ class _Comparison:
         served = dict(zip(chosen, served_values(self.found, stored, bases, self.now_us), strict=True))
         expected = values_at(history, view, at_us=self.now_us)
         different = [n for n in chosen if unequal(served[n], expected[n])]
-        earlier, punctual, unclear = self._explanations(table) if different else ({}, {}, set[int]())
+        earlier, punctual, unclear = self._explanations(table, different) if different else ({}, {}, set[int]())
         found: list[Difference] = []
         for n in different:
             places = unequal(served[n], expected[n])
@@ -180,7 +180,9 @@ class _Comparison:
                 )
         return found
 
-    def _explanations(self, table: OfflineTable) -> tuple[dict[int, Values], dict[int, Values], set[int]]:
+    def _explanations(
+        self, table: OfflineTable, different: Sequence[int]
+    ) -> tuple[dict[int, Values], dict[int, Values], set[int]]:
         """The values with the version that was synced, those with it and without late events, and keys that have late
         events but whose values cannot be told."""
         history, synced = self.history, self._synced(table)
@@ -192,7 +194,7 @@ class _Comparison:
         history.store(synced)
         if synced.version != table.version:
             earlier = values_at(history, self.view, at_us=self.now_us)
-        cut_offs = {n: event_timestamp_us(base) for n, base in self.bases.items() if base is not None}
+        cut_offs = {n: event_timestamp_us(base) for n in different if (base := self.bases[n]) is not None}
         if cut_offs:
             unclear = leave_late_out(history, cut_offs)
             punctual = values_at(history, self.view, at_us=self.now_us)

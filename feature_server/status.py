@@ -117,7 +117,7 @@ def _view_status(
             status = _add(status, problem=f"never published: run `features publish {view.id}`")
     except FeatureStoreError as error:
         table, status = None, _add(status, problem=str(error))
-    synced = online.registry.views.get(view.id) if online.registry is not None else None
+    synced = online.registry.synced(view.id) if online.registry is not None else None
     if synced is not None:
         status = _add_online(status, view, synced)
     elif view.online and table is not None and reachable:

@@ -121,16 +121,14 @@ def _late(status: SourceStatus, refresh: str | None) -> Iterator[str]:
 
 
 def _dead_letters(status: SourceStatus, online: OnlineStore) -> Iterator[str]:
-    name = DEAD + status.source.encode()
     with redis_errors():
-        last = online.client.xrevrange(name, count=1)
+        last = online.client.xrevrange(DEAD + status.source.encode(), count=1)
     for written, fields in last:
         at = EPOCH + timedelta(seconds=entry_seconds(written))
         reason = fields.get(b"reason", b"no reason").decode(errors="replace")
         refused = f"{_counted(status.dead_letters)} refused"
-        remedy = (
-            f"read {name.decode()}, correct the producer, and once they are dealt with XTRIM {name.decode()} MAXLEN 0"
-        )
+        command = f"features stream {status.source} --dead"
+        remedy = f"`{command}` prints them; correct the producer, and once they are dealt with `{command} --drop`"
         yield f"dead letters: {refused}, the last at {at:%Y-%m-%d %H:%M} UTC: {reason}; {remedy}"
 
 

@@ -6,14 +6,12 @@ walks the array about once. Sums of floats are never differences of running tota
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
 
-PAIRS_AT_ONCE = (
-    4_000_000  # event-range pairs expanded at a time: bounds the memory of quantiles, distinct counts, lists
-)
+PAIRS_AT_ONCE = 1_000_000  # event-range pairs expanded at a time, for they take memory, and caches are small
 
 
 class Values(msgspec.Struct):
@@ -27,6 +25,10 @@ class Values(msgspec.Struct):
 
     def take(self, positions: np.ndarray) -> Values:
         return Values(self.values[positions], self.null[positions])
+
+
+def joined(parts: Sequence[Values]) -> Values:
+    return Values(np.concatenate([part.values for part in parts]), np.concatenate([part.null for part in parts]))
 
 
 def count(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

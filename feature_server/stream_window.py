@@ -309,22 +309,34 @@ def _one_by_one(
     at_us: np.ndarray,
     positions: np.ndarray,
 ) -> Evaluated:
-    """The plan at some (group, time) pairs, each over its own copy of the events in force at its time."""
+    """The plan at some (group, time) pairs, each over its own copy of the events in force at its time.
+
+    Some pairs at a time, so that their copies do not fill the memory.
+    """
     at, group = at_us[positions], groups[positions]
     low, high = bounds(events, group, at, Frame(None))
     if plan.longest_us is not None and all(frame.preceding_us is not None for frame in plan.frames):
         oldest, _ = bounds(events, group, at, Frame(plan.longest_us))
         before = _latest_known_before(events, superseded, low, oldest, at)
         low = np.where(before >= 0, np.minimum(before, oldest), oldest)
-    rows, starts = [], [0]
+    parts = []
     for ranges, owner, row in reduce.expanded(np.ones(len(events.event_us), bool), low, high):
-        known = (events.created_us[row] <= at[ranges][owner]) & (superseded[row] > at[ranges][owner])
-        known &= events.counts[row]
-        rows.append(row[known])
-        sizes = np.bincount(owner[known], minlength=ranges.stop - ranges.start)
-        starts.extend((starts[-1] + np.cumsum(sizes)).tolist())
-    own = events.take(np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64), np.array(starts, dtype=np.int64))
-    return _evaluate(plan, own, np.arange(len(positions)), at)
+        here = at[ranges]
+        known = (events.created_us[row] <= here[owner]) & (superseded[row] > here[owner]) & events.counts[row]
+        starts = np.append(0, np.cumsum(np.bincount(owner[known], minlength=len(here))))
+        parts.append(_evaluate(plan, events.take(row[known], starts), np.arange(len(here)), here))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[Evaluated]) -> Evaluated:
+    return Evaluated(
+        aggregates=[reduce.joined(column) for column in zip(*(part.aggregates for part in parts), strict=True)],
+        latest_us=np.concatenate([part.latest_us for part in parts]),
+        latest=[
+            None if column[0] is None else reduce.joined(column)
+            for column in zip(*(part.latest for part in parts), strict=True)
+        ],
+    )
 
 
 def _latest_known_before(

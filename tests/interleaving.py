@@ -12,18 +12,16 @@ from typing import Any
 
 import duckdb
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
-from interleaving_events import MICROSECOND, Events, columns, lines, spoiled
+from interleaving_events import LATE, MICROSECOND, Events, columns, identity, lines, spoiled, write_file
 from interleaving_reads import Comparison, asked_keys
-from interleaving_shop import Shop, run_until_killed
-from interleaving_views import CUSTOMER, MODELS, PAYMENTS, SOURCES, Event, registry_of
+from interleaving_shop import Shop, paused, run_until_killed
+from interleaving_views import CUSTOMER, EVER, MODELS, PAYMENTS, SOURCES, Event, registry_of
 
 from feature_server.client import FeatureClient
 from feature_server.embedded import EmbeddedValkey
 from feature_server.ingest import Ingestor, PushResult
-from feature_server.ingest_events import arrow_type
 from feature_server.ingest_worker import DEAD, EVENTS
 from feature_server.online import OnlineStore
 from feature_server.online_log import landing_folder, live_files
@@ -31,14 +29,15 @@ from feature_server.settings import load_settings, to_us
 from feature_server.stream_plan import EventSource
 
 START = datetime(2031, 3, 1, 12, tzinfo=UTC)  # so far ahead that Redis' own clock expires no key: `clock` does
-FRAMES = sorted({end for model in MODELS for frame in model.frames.values() for end in frame})
+FRAMES = sorted({end for model in MODELS for frame in model.frames.values() for end in frame if end is not None})
 CLOCK = [timedelta(seconds=s) for s in (0, 1, 29, 60, 300)] + [timedelta(hours=h) for h in (1, 5, 30)]
 DAYS = [timedelta(days=d) for d in (3, 8, 30)]
 AOF = "appendonlydir"
+AT_ONCE = timedelta(days=8)  # how late lifetime windows count an event at once, be it in any version
 WEIGHTS = {
     "push": 30, "push_and_die": 3, "stream": 4, "stream_and_die": 2, "land": 5, "land_and_die": 2, "sync": 10,
-    "sync_and_die": 5, "load": 4, "restate": 2, "clock": 22, "restart": 3, "define": 4, "withdraw": 1,
-    "restart_redis": 3, "copy_redis": 3, "lose_redis": 2, "verify": 3, "train": 3,
+    "sync_and_die": 4, "sync_and_push": 4, "load": 4, "restate": 2, "clock": 22, "restart": 3, "define": 4,
+    "withdraw": 1, "restart_redis": 3, "copy_redis": 3, "lose_redis": 2, "verify": 3, "train": 3,
 }  # fmt: skip
 
 
@@ -64,17 +63,19 @@ class Machine:
         duckdb.connect(str(folder / "warehouse.duckdb")).close()
         for source in SOURCES:
             landing_folder(source, folder).mkdir(parents=True)
-            _write(source, landing_folder(source, folder) / "empty.parquet", [])
+            write_file(source, landing_folder(source, folder) / "empty.parquet", [])
         self.events = {source.name: Events(source) for source in SOURCES}
         self.comparison = Comparison(self.events)
         self.loaded: dict[str, list[Event]] = {}
         self.levels = {model.name: 0 for model in MODELS}
         self.history: list[str] = []
         self.saved: dict[str, list[Event]] | None = None
+        self.late: list[Event] = []  # payments that lifetime windows count only after a sync
+        self.published: set[Any] = set()  # which payments were in files when the history was published last
         self._loads = 0
         self.valkey = EmbeddedValkey(folder / "valkey")
         self._start_processes()
-        self.shop.publish()
+        self._publish()
         self.shop.sync(only=CUSTOMER.name)
 
     def _kill_redis(self) -> None:
@@ -119,7 +120,8 @@ class Machine:
             declared = [view for view in online.registry.feature_views if view.id == model.name]
             names = [feature.name for view in declared for feature in view.features if feature.name in kept]
             if names:
-                self.comparison.compare_online(self.client, model, names, self.now)
+                late = {str(event["customer"]) for event in self.late}
+                self.comparison.compare_online(self.client, model, names, self.now, late)
 
     def say(self, text: object) -> None:
         self.history[-1] += f"\n      {text}"
@@ -149,7 +151,7 @@ class Machine:
         self._accept(events, [event for i, event in enumerate(batch) if i not in bad])
 
     def push_and_die(self, random: Random) -> None:
-        """A push by a process that is killed half way; the producer sends the events again."""
+        """A push that is killed half way; the producer sends the events again."""
         events = self._source(random)
         batch = events.batch(random, self.now, random.randint(1, 8))
         sent = lines(random, batch)
@@ -180,15 +182,21 @@ class Machine:
     def sync(self, random: Random) -> None:
         """A sync, most often after a build; also before one, and of one view alone."""
         if random.random() < 0.8:
-            self.shop.publish()
+            self._publish()
         name = random.choice([None, None, *self.levels])
         full = random.random() < 0.25
-        self.say(f"full={full} {self.shop.sync(full=full, only=name)}")
+        self.say(f"full={full} {self._sync(full=full, only=name)}")
 
     def sync_and_die(self, random: Random) -> None:
-        self.shop.publish()
+        self._publish()
         full = random.random() < 0.5
-        self.say(f"full={full} {run_until_killed(_sync, self.shop, full, step=random.randint(10, 90))}")
+        self.say(f"full={full} {run_until_killed(_sync_of, self.shop, full, step=random.randint(10, 90))}")
+
+    def sync_and_push(self, random: Random) -> None:
+        """A sync that stands still half way while events are pushed."""
+        self._publish()
+        with paused(_sync_of, self.shop, random.random() < 0.7, step=random.randint(10, 120)):
+            self.push(random)
 
     def load(self, random: Random) -> None:
         """A batch load of events that were never pushed; a build and a sync, killed at first, follow."""
@@ -210,7 +218,7 @@ class Machine:
                     events.accepted = [other for other in events.accepted if other is not event]
                 elif random.random() < 0.3 and events.source is PAYMENTS:
                     event["amount"] = (event["amount"] or 0) + 1
-                    event["merchant"] = "restated"
+                    event["group"] = "restated"
         self._build_and_sync(random)
 
     def clock(self, random: Random) -> None:
@@ -237,7 +245,7 @@ class Machine:
         model = random.choice(MODELS)
         self.levels[model.name] = random.randint(0, len(model.more))
         self.say(self.levels)
-        self.shop.publish()
+        self._publish()
         if random.random() < 0.7:
             self.sync(random)
 
@@ -276,8 +284,9 @@ class Machine:
             kept = {id(event) for event in self.saved[events.source.name]}
             kept |= {id(event) for batch in self.loaded.values() for event in batch}
             landed = self._landed(events.source)
-            lost = [e for e in events.accepted if id(e) not in kept and _identity(e, events.source) not in landed]
+            lost = [e for e in events.accepted if id(e) not in kept and identity(e, events.source) not in landed]
             events.changes += 1
+            self.late = [event for event in self.late if id(event) not in {id(other) for other in lost}]
             self.say(f"{len(lost)} of {len(events.accepted)} {events.source.name} lost")
             gone = {id(event) for event in lost}
             events.accepted = [event for event in events.accepted if id(event) not in gone]
@@ -292,7 +301,7 @@ class Machine:
         """A training set made now has the values that are read online now."""
         for source in SOURCES:
             self.shop.land(source, 10_000)
-        self.shop.publish()
+        self._publish()
         for view in self.shop.registry.feature_views:
             model = next(model for model in MODELS if model.name == view.id)
             found = self.shop.train(view, asked_keys(model))
@@ -316,6 +325,8 @@ class Machine:
             if pushed:
                 events.pushed.add(event[events.source.event_id])
             self.say({name: str(value) for name, value in event.items()})
+            if events.source is PAYMENTS and event["paid_at"] <= self.now - AT_ONCE + LATE[10]:
+                self.late.append(event)
             if id(event) not in known:
                 known.add(id(event))
                 events.accepted.append(event)
@@ -340,16 +351,31 @@ class Machine:
         for source in SOURCES:
             for place, batch in self.loaded.items():
                 if place.startswith(f"{source.name}/"):
-                    _write(source, landing_folder(source, self.folder) / f"{place.partition('/')[2]}.parquet", batch)
-        self.shop.publish()
+                    write_file(
+                        source, landing_folder(source, self.folder) / f"{place.partition('/')[2]}.parquet", batch
+                    )
+        self._publish()
         if random.random() < 0.5:
-            self.say(run_until_killed(_sync, self.shop, False, step=random.randint(5, 60)))
-        self.say(self.shop.sync())
+            self.say(run_until_killed(_sync_of, self.shop, False, step=random.randint(5, 60)))
+        self.say(self._sync())
+
+    def _publish(self) -> None:
+        self.shop.publish()
+        self.published = self._landed(PAYMENTS) | {
+            identity(event, PAYMENTS) for place, batch in self.loaded.items() if place.startswith(PAYMENTS.name)
+            for event in batch
+        }  # fmt: skip
+
+    def _sync(self, *, full: bool = False, only: str | None = None) -> list[str]:
+        done = self.shop.sync(full=full, only=only)
+        if only in (None, EVER.name):
+            self.late = [event for event in self.late if identity(event, PAYMENTS) not in self.published]
+        return done
 
     def _landed(self, source: EventSource) -> set[Any]:
         paths = live_files(landing_folder(source, self.folder))
         rows = [row for path in paths for row in pq.read_table(path, partitioning=None).to_pylist()]
-        return {_identity(row, source) for row in rows}
+        return {identity(row, source) for row in rows}
 
     def _expire(self) -> None:
         """Delete the keys that Redis would have by now if its clock were this one."""
@@ -365,20 +391,5 @@ class Machine:
                 self.say(f"{len(gone)} keys expired")
 
 
-def _sync(shop: Shop, full: bool) -> None:
+def _sync_of(shop: Shop, full: bool) -> None:
     shop.sync(full=full)
-
-
-def _identity(event: Event, source: EventSource) -> tuple[str, ...]:
-    return str(event[source.event_id]), str(event.get(source.created_timestamp or "", ""))
-
-
-def _write(source: EventSource, path: Path, events: list[Event]) -> None:
-    schema = pa.schema([(column.name, arrow_type(column.dtype)) for column in source.columns])
-    arrays = []
-    for field in schema:
-        values = [event[field.name] for event in events]
-        if field.type == pa.uuid():
-            values = [None if value is None else value.bytes for value in values]
-        arrays.append(pa.array(values, field.type))
-    pq.write_table(pa.table(arrays, schema=schema), path)

@@ -6,19 +6,23 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from interleaving_views import CLICKS, COLUMNS, PAYMENTS, Event
 
+from feature_server.ingest_events import arrow_type
 from feature_server.stream_plan import EventSource
 
 CUSTOMERS = [UUID(int=(0xC0FFEE << 96) + i * 0x0123_4567_89AB) for i in range(6)]
 DEVICES = [UUID(int=0xF << 124), UUID(int=1), UUID(int=0x8 << 124)]
 STORES = ["north", "süd|1", "{x}%", ""]
-VISITORS = [0, 1, -7, 2**62]
-UNKNOWN = {"customer": UUID(int=3), "store": "nowhere", "visitor": 99}
+USERS = [0, 1, -7, 2**62]
+UNKNOWN = {"customer": UUID(int=3), "store": "nowhere", "user": 99}
 MICROSECOND = timedelta(microseconds=1)
 LATE = [
     *[timedelta(seconds=s) for s in (0, 0, 0, 1, 20, 30, 60, 90, 91, 120)],
@@ -67,7 +71,7 @@ class Events:
         at = self._time(random, now)
         if self.source is CLICKS:
             return {
-                "click_id": UUID(int=random.getrandbits(128)), "visitor": random.choice(VISITORS),
+                "click_id": UUID(int=random.getrandbits(128)), "user": random.choice(USERS),
                 "page": random.choice([None, "/", "/a", "/ü"]), "load_ms": random.choice([None, -1, 0, 5, 250, 90_000]),
                 "clicked_at": at,
             }  # fmt: skip
@@ -88,11 +92,11 @@ class Events:
         amounts = [None, "0.00", "-3.00", "2.50", "2.50", "19.99", "1000000.01"]
         amount = random.choice([*amounts, f"{random.randrange(1, 5000) / 100:.2f}"])
         return {
-            "merchant": random.choice([None, "bakery", "cafe", "Käse|{}", ""]),
+            "group": random.choice([None, "bakery", "cafe", "Käse|{}", ""]),
             "kind": random.choice([None, "buy", "buy", "buy", "refund", "test"]),
             "amount": None if amount is None else Decimal(amount),
             "score": random.choice([None, 0.0, -1.5, 0.1, 2.5, random.uniform(-10, 10)]),
-            "items": random.choice([None, 1, 2, 3, -2]),
+            "order": random.choice([None, 1, 2, 3, -2]),
             "device": random.choice([None, *DEVICES]),
             "is_online": random.choice([None, True, True, False]),
         }
@@ -117,7 +121,7 @@ class Events:
 def spoiled(random: Random, event: Event, source: EventSource, now: datetime) -> Event:
     """An event that must be refused."""
     wrong: dict[str, Any] = {source.event_id: None, source.event_timestamp: now + FUTURE[-1] + MICROSECOND}
-    wrong |= {"items": "three", "amount": Decimal(10) ** 11} if source is PAYMENTS else {"load_ms": 2**31}
+    wrong |= {"order": "three", "amount": Decimal(10) ** 11} if source is PAYMENTS else {"load_ms": 2**31}
     name = random.choice(list(wrong))
     if name == source.event_timestamp and source is CLICKS:
         wrong[name] = wrong[name].replace(tzinfo=None)
@@ -149,3 +153,20 @@ def lines(random: Random, events: list[Event]) -> list[bytes]:
 def columns(random: Random, events: list[Event], names: list[str]) -> bytes:
     """The events as one JSON object with a list for each column."""
     return json.dumps({name: [event[name] for event in events] for name in names}, default=_encoder(random)).encode()
+
+
+def identity(event: Event, source: EventSource) -> tuple[str, ...]:
+    """What tells one version of an event from all others."""
+    return str(event[source.event_id]), str(event.get(source.created_timestamp or "", ""))
+
+
+def write_file(source: EventSource, path: Path, events: list[Event]) -> None:
+    """A file of events, as a batch load brings it."""
+    schema = pa.schema([(column.name, arrow_type(column.dtype)) for column in source.columns])
+    arrays = []
+    for field in schema:
+        values = [event[field.name] for event in events]
+        if field.type == pa.uuid():
+            values = [None if value is None else value.bytes for value in values]
+        arrays.append(pa.array(values, field.type))
+    pq.write_table(pa.table(arrays, schema=schema), path)

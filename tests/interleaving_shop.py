@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pyarrow as pa
 from redis.connection import AbstractConnection
 from sync_crash import _context, _start_server, small_transactions
@@ -34,7 +37,7 @@ from feature_server.training import get_historical_features
 from feature_server.training_set import Sources
 from feature_server.warehouse import open_warehouse
 
-TRIM_BYTES = 1500
+TRIM_BYTES = 300
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,25 @@ def run_until_killed(work: Callable[..., Any], *arguments: Any, step: int) -> bo
     return process.exitcode == 0
 
 
-def _run(work: Callable[..., Any], arguments: tuple[Any, ...], step: int) -> None:
+@contextmanager
+def paused(work: Callable[..., Any], *arguments: Any, step: int) -> Iterator[None]:
+    """Run in another process, which stands still before its nth message while the block runs, if it gets that far."""
+    _start_server()
+    process = _context.Process(target=_run, args=(work, arguments, step, signal.SIGSTOP))
+    process.start()
+    other = psutil.Process(process.pid)
+    while process.is_alive() and other.status() != psutil.STATUS_STOPPED:
+        time.sleep(0.005)
+    yield
+    while process.is_alive():
+        other.send_signal(signal.SIGCONT)
+        process.join(timeout=0.1)
+    assert process.exitcode == 0, process.exitcode
+
+
+def _run(
+    work: Callable[..., Any], arguments: tuple[Any, ...], step: int, signal_number: signal.Signals = signal.SIGKILL
+) -> None:
     small_steps()
     done = 0
 
@@ -141,7 +162,7 @@ def _run(work: Callable[..., Any], arguments: tuple[Any, ...], step: int) -> Non
             nonlocal done
             done += 1
             if done == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal_number)
             return function(*args, **kwargs)
 
         return run

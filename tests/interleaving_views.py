@@ -36,11 +36,11 @@ def _source(name: str, columns: Mapping[str, str], event_id: str, time: str, cre
 
 
 PAYMENT = {
-    "payment_id": "varchar", "customer": "uuid", "store": "varchar", "merchant": "varchar", "kind": "varchar",
-    "amount": "decimal(12,2)", "score": "double", "items": "integer", "device": "uuid", "is_online": "boolean",
+    "payment_id": "varchar", "customer": "uuid", "store": "varchar", "group": "varchar", "kind": "varchar",
+    "amount": "decimal(12,2)", "score": "double", "order": "integer", "device": "uuid", "is_online": "boolean",
     "paid_at": "timestamptz", "ingested_at": "timestamptz",
 }  # fmt: skip
-CLICK = {"click_id": "uuid", "visitor": "bigint", "page": "varchar", "load_ms": "integer", "clicked_at": "timestamp"}
+CLICK = {"click_id": "uuid", "user": "bigint", "page": "varchar", "load_ms": "integer", "clicked_at": "timestamp"}
 PAYMENTS = _source("shop.payments", PAYMENT, "payment_id", "paid_at", "ingested_at")
 CLICKS = _source("app.clicks", CLICK, "click_id", "clicked_at", None)
 SOURCES = (PAYMENTS, CLICKS)
@@ -51,7 +51,8 @@ COLUMNS = {PAYMENTS.name: PAYMENT, CLICKS.name: CLICK}
 class Model:
     """A stream view as its analyst writes it, in parts: `features` map to their SQL and type.
 
-    `frames` gives each window's bounds. `plain` features are the latest event's own, `mixed` ones are null without it.
+    `frames` gives each window's bounds, None for a lifetime. `plain` features are the latest event's own, `mixed` ones
+    are null without it, `lifetime` ones count very late events only after a sync.
     """
 
     name: str
@@ -59,10 +60,11 @@ class Model:
     keys: tuple[str, ...]
     staging: str
     where: str
-    frames: dict[str, tuple[timedelta, timedelta]]
+    frames: dict[str, tuple[timedelta | None, timedelta]]
     features: dict[str, tuple[str, str]]
     plain: frozenset[str]
     mixed: frozenset[str] = frozenset()
+    lifetime: frozenset[str] = frozenset()
     ttl: str | None = None
     more: tuple[dict[str, tuple[str, str]], ...] = field(default=())  # what later definitions add
 
@@ -77,16 +79,16 @@ class Model:
 
     def sql(self, relation: str, *, exclude: str = "", before: str = "") -> str:
         """The model over `relation`; `exclude` ends each frame, `before` begins the columns."""
-        keys = ", ".join(self.keys)
+        keys = ", ".join(map(_quoted, self.keys))
         columns = ",\n    ".join(f"{sql} as {name}" for name, (sql, _) in self.features.items())
         windows = ",\n    ".join(
             f"{name} as (partition by {keys} order by {self.time} range between "
-            f"{_interval(start)} preceding and {f'{_interval(end)} preceding' if end else 'current row'}{exclude})"
+            f"{_interval(start)} and {_interval(end) if end else 'current row'}{exclude})"
             for name, (start, end) in self.frames.items()
         )
         return (
             f"select {before}{keys}, {self.time} as event_timestamp,\n    {columns}\n"
-            f"from {relation} as events_of_{self.keys[0]}\nwhere {self.where}\nwindow\n    {windows}"
+            f"from {relation} as rows_of_{self.source.event_id}\nwhere {self.where}\nwindow\n    {windows}"
         )
 
     @cache  # noqa: B019 - a handful of models
@@ -118,12 +120,18 @@ class Model:
         return hash((self.name, len(self.features)))
 
 
-def _interval(length: timedelta) -> str:
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _interval(length: timedelta | None) -> str:
+    if length is None:
+        return "unbounded preceding"
     seconds = length // timedelta(seconds=1)
     for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds % size == 0:
-            return f"interval {seconds // size} {unit}"
-    return f"interval {seconds} seconds"
+            return f"interval {seconds // size} {unit} preceding"
+    return f"interval {seconds} seconds preceding"
 
 
 def _span(**length: float) -> tuple[timedelta, timedelta]:
@@ -150,34 +158,34 @@ CUSTOMER = Model(
         "n_delayed": ("count(*) over delayed", "bigint"),
         "refunds_1d": ("count(*) filter (where is_refund) over day", "bigint"),
         "scored_1h": ("count(score) over hour", "bigint"),
-        "merchants_1h": ("count(distinct merchant) over hour", "bigint"),
+        "merchants_1h": ("count(distinct \"group\") over hour", "bigint"),
         "devices_1d": ("count(distinct device) filter (where not is_refund) over day", "bigint"),
         "spent_1h": ("sum(amount) filter (where not is_refund) over hour", "decimal(38,2)"),
         "spent_delayed": ("sum(amount) over delayed", "decimal(38,2)"),
         "score_1h": ("sum(score) over hour", "double"),
-        "items_1d": ("cast(sum(items) over day as bigint)", "bigint"),
+        "items_1d": ("cast(sum(\"order\") over day as bigint)", "bigint"),
         "mean_1h": ("avg(amount) over hour", "double"),
         "mean_score_90s": ("avg(score) over moment", "double"),
         "least_1h": ("min(amount) over hour", "decimal(12,2)"),
         "largest_1d": ("max(amount) over day", "decimal(12,2)"),
         "least_score_1h": ("min(score) over hour", "double"),
-        "last_name_1h": ("max(merchant) over hour", "varchar"),
+        "last_name_1h": ("max(\"group\") over hour", "varchar"),
         "first_paid_1h": ("min(paid_at) over hour", "timestamptz"),
         "spread_1d": ("stddev(score) over day", "double"),
         "variance_1h": ("var_pop(amount) over hour", "double"),
         "middle_1h": ("median(score) over hour", "double"),
         "upper_1d": ("quantile_cont(amount::double, 0.9) over day", "double"),
-        "usual_items_1h": ("quantile_disc(items, 0.4) over hour", "integer"),
-        "first_merchant_1h": ("first(merchant) over hour", "varchar"),
+        "usual_items_1h": ("quantile_disc(\"order\", 0.4) over hour", "integer"),
+        "first_merchant_1h": ("first(\"group\") over hour", "varchar"),
         "last_device_1h": ("last(device) over hour", "uuid"),
-        "best_merchant_1d": ("arg_max(merchant, amount) over day", "varchar"),
+        "best_merchant_1d": ("arg_max(\"group\", amount) over day", "varchar"),
         "worst_device_1h": ("arg_min(device, score) over hour", "uuid"),
         "any_refund_1h": ("bool_or(is_refund) over hour", "boolean"),
         "all_online_90s": ("bool_and(is_online) over moment", "boolean"),
-        "last_items_1h": ("(list(items) over hour)[-3:]", "integer[]"),
+        "last_items_1h": ("(list(\"order\") over hour)[-3:]", "integer[]"),
         "peak_to_mean": ("max(amount) over hour / nullif(avg(amount) over day, 0)", "double"),
         "label": ("case when count(*) over moment > 1 then 'busy' else coalesce(max(kind) over day) end", "varchar"),
-        "last_merchant": ("merchant", "varchar"),
+        "last_merchant": ('"group"', "varchar"),
         "last_device": ("device", "uuid"),
         "last_doubled": ("cast(amount * 2 as decimal(13,2))", "decimal(13,2)"),
     },
@@ -201,7 +209,7 @@ STORE = Model(
         "n_older": ("count(*) over older", "bigint"),
         "spent_7d": ("sum(amount) over week", "decimal(38,2)"),
         "score_7d": ("avg(score) over week", "double"),
-        "merchants_7d": ("count(distinct merchant) over week", "bigint"),
+        "merchants_7d": ('count(distinct "group") over week', "bigint"),
         "last_amount": ("amount", "decimal(12,2)"),
         "last_kind": ("upper(kind)", "varchar"),
         "to_mean": ("amount / nullif(avg(amount) over week, 0)", "double"),
@@ -210,11 +218,41 @@ STORE = Model(
     mixed=frozenset({"to_mean"}),
     more=({"n_21d": ("count(*) over three_weeks", "bigint")},),
 )
-VISITOR = Model(
-    name="visitor__clicks",
+_EVER = {
+    "n_ever": ("count(*) over ever", "bigint"),
+    "refunds_ever": ("count(*) filter (where is_refund) over ever", "bigint"),
+    "items_counted_ever": ('count("order") over ever', "bigint"),
+    "spent_ever": ("sum(amount) over ever", "decimal(38,2)"),
+    "score_ever": ("sum(score) filter (where not is_refund) over ever", "double"),
+    "mean_ever": ("avg(amount) over ever", "double"),
+    "least_ever": ("min(amount) over ever", "decimal(12,2)"),
+    "last_name_ever": ('max("group") over ever', "varchar"),
+    "first_merchant_ever": ('first("group") over ever', "varchar"),
+    "last_device_ever": ("last(device) over ever", "uuid"),
+    "best_merchant_ever": ('arg_max("group", amount) over ever', "varchar"),
+    "worst_device_ever": ("arg_min(device, score) over ever", "uuid"),
+    "any_refund_ever": ("bool_or(is_refund) over ever", "boolean"),
+    "all_online_ever": ("bool_and(is_online) over ever", "boolean"),
+    "day_to_ever": ("sum(amount) over day / nullif(sum(amount) over ever, 0)", "double"),
+    "n_before": ("count(*) over before", "bigint"),
+}
+EVER = Model(
+    name="customer__ever",
+    source=PAYMENTS,
+    keys=("customer",),
+    staging=_LATEST_VERSIONS,
+    where="amount > 0",
+    frames={"ever": (None, timedelta()), "before": (None, timedelta(hours=6)), "day": _span(days=1)},
+    features=_EVER | {"n_1d": ("count(*) over day", "bigint"), "last_merchant": ('"group"', "varchar")},
+    plain=frozenset({"last_merchant"}),
+    lifetime=frozenset({*_EVER, "items_ever"}),
+    more=({"items_ever": ('cast(sum("order") over ever as bigint)', "bigint")},),
+)
+USER = Model(
+    name="user__clicks",
     source=CLICKS,
-    keys=("visitor",),
-    staging="select click_id, visitor, page, load_ms / 1000 as seconds, load_ms, clicked_at from landed",
+    keys=("user",),
+    staging='select click_id, "user", page, load_ms / 1000 as seconds, load_ms, clicked_at from landed',
     where="load_ms >= 0 or load_ms is null",
     frames={"moment": _span(seconds=30), "days": _span(days=3)},
     features={
@@ -230,14 +268,15 @@ VISITOR = Model(
     more=({"spread_3d": ("stddev_pop(seconds) over days", "double")},),
 )
 STORE = replace(STORE, frames=STORE.frames | {"three_weeks": _span(days=21)})
-MODELS = (CUSTOMER, STORE, VISITOR)
+MODELS = (CUSTOMER, STORE, EVER, USER)
 
 
 def registry_of(models: tuple[Model, ...]) -> Registry:
     views = [model.view() for model in models]
+    entities = {view.entities[0]: Entity(name=view.entities[0], join_keys=view.join_keys) for view in views}
     return Registry(
         project="test",
-        entities=tuple(Entity(name=view.entities[0], join_keys=view.join_keys) for view in views),
+        entities=tuple(entities.values()),
         sources=SOURCES,
         feature_views=tuple(sorted(views, key=lambda view: view.id)),
     )
@@ -263,7 +302,7 @@ class Analyst:
         rows = [{name: _plain(value) for name, value in event.items()} for event in events]
         schema = pa.schema([(name, _arrow(text)) for name, text in columns.items()])
         self._duckdb.register("given", pa.Table.from_pylist(rows, schema=schema))
-        listed = ", ".join(f"{name}::{text} as {name}" for name, text in columns.items())
+        listed = ", ".join(f"{_quoted(name)}::{text} as {_quoted(name)}" for name, text in columns.items())
         once = "" if source.created_timestamp else f"distinct on ({source.event_id})"
         self._duckdb.execute(f"create or replace temp table landed as select {once} {listed} from given")
         self._duckdb.unregister("given")
@@ -271,11 +310,11 @@ class Analyst:
     def values(self, model: Model, keys: list[tuple[Any, ...]], now: datetime) -> list[dict[str, Any]]:
         """The features of each key, and its latest event's time as `latest_at`."""
         event_id, time, created = model.source.event_id, model.time, model.source.created_timestamp or model.time
-        by, moment = ", ".join(model.keys), f"{_timestamp(model)} '{now:%Y-%m-%d %H:%M:%S.%f}'"
+        by, moment = ", ".join(map(_quoted, model.keys)), f"{_timestamp(model)} '{now:%Y-%m-%d %H:%M:%S.%f}'"
         run = self._duckdb.execute
         run(f"create or replace temp table staged as select * from ({model.staging}) order by {time}, {created}")
         types = {row[0]: row[1] for row in run("describe staged").fetchall()}
-        listed = ", ".join(f"{name} {types[name]}" for name in model.keys)
+        listed = ", ".join(f"{_quoted(name)} {types[name]}" for name in model.keys)
         run(f"create or replace temp table asked (place integer, {listed})")
         marks = ", ".join("?" * (len(model.keys) + 1))
         self._duckdb.executemany(f"insert into asked values ({marks})", [(i, *key) for i, key in enumerate(keys)])
@@ -286,10 +325,10 @@ class Analyst:
         )
         filler = {"amount": "1", "kind": "'buy'"}
         copied = ", ".join(
-            f"asked.{name}" if name in model.keys
+            f"asked.{_quoted(name)}" if name in model.keys
             else moment if name == time
             else f"{_id_of_extra_row(types[name])} as {name}" if name == event_id
-            else f"case when latest_at is null then {filler.get(name, 'null')} else latest.{name} end as {name}"
+            else f"case when latest_at is null then {filler.get(name, 'null')} else latest.{_quoted(name)} end"
             for name in types
         )  # fmt: skip
         run(
@@ -297,10 +336,11 @@ class Analyst:
             f"(select {copied} from asked left join latest using ({by}))"
         )
         sql = model.sql("events", exclude=" exclude current row", before=f"{event_id} as id, ")
+        same_key = " and ".join(f"latest.{_quoted(name)} = asked.{_quoted(name)}" for name in model.keys)
         found = self._duckdb.execute(
             f"select asked.place, latest_at, given.* exclude (id, event_timestamp, {by}) from asked "
             f"join ({sql}) as given on given.id = {_id_of_extra_row(types[event_id])} "
-            f"left join latest on {' and '.join(f'latest.{name} = asked.{name}' for name in model.keys)} order by place"
+            f"left join latest on {same_key} order by place"
         )
         names = [column[0] for column in found.description or ()]
         rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]

@@ -22,6 +22,8 @@ from feature_server.ingest_worker import Worker
 from feature_server.keys import DEAD, EVENTS
 from feature_server.online import OnlineStore
 from feature_server.online_log import land, log_key
+from feature_server.online_registry import with_views
+from feature_server.parity_events import verify_events
 from feature_server.registry import write_registry
 from feature_server.settings import load_settings, to_us
 from feature_server.status import Status, read_status
@@ -58,6 +60,17 @@ def source_of(project: LiveProject, *views: FeatureView) -> SourceStatus:
 def event(number: int, **changes: object) -> dict[str, bytes]:
     columns = {"payment_id": number, "customer": 3, "merchant": "m", "amount": 5, "paid_at": NOW, "ingested_at": NOW}
     return {"event": msgspec.json.encode(columns | changes)}
+
+
+def settings_of(project: LiveProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of commands for a project with its registry in force."""
+    home = project.folder / ".features"
+    write_registry(home / "registry.json", project.registry)
+    for name, value in {
+        "PROJECT_DIR": project.folder, "HOME": home, "OFFLINE": project.offline.root, "CLOCK": NOW.isoformat(),
+        "REDIS_URL": project.url,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"FEATURES_{name}", str(value))
 
 
 def put_back(client: redis.Redis, name: bytes, ago: timedelta) -> None:
@@ -144,10 +157,31 @@ def test_refused_events_are_told_with_the_last_reason_until_they_are_dealt_with(
         assert found.dead_letters == 1
         (problem,) = found.problems
         assert problem.startswith("dead letters: 1 event refused, the last at 20")
-        assert "Expected `int`, got `str` - at `$.payment_id`; read features:dead:shop.payments" in problem
+        assert "Expected `int`, got `str` - at `$.payment_id`; `features stream shop.payments --dead` prints" in problem
         assert not status_of(project).good
-        online.client.xtrim(DEAD + SOURCE.name.encode(), maxlen=0, approximate=False)
+
+
+def test_refused_events_are_printed_and_dropped_by_command(
+    project: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings_of(project, monkeypatch)
+    with OnlineStore(project.url) as online, Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
+        sent = online.client.xadd(PRODUCED, event(7, payment_id="seven"))
+        online.client.xadd(PRODUCED, {"other": "thing"})
+        Worker(online, ingestor, SOURCE, project.landing).run(once=True)
+
+    def letters(*options: str) -> list[dict[str, str]]:
+        result = CliRunner().invoke(load_commands(), ["stream", SOURCE.name, "--dead", *options])
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    one, two = letters()
+    assert (one["id"], one["reason"]) == (sent.decode(), "Expected `int`, got `str` - at `$.payment_id`")
+    assert json.loads(one["event"])["payment_id"] == "seven"
+    assert (two["reason"], two["event"]) == ("no field `event`", None)
+    assert letters("--drop") == [one, two]
+    assert letters() == []
     assert source_of(project).problems == ()
+    assert CliRunner().invoke(load_commands(), ["stream", SOURCE.name, "--drop"]).exit_code == 2
 
 
 def test_a_source_whose_events_cannot_land_is_told(project: LiveProject) -> None:
@@ -160,15 +194,7 @@ def test_a_source_whose_events_cannot_land_is_told(project: LiveProject) -> None
 def test_the_command_shows_sources_and_the_last_verify_and_ends_with_1(
     project: LiveProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_registry(project.folder / ".features" / "registry.json", project.registry)
-    for name, value in {
-        "PROJECT_DIR": project.folder,
-        "HOME": project.folder / ".features",
-        "OFFLINE": project.offline.root,
-        "CLOCK": NOW.isoformat(),
-    }.items():
-        monkeypatch.setenv(f"FEATURES_{name}", str(value))
-    monkeypatch.setenv("FEATURES_REDIS_URL", project.url)
+    settings_of(project, monkeypatch)
 
     def run(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(load_commands(), words)
@@ -212,3 +238,28 @@ def test_the_feature_server_tells_what_waits_in_its_metrics_and_on_its_first_pag
         assert (found["features_unread_events", SOURCE.name], found["features_dead_letters", SOURCE.name]) == (1, 1)
         page = httpx.get(server.address, headers={"accept": "text/html"}, trust_env=False).text
         assert "<td>2 pushes, the first 5 h ago</td>" in page
+
+
+def test_a_view_that_only_pushes_have_reached_is_not_synced_and_the_server_not_ready(
+    tmp_path: Path, valkey: str
+) -> None:
+    project = LiveProject(tmp_path, valkey, HOURLY)
+    project.landed("a", [payment(1, 1, 60)])
+    project.publish()
+    with OnlineStore(valkey) as online:
+        online.publish(lambda now: with_views(now, project.registry, {}))
+        project.push(payment(2, 1, 20))
+        verified = verify_events(HOURLY, online, project.offline, now_us=to_us(NOW), project_dir=project.folder)
+    (view,) = status_of(project).views
+    assert view.problems == (f"never synced: run `features sync {HOURLY.id}`",)
+    assert [difference.cause for difference in verified.differences] == ["never synced"]
+    with served(valkey, clock=NOW.isoformat()) as server:
+        ready = httpx.get(f"{server.address}/ready", trust_env=False)
+        assert (ready.status_code, ready.json()["reasons"]) == (
+            503, [f"feature view '{HOURLY.id}' is not synced: run `features sync {HOURLY.id}`"],
+        )  # fmt: skip
+        assert ("features_view_rows", HOURLY.id) not in metrics(server.address)
+        assert httpx.get(f"{server.address}/feature-views/{HOURLY.id}", trust_env=False).json()["online"] is None
+        project.sync()
+        assert httpx.get(f"{server.address}/ready", trust_env=False).status_code == 200
+        assert status_of(project).views[0].problems == ()

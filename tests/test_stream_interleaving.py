@@ -15,7 +15,7 @@ from feature_server import ingest_trim, online_commands
 
 RUNS = int(os.environ.get("FEATURES_INTERLEAVINGS", "3"))
 FIRST = int(os.environ.get("FEATURES_FIRST_INTERLEAVING", "0"))
-STEPS = 60
+STEPS = 50
 READS = 7_000
 SHORTEN_SECONDS = 300
 

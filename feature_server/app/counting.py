@@ -121,7 +121,10 @@ def _online(online: OnlineRegistry | None, epoch: bytes | None, now_us: int) -> 
         "features_view_newest_event_age_seconds", "Age of the newest event online.", labels=["view"]
     )
     synced = GaugeMetricFamily("features_view_synced_timestamp_seconds", "Time of the last sync.", labels=["view"])
-    for view_id, view in sorted(online.views.items()):
+    for view_id in sorted(online.views):
+        view = online.synced(view_id)
+        if view is None:
+            continue
         rows.add_metric([view_id], view.rows)
         synced.add_metric([view_id], view.synced_at_us / 1e6)
         if view.newest_event_us is not None:

@@ -28,7 +28,7 @@ def describe_entity(online: OnlineRegistry, entity: Entity) -> dict[str, Any]:
 
 def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
     """A view's definition; `online` says what Redis holds of it, null when it has not been synced."""
-    stored = online.views.get(view.id)
+    stored = online.synced(view.id)
     state = stored and {
         "rows": stored.rows,
         "newest_event_timestamp": None if stored.newest_event_us is None else iso(stored.newest_event_us),

@@ -72,7 +72,7 @@ def index_page(online: OnlineRegistry, live: Sequence[LiveSource], now_us: int, 
     parts.append("<h2>Feature views</h2>")
     rows = []
     for view in (describe_view(online, view) for view in registry.feature_views):
-        stored = online.views.get(view["id"])
+        stored = online.synced(view["id"])
         age = "not synced" if view["served"] else "not served"
         if stored is not None:
             age = "no rows" if stored.newest_event_us is None else _age(now_us - stored.newest_event_us)

@@ -91,7 +91,7 @@ class _Pages:
             reasons.append(str(error))
         if online is not None:
             for view in online.registry.feature_views:
-                if view.online and view.id not in online.views:
+                if view.online and online.synced(view.id) is None:
                     reasons.append(f"feature view {view.id!r} is not synced: run `features sync {view.id}`")
         answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
         if self._server.clock is not None:

@@ -24,6 +24,10 @@ def stream(
     once: Annotated[
         bool, typer.Option("--once", help="Take in and land what there is now, then end: before a build.")
     ] = False,
+    dead: Annotated[
+        bool, typer.Option("--dead", help="Print the refused events with their reasons, a JSON object a line, and end.")
+    ] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="With --dead: delete those that were printed.")] = False,
     land_every: Annotated[float, typer.Option(help="Seconds between landings in files.", min=1)] = 60,
     consumer: Annotated[
         str, typer.Option(help="This worker's name among those of the source; by default the machine's.")
@@ -36,8 +40,10 @@ def stream(
     It may be started before its source is in force: events wait in the stream until the source is online.
 
     The files are where the dbt source reads, so the next build has the events; each lands once, whatever is killed.
-    An event that does not fit the source goes to features:dead:SOURCE, with the reason.
+    An event that does not fit the source goes to features:dead:SOURCE, with the reason: see --dead.
     """
+    if drop and not dead:
+        raise typer.BadParameter("is for --dead", param_hint="--drop")
     import signal
 
     from ..embedded import connect
@@ -49,6 +55,9 @@ def stream(
 
     settings = load_settings(project_dir=project_dir)
     found = _source(settings, source)
+    if dead:
+        _print_dead(settings, source, drop)
+        return
     folder = landing_folder(found, settings.project_dir)
     ended: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -66,6 +75,18 @@ def stream(
             report=lambda line: None if json else typer.echo(line),
         )
     print_json(done) if json else typer.echo(done)
+
+
+def _print_dead(settings: Settings, source: str, drop: bool) -> None:
+    import msgspec
+
+    from ..embedded import connect
+    from ..ingest_dead import dead_letters
+    from ..online import OnlineStore
+
+    with connect(settings) as url, OnlineStore(url) as online:
+        for letter in dead_letters(online, source, drop=drop):
+            typer.echo(msgspec.json.encode(letter))
 
 
 def _source(settings: Settings, name: str) -> EventSource:
