@@ -35,14 +35,13 @@ window
 
 def put_online(url: str) -> Any:
     """The view, its definitions published."""
-    import duckdb
-
     from feature_server.definitions import Entity, Feature, FeatureView, JoinKey
     from feature_server.dtypes import parse_dtype, parse_sql_type
     from feature_server.online import OnlineStore
     from feature_server.online_registry import OnlineRegistry, OnlineView
     from feature_server.registry import Registry
     from feature_server.stream_plan import EventSource, SourceColumn
+    from feature_server.warehouse import event_types
     from feature_server.windows import CompiledModel, compile_stream_view
 
     source = EventSource(
@@ -59,13 +58,8 @@ def put_online(url: str) -> Any:
         created_timestamp="created_timestamp",
         features=tuple(FEATURES),
     )
-    with duckdb.connect() as connection:
-        connection.execute("create table events (" + ", ".join(f"{k} {v}" for k, v in COLUMNS.items()) + ")")
-
-        def describe(query: str) -> dict[str, str]:
-            return {row[0]: row[1] for row in connection.sql(f"describe {query}").fetchall()}
-
-        plan = compile_stream_view(model, source, lambda table: "events", describe)
+    with event_types(source) as session:
+        plan = compile_stream_view(model, source, lambda table: "events", session)
     view = FeatureView(
         name=VIEW,
         entities=("customer",),

@@ -85,7 +85,7 @@ class Shop:
                     unexplained += [str(difference) for difference in found.differences if found.unexplained]
         return unexplained
 
-    def train(self, view: FeatureView, keys: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    def train(self, view: FeatureView, keys: dict[str, list[Any]], **options: Any) -> list[dict[str, Any]]:
         """The features of each key at this instant, as a training set has them."""
         spine = pa.table(
             {key.name: pa.array(keys[key.name], arrow_type(key.dtype)) for key in view.join_keys}
@@ -93,7 +93,7 @@ class Shop:
         )
         features = [f"{view.id}:{feature.name}" for feature in view.features]
         sources = Sources(self.offline, self.folder / "index")
-        found = get_historical_features(spine, features, registry=self.registry, sources=sources)
+        found = get_historical_features(spine, features, registry=self.registry, sources=sources, **options)
         uuids = {feature.name for feature in view.features if feature.dtype.kind == "uuid"}
         return [
             {name: UUID(value) if name in uuids and value is not None else value for name, value in row.items()}

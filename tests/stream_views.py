@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import duckdb
 import msgspec
 
 from feature_server.definitions import Entity, Feature, FeatureView, JoinKey, parse_duration
@@ -16,6 +15,7 @@ from feature_server.online_registry import OnlineRegistry
 from feature_server.registry import Registry
 from feature_server.stream_plan import EventSource, SourceColumn
 from feature_server.sync_streams import put_streams_online
+from feature_server.warehouse import event_types
 from feature_server.windows import CompiledModel, compile_stream_view
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -81,13 +81,7 @@ def stream_view(
     columns: Mapping[str, str] = COLUMNS,
     name: str = "customer__payments",
 ) -> FeatureView:
-    with duckdb.connect() as connection:
-        listed = ", ".join(f"{column} {data_type}" for column, data_type in columns.items())
-        connection.execute(f"create table events ({listed})")
-
-        def describe(query: str) -> dict[str, str]:
-            return {row[0]: row[1] for row in connection.sql(f"describe {query}").fetchall()}
-
+    with event_types(event_source(columns)) as session:
         model = CompiledModel(
             sql=sql,
             join_keys=("customer_id",),
@@ -95,7 +89,7 @@ def stream_view(
             created_timestamp="created_timestamp",
             features=tuple(features),
         )
-        plan = compile_stream_view(model, event_source(columns), lambda table: "events", describe)
+        plan = compile_stream_view(model, event_source(columns), lambda table: "events", session)
     return FeatureView(
         name=name,
         entities=("customer",),

@@ -48,9 +48,16 @@ numbers = st.recursive(
     ),
     max_leaves=5,
 )
-conditions = st.tuples(numbers, st.sampled_from(["=", "<>", "<", "<=", ">", ">="]), numbers).map(" ".join) | st.tuples(
-    numbers, st.sampled_from(["and", "or"])
-).map(lambda t: f"({t[0]} > 1 {t[1]} g4)")
+conditions = (
+    st.tuples(numbers, st.sampled_from(["=", "<>", "<", "<=", ">", ">="]), numbers).map(" ".join)
+    | st.tuples(numbers, st.sampled_from(["and", "or"])).map(lambda t: f"({t[0]} > 1 {t[1]} g4)")
+    | st.one_of(
+        st.tuples(numbers, numbers, numbers).map(lambda t: f"{t[0]} between {t[1]} and {t[2]}"),
+        st.tuples(numbers, numbers, numbers).map(lambda t: f"{t[0]} not in ({t[1]}, {t[2]})"),
+        st.tuples(numbers, numbers).map(lambda t: f"{t[0]} is distinct from {t[1]}"),
+        st.tuples(numbers, numbers).map(lambda t: f"{t[0]} is not distinct from {t[1]}"),
+    )
+)
 
 
 def column(values: list[Any], sql_type: str) -> Column:

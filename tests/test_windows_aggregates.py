@@ -69,6 +69,8 @@ CALLS = (
     + [(f"arg_min({c}, n)", False) for c in ANY]
     + [(f"arg_max(n, {c})", False) for c in ORDERED]
     + [("bool_and(b)", False), ("bool_or(b)", True), ("bool_or(x > 1)", False)]
+    + [(f"{call} ignore nulls)", False) for call in ("first_value(n", "last_value(s", "first(x", "last(d")]
+    + [("any_value(s)", False), ("last_value(n respect nulls)", False)]
     + [(f"list({c})", c == "x") for c in NUMBERS if c not in ("dec", "wide")]
 )
 
@@ -81,7 +83,7 @@ def aggregate(call: str, condition: str | None, frame: str) -> str:
     return f"cast({whole} as {cast})" if cast else whole
 
 
-LIFETIME = ("count(*)", "count(", "sum", "avg", "min", "max", "first", "last", "arg_", "bool")
+LIFETIME = ("count(*)", "count(", "sum", "avg", "min", "max", "first", "last", "any", "arg_", "bool")
 
 
 def features(frame: str) -> dict[str, tuple[str, str]]:
@@ -91,9 +93,11 @@ def features(frame: str) -> dict[str, tuple[str, str]]:
         if "unbounded" in frame and (not call.startswith(LIFETIME) or "distinct" in call):
             continue
         plain, kept = ("ok", "ok and not extra") if filtered else (None, "not extra")
-        if call.startswith(("first", "last")):  # DuckDB has no FILTER for these
-            listed = f"list({call.partition('(')[2]} filter (where not extra) over {frame}"
-            expected = f"({listed})[{1 if call.startswith('first') else -1}]"
+        if call.startswith(("first", "last", "any_value")):  # DuckDB has no FILTER for these
+            argument = call.partition("(")[2].removesuffix(")").split()[0]
+            only = f" and {argument} is not null" if "ignore" in call or "any" in call else ""
+            listed = f"list({argument}) filter (where not extra{only}) over {frame}"
+            expected = f"({listed})[{-1 if call.startswith('last') else 1}]"
         else:
             expected = aggregate(call, kept, frame)
         found[f"f{place}"] = aggregate(call, plain, frame), expected

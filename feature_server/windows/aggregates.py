@@ -24,6 +24,7 @@ _ONE_ARGUMENT: dict[type[exp.Expr], str] = {
     exp.Stddev: "stddev_samp", exp.StddevSamp: "stddev_samp", exp.StddevPop: "stddev_pop",
     exp.Variance: "var_samp", exp.VariancePop: "var_pop",
     exp.First: "first", exp.FirstValue: "first", exp.Last: "last", exp.LastValue: "last",
+    exp.AnyValue: "first",
     exp.LogicalAnd: "bool_and", exp.LogicalOr: "bool_or", exp.Median: "median",
 }  # fmt: skip
 _TWO_ARGUMENTS: dict[type[exp.Expr], str] = {exp.ArgMax: "arg_max", exp.ArgMin: "arg_min"}
@@ -41,6 +42,29 @@ SUPPORTED = (
     "count, count(distinct), sum, avg, min, max, stddev, var, first, last, arg_min, arg_max, quantile_cont, "
     "quantile_disc, median, bool_and, bool_or, or (list(…) over …)[-n:]"
 )
+_PREVIOUS = "a plain column for the latest event's value, or (list(…) over …)[-n:] for the last n"
+_COUNTED = "count(*) over a range of time"
+_INSTEAD: dict[type[exp.Expr], str] = {
+    exp.Lag: _PREVIOUS, exp.NthValue: _PREVIOUS, exp.ArrayAgg: "(list(…) over …)[-n:], the last n",
+    exp.Lead: "nothing that looks ahead: what follows an event belongs into a label",
+    exp.RowNumber: _COUNTED, exp.Rank: _COUNTED, exp.DenseRank: _COUNTED, exp.PercentRank: _COUNTED,
+    exp.CumeDist: _COUNTED, exp.Ntile: _COUNTED,
+    exp.CountIf: "count(*) filter (where …)",
+    exp.ApproxDistinct: "count(distinct …), which is exact",
+    exp.WithinGroup: "quantile_cont(…, level) or quantile_disc(…, level)",
+}  # fmt: skip
+_OF_DISTINCT = "count(distinct …) of one expression; min and max are the same without DISTINCT"
+_TYPES = {
+    "bool_and": "a condition, as in bool_and(… <> 0)", "bool_or": "a condition, as in bool_or(… <> 0)",
+    "list": "a list of numbers",
+}  # fmt: skip
+
+
+def other_type(function: str) -> str:
+    """What to write for an argument of a type that an aggregate cannot take."""
+    if function in _NUMERIC:
+        return "a number: of a time epoch(…), the seconds since 1970; of a condition cast(… as integer)"
+    return _TYPES.get(function, "another column, or a number or text that stands for it")
 
 
 def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -> Call | None:
@@ -52,9 +76,9 @@ def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -
     if isinstance(function, exp.Filter):
         condition = function.expression.this
         function = function.this
+    ignored = isinstance(function, exp.IgnoreNulls)
     if isinstance(function, exp.IgnoreNulls | exp.RespectNulls):
-        refusals.add(window, "IGNORE NULLS in a window", "filter (where … is not null)")
-        return None
+        function = function.this
     distinct = isinstance(function.this, exp.Distinct)
     arguments = tuple(function.this.expressions) if distinct else ()
     if isinstance(function, exp.Count):
@@ -76,8 +100,11 @@ def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -
         call = _call("list", (function.this,), False, condition, float(last))
     else:
         call = None
+    if ignored and call is not None:
+        call = _without_nulls(call) if call.function in ("first", "last") else None
     if call is None:
-        refusals.add(window, "a window function that cannot be kept in real time", SUPPORTED)
+        instead = _OF_DISTINCT if distinct else _INSTEAD.get(type(function), SUPPORTED)
+        refusals.add(window, "a window function that cannot be kept in real time", instead)
     return call
 
 
@@ -122,6 +149,11 @@ def _quantile(function: exp.Expr, condition: exp.Expr | None) -> Call | None:
     if not isinstance(level, exp.Literal) or level.is_string:
         return None
     return _call(_QUANTILES[type(function)], (function.this,), False, condition, float(level.name))
+
+
+def _without_nulls(call: Call) -> Call:
+    present = exp.not_(exp.Is(this=call.arguments[0].copy(), expression=exp.null()))
+    return msgspec.structs.replace(call, filter=present if call.filter is None else exp.and_(call.filter, present))
 
 
 def _uncast(function: exp.Expr) -> exp.Expr:

@@ -11,8 +11,9 @@ from sqlglot import exp
 from sqlglot.optimizer.scope import Scope
 
 from ..dtypes import DType, UnknownType, parse_sql_type
+from ..errors import WarehouseError
 from ..stream_plan import Aggregate, Argument, EventSource, Frame, Output, StreamPlan
-from .aggregates import LIFETIME, LIFETIME_WORDS, list_of_last, read_call, takes
+from .aggregates import LIFETIME, LIFETIME_WORDS, list_of_last, other_type, read_call, takes
 from .expressions import read_node
 from .filters import move_filters
 from .frames import read_frame
@@ -171,9 +172,7 @@ class _Compiler:
             for place, number in enumerate(cast("tuple[int, ...]", parts["arguments"])):
                 dtype = self._dtype(types[f"a{number}"], arguments[number])
                 if not takes(str(parts["function"]), place, dtype):
-                    self.refusals.add(
-                        sql, f"{parts['function']} of a {dtype}", "cast the argument to a number, or take another one"
-                    )
+                    self.refusals.add(sql, f"{parts['function']} of a {dtype}", other_type(str(parts["function"])))
         self.refusals.check()
 
     def _check_windows(self, keys: Sequence[exp.Expr], event: exp.Expr) -> None:
@@ -227,8 +226,11 @@ class _Compiler:
     def _aggregate(self, window: exp.Window, last: int | None = None) -> exp.Expr:
         """Column g<i> of a window function; with `last`, of a list's last so many."""
         sql = window.sql(dialect="duckdb") + ("" if last is None else f"[-{last}:]")
+        if window.find(exp.IgnoreNulls) is not None:  # which is left out of the SQL of first and last
+            sql += " ignore nulls"
         if sql not in self.aggregates:
-            frame, call = read_frame(window, self.refusals), read_call(window, self.refusals, last)
+            call = read_call(window, self.refusals, last)
+            frame = None if call is None else read_frame(window, self._length, self.refusals)
             if frame is None or call is None:
                 return exp.null()
             if frame.preceding_us is None and call.function not in LIFETIME:
@@ -251,6 +253,19 @@ class _Compiler:
             self.aggregates[sql] = (name, parts)
             self.aggregate_sql.append(window.copy())
         return exp.column(self.aggregates[sql][0])
+
+    def _length(self, interval: exp.Expr) -> int | None:
+        """The microseconds of a constant interval, as DuckDB has it; None for months, years and what is no interval."""
+        if interval.find(exp.Column) is not None:
+            return None
+        try:
+            ((months, found),) = self.session.rows(
+                "select datepart('year', i) * 12 + datepart('month', i), epoch_us(i) "
+                f"from (select cast({sql_text(interval)} as interval) as i)"
+            )
+        except WarehouseError:
+            return None
+        return int(found) if months == 0 and found > 0 else None
 
     def _passed_on(self, name: str) -> exp.Expr:
         """The column of the windows' SELECT that passes on a column of the source."""
@@ -329,8 +344,12 @@ def _check_result_types(model: CompiledModel, found: Mapping[str, str], refusals
         except UnknownType:
             given = None
         if name.lower() in found and (given is None or (wanted is not None and given != wanted)):
-            target = "bigint" if wanted is None else sql_type_name(wanted)
-            refusals.add(name, f"a feature of type {text.lower()}", f"cast(… as {target}) as {name}")
+            instead = f"cast(… as {'bigint' if wanted is None else sql_type_name(wanted)}) as {name}"
+            if given is None and text.endswith("[]"):
+                instead = "a list of numbers; for the latest value alone a plain column, or last(…) over …"
+            elif given is None and text != "HUGEINT":
+                instead = "a number, text, boolean, date or timestamp"
+            refusals.add(name, f"a feature of type {text.lower()}", instead)
 
 
 def _refuse_unrepeatable(query: exp.Expr, refusals: Refusals) -> None:

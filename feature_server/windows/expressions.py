@@ -19,7 +19,8 @@ _UNARY: dict[type[exp.Expr], str] = {
 }  # fmt: skip
 _VARIADIC: dict[type[exp.Expr], str] = {exp.Greatest: "greatest", exp.Least: "least", exp.Coalesce: "coalesce"}
 SUPPORTED = (
-    "arithmetic, comparisons, and/or/not, is null, case, if, coalesce, nullif, greatest, least, abs, round, floor, "
+    "scalar functions of the event inside the aggregate, as in last(upper(…)); over aggregates: arithmetic, "
+    "comparisons, between, in, and/or/not, is null, case, if, coalesce, nullif, greatest, least, abs, round, floor, "
     "ceil, sign, ln, exp, sqrt, casts to number or boolean types"
 )
 
@@ -29,6 +30,7 @@ def read_node(expression: exp.Expr, refusals: Refusals) -> Node:
 
     An unsupported function is refused and stands as a null literal.
     """
+    expression = _spelled_out(expression)
     kind = type(expression)
     if isinstance(expression, exp.Paren):
         return read_node(expression.this, refusals)
@@ -60,6 +62,24 @@ def read_node(expression: exp.Expr, refusals: Refusals) -> Node:
         return _cast(expression, refusals)
     refusals.add(expression, "a function that cannot be evaluated on live values", SUPPORTED)
     return Node("literal")
+
+
+def _spelled_out(expression: exp.Expr) -> exp.Expr:
+    """BETWEEN, IN and IS [NOT] DISTINCT FROM by comparisons."""
+    this = expression.this
+    if isinstance(expression, exp.Between) and not expression.args.get("symmetric"):
+        low, high = expression.args["low"], expression.args["high"]
+        return exp.And(this=exp.GTE(this=this, expression=low), expression=exp.LTE(this=this, expression=high))
+    if isinstance(expression, exp.In) and expression.expressions and not expression.args.get("query"):
+        return exp.or_(*(exp.EQ(this=this.copy(), expression=one.copy()) for one in expression.expressions))
+    if isinstance(expression, exp.NullSafeEQ | exp.NullSafeNEQ):
+        other = expression.expression
+        both = exp.And(
+            this=exp.Is(this=this, expression=exp.null()), expression=exp.Is(this=other, expression=exp.null())
+        )
+        same = exp.Coalesce(this=exp.EQ(this=this, expression=other), expressions=[both])
+        return same if isinstance(expression, exp.NullSafeEQ) else exp.Not(this=same)
+    return expression
 
 
 def _constant(literal: exp.Literal) -> str | int | float:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlglot import exp
 
 from ..stream_plan import Frame
 from .refusals import Refusals
 
-_UNITS = {
-    "MICROSECOND": 1, "MILLISECOND": 1_000, "SECOND": 1_000_000, "MINUTE": 60_000_000, "HOUR": 3_600_000_000,
-    "DAY": 86_400_000_000, "WEEK": 604_800_000_000,
-}  # fmt: skip
-LONGEST_US = 90 * _UNITS["DAY"]
+LONGEST_US = 90 * 86_400_000_000
+Length = Callable[[exp.Expr], "int | None"]  # microseconds of an interval; None if it has no fixed length
 _RANGE = "`range between interval 1 hour preceding and current row`"
 
 
-def read_frame(window: exp.Window, refusals: Refusals) -> Frame | None:
+def read_frame(window: exp.Window, length: Length, refusals: Refusals) -> Frame | None:
     """The frame of a window function over event time; None, with a refusal, when it cannot be kept in real time."""
     spec = window.args.get("spec")
     if spec is None:
@@ -32,8 +31,8 @@ def read_frame(window: exp.Window, refusals: Refusals) -> Frame | None:
     if "FOLLOWING" in (start_side, end_side):
         refusals.add(window, "a frame that looks ahead of the row", f"end at `current row`, e.g. {_RANGE}")
         return None
-    preceding = None if _is(start, "UNBOUNDED") else _microseconds(start, refusals, window)
-    delay = 0 if end is None or _is(end, "CURRENT ROW") else _microseconds(end, refusals, window)
+    preceding = None if _is(start, "UNBOUNDED") else _microseconds(start, length, refusals, window)
+    delay = 0 if end is None or _is(end, "CURRENT ROW") else _microseconds(end, length, refusals, window)
     if delay is None or (preceding is None and not _is(start, "UNBOUNDED")):
         return None
     if preceding is not None and preceding > LONGEST_US:
@@ -45,24 +44,10 @@ def read_frame(window: exp.Window, refusals: Refusals) -> Frame | None:
     return Frame(preceding, delay)
 
 
-def interval_us(interval: exp.Expr) -> int | None:
-    """Microseconds of an INTERVAL of fixed length; None for months, years or anything that is not a constant."""
-    if not isinstance(interval, exp.Interval) or not isinstance(interval.this, exp.Literal):
-        return None
-    unit = interval.args.get("unit")
-    name = unit.name.upper().removesuffix("S") if unit is not None else ""
-    try:
-        count = float(interval.this.name)
-    except ValueError:
-        return None
-    microseconds = count * _UNITS.get(name, 0)
-    return int(microseconds) if microseconds > 0 and microseconds == int(microseconds) else None
-
-
-def _microseconds(bound: object, refusals: Refusals, window: exp.Window) -> int | None:
+def _microseconds(bound: object, length: Length, refusals: Refusals, window: exp.Window) -> int | None:
     if _is(bound, "CURRENT ROW"):
         return 0
-    found = interval_us(bound) if isinstance(bound, exp.Expr) else None
+    found = length(bound) if isinstance(bound, exp.Expr) else None
     if found is None:
         refusals.add(
             window, "a frame bound that is not a fixed length of time", "an interval of seconds, minutes, hours or days"

@@ -19,6 +19,8 @@ from .refusals import WRITTEN, Refusals, Refused
 EVENTS = "events"
 LOOKUP = "_lookup_{}"  # tables of the session that compiles, in place of constant relations
 _CLAUSES = (exp.Join, exp.Where, exp.Group, exp.Having, exp.Qualify, exp.Order, exp.Limit, exp.Offset, exp.Lateral)
+_MANY_ROWS = {"unnest", "generate_subscripts", "regexp_split_to_table"}
+MANY_ROWS_INSTEAD = "one row an event: what a list function says of it, as len(…) or list_contains(…, …)"
 _PLAIN = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -52,6 +54,8 @@ def put_together(sql: str, upstream: Upstream, refusals: Refusals, constants: di
     _join_in_select(query)
     _note_as_written(query)
     names = {cte.alias for cte in query.find_all(exp.CTE)}
+    for clause in query.find_all(exp.TableSample, exp.Pivot):
+        refusals.add(clause, "a sample or a pivot", "all events, each as it is")
     for table in list(query.find_all(exp.Table)):
         if not table.db and table.name in names and isinstance(table.this, exp.Identifier):
             continue
@@ -94,7 +98,8 @@ def qualified(query: exp.Expr, tables: Mapping[str, Mapping[str, str]], refusals
         refusals.check()
     scope = build_scope(query)
     if scope is None or not isinstance(scope.expression, exp.Select):
-        refusals.add(query, "a query that is not a SELECT", "one SELECT")
+        what = "a set operation" if isinstance(query, exp.SetOperation) else "a query that is not a SELECT"
+        refusals.add(query, what, "one SELECT over the view's event source")
         refusals.check()
         raise AssertionError
     return scope
@@ -244,7 +249,6 @@ def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, eve
         ("limit", "LIMIT"),
         ("offset", "OFFSET"),
         ("laterals", "LATERAL"),
-        ("sample", "a sample"),
         ("order", "ORDER BY"),
     ):
         clause = select.args.get(argument)
@@ -252,8 +256,17 @@ def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, eve
             refusals.add(clause[0] if isinstance(clause, list) else clause, what, advice)
     if not where_allowed and select.args.get("where"):
         refusals.add(select.args["where"], "a filter above the window functions", "filter below them, or use FILTER")
-    if scope.subquery_scopes:
-        refusals.add(scope.subquery_scopes[0].expression, "a subquery over other events", advice)
+    for subquery in scope.subquery_scopes[:1]:
+        if reads_events(subquery):
+            refusals.add(subquery.expression, "a subquery over other events", advice)
+        else:
+            instead = "in staging, left join its rows, and filter on a column of theirs that is not null"
+            refusals.add(subquery.expression, "a subquery over constant rows", instead)
+    for node in select.find_all(exp.Explode, exp.Unnest, exp.Anonymous):
+        if node.find_ancestor(exp.Select) is select and (
+            not isinstance(node, exp.Anonymous) or node.name.lower() in _MANY_ROWS
+        ):
+            refusals.add(node, "several rows of one event", MANY_ROWS_INSTEAD)
     qualify_clause = select.args.get("qualify")
     if qualify_clause and (events is None or not _keeps_latest_version(qualify_clause, scope, events)):
         event_id = "the event id" if events is None else _named(events.event_id)

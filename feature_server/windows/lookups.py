@@ -15,7 +15,7 @@ from sqlglot.optimizer.scope import Scope, build_scope
 
 from ..dtypes import DType, UnknownType, parse_sql_type
 from ..errors import WarehouseError
-from .layers import LOOKUP, chain, reads_events, sql_text, visible_ctes
+from .layers import LOOKUP, MANY_ROWS_INSTEAD, chain, reads_events, sql_text, visible_ctes
 from .refusals import Refusals
 
 LARGEST = 5_000  # rows; that many take about 5 ms with each batch of live events
@@ -68,6 +68,9 @@ def _take_out(join: exp.Join, place: str, scope: Scope, session: Session, refusa
     alias = join.this.alias_or_name
     side, kind, method = (str(join.args.get(name) or "").upper() for name in ("side", "kind", "method"))
     source = scope.selected_sources.get(alias, (None, None))[1]
+    if isinstance(join.this, exp.Lateral | exp.Unnest):
+        refusals.add(join, "several rows of one event", MANY_ROWS_INSTEAD)
+        return None
     if source is not None and reads_events(source):
         refusals.add(
             join,
