@@ -107,7 +107,7 @@ def applied_text(applied: dict[str, Any]) -> str:
 
 def refresh(page: Page, commands: Commands) -> None:
     """Run the refresh DAGs with Airflow itself."""
-    with page.step("Refresh with Airflow: build and test in dbt, publish, sync, verify"):
+    with page.step("Refresh with Airflow: land live events, build and test in dbt, publish, sync, verify"):
         runs = json.loads(run(page, commands, f"python -m scripts.refresh hourly daily --at {CLOCK} --json"))
         for dag in runs["runs"]:
             page.say(f"[dim]{dag['dag']}: {dag['state']} in {dag['seconds']:.0f} s, {len(dag['tasks'])} tasks")
