@@ -8,7 +8,7 @@ synced from: equal to that it is merely not yet synced, else it is wrong.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -114,7 +114,10 @@ def verify(
         with connect(store.root / ".spill") as comparison.connection:
             differences = comparison.differences(sample, progress)
             newest = comparison.newest_event_us()
-        verified = _verified(comparison, table, differences, newest, started)
+        verified = compared(
+            table, found, differences, instant_us=comparison.now_us, key_count=comparison.count,
+            newest_event_us=newest, started=started,
+        )  # fmt: skip
         if not verified.unexplained or not _being_synced(view, online, found):
             return verified
         time.sleep(0.5)
@@ -132,22 +135,30 @@ def _being_synced(view: FeatureView, online: OnlineStore, before: OnlineView) ->
     return bool(locked) or registry is None or registry.views.get(view.id) != before
 
 
-def _verified(
-    comparison: _Comparison, table: OfflineTable, differences: list[Difference], newest: int | None, started: float
+def compared(
+    table: OfflineTable,
+    found: OnlineView,
+    differences: Sequence[Difference],
+    *,
+    instant_us: int,
+    key_count: int,
+    newest_event_us: int | None,
+    explained: Collection[str] = (NOT_YET_SYNCED,),
+    started: float,
 ) -> Verified:
-    found = comparison.found
-    known = newest is not None and found.newest_event_us is not None
+    """The outcome of a comparison begun at `started`, a time of `time.monotonic`."""
+    known = newest_event_us is not None and found.newest_event_us is not None
     return Verified(
         view=table.view_id,
-        instant_us=comparison.now_us,
-        keys=comparison.count,
+        instant_us=instant_us,
+        keys=key_count,
         different=len({difference.key for difference in differences}),
-        unexplained=len({difference.key for difference in differences if difference.cause != NOT_YET_SYNCED}),
+        unexplained=len({difference.key for difference in differences if difference.cause not in explained}),
         differences=tuple(differences),
         online_version=found.table_version,
         offline_version=table.version,
         behind_versions=table.version - found.table_version,
-        behind_seconds=max(0, newest - found.newest_event_us) / 1e6 if known else None,  # type: ignore[operator]
+        behind_seconds=max(0, newest_event_us - found.newest_event_us) / 1e6 if known else None,  # type: ignore[operator]
         seconds=time.monotonic() - started,
     )
 

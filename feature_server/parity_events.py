@@ -25,7 +25,7 @@ from .offline_windows import values_at
 from .online import OnlineStore, redis_errors
 from .online_log import EntryId, entry_id, landing_folder, log_key
 from .online_registry import OnlineRegistry, OnlineView
-from .parity import EXPIRED, NOT_YET_SYNCED, SAMPLE, WRONG, Difference, Progress, Verified, never_synced
+from .parity import EXPIRED, NOT_YET_SYNCED, SAMPLE, WRONG, Difference, Progress, Verified, compared, never_synced
 from .serving_stream import StreamViewReader
 from .stream_base import has_bases
 from .stream_plan import EventSource
@@ -81,21 +81,10 @@ def _verify_once(
         history.load(*live, until=until)
         differences = comparison.differences(table, chosen)
         progress(len(chosen), len(chosen))
-    newest = table.newest_event_us
-    known = newest is not None and found.newest_event_us is not None
-    return Verified(
-        view=view.id,
-        instant_us=now_us,
-        keys=len(chosen),
-        different=len({difference.key for difference in differences}),
-        unexplained=len({difference.key for difference in differences if difference.cause not in EXPLAINED}),
-        differences=tuple(differences),
-        online_version=found.table_version,
-        offline_version=table.version,
-        behind_versions=table.version - found.table_version,
-        behind_seconds=max(0, newest - found.newest_event_us) / 1e6 if known else None,  # type: ignore[operator]
-        seconds=time.monotonic() - started,
-    )
+    return compared(
+        table, found, differences, instant_us=now_us, key_count=len(chosen),
+        newest_event_us=table.newest_event_us, explained=EXPLAINED, started=started,
+    )  # fmt: skip
 
 
 def event_source(registry: OnlineRegistry, view: FeatureView) -> EventSource:
