@@ -36,7 +36,7 @@ AOF = "appendonlydir"
 AT_ONCE = timedelta(days=8)  # how late lifetime windows count an event at once, be it in any version
 WEIGHTS = {
     "push": 30, "push_and_die": 3, "stream": 4, "stream_and_die": 2, "land": 5, "land_and_die": 2, "sync": 10,
-    "sync_and_die": 4, "sync_and_push": 4, "load": 4, "restate": 2, "clock": 22, "restart": 3, "define": 4,
+    "sync_and_die": 4, "sync_and_push": 4, "load": 6, "restate": 6, "clock": 22, "restart": 3, "define": 4,
     "withdraw": 1, "restart_redis": 3, "copy_redis": 3, "lose_redis": 2, "verify": 3, "train": 3,
 }  # fmt: skip
 
@@ -209,6 +209,8 @@ class Machine:
 
     def restate(self, random: Random) -> None:
         """The source says otherwise of events that it had loaded: some are gone, some are changed in place."""
+        if not self.loaded:
+            self.load(random)
         for place, batch in self.loaded.items():
             events = self.events[place.partition("/")[0]]
             events.changes += 1
