@@ -24,7 +24,7 @@ from .stream_plan import EventSource
 
 BATCH_EVENTS = 1000
 CLAIM_MS = 60_000  # how long another worker may keep an event before it is taken to be dead
-LAND_SECONDS = 60.0
+LAND_SECONDS = 300.0
 RETRY_SECONDS = 2.0
 
 

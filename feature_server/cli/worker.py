@@ -28,7 +28,7 @@ def stream(
         bool, typer.Option("--dead", help="Print the refused events with their reasons, a JSON object a line, and end.")
     ] = False,
     drop: Annotated[bool, typer.Option("--drop", help="With --dead: delete those that were printed.")] = False,
-    land_every: Annotated[float, typer.Option(help="Seconds between landings in files.", min=1)] = 60,
+    land_every: Annotated[float, typer.Option(help="Seconds between landings in files.", min=1)] = 300,
     consumer: Annotated[
         str, typer.Option(help="This worker's name among those of the source; by default the machine's.")
     ] = "",
