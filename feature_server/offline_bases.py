@@ -39,13 +39,12 @@ def records_since(history: History, cut_us: int, *, changed: bool = False) -> st
     All versions of an event are needed if one is after the cut-off. With `changed`, of the keys in that relation.
     """
     keys = ", ".join(history.keys)
-    rank = f"row_number() over (partition by {keys}, event_id order by created_timestamp desc)"
     return f"""
         with keyed as ({_cut(history, "known", cut_us, changed)}),
         since as (select distinct {keys}, event_id from keyed where event_timestamp > cut_at_),
         newest as (
             select {keys}, arg_max(event_id, (event_timestamp, created_timestamp)) as event_id
-            from (select *, {rank} as version_ from keyed)
+            from (select *, {history.version} as version_ from keyed)
             where version_ = 1 and counts and event_timestamp <= cut_at_
             group by {keys}
         )
@@ -79,10 +78,9 @@ def bases(history: History, cut_us: int, *, changed: bool = False) -> str:
         for feature, call in zip(features, _calls(part, names), strict=True):
             filtered = f"{call} filter (where {condition}{_known(part, names)})"
             states.append(f", cast({filtered} as {sql_type(feature.dtype)}) as {feature.name}")
-    rank = f"row_number() over (partition by {keys}, event_id order by created_timestamp desc)"
     return f"""
         select {keys}, cut_at_ as cut_{"".join(states)}
-        from (select *, {rank} as version_ from ({_cut(history, "stored", cut_us, changed)}))
+        from (select *, {history.version} as version_ from ({_cut(history, "stored", cut_us, changed)}))
         where event_timestamp <= cut_at_
         group by {keys}, cut_at_
         order by {keys}

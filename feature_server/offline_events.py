@@ -36,6 +36,8 @@ class History:
         self.connection, self.view = connection, view
         self.columns = [quote(column.name) for column in columns(event_view(view))]
         self.keys = [quote(name) for name in view.key_names]
+        order = "order by created_timestamp desc, event_timestamp desc"
+        self.version = f"row_number() over (partition by {', '.join(self.keys)}, event_id {order})"  # 1: in force
 
     def store(self, table: OfflineTable | None) -> None:
         """Make `stored` and `known` from a version of the offline table, or from none."""
@@ -58,10 +60,9 @@ class History:
             known = f"(select known.* from known semi join changed using ({', '.join(self.keys)}))"
         cut = f"make_timestamptz({now_us - bounded_us(self.view) - grace_us})"
         keys = ", ".join(self.keys)
-        versions = f"row_number() over (partition by {keys}, event_id order by created_timestamp desc)"
         rank = f"row_number() over (partition by {keys} order by event_timestamp desc, created_timestamp desc)"
         newest = (
-            f"select event_id from (select *, {versions} as version from {known}) where version = 1 and counts "
+            f"select event_id from (select *, {self.version} as version from {known}) where version = 1 and counts "
             f"and event_timestamp <= make_timestamptz({now_us}) qualify {rank} = 1"
         )
         recent = f"select event_id from {known} where event_timestamp >= {cut}"

@@ -37,9 +37,7 @@ def values_at(
     sql = f"""
         with counted as (
             select * from (
-                select known.*, row_number() over (
-                    partition by {keys}, event_id order by created_timestamp desc
-                ) as version_
+                select known.*, {history.version} as version_
                 from known semi join chosen using ({keys})
             )
             where version_ = 1 and counts and event_timestamp <= make_timestamptz({at_us})
@@ -71,7 +69,7 @@ def events_in(
         select {", ".join(history.columns)}, count(*) over () as total_ from (
             select
                 known.*,
-                row_number() over (partition by {keys}, event_id order by created_timestamp desc) as version_
+                {history.version} as version_
             from known semi join chosen using ({keys})
         )
         where version_ = 1 and counts and {_inside(frame, at_us)} and ({condition})

@@ -78,7 +78,7 @@ class EventDecoder:
         """
         records = self._records([stored])
         heads = records.heads
-        order = np.lexsort((np.arange(len(heads)), heads[f"v{_CREATED}"], heads[f"v{_EVENT_ID}"]))
+        order = np.lexsort((np.arange(len(heads)), heads["event"], heads[f"v{_CREATED}"], heads[f"v{_EVENT_ID}"]))
         ids = heads[f"v{_EVENT_ID}"][order]
         keep = np.zeros(len(heads), dtype=np.bool_)
         keep[order[np.append(ids[1:] != ids[:-1], True)]] = True

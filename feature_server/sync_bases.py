@@ -157,7 +157,8 @@ class BaseSync:
         needed = {number for event_us, _, number, _ in merged.facts if event_us > key.cut_us}
         in_force: dict[int, tuple[int, int, bool]] = {}
         for event_us, created_us, number, counts in merged.facts:
-            if number not in in_force or created_us >= in_force[number][1]:
+            before = in_force.get(number)
+            if before is None or (created_us, event_us) >= (before[1], before[0]):
                 in_force[number] = event_us, created_us, counts
         old = [
             (event_us, created_us, n)

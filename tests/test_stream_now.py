@@ -103,13 +103,14 @@ def stored(records: list[Record]) -> bytes:
 
 
 def in_order(groups: list[list[Record]]) -> Events:
-    """The latest version of each event that counts: of equally new ones the last that came."""
+    """The latest version of each event that counts: of equally new ones the latest in event time, then to come."""
     rows: list[Record] = []
     starts = [0]
     for records in groups:
         latest: dict[int, Record] = {}
         for record in records:
-            if record.event_id not in latest or record.created_us >= latest[record.event_id].created_us:
+            before = latest.get(record.event_id, record)
+            if (record.created_us, record.event_us) >= (before.created_us, before.event_us):
                 latest[record.event_id] = record
         counted = [record for record in latest.values() if record.counts]
         rows += sorted(counted, key=lambda record: (record.event_us, record.created_us, records.index(record)))
