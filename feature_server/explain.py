@@ -55,12 +55,7 @@ def explain(
             expected="the offline store that the view was published to",
             remedy="set FEATURES_OFFLINE and FEATURES_PROJECT_DIR, or run `features explain` where views are published",
         )  # fmt: skip
-    try:
-        _moment(at_us - (plan.longest_us or 0))
-    except OverflowError:
-        raise RequestError(
-            "the windows begin before the year 1", where=feature, expected="a later time", got=f"{at_us} µs"
-        ) from None
+    _check_begin(feature, at_us - (plan.longest_us or 0))
     source = event_source(registry, view)
     live = (online, source, landing_folder(source, project_dir))
     with open_history(view, table, spill=store.root / ".spill", live=live) as history:
@@ -93,6 +88,15 @@ def explain(
             sql=output.source_sql,
             file=view.path,
         )
+
+
+def _check_begin(feature: str, begin_us: int) -> None:
+    try:
+        _moment(begin_us)
+    except OverflowError:
+        raise RequestError(
+            "the windows begin before the year 1", where=feature, expected="a later time", got=f"{begin_us} µs"
+        ) from None
 
 
 def _find(registry: OnlineRegistry, feature: str) -> tuple[OnlineView, str]:

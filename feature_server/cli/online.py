@@ -37,9 +37,7 @@ def sync(
     wait: Annotated[float, typer.Option(help="Seconds to wait for another sync of the same view.", min=0)] = 600,
     sweep: Annotated[
         bool,
-        typer.Option(
-            "--sweep", help="Delete rows whose offline table is gone, by looking at every key in Redis (SCAN)."
-        ),
+        typer.Option("--sweep", help="Delete rows whose offline table is gone, looking at every key in Redis (SCAN)."),
     ] = False,
     project_dir: ProjectDir = None,
     json: Json = False,
@@ -65,7 +63,6 @@ def sync(
     options = SyncOptions(
         full=full, expire=settings.clock is None, sweep=sweep, wait_seconds=wait, project_dir=settings.project_dir
     )
-
     with ExitStack() as stack:
         online = stack.enter_context(OnlineStore(stack.enter_context(connect(settings))))
         done = run(
