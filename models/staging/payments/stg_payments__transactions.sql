@@ -1,7 +1,8 @@
 with
 
+-- A live event that was sent twice lands twice.
 transactions as (
-    select * from {{ source('payments', 'transactions') }}
+    select distinct * from {{ source('payments', 'transactions') }}
 ),
 
 -- A corrected transaction lands again: each version is in force from known_at until superseded_at.
