@@ -135,18 +135,8 @@ class Link:
     def _connected(self) -> tuple[socket.socket, hiredis.Reader]:
         if self._open is not None:
             return self._open
-        address = self.address
-        if address.path is not None:
-            link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            link.settimeout(self._timeout)
-            link.connect(address.path)
-        else:
-            link = socket.create_connection((address.host, address.port), timeout=self._timeout)
-            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if (context := address.ssl_context()) is not None:
-                link = context.wrap_socket(link, server_hostname=address.host)
-        self._open = link, reply_parser()
-        for command in address.greeting():
+        self._open = self.address.connect(self._timeout), reply_parser()
+        for command in self.address.greeting():
             self._exchange(command, 1)
         return self._open
 

@@ -107,16 +107,7 @@ class RedisReader:
     def _connect(self) -> tuple[socket.socket, hiredis.Reader]:
         address = self.address
         try:
-            if address.path is not None:
-                link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                link.settimeout(self.timeout)
-                link.connect(address.path)
-            else:
-                link = socket.create_connection((address.host, address.port), timeout=self.timeout)
-                link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                context = address.ssl_context()
-                if context is not None:
-                    link = context.wrap_socket(link, server_hostname=address.host)
+            link = address.connect(self.timeout)
         except OSError as error:
             raise address.unavailable(error) from None
         parser = reply_parser()

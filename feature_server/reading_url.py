@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,18 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         if self.db:
             commands.append(pack_command(("SELECT", str(self.db))))
         return commands
+
+    def connect(self, timeout: float) -> socket.socket:
+        """A connection to the server, before its greeting; `timeout` in seconds. Raises OSError."""
+        if self.path is not None:
+            link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            link.settimeout(timeout)
+            link.connect(self.path)
+            return link
+        link = socket.create_connection((self.host, self.port), timeout=timeout)
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context = self.ssl_context()
+        return link if context is None else context.wrap_socket(link, server_hostname=self.host)
 
     def ssl_context(self) -> ssl.SSLContext | None:
         if self.tls is None:
