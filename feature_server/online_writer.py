@@ -65,12 +65,14 @@ class FencedWriter:
     def _run(self) -> None:
         try:
             with redis_errors():
-                self._connection = self._pool.make_connection()
+                self._connection = self._pool.get_connection()
                 try:
-                    self._connection.connect()
                     self._send_all()
+                except BaseException:
+                    self._connection.disconnect()  # with answers to come, and its fence watched
+                    raise
                 finally:
-                    self._connection.disconnect()
+                    self._pool.release(self._connection)
         except BaseException as error:  # noqa: BLE001 - raised where rows are handed over
             self._failure = error
             while self._queue.get() is not None:

@@ -349,6 +349,17 @@ def test_progress_counts_the_rows_read_up_to_all_of_them(valkey: str, tables: Ta
     assert seen == sorted(seen)
 
 
+def test_a_sync_of_many_views_takes_no_more_connections_than_that_of_one(valkey: str, tables: Tables) -> None:
+    views = [make_view(f"customer__spend_{i}") for i in range(8)]
+    for view in views:
+        tables.commit(view, [[(1, at(5), 2.0)]])
+    with redis.Redis.from_url(valkey) as client:
+        before = client.info("stats")["total_connections_received"]
+        run_sync(valkey, tables, *views, now=at(10))
+        taken = client.info("stats")["total_connections_received"] - before
+    assert taken <= 2, "one that asks, one that writes"
+
+
 def test_a_lost_record_of_a_code_is_made_up_for(valkey: str, tables: Tables) -> None:
     tables.commit(VIEW, [[(1, at(5), 5.0)]])
     sync_one(valkey, tables, VIEW, now=at(10))
