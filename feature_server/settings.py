@@ -19,7 +19,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     (FEATURES_TARGET_PATH) dbt's manifest.json. `home` (FEATURES_HOME) holds what this product writes: the registry, the
     embedded Valkey's data and, unless FEATURES_OFFLINE says otherwise, the offline store. `warehouse`
     (FEATURES_WAREHOUSE) is dbt's DuckDB file. `redis_url` (FEATURES_REDIS_URL) is None for the embedded Valkey. `clock`
-    (FEATURES_CLOCK), an ISO time, stops the clock there: for examples, replays and tests.
+    (FEATURES_CLOCK), an ISO time, stops the clock there: for examples, replays and tests. `allowed_hosts`
+    (FEATURES_ALLOWED_HOSTS), separated by commas, are further names under which the feature server is asked.
     """
 
     project_dir: Path
@@ -29,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     offline: Path
     redis_url: str | None = None
     clock: datetime | None = None
+    allowed_hosts: tuple[str, ...] = ()
 
     @property
     def registry_path(self) -> Path:
@@ -95,4 +97,5 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         offline=path("offline", home / "offline", project_dir),
         redis_url=redis_url,  # type: ignore[arg-type]
         clock=clock,  # type: ignore[arg-type]
+        allowed_hosts=tuple(filter(None, map(str.strip, env.get("FEATURES_ALLOWED_HOSTS", "").split(",")))),
     )

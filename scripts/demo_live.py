@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from datetime import datetime, timedelta
 from typing import Any
@@ -59,9 +60,10 @@ def burst(customer: int, merchant: str, clock: datetime) -> dict[str, list[Any]]
 def push(page: Page, commands: Commands, url: str, events: dict[str, list[Any]]) -> None:
     """Push over HTTP, twice, as a producer does that never saw the first answer."""
     body = json.dumps({"push_source_name": SOURCE, "df": events})
-    page.command(f"curl -s {url}/push -d '{body[:70]} …'")
+    command = ["curl", "-s", f"{url}/push", "-H", "content-type: application/json", "-d"]
+    page.command(f"{shlex.join(command)} '{body[:70]} …'")
     for attempt in ("first", "again"):
-        answer = json.loads(commands.run(["curl", "-s", f"{url}/push", "-d", body]))
+        answer = json.loads(commands.run([*command, body]))
         page.say(f"[dim]{attempt}: {json.dumps(answer)}")
 
 

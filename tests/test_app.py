@@ -90,6 +90,12 @@ def test_a_request_as_curl_sends_it_is_understood(rows: OnlineRows, http_client:
 BAD = [
     (b"{", 400, "$", "the body is not JSON"),
     (b"", 400, "$", "the body is not JSON"),
+    (b'{"entities": {"merchant_id": ["\xff"]}, "features": []}', 400, "$", "the body is not JSON"),
+    (b'{"entities": {"\xff": ["a"]}, "features": []}', 400, "$", "the body is not JSON"),
+    (b'{"\xff": []}', 400, "$", "the body is not JSON"),
+    (b'{"entities": {"merchant_id": ["\xed\xa0\x80"]}}', 400, "$", "the body is not JSON"),  # a surrogate as bytes
+    (b'{"entities": {"merchant_id": ["\\ud800"]}}', 400, "$", "the body is not JSON"),
+    (b'{"entities": {"merchant_id": [' + b"[" * 9999 + b"]" * 9999 + b"]}}", 400, "$", "the body is not JSON"),
     (b"[]", 422, "$", "Expected `object`, got `array`"),
     (b"{}", 422, "$", "missing required field `entities`"),
     (b'{"entities": {"customer_id": 1}}', 422, "$.entities[...]", "Expected `array`, got `int`"),

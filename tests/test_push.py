@@ -73,7 +73,16 @@ def test_a_wrong_push_is_told_what_is_wrong_and_harms_no_other(http: httpx.Clien
     assert first.json() == {"accepted": 1, "rejected": []}
     for answer, (_, status, what) in zip(answers, wrong, strict=True):
         assert (answer.status_code, answer.json()["what"]) == (status, what)
-    assert http.post("/push", content=b"{").status_code == 400
+    says_json = {"content-type": "application/json"}
+    malformed = (
+        json.dumps(good).encode().replace(b'"purchase"', b'"\xff"'),
+        b"{",
+        b'{"\xff": 1}',
+        b'{"df": ' + b"[" * 9999,
+    )
+    for content in malformed:
+        answer = http.post("/push", content=content, headers=says_json)
+        assert (answer.status_code, answer.json()["what"]) == (400, "the body is not JSON")
     assert http.get("/push").status_code == 405
     refused = http.post("/push", json=body(payment(301, customer_id=None)))
     assert refused.status_code == 422

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 import msgspec
 import orjson
 
-from ..errors import FeatureStoreError, RequestError
+from ..errors import FeatureStoreError
 from ..keys import EPOCH
 from ..online_registry import OnlineRegistry
 from ..online_verified import LastVerified, decode_verified, verified_key
 from ..reading import AsyncFeatures, AsyncRedisReader
 from ..serving import FeatureReader, GetOnlineFeatures
 from ..serving_json import JsonWriter
+from .access import Access, check_json
+from .bodies import BodyTooLarge, decode_body, read_body
 from .counting import SharedCounts
 from .push import PUSH_ROUTE, PushQueue, parse_push
 
@@ -26,23 +28,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ROUTE = "/get-online-features"
-MAX_BODY_BYTES = 8 << 20
 log = logging.getLogger("feature_server")
 _decode = msgspec.json.Decoder(GetOnlineFeatures).decode
+_EXPECTED = '{"features": ["view:feature"] or "feature_service": "name", "entities": {"join_key": [values]}}'
 _JSON = (b"content-type", b"application/json")
 _CLOSE = (b"connection", b"close")
-
-
-class BodyTooLarge(RequestError):
-    """A request body beyond MAX_BODY_BYTES."""
-
-    status = 413
-
-
-class MalformedBody(RequestError):
-    """A request body that is not JSON."""
-
-    status = 400
 
 
 class FeatureServer:
@@ -51,8 +41,9 @@ class FeatureServer:
     `draining` is set when the worker is asked to end: each answer then closes its connection.
     """
 
-    def __init__(self, redis_url: str, now_us: Callable[[], int], *, clock: str | None = None) -> None:
+    def __init__(self, redis_url: str, now_us: Callable[[], int], access: Access, *, clock: str | None = None) -> None:
         self.clock = clock
+        self.access = access
         self.reader = FeatureReader(now_us)
         self.redis = AsyncRedisReader(redis_url)
         self.features = AsyncFeatures(self.reader, self.redis)
@@ -64,9 +55,15 @@ class FeatureServer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        headers = dict(scope["headers"])
+        try:
+            self.access.check(scope["method"], headers)
+        except FeatureStoreError as error:
+            await self._send_error(send, "other", error)
+            return
         if scope["path"] != ROUTE or scope["method"] != "POST":
             if scope["path"] == PUSH_ROUTE and scope["method"] == "POST":
-                await self._push(receive, send)
+                await self._push(headers, receive, send)
             else:
                 await self.other(scope, receive, send)
             return
@@ -76,10 +73,10 @@ class FeatureServer:
             message = await receive()
             body = message.get("body")
             if body is None or message["more_body"]:
-                body = await _read_body(message, receive)
+                body = await read_body(message, receive)
                 if body is None:
                     return
-            answer = await self.features.read(self.reader.read(_parse(body)))
+            answer = await self.features.read(self.reader.read(decode_body(_decode, body, _EXPECTED)))
             writer = answer.plan.writer
             if writer is None:
                 writer = answer.plan.writer = JsonWriter(answer.plan)
@@ -93,25 +90,22 @@ class FeatureServer:
             await _send(send, 500, [_JSON, _CLOSE], INTERNAL_ERROR)
             return
         counts.count_request(ROUTE, 200)
-        headers = [_JSON, (b"content-length", b"%d" % len(content))]
+        told = [_JSON, (b"content-length", b"%d" % len(content))]
         if self.draining:
-            headers.append(_CLOSE)
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+            told.append(_CLOSE)
+        await send({"type": "http.response.start", "status": 200, "headers": told})
         await send({"type": "http.response.body", "body": content})
         counts.latency.observe(time.perf_counter() - started)
 
-    async def _push(self, receive: Receive, send: Send) -> None:
+    async def _push(self, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
         """Answered when the events can be read; 422 when none of them was taken in."""
         counts = self.reader.counts
         try:
-            body = await _read_body(await receive(), receive)
+            check_json(headers)
+            body = await read_body(await receive(), receive)
             if body is None:
                 return
-            try:
-                request = parse_push(body)
-            except msgspec.DecodeError as error:
-                raise _malformed(error) from None
-            result = await self.pushes.push(request)
+            result = await self.pushes.push(parse_push(body))
         except FeatureStoreError as error:
             await self._send_error(send, PUSH_ROUTE, error)
             return
@@ -167,47 +161,6 @@ INTERNAL_ERROR = orjson.dumps(
 
 def error_body(error: FeatureStoreError) -> bytes:
     return orjson.dumps(error.as_dict())
-
-
-def _parse(body: bytes) -> GetOnlineFeatures:
-    try:
-        return _decode(body)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at ")
-        raise RequestError(
-            what,
-            where=where.strip("`") or "$",
-            expected='{"features": ["view:feature"] or "feature_service": "name", "entities": {"join_key": [values]}}',
-            remedy="GET /openapi.json describes the body",
-        ) from None
-    except msgspec.DecodeError as error:
-        raise _malformed(error) from None
-
-
-def _malformed(error: msgspec.DecodeError) -> MalformedBody:
-    return MalformedBody(
-        "the body is not JSON", where="$", expected="a JSON object", got=str(error), remedy="send a JSON object"
-    )
-
-
-async def _read_body(message: MutableMapping[str, Any], receive: Receive) -> bytes | None:
-    """The whole body, of which `message` is the first part; None when the client has gone."""
-    parts, size = [], 0
-    while message["type"] == "http.request":
-        parts.append(message["body"])
-        size += len(parts[-1])
-        if size > MAX_BODY_BYTES:
-            raise BodyTooLarge(
-                "the body is too large",
-                where="body",
-                expected=f"at most {MAX_BODY_BYTES:,} bytes",
-                got=f"{size:,} bytes or more",
-                remedy="split it over several requests",
-            )
-        if not message.get("more_body"):
-            return b"".join(parts)
-        message = await receive()
-    return None
 
 
 async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -10,8 +10,9 @@ import msgspec
 
 from ..explain_result import Explanation
 from ..serving import GetOnlineFeatures
+from .bodies import MAX_BODY_BYTES
 from .explain import EXPLAIN_ROUTE
-from .features import MAX_BODY_BYTES, ROUTE
+from .features import ROUTE
 from .push import PUSH_ROUTE
 
 Status = Literal["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
@@ -89,7 +90,7 @@ def openapi() -> dict[str, Any]:
     def page(summary: str, *failures: int, name: bool = False, schema: dict[str, Any] | None = None) -> dict[str, Any]:
         content = {"application/json": {"schema": schema or {"type": "object"}}}
         parameters = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}] if name else []
-        answers = {"200": {"description": "The answer.", "content": content}, **failing(*failures)}
+        answers = {"200": {"description": "The answer.", "content": content}, **failing(403, 421, *failures)}
         return {"get": {"summary": summary, "parameters": parameters, "responses": answers}}
 
     many = {"type": "array", "items": {"type": "object"}}
@@ -99,7 +100,7 @@ def openapi() -> dict[str, Any]:
         "requestBody": _body(request),
         "responses": {
             "200": {"description": "The features.", "content": {"application/json": {"schema": response}}},
-            **failing(400, 404, 413, 422, 500, 503),
+            **failing(400, 403, 404, 413, 421, 422, 500, 503),
         },
     }
     outcome = {"application/json": {"schema": {"anyOf": [pushed, error]}}}
@@ -110,7 +111,7 @@ def openapi() -> dict[str, Any]:
         "responses": {
             "200": {"description": "What was taken in.", "content": {"application/json": {"schema": pushed}}},
             "422": {"description": "No event could be taken in.", "content": outcome},
-            **failing(400, 404, 413, 500, 501, 503),
+            **failing(400, 403, 404, 413, 415, 421, 500, 501, 503),
         },
     }
     paths = {
@@ -176,8 +177,11 @@ _PUSH = (
 )
 _FAILURES = {
     400: "The body is not JSON.",
+    403: "A page of another site asks.",
     404: "A name that the registry does not hold.",
     413: "The body is too large.",
+    415: "The content type is not application/json.",
+    421: "The host is not a name of this server.",
     422: "The request cannot be answered as asked.",
     500: "The server failed.",
     501: "This server's install or machine lacks what it takes.",

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
 JSON = "application/json"
+# The pages run no script, load nothing and ask nobody; no page of another site may show them within itself.
+SAFE = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+}
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -207,7 +214,7 @@ def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = Non
 
 
 def _html(text: str, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(text, status, (headers or {}) | {"content-type": "text/html; charset=utf-8"})
+    return Response(text, status, (headers or {}) | SAFE | {"content-type": "text/html; charset=utf-8"})
 
 
 def _wants_html(request: Request) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import FeatureStoreError, RequestError
+from .bodies import decode_body
 
 if TYPE_CHECKING:
     from ..ingest import Ingestor, PushResult
@@ -39,17 +40,18 @@ class PushRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     transform_on_write: bool = True
 
 
-decode_push = msgspec.json.Decoder(PushRequest).decode
+_decoder = msgspec.json.Decoder(PushRequest)
 _EXPECTED = '{"push_source_name": "source.table", "df": {"column": [values]}}'
 
 
+def _decode(body: bytes) -> PushRequest:
+    body.decode()  # a Raw is not looked into
+    return _decoder.decode(body)
+
+
 def parse_push(body: bytes) -> PushRequest:
-    """The request; RequestError, or msgspec.DecodeError where the body is not JSON at all."""
-    try:
-        request = decode_push(body)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at ")
-        raise RequestError(what, where=where.strip("`") or "$", expected=_EXPECTED) from None
+    """The request; RequestError for anything else. `df` is only known to be UTF-8 and JSON on the outside."""
+    request = decode_body(_decode, body, _EXPECTED)
     if request.to not in ("online", "online_and_offline"):
         raise RequestError(
             "events cannot be pushed to the offline store alone", where="to", expected="online_and_offline",

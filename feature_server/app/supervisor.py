@@ -17,6 +17,7 @@ import msgspec
 
 from ..errors import FeatureStoreError, SettingsError
 from ..settings import Settings
+from .access import Access
 
 DRAIN_SECONDS = 0.5  # how long a worker that is to end still accepts connections, closing each with its answer
 GRACE_SECONDS = 30  # how long after that a request may still take
@@ -38,6 +39,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: str
     project_dir: str
     offline: str
+    access: Access
     clock: str | None = None
 
 
@@ -71,8 +73,11 @@ def listen(host: str, port: int) -> socket.socket:
 class Supervisor:
     """Runs `workers` processes on `listener` until SIGTERM or SIGINT."""
 
-    def __init__(self, listener: socket.socket, settings: Settings, *, workers: int, redis_url: str) -> None:
+    def __init__(
+        self, listener: socket.socket, settings: Settings, access: Access, *, workers: int, redis_url: str
+    ) -> None:
         self._listener = listener
+        self._access = access
         self._settings = settings
         self._slots = range(workers)
         self._redis_url = redis_url
@@ -111,6 +116,7 @@ class Supervisor:
             redis_url=self._redis_url,
             project_dir=str(self._settings.project_dir),
             offline=str(self._settings.offline),
+            access=self._access,
             clock=None if self._settings.clock is None else self._settings.clock.isoformat(),
         )
         assert process.stdin is not None

@@ -123,10 +123,10 @@ class Worker(uvicorn.Server):
 def create_server(config: WorkerConfig) -> FeatureServer:
     """The application, with a stopped clock where one is given."""
     if config.clock is None:
-        server = FeatureServer(config.redis_url, lambda: time.time_ns() // 1000)
+        server = FeatureServer(config.redis_url, lambda: time.time_ns() // 1000, config.access)
     else:
         stopped = to_us(parse_time(config.clock, where="FEATURES_CLOCK"))
-        server = FeatureServer(config.redis_url, lambda: stopped, clock=config.clock)
+        server = FeatureServer(config.redis_url, lambda: stopped, config.access, clock=config.clock)
     explainer = Explainer(config.redis_url, Path(config.offline), Path(config.project_dir))
     server.other = create_pages(server, explainer, LiveSources(config.redis_url))
     return server

@@ -28,6 +28,7 @@ def serve(
     import json
     import logging
 
+    from ..app.access import create_access
     from ..app.supervisor import Supervisor, listen
     from ..embedded import connect
     from ..reading_url import parse_redis_url
@@ -38,6 +39,7 @@ def serve(
     if settings.redis_url is not None:
         parse_redis_url(settings.redis_url)
     listener = listen(host, port)
+    access = create_access(listener.getsockname()[0], host, settings.allowed_hosts)
     address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
     with connect(settings) as url:
 
@@ -45,11 +47,14 @@ def serve(
             if settings.clock is not None:
                 stopped = f"WARNING: the clock is stopped at {settings.clock.isoformat()} by FEATURES_CLOCK"
                 typer.secho(stopped, fg="yellow", err=True)
+            if access.beyond_loopback:
+                open_to = f"WARNING: who reaches {host} can read and push: there is no access control yet"
+                typer.secho(open_to, fg="yellow", err=True)
             example = json.dumps(_example(url))
             typer.echo(f"serving features on {address} workers={workers} redis={parse_redis_url(url).shown}")
             typer.echo(f"try: curl {address}/get-online-features -d '{example}'")
 
-        Supervisor(listener, settings, workers=workers, redis_url=url).run(announce)
+        Supervisor(listener, settings, access, workers=workers, redis_url=url).run(announce)
 
 
 def _example(url: str) -> dict[str, object]:

@@ -1,0 +1,120 @@
+"""Whom the server answers: no page of another site, and on loopback no name but its own.
+
+There is no access control yet. A browser on the server's machine, or in its network, would otherwise let any page that
+it shows push events (a form needs nobody's leave), and read them once that page's own name resolves to the server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+
+import msgspec
+
+from ..errors import RequestError, SettingsError
+
+SETTING = "FEATURES_ALLOWED_HOSTS"
+_HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")
+_PAGES_ELSEWHERE = (b"cross-site", b"same-site")
+_LINK = (b"navigate", b"document")
+
+
+class UnknownHost(RequestError):
+    """A request for a name that is not the server's."""
+
+    status = 421
+
+
+class ForeignPage(RequestError):
+    """A request that a page of another site makes a browser send."""
+
+    status = 403
+
+
+class WrongContentType(RequestError):
+    """A body that must say that it is JSON: a page of another site cannot make a browser say so."""
+
+    status = 415
+
+
+class Access(msgspec.Struct, frozen=True):
+    """`hosts` are the names that are answered, `named` those that the setting gives.
+
+    `beyond_loopback` when other machines reach the server: without the setting any name is answered then.
+    """
+
+    hosts: frozenset[str]
+    named: frozenset[str]
+    beyond_loopback: bool
+
+    def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
+        """UnknownHost or ForeignPage for what must not be answered. No browser leaves the host out."""
+        host = headers.get(b"host")
+        if host is not None:
+            name = host_name(host)
+            if name not in self.hosts and (name is None or self.named or not self.beyond_loopback):
+                raise UnknownHost(
+                    "this server does not go by that name", where="the header host", got=_shown(host),
+                    expected="one of " + ", ".join(sorted(self.hosts)),
+                    remedy=f"name it in {SETTING} where the server runs, or ask under a name above",
+                )  # fmt: skip
+        if b"origin" in headers:
+            self._check_origin(headers[b"origin"], host)
+        elif headers.get(b"sec-fetch-site") in _PAGES_ELSEWHERE and not (
+            method == "GET" and (headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest")) == _LINK
+        ):
+            raise _foreign("the header sec-fetch-site", headers[b"sec-fetch-site"], "same-origin")
+
+    def _check_origin(self, origin: bytes, host: bytes | None) -> None:
+        _, _, site = origin.lower().partition(b"://")
+        if not site or (site != (host or b"").lower() and host_name(site) not in self.named):
+            raise _foreign("the header origin", origin, f"http://{(host or b'').decode('latin-1')}")
+
+
+def create_access(bound: str, host: str, named: Iterable[str]) -> Access:
+    """For a server that was told to listen on `host`, bound to the address `bound`; SettingsError for a wrong name."""
+    given = frozenset(map(_named, named))
+    address = ip_address(bound.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    own = {f"[{bound}]" if ":" in bound else bound, host.lower(), "localhost", "127.0.0.1", "[::1]"}
+    return Access(given | own, given, not (mapped or address).is_loopback)
+
+
+def check_json(headers: Mapping[bytes, bytes]) -> None:
+    """WrongContentType for a body that does not say it is JSON."""
+    given = headers.get(b"content-type", b"")
+    if given.partition(b";")[0].strip().lower() != b"application/json":
+        raise WrongContentType(
+            "events are pushed as JSON", where="the header content-type", got=_shown(given),
+            expected="application/json", remedy="send it; with curl: -H 'content-type: application/json'",
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def host_name(host: bytes) -> str | None:
+    """The name in a header, without the port, in lower case; None when it is none."""
+    found = _HOST.fullmatch(host.decode("latin-1").lower())
+    return found and found[1]
+
+
+def _named(text: str) -> str:
+    name = host_name(text.encode())
+    if name is None:
+        raise SettingsError(
+            "not a host name", where=SETTING, got=repr(text), expected="names such as features.internal or [fd00::7]",
+            remedy="separate them by commas, without http:// and paths",
+        )  # fmt: skip
+    return name
+
+
+def _foreign(where: str, got: bytes, own: str) -> ForeignPage:
+    return ForeignPage(
+        "a page of another site asks", where=where, got=_shown(got), expected=own,
+        remedy=f"ask from the page's own server, or name its host in {SETTING} where the feature server runs",
+    )  # fmt: skip
+
+
+def _shown(value: bytes) -> str:
+    return repr(value.decode("latin-1"))
