@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from examples.payments import instant
+from feature_server.durable import make_private
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START, END = "2013-01-01T00:00:00Z", "2013-12-30T23:00:00Z"
@@ -134,7 +135,7 @@ def _known(events: str, data: Path, since_us: int, until_us: int) -> pa.Table:
 
 def land(events: pa.Table, directory: Path) -> int:
     """Write a file for each month of ingestion; return the number of rows."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_private(directory)
     for stale in directory.glob("*.parquet"):
         stale.unlink()
     months = pc.strftime(events["ingested_at"], "%Y-%m").to_numpy(zero_copy_only=False)

@@ -19,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_server.durable import make_private
+
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
@@ -214,7 +216,7 @@ def land(columns: Columns, directory: Path, until_us: int) -> int:
     order = np.argsort(ingested, kind="stable")
     order = order[: np.searchsorted(ingested[order], until_us, side="right")]
     table, ingested = table.take(pa.array(order, type=pa.int64())), ingested[order]
-    directory.mkdir(parents=True, exist_ok=True)
+    make_private(directory)
     for stale in directory.glob("*.parquet"):
         stale.unlink()
     for day in np.unique(ingested // DAY):
@@ -227,7 +229,7 @@ def land(columns: Columns, directory: Path, until_us: int) -> int:
 def generate(out: Path, world: World, *, seed: int) -> dict[str, int]:
     """Write the five sources under `out` and return their row counts."""
     rng = np.random.default_rng(seed)
-    out.mkdir(parents=True, exist_ok=True)
+    make_private(out)
     category = rng.choice(len(CATEGORIES), size=world.merchants)
     customers, merchants = pa.table(people(rng, world)), pa.table(shops(rng, world, category))
     pq.write_table(customers, out / "customers.parquet")

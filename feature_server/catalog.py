@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from .catalog_overview import overview
+from .durable import make_private
 from .errors import FeatureStoreError
 from .manifest import load_registry
 from .manifest.dbt_parse import dbt_command, profiles_dir
@@ -47,6 +48,7 @@ def write_docs(settings: Settings, out: Path, *, build: bool = True) -> DocsSite
     registry = load_registry(settings.project_dir, settings.target_path)
     page = overview(registry, read_status(settings, registry), manifest, _own_overview(manifest))
     html = _inline(_page_of_dbt(), _with_overview(manifest, page), catalog)
+    make_private(settings.home)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     partial.write_bytes(html)

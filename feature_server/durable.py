@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever is killed."""
+"""Files that are there whole or not at all, whatever is killed; folders that are their owner's alone."""
 
 from __future__ import annotations
 
@@ -32,3 +32,9 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     finally:
         unfinished.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for their owner alone; one that is there stays as it is."""
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
+from .durable import make_private
 from .errors import OnlineStoreError, OnlineStoreUnavailable
 from .settings import Settings
 
@@ -57,7 +58,7 @@ class EmbeddedValkey:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private(folder)
             self._users = open(folder / "users.lock", "ab")  # noqa: SIM115 - held until close()
         except OSError as error:
             raise OnlineStoreError(

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .dtypes import INTEGER_WIDTHS
+from .durable import make_private
 from .errors import OfflineStoreError, SettingsError
 from .index_columns import Columns, arrow_int64, numpy_bools, numpy_integers
 from .index_files import move_into_place, touch
@@ -161,7 +162,7 @@ def _build(
     memory_limit: str | None,
 ) -> None:
     with _explained(table, memory_limit), ExitStack() as stack:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         connection = stack.enter_context(_connect(scratch, memory_limit))

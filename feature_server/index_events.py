@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .durable import make_private
 from .index import Index
 from .index_files import move_into_place
 from .stream_arrow import encode, from_halves, to_halves
@@ -83,7 +84,7 @@ def open_events(index: Index, plan: StreamPlan, arguments: Sequence[int], root: 
 
 
 def _build(folder: Path, part: str, write: Callable[[Path], None]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
     try:
         (scratch / part).mkdir()

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from .definitions import Entity, FeatureRef, FeatureService, FeatureView
-from .durable import write_whole
+from .durable import make_private, write_whole
 from .errors import FeatureStoreError, RequestError, UnknownNameError
 from .stream_plan import EventSource
 
@@ -101,7 +101,7 @@ def read_registry(path: Path) -> Registry:
 
 def write_registry(path: Path, registry: Registry) -> None:
     """Put `registry` in force for readers of `path`: they see the old one or the new one, whole, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     write_whole(path, lambda file: file.write(registry.to_json()))
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from feature_server.durable import make_private
 from feature_server.settings import Settings, load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -48,7 +49,7 @@ def prepare_airflow(environment: Mapping[str, str]) -> None:
     """Put `environment` in force and make sure of the metadata database and the pool: before airflow is imported."""
     os.environ.update(environment)
     home = Path(environment["AIRFLOW_HOME"])
-    home.mkdir(parents=True, exist_ok=True)
+    make_private(home)
     from airflow import __version__
 
     made = home / f".made-by-{__version__}"

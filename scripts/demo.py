@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 
 from feature_server import FeatureClient
+from feature_server.durable import make_private
 from feature_server.registry import read_registry
 from feature_server.settings import Settings, load_settings
 
@@ -187,7 +188,7 @@ def train(page: Page, commands: Commands, settings: Settings) -> None:
         for service, labels, label in TRAINING:
             spine = shown(settings.home / "labels" / f"{labels}.parquet", settings)
             out = shown(settings.home / "training" / f"{service}.parquet", settings)
-            (settings.project_dir / out).parent.mkdir(parents=True, exist_ok=True)
+            make_private((settings.project_dir / out).parent)
             made = json.loads(run(page, commands, f"features train {service} --spine {spine} --out {out} --json"))
             page.say(f"[dim]{made['rows']:,} rows x {made['features']} features in {made['seconds']:.1f} s")
             columns, rows = query(

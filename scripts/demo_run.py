@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from feature_server.durable import make_private
+
 STARTUP_SECONDS = 60
 STOP_SECONDS = 30
 
@@ -32,7 +34,7 @@ class Commands:
         self.project_dir = project_dir
         self.environment = dict(environment)
         self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
+        make_private(log.parent)
         log.write_text("")
 
     def run(self, command: Sequence[str]) -> str:

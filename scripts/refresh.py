@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from feature_server.durable import make_private
 from feature_server.errors import FeatureStoreError
 from feature_server.settings import load_settings, parse_time
 
@@ -75,7 +76,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     settings = load_settings()
     log = (given.log or settings.home / "run" / "refresh.log").resolve()
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_private(log.parent)
     runs: list[DagRun] = []
     try:
         with _output_to(log) as out:

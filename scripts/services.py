@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from feature_server.durable import make_private
 from feature_server.errors import FeatureStoreError
 
 POLL_SECONDS = 0.2
@@ -112,7 +113,7 @@ def _processes() -> Iterator[Process]:
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Keep a second `up` or `down` of the same folder out while the block runs."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     with (folder / "up.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from feature_server.durable import make_private
 from feature_server.errors import FeatureStoreError
 from feature_server.registry import read_registry
 from feature_server.settings import Settings, load_settings
@@ -29,7 +30,7 @@ def services(given: argparse.Namespace, settings: Settings) -> list[Service]:
     """What is started, in this order."""
     python = sys.executable
     docs = settings.home / "docs"
-    docs.mkdir(parents=True, exist_ok=True)
+    make_private(docs)
     server, site, airflow = (
         f"http://{HOST}:{port}" for port in (given.server_port, given.docs_port, given.airflow_port)
     )

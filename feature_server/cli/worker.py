@@ -46,6 +46,7 @@ def stream(
         raise typer.BadParameter("is for --dead", param_hint="--drop")
     import signal
 
+    from ..durable import make_private
     from ..embedded import connect
     from ..ingest import Ingestor
     from ..ingest_worker import Worker
@@ -58,6 +59,7 @@ def stream(
     if dead:
         _print_dead(settings, source, drop)
         return
+    make_private(settings.home)
     folder = landing_folder(found, settings.project_dir)
     ended: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
