@@ -6,6 +6,7 @@ Light on purpose: a model service that reads features installs and imports no mo
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -160,14 +161,10 @@ class FeatureClient(_Client):
     ) -> None:
         super().__init__(url, timeout=timeout, settings=settings)
         if self._over_http:
-            import httpx
-
-            self._http = httpx.Client(timeout=timeout, headers=_HEADERS, trust_env=False)
-            self._resources.callback(self._http.close)
+            self._connect()
         else:
             self._redis = RedisReader(self.url, timeout=timeout)
             self._redis.on_reconnect = self._reader.forget
-            self._resources.callback(self._redis.close)
 
     def get(
         self,
@@ -223,6 +220,10 @@ class FeatureClient(_Client):
             return error
 
     def close(self) -> None:
+        if self._over_http:
+            self._http.close()
+        else:
+            self._redis.close()
         self._resources.close()
 
     def __enter__(self) -> Self:
@@ -231,9 +232,17 @@ class FeatureClient(_Client):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
+    def _connect(self) -> None:
+        import httpx
+
+        self._http = httpx.Client(timeout=self.timeout, headers=_HEADERS, trust_env=False)
+        self._process = os.getpid()
+
     def _post(self, body: bytes, endpoint: str, timeout: float) -> httpx.Response:
         import httpx
 
+        if self._process != os.getpid():  # a fork shares its parent's connections, and would read its parent's answers
+            self._connect()
         try:
             try:
                 return self._http.post(endpoint, content=body, timeout=timeout)
@@ -246,18 +255,15 @@ class FeatureClient(_Client):
 class AsyncFeatureClient(_Client):
     """`FeatureClient` for asyncio: the same arguments, results and errors, with methods to await.
 
-    Reads that run at the same time share one Redis command. Use it on one event loop.
+    Reads that run at the same time share one Redis command. Use it on one event loop at a time.
     """
 
     def __init__(
         self, url: str | None = None, *, timeout: float = TIMEOUT_SECONDS, settings: Settings | None = None
     ) -> None:
         super().__init__(url, timeout=timeout, settings=settings)
-        if self._over_http:
-            import httpx
-
-            self._http = httpx.AsyncClient(timeout=timeout, headers=_HEADERS, trust_env=False)
-        else:
+        self._loop: asyncio.AbstractEventLoop | None = None  # whose the HTTP connections are
+        if not self._over_http:
             self._redis = AsyncRedisReader(self.url, timeout=timeout)
             self._features = AsyncFeatures(self._reader, self._redis)
 
@@ -313,10 +319,10 @@ class AsyncFeatureClient(_Client):
             return error
 
     async def aclose(self) -> None:
-        if self._over_http:
-            await self._http.aclose()
-        else:
+        if not self._over_http:
             self._redis.close()
+        elif self._loop is asyncio.get_running_loop():
+            await self._http.aclose()
         self._resources.close()
 
     async def __aenter__(self) -> Self:
@@ -330,6 +336,9 @@ class AsyncFeatureClient(_Client):
     async def _post(self, body: bytes, endpoint: str, timeout: float) -> httpx.Response:
         import httpx
 
+        if self._loop is not asyncio.get_running_loop():
+            self._http = httpx.AsyncClient(timeout=self.timeout, headers=_HEADERS, trust_env=False)
+            self._loop = asyncio.get_running_loop()
         try:
             try:
                 return await self._http.post(endpoint, content=body, timeout=timeout)

@@ -2,8 +2,11 @@
 
 It listens on a unix socket in `<home>/valkey`, never on TCP, and keeps its append-only file and log there. Each user
 holds a shared lock on `users.lock`. The server itself holds `server.lock` for as long as it lives, inherited from
-whoever started it, so neither a crash nor a reused process id can make a dead server look alive. The last user to leave
-shuts it down. A user that was killed leaves the server running until the next user leaves.
+whoever started it, so neither a crash nor a reused process id can make a dead server look alive.
+
+The last user that closes shuts the server down and waits for its end. A user may also end without: it is killed, it
+forgets, it is a forked child with a share in its parent's lock. The system takes its lock away, so a small process of
+the server's own, its keeper, waits for the lock of all users and then ends the server.
 
 A server that is killed loses nothing that it has answered: each write is in the append-only file before its answer. A
 machine that loses power may lose the last second.
@@ -16,10 +19,10 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -33,26 +36,35 @@ START_SECONDS = 60.0
 STOP_SECONDS = 120.0
 _LOG_BYTES = 1_000_000
 
-_started: list[subprocess.Popen[bytes]] = []  # servers this process started; polled so that none stays a zombie
+# The server's parent. Forked off, so that it is nobody's child: whoever ends a user with all its children spares it.
+_KEEPER = """
+import _thread, fcntl, os, sys
+users, *command = sys.argv[1:]
+if os.fork():
+    os._exit(0)
+server = os.posix_spawn(command[0], command, os.environ)
+def end():
+    fcntl.flock(held, fcntl.LOCK_EX)
+    os.kill(server, 15)
+held = os.open(users, os.O_RDWR)
+_thread.start_new_thread(end, ())
+os.waitpid(server, 0)
+os._exit(0)
+"""
 
 
-@contextmanager
-def connect(settings: Settings) -> Iterator[str]:
+def connect(settings: Settings) -> AbstractContextManager[str]:
     """The URL of the online store for as long as the block runs: `redis_url`, or the embedded server's."""
     if settings.redis_url is not None:
-        yield settings.redis_url
-        return
-    server = EmbeddedValkey(settings.home / "valkey")
-    try:
-        yield server.url
-    finally:
-        server.close()
+        return nullcontext(settings.redis_url)
+    return _Connection(EmbeddedValkey(settings.home / "valkey"))
 
 
 class EmbeddedValkey:
     """One user's hold on the Valkey server of `folder`, which is started if nobody else has.
 
-    `url` is good until `close()`, which shuts the server down if this was its last user.
+    `url` is good until `close()`, which shuts the server down if this was its last user. Where nobody calls that, the
+    server ends soon after this object and its copies in forked children are gone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -79,12 +91,17 @@ class EmbeddedValkey:
         """Let go of the server; a second call does nothing."""
         if self._users.closed:
             return
-        try:
-            if _lock(self._users, fcntl.LOCK_EX):
-                self._stop()
-        finally:
+        if sys.is_finalizing():  # too late to open files; the keeper does the rest
             self._users.close()
-            _started[:] = [process for process in _started if process.poll() is None]
+            return
+        with open(self.folder / "users.lock", "ab") as users:  # its lock is not shared by forked children
+            self._users.close()
+            deadline = time.monotonic() + STOP_SECONDS
+            while not _lock(users, fcntl.LOCK_EX):
+                if _lock(users, fcntl.LOCK_SH) or time.monotonic() > deadline:
+                    return  # others use the server; where they do not, somebody is ending it
+                time.sleep(0.005)
+            self._stop()
 
     def __enter__(self) -> EmbeddedValkey:
         return self
@@ -122,17 +139,16 @@ class EmbeddedValkey:
             "port": "0", "unixsocket": str(path), "unixsocketperm": "700", "dir": str(self.folder),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "rdbcompression": "no", "logfile": str(log),
         }  # fmt: skip
-        command = [str(_binary()), *(part for name, value in options.items() for part in (f"--{name}", value))]
-        _started.append(
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the command, not for the store it talks to
-                pass_fds=[lock.fileno()],
-                cwd=self.folder,
-            )
+        server = [str(_binary()), *(part for name, value in options.items() for part in (f"--{name}", value))]
+        subprocess.run(
+            [sys.executable, "-ISc", _KEEPER, str(self.folder / "users.lock"), *server],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the command, not for the store it talks to
+            pass_fds=[lock.fileno()],
+            cwd=self.folder,
+            check=True,
         )
 
     def _stop(self) -> None:
@@ -191,6 +207,15 @@ class EmbeddedValkey:
             got=got,
             remedy=f"see {self.folder / 'valkey.log'}, or set FEATURES_REDIS_URL to a Redis server",
         )
+
+
+class _Connection(nullcontext[str]):
+    def __init__(self, server: EmbeddedValkey) -> None:
+        super().__init__(server.url)
+        self._server = server
+
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
 
 
 def _binary() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ class Link:
     def __init__(self, url: str, guard: bytes, *, timeout: float = TIMEOUT_SECONDS) -> None:
         self.address: RedisAddress = parse_redis_url(url)
         self._timeout = timeout
+        self._process = os.getpid()
         self._watch = _commands([(b"WATCH", guard), (b"GET", guard)])
         self._guarded: tuple[bytes | None] | None = None  # the guard's value since which it is watched
         self._open: tuple[socket.socket, hiredis.Reader] | None = None
@@ -76,6 +78,9 @@ class Link:
 
     def _run(self, work: Callable[[], Result]) -> Result:
         """Do `work`; once more when an idle connection turns out to be closed: sent twice, an event counts once."""
+        if self._process != os.getpid():  # a fork shares its parent's connection, and would read its parent's replies
+            self.close()
+            self._process = os.getpid()
         fresh = self._open is None
         try:
             return work()

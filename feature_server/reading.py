@@ -141,7 +141,7 @@ def _next_reply(link: socket.socket, parser: hiredis.Reader) -> Any:
 
 
 class AsyncRedisReader:
-    """Async reads over one connection, made when first needed and again after it dropped."""
+    """Async reads over one connection, made when first needed, again after it dropped, and on another event loop."""
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
         self.address = parse_redis_url(url)
@@ -156,7 +156,7 @@ class AsyncRedisReader:
         """The values of `keys`, None for those that do not exist."""
         for attempt in (1, 2):
             link = self._link
-            if link is None or link.closed:
+            if link is None or link.closed or link.loop is not asyncio.get_running_loop():
                 link = await self._connect()
             try:
                 return await link.mget(keys)
@@ -217,7 +217,7 @@ class _Link(asyncio.Protocol):
         self.closed = False
         self._address = address
         self._timeout = timeout
-        self._loop = loop
+        self.loop = loop
         self._parser = reply_parser()
         self._transport: Any = None
         self._asked: list[tuple[Sequence[bytes], asyncio.Future[Any]]] = []
@@ -229,14 +229,14 @@ class _Link(asyncio.Protocol):
 
     async def greet(self) -> None:
         for command in self._address.greeting():
-            future = self._loop.create_future()
+            future = self.loop.create_future()
             self._send(command, future)
             _check_reply(self._address, await future)
 
     def mget(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
-        future = self._loop.create_future()
+        future = self.loop.create_future()
         if not self._asked:
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
         self._asked.append((keys, future))
         return future
 
@@ -258,10 +258,10 @@ class _Link(asyncio.Protocol):
             self._send(hiredis.pack_command(tuple(command)), batch)
 
     def _send(self, command: bytes, waiting: Any) -> None:
-        self._sent.append((self._loop.time(), waiting))
+        self._sent.append((self.loop.time(), waiting))
         self._transport.write(command)
         if self._watch is None:
-            self._watch = self._loop.call_later(self._timeout, self._check_time)
+            self._watch = self.loop.call_later(self._timeout, self._check_time)
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed(data)
@@ -300,9 +300,9 @@ class _Link(asyncio.Protocol):
         self._watch = None
         if not self._sent or self.closed:
             return
-        left = self._sent[0][0] + self._timeout - self._loop.time()
+        left = self._sent[0][0] + self._timeout - self.loop.time()
         if left > 0:
-            self._watch = self._loop.call_later(left, self._check_time)
+            self._watch = self.loop.call_later(left, self._check_time)
         else:
             self._drop(self._address.unavailable(f"no answer within {self._timeout:g} s"))
 
@@ -317,7 +317,7 @@ class _Link(asyncio.Protocol):
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        if self._transport is not None:
+        if self._transport is not None and not self.loop.is_closed():
             self._transport.abort() if isinstance(error, OnlineStoreUnavailable) else self._transport.close()
         while self._sent:
             waiting = self._sent.popleft()[1]

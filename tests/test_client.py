@@ -19,6 +19,7 @@ from uuid import UUID
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -277,6 +278,34 @@ def test_threads_share_a_client(rows: OnlineRows, valkey: str) -> None:
             rows.define(*rows.views.values(), services=[FRAUD])
             time.sleep(0.01)
         assert list(results) == [True] * 4
+
+
+def test_a_client_goes_on_where_its_first_event_loop_has_ended(rows: OnlineRows, valkey: str, server: str) -> None:
+    rows.put("merchant__risk", "a", NOW, 0.5)
+    for url in (valkey, server):
+        client = AsyncFeatureClient(url, settings=AT_NOW)
+        for _ in range(2):
+            found = asyncio.run(client.get(features=["merchant__risk:ratio"], merchant_id="a"))
+            assert found.values == {"ratio": 0.5}
+        asyncio.run(client.aclose())
+
+
+def test_a_forked_child_reads_over_a_connection_of_its_own(rows: OnlineRows, valkey: str, server: str) -> None:
+    port = int(server.rpartition(":")[2])
+    with FeatureClient(server, settings=AT_NOW) as client:
+
+        def connected_from() -> set[int]:
+            client.get(features=["merchant__risk:ratio"], merchant_id="a")
+            mine = psutil.Process().net_connections("tcp")
+            return {each.laddr.port for each in mine if each.raddr and each.raddr.port == port}
+
+        of_parent = connected_from()
+        if (child := os.fork()) == 0:
+            try:
+                os._exit(0 if connected_from() - of_parent else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_reading_loads_no_heavy_library(rows: OnlineRows, valkey: str, server: str) -> None:

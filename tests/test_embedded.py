@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,7 +14,7 @@ import psutil
 import pytest
 import redis
 
-from feature_server import embedded
+from feature_server import FeatureClient, embedded
 from feature_server.embedded import EmbeddedValkey
 from feature_server.errors import FeatureStoreError
 from feature_server.reading import RedisReader
@@ -55,6 +56,14 @@ def servers(folder: Path) -> list[int]:
     return found
 
 
+def gone(folder: Path) -> bool:
+    """Whether the server ends by itself; it needs a moment, for nobody waits for it."""
+    deadline = time.monotonic() + 60
+    while servers(folder) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return servers(folder) == []
+
+
 def test_values_survive_the_end_of_the_last_user(tmp_path: Path) -> None:
     with EmbeddedValkey(tmp_path) as server, redis.Redis.from_url(server.url) as connection:
         connection.set("key", b"\x00value")
@@ -86,18 +95,104 @@ def test_users_that_leave_at_the_same_moment_leave_no_server(tmp_path: Path) -> 
             assert user.stdin is not None
             user.stdin.close()
         assert [user.wait() for user in users] == [0, 0, 0]
-        assert servers(tmp_path) == []
+        assert gone(tmp_path)
 
 
-def test_a_killed_user_leaves_the_server_to_the_next_one_which_ends_it(tmp_path: Path) -> None:
+CLIENT = """
+import asyncio, multiprocessing, os, signal, sys, threading, time
+from feature_server import AsyncFeatureClient, FeatureClient
+from feature_server.errors import NotSynced
+
+client = FeatureClient()
+
+
+def read():
+    try:
+        client.get("nothing", key=1)
+    except NotSynced:
+        return True
+
+
+async def read_awaited():
+    awaited = AsyncFeatureClient()
+    try:
+        await awaited.get("nothing", key=1)
+    except NotSynced:
+        return awaited
+
+
+assert read()
+"""
+ENDINGS = {
+    "the end of the script": "",
+    "an exit": "sys.exit(0)",
+    "an exit without any finalizer": "os._exit(0)",
+    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
+    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
+    "a thread that goes on": "threading.Thread(target=lambda: (time.sleep(0.1), read())).start()",
+    "a thread that is cut off": "threading.Thread(target=lambda: time.sleep(60), daemon=True).start()",
+    "an event loop that is closed": "awaited = asyncio.run(read_awaited()); assert awaited",
+    "an object that is read as it goes": "class Last:\n    __del__ = lambda self: client.close()\nlast = Last()",
+    "children that read": "multiprocessing.get_context('fork').Pool(2).apply(read)",
+    "a forked child that goes on": "if os.fork() == 0: time.sleep(0.3); assert read()",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_client_that_nobody_closed_leaves_no_server_and_says_nothing(tmp_path: Path, ending: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT + ENDINGS[ending]],
+        env=os.environ | {"FEATURES_HOME": str(tmp_path)}, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert (max(done.returncode, 0), done.stderr) == (0, "")
+    assert gone(tmp_path / "valkey")
+
+
+def test_an_error_of_the_script_is_all_that_is_said(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT + "raise SystemExit('that was wrong')"],
+        env=os.environ | {"FEATURES_HOME": str(tmp_path)}, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "that was wrong\n")
+    assert gone(tmp_path / "valkey")
+
+
+def test_a_client_that_is_dropped_lets_the_server_go(tmp_path: Path) -> None:
+    client = FeatureClient(settings=load_settings({}, project_dir=tmp_path, home=tmp_path))
+    assert len(servers(tmp_path / "valkey")) == 1
+    del client
+    assert gone(tmp_path / "valkey")
+
+
+def test_a_killed_user_ends_the_server_only_if_it_was_the_last(tmp_path: Path) -> None:
     user = start_user(tmp_path)
     process_id = server_id(url_of(user))
-    user.kill()
-    user.communicate()
-    assert servers(tmp_path) == [process_id]
     with EmbeddedValkey(tmp_path) as server:
+        user.kill()
+        user.communicate()
         assert server_id(server.url) == process_id
     assert servers(tmp_path) == []
+
+
+def test_a_forked_child_that_lets_go_leaves_its_parent_the_server_and_the_other_way_round(tmp_path: Path) -> None:
+    server = EmbeddedValkey(tmp_path)
+    told, tell = os.pipe()
+    if (first := os.fork()) == 0:
+        server.close()
+        os._exit(0)
+    os.waitpid(first, 0)
+    process_id = server_id(server.url)
+    if (second := os.fork()) == 0:
+        try:
+            os.read(told, 1)
+            os._exit(0 if server_id(server.url) == process_id else 1)
+        finally:
+            os._exit(2)
+    server.close()
+    assert servers(tmp_path) == [process_id]
+    os.write(tell, b".")
+    assert os.waitpid(second, 0)[1] == 0
+    assert gone(tmp_path)
 
 
 def test_a_killed_server_is_replaced_for_the_next_user_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,10 +16,12 @@ import pytest
 import redis
 from stream_views import COLUMNS, FEATURES, NOW, event_source, payment, put_online, stream_view
 
+from feature_server import keys
 from feature_server.client import FeatureClient
 from feature_server.definitions import FeatureView
 from feature_server.errors import NotSynced, RequestError, UnknownNameError
 from feature_server.ingest import Ingestor
+from feature_server.ingest_link import Link
 from feature_server.settings import load_settings, to_us
 
 SOURCE = "payments.transactions"
@@ -322,3 +326,15 @@ def test_the_answer_to_a_push_can_be_written_as_json(ingestor: Ingestor) -> None
     assert msgspec.json.decode(msgspec.json.encode(result)) == {
         "accepted": 1, "rejected": [[1, "Expected `str | null`, got `int` - at `$.merchant`"]],
     }  # fmt: skip
+
+
+def test_a_forked_child_pushes_over_a_connection_of_its_own(valkey: str) -> None:
+    with closing(Link(valkey, keys.EPOCH)) as link:
+        of_parent = link.ask(b"CLIENT", b"ID")
+        if (child := os.fork()) == 0:
+            try:
+                os._exit(0 if link.ask(b"CLIENT", b"ID") != of_parent else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        assert link.ask(b"CLIENT", b"ID") == of_parent
