@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -20,9 +21,9 @@ def flush(path: Path) -> None:
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file that readers of `path` see whole, and that stays once this returns; one there before is replaced.
 
-    Until then it is `.<name>.<process id>` beside it.
+    Until then it is `.<name>.<random>` beside it: processes of several machines may share the folder.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
         with unfinished.open("wb") as file:
             write(file)

@@ -158,7 +158,8 @@ class Worker:
         landed = land(self.online, self.source, self.folder)
         self.done.landed += landed.events
         self.done.files += len(landed.files)
-        if landed.events:
+        self.done.rejected += landed.refused
+        if landed.events or landed.refused:
             report(str(landed))
         self._trim()
 

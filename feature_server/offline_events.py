@@ -152,21 +152,25 @@ class History:
         The log is read before the files are listed: what moves to a file in between is found in both, or in the file.
         """
         newest = until or last_id(online, source.name)
-        log = [] if newest is None else [table for _, table in logged(online, source.name, until=newest)]
+        log = [] if newest is None else list(logged(online, source, until=newest))
         self._load_live(source, live_files(folder), log)
 
     def _load_live(self, source: EventSource, files: Iterable[Path], log: Iterable[pa.Table]) -> None:
         """Make `live`: the view's rows of landed files and of log entries, each version of an event once."""
-        names = ", ".join(quote(column.name) for column in source.columns)
+        known = ", ".join(literal(column.name) for column in source.columns)
+        chosen = (
+            f"insert into events by name select columns(lambda name: name in ({known}))"  # others are null, or gone
+        )
         listed = ", ".join(f"{quote(column.name)} {sql_type(column.dtype)}" for column in source.columns)
         self.connection.execute(f"create or replace temp table events ({listed})")
-        paths = [literal(str(path)) for path in files]
-        if paths:
-            self.connection.execute(f"insert into events select {names} from read_parquet([{', '.join(paths)}])")
-        for table in log:
-            self.connection.register("entry", table)
-            self.connection.execute(f"insert into events select {names} from entry")
-            self.connection.unregister("entry")
+        paths = ", ".join(literal(str(path)) for path in files)
+        with self._errors("live events"):
+            if paths:
+                self.connection.execute(f"{chosen} from read_parquet([{paths}], union_by_name = true)")
+            for table in log:
+                self.connection.register("entry", table)
+                self.connection.execute(f"{chosen} from entry")
+                self.connection.unregister("entry")
         wanted = ", ".join(
             f"cast({quote(column.name)} as {sql_type(column.dtype)}) as {quote(column.name)}"
             for column in columns(event_view(self.view))

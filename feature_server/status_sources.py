@@ -94,10 +94,10 @@ def _logged_events(
 ) -> tuple[int | None, datetime | None]:
     """How many events are in the log, None for too many; the newest event there, or of the file that landed last."""
     if pushes > COUNTED_PUSHES:
-        last, events = last_logged(online, source.name), None
+        last, events = last_logged(online, source), None
         tables = [last] if last is not None else []
     else:
-        tables = [table for _, table in logged(online, source.name)]
+        tables = list(logged(online, source))
         events = sum(table.num_rows for table in tables)
         tables = tables or _last_landed(folder, source.event_timestamp)
     times = (pc.max(table[source.event_timestamp]).as_py() for table in tables)
@@ -139,7 +139,8 @@ def _counted(events: int) -> str:
 def _last_landed(folder: Path | None, event_timestamp: str) -> list[pa.Table]:
     """The event times of the file that landed last."""
     files = live_files(folder) if folder is not None else []
-    return [pq.read_table(files[-1], columns=[event_timestamp])] if files else []
+    newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
+    return [] if newest is None else [pq.read_table(newest, columns=[event_timestamp])]
 
 
 def _add(status: SourceStatus, problem: str) -> SourceStatus:
