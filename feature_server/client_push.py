@@ -148,7 +148,7 @@ def _batches(
             rows: Sequence[int] = waiting.pop()
             try:
                 body = _encode(columns, rows)
-            except (TypeError, ValueError, OverflowError):
+            except Exception:  # noqa: BLE001 - whatever is wrong with one event is that event's alone
                 wrong = {row: reason for row in rows if (reason := _why(columns, row))}
                 rejected += [RejectedEvent(places[row], reason) for row, reason in wrong.items()]
                 rows = [row for row in rows if row not in wrong]
@@ -172,7 +172,7 @@ def _why(columns: dict[str, list[Any]], row: int) -> str | None:
     for name, values in columns.items():
         try:
             _encode({name: values}, [row])
-        except (TypeError, ValueError, OverflowError) as error:
+        except Exception as error:  # noqa: BLE001 - see `_batches`
             return f"{error} - at `$.{name}`"
     return None
 

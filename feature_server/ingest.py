@@ -8,7 +8,7 @@ sent twice lies in Redis twice and counts once, so a push may be repeated.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import hiredis
@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from . import keys
 from .definitions import FeatureView
-from .errors import NotSynced, OnlineStoreError, OnlineStoreUnavailable, RequestError, UnknownNameError
-from .ingest_events import Batch, EventReader
+from .errors import NotSynced, OnlineStoreUnavailable, RequestError, UnknownNameError
+from .ingest_events import Batch, EventReader, refusal
 from .ingest_link import Changed, Link
 from .ingest_rows import RowQueries
 from .ingest_trim import Trimmer
@@ -33,6 +33,8 @@ from .sync_streams import put_streams_online
 _APPEND = b"*3\r\n$6\r\nAPPEND\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 _EXPIRE = b"*3\r\n$9\r\nPEXPIREAT\r\n$%d\r\n%b\r\n"
 Read: TypeAlias = Callable[[EventReader], Batch]
+MAX_ENTRY_BYTES = 64 << 20  # of events in one entry of the log, unless one event is larger: Redis takes 512 MB
+MAX_REASON = 1000  # characters
 ATTEMPTS = 8  # how often the online registry may change under one push
 
 
@@ -139,6 +141,8 @@ class Ingestor:
                         found.append(read(source.reader))
                     except RequestError as error:
                         found.append(error)
+                    except Exception as error:  # noqa: BLE001 - see `refusal`
+                        found.append(RequestError("the events cannot be read", where="df", got=refusal(error)))
                 try:
                     self._commit(source, [batch for batch in found if isinstance(batch, Batch)])
                 except Changed:
@@ -161,9 +165,11 @@ class Ingestor:
                 raise Changed
         else:
             written = [self._written(view, batch, now_us) for view, batch in packed]
-            log = hiredis.pack_command((b"XADD", source.log, b"*", b"events", _ipc(whole.table)))
-            commands, count = b"".join([*(each.commands for each in written), log]), 1
-            count += sum(len(each.keys) * each.commands_a_key for each in written)
+            log = [
+                hiredis.pack_command((b"XADD", source.log, b"*", b"events", entry)) for entry in _entries(whole.table)
+            ]
+            count = len(log) + sum(len(each.keys) * each.commands_a_key for each in written)
+            commands = b"".join([*(each.commands for each in written), *log])
             replies, start = self._link.push(self._epoch, commands, count), 0
             for each in written:
                 stop = start + len(each.keys) * each.commands_a_key
@@ -215,7 +221,7 @@ class Ingestor:
                     packed.append((view, self._pack_view(source, view, batch.table)))
                 except _Refused as refused:
                     wrong |= refused.reasons
-                except (ValueError, OnlineStoreError):
+                except Exception:  # noqa: BLE001 - see `refusal`; packing asks nothing of Redis
                     wrong |= self._find_wrong(source, view, batch.table)
             if not wrong:
                 return packed
@@ -254,10 +260,9 @@ class Ingestor:
                 self._pack_view(source, view, events.slice(start, count))
             except _Refused as refused:
                 wrong |= {start + row: reason for row, reason in refused.reasons.items()}
-            except (ValueError, OnlineStoreError) as error:
+            except Exception as error:  # noqa: BLE001 - see `refusal`
                 if count == 1:
-                    what = error.what + f": {error.got}" if isinstance(error, OnlineStoreError) else str(error)
-                    wrong[start] = f"{view.view.id}: {what}"
+                    wrong[start] = f"{view.view.id}: {refusal(error)}"
                 else:
                     waiting += [(start, count // 2), (start + count // 2, count - count // 2)]
         return wrong
@@ -281,7 +286,16 @@ class Ingestor:
 
 
 def _result(batch: Batch) -> PushResult:
-    return PushResult(accepted=batch.sent - len(batch.rejected), rejected=sorted(batch.rejected))
+    return PushResult(
+        accepted=batch.sent - len(batch.rejected),
+        rejected=[(index, _readable(reason)) for index, reason in sorted(batch.rejected)],
+    )
+
+
+def _readable(reason: str) -> str:
+    """A reason as any answer or dead letter can say it: short, though the value may not be, and in UTF-8."""
+    reason = reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON // 2]} … {reason[-MAX_REASON // 2 :]}"
+    return reason.encode(errors="backslashreplace").decode()
 
 
 class _Refused(Exception):
@@ -302,8 +316,14 @@ def _give_back(batches: Sequence[Batch], rejected: dict[int, str]) -> None:
         start += count
 
 
-def _ipc(events: pa.Table) -> bytes:
+def _entries(events: pa.Table) -> Iterator[bytes]:
+    """Events as the log keeps them."""
+    if events.nbytes > MAX_ENTRY_BYTES and events.num_rows > 1:
+        half = events.num_rows // 2
+        yield from _entries(events.slice(0, half))
+        yield from _entries(events.slice(half))
+        return
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, events.schema) as writer:
         writer.write_table(events)
-    return bytes(sink.getvalue())
+    yield bytes(sink.getvalue())

@@ -16,7 +16,10 @@ _PAGE = 1000
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """An event as its producer wrote it, None for an entry without one; `id` is that of the producers' stream."""
+    """An event as its producer wrote it, None for an entry without one; `id` is that of the producers' stream.
+
+    Bytes that are not UTF-8 are shown as `\\xff`.
+    """
 
     id: str
     refused_at: datetime
@@ -36,7 +39,7 @@ def dead_letters(online: OnlineStore, source: str, *, drop: bool = False) -> Ite
                 id=fields.get(b"id", b"").decode(errors="replace"),
                 refused_at=EPOCH + timedelta(seconds=entry_seconds(entry)),
                 reason=fields.get(b"reason", b"").decode(errors="replace"),
-                event=None if event is None else event.decode(errors="replace"),
+                event=None if event is None else event.decode(errors="backslashreplace"),
             )
         if not entries:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
-from .errors import RequestError
+from .errors import FeatureStoreError, RequestError
 from .settings import to_us
 from .stream_plan import EventSource
 from .stream_records import GRACE_US
@@ -23,7 +24,12 @@ _TYPES: dict[str, Any] = {
     "bool": bool, "string": str, "date": date, "timestamp": datetime, "timestamptz": datetime, "uuid": UUID,
     "decimal": Decimal, **dict.fromkeys(FLOAT_WIDTHS, float),
 }  # fmt: skip
-_OLDEST_US, _NEWEST_US = to_us(datetime(1, 1, 2)), to_us(datetime(9999, 12, 30))
+MAX_EVENT_BYTES = 64 << 20  # of JSON, which is at most 256 MB as Redis keeps it
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_YEARS = to_us(datetime.min), to_us(datetime.max)
+_OLDEST_US = to_us(datetime(1, 1, 2))
+log = logging.getLogger("feature_server")
+_logged: set[type[Exception]] = set()
 
 
 class Batch(msgspec.Struct):
@@ -69,53 +75,55 @@ class EventReader:
             forbid_unknown_fields=True,
         )
         self._values = msgspec.structs.astuple
-        self._events_decoder = msgspec.json.Decoder(list[self._event])  # type: ignore[name-defined]
         self._event_decoder = msgspec.json.Decoder(self._event)
         self._columns_decoder = msgspec.json.Decoder(self._columns)
 
     def read(self, events: Sequence[Any], now_us: int) -> Batch:
         """Events as Python values: a mapping of the source's columns each."""
-        rejected: list[tuple[int, str]] = []
-        index = None
-        try:
-            found = msgspec.convert(events, list[self._event])  # type: ignore[name-defined]
-        except msgspec.ValidationError:
-            found, index, rejected = _one_by_one(events, lambda event: msgspec.convert(event, self._event))
-        return self._batch(self._columns_of(found), index, len(events), rejected, now_us)
+        return self._one_by_one(events, lambda event: msgspec.convert(event, self._event), now_us)
 
     def read_lines(self, lines: Sequence[bytes], now_us: int) -> Batch:
         """Events as JSON, one object each."""
-        rejected: list[tuple[int, str]] = []
-        index = None
-        try:
-            found = self._events_decoder.decode(b"[" + b",".join(lines) + b"]")
-            if len(found) != len(lines):
-                raise msgspec.ValidationError("a line with several objects")
-        except (msgspec.ValidationError, msgspec.DecodeError):
-            found, index, rejected = _one_by_one(lines, self._event_decoder.decode)
-        return self._batch(self._columns_of(found), index, len(lines), rejected, now_us)
+        return self._one_by_one(lines, self._decode, now_us)
 
     def read_columns(self, body: bytes | msgspec.Raw, now_us: int) -> Batch:
         """Events as one JSON object with a list of values for each column, as Feast sends them.
 
         Raises RequestError when the columns themselves are wrong.
         """
+        rejected: list[tuple[int, str]] = []
         try:
             columns = list(self._values(self._columns_decoder.decode(body)))
-            rejected: list[tuple[int, str]] = []
-            index = None
-            self._check_lengths(columns)
-        except msgspec.ValidationError:
+        except Exception:  # noqa: BLE001 - see `refusal`
             columns, index, rejected = self._read_each_value(body)
-        sent = len(columns[0]) + len(rejected)
-        return self._batch(columns, index, sent, rejected, now_us)
+        else:
+            self._check_lengths(columns)
+            index = np.arange(len(columns[0]))
+        return self._batch(columns, index, len(columns[0]) + len(rejected), rejected, now_us)
+
+    def _one_by_one(self, events: Sequence[Any], read: Callable[[Any], Any], now_us: int) -> Batch:
+        """As fast as all at once, and what is wrong with one event cannot touch another."""
+        found, index, rejected = [], [], []
+        for i, event in enumerate(events):
+            try:
+                found.append(read(event))
+                index.append(i)
+            except Exception as error:  # noqa: BLE001 - see `refusal`
+                rejected.append((i, refusal(error)))
+        columns = list(map(list, zip(*map(self._values, found), strict=True))) or [[] for _ in self._names]
+        return self._batch(columns, np.array(index, dtype=np.int64), len(events), rejected, now_us)
+
+    def _decode(self, line: bytes) -> Any:
+        if len(line) > MAX_EVENT_BYTES:
+            raise ValueError(f"an event of {len(line):,} bytes, of at most {MAX_EVENT_BYTES:,}")
+        return self._event_decoder.decode(line)
 
     def _read_each_value(self, body: bytes | msgspec.Raw) -> tuple[list[list[Any]], Any, list[tuple[int, str]]]:
         try:
             raw = msgspec.json.decode(body, type=dict[str, list[msgspec.Raw]])
-        except msgspec.ValidationError as error:
+        except Exception as error:  # noqa: BLE001 - see `refusal`
             raise RequestError(
-                "df is not a list of values for each column", where="df", got=str(error),
+                "df is not a list of values for each column", where="df", got=refusal(error),
                 expected="an object with a list for each of " + ", ".join(self._names),
             ) from None  # fmt: skip
         unknown, missing = [n for n in raw if n not in self._names], [n for n in self._names if n not in raw]
@@ -135,9 +143,9 @@ class EventReader:
             for i, value in enumerate(values):
                 try:
                     column.append(decode(value))
-                except msgspec.ValidationError as error:
+                except Exception as error:  # noqa: BLE001 - see `refusal`
                     column.append(None)
-                    wrong.setdefault(i, f"{error} - at `$.{name}`")
+                    wrong.setdefault(i, f"{refusal(error)} - at `$.{name}`")
             columns.append(column)
         index = np.array([i for i in range(len(given[0])) if i not in wrong], dtype=np.int64)
         return [[column[i] for i in index] for column in columns], index, sorted(wrong.items())
@@ -149,34 +157,29 @@ class EventReader:
                 got=", ".join(f"{name}: {len(values)}" for name, values in zip(self._names, columns, strict=True)),
             )  # fmt: skip
 
-    def _columns_of(self, events: Sequence[Any]) -> list[list[Any]]:
-        if not events:
-            return [[] for _ in self._names]
-        return list(map(list, zip(*map(self._values, events), strict=True)))
-
     def _batch(
         self,
         columns: list[list[Any]],
-        index: npt.NDArray[np.int64] | None,
+        index: npt.NDArray[np.int64],
         sent: int,
         rejected: list[tuple[int, str]],
         now_us: int,
     ) -> Batch:
-        index = np.arange(sent) if index is None else index
         try:
-            arrays = [pa.array(values, kind) for values, kind in zip(columns, self._arrow.types, strict=True)]
-        except (pa.ArrowException, OverflowError, ValueError):
+            table = self._table(columns)
+        except Exception:  # noqa: BLE001 - see `refusal`
             wrong = self._unfit(columns)
             rejected = rejected + [(int(index[row]), reason) for row, reason in wrong.items()]
             kept = [row for row in range(len(index)) if row not in wrong]
-            index = index[kept]
-            arrays = [
-                pa.array([values[row] for row in kept], kind)
-                for values, kind in zip(columns, self._arrow.types, strict=True)
-            ]
-        batch = Batch(pa.Table.from_arrays(arrays, schema=self._arrow), index, sent, rejected)
-        batch.refuse(self._bad_times(batch.table, now_us))
+            index, columns = index[kept], [[values[row] for row in kept] for values in columns]
+            table = self._table(columns)
+        batch = Batch(table, index, sent, rejected)
+        batch.refuse(self._bad_times(table, columns, now_us))
         return batch
+
+    def _table(self, columns: list[list[Any]]) -> pa.Table:
+        arrays = [pa.array(values, kind) for values, kind in zip(columns, self._arrow.types, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=self._arrow)
 
     def _unfit(self, columns: list[list[Any]]) -> dict[int, str]:
         """Events with a value that its type cannot keep, such as a decimal with too many digits."""
@@ -185,47 +188,66 @@ class EventReader:
             for row, value in enumerate(values):
                 try:
                     pa.array([value], kind)
-                except (pa.ArrowException, OverflowError, ValueError):
-                    wrong.setdefault(row, f"{value} does not fit {column.dtype} - at `$.{column.name}`")
+                except Exception:  # noqa: BLE001 - see `refusal`
+                    wrong.setdefault(row, f"{_shown(value)} does not fit {column.dtype} - at `$.{column.name}`")
         return wrong
 
-    def _bad_times(self, table: pa.Table, now_us: int) -> dict[int, str]:
+    def _bad_times(self, table: pa.Table, columns: list[list[Any]], now_us: int) -> dict[int, str]:
+        """Times outside the years 1 to 9999 in UTC, which no reader of the files could show, and, of the event and of
+        its creation, those ahead of the clock: what is created later would hide every correction until then."""
         wrong: dict[int, str] = {}
-        limits = {self.source.event_timestamp: now_us + GRACE_US}
-        if self.source.created_timestamp is not None:
-            limits.setdefault(self.source.created_timestamp, _NEWEST_US)
-        for name, newest in limits.items():
-            if not pa.types.is_timestamp(table[name].type):
+        limited, newest_us = {self.source.event_timestamp, self.source.created_timestamp}, now_us + GRACE_US
+        for name, values in zip(self._names, columns, strict=True):
+            kind = table[name].type
+            if not pa.types.is_timestamp(kind):
                 continue
-            times = (
-                table[name].cast(pa.timestamp("us", table[name].type.tz)).to_numpy().astype("M8[us]").astype(np.int64)
-            )
-            for row in np.flatnonzero((times < _OLDEST_US) | (times > min(newest, _NEWEST_US))).tolist():
-                ahead = times[row] > now_us + GRACE_US
-                why = "more than an hour ahead of the clock" if ahead and newest < _NEWEST_US else "out of range"
-                wrong.setdefault(row, f"{table[name][row]} is {why} - at `$.{name}`")
+            moments = table[name].cast(pa.timestamp("us", kind.tz)).to_numpy().astype("M8[us]")
+            times = moments.astype(np.int64)
+            oldest, newest = (_OLDEST_US, min(newest_us, _YEARS[1])) if name in limited else _YEARS
+            for row in np.flatnonzero(((times < oldest) | (times > newest)) & ~np.isnat(moments)).tolist():
+                ahead = name in limited and times[row] > newest_us
+                why = "more than an hour ahead of the clock" if ahead else "out of range"
+                wrong.setdefault(row, f"{_shown(values[row])} is {why} - at `$.{name}`")
         return wrong
 
 
-def _one_by_one(
-    events: Sequence[Any], read: Callable[[Any], Any]
-) -> tuple[list[Any], npt.NDArray[np.int64], list[tuple[int, str]]]:
-    found, index, rejected = [], [], []
-    for i, event in enumerate(events):
-        try:
-            found.append(read(event))
-            index.append(i)
-        except msgspec.ValidationError as error:
-            rejected.append((i, str(error)))
-        except msgspec.DecodeError as error:
-            rejected.append((i, f"not JSON: {error}"))
-    return found, np.array(index, dtype=np.int64), rejected
+def refusal(error: Exception) -> str:
+    """Why an event is refused when something was raised while it was read: whatever that is, it is this event's alone.
+
+    So the code that reads events catches every Exception. A kind that nobody thought of is logged, once.
+    """
+    if isinstance(error, msgspec.ValidationError):
+        return str(error)
+    if isinstance(error, msgspec.DecodeError):
+        return f"not JSON: {error}"
+    if isinstance(error, UnicodeError):
+        return f"not UTF-8: {error}"
+    if isinstance(error, RecursionError):
+        return "not JSON: nested too deeply"
+    if isinstance(error, FeatureStoreError):
+        return error.what if error.got is None else f"{error.what}: {error.got}"
+    if type(error) is ValueError:
+        return str(error)
+    reason = f"{type(error).__name__}: {_shown(error)}"
+    if type(error) not in _logged:
+        _logged.add(type(error))
+        log.warning("events are refused for a reason that was not foreseen: %s", reason)
+    return reason
+
+
+def _shown(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - such as an integer of 5,000 digits
+        return f"a {type(value).__name__}"
 
 
 def _json_type(dtype: DType) -> Any:
     kind = dtype.kind
     if kind == "list":
         return list[_json_type(DType(str(dtype.item))) | None]  # type: ignore[misc]
+    if kind == "float32":
+        return Annotated[float, msgspec.Meta(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
     if kind not in INTEGER_WIDTHS:
         return _TYPES[kind]
     bits = INTEGER_WIDTHS[kind] * 8

@@ -19,18 +19,23 @@ class RowQueries:
     """
 
     def __init__(self) -> None:
+        self._duckdb: Any = None
+        self._batch: _Batch | None = None
+        self._relations: dict[str, Any] = {}
+
+    def _open(self, events: pa.Table) -> _Batch:
         self._duckdb = duckdb.connect(":memory:")
         self._duckdb.execute("set TimeZone = 'UTC'; set threads = 1; set preserve_insertion_order = true")
         # A left join keeps the order of the events unless its sides are exchanged.
         self._duckdb.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
-        self._batch: _Batch | None = None
-        self._relations: dict[str, Any] = {}
+        batch = _Batch(events)
+        self._duckdb.register("events", batch)
+        return batch
 
     def rows(self, view: FeatureView, events: pa.Table) -> pa.Table:
         """One row an event, in order. Raises ValueError with DuckDB's reason when an expression fails."""
         if self._batch is None:
-            self._batch = _Batch(events)
-            self._duckdb.register("events", self._batch)
+            self._batch = self._open(events)
         self._batch.table = events
         sql = plan_of(view).row_sql
         try:
@@ -38,6 +43,8 @@ class RowQueries:
                 self._relations[sql] = self._duckdb.sql(sql)
             rows = self._relations[sql].to_arrow_table()
         except duckdb.Error as error:
+            if not isinstance(error, duckdb.DataError | duckdb.ProgrammingError):
+                self.close()  # a session may refuse whatever comes after such an error
             raise ValueError(str(error).partition("\n")[0]) from None
         if rows.num_rows != events.num_rows:
             raise OnlineStoreError(
@@ -50,8 +57,10 @@ class RowQueries:
         return rows
 
     def close(self) -> None:
+        self._batch = None
         self._relations.clear()
-        self._duckdb.close()
+        if self._duckdb is not None:
+            self._duckdb.close()
 
 
 class _Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .definitions import FeatureView
+from .errors import OnlineStoreError
 from .ingest_link import Changed, Link
 from .stream_decoding import EventDecoder
 
@@ -32,7 +33,10 @@ class Trimmer:
         if stored is None:
             return
         before_us = None if self._keep_us is None else now_us - self._keep_us
-        trimmed = self._decoder.trimmed(stored, before_us)
+        try:
+            trimmed = self._decoder.trimmed(stored, before_us)
+        except OnlineStoreError:
+            trimmed = stored  # damaged: a read of the key says so, and the push is done
         self._kept[key] = len(trimmed)
         if len(trimmed) == len(stored):
             return

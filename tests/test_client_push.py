@@ -87,6 +87,13 @@ def test_events_are_read_when_push_returns_and_count_once_when_pushed_again(push
     assert payments_of(server, customer) == 1200
 
 
+class Broken:
+    nanosecond = 0
+
+    def to_pydatetime(self) -> None:
+        raise KeyError("no time")
+
+
 def test_each_event_that_does_not_fit_is_told_by_its_place(push: Push, server: str) -> None:
     customer = fresh()
     events = [payment(customer + i, customer_id=customer) for i in range(1100)]
@@ -95,17 +102,19 @@ def test_each_event_that_does_not_fit_is_told_by_its_place(push: Push, server: s
     del events[900]["merchant"]
     events[1000]["amout"] = 1
     events[1050]["amount_eur"] = float("nan")
+    events[1060]["merchant"] = Broken()
     assert push(SOURCE, events) == PushResult(
-        accepted=1095,
+        accepted=1094,
         rejected=(
             RejectedEvent(5, "Expected `str | null`, got `int` - at `$.kind`"),
             RejectedEvent(700, "Invalid decimal string - at `$.amount_eur`"),
             RejectedEvent(900, "column 'merchant' is missing"),
             RejectedEvent(1000, "column 'amout' is unknown"),
             RejectedEvent(1050, "JSON has no NaN and no infinity; a missing value is None - at `$.amount_eur`"),
+            RejectedEvent(1060, "'no time' - at `$.merchant`"),
         ),
     )
-    assert payments_of(server, customer) == 1095
+    assert payments_of(server, customer) == 1094
 
 
 @pytest.mark.parametrize(

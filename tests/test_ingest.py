@@ -135,55 +135,6 @@ def test_an_event_sent_twice_counts_once_and_a_correction_replaces_it(
     assert read(valkey, clock, [42], wanted) == [{"payments_10m": (0, "PRESENT"), "spent_1h": (None, "NULL_VALUE")}]
 
 
-BAD = {
-    "a text for a number": ({"customer_id": "42"}, "Expected `int | null`, got `str` - at `$.customer_id`"),
-    "a number for a text": ({"merchant": 7}, "Expected `str | null`, got `int` - at `$.merchant`"),
-    "an integer beyond its type": (
-        {"transaction_id": 2**63}, "Expected `int` <= 9223372036854775807 - at `$.transaction_id`",
-    ),
-    "no event id": ({"transaction_id": None}, "Expected `int`, got `null` - at `$.transaction_id`"),
-    "no time": ({"occurred_at": None}, "Expected `datetime`, got `null` - at `$.occurred_at`"),
-    "a time that is none": ({"occurred_at": "yesterday"}, "Invalid RFC3339 encoded datetime - at `$.occurred_at`"),
-    "no key": ({"customer_id": None}, "customer_id of customer__payments is null"),
-    "a decimal with too many places": (
-        {"amount_eur": "1.005"}, "1.005 does not fit decimal(12,2) - at `$.amount_eur`",
-    ),
-    "a time ahead of the clock": (
-        {"occurred_at": "2026-03-01T13:00:01Z"},
-        "2026-03-01 13:00:01+00:00 is more than an hour ahead of the clock - at `$.occurred_at`",
-    ),
-    "a column that there is not": ({"amout": 1}, "Object contains unknown field `amout`"),
-    "another key than in this batch": (
-        {"transaction_id": 1, "customer_id": 43}, "another version of the event has another key of customer__payments",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_event_is_refused_alone(valkey: str, ingestor: Ingestor, clock: Clock, name: str) -> None:
-    changes, reason = BAD[name]
-    events = [payment(1), payment(2, **changes), payment(3)]
-    expected = (2, [(1, reason)])
-    result = ingestor.push_lines(SOURCE, [json.dumps(event).encode() for event in events])
-    assert (result.accepted, result.rejected) == expected
-    if "amout" not in changes:
-        columns = {name: [event[name] for event in events] for name in events[0]}
-        result = ingestor.push_columns(SOURCE, json.dumps(columns).encode())
-        assert (result.accepted, result.rejected) == expected
-    assert read(valkey, clock, [42], ["payments_10m"]) == [{"payments_10m": (2, "PRESENT")}]
-
-
-def test_a_missing_column_and_a_line_that_is_no_json_are_refused_alone(ingestor: Ingestor) -> None:
-    short = payment(1)
-    del short["kind"]
-    lines = [json.dumps(short).encode(), b"{", json.dumps(payment(2)).encode()]
-    result = ingestor.push_lines(SOURCE, lines)
-    assert result.accepted == 1
-    assert result.rejected[0] == (0, "Object missing required field `kind`")
-    assert result.rejected[1][0] == 1
-    assert result.rejected[1][1].startswith("not JSON:")
-
-
 def test_python_values_are_taken_as_they_are(valkey: str, ingestor: Ingestor, clock: Clock) -> None:
     event = payment(1) | {
         "amount_eur": Decimal("3.25"),
@@ -191,17 +142,6 @@ def test_python_values_are_taken_as_they_are(valkey: str, ingestor: Ingestor, cl
     }
     assert ingestor.push(SOURCE, [event]).accepted == 1
     assert read(valkey, clock, [42], ["spent_1h"]) == [{"spent_1h": (Decimal("3.25"), "PRESENT")}]
-
-
-def test_columns_of_different_lengths_and_unknown_columns_are_an_error(ingestor: Ingestor) -> None:
-    columns = {name: [value] for name, value in payment(1).items()}
-    with pytest.raises(RequestError, match="different lengths"):
-        ingestor.push_columns(SOURCE, json.dumps(columns | {"kind": ["purchase", "refund"]}).encode())
-    with pytest.raises(RequestError, match="column 'amout' is unknown"):
-        ingestor.push_columns(SOURCE, json.dumps(columns | {"amout": [1]}).encode())
-    del columns["kind"]
-    with pytest.raises(RequestError, match="column 'kind' is missing"):
-        ingestor.push_columns(SOURCE, json.dumps(columns).encode())
 
 
 def test_an_unknown_source_and_an_empty_store_are_errors(valkey: str, ingestor: Ingestor, clock: Clock) -> None:

@@ -89,6 +89,21 @@ def test_a_wrong_push_is_told_what_is_wrong_and_harms_no_other(http: httpx.Clien
     assert refused.json()["accepted"] == 0
 
 
+def test_pushes_that_cannot_be_read_harm_none_that_is_taken_in_with_them(http: httpx.Client) -> None:
+    def push(number: int) -> httpx.Response:
+        content = json.dumps(body(payment(1000 + number, customer_id=1000))).encode()
+        if number % 3 == 0:
+            content = content.replace(b"bakery", b"\xff")
+        elif number % 3 == 1:
+            content = content.replace(b"2026-03-01T11:55:01Z", b"9999-12-31T23:59:59-14:00")
+        return http.post("/push", content=content, headers={"content-type": "application/json"})
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = [answer.status_code for answer in threads.map(push, range(150))]
+    assert answers == [200 if number % 3 == 2 else 422 for number in range(150)]
+    assert count(http, 1000) == 50
+
+
 def test_pushed_events_are_counted_for_prometheus_and_described(http: httpx.Client) -> None:
     http.post("/push", json=body(payment(400, customer_id=400)))
     assert 'features_pushed_events_total{outcome="accepted"}' in http.get("/metrics").text

@@ -168,17 +168,19 @@ def test_refused_events_are_printed_and_dropped_by_command(
     with OnlineStore(project.url) as online, Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
         sent = online.client.xadd(PRODUCED, event(7, payment_id="seven"))
         online.client.xadd(PRODUCED, {"other": "thing"})
+        online.client.xadd(PRODUCED, {"event": event(7)["event"].replace(b'"m"', b'"M\xff1"')})
         Worker(online, ingestor, SOURCE, project.landing).run(once=True)
 
     def letters(*options: str) -> list[dict[str, str]]:
         result = CliRunner().invoke(load_commands(), ["stream", SOURCE.name, "--dead", *options])
         return [json.loads(line) for line in result.stdout.splitlines()]
 
-    one, two = letters()
+    one, two, three = letters()
     assert (one["id"], one["reason"]) == (sent.decode(), "Expected `int`, got `str` - at `$.payment_id`")
     assert json.loads(one["event"])["payment_id"] == "seven"
     assert (two["reason"], two["event"]) == ("no field `event`", None)
-    assert letters("--drop") == [one, two]
+    assert json.loads(three["event"].replace("\\", "\\\\"))["merchant"] == "M\\xff1"
+    assert letters("--drop") == [one, two, three]
     assert letters() == []
     assert source_of(project).problems == ()
     assert CliRunner().invoke(load_commands(), ["stream", SOURCE.name, "--drop"]).exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -131,6 +132,39 @@ def test_the_worker_takes_in_good_events_and_keeps_bad_ones_with_the_reason(proj
     assert letters[1][b"reason"] == b"no field `event`"
     assert project.online(VIEW)["3"] == {(7, to_us(NOW))}
     assert landed_ids(project) == [7]
+
+
+POISON = {
+    b'"merchant":"M\xff1"': b"not UTF-8: 'utf-8' codec can't decode byte 0xff in position 1: invalid start byte",
+    b'"paid_at":"0001-01-01T00:00:00+14:00"': b"0001-01-01 00:00:00+14:00 is out of range - at `$.paid_at`",
+    b'"ingested_at":"9999-12-31T23:59:59-14:00"': (
+        b"9999-12-31 23:59:59-14:00 is more than an hour ahead of the clock - at `$.ingested_at`"
+    ),
+}
+
+
+def poisoned(change: bytes) -> bytes:
+    """Payment 8 with one column as `change` has it."""
+    column = json.loads(change.partition(b":")[0])
+    kept = {name: value for name, value in msgspec.json.decode(event(8)["event"]).items() if name != column}
+    return msgspec.json.encode(kept)[:-1] + b"," + change + b"}"
+
+
+@pytest.mark.parametrize("change", POISON)
+def test_an_event_that_stopped_a_worker_is_a_dead_letter_at_its_next_start(project: LiveProject, change: bytes) -> None:
+    name = EVENTS + SOURCE.name.encode()
+    with OnlineStore(project.url) as online, Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
+        worker = Worker(online, ingestor, SOURCE, project.landing)
+        for fields in (event(7), {"event": poisoned(change)}, event(9)):
+            online.client.xadd(name, fields)
+        online.client.xreadgroup("features", worker.consumer, {name: ">"})
+        online.client.xadd(name, event(10))
+        done = worker.run(once=True)
+        assert (done.accepted, done.rejected, done.landed) == (3, 1, 3)
+        assert online.client.xpending(name, "features")["pending"] == 0
+        (letter,) = [fields for _, fields in online.client.xrange(DEAD + SOURCE.name.encode())]
+        assert (letter[b"event"], letter[b"reason"]) == (poisoned(change), POISON[change])
+    assert landed_ids(project) == [7, 9, 10]
 
 
 def test_events_read_by_a_worker_that_was_killed_are_taken_in_by_the_next(project: LiveProject) -> None:
