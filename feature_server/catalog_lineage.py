@@ -6,6 +6,7 @@ method of Sugiyama, Tagawa and Toda, 1981). An edge over several columns passes 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -22,17 +23,23 @@ TITLES = {
     "feature_view": "feature views",
     "service": "services",
 }
+MOST_BOXES = 50  # of a kind; where there are more, they are drawn together
+_NOUNS = {"source": "tables", "model": "models", "feature_view": "feature views", "service": "services"}
 _ROW, _BOX, _GAP, _CHARACTER, _MARGIN, _HEADER = 28, 22, 44, 7.3, 10, 34
 _SWEEPS = 12
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A box of the picture. `column` counts from 0 on the left; `kind` is a key of COLOURS."""
+    """A box of the picture. `column` counts from 0 on the left; `kind` is a key of COLOURS.
+
+    `group` is what it is drawn together by: a source's name, a model's folder, a view's entities, a service's owner.
+    """
 
     id: str
     label: str
     kind: str
     column: int
+    group: str = ""
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +67,8 @@ def lineage_of(registry: Registry, manifest: Mapping[str, Any]) -> Lineage:
     last = max(columns.values(), default=0) + 1
     by_id = {view.id: view.unique_id for view in registry.feature_views}
     for service in registry.feature_services:
-        nodes.append(Node(id=f"service {service.name}", label=service.name, kind="service", column=last))
+        owner = service.owner.name if service.owner is not None else "no owner"
+        nodes.append(Node(id=f"service {service.name}", label=service.name, kind="service", column=last, group=owner))
         used = dict.fromkeys(by_id[ref.view] for ref in service.features)
         edges += [(view, f"service {service.name}") for view in used]
     return Lineage(nodes=tuple(nodes), edges=tuple(edges))
@@ -91,17 +99,45 @@ def _columns(parents: Mapping[str, list[str]], views: Mapping[str, Any]) -> dict
 
 def _node(manifest: Mapping[str, Any], views: Mapping[str, Any], node: str, column: int) -> Node:
     if node in views:
-        return Node(id=node, label=views[node].id, kind="feature_view", column=column)
+        entities = ", ".join(views[node].entities)
+        return Node(id=node, label=views[node].id, kind="feature_view", column=column, group=entities)
     if node in manifest["sources"]:
-        source = manifest["sources"][node]
-        return Node(id=node, label=f"{source['source_name']}.{source['name']}", kind="source", column=column)
-    return Node(id=node, label=manifest["nodes"][node]["name"], kind="model", column=column)
+        group, name = manifest["sources"][node]["source_name"], manifest["sources"][node]["name"]
+        return Node(id=node, label=f"{group}.{name}", kind="source", column=column, group=group)
+    model = manifest["nodes"][node]
+    folder = "/".join(model.get("fqn", ())[:-1])
+    return Node(id=node, label=model["name"], kind="model", column=column, group=folder)
+
+
+def drawn_together(lineage: Lineage) -> Lineage:
+    """The lineage with one box a group in place of each kind of node that there are too many of to be read.
+
+    Edges between such boxes that do not go to the right are left out.
+    """
+    counts = Counter(node.kind for node in lineage.nodes)
+    box_of = {
+        node.id: f"{node.kind} {node.group}" if counts[node.kind] > MOST_BOXES else node.id for node in lineage.nodes
+    }
+    members: dict[str, list[Node]] = {}
+    for node in lineage.nodes:
+        members.setdefault(box_of[node.id], []).append(node)
+    boxes = {name: _box_of(name, nodes) for name, nodes in members.items()}
+    edges = dict.fromkeys((box_of[source], box_of[target]) for source, target in lineage.edges)
+    right = (edge for edge in edges if boxes[edge[0]].column < boxes[edge[1]].column)
+    return Lineage(nodes=tuple(boxes.values()), edges=tuple(right))
+
+
+def _box_of(name: str, nodes: list[Node]) -> Node:
+    first = nodes[0]
+    label = first.label if len(nodes) == 1 else f"{first.group}: {len(nodes)} {_NOUNS[first.kind]}"
+    return msgspec.structs.replace(first, id=name, label=label, column=min(node.column for node in nodes))
 
 
 def draw(lineage: Lineage) -> str:
     """An SVG picture of the lineage, with nothing in it that must be fetched."""
     nodes = {node.id: node for node in lineage.nodes}
-    column_of = {node.id: node.column for node in lineage.nodes}
+    places = {column: i for i, column in enumerate(sorted({node.column for node in lineage.nodes}))}
+    column_of = {node.id: places[node.column] for node in lineage.nodes}  # leaves out those without a node
     trails = [_trail(source, target, column_of) for source, target in sorted(lineage.edges)]
     order = _order(column_of, trails)
     tallest = max((len(column) for column in order), default=0)
@@ -119,7 +155,7 @@ def draw(lineage: Lineage) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
         f' viewBox="0 0 {width:.0f} {height:.0f}" font-family="Menlo, Consolas, monospace" font-size="12">',
         f'<rect width="{width:.0f}" height="{height:.0f}" fill="#ffffff"/>',
-        *_headings(lineage.nodes, left),
+        *_headings(lineage.nodes, column_of, left),
         *(_edge(trail, column_of, centre, left, widths) for trail in trails),
         *(
             _box(nodes[one], left[i], centre[one], widths[i])
@@ -164,8 +200,8 @@ def _order(column_of: Mapping[str, int], trails: Iterable[list[str]]) -> list[li
     return columns
 
 
-def _headings(nodes: Iterable[Node], left: list[float]) -> list[str]:
-    first = {kind: min((node.column for node in nodes if node.kind == kind), default=None) for kind in COLOURS}
+def _headings(nodes: Iterable[Node], column_of: Mapping[str, int], left: list[float]) -> list[str]:
+    first = {kind: min((column_of[node.id] for node in nodes if node.kind == kind), default=None) for kind in COLOURS}
     return [
         f'<text x="{left[column]:.0f}" y="20" fill="{COLOURS[kind]}" font-weight="bold">{TITLES[kind]}</text>'
         for kind, column in first.items()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from .catalog_lineage import draw, lineage_of
+from .catalog_lineage import draw, drawn_together, lineage_of
 from .definitions import Entity, FeatureService, FeatureView, Owner
 from .registry import Registry
 from .status import Status, ViewStatus
@@ -119,9 +119,12 @@ def _entities(registry: Registry, manifest: Mapping[str, Any]) -> str:
 
 
 def _lineage(registry: Registry, manifest: Mapping[str, Any]) -> str:
-    picture = base64.b64encode(draw(lineage_of(registry, manifest)).encode()).decode()
+    lineage = lineage_of(registry, manifest)
+    drawn = drawn_together(lineage)
+    picture = base64.b64encode(draw(drawn).encode()).decode()
+    note = "" if len(drawn.nodes) == len(lineage.nodes) else "Where there are many, one box stands for several.\n\n"
     return (
-        f"![Lineage from sources to services](data:image/svg+xml;base64,{picture})\n\n"
+        f"![Lineage from sources to services](data:image/svg+xml;base64,{picture})\n\n{note}"
         "The graph button at the lower right of every page shows the same for one model, and can be filtered."
     )
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from tiny_project import ENTITIES, FILES, write_project
 
-from feature_server.catalog_lineage import Lineage, Node, draw, lineage_of
+from feature_server.catalog_lineage import COLOURS, Lineage, Node, draw, drawn_together, lineage_of
 from feature_server.definitions import FeatureRef, FeatureService, FeatureView
 from feature_server.registry import Registry
 
@@ -292,3 +294,73 @@ def test_the_picture_has_a_box_a_node_and_a_line_an_edge_and_no_crossing_that_ca
     assert sorted(boxes) == sorted(node.label for node in nodes)
     assert len(list(svg.iter(f"{name}path"))) == 3
     assert all(boxes[f"<{source}>"] == boxes[f"<{target}>"] for source, target in edges)
+
+
+@st.composite
+def lineages(draw_from: st.DrawFn) -> Lineage:
+    """Any nodes in any columns, with any edges that go to the right."""
+    columns = draw_from(st.lists(st.integers(0, 6), max_size=12))
+    kinds = draw_from(st.lists(st.sampled_from(list(COLOURS)), min_size=len(columns), max_size=len(columns)))
+    nodes = tuple(
+        Node(id=str(i), label=f"<{i}>", kind=kind, column=column)
+        for i, (column, kind) in enumerate(zip(columns, kinds, strict=True))
+    )
+    right = [(one.id, other.id) for one in nodes for other in nodes if one.column < other.column]
+    edges = draw_from(st.lists(st.sampled_from(right), unique=True)) if right else []
+    return Lineage(nodes=nodes, edges=tuple(edges))
+
+
+@settings(max_examples=200, deadline=None)
+@given(lineages())
+def test_any_lineage_is_drawn_with_every_box_in_the_picture_and_none_over_another(lineage: Lineage) -> None:
+    svg = ElementTree.fromstring(draw(lineage))
+    name = "{http://www.w3.org/2000/svg}"
+    background, *boxes = [
+        tuple(float(box.attrib.get(key, 0)) for key in ("x", "y", "width", "height")) for box in svg.iter(f"{name}rect")
+    ]
+    assert len(boxes) == len(lineage.nodes)
+    assert len(list(svg.iter(f"{name}path"))) == len(lineage.edges)
+    for i, (x, y, width, height) in enumerate(boxes):
+        assert min(x, y, background[2] - x - width, background[3] - y - height) > 0
+        for left, top, wide, high in boxes[:i]:
+            assert x + width <= left or left + wide <= x or y + height <= top or top + high <= y
+
+
+def test_a_project_without_sources_has_a_lineage_picture() -> None:
+    nodes = {"seed.p.rates": [], "model.p.daily": ["seed.p.rates"], "model.p.made": [], "model.p.alone": []}
+    manifest = {
+        "sources": {},
+        "nodes": {
+            unique_id: {"name": unique_id.rpartition(".")[2], "depends_on": {"nodes": parents}}
+            for unique_id, parents in {**nodes, "model.p.of_made": ["model.p.made"]}.items()
+        },
+    }
+    views = tuple(map(view, ("alone", "daily", "of_made")))
+    lineage = lineage_of(Registry(project="p", feature_views=views), manifest)
+    assert {node.label: node.kind for node in lineage.nodes} == {
+        "rates": "model", "made": "model", "alone": "feature_view", "daily": "feature_view", "of_made": "feature_view"
+    }  # fmt: skip
+    (left,) = {
+        text.attrib["x"] for text in ElementTree.fromstring(draw(lineage)).iter() if text.text in ("rates", "made")
+    }
+    assert int(left) < 20, "no empty column before the first"
+
+
+def test_of_a_kind_with_many_nodes_one_box_stands_for_a_group() -> None:
+    few = (
+        Node(id="a", label="bank.payments", kind="source", column=0, group="bank"),
+        Node(id="m", label="stg_payments", kind="model", column=1, group="staging"),
+        Node(id="s", label="fraud", kind="service", column=4, group="Risk"),
+    )
+    views = tuple(
+        Node(id=f"v{i}", label=f"v{i}", kind="feature_view", column=2 + i % 2, group="customer" if i else "shop")
+        for i in range(300)
+    )
+    edges = (("a", "m"), *(("m", node.id) for node in views), ("v0", "v1"), ("v2", "v3"), ("v1", "s"), ("v2", "s"))
+    drawn = drawn_together(Lineage(nodes=(*few, *views), edges=edges))
+    assert [(node.label, node.column) for node in drawn.nodes] == [
+        ("bank.payments", 0), ("stg_payments", 1), ("fraud", 4), ("v0", 2), ("customer: 299 feature views", 2)
+    ]  # fmt: skip
+    customer = "feature_view customer"
+    assert set(drawn.edges) == {("a", "m"), ("m", "feature_view shop"), ("m", customer), (customer, "s")}
+    assert drawn_together(Lineage(nodes=few, edges=edges[:1])) == Lineage(nodes=few, edges=edges[:1])
