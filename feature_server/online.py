@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -53,11 +54,17 @@ class Fence(msgspec.Struct, frozen=True):
         return keys.FENCE + self.view.encode()
 
 
+@lru_cache(maxsize=4096)  # each view of a sync looks through those of all
+def _decode_generation(value: bytes) -> Generation:
+    return msgspec.json.decode(value, type=Generation)
+
+
 class OnlineStore:
     """A connection to the online store; `url` is `redis://`, `rediss://` or `unix://`, with user, password and database
     if need be."""
 
     def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._last_registry: tuple[bytes, OnlineRegistry] | None = None
         try:
             self.client: Any = redis.Redis.from_url(
                 url,
@@ -88,14 +95,22 @@ class OnlineStore:
     def registry(self) -> OnlineRegistry | None:
         """What is online; None where nothing was ever synced."""
         with redis_errors():
-            stored = self.client.get(keys.REGISTRY)
-        return None if stored is None else decode_online_registry(stored)
+            return self._decoded(self.client.get(keys.REGISTRY))
+
+    def _decoded(self, stored: bytes | None) -> OnlineRegistry | None:
+        """The online registry as Redis holds it, decoded once: it grows with every view, and each view asks for it."""
+        if stored is None:
+            return None
+        last = self._last_registry
+        if last is None or last[0] != stored:
+            last = self._last_registry = stored, decode_online_registry(stored)
+        return last[1]
 
     def generations(self) -> dict[str, Generation]:
         """Every code under which there may be rows."""
         with redis_errors():
             stored: dict[bytes, bytes] = self.client.hgetall(keys.CODES)
-        return {code.decode(): msgspec.json.decode(value, type=Generation) for code, value in stored.items()}
+        return {code.decode(): _decode_generation(value) for code, value in stored.items()}
 
     def row_count(self, code: str) -> int:
         """Rows written under a code less those deleted; one that expired still counts."""
@@ -133,7 +148,7 @@ class OnlineStore:
             with redis_errors(), self.client.pipeline() as pipeline:
                 self._watch(pipeline, fence, keys.REGISTRY, keys.EPOCH)
                 stored, epoch = pipeline.mget(keys.REGISTRY, keys.EPOCH)
-                online = change(None if stored is None else decode_online_registry(stored))
+                online = change(self._decoded(stored))
                 encoded = encode_online_registry(online)
                 pipeline.multi()
                 if encoded != stored:
@@ -143,9 +158,10 @@ class OnlineStore:
                     pipeline.hset(keys.CODES, generation[0], msgspec.json.encode(generation[1]))
                 try:
                     pipeline.execute()
-                    return online
                 except redis.WatchError:
                     continue
+                self._last_registry = encoded, online
+                return online
 
     @contextmanager
     def _transaction(self, fence: Fence) -> Iterator[Any]:

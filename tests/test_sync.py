@@ -29,6 +29,7 @@ from feature_server.errors import (
 )
 from feature_server.keys import CODES, EPOCH
 from feature_server.online import OnlineStore
+from feature_server.online_registry import decode_online_registry
 from feature_server.settings import to_us
 from feature_server.sync import SyncResult, sync
 
@@ -358,6 +359,23 @@ def test_a_sync_of_many_views_takes_no_more_connections_than_that_of_one(valkey:
         run_sync(valkey, tables, *views, now=at(10))
         taken = client.info("stats")["total_connections_received"] - before
     assert taken <= 2, "one that asks, one that writes"
+
+
+def test_a_sync_decodes_the_definitions_once_not_once_for_each_view(
+    valkey: str, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    monkeypatch.setattr(
+        "feature_server.online.decode_online_registry",
+        lambda stored: decoded.append(len(stored)) or decode_online_registry(stored),
+    )
+    views = [make_view(f"customer__spend_{i}") for i in range(8)]
+    for view in views:
+        tables.commit(view, [[(1, at(5), 2.0)]])
+    run_sync(valkey, tables, *views, now=at(10))
+    assert decoded == []
+    run_sync(valkey, tables, *views, now=at(11))
+    assert len(decoded) == 1
 
 
 def test_a_lost_record_of_a_code_is_made_up_for(valkey: str, tables: Tables) -> None:
