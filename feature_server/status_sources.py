@@ -21,7 +21,7 @@ from .keys import DEAD
 from .online import OnlineStore, redis_errors
 from .online_live import entry_seconds, read_live
 from .online_log import landing_folder, last_logged, live_files, logged
-from .settings import EPOCH
+from .settings import EPOCH, to_us
 from .status_periods import allowed_delay, span
 from .stream_plan import EventSource
 
@@ -101,7 +101,8 @@ def _logged_events(
         events = sum(table.num_rows for table in tables)
         tables = tables or _last_landed(folder, source.event_timestamp)
     times = (pc.max(table[source.event_timestamp]).as_py() for table in tables)
-    return events, max((time for time in times if time is not None), default=None)
+    newest = max((to_us(time) for time in times if time is not None), default=None)
+    return events, None if newest is None else EPOCH + timedelta(microseconds=newest)
 
 
 def _late(status: SourceStatus, refresh: str | None) -> Iterator[str]:

@@ -63,7 +63,9 @@ KEPT = timedelta(days=1, hours=1)  # the longest frame, and the hour that clocks
 Payment = tuple[int, int, str | None, str, datetime, datetime]  # the source's columns
 
 
-def make_live_view(more: dict[str, tuple[str, str]] | None = None, name: str = "customer__payments") -> FeatureView:
+def make_live_view(
+    more: dict[str, tuple[str, str]] | None = None, name: str = "customer__payments", source: EventSource = SOURCE
+) -> FeatureView:
     """`more` maps features to their SQL and type."""
     types = FEATURES | {feature: text for feature, (_, text) in (more or {}).items()}
     model = CompiledModel(
@@ -74,8 +76,8 @@ def make_live_view(more: dict[str, tuple[str, str]] | None = None, name: str = "
         features=tuple(types),
         types={feature: parse_sql_type(text) for feature, text in types.items()},
     )
-    with event_types(SOURCE) as describe:
-        plan = compile_stream_view(model, SOURCE, lambda table: EVENTS, describe)
+    with event_types(source) as describe:
+        plan = compile_stream_view(model, source, lambda table: EVENTS, describe)
     view = FeatureView(
         name=name,
         entities=("customer",),
@@ -96,8 +98,8 @@ def payment(number: int, customer: int, minutes_ago: float, amount: str = "10.00
 class LiveProject:
     """A folder with landed payments, a registry of `views`, an offline store; online is the Redis at `url`."""
 
-    def __init__(self, folder: Path, url: str, *views: FeatureView) -> None:
-        self.folder, self.url = folder, url
+    def __init__(self, folder: Path, url: str, *views: FeatureView, source: EventSource = SOURCE) -> None:
+        self.folder, self.url, self.source = folder, url, source
         self.landing = folder / "landing" / "payments"
         self.landing.mkdir(parents=True, exist_ok=True)
         self.offline = OfflineStore(folder / "offline")
@@ -110,7 +112,7 @@ class LiveProject:
         self.registry = Registry(
             project="test",
             entities=(Entity(name="customer", join_keys=(key,)),),
-            sources=(SOURCE,),
+            sources=(self.source,),
             feature_views=views,
         )
 
@@ -120,14 +122,14 @@ class LiveProject:
         path = self.landing / f"{name}.parquet"
         path.unlink(missing_ok=True)
         if rows:
-            schema = pa.schema([(column.name, arrow_type(column.dtype)) for column in SOURCE.columns])
+            schema = pa.schema([(column.name, arrow_type(column.dtype)) for column in self.source.columns])
             columns = [list(values) for values in zip(*rows, strict=True)]
             columns[3] = [Decimal(amount) for amount in columns[3]]
             arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
             pq.write_table(pa.table(arrays, schema=schema), path)
 
     def publish(self) -> None:
-        with open_warehouse(self.warehouse, sources=[SOURCE], project_dir=self.folder) as warehouse:
+        with open_warehouse(self.warehouse, sources=[self.source], project_dir=self.folder) as warehouse:
             for view in self.registry.feature_views:
                 publish(view, warehouse, self.offline)
 
@@ -142,7 +144,7 @@ class LiveProject:
     def push(self, *payments: Payment, now: datetime = NOW) -> None:
         events = [dict(zip(COLUMNS, (*p[:3], Decimal(p[3]), *p[4:]), strict=True)) for p in payments]
         with Ingestor(self.url, lambda: to_us(now), expire=False) as ingestor:
-            assert ingestor.push(SOURCE.name, events).rejected == []
+            assert ingestor.push(self.source.name, events).rejected == []
 
     def online(self, view: FeatureView) -> dict[str, set[tuple[int, int]]]:
         """Event id and created timestamp of every record online, by key. Fails when other codes have keys."""
