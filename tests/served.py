@@ -7,10 +7,11 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import psutil
@@ -21,8 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families
 class Served:
     """A running `features serve`: its address, and its processes."""
 
-    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], address: str, errors: IO[str]) -> None:
         self.process = process
+        self._errors = errors
         self.address = address
         self.port = int(address.rsplit(":", 1)[1])
 
@@ -36,7 +38,9 @@ class Served:
     def stop(self) -> str:
         """End it gracefully; what it has written to standard error."""
         self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=60)
+        self.process.communicate(timeout=60)
+        self._errors.seek(0)
+        errors = self._errors.read()
         assert self.process.returncode == 0, errors
         return errors
 
@@ -51,20 +55,21 @@ def served(
         environ["FEATURES_REDIS_URL"] = redis_url
     if clock is not None:
         environ["FEATURES_CLOCK"] = clock
+    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody empties would stop the server
     process = subprocess.Popen(
         [sys.executable, "-m", "feature_server", "serve", "--port", "0", *arguments],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         text=True,
         env=environ,
     )
     try:
         assert process.stdout is not None
-        assert process.stderr is not None
         line = process.stdout.readline()
         found = re.search(r"http://\S+", line)
-        assert found, line + process.stderr.read()
-        yield Served(process, found[0])
+        errors.seek(0)
+        assert found, line + errors.read()
+        yield Served(process, found[0], errors)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -73,6 +78,7 @@ def served(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
+        errors.close()
 
 
 def eventually(holds: Callable[[], Any], *, seconds: float = 15) -> Any:
