@@ -58,7 +58,8 @@ def explain(
     _check_begin(feature, at_us - (plan.longest_us or 0))
     source = event_source(registry, view)
     live = (online, source, landing_folder(source, project_dir))
-    with open_history(view, table, spill=store.root / ".spill", live=live) as history:
+    spill, known_by_us = store.root / ".spill", now_us + GRACE_US
+    with open_history(view, table, spill=spill, live=live, known_by_us=known_by_us) as history:
         values = _choose(history, key)
         output = next(output for output in plan.outputs if output.feature == name)
         aggregates, plain = set[int](), set[int]()

@@ -32,8 +32,8 @@ BATCH_ROWS = 50_000
 class History:
     """The events of one stream view in a DuckDB session; open it with `open_history`."""
 
-    def __init__(self, connection: Any, view: FeatureView) -> None:
-        self.connection, self.view = connection, view
+    def __init__(self, connection: Any, view: FeatureView, known_by_us: int | None = None) -> None:
+        self.connection, self.view, self.known_by_us = connection, view, known_by_us
         self.columns = [quote(column.name) for column in columns(event_view(view))]
         self.keys = [quote(name) for name in view.key_names]
         order = "order by created_timestamp desc, event_timestamp desc"
@@ -46,9 +46,15 @@ class History:
         self.connection.execute(f"create or replace temp view stored as select {names} from ({scan})")
         same = " and ".join(f"s.{name} = l.{name}" for name in [*self.keys, "event_id", "created_timestamp"])
         self.connection.execute(
-            f"create or replace temp view known as select {names} from stored "
-            f"union all select {names} from live l where not exists (select 1 from stored s where {same})"
+            f"create or replace temp view known as select {names} from stored union all select {names} from live l "
+            f"where not {self.ahead} and not exists (select 1 from stored s where {same})"
         )
+
+    @property
+    def ahead(self) -> str:
+        """SQL for whether an event says to be created after `known_by_us`: no build has it, no correction beats it."""
+        known_by_us = self.known_by_us
+        return "false" if known_by_us is None else f"created_timestamp > make_timestamptz({known_by_us})"
 
     def wanted(self, *, now_us: int, grace_us: int, changed: bool = False) -> str:
         """A SELECT of the events that reads from now on may need, lifetime windows aside (see `offline_bases`).
@@ -192,11 +198,15 @@ def open_history(
     *,
     spill: Path,
     live: tuple[OnlineStore, EventSource, Path] | None = None,
+    known_by_us: int | None = None,
 ) -> Iterator[History]:
-    """The events of a view; `live` gives the online store, the source and the folder of landed files, if they count."""
+    """The events of a view; `live` gives the online store, the source and the folder of landed files, if they count.
+
+    With `known_by_us` live events created later than that are not `known`.
+    """
     connection = connect(spill)
     try:
-        history = History(connection, view)
+        history = History(connection, view, known_by_us)
         if live is None:
             connection.execute(f"create temp table live as {history._nothing()}")
         else:

@@ -1,8 +1,9 @@
 """Whether a stream view's windows online are those of the warehouse and the log, at one instant.
 
 Keys are read in one transaction with the newest entry of the source's log, which every push adds to. What they should
-be is computed by plain SQL over the offline table, the landed files and the log up to that entry. A key that differs is
-computed again with the version of the table that was synced: equal to that it is merely not yet synced.
+be is computed by plain SQL over the offline table, the landed files and the log up to that entry, without live events
+that say to be created ahead of the clock: builds leave those out. A key that differs is computed again with the version
+of the table that was synced: equal to that it is merely not yet synced.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from .parity import EXPIRED, NOT_YET_SYNCED, SAMPLE, WRONG, Difference, Progress
 from .serving_stream import StreamViewReader
 from .stream_base import has_bases
 from .stream_plan import EventSource
-from .stream_records import event_id_number, plan_of
+from .stream_records import GRACE_US, event_id_number, plan_of
 from .sync_records import Records
 
 LOST, UNKNOWN, LATE = "lost", "in no table, file or log", "late event"
+AHEAD = "an event created ahead of the clock: take it out of its live-….parquet file, then `features sync --full`"
 EXPLAINED = {NOT_YET_SYNCED, LATE}  # what the next sync, or the one after the event has landed, makes equal
 _PAGE = 2000
 
@@ -73,7 +75,8 @@ def _verify_once(
         return never_synced(table, now_us)
     source = event_source(registry, found.definition)
     live = (online, source, landing_folder(source, project_dir))
-    with open_history(found.definition, table, spill=store.root / ".spill", live=live) as history:
+    spill, known_by_us = store.root / ".spill", now_us + GRACE_US
+    with open_history(found.definition, table, spill=spill, live=live, known_by_us=known_by_us) as history:
         chosen = choose(history, sample)
         progress(0, len(chosen))
         comparison = _Comparison(history, found, online, now_us)
@@ -98,10 +101,13 @@ def event_source(registry: OnlineRegistry, view: FeatureView) -> EventSource:
 
 
 def choose(history: History, sample: int) -> dict[int, tuple[bytes, str]]:
-    """Make `chosen`, keys in the order of their hashes: what each n has in its key's name, and as a person reads it."""
+    """Make `chosen`, keys in the order of their hashes, those with events created ahead of the clock first: what each n
+    has in its key's name, and as a person reads it."""
     listed = ", ".join(history.keys)
     present = " and ".join(f"{name} is not null" for name in history.keys)
-    ordered = f"select distinct {listed} from known where {present} order by hash({listed}), {listed}"
+    events = f"select {listed}, false as ahead_ from known union all select {listed}, {history.ahead} from live"
+    order = f"bool_or(ahead_) desc, hash({listed}), {listed}"
+    ordered = f"select {listed} from ({events}) where {present} group by {listed} order by {order}"
     limit = f" limit {sample}" if sample else ""
     history.connection.execute(
         f"create or replace temp table chosen as select row_number() over () - 1 as n, * from ({ordered}{limit})"
@@ -204,12 +210,16 @@ class _Comparison:
         since_us = self.now_us - window if window is not None else None
         if has_bases(self.view):
             since_us = event_timestamp_us(base) if base is not None else None
+        joined = " and ".join(f"found.{name} = chosen.{name}" for name in self.history.keys)
+        chosen = f"found join chosen on {joined} where n = {n}"
+        execute = self.history.connection.execute
+        if execute(f"select 1 from live as {chosen} and {self.history.ahead} limit 1").fetchall():
+            return AHEAD
         if stored is None:
             return EXPIRED if self.found.expires and window is not None else LOST
-        joined = " and ".join(f"known.{name} = chosen.{name}" for name in self.history.keys)
-        rows = self.history.connection.execute(
+        rows = execute(
             "select event_id, epoch_us(max(created_timestamp)), epoch_us(arg_max(event_timestamp, created_timestamp)) "
-            f"from known join chosen on {joined} where n = {n} group by event_id"
+            f"from known as {chosen} group by event_id"
         ).fetchall()
         dtype, records = plan_of(self.view).event_id, Records(self.view)
         present = {records.version(record) for record in records.split(stored)}

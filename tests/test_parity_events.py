@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import redis
 from live_project import NOW, SOURCE, LiveProject, make_live_view, payment
 
+from feature_server.explain import explain
 from feature_server.online import OnlineStore
-from feature_server.online_log import land
+from feature_server.online_log import land, live_files
 from feature_server.parity import Verified
-from feature_server.parity_events import verify_events
+from feature_server.parity_events import AHEAD, verify_events
 from feature_server.settings import to_us
 
 VIEW = make_live_view(
@@ -72,3 +76,32 @@ def test_what_has_drifted_is_unexplained_and_named(project: LiveProject) -> None
     assert {difference.cause for difference in lost.differences} == {"lost"}
     assert partly.unexplained == 1
     assert {difference.cause for difference in partly.differences} == {"lost: 9 of its events are not online"}
+
+
+def test_an_event_created_ahead_of_the_clock_is_unexplained_and_named(project: LiveProject) -> None:
+    wrong, corrected = payment(100, 1, 3, "70.00"), payment(100, 1, 3, "20.00", version=60)
+    year_2099 = NOW.replace(year=2099)
+    project.push((*wrong[:5], year_2099), now=year_2099)  # by a clock that was wrong
+    project.push(corrected)
+    for _ in ("in the log", "landed"):
+        found = verify(project)
+        assert (found.different, found.unexplained) == (1, 1)
+        shown = {difference.feature: (difference.online, difference.offline) for difference in found.differences}
+        assert shown["largest"] == ("Decimal('70.00')", "Decimal('20.00')")
+        assert {difference.cause for difference in found.differences} == {AHEAD}
+        with OnlineStore(project.url) as online:
+            first = verify_events(
+                VIEW, online, project.offline, now_us=to_us(NOW), project_dir=project.folder, sample=1
+            )
+            assert first.unexplained == 1
+            because = explain(
+                "customer__payments:largest", {"customer": 1}, online, project.offline,
+                at_us=to_us(NOW), now_us=to_us(NOW), project_dir=project.folder,
+            )  # fmt: skip
+            assert (because.warehouse, because.agree) == (Decimal("20.00"), False)
+            land(online, SOURCE, project.landing)
+    for file in live_files(project.landing):
+        kept = pq.read_table(file).filter(pc.field("ingested_at") < NOW + timedelta(hours=1))
+        pq.write_table(kept, file)
+    project.sync(full=True)
+    assert verify(project).differences == ()
