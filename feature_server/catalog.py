@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from .catalog_overview import overview
 from .durable import make_private
 from .errors import FeatureStoreError
 from .manifest import load_registry
-from .manifest.dbt_parse import dbt_command, profiles_dir
+from .manifest.dbt_parse import run_dbt
 from .settings import Settings
 from .status import read_status
+from .warehouse_build import check_target
 
 _OVERVIEW = "doc.dbt.__overview__"
 
@@ -46,6 +46,7 @@ def write_docs(settings: Settings, out: Path, *, build: bool = True) -> DocsSite
     manifest = _read_json(settings.target_path / "manifest.json")
     catalog = _read_json(settings.target_path / "catalog.json")
     registry = load_registry(settings.project_dir, settings.target_path)
+    check_target(registry.feature_views, settings)
     page = overview(registry, read_status(settings, registry), manifest, _own_overview(manifest))
     html = _inline(_page_of_dbt(), _with_overview(manifest, page), catalog)
     make_private(settings.home)
@@ -116,18 +117,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def generate(settings: Settings) -> None:
     """Run `dbt docs generate` in the project, which writes manifest.json and catalog.json; DuckDB must be free."""
-    command = [*dbt_command(), "--no-use-colors", "--quiet", "docs", "generate"]
-    command += ["--project-dir", str(settings.project_dir), "--target-path", str(settings.target_path)]
-    if (own := profiles_dir(settings.project_dir)) is not None:
-        command += ["--profiles-dir", str(own)]
-    places = {"FEATURES_HOME": str(settings.home), "FEATURES_WAREHOUSE": str(settings.warehouse)}
-    run = subprocess.run(
-        command, cwd=settings.project_dir, env=os.environ | places, capture_output=True, text=True, check=False
+    run_dbt(
+        settings.project_dir,
+        settings.target_path,
+        ["docs", "generate", "--quiet"],
+        "`dbt docs generate` failed",
+        env={"FEATURES_HOME": str(settings.home), "FEATURES_WAREHOUSE": str(settings.warehouse)},
+        remedy="build the project first with `dbt build`, and let no other process hold the DuckDB file",
     )
-    if run.returncode != 0:
-        raise FeatureStoreError(
-            "`dbt docs generate` failed",
-            where=str(settings.project_dir),
-            got="\n    ".join((run.stdout + run.stderr).strip().splitlines()[-12:]),
-            remedy="build the project first with `dbt build`, and let no other process hold the DuckDB file",
-        )

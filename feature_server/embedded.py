@@ -57,7 +57,22 @@ def connect(settings: Settings) -> AbstractContextManager[str]:
     """The URL of the online store for as long as the block runs: `redis_url`, or the embedded server's."""
     if settings.redis_url is not None:
         return nullcontext(settings.redis_url)
+    _check_project(settings)
     return _Connection(EmbeddedValkey(settings.home / "valkey"))
+
+
+def _check_project(settings: Settings) -> None:
+    """Refuse to start an empty store in a folder that only happens to be the current one."""
+    folder = settings.project_dir
+    if settings.home.exists() or (folder / "dbt_project.yml").exists():
+        return
+    above = next((parent for parent in folder.parents if (parent / "dbt_project.yml").exists()), None)
+    raise OnlineStoreError(
+        "there is no project and no online store here",
+        where=str(folder),
+        expected=f"dbt_project.yml, or a folder {settings.home.name} that a command has made",
+        remedy=f"set FEATURES_PROJECT_DIR{'=' if above else ' to '}{above or 'the project'}, or FEATURES_REDIS_URL",
+    )
 
 
 class EmbeddedValkey:

@@ -29,6 +29,7 @@ from . import keys
 from .durable import write_whole
 from .errors import OnlineStoreError
 from .online import OnlineStore, redis_errors
+from .settings import local_path
 from .stream_plan import EventSource
 
 EntryId: TypeAlias = tuple[int, int]  # milliseconds, sequence number
@@ -91,6 +92,7 @@ def landing_folder(source: EventSource, project_dir: Path) -> Path:
             expected="meta.external_location with a pattern of Parquet files, e.g. landing/transactions/*.parquet",
             got=source.relation or "no relation",
         )
+    location = local_path(location, where=source.path or source.name)
     parts = [part for part in location.parent.parts if part != "**"]
     return project_dir.joinpath(*("live" if _WILDCARDS.search(part) else part for part in parts)).absolute()
 

@@ -26,6 +26,7 @@ from .settings import Settings
 from .stream_events import event_view
 from .stream_plan import EventSource
 from .warehouse import Warehouse, open_warehouse
+from .warehouse_build import check_warehouse
 
 Progress = Callable[[int, int], None]  # files written, files to write
 BUCKET_ROWS = 2_000_000  # a bucket holds at most about this many rows: what one late row costs to rewrite
@@ -75,6 +76,8 @@ def publish_all(
     published: list[Published] = []
     failed: dict[str, FeatureStoreError] = {}
     store = OfflineStore(settings.offline)
+    if not settings.warehouse.is_file():
+        check_warehouse(views, settings)  # says where dbt has built instead
     with open_warehouse(
         settings.warehouse,
         wait_seconds=wait_seconds,
@@ -82,6 +85,7 @@ def publish_all(
         sources=sources,
         project_dir=settings.project_dir,
     ) as warehouse:
+        check_warehouse(views, settings)
         for view in views:
             try:
                 with show_progress(view.id) as progress:

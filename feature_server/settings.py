@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,11 +17,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where things are. Each field is set by the environment variable named beside it.
 
     `project_dir` (FEATURES_PROJECT_DIR, default the current folder) holds dbt_project.yml, `target_path`
-    (FEATURES_TARGET_PATH) dbt's manifest.json. `home` (FEATURES_HOME) holds what this product writes: the registry, the
-    embedded Valkey's data and, unless FEATURES_OFFLINE says otherwise, the offline store. `warehouse`
-    (FEATURES_WAREHOUSE) is dbt's DuckDB file. `redis_url` (FEATURES_REDIS_URL) is None for the embedded Valkey. `clock`
-    (FEATURES_CLOCK), an ISO time, stops the clock there: for examples, replays and tests. `allowed_hosts`
-    (FEATURES_ALLOWED_HOSTS), separated by commas, are further names under which the feature server is asked.
+    (FEATURES_TARGET_PATH, default where dbt writes them) dbt's manifest.json and run_results.json. `home`
+    (FEATURES_HOME) holds what this product writes: the registry, the embedded Valkey's data and, unless
+    FEATURES_OFFLINE says otherwise, the offline store. `warehouse` (FEATURES_WAREHOUSE) is dbt's DuckDB file.
+    `redis_url` (FEATURES_REDIS_URL) is None for the embedded Valkey. `clock` (FEATURES_CLOCK), an ISO time, stops the
+    clock there: for examples, replays and tests. `allowed_hosts` (FEATURES_ALLOWED_HOSTS), separated by commas, are
+    further names under which the feature server is asked.
     """
 
     project_dir: Path
@@ -71,6 +73,39 @@ def parse_time(text: str, *, where: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|:memory:")
+_TARGET_PATH = re.compile(r"^target-path:\s*(['\"]?)(.+?)\1\s*(#.*)?$", re.MULTILINE)
+
+
+def local_path(text: str | Path, *, where: str) -> Path:
+    """A path on this machine, `~` replaced; SettingsError for a URL, which as a path would name a folder `s3:`."""
+    if _SCHEME.match(str(text)):
+        raise SettingsError(
+            "only files of this machine can be used here",
+            where=where,
+            expected="a path; ./ goes before a folder whose name holds a colon",
+            got=str(text),
+            remedy=f"set {where} to a local path" if where.isupper() else "give a local path",
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise SettingsError("no such home folder", where=where, got=str(text), remedy=str(error)) from None
+
+
+def _dbt_target_path(env: Mapping[str, str], project_dir: Path) -> str:
+    """Where dbt itself writes its artifacts."""
+    if given := env.get("DBT_TARGET_PATH"):
+        return given
+    project = project_dir / "dbt_project.yml"
+    found = _TARGET_PATH.search(project.read_text(encoding="utf-8", errors="replace")) if project.is_file() else None
+    if found and "{{" in found[2]:
+        raise SettingsError(
+            "dbt's target-path is an expression", where=str(project), got=found[2], remedy="set FEATURES_TARGET_PATH"
+        )
+    return found[2] if found else "target"
+
+
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:
     """Settings from the environment; keyword arguments that are not None win over it.
 
@@ -79,22 +114,23 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
     env = os.environ if environ is None else environ
     given = {name: value for name, value in overrides.items() if value is not None}
 
-    def path(name: str, default: Path, base: Path) -> Path:
-        value = given.get(name) or env.get(f"FEATURES_{name.upper()}") or default
-        return (base / Path(str(value))).resolve()
+    def path(name: str, default: Callable[[], str | Path], base: Path) -> Path:
+        variable = f"FEATURES_{name.upper()}"
+        value = given.get(name) or env.get(variable) or default()
+        return (base / local_path(str(value), where=variable)).resolve()
 
-    project_dir = path("project_dir", Path("."), Path.cwd())
-    home = path("home", Path(".features"), project_dir)
+    project_dir = path("project_dir", lambda: ".", Path.cwd())
+    home = path("home", lambda: ".features", project_dir)
     clock = given.get("clock") or env.get("FEATURES_CLOCK") or None
     if isinstance(clock, str):
         clock = parse_time(clock, where="FEATURES_CLOCK")
     redis_url = given.get("redis_url") or env.get("FEATURES_REDIS_URL") or None
     return Settings(
         project_dir=project_dir,
-        target_path=path("target_path", Path("target"), project_dir),
+        target_path=path("target_path", lambda: _dbt_target_path(env, project_dir), project_dir),
         home=home,
-        warehouse=path("warehouse", home / "warehouse.duckdb", project_dir),
-        offline=path("offline", home / "offline", project_dir),
+        warehouse=path("warehouse", lambda: home / "warehouse.duckdb", project_dir),
+        offline=path("offline", lambda: home / "offline", project_dir),
         redis_url=redis_url,  # type: ignore[arg-type]
         clock=clock,  # type: ignore[arg-type]
         allowed_hosts=tuple(filter(None, map(str.strip, env.get("FEATURES_ALLOWED_HOSTS", "").split(",")))),

@@ -15,6 +15,7 @@ from .index import Notice
 from .offline import OfflineStore, OfflineTable
 from .offline_types import quote
 from .registry import Registry
+from .settings import local_path
 from .training_record import Fingerprint, TrainingRecord, content_of, read_record
 from .training_set import Source, Sources, TrainingSet, open_read
 from .training_spine import Spine, check_spine, open_spine, parquet_spine
@@ -71,6 +72,7 @@ def reproduce(path: Path, *, sources: Sources, notice: Notice = lambda text: Non
     Raises RequestError when the spine's columns in the file are no longer those it was made with, OfflineStoreError
     when a table version is gone or another.
     """
+    path = local_path(path, where="training set")
     record = read_record(path)
     spine = parquet_spine(path, record.spine.columns)
     _check_unchanged(spine, record, path)

@@ -24,6 +24,7 @@ from .index_columns import arrow_type
 from .index_events import open_events
 from .offline import OfflineStore, OfflineTable
 from .point_in_time import Int64s
+from .settings import local_path
 from .stream_events import COUNTS, EVENT_ID
 from .training_record import METADATA_KEY, Fingerprint, SpineRecord, TrainingRecord, ViewRecord, content_of
 from .training_spine import Spine, key_values, time_values
@@ -135,7 +136,7 @@ class TrainingSet:
         The same definitions, table versions and spine give the same bytes. `progress` is told of rows.
         """
         started = time.monotonic()
-        path = Path(path)
+        path = local_path(path, where="training set")
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         fingerprint = Fingerprint(self._spine.schema)
         try:

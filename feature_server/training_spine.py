@@ -19,6 +19,7 @@ from .errors import RequestError
 from .index_columns import arrow_type, numpy_bools, numpy_integers
 from .offline_types import quote
 from .point_in_time import Int64s
+from .settings import local_path
 
 READ_ROWS = 1 << 18
 _SQL = re.compile(r"\s*((select|with|from)\s|\()", re.IGNORECASE)
@@ -87,7 +88,7 @@ def open_spine(given: Any, connect: Callable[[str], duckdb.DuckDBPyConnection]) 
     if isinstance(given, str) and _SQL.match(given):
         return _sql_spine(given, connect)
     if isinstance(given, str | Path):
-        return parquet_spine(Path(given))
+        return parquet_spine(given)
     if isinstance(given, pa.RecordBatch):
         given = pa.Table.from_batches([given])
     try:
@@ -111,8 +112,9 @@ def open_spine(given: Any, connect: Callable[[str], duckdb.DuckDBPyConnection]) 
     return Spine(given, table.schema, table.num_rows, lambda: iter(table.to_batches()))
 
 
-def parquet_spine(path: Path, columns: Sequence[str] | None = None) -> Spine:
+def parquet_spine(path: str | Path, columns: Sequence[str] | None = None) -> Spine:
     """The rows of a Parquet file, or some of its columns."""
+    path = local_path(path, where="spine")
     try:
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows

@@ -21,6 +21,7 @@ from .errors import WarehouseError
 from .offline_types import BUCKET, columns, literal, quote, sql_type
 from .stream_plan import EventSource, StreamPlan
 
+MISSING = "the warehouse does not exist"
 _RETRY_SECONDS = 0.25
 _LOCKED = re.compile(r"Could not set lock on file")
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
@@ -44,7 +45,7 @@ class Warehouse:
         self.path = path
         self.sources = {source.name: source for source in sources}
         self._copied: str | None = None  # the stream view whose events are copied
-        self.name = path.stem  # as dbt names its database, so that the bodies of SQL views resolve
+        self.name = database_name(path)  # as dbt names its database, so that the bodies of SQL views resolve
 
     def relation(self, view: FeatureView) -> str:
         """The view's relation as SQL; the name of dbt's database gives way to this session's.
@@ -56,7 +57,7 @@ class Warehouse:
                 self.connection.execute(f"create or replace temp table {_EVENTS} as {self._events(view, view.stream)}")
                 self._copied = view.id
             return _EVENTS
-        return ".".join(map(quote, [self.name, *_name_parts(view)[-2:]]))
+        return ".".join(map(quote, [self.name, *name_parts(view)[-2:]]))
 
     def source(self, view: FeatureView, *, since: str | None = None, before: str | None = None) -> str:
         """A SELECT of the view's relation: the offline table's columns, with the types declared, times as UTC instants.
@@ -152,7 +153,7 @@ class Warehouse:
         """What the project's macros have written about the view in a table beside it; nothing without such a table."""
         if not view.relation:
             return []
-        *schema, identifier = _name_parts(view)[-2:]
+        *schema, identifier = name_parts(view)[-2:]
         notes = ".".join(map(quote, [self.name, *schema, table]))
         sql = f"select {columns} from {notes} where model = ? order by {order}"
         try:
@@ -269,10 +270,10 @@ def event_types(source: EventSource) -> Iterator[EventTypes]:
 
 def _attach(connection: duckdb.DuckDBPyConnection, path: Path, deadline: float) -> None:
     if not path.is_file():
-        raise WarehouseError("the warehouse does not exist", where=str(path), remedy="run `dbt build` first")
+        raise WarehouseError(MISSING, where=str(path), remedy="run `dbt build` first")
     while True:
         try:
-            connection.execute(f"attach {literal(str(path))} as {quote(path.stem)} (read_only)")
+            connection.execute(f"attach {literal(str(path))} as {quote(database_name(path))} (read_only)")
             return
         except duckdb.Error as error:
             if not _LOCKED.search(str(error)):
@@ -298,7 +299,13 @@ def _locked(path: Path, message: str) -> WarehouseError:
     )
 
 
-def _name_parts(view: FeatureView) -> list[str]:
+def database_name(path: Path) -> str:
+    """The name that dbt and DuckDB give the database of a file."""
+    return path.name.lstrip(".").split(".")[0]
+
+
+def name_parts(view: FeatureView) -> list[str]:
+    """Database, schema and identifier of the view's relation, as far as it names them."""
     return [quoted.replace('""', '"') or plain for quoted, plain in _NAME_PART.findall(view.relation)]
 
 

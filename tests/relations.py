@@ -39,7 +39,7 @@ def view_of(
         ttl_us=ttl_us,
         refresh=refresh,
         features=tuple(Feature(name=feature, dtype=parse_sql_type(type_)) for feature, type_ in features.items()),
-        relation=f'"dev"."main"."{name}"',
+        relation=f'"warehouse"."main"."{name}"',
         identifier=name,
         fingerprint=f"{keys} {event} {created} {features}",
     )

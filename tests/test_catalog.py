@@ -68,6 +68,7 @@ def features(project: Path, *words: str, status: int = 0) -> str:
     """Run `features` in the project; standard output, or standard error when a failure is expected."""
     command = [sys.executable, "-m", "feature_server", *words]
     environment = {"PATH": "/usr/bin:/bin", "FEATURES_PROJECT_DIR": str(project), "HOME": str(project)}
+    environment["FEATURES_WAREHOUSE"] = "tiny.duckdb"
     root = Path(__file__).parents[1]
     run = subprocess.run(
         command, cwd=project, env=environment | {"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
@@ -84,7 +85,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = subprocess.run(dbt, cwd=folder, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     features(folder, "apply", "--no-parse")
-    shutil.copy(folder / "tiny.duckdb", folder / ".features" / "warehouse.duckdb")
     features(folder, "publish", "customer__activity@v1", "customer__activity@v2")
     return folder
 

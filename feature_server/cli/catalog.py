@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Json, ProjectDir, TargetPath, print_json
+from .common import Json, ProjectDir, TargetPath, print_json, written_here
 
 if TYPE_CHECKING:
     from ..status import Status, ViewStatus
     from ..status_sources import SourceStatus
 
 Out = Annotated[
-    Path | None, typer.Option(help="HTML file to write. [default: docs/index.html in the folder FEATURES_HOME]")
+    Path | None,
+    typer.Option(
+        help="HTML file to write. [default: docs/index.html in the folder FEATURES_HOME]", callback=written_here
+    ),
 ]
 NoBuild = Annotated[
     bool, typer.Option("--no-build", help="Use manifest.json and catalog.json as they are: dbt is not run.")

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Protocol
 import msgspec
 import typer
 
+from ..settings import local_path
+
 ProjectDir = Annotated[
     Path | None, typer.Option(help="Folder of dbt_project.yml. [env: FEATURES_PROJECT_DIR; default: here]")
 ]
@@ -18,6 +20,11 @@ TargetPath = Annotated[
     Path | None, typer.Option(help="Folder of dbt's manifest.json. [env: FEATURES_TARGET_PATH; default: target]")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def written_here(out: Path | None) -> Path | None:
+    """The value of --out, before anything is done for it."""
+    return None if out is None else local_path(out, where="--out")
 
 
 class Progress(Protocol):

@@ -58,9 +58,11 @@ def apply(
 ) -> None:
     """Check the definitions and put them in force: write the registry that every other command reads."""
     from ..registry import write_registry
+    from ..warehouse_build import check_target
 
     settings = _settings(project_dir, target_path)
     registry = _load(settings, no_parse, json)
+    check_target(registry.feature_views, settings)
     changes = _plan(settings, registry)
     write_registry(settings.registry_path, registry)
     if json:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Json, ProjectDir, print_json, progress_bar
+from .common import Json, ProjectDir, print_json, progress_bar, written_here
 
 if TYPE_CHECKING:
     from ..training_set import TrainingSet
 
-Out = Annotated[Path, typer.Option(help="Parquet file to write; it appears when it is complete.", metavar="FILE")]
+Out = Annotated[
+    Path,
+    typer.Option(help="Parquet file to write; it appears when it is complete.", metavar="FILE", callback=written_here),
+]
 MemoryLimit = Annotated[
     str | None,
     typer.Option(

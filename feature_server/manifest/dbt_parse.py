@@ -6,13 +6,22 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from ..durable import write_whole
 from ..errors import FeatureStoreError
 from .artifacts import Manifest, read_manifest
 
 _NOISE = re.compile(r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|^\s*$")
 _LOCKED = re.compile(r"Could not set lock on file")
+_TARGET = """{{ tojson({
+    'profile': target.profile_name, 'name': target.name, 'kind': target.type, 'path': target.get('path') or ''
+}) }}"""
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s\s?")
 
 
@@ -30,7 +39,7 @@ def profiles_dir(project_dir: Path) -> Path | None:
 
 def dbt_parse(project_dir: Path, target_path: Path) -> None:
     """Write `target_path`/manifest.json anew from the project's files; an error holds dbt's own words."""
-    _run(project_dir, target_path, ["parse"], "dbt cannot parse the project")
+    run_dbt(project_dir, target_path, ["parse"], "dbt cannot parse the project")
 
 
 def dbt_manifest(project_dir: Path, target_path: Path) -> None:
@@ -43,7 +52,36 @@ def dbt_manifest(project_dir: Path, target_path: Path) -> None:
     if names:
         arguments = ["compile", "--full-refresh", "--no-populate-cache", "--quiet"]
         arguments += ["--select", *(f"+{name}" for name in names)]
-        _run(project_dir, target_path, arguments, "dbt cannot compile the feature views that name a stream")
+        run_dbt(project_dir, target_path, arguments, "dbt cannot compile the feature views that name a stream")
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where dbt builds: a target of a profile, of a kind such as `duckdb`, with the path of its database if any."""
+
+    profile: str
+    name: str
+    kind: str
+    path: str
+
+
+def dbt_target(project_dir: Path, target_path: Path, ran: Mapping[str, Any] | None) -> Target:
+    """The target that dbt would build; that of a run with the arguments `ran`, as run_results.json has them, if given.
+
+    Takes as long as a `dbt parse`, and writes nothing.
+    """
+    arguments = ["compile", "--quiet", "--no-write-json", "--no-populate-cache", "--inline", _TARGET]
+    env = {}
+    if ran is not None:
+        env["DBT_TARGET"] = ran.get("target") or ""  # a run without one had the profile's default
+        if ran.get("profile"):
+            arguments += ["--profile", str(ran["profile"])]
+        if (project_dir / str(ran.get("profiles_dir"))).is_dir():
+            arguments += ["--profiles-dir", str(project_dir / str(ran["profiles_dir"]))]
+    said = run_dbt(project_dir, target_path, arguments, "dbt cannot say where it builds", env=env)
+    try:
+        return msgspec.json.decode(said[said.index("{") :], type=Target)
+    except (ValueError, msgspec.DecodeError):
+        raise FeatureStoreError("dbt does not say where it builds", where=str(project_dir), got=said) from None
 
 
 def stream_models(manifest: Manifest) -> list[str]:
@@ -52,7 +90,16 @@ def stream_models(manifest: Manifest) -> list[str]:
     return sorted({name for name, block in blocks if isinstance(block, dict) and "stream" in block})
 
 
-def _run(project_dir: Path, target_path: Path, arguments: list[str], failure: str) -> None:
+def run_dbt(
+    project_dir: Path,
+    target_path: Path,
+    arguments: list[str],
+    failure: str,
+    *,
+    env: dict[str, str] | None = None,
+    remedy: str | None = None,
+) -> str:
+    """What dbt prints; an error holds dbt's own words. The last build's run_results.json stays as it is."""
     if not (project_dir / "dbt_project.yml").exists():
         raise FeatureStoreError(
             "there is no dbt project", where=str(project_dir), expected="a folder with dbt_project.yml",
@@ -60,10 +107,14 @@ def _run(project_dir: Path, target_path: Path, arguments: list[str], failure: st
         )  # fmt: skip
     command = [*dbt_command(), "--no-use-colors", *arguments, "--project-dir", str(project_dir)]
     command += ["--target-path", str(target_path)]
-    if (own := profiles_dir(project_dir)) is not None:
+    if "--profiles-dir" not in arguments and (own := profiles_dir(project_dir)) is not None:
         command += ["--profiles-dir", str(own)]
-    env = os.environ | {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PYTHONWARNINGS": "ignore"}
-    run = subprocess.run(command, cwd=project_dir, env=env, capture_output=True, text=True, check=False)
+    quiet = {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PYTHONWARNINGS": "ignore"}
+    environ = {
+        name: value for name, value in (os.environ | quiet | (env or {})).items() if value or name != "DBT_TARGET"
+    }
+    with _kept(target_path / "run_results.json"):
+        run = subprocess.run(command, cwd=project_dir, env=environ, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         words = _own_words(run.stdout + run.stderr)
         if _LOCKED.search(words):
@@ -74,8 +125,22 @@ def _run(project_dir: Path, target_path: Path, arguments: list[str], failure: st
             )  # fmt: skip
         raise FeatureStoreError(
             failure, where=str(project_dir), got=words,
-            remedy=f"correct the project until `dbt {' '.join(arguments)}` succeeds",
+            remedy=remedy or f"correct the project until `dbt {' '.join(arguments)}` succeeds",
         )  # fmt: skip
+    return run.stdout
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """Leave a file as it was before the block: it tells of the last build, and dbt writes it when it builds nothing."""
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    finally:
+        if before is None:
+            path.unlink(missing_ok=True)
+        elif path.read_bytes() != before:
+            write_whole(path, lambda file: file.write(before))
 
 
 def _own_words(output: str) -> str:

@@ -1,0 +1,104 @@
+"""Where things are: what the environment says, and places that are not on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from feature_server.cli import main
+from feature_server.embedded import connect
+from feature_server.errors import OnlineStoreError, SettingsError
+from feature_server.online_log import landing_folder
+from feature_server.settings import load_settings
+from feature_server.stream_plan import EventSource
+from feature_server.training_spine import parquet_spine
+
+PLACES = ("PROJECT_DIR", "TARGET_PATH", "HOME", "WAREHOUSE", "OFFLINE")
+ELSEWHERE = (
+    "s3://bucket/features", "gs://bucket/x", "az://x", "abfss://x@y/z", "hdfs://h/x", "file:///srv/x", "md:shop",
+    "motherduck:shop", "postgres:dbname=shop", "ducklake:x.ducklake", ":memory:",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("url", ELSEWHERE)
+def test_a_place_that_is_not_on_this_machine_is_refused_by_name(place: str, url: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings({"FEATURES_PROJECT_DIR": str(tmp_path), f"FEATURES_{place}": url})
+    error = raised.value
+    assert (error.where, error.got, error.remedy) == (
+        f"FEATURES_{place}", url, f"set FEATURES_{place} to a local path",
+    )  # fmt: skip
+
+
+def test_a_folder_with_a_colon_and_a_home_folder_are_paths(tmp_path: Path) -> None:
+    env = {"FEATURES_PROJECT_DIR": str(tmp_path), "FEATURES_OFFLINE": "./2013:2014", "FEATURES_HOME": "~/features"}
+    settings = load_settings(env | {"FEATURES_WAREHOUSE": "/srv/a:b.duckdb"})
+    assert settings.offline == tmp_path / "2013:2014"
+    assert settings.home == Path.home() / "features"
+    assert settings.warehouse == Path("/srv/a:b.duckdb")
+
+
+def test_dbts_artifacts_are_read_where_dbt_writes_them(tmp_path: Path) -> None:
+    def target_path(**environ: str) -> Path:
+        return load_settings(environ, project_dir=tmp_path).target_path
+
+    assert target_path() == tmp_path / "target"
+    project = tmp_path / "dbt_project.yml"
+    project.write_text("name: shop\ntarget-path: 'built'  # not target\nclean-targets: [target]\n")
+    assert target_path() == tmp_path / "built"
+    assert target_path(DBT_TARGET_PATH="/srv/built") == Path("/srv/built")
+    project.write_text("target-path: \"{{ env_var('WHERE') }}\"\n")
+    with pytest.raises(SettingsError, match="set FEATURES_TARGET_PATH"):
+        target_path()
+    assert target_path(FEATURES_TARGET_PATH="there") == tmp_path / "there"
+
+
+def test_every_command_that_writes_refuses_a_place_elsewhere_and_makes_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = [
+        ["train", "fraud_v1", "--spine", "spine.parquet", "--out", "s3://bucket/train.parquet"],
+        ["reproduce", "s3://bucket/train.parquet", "--out", "again.parquet"],
+        ["docs", "--out", "s3://bucket/index.html", "--no-build"],
+    ]
+    for arguments in written:
+        monkeypatch.setattr(sys, "argv", ["features", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        said = capsys.readouterr().err
+        assert (exit_.value.code, "only files of this machine can be used here" in said) == (1, True), said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spine_elsewhere_is_refused() -> None:
+    with pytest.raises(SettingsError, match="only files of this machine"):
+        parquet_spine("s3://bucket/spine.parquet")
+
+
+def test_live_events_do_not_land_in_a_folder_named_like_a_bucket(tmp_path: Path) -> None:
+    source = EventSource(
+        name="shop.orders", columns=(), event_id="id", event_timestamp="at", path="models/sources.yml",
+        relation="read_parquet('s3://bucket/orders/*.parquet')",
+    )  # fmt: skip
+    with pytest.raises(SettingsError, match="only files of this machine") as raised:
+        landing_folder(source, tmp_path)
+    assert raised.value.where == "models/sources.yml"
+
+
+def test_a_folder_below_the_project_gets_no_online_store_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dbt_project.yml").write_text("name: shop\n")
+    below = tmp_path / "models" / "orders"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    for environ in ({}, {"FEATURES_PROJECT_DIR": "nowhere"}):
+        with pytest.raises(OnlineStoreError) as raised, connect(load_settings(environ)):
+            pass
+        assert raised.value.remedy is not None
+        assert f"FEATURES_PROJECT_DIR={tmp_path}" in raised.value.remedy
+    assert list(below.iterdir()) == []
