@@ -195,7 +195,7 @@ def test_a_large_push_is_several_entries_of_the_log(
         finally:
             client.config_set("proto-max-bulk-len", allowed)
     with OnlineStore(valkey) as online:
-        tables = [table for _, table in logged(online, SOURCE)]
+        tables = list(logged(online, event_source()))
         assert [table.num_rows for table in tables] == [2] * 8
         assert pa.concat_tables(tables)["transaction_id"].to_pylist() == list(range(16))
 
