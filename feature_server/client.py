@@ -28,6 +28,7 @@ from .client_push import TIMEOUT_SECONDS as PUSH_TIMEOUT_SECONDS
 from .client_result import FeatureVector, FeatureVectors, event_times
 from .errors import FeatureStoreError, OnlineStoreUnavailable, RequestError
 from .reading import TIMEOUT_SECONDS, AsyncFeatures, AsyncRedisReader, RedisReader, read_features
+from .redis_url import shown_url
 from .serving import FeatureReader, GetOnlineFeatures, OnlineFeatures
 from .serving_rows import NOT_FOUND, PRESENT, to_datetimes
 from .settings import Settings, load_settings
@@ -57,7 +58,7 @@ class _Client:
             from . import embedded
 
             url = self._resources.enter_context(embedded.connect(settings))
-        self.url = url
+        self.url, self._shown = url, shown_url(url)
         self.timeout = timeout
         self._over_http = url.startswith(("http://", "https://"))
         self._endpoint = url.rstrip("/") + PATH
@@ -67,7 +68,7 @@ class _Client:
         self._ingestor: Ingestor | None = None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
+        return f"{type(self).__name__}({self._shown!r})"
 
     @staticmethod
     def _request(
@@ -129,7 +130,7 @@ class _Client:
             found = self._ingestor.push_columns(source, columns)
         except ImportError as error:
             return RequestError(
-                "events cannot be pushed to Redis by this install", where=self.url, got=str(error),
+                "events cannot be pushed to Redis by this install", where=self._shown, got=str(error),
                 expected="feature-warehouse[warehouse], or the URL of a feature server",
                 remedy='push through the server: FeatureClient("http://…").push(…)',
             )  # fmt: skip
@@ -138,12 +139,14 @@ class _Client:
         return PushedBatch(accepted=found.accepted, rejected=[RejectedEvent(*refused) for refused in found.rejected])
 
     def _pushed(self, response: httpx.Response) -> PushedBatch | FeatureStoreError:
-        return decode_push(response.status_code, response.content, self._push_endpoint)
+        wait = response.headers.get("retry-after", "")
+        return decode_push(response.status_code, response.content, self._shown + PUSH_PATH, wait)
 
     def _received(self, response: httpx.Response, request: GetOnlineFeatures) -> FeatureVectors:
         if response.status_code != 200:
-            raise error_of(response.status_code, response.content, self._endpoint)
-        return decode_response(response.content, request.entities, self._endpoint)
+            wait = response.headers.get("retry-after", "")
+            raise error_of(response.status_code, response.content, self._shown + PATH, wait)
+        return decode_response(response.content, request.entities, self._shown + PATH)
 
 
 class FeatureClient(_Client):
@@ -249,7 +252,7 @@ class FeatureClient(_Client):
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):  # the connection had been closed
                 return self._http.post(endpoint, content=body, timeout=timeout)
         except httpx.HTTPError as error:
-            raise unreachable(endpoint, error) from None
+            raise unreachable(self._shown, error) from None
 
 
 class AsyncFeatureClient(_Client):
@@ -345,7 +348,7 @@ class AsyncFeatureClient(_Client):
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
                 return await self._http.post(endpoint, content=body, timeout=timeout)
         except httpx.HTTPError as error:
-            raise unreachable(endpoint, error) from None
+            raise unreachable(self._shown, error) from None
 
 
 def _one(entity: dict[str, Any]) -> dict[str, list[Any]]:

@@ -78,8 +78,15 @@ def decode_response(body: bytes, entities: dict[str, list[Any]], url: str) -> Fe
     )
 
 
-def error_of(status: int, body: bytes, url: str) -> FeatureStoreError:
+def error_of(status: int, body: bytes, url: str, retry_after: str = "") -> FeatureStoreError:
     """The error that the server reports, as the class it was raised as there."""
+    error = _error_of(status, body, url)
+    if isinstance(error, OnlineStoreUnavailable) and retry_after.isdigit():
+        error.retry_after_seconds = int(retry_after)
+    return error
+
+
+def _error_of(status: int, body: bytes, url: str) -> FeatureStoreError:
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
         kind = getattr(errors, fields["error"])

@@ -89,14 +89,14 @@ def encode_push(source: str, columns: bytes) -> bytes:
     return b'{"push_source_name":%b,"df":%b}' % (msgspec.json.encode(source), columns)
 
 
-def decode_push(status: int, body: bytes, url: str) -> PushedBatch | FeatureStoreError:
+def decode_push(status: int, body: bytes, url: str, retry_after: str = "") -> PushedBatch | FeatureStoreError:
     """What the server says of a batch."""
     if status in (200, 422):
         try:
             return msgspec.json.decode(body, type=PushedBatch)
         except msgspec.DecodeError:  # an error, then
             pass
-    return error_of(status, body, url)
+    return error_of(status, body, url, retry_after)
 
 
 def _broken_off(error: OnlineStoreUnavailable, accepted: int) -> OnlineStoreUnavailable:

@@ -8,7 +8,8 @@
     ├── WarehouseError           DuckDB's file is missing, locked by a build, or lacks a relation
     ├── OfflineStoreError        a Delta table is missing, damaged, or lacks a version
     └── OnlineStoreError         what Redis holds cannot be used
-        ├── OnlineStoreUnavailable   Redis does not answer (HTTP 503, worth a retry)
+        ├── OnlineStoreUnavailable   Redis does not answer, or not yet (HTTP 503, worth a retry)
+        ├── OnlineStoreRefused       Redis lets this user, or this product, in only once something is changed (HTTP 503)
         ├── NotSynced                the view has no values online yet (HTTP 503)
         └── SyncConflict             another sync of the same view is running or took over
 
@@ -30,6 +31,7 @@ class FeatureStoreError(Exception):
     """
 
     status = 500
+    logged = False  # by the feature server, which answers several requests with one error
 
     def __init__(
         self,
@@ -146,6 +148,12 @@ class OnlineStoreUnavailable(OnlineStoreError):
 
     status = 503
     retry_after_seconds = 1
+
+
+class OnlineStoreRefused(OnlineStoreError):
+    """Redis refuses until somebody has changed something: a password, a right, the server."""
+
+    status = 503
 
 
 class NotSynced(OnlineStoreError):

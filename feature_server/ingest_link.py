@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import hiredis
 
-from .errors import OnlineStoreError
 from .reading import reply_parser
-from .reading_url import RedisAddress, parse_redis_url
+from .redis_refusals import refusal
+from .redis_url import RedisAddress, parse_redis_url
 
 TIMEOUT_SECONDS = 30.0
 _MULTI, _EXEC = hiredis.pack_command((b"MULTI",)), hiredis.pack_command((b"EXEC",))
@@ -159,8 +159,5 @@ def _receive(link: socket.socket) -> bytes:
 
 def _check(address: RedisAddress, reply: Any) -> Any:
     if isinstance(reply, hiredis.ReplyError):
-        raise OnlineStoreError(
-            "Redis refuses a command", where=address.shown, got=str(reply),
-            remedy="see Redis' log: memory, disk, permissions, or a read-only replica",
-        )  # fmt: skip
+        raise refusal(str(reply), where=address.shown)
     return reply

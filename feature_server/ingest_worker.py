@@ -15,7 +15,14 @@ from typing import Any
 
 import msgspec
 
-from .errors import FeatureStoreError, NotSynced, OnlineStoreError, OnlineStoreUnavailable, UnknownNameError
+from .errors import (
+    FeatureStoreError,
+    NotSynced,
+    OnlineStoreError,
+    OnlineStoreRefused,
+    OnlineStoreUnavailable,
+    UnknownNameError,
+)
 from .ingest import Ingestor
 from .keys import DEAD, EVENTS, GROUP
 from .online import OnlineStore, redis_errors
@@ -55,22 +62,23 @@ class Worker:
         self.done = Streamed(source=source.name)
         self._events, self._dead = EVENTS + source.name.encode(), DEAD + source.name.encode()
         self._last_read = (0, 0)
-        self._join()
 
     def run(
         self,
         *,
         once: bool = False,
         land_seconds: float = LAND_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
         stopped: Callable[[], bool] = lambda: False,
         report: Callable[[str], None] = lambda line: None,
     ) -> Streamed:
         """Take in events and land them until `stopped`, or, with `once`, what there is now.
 
         Events of a source that is not online yet stay in the stream until it is. Without `once` it waits for a Redis
-        that does not answer, and goes on.
+        that does not answer, or refuses, and goes on.
         """
         if once:
+            self._join()
             try:
                 self._take_all(stopped)
             except (NotSynced, UnknownNameError) as error:
@@ -88,11 +96,12 @@ class Worker:
                 if time.monotonic() >= next_landing:
                     self._land(report)
                     next_landing = time.monotonic() + land_seconds
-            except (NotSynced, UnknownNameError, OnlineStoreUnavailable) as error:
+            except (NotSynced, UnknownNameError, OnlineStoreUnavailable, OnlineStoreRefused) as error:
                 if trouble != self._waiting(error):
                     trouble = self._waiting(error)
                     report(trouble)
-                time.sleep(RETRY_SECONDS)
+                self.online.client.connection_pool.disconnect()  # the address may be another server's by now
+                time.sleep(retry_seconds)
         self._land(report)
         return self.done
 
@@ -105,8 +114,8 @@ class Worker:
             pass
 
     def _waiting(self, error: FeatureStoreError) -> str:
-        if isinstance(error, OnlineStoreUnavailable):
-            return f"waiting for Redis: {error.what} ({error.got})"
+        if isinstance(error, OnlineStoreUnavailable | OnlineStoreRefused):
+            return f"waiting for Redis: {error.what} ({error.got}): {error.remedy}"
         return f"{self.source.name} is not online yet, its events wait in {self._events.decode()}: run `features sync`"
 
     def take(self, *, block_ms: int | None = None) -> int:

@@ -19,8 +19,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from . import keys
-from .errors import OnlineStoreError, OnlineStoreUnavailable, SyncConflict
+from .errors import OnlineStoreUnavailable, SyncConflict
 from .online_registry import OnlineRegistry, decode_online_registry, encode_online_registry
+from .redis_refusals import refusal
+from .redis_url import parse_redis_url
 
 TIMEOUT_SECONDS = 30.0
 
@@ -65,23 +67,16 @@ class OnlineStore:
 
     def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._last_registry: tuple[bytes, OnlineRegistry] | None = None
-        try:
-            self.client: Any = redis.Redis.from_url(
-                url,
-                protocol=2,
-                decode_responses=False,
-                socket_timeout=timeout_seconds,
-                socket_connect_timeout=min(timeout_seconds, 5.0),
-                retry=Retry(NoBackoff(), 0),
-                client_name="features",
-            )
-        except ValueError as error:
-            raise OnlineStoreError(
-                "not a Redis URL",
-                where="FEATURES_REDIS_URL",
-                expected="redis://host:6379/0, rediss://user:password@host:6379 or unix:///path/to/socket",
-                got=str(error),
-            ) from None
+        parse_redis_url(url)  # says what is wrong with it, without its password
+        self.client: Any = redis.Redis.from_url(
+            url,
+            protocol=2,
+            decode_responses=False,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=min(timeout_seconds, 5.0),
+            retry=Retry(NoBackoff(), 0),
+            client_name="features",
+        )
 
     def close(self) -> None:
         self.client.close()
@@ -203,17 +198,12 @@ def redis_errors() -> Iterator[None]:
     """Errors of the Redis library as this product's."""
     try:
         yield
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise OnlineStoreError(
-            "Redis refuses this user", got=str(error), remedy="check user and password in FEATURES_REDIS_URL"
-        ) from None
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise OnlineStoreUnavailable(
-            "Redis does not answer", got=str(error), remedy="start it, or check FEATURES_REDIS_URL"
-        ) from None
     except redis.WatchError:
         raise
     except redis.RedisError as error:
-        raise OnlineStoreError(
-            "Redis refuses a command", got=str(error), remedy="see Redis' log: memory, disk, or a read-only replica"
-        ) from None
+        text = str(error).rpartition(" of pipeline caused error: ")[2]  # before that stand the command's arguments
+        if error.status_code is None and isinstance(error, redis.ConnectionError | redis.TimeoutError):
+            raise OnlineStoreUnavailable(
+                "Redis does not answer", got=text, remedy="start it, or check FEATURES_REDIS_URL"
+            ) from None
+        raise refusal(f"{error.status_code or ''} {text}".strip()) from None

@@ -18,14 +18,14 @@ from typing import Any
 import hiredis
 
 from .errors import OnlineStoreError, OnlineStoreUnavailable
-from .reading_url import RedisAddress, parse_redis_url
+from .redis_refusals import refusal
+from .redis_url import RedisAddress, parse_redis_url
 from .serving import RELOAD_KEYS, FeatureReader, OnlineFeatures, Reload, Steps
 
 TIMEOUT_SECONDS = 1.0
 MAX_BATCH_KEYS = 10_000
 KEPT_BUFFER_BYTES = 8 << 20  # of a connection; by default hiredis gives back more than 16 KiB after each reply
 BACKOFF_SECONDS = (0.02, 0.5)  # the first wait after a failed connection attempt, and the longest
-_TEMPORARY = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
 
 
 class ConnectionLost(Exception):
@@ -41,15 +41,7 @@ def reply_parser() -> hiredis.Reader:
 
 def _check_reply(address: RedisAddress, reply: Any) -> Any:
     if isinstance(reply, hiredis.ReplyError):
-        text = str(reply)
-        if text.startswith(_TEMPORARY):
-            raise address.unavailable(text)
-        raise OnlineStoreError(
-            "Redis refuses to read",
-            where=address.shown,
-            got=text,
-            remedy="check the user, password and permissions in FEATURES_REDIS_URL",
-        )
+        raise refusal(str(reply), where=address.shown)
     return reply
 
 
@@ -277,11 +269,9 @@ class _Link(asyncio.Protocol):
                 waiting.set_result(reply)
             return
         if isinstance(reply, hiredis.ReplyError):
+            error = refusal(str(reply), where=self._address.shown)
             for _, future in waiting:
-                try:
-                    _check_reply(self._address, reply)
-                except OnlineStoreError as error:
-                    _fail(future, error)
+                _fail(future, error)
             return
         if len(waiting) == 1:
             future = waiting[0][1]

@@ -34,6 +34,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     clock: datetime | None = None
     allowed_hosts: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        fields = msgspec.structs.asdict(self) | {"redis_url": self.redis_url and "…"}  # it may have a password
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+
     @property
     def registry_path(self) -> Path:
         return self.home / "registry.json"

@@ -10,7 +10,7 @@ import pytest
 import redis
 from sync_project import make_view, registry_of
 
-from feature_server.errors import NotSynced, OnlineStoreError, SyncConflict, UnknownNameError
+from feature_server.errors import NotSynced, OnlineStoreError, SettingsError, SyncConflict, UnknownNameError
 from feature_server.keys import EPOCH, REGISTRY
 from feature_server.online import Attempt, Fence, Generation, OnlineStore
 from feature_server.online_lock import fenced
@@ -98,16 +98,17 @@ def test_a_user_and_password_in_the_url_are_used_and_a_wrong_one_is_said(valkey:
     with OnlineStore(f"unix://sync@{path}?password=secret") as store:
         store.publish(lambda now: EMPTY)
         assert store.registry() == EMPTY
-    for user, password in (("sync", "wrong"), ("reader", "secret")):
+    refused = "Redis does not know this user and password", "ACL SETUSER <user> [+]client"
+    for user, password, said in (("sync", "wrong", refused[0]), ("reader", "secret", refused[1])):
         with (
             OnlineStore(f"unix://{user}@{path}?password={password}") as store,
-            pytest.raises(OnlineStoreError, match="Redis refuses"),
+            pytest.raises(OnlineStoreError, match=said),
         ):
             store.publish(lambda now: OnlineRegistry(registry=registry_of(project="other")))
 
 
 def test_what_is_no_redis_url_is_refused() -> None:
-    with pytest.raises(OnlineStoreError, match="not a Redis URL"):
+    with pytest.raises(SettingsError, match="not a Redis URL"):
         OnlineStore("http://localhost:6379")
 
 

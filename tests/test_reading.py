@@ -15,9 +15,9 @@ import pytest
 import redis
 
 from feature_server.embedded import EmbeddedValkey
-from feature_server.errors import OnlineStoreError, OnlineStoreUnavailable, SettingsError
+from feature_server.errors import OnlineStoreError, OnlineStoreRefused, OnlineStoreUnavailable, SettingsError
 from feature_server.reading import AsyncRedisReader, RedisReader
-from feature_server.reading_url import parse_redis_url
+from feature_server.redis_url import parse_redis_url
 
 
 def sync_reads(url: str, *batches: list[bytes], between: Callable[[], None] = lambda: None) -> list[Any]:
@@ -124,7 +124,7 @@ def test_a_database_and_password_in_the_url_are_used(valkey: str, reads: Callabl
     path = valkey.removeprefix("unix://")
     try:
         assert reads(f"unix://reader:p%40ss%2Fword@{path}?db=3", [b"a"]) == [[b"1"]]
-        assert reads(f"unix://reader:wrong@{path}?db=3", [b"a"]) == [OnlineStoreError]
+        assert reads(f"unix://reader:wrong@{path}?db=3", [b"a"]) == [OnlineStoreRefused]
     finally:
         server.acl_deluser("reader")
 

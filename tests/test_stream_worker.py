@@ -173,6 +173,7 @@ def test_events_read_by_a_worker_that_was_killed_are_taken_in_by_the_next(projec
         worker = Worker(online, ingestor, SOURCE, project.landing)
         name = EVENTS + SOURCE.name.encode()
         online.client.xadd(name, {"event": msgspec.json.encode(event)})
+        online.client.xgroup_create(name, "features", id="0")
         online.client.xreadgroup("features", worker.consumer, {name: ">"})
         assert worker.run(once=True).accepted == 1
 
@@ -268,6 +269,7 @@ def test_the_producers_stream_keeps_what_is_not_taken_in_or_what_another_group_r
     with OnlineStore(project.url) as online, Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
         worker = Worker(online, ingestor, SOURCE, project.landing)
         ids = [online.client.xadd(name, event(number)) for number in range(5)]
+        online.client.xgroup_create(name, "features", id="0")
         online.client.xreadgroup("features", "slow", {name: ">"}, count=2)
         assert worker.run(once=True).accepted == 3
         assert [found for found, _ in online.client.xrange(name)] == ids

@@ -144,6 +144,7 @@ class FeatureServer:
         return {view_id: last for view_id, last in found.items() if last is not None}
 
     async def _send_error(self, send: Send, route: str, error: FeatureStoreError) -> None:
+        log_failure(route, error)
         self.reader.counts.count_request(route, error.status)
         headers = [_JSON]
         if self.draining or isinstance(error, BodyTooLarge):
@@ -157,6 +158,13 @@ class FeatureServer:
 INTERNAL_ERROR = orjson.dumps(
     {"error": "InternalError", "what": "the server failed; its log says why", "remedy": "report it with the log"}
 )
+
+
+def log_failure(route: str, error: FeatureStoreError) -> None:
+    """Why a request was answered with a 5xx: one line for each error, however many requests it answers."""
+    if error.status >= 500 and not error.logged:
+        error.logged = True
+        log.error("%s answered %d: %s", route, error.status, "; ".join(map(str.strip, str(error).splitlines())))
 
 
 def error_body(error: FeatureStoreError) -> bytes:

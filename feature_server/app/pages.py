@@ -18,7 +18,7 @@ from ..online_live import LiveSource
 from ..online_verified import LastVerified
 from .describe import describe_entity, describe_service, describe_view
 from .explain import EXPLAIN_ROUTE, Explainer, parse_question
-from .features import ROUTE, FeatureServer, error_body
+from .features import ROUTE, FeatureServer, error_body, log_failure
 from .html import entity_page, error_page, explain_page, index_page, service_page, view_page
 from .live import LiveSources
 from .openapi import openapi
@@ -187,6 +187,7 @@ class _Pages:
 
     async def refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, FeatureStoreError)
+        log_failure(request.url.path, error)
         headers = {}
         if hasattr(error, "retry_after_seconds"):
             headers["retry-after"] = str(error.retry_after_seconds)

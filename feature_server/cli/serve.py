@@ -31,7 +31,7 @@ def serve(
     from ..app.access import create_access
     from ..app.supervisor import Supervisor, listen
     from ..embedded import connect
-    from ..reading_url import parse_redis_url
+    from ..redis_url import parse_redis_url
     from ..settings import load_settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -15,11 +15,13 @@ from hiredis import pack_command
 from .errors import OnlineStoreUnavailable, SettingsError
 
 _EXPECTED = "redis://[user:password@]host[:port][/db], rediss://… with TLS, or unix:///path/to/socket[?db=0]"
+_ESCAPE = "in user and password write / as %2F, # as %23, ? as %3F and @ as %40"
+_SECRETS = ("username", "password")
 _OPTIONS = {"db", "username", "password", "ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 
 
 class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """One Redis server and database. `shown` is its URL without the password, for messages."""
+    """One Redis server and database. `shown` is its URL without user and password, for messages."""
 
     shown: str
     host: str = "localhost"
@@ -29,6 +31,9 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
     username: str | None = None
     password: str | None = None
     tls: dict[str, str] | None = None
+
+    def __repr__(self) -> str:
+        return f"RedisAddress({self.shown!r})"
 
     def greeting(self) -> list[bytes]:
         """The commands that open a connection, packed; each is answered with OK."""
@@ -74,22 +79,48 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def shown_url(url: str) -> str:
+    """A URL of Redis or of a feature server without user and password: the only form in which one is ever shown.
+
+    Raises SettingsError for one that cannot be used.
+    """
+    if not url.startswith(("http://", "https://")):
+        return parse_redis_url(url).shown
+    try:
+        parts = urlsplit(url)
+        host, port, behind = parts.hostname, parts.port, f"{parts.path}{parts.query}{parts.fragment}"
+    except ValueError:
+        host, port, behind = None, None, ""
+    if not host or "@" in behind or parts.query or parts.fragment:
+        raise SettingsError("not a URL of a feature server", expected="http://host:6566", remedy=_ESCAPE)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+
+
 def parse_redis_url(url: str) -> RedisAddress:
-    """The address that a URL names; SettingsError says what is wrong with it."""
+    """The address that a URL names; SettingsError says what is wrong with it, and nothing that may be a password."""
 
     def wrong(got: str) -> SettingsError:
-        return SettingsError("not a Redis URL that can be used", where="redis_url", expected=_EXPECTED, got=got)
+        return SettingsError(
+            "not a Redis URL that can be used", where="redis_url", expected=_EXPECTED, got=got, remedy=_ESCAPE
+        )
 
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise wrong("what is no URL") from None
     if parts.scheme not in ("redis", "rediss", "unix"):
-        raise wrong(f"scheme {parts.scheme!r}")
-    options = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        raise wrong("another scheme" if "@" in url else f"scheme {parts.scheme!r}")
+    options = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    elsewhere = [parts.path, *options, *(value for name, value in options.items() if name not in _SECRETS)]
+    if parts.fragment or any("@" in part for part in elsewhere):
+        raise wrong("a # or an @ where none can be")
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         raise wrong(f"option {unknown[0]!r}")
     given: dict[str, Any] = {
-        "username": unquote(parts.username) if parts.username else options.get("username"),
-        "password": unquote(parts.password) if parts.password else options.get("password"),
+        "username": unquote(parts.username) if parts.username else options.get("username") or None,
+        "password": unquote(parts.password) if parts.password else options.get("password") or None,
     }
     db = options.get("db")
     if parts.scheme == "unix":
