@@ -266,6 +266,7 @@ def test_bad_events_of_producers_are_dead_letters_and_good_ones_land_and_read(
             fields, good = fuzzer.entry()
             sent[online.client.xadd(PRODUCED, fields).decode()] = fields, good
             if number == ENTRIES // 3:  # a worker that was killed had these
+                online.client.xgroup_create(PRODUCED, "features", id="0")
                 online.client.xreadgroup("features", worker.consumer, {PRODUCED: ">"})
         done = worker.run(once=True)
         bad = [name for name, (_, good) in sent.items() if not good]

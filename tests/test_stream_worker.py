@@ -157,6 +157,7 @@ def test_an_event_that_stopped_a_worker_is_a_dead_letter_at_its_next_start(proje
         worker = Worker(online, ingestor, SOURCE, project.landing)
         for fields in (event(7), {"event": poisoned(change)}, event(9)):
             online.client.xadd(name, fields)
+        online.client.xgroup_create(name, "features", id="0")
         online.client.xreadgroup("features", worker.consumer, {name: ">"})
         online.client.xadd(name, event(10))
         done = worker.run(once=True)
