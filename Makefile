@@ -33,7 +33,7 @@ $(INSTALLED):
 demo: $(INSTALLED) ## build, publish, sync, serve, train and document the example, then say what happened
 	@$(BIN)/python -m scripts.demo
 
-up: $(INSTALLED) ## start Airflow, the feature server and the docs site on this machine
+up: $(INSTALLED) ## load the example if it is not yet, start Airflow, the feature server and the docs site
 	@$(BIN)/python -m scripts.up
 
 down: $(INSTALLED) ## end what `make up` started

@@ -47,6 +47,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Local indexes of offline tables: a cache, safe to delete."""
         return self.home / "index"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What gives another process, in whatever folder, these paths and this clock."""
+        return {
+            "FEATURES_PROJECT_DIR": str(self.project_dir),
+            "FEATURES_TARGET_PATH": str(self.target_path),
+            "FEATURES_HOME": str(self.home),
+            "FEATURES_WAREHOUSE": str(self.warehouse),
+            "FEATURES_OFFLINE": str(self.offline),
+            "FEATURES_CLOCK": "" if self.clock is None else self.clock.isoformat(),
+        }
+
     def now(self) -> datetime:
         """The present as this process sees it: UTC, aware; `clock` when that is set."""
         return self.clock if self.clock is not None else datetime.now(UTC)

@@ -18,14 +18,22 @@ DUCKDB_POOL = "duckdb"
 
 
 def airflow_environment(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of Airflow and its tasks; what `environ` (this process's by default) sets already wins."""
+    """The environment of Airflow, its tasks and whatever else is to see the same world as `settings`.
+
+    What `environ` (this process's by default) says of Airflow already wins.
+    """
     given = dict(os.environ if environ is None else environ)
     home = settings.home / "airflow"
     defaults = {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "scripts" / "airflow_plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
+        # On a busy laptop Airflow's own limits (30, 50 and 5 s) make an import error of a DAG and red tasks.
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "240",
+        "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "300",
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__WORKERS": "1",
@@ -34,15 +42,10 @@ def airflow_environment(settings: Settings, environ: Mapping[str, str] | None = 
         "AIRFLOW__COSMOS__ENABLE_TELEMETRY": "False",
         "AIRFLOW__COSMOS__ENABLE_DAG_VERSIONING": "False",
         "AIRFLOW__COSMOS__CACHE_DIR": str(home / "cosmos"),
-        "FEATURES_PROJECT_DIR": str(settings.project_dir),
-        "FEATURES_TARGET_PATH": str(settings.target_path),
-        "FEATURES_HOME": str(settings.home),
-        "FEATURES_WAREHOUSE": str(settings.warehouse),
-        "FEATURES_OFFLINE": str(settings.offline),
     }
     binaries = str(Path(sys.executable).parent)
     search = [part for part in given.pop("PATH", os.defpath).split(os.pathsep) if part != binaries]
-    return defaults | given | {"PATH": os.pathsep.join([binaries, *search])}
+    return defaults | given | settings.environment | {"PATH": os.pathsep.join([binaries, *search])}
 
 
 def prepare_airflow(environment: Mapping[str, str]) -> None:

@@ -24,15 +24,15 @@ from .airflow_env import airflow_environment
 from .demo_live import live
 from .demo_page import Page, run
 from .demo_run import CommandFailed, Commands, running_server
+from .example import CLOCK, LANDED, shown
+from .example import load as load_example
 
-CLOCK = "2013-12-30T23:00:00Z"  # the example's flights flew in 2013; its world ends here
 TRAINING = (("flight_delay_v1", "flight_delay_labels", "is_late"), ("fraud_v1", "fraud_labels", "is_fraud"))
 
 
 def main() -> None:
     settings = load_settings(clock=CLOCK)
-    environment = airflow_environment(settings) | {"FEATURES_CLOCK": CLOCK}
-    commands = Commands(settings.project_dir, environment, settings.home / "run" / "demo.log")
+    commands = Commands(settings.project_dir, airflow_environment(settings), settings.home / "run" / "demo.log")
     page = Page()
     page.title(
         "Feature warehouse: from SQL to a model",
@@ -68,23 +68,12 @@ def load(page: Page, commands: Commands, settings: Settings) -> None:
     """Generate the payments and put the definitions in force."""
     with page.step("Load the example data, check the definitions"):
         landing = settings.home / "landing"
-        for feed in ("payments", "flights"):
-            run(page, commands, f"python -m examples.{feed} --out {shown(landing, settings)}")
-        applied = json.loads(run(page, commands, "features apply --json"))
+        applied = load_example(lambda command: run(page, commands, command), settings)
         page.rows(
             ["source", "rows", "what"],
             [[name, f"{count(landing / name / '*.parquet'):,}", what] for name, what in LANDED],
         )
         page.say(f"[dim]{applied_text(applied)}")
-
-
-LANDED = (
-    ("departures", "every flight that left New York in 2013 or was cancelled (real)"),
-    ("arrivals", "the same flights where they arrived (real)"),
-    ("transactions", "card payments: bursts, late and corrected rows, refunds (generated)"),
-    ("visits", "site visits of the same customers (generated)"),
-    ("fraud_reports", "payments found to be fraud, days later (generated)"),
-)
 
 
 def query(sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -210,11 +199,6 @@ def replay(page: Page, commands: Commands) -> None:
     lines = run(page, commands, "python -m examples.replay --hours 24 --speed 0").splitlines()
     for line in [*lines[7:24:4], *lines[-2:]]:
         page.say(f"[dim]{line}")
-
-
-def shown(path: Path, settings: Settings) -> str:
-    """A path as a person in the project folder would type it."""
-    return str(path.relative_to(settings.project_dir)) if path.is_relative_to(settings.project_dir) else str(path)
 
 
 def clock_text(moment: str | None) -> str:

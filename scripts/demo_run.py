@@ -6,10 +6,11 @@ import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,23 +38,31 @@ class Commands:
         make_private(log.parent)
         log.write_text("")
 
-    def run(self, command: Sequence[str]) -> str:
-        """Standard output of the command; raises CommandFailed."""
+    def run(self, command: Sequence[str], hear: Callable[[str], None] = lambda line: None) -> str:
+        """Standard output of the command, each line told to `hear` as it comes; raises CommandFailed."""
         text = shlex.join(command)
-        done = subprocess.run(
-            self._located(command),
-            cwd=self.project_dir,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
+        with tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(
+                self._located(command),
+                cwd=self.project_dir,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+            said = ""
+            with process:
+                for line in process.stdout or ():
+                    said += line
+                    hear(line.rstrip())
+            errors.seek(0)
+            both = said + errors.read()
         with self.log.open("a") as log:
-            log.write(f"$ {text}\n{done.stdout}{done.stderr}\n")
-        if done.returncode:
-            tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
-            raise CommandFailed(text, done.returncode, tail, self.log)
-        return done.stdout
+            log.write(f"$ {text}\n{both}\n")
+        if process.returncode:
+            raise CommandFailed(text, process.returncode, "\n".join(both.strip().splitlines()[-25:]), self.log)
+        return said
 
     def _located(self, command: Sequence[str]) -> list[str]:
         """The command with the programs of this virtual environment, whatever PATH says."""

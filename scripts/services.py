@@ -3,7 +3,7 @@
 Each service leads a session of its own. `<folder>/<name>.json` says who that is: the process id, and when that process
 started, for ids are given out again. `<folder>/<name>.log` holds what it says. Ended with it is its session and what
 descends from it, whatever group or session that has moved to: Airflow's tasks and the commands they run do. The
-embedded Valkey is let be: its users share it, and the last of them shuts it down.
+embedded Valkey is none of these: its users share it, and it ends with the last of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from feature_server.durable import make_private
 from feature_server.errors import FeatureStoreError
 
 POLL_SECONDS = 0.2
-SHARED = "valkey-server"
 TAIL_LINES = 20
 
 
@@ -68,7 +67,7 @@ class Running:
         found = {process for process in processes if self.pid in (process.pid, process.session)}
         while more := {child for child in processes if child.parent in {p.pid for p in found}} - found:
             found |= more
-        return {process for process in found if process.is_alive and process.command != SHARED}
+        return {process for process in found if process.is_alive}
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,6 @@ class Process:
     parent: int
     session: int
     state: str
-    command: str
 
     @property
     def is_alive(self) -> bool:
@@ -103,11 +101,11 @@ def started_at(pid: int) -> str | None:
 
 def _processes() -> Iterator[Process]:
     shown = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,sess=,stat=,comm="], capture_output=True, text=True, check=True
+        ["ps", "-A", "-o", "pid=,ppid=,sess=,stat="], capture_output=True, text=True, check=True
     ).stdout
     for line in shown.splitlines():
-        pid, parent, session, state, command = line.split(maxsplit=4)
-        yield Process(int(pid), int(parent), int(session), state[0], Path(command).name)
+        pid, parent, session, state = line.split()
+        yield Process(int(pid), int(parent), int(session), state[0])
 
 
 @contextmanager

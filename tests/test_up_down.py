@@ -9,17 +9,24 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from live_project import NOW, SOURCE, LiveProject, make_live_view, payment
+from starlette.staticfiles import StaticFiles
+from starlette.testclient import TestClient
 
 from feature_server.errors import FeatureStoreError
 from feature_server.registry import Registry, write_registry
 from feature_server.settings import load_settings
+from scripts.example import has_example
+from scripts.local_only import LocalOnly
 from scripts.services import (
     Running,
     Service,
@@ -203,38 +210,101 @@ def test_two_ups_at_once_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def run(module: str, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+def test_what_is_served_locally_is_no_other_sites_to_ask_for(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("the catalogue")
+    client = TestClient(LocalOnly(StaticFiles(directory=tmp_path, html=True)), base_url="http://localhost:8090")
+    cases = {
+        "as itself": {},
+        "by its number": {"host": "127.0.0.1:8090"},
+        "by its own page": {"origin": "http://localhost:8090"},
+        "by a name that was bound to this machine": {"host": "evil.example:8090"},
+        "by a page of another site": {"origin": "http://evil.example"},
+    }
+    answers = {how: client.get("/", headers=headers) for how, headers in cases.items()}
+    assert [answer.status_code for answer in answers.values()] == [200, 200, 200, 421, 403]
+    assert [answer.text == "the catalogue" for answer in answers.values()] == [True, True, True, False, False]
+
+
+def test_a_project_without_the_examples_generators_has_no_example(tmp_path: Path) -> None:
+    assert has_example(ROOT)
+    assert not has_example(tmp_path)
+
+
+def run(module: str, *arguments: str, home: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FEATURES_", "AIRFLOW"))}
     environment |= {"FEATURES_HOME": str(home), "FEATURES_TARGET_PATH": str(home / "target")}
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        env=environment,
+        env=environment | environ,
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def test_airflow_the_feature_server_and_the_docs_site_come_up_and_go_down(tmp_path: Path) -> None:
+def asked(url: str, body: object = None, **headers: str) -> Any:
+    """The JSON that a server of `make up` answers with."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json", **headers})
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def check_airflow(url: str) -> None:
+    """All DAGs are there and green, nothing is due, and a run started by hand is green too."""
+    assert asked(f"{url}/importErrors")["import_errors"] == []
+    dags = asked(f"{url}/dags")["dags"]
+    assert {dag["dag_id"]: (dag["is_paused"], dag["timetable_summary"]) for dag in dags} == dict.fromkeys(
+        ("refresh_hourly", "refresh_daily", "catalogue"), (False, None)
+    )
+    by_hand = asked(f"{url}/dags/catalogue/dagRuns", {"logical_date": datetime.now(UTC).isoformat()})["dag_run_id"]
+    while asked(f"{url}/dags/catalogue/dagRuns/{by_hand}")["state"] in ("queued", "running"):
+        time.sleep(0.5)
+    runs = asked(f"{url}/dags/~/dagRuns")["dag_runs"]
+    assert sorted((each["dag_id"], each["state"]) for each in runs) == [
+        ("catalogue", "success"), ("catalogue", "success"), ("refresh_daily", "success"), ("refresh_hourly", "success"),
+    ]  # fmt: skip
+    for headers in ({"host": "evil.example"}, {"origin": "http://evil.example"}):
+        with pytest.raises(urllib.error.HTTPError, match=r"421|403"):
+            asked(f"{url}/dags", **headers)
+
+
+def test_a_fresh_clone_comes_up_loaded_and_green_at_one_time_and_goes_down(tmp_path: Path) -> None:
     ports = {name: free_port() for name in ("airflow", "server", "docs")}
     options = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     try:
         first = run("scripts.up", *options, home=tmp_path)
         assert first.returncode == 0, first.stdout + first.stderr
-        for name, port in ports.items():
-            assert re.search(rf"{name}.* http://127\.0\.0\.1:{port}\b", first.stdout), first.stdout
-        assert urllib.request.urlopen(f"http://127.0.0.1:{ports['server']}/health").status == 200
-        with urllib.request.urlopen(f"http://127.0.0.1:{ports['airflow']}/api/v2/dags") as answer:
-            dags = {dag["dag_id"] for dag in json.load(answer)["dags"]}
-        assert dags <= {"refresh_hourly", "refresh_daily", "refresh_weekly", "catalogue"}
-        assert "already up" in run("scripts.up", *options, home=tmp_path).stdout
+        for name in ports:
+            assert re.search(rf"{name}.* {urls[name]}\b", first.stdout), first.stdout
+        assert "refresh_hourly: success" in first.stdout
+        clock = re.search(r"clock +stopped at (\S+) for all of these", first.stdout)
+        assert clock is not None
+        assert datetime.fromisoformat(asked(f"{urls['server']}/ready")["clock"].split()[2]) == datetime.fromisoformat(
+            clock[1]
+        )
+        wanted = {"features": ["customer__transactions:transactions_1h"], "entities": {"customer_id": [456]}}
+        served = asked(f"{urls['server']}/get-online-features", wanted)["results"][1]["values"]
+        shown = run(
+            "feature_server", "get", *wanted["features"], "customer_id=456", "--json",
+            home=tmp_path, FEATURES_CLOCK=clock[1],
+        )  # fmt: skip
+        assert (served, json.loads(shown.stdout)["transactions_1h"]) == ([4], 4)
+        check_airflow(f"{urls['airflow']}/api/v2")
+        with urllib.request.urlopen(urls["docs"]) as catalogue:
+            assert len(catalogue.read()) > 1_000_000
+        again = run("scripts.up", *options, home=tmp_path).stdout
+        assert "already up" in again
+        assert "loading" not in again
     finally:
         running = recorded(tmp_path / "run")
         down = run("scripts.down", home=tmp_path)
     assert down.stdout.splitlines() == [f"{each.name} ended (process {each.pid})" for each in running]
-    assert [each.name for each in running] == ["airflow", "docs", "server"]
-    for port in ports.values():
+    streams = ["stream-flights.arrivals", "stream-flights.departures", "stream-payments.transactions"]
+    assert [each.name for each in running] == ["airflow", "docs", "server", *streams]
+    for url in urls.values():
         with pytest.raises(OSError, match="refused"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}")
+            urllib.request.urlopen(url)
     assert run("scripts.down", home=tmp_path).stdout == "nothing was up\n"

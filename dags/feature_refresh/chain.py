@@ -47,7 +47,7 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
     with DAG(
         f"refresh_{cadence.name}",
         description=f"Builds, tests, publishes, syncs and verifies the {cadence.name} feature views",
-        schedule=CronDataIntervalTimetable(cadence.schedule, timezone="UTC"),
+        schedule=schedule(cadence.schedule, project),
         dagrun_timeout=cadence.finishes_within,
         params={"as_of": Param(None, type=["null", "string"], description=AS_OF)},
         doc_md=refresh_doc(cadence, project),
@@ -83,12 +83,12 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
     return dag
 
 
-def catalogue_dag(schedule: str, project: Project) -> DAG:
+def catalogue_dag(cron: str, project: Project) -> DAG:
     """The DAG `catalogue`: the docs site, once a day."""
     with DAG(
         "catalogue",
         description="Writes the catalogue of features as one static file",
-        schedule=CronDataIntervalTimetable(schedule, timezone="UTC"),
+        schedule=schedule(cron, project),
         dagrun_timeout=COMMAND_TIMEOUT,
         doc_md=project.problem or STEPS["docs"].doc_md,
         tags=["features", "docs"],
@@ -96,6 +96,11 @@ def catalogue_dag(schedule: str, project: Project) -> DAG:
     ) as dag:
         command("docs", "features docs", project, pool=DUCKDB_POOL)
     return dag
+
+
+def schedule(cron: str, project: Project) -> CronDataIntervalTimetable | None:
+    """When the DAG is due; never while FEATURES_CLOCK stops the clock, for every run would be of the same instant."""
+    return None if project.settings.clock is not None else CronDataIntervalTimetable(cron, timezone="UTC")
 
 
 def common(project: Project) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def command(task_id: str, bash_command: str, project: Project, *, step: str = ""
     return BashOperator(
         task_id=task_id,
         bash_command=bash_command,
-        env=project.environment,
+        env=project.settings.environment,
         append_env=True,
         cwd=str(project.settings.project_dir),
         doc_md=STEPS[step or task_id].doc_md,

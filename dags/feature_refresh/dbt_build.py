@@ -132,7 +132,7 @@ def dbt_build(project: Project, select: list[str], execution_timeout: timedelta)
         execution_timeout=execution_timeout,
         project_dir=str(project.settings.project_dir),
         profile_config=profile,
-        env=project.environment,
+        env=project.settings.environment,
         select=" ".join(select),
         indirect_selection="buildable",
         vars={"as_of": "{{ as_of(dag_run, params) }}"},

@@ -38,18 +38,6 @@ class Project:
         return tuple(sorted({view.stream.source for view in self.views(refresh) if view.stream is not None}))
 
     @property
-    def environment(self) -> dict[str, str]:
-        """What tells a task's process where things are, whatever folder it runs in."""
-        settings = self.settings
-        return {
-            "FEATURES_PROJECT_DIR": str(settings.project_dir),
-            "FEATURES_TARGET_PATH": str(settings.target_path),
-            "FEATURES_HOME": str(settings.home),
-            "FEATURES_WAREHOUSE": str(settings.warehouse),
-            "FEATURES_OFFLINE": str(settings.offline),
-        }
-
-    @property
     def retries(self) -> int:
         """How often a task is tried again."""
         return int(os.environ.get("FEATURES_TASK_RETRIES", "3"))
