@@ -291,7 +291,7 @@ def test_a_fresh_clone_comes_up_loaded_and_green_at_one_time_and_goes_down(tmp_p
             "feature_server", "get", *wanted["features"], "customer_id=456", "--json",
             home=tmp_path, FEATURES_CLOCK=clock[1],
         )  # fmt: skip
-        assert (served, json.loads(shown.stdout)["transactions_1h"]) == ([4], 4)
+        assert (served, json.loads(shown.stdout)["features"]["transactions_1h"]["value"]) == ([4], 4)
         check_airflow(f"{urls['airflow']}/api/v2")
         with urllib.request.urlopen(urls["docs"]) as catalogue:
             assert len(catalogue.read()) > 1_000_000
