@@ -76,6 +76,8 @@ def publish_all(
     published: list[Published] = []
     failed: dict[str, FeatureStoreError] = {}
     store = OfflineStore(settings.offline)
+    if not views:  # dbt makes no warehouse for a project without models
+        return published, failed
     if not settings.warehouse.is_file():
         check_warehouse(views, settings)  # says where dbt has built instead
     with open_warehouse(

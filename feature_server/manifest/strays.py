@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from functools import cache
 from typing import Any
 
 from .artifacts import Manifest, Node
@@ -67,6 +68,7 @@ def _report_meta(node: Node, report: Report) -> None:
             )  # fmt: skip
 
 
+@cache  # every model has the same few
 def _meant(key: Any) -> str | None:
     """The block that a key is, or is a misspelling of; None for a key that is somebody else's."""
     if key in BLOCKS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,6 +21,7 @@ from .views import BLOCK, ViewDraft, fingerprint
 if TYPE_CHECKING:
     from sqlglot import exp
 
+    from ..warehouse import EventTypes
     from ..windows import Constant
 
 STREAM = (*BLOCK, "stream")
@@ -29,17 +31,27 @@ def compile_streams(
     manifest: Manifest, views: dict[str, ViewDraft], sources: dict[str, SourceDraft], report: Report
 ) -> None:
     """Give each view that names a stream its plan, and each source the relation that the models read for it."""
-    for draft in views.values():
-        if draft.stream is None or draft.view is None:
-            continue
-        source = sources.get(draft.stream)
-        if source is None:
-            _report_unknown(draft, draft.stream, manifest, sources, report)
-        elif source.source is not None and (compiled := _compile(draft, draft.view, source, manifest, report)):
-            plan, relation = compiled
-            view = msgspec.structs.replace(draft.view, stream=plan)
-            draft.view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
-            source.source = msgspec.structs.replace(source.source, relation=relation or source.source.relation)
+    with ExitStack() as stack:
+        sessions: dict[str, EventTypes] = {}  # one a source: to open DuckDB costs as much as to compile a view
+        for draft in views.values():
+            if draft.stream is None or draft.view is None:
+                continue
+            source = sources.get(draft.stream)
+            if source is None:
+                _report_unknown(draft, draft.stream, manifest, sources, report)
+                continue
+            if source.source is None:
+                continue
+            if draft.stream not in sessions:
+                from ..warehouse import event_types
+
+                sessions[draft.stream] = stack.enter_context(event_types(source.source))
+            compiled = _compile(draft, draft.view, source, sessions[draft.stream], manifest, report)
+            if compiled is not None:
+                plan, relation = compiled
+                view = msgspec.structs.replace(draft.view, stream=plan)
+                draft.view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
+                source.source = msgspec.structs.replace(source.source, relation=relation or source.source.relation)
 
 
 def _report_unknown(
@@ -57,10 +69,14 @@ def _report_unknown(
 
 
 def _compile(
-    draft: ViewDraft, view: FeatureView, source: SourceDraft, manifest: Manifest, report: Report
+    draft: ViewDraft,
+    view: FeatureView,
+    source: SourceDraft,
+    session: EventTypes,
+    manifest: Manifest,
+    report: Report,
 ) -> tuple[StreamPlan, str | None] | None:
     """The plan, and the source's relation as the models write it; None, with problems, when there is no such plan."""
-    from ..warehouse import event_types
     from ..windows import CompiledModel, Refused, compile_stream_view
 
     node, events = draft.node, source.source
@@ -83,9 +99,8 @@ def _compile(
         types={feature.name: feature.dtype for feature in view.features},
     )
     try:
-        with event_types(events) as session:
-            upstream = _Upstream(node, source.node, manifest, lambda seed: load_seed(seed, report.project_dir, session))
-            return compile_stream_view(model, events, upstream, session), upstream.relation
+        upstream = _Upstream(node, source.node, manifest, lambda seed: load_seed(seed, report.project_dir, session))
+        return compile_stream_view(model, events, upstream, session), upstream.relation
     except Refused as refused:
         for refusal in refused.refusals:
             report.add(
