@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -13,6 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
 from .errors import FeatureStoreError, RequestError
@@ -174,7 +176,7 @@ class EventReader:
             index, columns = index[kept], [[values[row] for row in kept] for values in columns]
             table = self._table(columns)
         batch = Batch(table, index, sent, rejected)
-        batch.refuse(self._bad_times(table, columns, now_us))
+        batch.refuse(self._bad_times(table, columns, now_us) | self._became_infinite(table, columns))
         return batch
 
     def _table(self, columns: list[list[Any]]) -> pa.Table:
@@ -190,6 +192,21 @@ class EventReader:
                     pa.array([value], kind)
                 except Exception:  # noqa: BLE001 - see `refusal`
                     wrong.setdefault(row, f"{_shown(value)} does not fit {column.dtype} - at `$.{column.name}`")
+        return wrong
+
+    def _became_infinite(self, table: pa.Table, columns: list[list[Any]]) -> dict[int, str]:
+        """Numbers beyond what real keeps, which are infinite as one; what was sent as infinite is as it was sent."""
+        wrong: dict[int, str] = {}
+        for column, values in zip(self.source.columns, columns, strict=True):
+            kept = table[column.name]
+            kept = pc.list_flatten(kept) if column.dtype.kind == "list" else kept
+            if not pa.types.is_float32(kept.type) or not pc.any(pc.is_inf(kept)).as_py():
+                continue
+            for row, value in enumerate(values):
+                items = value if isinstance(value, list) else [value]
+                for item in items or ():
+                    if item is not None and _FLOAT32_MAX < abs(item) < math.inf:
+                        wrong.setdefault(row, f"{item} does not fit {column.dtype} - at `$.{column.name}`")
         return wrong
 
     def _bad_times(self, table: pa.Table, columns: list[list[Any]], now_us: int) -> dict[int, str]:
@@ -246,8 +263,6 @@ def _json_type(dtype: DType) -> Any:
     kind = dtype.kind
     if kind == "list":
         return list[_json_type(DType(str(dtype.item))) | None]  # type: ignore[misc]
-    if kind == "float32":
-        return Annotated[float, msgspec.Meta(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
     if kind not in INTEGER_WIDTHS:
         return _TYPES[kind]
     bits = INTEGER_WIDTHS[kind] * 8

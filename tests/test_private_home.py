@@ -18,7 +18,8 @@ FIRST = {
     "main('--out .features/landing --customers 20 --merchants 5 --days 3 --transactions 50'.split())",
     "features apply": "from pathlib import Path; from feature_server.registry import Registry, write_registry;"
     "write_registry(Path('.features/registry.json'), Registry(project='p'))",
-    "a client on the embedded Valkey": "import feature_server; feature_server.FeatureClient().close()",
+    "a client on the embedded Valkey": "import feature_server; open('dbt_project.yml', 'w').close();"
+    "feature_server.FeatureClient().close()",
     "make up": "from pathlib import Path; from scripts.services import only_one;"
     "only_one(Path('.features/run')).__enter__()",
     "make demo": "from pathlib import Path; from scripts.demo_run import Commands;"
