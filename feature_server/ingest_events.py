@@ -198,7 +198,7 @@ class EventReader:
         """Numbers beyond what real keeps, which are infinite as one; what was sent as infinite is as it was sent."""
         wrong: dict[int, str] = {}
         for column, values in zip(self.source.columns, columns, strict=True):
-            kept = table[column.name]
+            kept: Any = table[column.name]
             kept = pc.list_flatten(kept) if column.dtype.kind == "list" else kept
             if not pa.types.is_float32(kept.type) or not pc.any(pc.is_inf(kept)).as_py():
                 continue
