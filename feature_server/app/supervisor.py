@@ -58,7 +58,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # the last: a name that no lookup can take
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         raise SettingsError(
             "the port is taken" if taken else "the address cannot be listened on",
