@@ -100,10 +100,12 @@ def decode_push(status: int, body: bytes, url: str, retry_after: str = "") -> Pu
 
 
 def _broken_off(error: OnlineStoreUnavailable, accepted: int) -> OnlineStoreUnavailable:
-    return OnlineStoreUnavailable(
+    broken_off = OnlineStoreUnavailable(
         error.what, where=error.where, expected=error.expected, got=error.got,
         remedy=f"push the same events again: {accepted:,} were taken in, and one that is pushed twice counts once",
     )  # fmt: skip
+    broken_off.retry_after_seconds = error.retry_after_seconds
+    return broken_off
 
 
 def _listed(events: Any) -> Iterator[tuple[Sequence[int], dict[str, list[Any]]]]:

@@ -315,6 +315,9 @@ def test_what_is_answered_with_503_is_logged_once_for_each_cause(own: redis.Redi
             refuse(own, "OOM")
             with ThreadPoolExecutor(40) as threads:
                 answers = list(threads.map(lambda _: http.post("/push", json=PUSH).status_code, range(200)))
+            with FeatureClient(server.address) as client, pytest.raises(OnlineStoreUnavailable) as caught:
+                client.push(SOURCE.name, [EVENT], retry_seconds=0)
+            assert caught.value.retry_after_seconds == 10
             own.config_set("requirepass", "secret")
             own.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
             assert http.get("/entities").status_code == 503

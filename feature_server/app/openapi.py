@@ -185,7 +185,7 @@ _FAILURES = {
     422: "The request cannot be answered as asked.",
     500: "The server failed.",
     501: "This server's install or machine lacks what it takes.",
-    503: "The online store does not answer or does not hold the values yet; `Retry-After` says when to try again.",
+    503: "The online store does not answer, refuses or lacks the values yet; `Retry-After` where waiting helps.",
 }
 
 
