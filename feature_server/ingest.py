@@ -56,6 +56,9 @@ class _View:
         window = window_us(view)
         self.trimmer = Trimmer(view, None if window is None else window + GRACE_US)
 
+    def key(self, entity: bytes) -> bytes:
+        return b"%b{%b}" % (self.code, entity)
+
 
 class _Source:
     """One event source and the stream views over it, as one version of the online registry has them."""
@@ -170,11 +173,22 @@ class Ingestor:
             ]
             count = len(log) + sum(len(each.keys) * each.commands_a_key for each in written)
             commands = b"".join([*(each.commands for each in written), *log])
-            replies, start = self._link.push(self._epoch, commands, count), 0
-            for each in written:
+            replies, start, refused = self._link.push(self._epoch, commands, count), 0, dict[int, str]()
+            for (view, _), each in zip(packed, written, strict=True):
                 stop = start + len(each.keys) * each.commands_a_key
-                each.trimmer.grown(self._link, each.keys, replies[start : stop : each.commands_a_key], now_us)
+                lengths = replies[start : stop : each.commands_a_key]
+                if hiredis.ReplyError in set(map(type, lengths)):
+                    replied = dict(zip(each.keys, lengths, strict=True))
+                    failed = {
+                        key: str(reply) for key, reply in replied.items() if isinstance(reply, hiredis.ReplyError)
+                    }
+                    refused |= self._of_keys(source, view, whole.table, failed)
+                    lengths = [0 if key in failed else length for key, length in replied.items()]
+                each.trimmer.grown(self._link, each.keys, lengths, now_us)
                 start = stop
+            for reply in replies[start:]:
+                self._link.check(reply)
+            whole.refuse(refused)
         if whole is not None:
             _give_back(batches, dict(whole.rejected))
 
@@ -251,25 +265,38 @@ class Ingestor:
         return packed
 
     def _find_wrong(self, source: _Source, view: _View, events: pa.Table) -> dict[int, str]:
-        """Which events an expression of the view fails on, by halves."""
-        wrong: dict[int, str] = {}
-        waiting = [(0, events.num_rows)]
-        while waiting:
-            start, count = waiting.pop()
+        """Which events an expression of the view fails on."""
+
+        def look(some: pa.Table) -> dict[int, str] | None:
             try:
-                self._pack_view(source, view, events.slice(start, count))
+                self._pack_view(source, view, some)
             except _Refused as refused:
-                wrong |= {start + row: reason for row, reason in refused.reasons.items()}
+                return refused.reasons
             except Exception as error:  # noqa: BLE001 - see `refusal`
-                if count == 1:
-                    wrong[start] = f"{view.view.id}: {refusal(error)}"
-                else:
-                    waiting += [(start, count // 2), (start + count // 2, count - count // 2)]
-        return wrong
+                return {0: f"{view.view.id}: {refusal(error)}"} if some.num_rows == 1 else None
+            return {}
+
+        return _by_halves(events, look)
+
+    def _of_keys(self, source: _Source, view: _View, events: pa.Table, failed: dict[bytes, str]) -> dict[int, str]:
+        """Which events belong to keys that Redis could not append to, such as one that another program wrote.
+
+        They are in the log, and in what else was written with them: the key is right again when it is synced anew.
+        """
+
+        def look(some: pa.Table) -> dict[int, str] | None:
+            here = failed.keys() & map(view.key, self._pack_view(source, view, some).entities)
+            if not here or some.num_rows > 1:
+                return None if here else {}
+            key = here.pop()
+            return {0: f"{view.view.id}: Redis cannot append to the key {key!r}: {failed[key]}; "
+                       f"run `features sync --full {view.view.id}`, then send the event again"}  # fmt: skip
+
+        return _by_halves(events, look)
 
     def _written(self, view: _View, batch: PackedEvents, now_us: int) -> _Written:
         """Appends each key's records and renews its expiry."""
-        row_keys = [b"%b{%b}" % (view.code, entity) for entity in batch.entities]
+        row_keys = list(map(view.key, batch.entities))
         if self._expire and view.retention_us is not None:
             until = b"%d" % -(-(now_us + view.retention_us) // 1000)
             command = _APPEND + _EXPIRE + b"$%d\r\n%b\r\n" % (len(until), until)
@@ -303,6 +330,20 @@ class _Refused(Exception):
 
     def __init__(self, reasons: dict[int, str]) -> None:
         self.reasons = reasons
+
+
+def _by_halves(events: pa.Table, look: Callable[[pa.Table], dict[int, str] | None]) -> dict[int, str]:
+    """What `look` finds, by position; where it answers None it is asked about each half."""
+    found: dict[int, str] = {}
+    waiting = [(0, events.num_rows)]
+    while waiting:
+        start, count = waiting.pop()
+        reasons = look(events.slice(start, count))
+        if reasons is None:
+            waiting += [(start, count // 2), (start + count // 2, count - count // 2)]
+        else:
+            found |= {start + row: reason for row, reason in reasons.items()}
+    return found
 
 
 def _give_back(batches: Sequence[Batch], rejected: dict[int, str]) -> None:

@@ -43,7 +43,7 @@ class Link:
     def push(self, expected: bytes | None, commands: bytes, count: int) -> list[Any]:
         """Run `count` packed commands as one transaction while the guard has the value expected; their replies.
 
-        Raises Changed otherwise.
+        One of them may be an error: what fails as it runs undoes nothing of the others. Raises Changed otherwise.
         """
 
         def run() -> list[Any]:
@@ -54,7 +54,9 @@ class Link:
             self._guarded = None
             results = self._transaction(commands, count, self._watch)
             self._guarded = (self._replies(2)[1],)
-            return self._checked(results)
+            if results is None:
+                raise Changed
+            return results
 
         return self._run(run)
 
@@ -66,9 +68,18 @@ class Link:
             if self._exchange(_commands([(b"WATCH", key), (b"GET", key)]), 2)[1] != expected:
                 self._exchange(hiredis.pack_command((b"UNWATCH",)), 1)
                 raise Changed
-            self._checked(self._transaction(hiredis.pack_command(tuple(command)), 1))
+            results = self._transaction(hiredis.pack_command(tuple(command)), 1)
+            if results is None:
+                raise Changed
+            self.check(results[0])
 
         self._run(run)
+
+    def check(self, reply: Any) -> Any:
+        """The reply; the error that it stands for if it is one."""
+        if isinstance(reply, hiredis.ReplyError):
+            raise refusal(str(reply), where=self.address.shown)
+        return reply
 
     def close(self) -> None:
         self._guarded = None
@@ -114,14 +125,6 @@ class Link:
         results: list[Any] | None = self._replies(1)[0]
         return results
 
-    def _checked(self, results: list[Any] | None) -> list[Any]:
-        if results is None:
-            raise Changed
-        if hiredis.ReplyError in set(map(type, results)):
-            for result in results:
-                _check(self.address, result)
-        return results
-
     def _exchange(self, packed: bytes, count: int) -> list[Any]:
         """Send commands and read the replies to them."""
         link, _ = self._connected()
@@ -134,7 +137,7 @@ class Link:
         for _ in range(count):
             while (reply := parser.gets()) is False:
                 parser.feed(_receive(link))
-            replies.append(_check(self.address, reply))
+            replies.append(self.check(reply))
         return replies
 
     def _connected(self) -> tuple[socket.socket, hiredis.Reader]:
@@ -155,9 +158,3 @@ def _receive(link: socket.socket) -> bytes:
     if not data:
         raise ConnectionError("connection closed by Redis")
     return data
-
-
-def _check(address: RedisAddress, reply: Any) -> Any:
-    if isinstance(reply, hiredis.ReplyError):
-        raise refusal(str(reply), where=address.shown)
-    return reply

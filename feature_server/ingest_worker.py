@@ -15,14 +15,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import (
-    FeatureStoreError,
-    NotSynced,
-    OnlineStoreError,
-    OnlineStoreRefused,
-    OnlineStoreUnavailable,
-    UnknownNameError,
-)
+from .errors import FeatureStoreError, NotSynced, OnlineStoreError, UnknownNameError
 from .ingest import Ingestor
 from .keys import DEAD, EVENTS, GROUP
 from .online import OnlineStore, redis_errors
@@ -96,7 +89,7 @@ class Worker:
                 if time.monotonic() >= next_landing:
                     self._land(report)
                     next_landing = time.monotonic() + land_seconds
-            except (NotSynced, UnknownNameError, OnlineStoreUnavailable, OnlineStoreRefused) as error:
+            except (UnknownNameError, OnlineStoreError) as error:
                 if trouble != self._waiting(error):
                     trouble = self._waiting(error)
                     report(trouble)
@@ -114,9 +107,11 @@ class Worker:
             pass
 
     def _waiting(self, error: FeatureStoreError) -> str:
-        if isinstance(error, OnlineStoreUnavailable | OnlineStoreRefused):
-            return f"waiting for Redis: {error.what} ({error.got}): {error.remedy}"
-        return f"{self.source.name} is not online yet, its events wait in {self._events.decode()}: run `features sync`"
+        if isinstance(error, NotSynced | UnknownNameError):
+            return (
+                f"{self.source.name} is not online yet, its events wait in {self._events.decode()}: run `features sync`"
+            )
+        return f"waiting for Redis: {error.what} ({error.got}): {error.remedy}"
 
     def take(self, *, block_ms: int | None = None) -> int:
         """Take in a batch of events that nobody has read, or that a worker read and then kept; how many."""

@@ -16,6 +16,7 @@ import msgspec
 
 from .definitions import FeatureView
 from .errors import FeatureStoreError, SettingsError, WarehouseError
+from .manifest.artifacts import read_manifest
 from .settings import EPOCH, Settings, local_path, to_us
 from .warehouse import MISSING, database_name, name_parts
 
@@ -92,6 +93,20 @@ def check_target(views: Sequence[FeatureView], settings: Settings) -> None:
                 "dbt's last build made this view elsewhere", settings, last, _ask(settings, last), other_target=True,
                 where=view.id, expected=view.relation, got=f"{built[view.unique_id]}, by {last}",
             )  # fmt: skip
+    if last is None or not last.target or not (settings.target_path / "manifest.json").is_file():
+        return
+    nodes = read_manifest(settings.target_path).nodes
+    parsed = {name: node.relation_name for name, node in nodes.items() if node.relation_name}
+    defined = {view.unique_id: view.relation for view in views}
+    for name, found, expected in [
+        *((name, parsed.get(name, relation), relation) for name, relation in defined.items()),
+        *((name, relation, parsed.get(name, relation)) for name, relation in built.items()),
+    ]:
+        if found != expected:
+            raise _elsewhere(
+                "dbt's last run was for another target than is read", settings, last, _ask(settings, last),
+                other_target=True, where=name, expected=expected, got=f"{found}, by {last}",
+            )  # fmt: skip
 
 
 def check_warehouse(views: Sequence[FeatureView], settings: Settings) -> None:
@@ -126,6 +141,11 @@ def check_warehouse(views: Sequence[FeatureView], settings: Settings) -> None:
             f"{last}; this file was last changed {_minute(changed_us)}" if changed_us else f"no such file after {last}"
         )
         raise _elsewhere(what, settings, last, target, where=str(path), got=got)
+    if last.target and not last.built() and (own := _ask(settings, None)) and own.schema != target.schema:
+        raise _elsewhere(
+            "dbt's last run was for another schema than is read", settings, last, target, other_target=True,
+            where=str(path), expected=own.schema, got=f"{target.schema}, by {last}",
+        )  # fmt: skip
 
 
 def _changed_us(path: Path) -> int:
@@ -137,8 +157,6 @@ def _changed_us(path: Path) -> int:
 
 def _rewrote(target_path: Path, last: LastRun) -> bool:
     """Whether something that was built changes its file even when no row differs."""
-    from .manifest.artifacts import read_manifest
-
     built = last.built()
     if not built:
         return False

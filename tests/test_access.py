@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
+from http.client import HTTPResponse
 
 import httpx
 import msgspec
@@ -14,6 +16,7 @@ from stream_views import payment, put_online, stream_view
 from test_serving import RISK
 
 from feature_server.app.access import Access, create_access
+from feature_server.app.supervisor import listen
 from feature_server.errors import FeatureStoreError, SettingsError
 
 READ = "/get-online-features"
@@ -169,3 +172,43 @@ def test_a_push_wants_json_so_that_no_form_can_push(http: httpx.Client, valkey_s
     for kind in ("application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"):
         taken = http.post(PUSH, content=body, headers={"content-type": kind})
         assert (taken.status_code, taken.json()["accepted"]) == (200, 1)
+
+
+@pytest.mark.parametrize("name", ["host", "origin", "content-type"])
+def test_a_header_that_is_there_twice_is_refused_whichever_comes_first(server: Served, name: str) -> None:
+    own = f"127.0.0.1:{server.port}"
+    good = {"host": own, "origin": f"http://{own}", "content-type": "application/json"}
+    others = [(other, value) for other, value in good.items() if other != name]
+    for twice in ((good[name], "evil.example"), ("evil.example", good[name]), (good[name], good[name])):
+        headers = [*others, *((name, value) for value in twice)]
+        request = "\r\n".join(["POST /push HTTP/1.1", *map(": ".join, headers), "content-length: 0", "", ""])
+        with socket.create_connection(("127.0.0.1", server.port), 60) as connection:  # httpx sends no two hosts
+            connection.sendall(request.encode())
+            refused = HTTPResponse(connection)
+            refused.begin()
+            body = json.loads(refused.read())
+        assert (refused.status, body["where"]) == (400, f"the header {name}")
+        assert body["got"] == ", ".join(map(repr, twice))
+
+
+def test_space_around_a_host_is_not_part_of_it() -> None:
+    assert [asked(create_access("127.0.0.1", "localhost", ()), host=host) for host in ("localhost \t", "evil ")] == [
+        200, 421,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bound", "warned"),
+    [("127.0.0.1", False), ("127.8.0.1", False), ("::1", False), ("::ffff:127.0.0.1", False),
+     ("0.0.0.0", True), ("::", True), ("10.0.0.7", True), ("fe80::1%eth0", True)],
+)  # fmt: skip
+def test_one_line_warns_of_a_server_that_other_machines_reach(bound: str, warned: bool) -> None:
+    warning = create_access(bound, "features.internal", ()).warning("features.internal")
+    beyond = "WARNING: who reaches features.internal can read and push: there is no access control yet"
+    assert warning == (beyond if warned else None)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "no such host", ""])
+def test_an_address_that_cannot_be_listened_on_is_named(host: str) -> None:
+    with pytest.raises(SettingsError, match="the address cannot be listened on"):
+        listen(host, 0)

@@ -55,10 +55,11 @@ class Built:
         }  # fmt: skip
         self.write("run_results", {"metadata": {}, "args": {"which": which} | args, "results": [result]})
 
-    def materialized(self, how: str) -> None:
+    def materialized(self, how: str, relation: str | None = None) -> None:
         node = {
             "unique_id": VIEW.unique_id, "resource_type": "model", "name": "spend", "package_name": "shop",
             "original_file_path": "models/spend.sql", "config": {"materialized": how},
+            "relation_name": relation,
         }  # fmt: skip
         version = "https://schemas.getdbt.com/dbt/manifest/v12.json"
         self.write(
@@ -141,6 +142,22 @@ def test_a_file_of_dbt_that_is_damaged_is_named(built: Built) -> None:
     assert "run_results.json" in str(raised.value)
 
 
+def test_a_run_of_a_named_target_that_made_no_view_tells_of_the_target_by_dbts_manifest(built: Built) -> None:
+    built.materialized("table", relation='"warehouse"."marts"."spend"')
+    built.ran("test", None, target="prod")  # after `dbt run --target prod`, into the same file
+    for error in (built.refused(), _raised(built)):
+        assert (error.what, error.where) == ("dbt's last run was for another target than is read", VIEW.unique_id)
+        assert (error.expected, error.got) == (
+            VIEW.relation, '"warehouse"."marts"."spend", by `dbt test --target prod` of 2026-11-26 05:22:42 UTC',
+        )  # fmt: skip
+    other = replace(VIEW, unique_id="model.shop.other")
+    built.materialized("table", relation=VIEW.relation)  # what features has dbt parse since is of the default target
+    built.ran("run", '"warehouse"."marts"."spend"', target="prod")
+    with pytest.raises(WarehouseError) as raised:
+        check_target([other], built.settings)
+    assert (raised.value.where, raised.value.expected) == (VIEW.unique_id, VIEW.relation)
+
+
 PROJECT = {
     "dbt_project.yml": """
         name: shop
@@ -156,6 +173,7 @@ PROJECT = {
           outputs:
             dev: {type: duckdb, path: .features/warehouse.duckdb, threads: 1}
             prod: {type: duckdb, path: "{{ env_var('PROD_FOLDER', 'data') }}/prod.duckdb", schema: marts, threads: 1}
+            marts: {type: duckdb, path: .features/warehouse.duckdb, schema: marts, threads: 1}
         """,
     "models/customers.sql": "select 1::bigint as customer_id",
     "models/spend.sql": """
@@ -226,3 +244,13 @@ def test_two_targets_are_told_apart_and_the_remedy_given_reads_the_one_that_was_
     code, said = features("publish")
     assert (code, "dbt's last run was on another warehouse\n  got: `dbt test`; this file" in said) == (1, True), said
     assert f"remedy: set FEATURES_WAREHOUSE={tmp_path}/.features/warehouse.duckdb; or run `dbt build`" in said
+
+    monkeypatch.delenv("DBT_TARGET")
+    monkeypatch.delenv("FEATURES_WAREHOUSE")
+    for command in ("run", "test"):
+        dbt(command, "--target", "marts")  # another schema of the file that is read
+    assert features("apply") == (0, ANY)
+    code, said = features("publish")
+    assert (code, "dbt's last run was for another schema than is read" in said) == (1, True), said
+    assert "expected: main\n  got: marts, by `dbt test --target marts`" in said
+    assert "remedy: set DBT_TARGET=marts, then `features apply`; or run" in said

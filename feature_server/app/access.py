@@ -7,7 +7,7 @@ it shows push events (a form needs nobody's leave), and read them once that page
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
@@ -19,6 +19,7 @@ SETTING = "FEATURES_ALLOWED_HOSTS"
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")
 _PAGES_ELSEWHERE = (b"cross-site", b"same-site")
 _LINK = (b"navigate", b"document")
+_ONCE = (b"host", b"origin", b"content-type")
 
 
 class UnknownHost(RequestError):
@@ -31,6 +32,12 @@ class ForeignPage(RequestError):
     """A request that a page of another site makes a browser send."""
 
     status = 403
+
+
+class RepeatedHeader(RequestError):
+    """A request whose headers say two things: a proxy may have gone by the other."""
+
+    status = 400
 
 
 class WrongContentType(RequestError):
@@ -48,6 +55,12 @@ class Access(msgspec.Struct, frozen=True):
     hosts: frozenset[str]
     named: frozenset[str]
     beyond_loopback: bool
+
+    def warning(self, host: str) -> str | None:
+        """What is said once where a server that was told to listen on `host` starts."""
+        if not self.beyond_loopback:
+            return None
+        return f"WARNING: who reaches {host} can read and push: there is no access control yet"
 
     def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
         """UnknownHost or ForeignPage for what must not be answered. No browser leaves the host out."""
@@ -73,6 +86,20 @@ class Access(msgspec.Struct, frozen=True):
             raise _foreign("the header origin", origin, f"http://{(host or b'').decode('latin-1')}")
 
 
+def headers_of(given: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """A request's headers by name; RepeatedHeader where one that decides who is answered is there twice."""
+    headers = dict(given)
+    if len(headers) < len(given):
+        names = [name for name, _ in given]
+        for name in _ONCE:
+            if names.count(name) > 1:
+                raise RepeatedHeader(
+                    "a header is there more than once", where=f"the header {name.decode()}", expected="one",
+                    got=", ".join(_shown(value) for other, value in given if other == name), remedy="send it once",
+                )  # fmt: skip
+    return headers
+
+
 def create_access(bound: str, host: str, named: Iterable[str]) -> Access:
     """For a server that was told to listen on `host`, bound to the address `bound`; SettingsError for a wrong name."""
     given = frozenset(map(_named, named))
@@ -95,7 +122,7 @@ def check_json(headers: Mapping[bytes, bytes]) -> None:
 @lru_cache(maxsize=256)
 def host_name(host: bytes) -> str | None:
     """The name in a header, without the port, in lower case; None when it is none."""
-    found = _HOST.fullmatch(host.decode("latin-1").lower())
+    found = _HOST.fullmatch(host.strip(b" \t").decode("latin-1").lower())
     return found and found[1]
 
 

@@ -17,7 +17,7 @@ from ..online_verified import LastVerified, decode_verified, verified_key
 from ..reading import AsyncFeatures, AsyncRedisReader
 from ..serving import FeatureReader, GetOnlineFeatures
 from ..serving_json import JsonWriter
-from .access import Access, check_json
+from .access import Access, check_json, headers_of
 from .bodies import BodyTooLarge, decode_body, read_body
 from .counting import SharedCounts
 from .push import PUSH_ROUTE, PushQueue, parse_push
@@ -55,8 +55,8 @@ class FeatureServer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        headers = dict(scope["headers"])
         try:
+            headers = headers_of(scope["headers"])
             self.access.check(scope["method"], headers)
         except FeatureStoreError as error:
             await self._send_error(send, "other", error)

@@ -90,7 +90,7 @@ def openapi() -> dict[str, Any]:
     def page(summary: str, *failures: int, name: bool = False, schema: dict[str, Any] | None = None) -> dict[str, Any]:
         content = {"application/json": {"schema": schema or {"type": "object"}}}
         parameters = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}] if name else []
-        answers = {"200": {"description": "The answer.", "content": content}, **failing(403, 421, *failures)}
+        answers = {"200": {"description": "The answer.", "content": content}, **failing(400, 403, 421, *failures)}
         return {"get": {"summary": summary, "parameters": parameters, "responses": answers}}
 
     many = {"type": "array", "items": {"type": "object"}}
@@ -176,7 +176,7 @@ _PUSH = (
     "counts once, so a push without an answer may be repeated."
 )
 _FAILURES = {
-    400: "The body is not JSON.",
+    400: "The body is not JSON, or a header is there twice.",
     403: "A page of another site asks.",
     404: "A name that the registry does not hold.",
     413: "The body is too large.",

@@ -47,9 +47,8 @@ def serve(
             if settings.clock is not None:
                 stopped = f"WARNING: the clock is stopped at {settings.clock.isoformat()} by FEATURES_CLOCK"
                 typer.secho(stopped, fg="yellow", err=True)
-            if access.beyond_loopback:
-                open_to = f"WARNING: who reaches {host} can read and push: there is no access control yet"
-                typer.secho(open_to, fg="yellow", err=True)
+            if warning := access.warning(host):
+                typer.secho(warning, fg="yellow", err=True)
             example = json.dumps(_example(url))
             typer.echo(f"serving features on {address} workers={workers} redis={parse_redis_url(url).shown}")
             typer.echo(f"try: curl {address}/get-online-features -d '{example}'")

@@ -20,7 +20,8 @@ from .artifacts import Manifest, read_manifest
 _NOISE = re.compile(r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|^\s*$")
 _LOCKED = re.compile(r"Could not set lock on file")
 _TARGET = """{{ tojson({
-    'profile': target.profile_name, 'name': target.name, 'kind': target.type, 'path': target.get('path') or ''
+    'profile': target.profile_name, 'name': target.name, 'kind': target.type, 'path': target.get('path') or '',
+    'schema': target.schema
 }) }}"""
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s\s?")
 
@@ -62,6 +63,7 @@ class Target(msgspec.Struct, frozen=True):
     name: str
     kind: str
     path: str
+    schema: str
 
 
 def dbt_target(project_dir: Path, target_path: Path, ran: Mapping[str, Any] | None) -> Target:
