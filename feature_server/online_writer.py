@@ -35,6 +35,7 @@ class FencedWriter:
         self._pool = store.client.connection_pool
         self._queue: queue.Queue[Transaction | None] = queue.Queue(_QUEUED_TRANSACTIONS)
         self._failure: BaseException | None = None
+        self._ended = False  # whether the None that ends the queue was taken from it
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -75,12 +76,12 @@ class FencedWriter:
                     self._pool.release(self._connection)
         except BaseException as error:  # noqa: BLE001 - raised where rows are handed over
             self._failure = error
-            while self._queue.get() is not None:
-                pass
+            while not self._ended:
+                self._next()
 
     def _send_all(self) -> None:
         unanswered: Transaction | None = None
-        while (transaction := self._queue.get()) is not None and self._failure is None:
+        while (transaction := self._next()) is not None and self._failure is None:
             self._connection.send_packed_command([self._opening + transaction.existing + _MULTI, *transaction.commands])
             if unanswered is not None:
                 self._finish(unanswered)
@@ -91,6 +92,11 @@ class FencedWriter:
             self._finish(unanswered)
         if transaction is not None:
             raise OnlineStoreError("the sync ended early")
+
+    def _next(self) -> Transaction | None:
+        transaction = self._queue.get()
+        self._ended = transaction is None
+        return transaction
 
     def _begin(self, transaction: Transaction) -> int:
         """Read what is answered before EXEC; by how much the transaction changes the number of rows."""

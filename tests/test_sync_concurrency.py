@@ -15,13 +15,14 @@ import redis
 from sync_crash import start_sync
 from sync_project import Tables, at, expected_rows, make_view, online_rows, run_sync, sync_one
 
-from feature_server.errors import SyncConflict
+from feature_server.errors import OnlineStoreRefused, SyncConflict
 from feature_server.keys import FENCE, LOCK
-from feature_server.online import OnlineStore
+from feature_server.online import Fence, OnlineStore
 from feature_server.online_commands import delete_key_commands
 from feature_server.online_lock import Holder, fenced
 from feature_server.online_writer import FencedWriter
 from feature_server.sync import SyncResult
+from feature_server.sync_records import KeyEvents, append_commands
 
 VIEW = make_view()
 LOCK_NAME = LOCK + VIEW.id.encode()
@@ -81,6 +82,21 @@ def test_renewing_the_lease_does_not_disturb_the_rows_being_written(valkey: str)
         while time.monotonic() < until:
             for transaction in delete_key_commands([b"1{1}"], count_existing=True):
                 writer.put(transaction)
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_transaction_that_fails_ends_the_sync_whether_it_is_the_last_or_not(valkey: str, after: int) -> None:
+    def write(store: OnlineStore, fence: Fence) -> None:
+        with FencedWriter(store, fence, "1") as writer:
+            for entity in range(1, 2 + after):
+                events = KeyEvents(entity=b"%d" % entity, records=b"x", count=1, newest_us=0)
+                for transaction in append_commands("1", [events], None):
+                    writer.put(transaction)
+
+    with OnlineStore(valkey) as store, fenced(store, VIEW.id) as fence:
+        store.client.rpush("1{1}", "of another program")
+        with pytest.raises(OnlineStoreRefused, match="holds what another program wrote"):
+            write(store, fence)
 
 
 def test_the_lock_of_a_process_that_is_gone_is_taken_over_at_once(valkey: str, tables: Tables) -> None:
