@@ -13,7 +13,7 @@ ifeq ($(strip $(UV_INDEX_URL)),)
 unexport UV_INDEX_URL
 endif
 
-.PHONY: help install demo up down test lint unit docs bench lock clean
+.PHONY: help install demo up down test lint unit heavy docs bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,7 +39,7 @@ up: $(INSTALLED) ## load the example if it is not yet, start Airflow, the featur
 down: $(INSTALLED) ## end what `make up` started
 	@$(BIN)/python -m scripts.down
 
-test: lint unit ## everything: linters, types, unit, dbt, DAGs, end to end, documentation
+test: lint unit ## linters, types, and every test but the heavy ones
 
 lint: $(INSTALLED) ## ruff, mypy, sqlfluff
 	$(BIN)/ruff check .
@@ -49,7 +49,10 @@ lint: $(INSTALLED) ## ruff, mypy, sqlfluff
 
 unit: $(INSTALLED) ## pytest
 	@sh scripts/install_browser.sh
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not heavy"
+
+heavy: $(INSTALLED) ## the tests that take minutes each: make demo, make up in a fresh clone, every benchmark
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m heavy
 
 docs: $(INSTALLED) ## the dbt docs site as one file
 	@$(BIN)/features docs

@@ -9,6 +9,14 @@ import redis
 
 from feature_server.embedded import EmbeddedValkey
 
+# Files whose tests take a minute and more: begun first, so that at the end no process waits for another's.
+LONG = ("test_up_down", "test_demo", "test_benchmarks", "test_readme", "test_dags_runs", "test_many_views",
+        "test_odd_projects", "test_incremental")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -146,6 +146,7 @@ def test_data_is_the_same_every_time_and_sorted_by_time(tmp_path: Path) -> None:
     assert spine.num_rows == 30
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_each_benchmark_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     arguments = ["--only", name, "--size", "tiny", "--runs", "1", "--no-feast"]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +26,7 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.heavy
 def test_the_demo_runs_to_its_end_and_leaves_nothing_running(tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FEATURES_", "DBT_", "AIRFLOW"))}
     places = {"FEATURES_HOME": str(tmp_path / "home"), "FEATURES_TARGET_PATH": str(tmp_path / "target")}

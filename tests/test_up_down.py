@@ -271,6 +271,7 @@ def check_airflow(url: str) -> None:
 
 
 @pytest.mark.timeout(1500)  # Airflow and two refreshes, beside the other tests
+@pytest.mark.heavy
 def test_a_fresh_clone_comes_up_loaded_and_green_at_one_time_and_goes_down(tmp_path: Path) -> None:
     ports = {name: free_port() for name in ("airflow", "server", "docs")}
     options = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
