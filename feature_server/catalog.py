@@ -111,7 +111,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except FileNotFoundError:
         raise FeatureStoreError("dbt has not written this file", where=str(path), remedy=remedy) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FeatureStoreError("not a file that dbt wrote", where=str(path), got=str(error), remedy=remedy) from None
 
 

@@ -28,7 +28,7 @@ from .client_push import TIMEOUT_SECONDS as PUSH_TIMEOUT_SECONDS
 from .client_result import FeatureVector, FeatureVectors, event_times
 from .errors import FeatureStoreError, OnlineStoreUnavailable, RequestError
 from .reading import TIMEOUT_SECONDS, AsyncFeatures, AsyncRedisReader, RedisReader, read_features
-from .redis_url import shown_url
+from .redis_url import http_login, shown_url
 from .serving import FeatureReader, GetOnlineFeatures, OnlineFeatures
 from .serving_rows import NOT_FOUND, PRESENT, to_datetimes
 from .settings import Settings, load_settings
@@ -61,8 +61,8 @@ class _Client:
         self.url, self._shown = url, shown_url(url)
         self.timeout = timeout
         self._over_http = url.startswith(("http://", "https://"))
-        self._endpoint = url.rstrip("/") + PATH
-        self._push_endpoint = url.rstrip("/") + PUSH_PATH
+        self._endpoint, self._push_endpoint = self._shown + PATH, self._shown + PUSH_PATH
+        self._login = http_login(url) if self._over_http else None
         self._reader = FeatureReader(settings.now_us)
         self._settings = settings
         self._ingestor: Ingestor | None = None
@@ -238,7 +238,7 @@ class FeatureClient(_Client):
     def _connect(self) -> None:
         import httpx
 
-        self._http = httpx.Client(timeout=self.timeout, headers=_HEADERS, trust_env=False)
+        self._http = httpx.Client(timeout=self.timeout, headers=_HEADERS, auth=self._login, trust_env=False)
         self._process = os.getpid()
 
     def _post(self, body: bytes, endpoint: str, timeout: float) -> httpx.Response:
@@ -340,7 +340,7 @@ class AsyncFeatureClient(_Client):
         import httpx
 
         if self._loop is not asyncio.get_running_loop():
-            self._http = httpx.AsyncClient(timeout=self.timeout, headers=_HEADERS, trust_env=False)
+            self._http = httpx.AsyncClient(timeout=self.timeout, headers=_HEADERS, auth=self._login, trust_env=False)
             self._loop = asyncio.get_running_loop()
         try:
             try:

@@ -38,6 +38,12 @@ class _Response(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Response).decode
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # by what answers; it need be no feature server
+_KINDS = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, FeatureStoreError) and kind is not errors.DefinitionError
+}
 
 
 def encode_request(request: GetOnlineFeatures) -> bytes:
@@ -55,7 +61,7 @@ def decode_response(body: bytes, entities: dict[str, list[Any]], url: str) -> Fe
     """The features of a 200 answer."""
     try:
         response = _decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise OnlineStoreError(
             "the server's answer cannot be read", where=url, got=str(error), remedy="check that it is a feature server"
         ) from None
@@ -89,9 +95,8 @@ def error_of(status: int, body: bytes, url: str, retry_after: str = "") -> Featu
 def _error_of(status: int, body: bytes, url: str) -> FeatureStoreError:
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
-        kind = getattr(errors, fields["error"])
-        what = fields["what"]
-    except (msgspec.DecodeError, AttributeError, KeyError, TypeError):
+        kind, what = _KINDS[fields["error"]], fields["what"]
+    except (*UNREADABLE, KeyError, TypeError):
         kind = OnlineStoreUnavailable if status in (502, 503, 504) else OnlineStoreError
         return kind(
             f"the server answered {status}", where=url, got=body[:200].decode(errors="replace") or "nothing",

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from .client_http import error_of
+from .client_http import UNREADABLE, error_of
 from .errors import FeatureStoreError, OnlineStoreUnavailable, RequestError
 
 PUSH_PATH = "/push"
@@ -94,7 +94,7 @@ def decode_push(status: int, body: bytes, url: str, retry_after: str = "") -> Pu
     if status in (200, 422):
         try:
             return msgspec.json.decode(body, type=PushedBatch)
-        except msgspec.DecodeError:  # an error, then
+        except UNREADABLE:  # an error, then
             pass
     return error_of(status, body, url, retry_after)
 

@@ -193,7 +193,7 @@ class OfflineTable:
                 info = msgspec.json.decode(line).get("commitInfo")
                 if info is not None and LOG_KEY in info:
                     return info
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise OfflineStoreError("the table's log cannot be read", where=str(log), got=str(error)) from None
         raise OfflineStoreError(
             "a version that this product did not publish",

@@ -97,7 +97,7 @@ def decode_online_registry(stored: bytes | None) -> OnlineRegistry:
         raise NotSynced("the online store is empty", remedy="run `features sync`")
     try:
         return msgspec.json.decode(stored, type=OnlineRegistry)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OnlineStoreError(
             "the online registry cannot be read",
             where="features:registry",

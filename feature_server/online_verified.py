@@ -60,7 +60,7 @@ def decode_verified(stored: bytes | None) -> LastVerified | None:
     """The value of `verified_key`; None for a view that was never verified."""
     try:
         return None if stored is None else msgspec.json.decode(stored, type=LastVerified)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OnlineStoreError(
             "the result of the last `features verify` cannot be read", where=VERIFIED.decode() + "<view>",
             got=str(error), remedy="run `features verify` with the version of feature-warehouse that serves",

@@ -61,7 +61,7 @@ _RIGHT = re.compile(r"'([^']+)' (command|key)|(access a key)")
 
 def refusal(reply: str, *, where: str | None = None) -> OnlineStoreError:
     """The error for an error reply of Redis, given with its first word, the code."""
-    text = reply.removeprefix(_BECAUSE)
+    text = reply.removeprefix(_BECAUSE).partition(", with args beginning with: ")[0]  # of AUTH, the password
     code = text.partition(" ")[0]
     if code == "ERR":
         code = next((code for words, code in _WORDS.items() if words in text), code)

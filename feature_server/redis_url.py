@@ -97,6 +97,12 @@ def shown_url(url: str) -> str:
     return f"{parts.scheme}://{shown}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
 
 
+def http_login(url: str) -> tuple[str, str] | None:
+    """User and password of a feature server's URL. They are sent apart from it: the HTTP library logs what it asks."""
+    parts = urlsplit(url)
+    return (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else None
+
+
 def parse_redis_url(url: str) -> RedisAddress:
     """The address that a URL names; SettingsError says what is wrong with it, and nothing that may be a password."""
 
@@ -117,7 +123,7 @@ def parse_redis_url(url: str) -> RedisAddress:
         raise wrong("a # or an @ where none can be")
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
-        raise wrong(f"option {unknown[0]!r}")
+        raise wrong(f"an option that is none of {', '.join(sorted(_OPTIONS))}")
     given: dict[str, Any] = {
         "username": unquote(parts.username) if parts.username else options.get("username") or None,
         "password": unquote(parts.password) if parts.password else options.get("password") or None,
@@ -131,13 +137,17 @@ def parse_redis_url(url: str) -> RedisAddress:
     else:
         given["host"] = unquote(parts.hostname or "localhost")
         try:
+            given["host"].encode("idna")  # as every look-up does
+        except UnicodeError:
+            raise wrong("a host that cannot be looked up") from None
+        try:
             given["port"] = parts.port or 6379
         except ValueError:
             raise wrong("a port that is not a number up to 65535") from None
         db = db or unquote(parts.path).strip("/") or None
         shown = f"{parts.scheme}://{given['host']}:{given['port']}" + (f"/{db}" if db else "")
     if db is not None:
-        if not db.isdigit():
+        if not db.isdecimal():
             raise wrong(f"database {db!r}")
         given["db"] = int(db)
     if parts.scheme == "rediss":

@@ -93,7 +93,7 @@ def read_registry(path: Path) -> Registry:
         raise FeatureStoreError(
             "no registry has been applied", where=str(path), remedy="run `features apply` in the dbt project"
         ) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FeatureStoreError(
             "the registry cannot be read", where=str(path), got=str(error), remedy="run `features apply` again"
         ) from None

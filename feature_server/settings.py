@@ -82,14 +82,15 @@ def parse_time(text: str, *, where: str) -> datetime:
     """An ISO 8601 time as aware UTC; a naive one is UTC."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise SettingsError(
             "not a time", where=where, expected="ISO 8601, e.g. 2013-12-31T23:00:00Z", got=repr(text)
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|:memory:")
+_SCHEME = re.compile(r"[\s'\"]*([A-Za-z][A-Za-z0-9+.-]+:|:memory:)")
+_SECRET = re.compile(r"(?<=://)[^@]*:.*@|(?<=\?).+|(?<=password=).+", re.DOTALL)
 _TARGET_PATH = re.compile(r"^target-path:\s*(['\"]?)(.+?)\1\s*(#.*)?$", re.MULTILINE)
 
 
@@ -100,13 +101,18 @@ def local_path(text: str | Path, *, where: str) -> Path:
             "only files of this machine can be used here",
             where=where,
             expected="a path; ./ goes before a folder whose name holds a colon",
-            got=str(text),
+            got=shown_place(str(text)),
             remedy=f"set {where} to a local path" if where.isupper() else "give a local path",
         )
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise SettingsError("no such home folder", where=where, got=str(text), remedy=str(error)) from None
+
+
+def shown_place(text: str) -> str:
+    """A path or URL without what opens it: a key and its secret, a token, a password."""
+    return _SECRET.sub("…", text)
 
 
 def _dbt_target_path(env: Mapping[str, str], project_dir: Path) -> str:

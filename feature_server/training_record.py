@@ -115,7 +115,7 @@ def read_record(path: Path) -> TrainingRecord:
         raise RequestError("not a Parquet file", where=str(path), got=str(error).splitlines()[0]) from None
     try:
         return msgspec.json.decode(metadata[METADATA_KEY], type=TrainingRecord)
-    except (KeyError, msgspec.DecodeError):
+    except (KeyError, msgspec.DecodeError, UnicodeDecodeError):
         raise RequestError(
             "the file does not say what it was made from",
             where=str(path),

@@ -17,7 +17,7 @@ import msgspec
 from .definitions import FeatureView
 from .errors import FeatureStoreError, SettingsError, WarehouseError
 from .manifest.artifacts import read_manifest
-from .settings import EPOCH, Settings, local_path, to_us
+from .settings import EPOCH, Settings, local_path, shown_place, to_us
 from .warehouse import MISSING, database_name, name_parts
 
 if TYPE_CHECKING:
@@ -203,7 +203,8 @@ def _elsewhere(
     if file != settings.warehouse:
         to_set.append(f"FEATURES_WAREHOUSE={file}")
     if file is None:
-        remedy = f"{named} is {target.path or target.kind!r}: give it a DuckDB file of this machine as its `path`"
+        place = shown_place(target.path or target.kind)
+        remedy = f"{named} is {place!r}: give it a DuckDB file of this machine as its `path`"
     elif file == settings.warehouse and not other_target:
         remedy = f"run `dbt build`: {named} is this file"
     elif not file.exists():

@@ -28,6 +28,8 @@ from served import served
 from test_serving import AT_NOW, BAD_REQUESTS, DELAYS, FRAUD, NEW, OLD, PROFILE, RISK, TRANSACTIONS, same, tables
 
 from feature_server import AsyncFeatureClient, FeatureClient
+from feature_server.client_http import decode_response, error_of
+from feature_server.client_push import decode_push
 from feature_server.embedded import EmbeddedValkey
 from feature_server.errors import FeatureStoreError, NotSynced, OnlineStoreError, OnlineStoreUnavailable
 from feature_server.settings import load_settings
@@ -320,3 +322,16 @@ print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
     heavy = {"duckdb", "dbt", "pandas", "numpy", "pyarrow", "starlette", "uvicorn", "orjson", "redis", "airflow"}
     assert set(run.stdout.split()) & heavy == set()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"error": "\xff", "what": "\xff"}', b'{"error": "difflib", "what": "x"}', b'{"error": "Problem", "what": "x"}',
+     b'{"error": "DefinitionError", "what": "x"}', b'{"error": "Exception", "what": 3}', b"[" * 100_000],
+)  # fmt: skip
+def test_whatever_another_server_answers_is_an_error_of_ours(body: bytes) -> None:
+    assert isinstance(error_of(502, body, "http://h"), OnlineStoreUnavailable)
+    assert isinstance(decode_push(502, body, "http://h"), OnlineStoreUnavailable)
+    with pytest.raises(OnlineStoreError, match="the server's answer cannot be read"):
+        decode_response(body, {}, "http://h")
+    assert isinstance(decode_push(200, body, "http://h"), OnlineStoreError)

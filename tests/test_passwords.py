@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import logging
+import threading
 import traceback
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -11,6 +15,7 @@ from feature_server import AsyncFeatureClient, FeatureClient
 from feature_server.errors import FeatureStoreError, SettingsError
 from feature_server.ingest import Ingestor
 from feature_server.online import OnlineStore
+from feature_server.redis_refusals import refusal
 from feature_server.redis_url import parse_redis_url
 from feature_server.settings import load_settings
 
@@ -27,6 +32,7 @@ from feature_server.settings import load_settings
         "h[unter2",
         "hun%ter2",
         "hunter2@",
+        "x&hunter2",
         "h\\unter2",
         "12?db=hunter2",
     ],
@@ -66,3 +72,44 @@ def test_a_password_is_never_shown(form: str, secret: str) -> None:
     with suppress(SettingsError):
         said.append(repr(load_settings({"FEATURES_REDIS_URL": url})))
     assert [text for text in said if "ter2" in text or "hun" in text] == []
+
+
+def test_the_log_of_the_http_library_shows_no_password_and_the_server_gets_it(caplog: pytest.LogCaptureFixture) -> None:
+    got = list[str]()
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(self.headers["authorization"])
+            self.send_error(502)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        thread = threading.Thread(target=proxy.handle_request)
+        thread.start()
+        url = "http://{}@127.0.0.1:{}/features/".format("user:hun%2Fter2", proxy.server_port)
+        with caplog.at_level(logging.DEBUG), FeatureClient(url) as client, pytest.raises(FeatureStoreError):
+            client.get(features=["a:b"], c=1)
+        thread.join()
+    assert got == ["Basic " + base64.b64encode(b"user:hun/ter2").decode()]
+    assert "POST http://127.0.0.1" in caplog.text
+    assert "ter2" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "place", ["s3://key:hun/ter2@bucket/x", "md:shop?motherduck_token=hunter2", "postgres:host=h password=hunter2"]
+)
+def test_a_place_elsewhere_is_named_without_what_opens_it(place: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"FEATURES_OFFLINE": place})
+    assert "ter2" not in str(caught.value)
+    assert place.partition(":")[0] + ":" in str(caught.value)
+
+
+def test_a_redis_that_does_not_know_auth_repeats_no_password() -> None:
+    error = refusal("ERR unknown command `AUTH`, with args beginning with: `hunter2`, ")
+    assert str(error) == (
+        "Redis does not know this user and password\n  got: ERR unknown command `AUTH`\n"
+        "  remedy: correct them in FEATURES_REDIS_URL"
+    )

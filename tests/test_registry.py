@@ -119,9 +119,10 @@ def test_a_missing_or_damaged_registry_is_an_error_with_a_remedy(tmp_path: Path)
     path = tmp_path / "registry.json"
     with pytest.raises(FeatureStoreError, match="no registry has been applied"):
         read_registry(path)
-    path.write_bytes(REGISTRY.to_json()[:-20])
-    with pytest.raises(FeatureStoreError, match="the registry cannot be read"):
-        read_registry(path)
+    for damaged in (REGISTRY.to_json()[:-20], REGISTRY.to_json().replace(b'"name"', b'"\xff"', 1)):
+        path.write_bytes(damaged)
+        with pytest.raises(FeatureStoreError, match="the registry cannot be read"):
+            read_registry(path)
 
 
 def changed(**changes: object) -> Registry:

@@ -11,6 +11,7 @@ from feature_server.cli import main
 from feature_server.embedded import connect
 from feature_server.errors import OnlineStoreError, SettingsError
 from feature_server.online_log import landing_folder
+from feature_server.redis_url import parse_redis_url
 from feature_server.settings import load_settings
 from feature_server.stream_plan import EventSource
 from feature_server.training_spine import parquet_spine
@@ -102,3 +103,21 @@ def test_a_folder_below_the_project_gets_no_online_store_of_its_own(
         assert raised.value.remedy is not None
         assert f"FEATURES_PROJECT_DIR={tmp_path}" in raised.value.remedy
     assert list(below.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_clock_outside_the_years_1_to_9999_in_utc_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="FEATURES_CLOCK: not a time"):
+        load_settings({"FEATURES_CLOCK": text})
+
+
+@pytest.mark.parametrize("text", [" s3://bucket/x", "'md:shop'", '"s3://bucket/x"'])
+def test_a_place_elsewhere_within_blanks_or_quotes_is_no_folder(text: str) -> None:
+    with pytest.raises(SettingsError, match="only files of this machine"):
+        load_settings({"FEATURES_OFFLINE": text})
+
+
+@pytest.mark.parametrize("url", ["redis://h/²", "redis://h?db=²", "redis://..:1", f"redis://{'h' * 64}:1"])
+def test_a_redis_url_without_a_host_or_a_database_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="not a Redis URL"):
+        parse_redis_url(url)
