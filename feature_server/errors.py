@@ -156,6 +156,10 @@ class OnlineStoreRefused(OnlineStoreError):
     status = 503
 
 
+class CannotLand(FeatureStoreError):
+    """Files of live events cannot be written; the events stay in Redis."""
+
+
 class NotSynced(OnlineStoreError):
     """A view that has no values online yet."""
 

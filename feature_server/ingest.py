@@ -70,6 +70,7 @@ class _Source:
         self.reader = EventReader(found[name])
         self.queries = RowQueries()
         self.log = keys.LOG + name.encode()
+        self.log_refused = False  # by what else is under its key: looked at before records are appended once more
         self.views = [_View(target.definition, target.code) for target in online.stream_targets(name)]
         views = [view for view in online.registry.feature_views if view.stream is not None and view.online]
         self.missing = [view.id for view in views if view.stream and view.stream.source == name]
@@ -171,6 +172,9 @@ class Ingestor:
             log = [
                 hiredis.pack_command((b"XADD", source.log, b"*", b"events", entry)) for entry in _entries(whole.table)
             ]
+            if source.log_refused:
+                self._link.ask(b"XLEN", source.log)
+                source.log_refused = False
             count = len(log) + sum(len(each.keys) * each.commands_a_key for each in written)
             commands = b"".join([*(each.commands for each in written), *log])
             replies, start, refused = self._link.push(self._epoch, commands, count), 0, dict[int, str]()
@@ -186,6 +190,7 @@ class Ingestor:
                     lengths = [0 if key in failed else length for key, length in replied.items()]
                 each.trimmer.grown(self._link, each.keys, lengths, now_us)
                 start = stop
+            source.log_refused = hiredis.ReplyError in set(map(type, replies[start:]))
             for reply in replies[start:]:
                 self._link.check(reply)
             whole.refuse(refused)

@@ -11,11 +11,11 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from .errors import FeatureStoreError, NotSynced, OnlineStoreError, UnknownNameError
+from .errors import CannotLand, FeatureStoreError, NotSynced, OnlineStoreError, UnknownNameError
 from .ingest import Ingestor
 from .keys import DEAD, EVENTS, GROUP
 from .online import OnlineStore, redis_errors
@@ -23,9 +23,11 @@ from .online_log import entry_id, land
 from .stream_plan import EventSource
 
 BATCH_EVENTS = 1000
+PORTION_BYTES = 16 << 20  # of JSON pushed at once, unless one event is larger
 CLAIM_MS = 60_000  # how long another worker may keep an event before it is taken to be dead
 LAND_SECONDS = 300.0
 RETRY_SECONDS = 2.0
+Entry: TypeAlias = tuple[bytes, dict[bytes, bytes] | None]  # None for one that was deleted before it was read
 
 
 class Streamed(msgspec.Struct, kw_only=True):
@@ -68,7 +70,7 @@ class Worker:
         """Take in events and land them until `stopped`, or, with `once`, what there is now.
 
         Events of a source that is not online yet stay in the stream until it is. Without `once` it waits for a Redis
-        that does not answer, or refuses, and goes on.
+        that does not answer, or refuses, and goes on; it takes in events also while the files cannot be written.
         """
         if once:
             self._join()
@@ -87,8 +89,8 @@ class Worker:
                     trouble = ""
                 self.take(block_ms=500)
                 if time.monotonic() >= next_landing:
-                    self._land(report)
                     next_landing = time.monotonic() + land_seconds
+                    self._try_land(report)
             except (UnknownNameError, OnlineStoreError) as error:
                 if trouble != self._waiting(error):
                     trouble = self._waiting(error)
@@ -138,11 +140,22 @@ class Worker:
                 return
             self._push(entries)
 
-    def _push(self, entries: list[tuple[bytes, dict[bytes, bytes] | None]]) -> None:
+    def _push(self, entries: list[Entry]) -> None:
+        """Push events in order; large ones a few at a time, as Redis ends a connection that sends it 1 GB at once."""
+        portion, size = list[Entry](), 0
+        for name, fields in entries:
+            more = sum(map(len, (fields or {}).values()))
+            if portion and size + more > PORTION_BYTES:
+                self._push_portion(portion)
+                portion, size = [], 0
+            portion.append((name, fields))
+            size += more
+        if portion:
+            self._push_portion(portion)
+
+    def _push_portion(self, entries: list[Entry]) -> None:
         """Push events, then acknowledge them and keep those refused, both or neither."""
-        if not entries:
-            return
-        present = [(name, fields) for name, fields in entries if fields]  # an entry may be deleted before it is read
+        present = [(name, fields) for name, fields in entries if fields]
         events = [(name, fields[b"event"]) for name, fields in present if b"event" in fields]
         reasons = {name: "no field `event`" for name, fields in present if b"event" not in fields}
         if events:
@@ -157,6 +170,12 @@ class Worker:
             pipeline.xack(self._events, GROUP, *[name for name, _ in entries])
             pipeline.execute()
         self.done.rejected += len(reasons)
+
+    def _try_land(self, report: Callable[[str], None]) -> None:
+        try:
+            self._land(report)
+        except CannotLand as error:
+            report(f"not landed: {error.what} in {error.where} ({error.got}): {error.remedy}")
 
     def _land(self, report: Callable[[str], None]) -> None:
         landed = land(self.online, self.source, self.folder)

@@ -27,7 +27,7 @@ import redis
 
 from . import keys
 from .durable import write_whole
-from .errors import OnlineStoreError
+from .errors import CannotLand, OnlineStoreError
 from .online import OnlineStore, redis_errors
 from .settings import local_path
 from .stream_plan import EventSource
@@ -126,10 +126,20 @@ def last_logged(online: OnlineStore, source: EventSource) -> pa.Table | None:
 def land(online: OnlineStore, source: EventSource, folder: Path, *, max_entries: int = MAX_ENTRIES) -> Landed:
     """Move what a source's log holds now to files. Several may run at once, and any may be killed at any moment.
 
-    An entry that cannot be read becomes a dead letter.
+    An entry that cannot be read becomes a dead letter. Raises CannotLand where the folder cannot be written or is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_unfinished(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(folder)
+        return _land(online, source, folder, max_entries)
+    except OSError as error:
+        raise CannotLand(
+            "live events cannot be written to files", where=str(folder), got=str(error),
+            remedy="give the folder room and the right to write; until then they stay in Redis",
+        ) from None  # fmt: skip
+
+
+def _land(online: OnlineStore, source: EventSource, folder: Path, max_entries: int) -> Landed:
     with redis_errors():
         left = int(online.client.xlen(log_key(source.name)))
     files: list[Path] = []

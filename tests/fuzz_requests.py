@@ -13,11 +13,15 @@ NAMES = [
     "", ".", "..", "%00", "%FF", "%ED%A0%80", "%2e%2e%2f", "%F0%9F%98%80", "<b>", "%0d%0aSet-Cookie:%20a=b", "{name}",
     "a" * 20_000, "%", "%zz", "customer__payments", "customer__payments@v2", "customer", "@", ":", "*",
 ]  # fmt: skip
+TIMES = [
+    "2024-05-01T12:00:00Z", "0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00",
+    "2024-05-01T24:00:00Z", "2024-W18-3", "10000-01-01", "-0001-01-01", "2024-05-01T12:00:00.1234567Z", "1970-01-01",
+]  # fmt: skip
 TEXTS = [
+    *TIMES,
     "", "\0", "a\0b", "\ud800", "\udfff\ud800", "\u202e", "\ufffe", "\U0001f600", "a" * 70_000, "5", "05", "-0", "1e3",
     "9" * 30, "9" * 5_000, "0x10", "NaN", "-Infinity", "null", "true", " 5", "5\n", "٣", "%FF", "'; drop table x; --",
-    "../..", "2024-05-01T12:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2024-05-01T24:00:00Z",
-    "2024-W18-3", "10000-01-01", "-0001-01-01", "2024-05-01T12:00:00.1234567Z", "1970-01-01",
+    "../..",
 ]  # fmt: skip
 NUMBERS = [
     "0", "-0", "1e0", "5.0", "1e400", "-1e400", "1e-400", "9" * 400, "NaN", "Infinity", "-Infinity", "01", "+1", "1.",
@@ -61,7 +65,7 @@ class Requests:
 
     def draw(self) -> Hostile:
         draw = self._draw
-        path = draw.choice([*self._bodies] * 6 + [*self._routes])
+        path = draw.choice([*self._bodies] * 6 + [*self._routes] + ["/explain"] * 3)
         method = "POST" if path in self._bodies and draw.random() < 0.9 else draw.choice(["GET"] * 6 + METHODS)
         target = path.replace("{name}", draw.choice(NAMES)).encode()
         if path == "/explain" or draw.random() < 0.05:
@@ -72,7 +76,10 @@ class Requests:
             )
         headers = [f"Host: {self._host}"]
         if draw.random() < 0.3:
-            headers += draw.sample(HEADERS, draw.randint(1, 3))
+            more = draw.sample(HEADERS, draw.randint(1, 3))
+            if draw.random() < 0.7 and any(line.startswith("Host:") for line in more):
+                headers.clear()  # one name, and not two
+            headers += more
         body = self._body(path) if method in ("POST", "PUT", "PATCH") else b""
         if body or method == "POST":
             headers.append(f"Content-Type: {draw.choice(['application/json'] * 12 + TYPES)}")
@@ -112,7 +119,7 @@ class Requests:
             elif change == 2:
                 given.append((draw.choice(["at", "feature", "customer", *TEXTS]), draw.choice(TEXTS)))
             else:
-                given.append(("at", draw.choice(TEXTS)))
+                given.append(("at", draw.choice([*TIMES] * 4 + TEXTS)))
         text = "&".join(f"{quote(n, errors='surrogatepass')}={quote(v, errors='surrogatepass')}" for n, v in given)
         return self._spoilt(text.encode()) if draw.random() < 0.1 else text.encode()
 

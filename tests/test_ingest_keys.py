@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,6 +106,9 @@ def test_a_log_that_another_program_wrote_over_is_named_and_waited_for(project: 
         thread.start()
         try:
             eventually(lambda: said)
+            sizes = [own.memory_usage(key) for key in own.scan_iter("*{*")]
+            time.sleep(0.5)  # some ten attempts, none of which appends again what it cannot log
+            assert [own.memory_usage(key) for key in own.scan_iter("*{*")] == sizes
             own.delete(LOG + NAME)
             eventually(lambda: worker.done.accepted == 1)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -18,9 +19,9 @@ import redis
 from live_project import NOW, SOURCE, LiveProject, make_live_view, payment, versions
 from served import eventually
 
-from feature_server import online_log
+from feature_server import ingest_worker, online_log
 from feature_server.embedded import EmbeddedValkey
-from feature_server.errors import OnlineStoreError, UnknownNameError
+from feature_server.errors import CannotLand, OnlineStoreError, UnknownNameError
 from feature_server.ingest import Ingestor
 from feature_server.ingest_worker import Worker
 from feature_server.keys import DEAD, EVENTS
@@ -295,3 +296,58 @@ def test_a_clock_far_ahead_is_refused_as_a_dead_letter(project: LiveProject) -> 
     with OnlineStore(project.url) as online, Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
         online.client.xadd(EVENTS + SOURCE.name.encode(), {"event": msgspec.json.encode(event)})
         assert Worker(online, ingestor, SOURCE, project.landing).run(once=True).rejected == 1
+
+
+@pytest.mark.parametrize("what", ["full", "a file in the folder's place"])
+def test_a_landing_folder_that_cannot_be_written_stops_no_worker(
+    project: LiveProject, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    folder, said, ended = project.folder / "live" / "deep", list[str](), list[bool]()
+
+    def full(path: Path, write: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if what == "full":
+        monkeypatch.setattr(online_log, "write_whole", full)
+    else:
+        folder.parent.write_text("")
+    with OnlineStore(project.url) as online, Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor:
+        worker = Worker(online, ingestor, SOURCE, folder)
+        online.client.xadd(EVENTS + SOURCE.name.encode(), event(100))
+        with pytest.raises(CannotLand, match="live events cannot be written to files"):
+            worker.run(once=True)
+        arguments = {"stopped": lambda: bool(ended), "report": said.append, "land_seconds": 0.05}
+        thread = Thread(target=worker.run, kwargs=arguments)
+        thread.start()
+        try:
+            eventually(lambda: said)
+            online.client.xadd(EVENTS + SOURCE.name.encode(), event(101))
+            eventually(lambda: worker.done.accepted == 2)
+            monkeypatch.undo()
+            if folder.parent.is_file():
+                folder.parent.unlink()
+            eventually(lambda: worker.done.landed == 2)
+        finally:
+            ended.append(True)
+            thread.join()
+    assert said[0].startswith("not landed: live events cannot be written to files in ")
+    assert len(list(folder.glob("live-*.parquet"))) == worker.done.files
+
+
+def test_large_events_are_pushed_a_few_at_a_time(project: LiveProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest_worker, "PORTION_BYTES", 1 << 20)
+    large = msgspec.json.decode(event(0)["event"]) | {"merchant": "m" * 300_000}
+    with (
+        EmbeddedValkey(project.folder / "small") as valkey,
+        OnlineStore(valkey.url) as online,
+        Ingestor(valkey.url, lambda: to_us(NOW), expire=False) as ingestor,
+    ):
+        project.url = valkey.url
+        project.sync()
+        online.client.config_set("client-query-buffer-limit", "8mb")
+        for number in range(40):
+            online.client.xadd(
+                EVENTS + SOURCE.name.encode(), {"event": msgspec.json.encode(large | {"payment_id": number})}
+            )
+        done = Worker(online, ingestor, SOURCE, project.landing).run(once=True)
+    assert (done.accepted, done.rejected, done.landed) == (40, 0, 40)

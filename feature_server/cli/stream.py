@@ -11,6 +11,7 @@ import typer
 from .common import Json, ProjectDir, print_json, progress_bar
 
 BATCH_EVENTS = 1000
+BATCH_BYTES = 16 << 20  # unless one event is larger: Redis refuses 1 GB at once
 
 
 def register(app: typer.Typer) -> None:
@@ -63,12 +64,14 @@ def push(
 
 
 def _batches(file: BinaryIO) -> Iterator[list[bytes]]:
-    lines: list[bytes] = []
+    lines, size = list[bytes](), 0
     for line in file:
-        if stripped := line.strip():
-            lines.append(stripped)
-        if len(lines) == BATCH_EVENTS:
+        stripped = line.strip()
+        if lines and (len(lines) == BATCH_EVENTS or size + len(stripped) > BATCH_BYTES):
             yield lines
-            lines = []
+            lines, size = [], 0
+        if stripped:
+            lines.append(stripped)
+            size += len(stripped)
     if lines:
         yield lines
