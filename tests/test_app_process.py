@@ -94,7 +94,7 @@ def test_under_load_no_request_is_lost_when_the_server_ends(rows: OnlineRows, va
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
             try:
                 connection.connect()
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, ConnectionResetError):  # reset: the listener was closed meanwhile
                 return answered
             while connection.sock is not None:
                 connection.request("POST", READ, body)
