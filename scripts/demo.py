@@ -58,7 +58,7 @@ def main() -> None:
             ("make up", "leave it all running: Airflow, the feature server, the docs site"),
             ("make test", "run every check"),
             ("open models/features", "the SQL and YAML behind every number above"),
-            (".venv/bin/features status", "what is fresh and what is late"),
+            (f"FEATURES_CLOCK={CLOCK} .venv/bin/features status", "what is fresh and what is late"),
             (".venv/bin/features --help", "everything else"),
         ]
     )

@@ -9,6 +9,7 @@ embedded Valkey is none of these: its users share it, and it ends with the last 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -53,6 +54,7 @@ class Running:
     started: str
     url: str
     log: str
+    settings: dict[str, str] | None = None  # see `_settings`; None for what an older version started
 
     @property
     def leads(self) -> bool:
@@ -127,6 +129,31 @@ def recorded(folder: Path) -> list[Running]:
     return [Running(**json.loads(file.read_text())) for file in sorted(folder.glob("*.json"))]
 
 
+def _settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment decides what a service reads, writes and takes for the present.
+
+    Each value as its digest: a URL may hold a password.
+    """
+    return {
+        name: hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()
+        for name, value in environment.items()
+        if value and (name.startswith("FEATURES_") or name == "DBT_TARGET")
+    }
+
+
+def check_settings(alive: Sequence[Running], environment: Mapping[str, str]) -> None:
+    """Raise if what is up was started with other settings: two services must not speak of two worlds."""
+    wanted = _settings(environment)
+    for running in alive:
+        if running.settings is None or running.settings == wanted:
+            continue
+        names = sorted(dict(running.settings.items() ^ wanted.items()))
+        raise FeatureStoreError(
+            f"{running.name} is up with another {', '.join(names)}", where=running.log,
+            remedy="`make down` first, or leave the settings as they were",
+        )  # fmt: skip
+
+
 def check_port(service: Service) -> None:
     """Raise if somebody listens on the service's port already."""
     if service.port is None:
@@ -156,7 +183,9 @@ def start(service: Service, folder: Path, environment: Mapping[str, str], cwd: P
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    running = Running(service.name, process.pid, started_at(process.pid) or "", service.url, str(log))
+    running = Running(
+        service.name, process.pid, started_at(process.pid) or "", service.url, str(log), _settings(environment)
+    )
     file = folder / f"{service.name}.json"
     file.with_suffix(".tmp").write_text(json.dumps(asdict(running), indent=2))
     file.with_suffix(".tmp").replace(file)

@@ -28,7 +28,7 @@ from .airflow_env import REPOSITORY, airflow_environment
 from .demo_run import CommandFailed, Commands
 from .local_only import HOST
 from .refresh import CATALOGUE
-from .services import Running, Service, check_port, only_one, recorded, start, stop, wait_until_healthy
+from .services import Running, Service, check_port, check_settings, only_one, recorded, start, stop, wait_until_healthy
 
 HEALTHY_SECONDS = 600.0
 STOP_SECONDS = 30.0
@@ -142,7 +142,9 @@ def main(arguments: Sequence[str]) -> int:
     code = 0
     try:
         with only_one(folder), connect(settings):
-            before = {running.name for running in recorded(folder) if running.leads}
+            alive = [running for running in recorded(folder) if running.leads]
+            check_settings(alive, environment)
+            before = {running.name for running in alive}
             for service in services(given, settings):
                 if service.name not in before:
                     check_port(service)

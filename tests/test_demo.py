@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,10 @@ def test_the_demo_runs_to_its_end_and_leaves_nothing_running(tmp_path: Path) -> 
         cwd=ROOT, env=kept | places, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=580, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
+    readme = (ROOT / "README.md").read_text()
+    trained = re.findall(r"[\d,]+ rows x \d+ features", run.stdout)
+    assert len(trained) == 2
+    assert trained == re.findall(r"[\d,]+ rows x \d+ features", readme)
     for expected in (
         "refresh_hourly: success",
         "refresh_daily: success",
@@ -43,7 +48,6 @@ def test_the_demo_runs_to_its_end_and_leaves_nothing_running(tmp_path: Path) -> 
         "transactions_1h in a training set",
         "verified airport__departures",
         "PRESENT",
-        "rows x 15 features",
         "nothing is left running",
         "What to type next",
     ):

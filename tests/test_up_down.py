@@ -31,6 +31,7 @@ from scripts.services import (
     Running,
     Service,
     check_port,
+    check_settings,
     only_one,
     recorded,
     start,
@@ -121,6 +122,22 @@ def test_a_second_up_starts_nothing_that_runs_and_whatever_does_not(folder: Path
     again = up([web, other], folder, os.environ, folder)
     assert [running.name for running in again] == ["web", "other"]
     assert again[0] == first
+
+
+def test_an_up_with_other_settings_than_what_is_up_is_refused_and_names_them(folder: Path) -> None:
+    first = {"FEATURES_CLOCK": "2013-12-30T23:00:00+00:00", "FEATURES_REDIS_URL": "redis://:secret@127.0.0.1:1"}
+    web = service(WEB)
+    up([web], folder, os.environ | first, folder)
+    assert "secret" not in (folder / "web.json").read_text()
+    check_settings(recorded(folder), os.environ | first)
+    for other, named in (
+        ({"FEATURES_CLOCK": "2013-12-30T12:00:00+00:00"}, "FEATURES_CLOCK"),
+        ({"FEATURES_REDIS_URL": ""}, "FEATURES_REDIS_URL"),
+        ({"FEATURES_ALLOWED_HOSTS": "shop.example"}, "FEATURES_ALLOWED_HOSTS"),
+    ):
+        with pytest.raises(FeatureStoreError, match=rf"another {named}(.|\n)*make down") as caught:
+            check_settings(recorded(folder), os.environ | first | other)
+        assert "secret" not in str(caught.value)
 
 
 def test_a_service_that_ends_is_reported_with_the_end_of_its_log_and_the_others_are_ended(folder: Path) -> None:
