@@ -125,7 +125,7 @@ def test_a_second_up_starts_nothing_that_runs_and_whatever_does_not(folder: Path
 
 
 def test_an_up_with_other_settings_than_what_is_up_is_refused_and_names_them(folder: Path) -> None:
-    first = {"FEATURES_CLOCK": "2013-12-30T23:00:00+00:00", "FEATURES_REDIS_URL": "redis://:secret@127.0.0.1:1"}
+    first = {"FEATURES_CLOCK": "2013-12-30T23:00:00+00:00", "FEATURES_REDIS_URL": "redis://127.0.0.1:1?password=secret"}
     web = service(WEB)
     up([web], folder, os.environ | first, folder)
     assert "secret" not in (folder / "web.json").read_text()
