@@ -46,6 +46,10 @@ _ANSWERS = {
     "NOAUTH": _Answer("Redis wants a password", "put user and password in FEATURES_REDIS_URL"),
     "WRONGPASS": _Answer("Redis does not know this user and password", "correct them in FEATURES_REDIS_URL"),
     "NOPERM": _Answer("the Redis user lacks a right", "see what Redis answered, and ACL SETUSER"),
+    "DENIED": _Answer(
+        "this Redis is in protected mode: it answers its own machine alone",
+        "give it a password or a user (requirepass, ACL) and put that in FEATURES_REDIS_URL",
+    ),
     "WRONGTYPE": _Answer(
         "a key of the feature store holds what another program wrote",
         "delete that key (TYPE tells it); where it held a view's values, `features sync --full` writes them anew",

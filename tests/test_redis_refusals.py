@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import threading
@@ -286,6 +287,7 @@ def answering(tmp_path: Path, reply: bytes) -> Iterator[str]:
         ("EXECABORT Transaction discarded because of previous errors.", "Redis refuses a transaction", False),
         ("MOVED 11940 127.0.0.1:18502", "this Redis is a node of a Redis Cluster", False),
         ("TRYAGAIN Multiple keys request during rehashing of slot", "this Redis is a node of a Redis Cluster", False),
+        ("DENIED Redis is running in protected mode because protected mode is enabled", "this Redis is in prot", False),
         ("NOPERM this user has no permissions to run the 'get' command", "the Redis user lacks a right", False),
     ],
 )
@@ -321,8 +323,12 @@ def test_what_is_answered_with_503_is_logged_once_for_each_cause(own: redis.Redi
             own.config_set("requirepass", "secret")
             own.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
             assert http.get("/entities").status_code == 503
+            assert [http.get("/ready").status_code for _ in range(3)] == [503] * 3
         lines = [line for line in server.stop().splitlines() if " ERROR " in line or "Traceback" in line]
     assert answers == [503] * 200
     pushes = [line for line in lines if "/push answered 503: " in line and "Redis' memory is full; got: OOM" in line]
     assert 1 <= len(pushes) < 200
-    assert ["/entities answered 503: " in line for line in lines if line not in pushes] == [True]
+    others = [line for line in lines if line not in pushes]
+    assert [re.findall("/[a-z]+ answered 503: ", line) for line in others] == [
+        ["/entities answered 503: "], ["/ready answered 503: "],
+    ]  # fmt: skip

@@ -18,7 +18,7 @@ from ..online_live import LiveSource
 from ..online_verified import LastVerified
 from .describe import describe_entity, describe_service, describe_view
 from .explain import EXPLAIN_ROUTE, Explainer, parse_question
-from .features import ROUTE, FeatureServer, error_body, log_failure
+from .features import ROUTE, FeatureServer, error_body, log, log_failure
 from .html import entity_page, error_page, explain_page, index_page, service_page, view_page
 from .live import LiveSources
 from .openapi import openapi
@@ -67,6 +67,7 @@ def create_pages(server: FeatureServer, explainer: Explainer, live: LiveSources)
 class _Pages:
     def __init__(self, server: FeatureServer, explainer: Explainer, live: LiveSources) -> None:
         self._server, self._explainer, self._live = server, explainer, live
+        self._not_ready: list[str] = []  # why, when last asked
 
     def counted(
         self, path: str, answer: Callable[[Request], Awaitable[Response]]
@@ -106,6 +107,9 @@ class _Pages:
         response = _json(answer, status=503 if reasons else 200)
         if reasons:
             response.headers["retry-after"] = "1"
+        if reasons and reasons != self._not_ready:
+            log.error("/ready answered 503: %s", "; ".join(" ".join(reason.split()) for reason in reasons))
+        self._not_ready = reasons
         return response
 
     async def metrics(self, request: Request) -> Response:
