@@ -104,7 +104,8 @@ def leave_late_out(history: History, cut_offs: Mapping[int, int]) -> set[int]:
     same = " and ".join(f"s.{name} = l.{name}" for name in [*history.keys, "event_id", "created_timestamp"])
     connection.execute(
         f"create or replace temp table unlanded as select l.*, event_timestamp <= cut_ as late_ "
-        f"from live l left join cuts using ({keys}) where not exists (select 1 from stored s where {same})"
+        f"from live l left join cuts using ({keys}) "
+        f"where not {history.ahead} and not exists (select 1 from stored s where {same})"
     )
     found = connection.execute(
         f"""

@@ -105,3 +105,20 @@ def test_an_event_created_ahead_of_the_clock_is_unexplained_and_named(project: L
         pq.write_table(kept, file)
     project.sync(full=True)
     assert verify(project).differences == ()
+
+
+def test_an_event_created_ahead_of_the_clock_of_a_key_with_a_lifetime_window_is_named(
+    tmp_path: Path, valkey: str
+) -> None:
+    lifetime = "count(*) over (partition by customer order by paid_at range unbounded preceding)"
+    view, year_2099 = make_live_view({"payments": (lifetime, "bigint")}), NOW.replace(year=2099)
+    project = LiveProject(tmp_path, valkey, view)
+    project.landed("a", [*DAY, payment(9, 1, 20_000)])  # the last is so old that it is in the key's base
+    project.publish()
+    project.sync()
+    project.push((*payment(100, 1, 55)[:5], year_2099), now=year_2099)
+    with OnlineStore(project.url) as online:
+        land(online, SOURCE, project.landing)
+        found = verify_events(view, online, project.offline, now_us=to_us(NOW), project_dir=project.folder, sample=0)
+    assert (found.different, found.unexplained) == (1, 1)
+    assert {difference.cause for difference in found.differences} == {AHEAD}
