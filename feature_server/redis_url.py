@@ -123,7 +123,8 @@ def parse_redis_url(url: str) -> RedisAddress:
         raise wrong("a # or an @ where none can be")
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
-        raise wrong(f"an option that is none of {', '.join(sorted(_OPTIONS))}")
+        named = "an option" if options.keys() & set(_SECRETS) else f"option {unknown[0]!r}"  # it may be a password's tail
+        raise wrong(f"{named} that is none of {', '.join(sorted(_OPTIONS))}")
     given: dict[str, Any] = {
         "username": unquote(parts.username) if parts.username else options.get("username") or None,
         "password": unquote(parts.password) if parts.password else options.get("password") or None,
