@@ -123,7 +123,8 @@ def parse_redis_url(url: str) -> RedisAddress:
         raise wrong("a # or an @ where none can be")
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
-        named = "an option" if options.keys() & set(_SECRETS) else f"option {unknown[0]!r}"  # it may be a password's tail
+        tail = options.keys() & set(_SECRETS)  # what looks like an option's name may be the end of a password
+        named = "an option" if tail else f"option {unknown[0]!r}"
         raise wrong(f"{named} that is none of {', '.join(sorted(_OPTIONS))}")
     given: dict[str, Any] = {
         "username": unquote(parts.username) if parts.username else options.get("username") or None,
