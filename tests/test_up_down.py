@@ -317,6 +317,9 @@ def test_a_fresh_clone_comes_up_loaded_and_green_at_one_time_and_goes_down(tmp_p
         again = run("scripts.up", *options, home=tmp_path).stdout
         assert "already up" in again
         assert "loading" not in again
+        other = run("scripts.up", *options, home=tmp_path, FEATURES_CLOCK="2013-12-30T12:00:00Z")
+        assert (other.returncode, other.stdout) == (1, "")
+        assert "is up with another FEATURES_CLOCK" in other.stderr
     finally:
         running = recorded(tmp_path / "run")
         down = run("scripts.down", home=tmp_path)
