@@ -344,7 +344,7 @@ def _column_names(refs: Sequence[FeatureRef], keys: Iterable[str], full_feature_
                 f"two columns of the answer would be named {ref.feature!r}",
                 where="features",
                 got=f"{ref.text} and {taken[ref.feature]}",
-                remedy="set full_feature_names to true",
+                remedy="set full_feature_names to true (--full-feature-names)",
             )
         taken[ref.feature] = ref.text
     return [ref.feature for ref in refs]

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from sync_project import Tables, at, make_view
 
@@ -136,6 +137,25 @@ def test_get_as_json_tells_infinity_from_null(features: Callable[..., Ran]) -> N
             "card": {"value": None, "status": "NULL_VALUE", "event_timestamp": "2024-01-01T01:20:00Z"},
         },
     }
+
+
+def test_get_of_a_service_whose_views_share_a_feature_name_is_read_by_full_names(
+    features: Callable[..., Ran], tmp_path: Path
+) -> None:
+    other = msgspec.structs.replace(SPEND, name="customer__other")
+    Tables(load_settings().offline).commit(other, [[(42, at(5), 7.5, "visa")]])
+    both = FeatureService(
+        name="both", features=tuple(FeatureRef(view.id, "spend", f"{view.id}:spend") for view in (SPEND, other))
+    )
+    registry = Registry(project="test", feature_views=(SPEND, other), feature_services=(both,))
+    write_registry(load_settings().registry_path, registry)
+    features("sync")
+    refused = features("get", "both", "customer_id=42")
+    assert (refused.code, "--full-feature-names" in refused.err) == (1, True)
+    assert features("get", "both", "customer_id=42", "--full-feature-names").out == (
+        "customer__spend__spend  12.5                      PRESENT          2024-01-01T00:05:00Z\n"
+        "customer__other__spend  7.5                       PRESENT          2024-01-01T00:05:00Z\n"
+    )
 
 
 def test_get_of_several_join_keys_after_the_ttl_gives_no_value(features: Callable[..., Ran]) -> None:

@@ -99,6 +99,9 @@ def _bars(stack: ExitStack) -> Callable[[str], Progress]:
 def get(
     service: Annotated[str, typer.Argument(help="A feature service, or one feature as view:feature.")],
     keys: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="The entity: each join key and its value.")],
+    full_feature_names: Annotated[
+        bool, typer.Option("--full-feature-names", help="Name features view__feature instead of feature.")
+    ] = False,
     project_dir: ProjectDir = None,
     json: Json = False,
 ) -> None:
@@ -116,7 +119,9 @@ def get(
         features = [service] if ":" in service else None
         entity = _entity(keys, online.registry, features or service)
         with FeatureClient(url, settings=settings) as client:
-            found = client.get(None if features else service, features=features, **entity)
+            found = client.get(
+                None if features else service, features=features, full_feature_names=full_feature_names, **entity
+            )
     if json:
         print_json(_as_json(found))
         return
