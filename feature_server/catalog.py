@@ -16,7 +16,7 @@ import msgspec
 
 from .catalog_overview import overview
 from .durable import make_private
-from .errors import FeatureStoreError
+from .errors import UNREADABLE, FeatureStoreError
 from .manifest import load_registry
 from .manifest.dbt_parse import run_dbt
 from .settings import Settings
@@ -111,7 +111,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except FileNotFoundError:
         raise FeatureStoreError("dbt has not written this file", where=str(path), remedy=remedy) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise FeatureStoreError("not a file that dbt wrote", where=str(path), got=str(error), remedy=remedy) from None
 
 

@@ -14,7 +14,7 @@ import msgspec
 from . import errors
 from .client_result import FeatureVectors
 from .dtypes import FLOAT_WIDTHS, DType, parse_dtype
-from .errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable
+from .errors import UNREADABLE, FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable
 from .serving import GetOnlineFeatures
 from .serving_rows import NOT_FOUND
 
@@ -38,7 +38,6 @@ class _Response(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Response).decode
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # by what answers; it need be no feature server
 _KINDS = {
     name: kind
     for name, kind in vars(errors).items()

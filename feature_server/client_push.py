@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from .client_http import UNREADABLE, error_of
-from .errors import FeatureStoreError, OnlineStoreUnavailable, RequestError
+from .client_http import error_of
+from .errors import UNREADABLE, FeatureStoreError, OnlineStoreUnavailable, RequestError
 
 PUSH_PATH = "/push"
 BATCH_EVENTS = 1000

@@ -7,6 +7,7 @@
     ├── SettingsError            an environment variable or option that cannot be used
     ├── WarehouseError           DuckDB's file is missing, locked by a build, or lacks a relation
     ├── OfflineStoreError        a Delta table is missing, damaged, or lacks a version
+    ├── CannotLand               files of live events cannot be written
     └── OnlineStoreError         what Redis holds cannot be used
         ├── OnlineStoreUnavailable   Redis does not answer, or not yet (HTTP 503, worth a retry)
         ├── OnlineStoreRefused       Redis lets this user, or this product, in only once something is changed (HTTP 503)
@@ -22,6 +23,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 import msgspec
+
+# What is raised for bytes that are not the JSON that was wanted.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class FeatureStoreError(Exception):

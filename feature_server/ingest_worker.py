@@ -20,10 +20,10 @@ from .ingest import Ingestor
 from .keys import DEAD, EVENTS, GROUP
 from .online import OnlineStore, redis_errors
 from .online_log import entry_id, land
+from .portions import portions
 from .stream_plan import EventSource
 
 BATCH_EVENTS = 1000
-PORTION_BYTES = 16 << 20  # of JSON pushed at once, unless one event is larger
 CLAIM_MS = 60_000  # how long another worker may keep an event before it is taken to be dead
 LAND_SECONDS = 300.0
 RETRY_SECONDS = 2.0
@@ -141,16 +141,8 @@ class Worker:
             self._push(entries)
 
     def _push(self, entries: list[Entry]) -> None:
-        """Push events in order; large ones a few at a time, as Redis ends a connection that sends it 1 GB at once."""
-        portion, size = list[Entry](), 0
-        for name, fields in entries:
-            more = sum(map(len, (fields or {}).values()))
-            if portion and size + more > PORTION_BYTES:
-                self._push_portion(portion)
-                portion, size = [], 0
-            portion.append((name, fields))
-            size += more
-        if portion:
+        """Push events in order."""
+        for portion in portions(entries, lambda entry: sum(map(len, (entry[1] or {}).values())), BATCH_EVENTS):
             self._push_portion(portion)
 
     def _push_portion(self, entries: list[Entry]) -> None:

@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from .definitions import Feature, FeatureView
-from .errors import OfflineStoreError
+from .errors import UNREADABLE, OfflineStoreError
 from .offline_types import BUCKET, columns, literal, quote, restore_list, sql_type
 
 LOG_KEY = "feature_warehouse"  # of a commit's custom metadata: a PublishedState
@@ -193,7 +193,7 @@ class OfflineTable:
                 info = msgspec.json.decode(line).get("commitInfo")
                 if info is not None and LOG_KEY in info:
                     return info
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise OfflineStoreError("the table's log cannot be read", where=str(log), got=str(error)) from None
         raise OfflineStoreError(
             "a version that this product did not publish",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from .definitions import FeatureView
-from .errors import NotSynced, OnlineStoreError, UnknownNameError
+from .errors import UNREADABLE, NotSynced, OnlineStoreError, UnknownNameError
 from .registry import Registry
 
 
@@ -97,7 +97,7 @@ def decode_online_registry(stored: bytes | None) -> OnlineRegistry:
         raise NotSynced("the online store is empty", remedy="run `features sync`")
     try:
         return msgspec.json.decode(stored, type=OnlineRegistry)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise OnlineStoreError(
             "the online registry cannot be read",
             where="features:registry",

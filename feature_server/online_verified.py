@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .errors import OnlineStoreError
+from .errors import UNREADABLE, OnlineStoreError
 from .keys import VERIFIED
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def decode_verified(stored: bytes | None) -> LastVerified | None:
     """The value of `verified_key`; None for a view that was never verified."""
     try:
         return None if stored is None else msgspec.json.decode(stored, type=LastVerified)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise OnlineStoreError(
             "the result of the last `features verify` cannot be read", where=VERIFIED.decode() + "<view>",
             got=str(error), remedy="run `features verify` with the version of feature-warehouse that serves",

@@ -10,7 +10,7 @@ import msgspec
 
 from .definitions import Entity, FeatureRef, FeatureService, FeatureView
 from .durable import make_private, write_whole
-from .errors import FeatureStoreError, RequestError, UnknownNameError
+from .errors import UNREADABLE, FeatureStoreError, RequestError, UnknownNameError
 from .stream_plan import EventSource
 
 Definition = TypeVar("Definition", Entity, FeatureView, FeatureService)
@@ -93,7 +93,7 @@ def read_registry(path: Path) -> Registry:
         raise FeatureStoreError(
             "no registry has been applied", where=str(path), remedy="run `features apply` in the dbt project"
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise FeatureStoreError(
             "the registry cannot be read", where=str(path), got=str(error), remedy="run `features apply` again"
         ) from None

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .definitions import FeatureRef, FeatureView
-from .errors import RequestError
+from .errors import UNREADABLE, RequestError
 from .offline import OfflineTable
 
 METADATA_KEY = b"feature_warehouse"
@@ -115,7 +115,7 @@ def read_record(path: Path) -> TrainingRecord:
         raise RequestError("not a Parquet file", where=str(path), got=str(error).splitlines()[0]) from None
     try:
         return msgspec.json.decode(metadata[METADATA_KEY], type=TrainingRecord)
-    except (KeyError, msgspec.DecodeError, UnicodeDecodeError):
+    except (KeyError, *UNREADABLE):
         raise RequestError(
             "the file does not say what it was made from",
             where=str(path),

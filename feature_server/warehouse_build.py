@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .definitions import FeatureView
-from .errors import FeatureStoreError, SettingsError, WarehouseError
+from .errors import UNREADABLE, FeatureStoreError, SettingsError, WarehouseError
 from .manifest.artifacts import read_manifest
 from .settings import EPOCH, Settings, local_path, shown_place, to_us
 from .warehouse import MISSING, database_name, name_parts
@@ -77,7 +77,7 @@ def read_last_run(target_path: Path) -> LastRun | None:
         return msgspec.json.decode(path.read_bytes(), type=LastRun)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise FeatureStoreError(
             "a file of dbt cannot be read", where=str(path), got=str(error), remedy="run `dbt build`"
         ) from None

@@ -15,7 +15,6 @@ from served import served
 from stream_views import NOW, payment, put_online, stream_view
 from typer.testing import CliRunner
 
-from feature_server.app import push
 from feature_server.cli import load_commands
 
 SOURCE = "payments.transactions"
@@ -132,8 +131,3 @@ def test_features_push_takes_a_file_and_names_what_it_refuses(valkey: str, tmp_p
     done = run(tmp_path, valkey, SOURCE, str(file), "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout) == {"source": SOURCE, "accepted": 1, "rejected": []}
-
-
-def test_pushes_that_wait_are_written_together_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "MAX_TOGETHER_BYTES", 10)
-    assert [push._together(sizes) for sizes in ([3], [3, 7, 1], [11, 1], [4, 4, 4, 4], [0, 0])] == [1, 2, 1, 2, 2]

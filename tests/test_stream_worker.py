@@ -19,7 +19,7 @@ import redis
 from live_project import NOW, SOURCE, LiveProject, make_live_view, payment, versions
 from served import eventually
 
-from feature_server import ingest_worker, online_log
+from feature_server import online_log, portions
 from feature_server.embedded import EmbeddedValkey
 from feature_server.errors import CannotLand, OnlineStoreError, UnknownNameError
 from feature_server.ingest import Ingestor
@@ -335,7 +335,7 @@ def test_a_landing_folder_that_cannot_be_written_stops_no_worker(
 
 
 def test_large_events_are_pushed_a_few_at_a_time(project: LiveProject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_worker, "PORTION_BYTES", 1 << 20)
+    monkeypatch.setattr(portions, "PORTION_BYTES", 1 << 20)
     large = msgspec.json.decode(event(0)["event"]) | {"merchant": "m" * 300_000}
     with (
         EmbeddedValkey(project.folder / "small") as valkey,

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..errors import RequestError
+from ..errors import UNREADABLE, RequestError
 
 MAX_BODY_BYTES = 8 << 20
 T = TypeVar("T")
@@ -37,7 +37,7 @@ def decode_body(decode: Callable[[bytes], T], body: bytes, expected: str) -> T:
             expected=expected,
             remedy="GET /openapi.json describes the body",
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         got = {UnicodeDecodeError: "bytes that are not UTF-8", RecursionError: "brackets nested too deeply"}
         raise MalformedBody(
             "the body is not JSON", where="$", expected="a JSON object", got=got.get(type(error), str(error)),

@@ -6,12 +6,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..errors import FeatureStoreError, RequestError
+from ..portions import portions
 from .bodies import decode_body
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PUSH_ROUTE = "/push"
 MAX_TOGETHER = 500  # pushes that are written as one
-MAX_TOGETHER_BYTES = 16 << 20  # of their events, unless one push is larger: Redis refuses 1 GB at once
 log = logging.getLogger("feature_server")
 
 
@@ -86,8 +85,8 @@ class PushQueue:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            count = _together([memoryview(request.df).nbytes for request, _ in self._waiting[:MAX_TOGETHER]])
-            taken, self._waiting = self._waiting[:count], self._waiting[count:]
+            taken = next(portions(self._waiting, lambda pushed: memoryview(pushed[0].df).nbytes, MAX_TOGETHER))
+            del self._waiting[: len(taken)]
             outcomes = await loop.run_in_executor(self._thread, self._ingest, [request for request, _ in taken])
             for (_, future), outcome in zip(taken, outcomes, strict=True):
                 if future.done():
@@ -118,12 +117,6 @@ class PushQueue:
             for i, outcome in zip(members, found, strict=True):
                 outcomes[i] = outcome
         return outcomes
-
-
-def _together(sizes: list[int]) -> int:
-    """How many pushes of these sizes, in bytes, are written as one."""
-    sums = list(accumulate(sizes))
-    return max(1, sum(size <= MAX_TOGETHER_BYTES for size in sums))
 
 
 def _ingestor(redis_url: str, now_us: Callable[[], int], expire: bool) -> Ingestor:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import typer
 
 from .common import Json, ProjectDir, print_json, progress_bar
 
 BATCH_EVENTS = 1000
-BATCH_BYTES = 16 << 20  # unless one event is larger: Redis refuses 1 GB at once
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +32,7 @@ def push(
     """
     from ..embedded import connect
     from ..ingest import Ingestor
+    from ..portions import portions
     from ..settings import load_settings
 
     settings = load_settings(project_dir=project_dir)
@@ -45,7 +44,7 @@ def push(
         progress_bar(f"push {source}") as progress,
     ):
         done = 0
-        for lines in _batches(file):
+        for lines in portions(filter(None, map(bytes.strip, file)), len, BATCH_EVENTS):
             result = ingestor.push_lines(source, lines)
             accepted += result.accepted
             for index, reason in result.rejected:
@@ -61,17 +60,3 @@ def push(
         typer.echo(f"pushed {source} accepted={accepted} rejected={len(rejected)}")
     if rejected:
         raise typer.Exit(1)
-
-
-def _batches(file: BinaryIO) -> Iterator[list[bytes]]:
-    lines, size = list[bytes](), 0
-    for line in file:
-        stripped = line.strip()
-        if lines and (len(lines) == BATCH_EVENTS or size + len(stripped) > BATCH_BYTES):
-            yield lines
-            lines, size = [], 0
-        if stripped:
-            lines.append(stripped)
-            size += len(stripped)
-    if lines:
-        yield lines

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..errors import FeatureStoreError
+from ..errors import UNREADABLE, FeatureStoreError
 
 SCHEMA = "manifest/v12"  # of dbt 1.8 to 1.11
 
@@ -157,7 +157,7 @@ def _decode(path: Path, kind: type[Json], remedy: str) -> Json | None:
         raise FeatureStoreError(
             "a file of dbt cannot be read", where=str(path), got=str(error), remedy=remedy
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise FeatureStoreError(
             "a file of dbt is not what dbt writes", where=str(path), got=str(error), remedy=remedy
         ) from None
