@@ -51,7 +51,7 @@ unit: $(INSTALLED) ## pytest
 	@sh scripts/install_browser.sh
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not heavy"
 
-heavy: $(INSTALLED) ## the tests that take minutes each: make demo, make up in a fresh clone, every benchmark
+heavy: $(INSTALLED) ## the long tests: demo, make up, README, refreshes, many views, benchmarks
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m heavy
 
 docs: $(INSTALLED) ## the dbt docs site as one file

@@ -11,7 +11,8 @@ from feature_server.embedded import EmbeddedValkey
 
 # Files whose tests take a minute and more: begun first, so that at the end no process waits for another's.
 LONG = ("test_up_down", "test_demo", "test_benchmarks", "test_readme", "test_dags_runs", "test_many_views",
-        "test_odd_projects", "test_incremental")  # fmt: skip
+        "test_odd_projects", "test_incremental", "test_stream_interleaving", "test_warehouse_build", "test_dags",
+        "test_catalog")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,6 +21,8 @@ from feature_server.manifest.dbt_parse import dbt_manifest
 from feature_server.offline import OfflineStore
 from feature_server.settings import load_settings
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[1]
 RECEIPTS = "account__receipts"
 VIEWS = ("account__activity@v1", "account__activity@v2")

@@ -23,6 +23,8 @@ from feature_server.cli import load_commands
 from feature_server.client import FeatureClient
 from feature_server.settings import load_settings
 
+pytestmark = pytest.mark.heavy
+
 VIEWS = views(300)
 SIXTY = VIEWS[:60]
 OLD = [view.id.replace("@v2", "@v1") for view in VIEWS if view.id.endswith("@v2")]

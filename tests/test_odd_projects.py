@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from feature_server.cli import load_commands
 
+pytestmark = pytest.mark.heavy
+
 NOW = "2024-05-01T12:00:00+00:00"
 BASE = {
     "dbt_project.yml": DBT_PROJECT + "snapshot-paths: [snapshots]\nseed-paths: [seeds]\n",

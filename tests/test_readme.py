@@ -120,6 +120,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+@pytest.mark.heavy
 def test_every_command_of_the_readme_runs(project: Path, shell: Shell) -> None:
     port, printed = free_port(), []
     for number, block in enumerate(blocks()):

@@ -13,6 +13,8 @@ from interleaving_shop import TRIM_BYTES
 
 from feature_server import ingest_trim, online_commands
 
+pytestmark = pytest.mark.heavy
+
 RUNS = int(os.environ.get("FEATURES_INTERLEAVINGS", "3"))
 FIRST = int(os.environ.get("FEATURES_FIRST_INTERLEAVING", "0"))
 STEPS = 50

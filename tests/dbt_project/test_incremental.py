@@ -12,6 +12,8 @@ import pytest
 from tests.dbt_project.conftest import STEPS
 from tests.dbt_project.world import STREAM_VIEWS, VIEWS, World, view_rows
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_incremental_builds_give_what_a_full_build_gives(steps: list[World], full: World, view: str) -> None:
