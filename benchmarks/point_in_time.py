@@ -23,7 +23,7 @@ TARGETS = {"cpu_s/limit": "<= 1.5", "cpu_s/feast": "<= 0.5", "peak_mb/feast": "<
 
 def ours(home: str, spine: str, features: list[str], first: bool = False, memory_limit: str | None = None) -> Numbers:
     """The product's training set as an Arrow table; with `first`, from the published tables alone."""
-    from feature_server.store import FeatureStore
+    from feature_server.training.store import FeatureStore
 
     store = FeatureStore(home=home, memory_limit=memory_limit)
     if first:
@@ -37,7 +37,7 @@ def sql(home: str, spine: str, features: list[str], shape: str) -> Numbers:
     """A hand-written query of one of SHAPES, its result as an Arrow table."""
     import duckdb
 
-    from feature_server.store import FeatureStore
+    from feature_server.training.store import FeatureStore
 
     store = FeatureStore(home=home)
     views: dict[str, list[str]] = {}

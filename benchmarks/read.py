@@ -140,7 +140,7 @@ async def limit_app(scope: Any, receive: Any, send: Any) -> None:
     import msgspec
     import orjson
 
-    from feature_server.reading import AsyncRedisReader
+    from feature_server.online.readers import AsyncRedisReader
 
     state = limit_app.__dict__
     if not state:
@@ -187,8 +187,8 @@ def fill(url: str, home: str) -> Numbers:
     """Sync the view into an emptied store; the code that its row keys begin with."""
     import redis
 
-    from feature_server.keys import REGISTRY
-    from feature_server.online_registry import decode_online_registry
+    from feature_server.layout.keys import REGISTRY
+    from feature_server.online.registry import decode_online_registry
 
     from .sync import run_sync
 
@@ -282,7 +282,7 @@ def feast(python: Path, work: Path, size: Any, common: Numbers, seconds: float, 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from feature_server.embedded import EmbeddedValkey
+    from feature_server.online.embedded import EmbeddedValkey
 
     from .common import make_case, parser, write_results
     from .data import ViewSize, feature_names, published

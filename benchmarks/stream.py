@@ -29,7 +29,7 @@ ENTITIES = 100
 
 def push(count: int, folder: str) -> Numbers:
     """Through the library."""
-    from feature_server.ingest import Ingestor
+    from feature_server.ingest.transaction import Ingestor
 
     sent = batches(count)
     with server(folder) as (url, client):
@@ -55,7 +55,7 @@ def push(count: int, folder: str) -> Numbers:
 
 def read(count: int, folder: str, reads: int = 300) -> Numbers:
     """100 entities × 5 window features, by the client."""
-    from feature_server.client import FeatureClient
+    from feature_server.client.features import FeatureClient
     from feature_server.settings import load_settings
 
     with filled(folder, batches(count)) as (url, _, _), FeatureClient(url, settings=load_settings({})) as client:
@@ -67,7 +67,7 @@ def read_limit(count: int, folder: str, reads: int = 300) -> Numbers:
     """The same bytes by MGET, and the five windows by NumPy: no duplicates looked for, no Python values made."""
     import numpy as np
 
-    from feature_server.reading import RedisReader
+    from feature_server.online.readers import RedisReader
 
     record = np.dtype(
         [("event", "<i8"), ("nulls", "u1"), ("created", "<i8"), ("id", "<u8"), ("counts", "u1"), ("a", "<f8")]
@@ -102,7 +102,7 @@ def _timed(work: Any, times: int) -> Numbers:
 
 def hot(count: int, folder: str, reads: int = 30) -> Numbers:
     """One key with all events."""
-    from feature_server.client import FeatureClient
+    from feature_server.client.features import FeatureClient
     from feature_server.settings import load_settings
 
     waits = []

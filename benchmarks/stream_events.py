@@ -35,14 +35,14 @@ window
 
 def put_online(url: str) -> Any:
     """The view, its definitions published."""
-    from feature_server.definitions import Entity, Feature, FeatureView, JoinKey
+    from feature_server.compiler.model import CompiledModel, compile_stream_view
+    from feature_server.definitions.facts import Entity, Feature, FeatureView, JoinKey
+    from feature_server.definitions.registry import Registry
+    from feature_server.definitions.stream import EventSource, SourceColumn
     from feature_server.dtypes import parse_dtype, parse_sql_type
-    from feature_server.online import OnlineStore
-    from feature_server.online_registry import OnlineRegistry, OnlineView
-    from feature_server.registry import Registry
-    from feature_server.stream_plan import EventSource, SourceColumn
-    from feature_server.warehouse import event_types
-    from feature_server.windows import CompiledModel, compile_stream_view
+    from feature_server.offline.warehouse import event_types
+    from feature_server.online.registry import OnlineRegistry, OnlineView
+    from feature_server.online.store import OnlineStore
 
     source = EventSource(
         name=SOURCE,
@@ -108,7 +108,7 @@ def bodies(count: int, push_source: str = SOURCE) -> list[bytes]:
 @contextmanager
 def filled(folder: str, sent: Sequence[list[bytes]]) -> Iterator[tuple[str, Any, Any]]:
     """A server that has taken the events in: its URL, a connection, the view."""
-    from feature_server.ingest import Ingestor
+    from feature_server.ingest.transaction import Ingestor
 
     from .sync import server
 

@@ -29,9 +29,9 @@ def server(folder: str) -> Iterator[tuple[str, Any]]:
     """An embedded Valkey of its own, empty: its URL, and a connection to it."""
     import redis
 
-    from feature_server.embedded import EmbeddedValkey
+    from feature_server.online.embedded import EmbeddedValkey
 
-    importlib.import_module("feature_server.sync")  # not counted
+    importlib.import_module("feature_server.sync.run")  # not counted
     shutil.rmtree(folder, ignore_errors=True)
     with EmbeddedValkey(Path(folder)) as valkey, redis.Redis.from_url(valkey.url) as client:
         client.config_set("save", "")
@@ -56,11 +56,12 @@ def measured(client: Any, keys: int, rows: int | None = None) -> Iterator[Number
 
 
 def run_sync(url: str, home: str) -> Any:
-    from feature_server.offline import OfflineStore
-    from feature_server.online import OnlineStore
-    from feature_server.registry import read_registry
+    from feature_server.definitions.registry import read_registry
+    from feature_server.offline.store import OfflineStore
+    from feature_server.online.store import OnlineStore
     from feature_server.settings import load_settings
-    from feature_server.sync import SyncOptions, sync
+    from feature_server.sync.run import sync
+    from feature_server.sync.view import SyncOptions
 
     settings = load_settings({}, home=home, clock="2025-02-02T00:00:00Z")
     with OnlineStore(url) as online:
@@ -97,8 +98,8 @@ def changes(home: str, keys: int, folder: str) -> Numbers:
     """A sync after a hundredth of the keys got a new row each."""
     import duckdb
 
-    from feature_server.publish import publish_all
-    from feature_server.registry import read_registry
+    from feature_server.definitions.registry import read_registry
+    from feature_server.publish.run import publish_all
     from feature_server.settings import load_settings
 
     copy, count = Path(folder + "-home"), keys // 100
@@ -142,8 +143,8 @@ def batches(keys: int, expire: bool) -> Iterator[Any]:
     """Transactions as `sync` makes them, out of rows in memory."""
     import numpy as np
 
-    from feature_server.online_commands import write_commands
-    from feature_server.packing import RowPacker
+    from feature_server.layout.rows import RowPacker
+    from feature_server.sync.commands import write_commands
 
     view, rows = rows_in_memory(keys)
     packer = RowPacker(view)
@@ -156,9 +157,9 @@ def batches(keys: int, expire: bool) -> Iterator[Any]:
 
 def write_path(keys: int, folder: str, expire: bool = False) -> Numbers:
     """Packing and sending alone."""
-    from feature_server.online import OnlineStore
-    from feature_server.online_lock import fenced
-    from feature_server.online_writer import FencedWriter
+    from feature_server.online.store import OnlineStore
+    from feature_server.sync.lock import fenced
+    from feature_server.sync.writer import FencedWriter
 
     rows_in_memory(10)
     with server(folder) as (url, client), OnlineStore(url) as store, fenced(store, "s") as fence:
@@ -196,9 +197,9 @@ def limit(keys: int, folder: str) -> Numbers:
 
 def readers_wait(keys: int, folder: str) -> Numbers:
     """How long a reader of one key waits while a sync writes: milliseconds."""
-    from feature_server.online import OnlineStore
-    from feature_server.online_lock import fenced
-    from feature_server.online_writer import FencedWriter
+    from feature_server.online.store import OnlineStore
+    from feature_server.sync.lock import fenced
+    from feature_server.sync.writer import FencedWriter
 
     waits: list[float] = []
     with server(folder) as (url, client), OnlineStore(url) as store, fenced(store, "s") as fence:

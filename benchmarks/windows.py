@@ -46,7 +46,7 @@ def model_sql(source: str, *, real: str = "") -> str:
 def ours(home: str, spine: str, first: bool = False) -> Numbers:
     import pandas  # noqa: F401  (pyarrow loads it when first used)
 
-    from feature_server.store import FeatureStore
+    from feature_server.training.store import FeatureStore
 
     store = FeatureStore(home=home)
     if first:
@@ -59,7 +59,7 @@ def ours(home: str, spine: str, first: bool = False) -> Numbers:
 def sql(home: str, spine: str) -> Numbers:
     import duckdb
 
-    from feature_server.store import FeatureStore
+    from feature_server.training.store import FeatureStore
 
     files = [str(file.path) for file in FeatureStore(home=home).table("customer__payments").files()]
     with duckdb.connect() as connection:
@@ -84,12 +84,13 @@ def stream_view() -> tuple[Any, Any]:
     """The view of the benchmark, compiled, and the source of its events."""
     import msgspec
 
-    from feature_server.definitions import Feature, FeatureView, JoinKey
+    from feature_server.compiler.layers import EVENTS
+    from feature_server.compiler.model import CompiledModel, compile_stream_view
+    from feature_server.definitions.facts import Feature, FeatureView, JoinKey
+    from feature_server.definitions.stream import EventSource, SourceColumn
     from feature_server.dtypes import parse_sql_type
     from feature_server.manifest.views import fingerprint
-    from feature_server.stream_plan import EventSource, SourceColumn
-    from feature_server.warehouse import event_types
-    from feature_server.windows import EVENTS, CompiledModel, compile_stream_view
+    from feature_server.offline.warehouse import event_types
 
     source = EventSource(
         name="shop.payments",
@@ -125,11 +126,11 @@ def prepare(work: str, rows: int) -> Numbers:
     """Events in a warehouse, published; a spine a tenth as long. Made once."""
     import duckdb
 
-    from feature_server.definitions import Entity
-    from feature_server.offline import OfflineStore
-    from feature_server.publish import publish
-    from feature_server.registry import Registry, write_registry
-    from feature_server.warehouse import open_warehouse
+    from feature_server.definitions.facts import Entity
+    from feature_server.definitions.registry import Registry, write_registry
+    from feature_server.offline.store import OfflineStore
+    from feature_server.offline.warehouse import open_warehouse
+    from feature_server.publish.run import publish
 
     home = Path(work) / f"windows-{rows}"
     spine = home / "spine.parquet"

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from feature_server.embedded import connect
 
 from examples import flights
 from feature_server import FeatureClient
-from feature_server.embedded import connect
 from feature_server.errors import FeatureStoreError
 from feature_server.ingest import Ingestor
 from feature_server.settings import Settings, load_settings, to_us

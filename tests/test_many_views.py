@@ -14,14 +14,14 @@ from typing import Any
 
 import httpx
 import pytest
-from many_project import NOW, WIDE, many_project, views, write_payments
-from served import Served, served
-from tiny_project import write_project
 from typer.testing import CliRunner
 
-from feature_server.cli import load_commands
-from feature_server.client import FeatureClient
+from feature_server.cli.main import load_commands
+from feature_server.client.features import FeatureClient
 from feature_server.settings import load_settings
+from tests.support.many_project import NOW, WIDE, many_project, views, write_payments
+from tests.support.served import Served, served
+from tests.support.tiny_project import write_project
 
 pytestmark = pytest.mark.heavy
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served import served
-from tiny_project import DBT_PROJECT, PROFILES, write_project
 from typer.testing import CliRunner
 
-from feature_server.cli import load_commands
+from feature_server.cli.main import load_commands
+from tests.support.served import served
+from tests.support.tiny_project import DBT_PROJECT, PROFILES, write_project
 
 pytestmark = pytest.mark.heavy
 

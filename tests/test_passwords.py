@@ -13,10 +13,10 @@ import pytest
 
 from feature_server import AsyncFeatureClient, FeatureClient
 from feature_server.errors import FeatureStoreError, SettingsError
-from feature_server.ingest import Ingestor
-from feature_server.online import OnlineStore
-from feature_server.redis_refusals import refusal
-from feature_server.redis_url import parse_redis_url
+from feature_server.ingest.transaction import Ingestor
+from feature_server.online.address import parse_redis_url
+from feature_server.online.refusals import refusal
+from feature_server.online.store import OnlineStore
 from feature_server.settings import load_settings
 
 

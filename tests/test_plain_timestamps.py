@@ -9,14 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from live_project import COLUMNS, NOW, SOURCE, LiveProject, make_live_view, payment, versions
 from msgspec.structs import replace
-from test_status_sources import settings_of
 from typer.testing import CliRunner
 
-from feature_server.cli import load_commands
+from feature_server.cli.main import load_commands
+from feature_server.definitions.stream import SourceColumn
 from feature_server.dtypes import parse_sql_type
-from feature_server.stream_plan import SourceColumn
+from tests.support.live_project import COLUMNS, NOW, SOURCE, LiveProject, make_live_view, payment, settings_of, versions
 
 PLAIN = replace(
     SOURCE,

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 FIRST = {
     "the example's data": "from examples.payments import main;"
     "main('--out .features/landing --customers 20 --merchants 5 --days 3 --transactions 50'.split())",
-    "features apply": "from pathlib import Path; from feature_server.registry import Registry, write_registry;"
+    "features apply": "from pathlib import Path;"
+    "from feature_server.definitions.registry import Registry, write_registry;"
     "write_registry(Path('.features/registry.json'), Registry(project='p'))",
     "a client on the embedded Valkey": "import feature_server; open('dbt_project.yml', 'w').close();"
     "feature_server.FeatureClient().close()",
@@ -27,7 +28,7 @@ FIRST = {
 }
 # These make folders where the user or a folder that is there already says: in the offline store, which others may read,
 # in a dbt source's location, beside a page; `features docs` and `features stream` make the home first.
-ELSEWHERE = {"offline_files.py", "online_log.py", "warehouse.py", "catalog.py"}
+ELSEWHERE = {"offline/files.py", "history/log.py", "offline/warehouse.py", "catalog/site.py"}
 
 
 def mode(folder: Path) -> int:
@@ -52,5 +53,5 @@ def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
 
 def test_nothing_else_makes_the_folders_above_its_own() -> None:
     sources = [path for folder in ("feature_server", "scripts", "examples") for path in (ROOT / folder).rglob("*.py")]
-    found = {path.name for path in sources if "mkdir(parents=True" in path.read_text()}
+    found = {"/".join(path.parts[-2:]) for path in sources if "mkdir(parents=True" in path.read_text()}
     assert found == ELSEWHERE

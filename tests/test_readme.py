@@ -26,7 +26,7 @@ LINKED = ("data", "examples", "scripts", "dags", "feature_server", ".venv")
 RUN_ELSEWHERE = {
     "make demo": ("tests/test_demo.py", "scripts.demo"),
     "make test": (".ci/run", "make test"),
-    "python -m scripts.refresh hourly --at 2013-12-30T23:00Z": ("tests/test_dags_runs.py", '"scripts.refresh"'),
+    "python -m scripts.refresh hourly --at 2013-12-30T23:00Z": ("tests/dags/test_runs.py", '"scripts.refresh"'),
 }
 PAYMENTS = "python -m examples.payments --out .features/landing"
 SMALLER = (PAYMENTS, f"{PAYMENTS} --customers 300 --transactions 20000")

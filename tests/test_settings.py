@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from feature_server.cli import main
-from feature_server.embedded import connect
+from feature_server.cli.main import main
+from feature_server.definitions.stream import EventSource
 from feature_server.errors import OnlineStoreError, SettingsError
-from feature_server.online_log import landing_folder
-from feature_server.redis_url import parse_redis_url
+from feature_server.history.log import landing_folder
+from feature_server.online.address import parse_redis_url
+from feature_server.online.embedded import connect
 from feature_server.settings import load_settings
-from feature_server.stream_plan import EventSource
-from feature_server.training_spine import parquet_spine
+from feature_server.training.spine import parquet_spine
 
 PLACES = ("PROJECT_DIR", "TARGET_PATH", "HOME", "WAREHOUSE", "OFFLINE")
 ELSEWHERE = (

@@ -10,24 +10,27 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
-from feature_server.client import FeatureClient
-from feature_server.definitions import Entity, Feature, FeatureView, JoinKey
+from feature_server.client.features import FeatureClient
+from feature_server.compiler.layers import EVENTS
+from feature_server.compiler.model import CompiledModel, compile_stream_view
+from feature_server.definitions.facts import Entity, Feature, FeatureView, JoinKey
+from feature_server.definitions.registry import Registry
+from feature_server.definitions.stream import EventSource, SourceColumn
 from feature_server.dtypes import parse_sql_type
-from feature_server.explain import explain
-from feature_server.ingest import Ingestor
+from feature_server.history.log import land
+from feature_server.ingest.transaction import Ingestor
 from feature_server.manifest.views import fingerprint
-from feature_server.offline import OfflineStore
-from feature_server.online import OnlineStore
-from feature_server.online_log import land
-from feature_server.parity_events import verify_events
-from feature_server.publish import publish
-from feature_server.registry import Registry
+from feature_server.offline.store import OfflineStore
+from feature_server.offline.warehouse import event_types, open_warehouse
+from feature_server.online.store import OnlineStore
+from feature_server.publish.run import publish
 from feature_server.settings import load_settings, to_us
-from feature_server.stream_plan import EventSource, SourceColumn
-from feature_server.sync import SyncOptions, sync
-from feature_server.training import Sources, get_historical_features
-from feature_server.warehouse import event_types, open_warehouse
-from feature_server.windows import EVENTS, CompiledModel, compile_stream_view
+from feature_server.sync.run import sync
+from feature_server.sync.view import SyncOptions
+from feature_server.training.request import get_historical_features
+from feature_server.training.sets import Sources
+from feature_server.verify.events import verify_events
+from feature_server.verify.explain import explain
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SOURCE = EventSource(

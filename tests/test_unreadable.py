@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_server.catalog import _read_json
+from feature_server.catalog.site import _read_json
+from feature_server.dbt.artifacts import read_manifest
+from feature_server.dbt.build import read_last_run
+from feature_server.definitions.registry import read_registry
 from feature_server.errors import FeatureStoreError
-from feature_server.manifest.artifacts import read_manifest
-from feature_server.online_registry import decode_online_registry
-from feature_server.online_verified import decode_verified
-from feature_server.registry import read_registry
-from feature_server.training_record import METADATA_KEY, read_record
-from feature_server.warehouse_build import read_last_run
+from feature_server.online.registry import decode_online_registry
+from feature_server.online.verified import decode_verified
+from feature_server.training.record import METADATA_KEY, read_record
 
 
 def _in_file(read: Callable[[Path], object], name: str = "") -> Callable[[bytes, Path], object]:

@@ -18,12 +18,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from live_project import NOW, SOURCE, LiveProject, make_live_view, payment
 from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 
+from feature_server.definitions.registry import Registry, write_registry
 from feature_server.errors import FeatureStoreError
-from feature_server.registry import Registry, write_registry
 from feature_server.settings import load_settings
 from scripts.example import has_example
 from scripts.local_only import LocalOnly
@@ -40,6 +39,7 @@ from scripts.services import (
     wait_until_healthy,
 )
 from scripts.up import streams, up
+from tests.support.live_project import NOW, SOURCE, LiveProject, make_live_view, payment
 
 ROOT = Path(__file__).parents[1]
 WEB = (

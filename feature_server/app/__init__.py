@@ -1,5 +1,5 @@
 """The feature server: Feast's HTTP protocol and read-only pages of the registry, as one ASGI application.
 
-`features.FeatureServer` answers reads itself and leaves every other path to `pages`; `worker` runs it in a process of
-its own, `supervisor` keeps as many of those alive as were asked for.
+Face: `supervisor` (keeps workers alive), `access` (who may ask), `describe` (definitions as JSON). `features` answers
+reads and leaves every other path to `pages`; `worker` runs both in a process of its own.
 """

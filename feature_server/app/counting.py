@@ -16,10 +16,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import generate_latest
 
-from ..metrics import LATENCY_BUCKETS, Counts
-from ..online_live import LiveSource
-from ..online_registry import OnlineRegistry
-from ..online_verified import LastVerified
+from ..online.live import LiveSource
+from ..online.registry import OnlineRegistry
+from ..online.verified import LastVerified
+from ..serving.counts import LATENCY_BUCKETS, Counts
 
 
 class SharedCounts:

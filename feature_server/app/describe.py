@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from ..definitions import Entity, FeatureService, FeatureView, Owner
-from ..online_registry import OnlineRegistry
+from ..definitions.facts import Entity, FeatureService, FeatureView, Owner
+from ..online.registry import OnlineRegistry
 from ..settings import EPOCH
 
 

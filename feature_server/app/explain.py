@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SettingsError
-from ..explain_result import Explanation
 from ..settings import parse_time, to_us
+from ..verify.explanation import Explanation
 
 EXPLAIN_ROUTE = "/explain"
 _EXAMPLE = "/explain?feature=customer__transactions:transactions_1h&customer_id=42"
@@ -67,9 +67,9 @@ class Explainer:
 
     def _explain(self, question: Question) -> Explanation:
         try:
-            from ..explain import explain
-            from ..offline import OfflineStore
-            from ..online import OnlineStore
+            from ..offline.store import OfflineStore
+            from ..online.store import OnlineStore
+            from ..verify.explain import explain
         except ImportError as error:
             raise CannotExplain(
                 "this server is installed without what reads the offline store", where=EXPLAIN_ROUTE,

@@ -11,15 +11,17 @@ import msgspec
 import orjson
 
 from ..errors import FeatureStoreError
-from ..keys import EPOCH
-from ..online_registry import OnlineRegistry
-from ..online_verified import LastVerified, decode_verified, verified_key
-from ..reading import AsyncFeatures, AsyncRedisReader
-from ..serving import FeatureReader, GetOnlineFeatures
-from ..serving_json import JsonWriter
+from ..layout.keys import EPOCH
+from ..online.readers import AsyncRedisReader
+from ..online.registry import OnlineRegistry
+from ..online.verified import LastVerified, decode_verified, verified_key
+from ..protocol import GetOnlineFeatures
+from ..serving.drive import AsyncFeatures
+from ..serving.reader import FeatureReader
 from .access import Access, check_json, headers_of
 from .bodies import BodyTooLarge, decode_body, read_body
 from .counting import SharedCounts
+from .json import JsonWriter
 from .push import PUSH_ROUTE, PushQueue, parse_push
 
 Scope = MutableMapping[str, Any]

@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import FeatureStoreError
-from ..explain_result import Explanation, bounds
-from ..online_live import LiveSource
-from ..online_registry import OnlineRegistry
+from ..online.live import LiveSource
+from ..online.registry import OnlineRegistry
+from ..verify.explanation import Explanation, bounds
 from .describe import describe_service, describe_view, example_entities
 
 NUMBERS = ("Features", "Rows")  # columns of a table that are set flush right

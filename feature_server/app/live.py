@@ -6,11 +6,11 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from ..online_live import LiveSource, read_live
-from ..online_registry import OnlineRegistry
+from ..online.live import LiveSource, read_live
+from ..online.registry import OnlineRegistry
 
 if TYPE_CHECKING:
-    from ..online import OnlineStore
+    from ..online.store import OnlineStore
 
 ANSWER_SECONDS = 2.0
 
@@ -32,7 +32,7 @@ class LiveSources:
 
     def _read(self, names: list[str]) -> list[LiveSource]:
         if self._store is None:
-            from ..online import OnlineStore
+            from ..online.store import OnlineStore
 
             self._store = OnlineStore(self._redis_url, timeout_seconds=ANSWER_SECONDS)
         return [read_live(self._store, name) for name in names]

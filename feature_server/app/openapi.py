@@ -4,75 +4,16 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 
-from ..explain_result import Explanation
-from ..serving import GetOnlineFeatures
+from ..protocol import Error, GetOnlineFeatures, OnlineFeaturesResponse, PushEvents, PushResponse
+from ..verify.explanation import Explanation
 from .bodies import MAX_BODY_BYTES
 from .explain import EXPLAIN_ROUTE
 from .features import ROUTE
 from .push import PUSH_ROUTE
-
-Status = Literal["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
-
-
-class Metadata(msgspec.Struct):
-    """Join keys, then features in the order asked for; `feature_types` names the type of each."""
-
-    feature_names: list[str]
-    feature_types: list[str]
-
-
-class Result(msgspec.Struct):
-    """One join key or feature: a value, a status and an event timestamp for each entity."""
-
-    values: list[Any]
-    statuses: list[Status]
-    event_timestamps: list[Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]]
-
-
-class OnlineFeaturesResponse(msgspec.Struct):
-    """`results` has one item for each of `metadata.feature_names`."""
-
-    metadata: Metadata
-    results: list[Result]
-
-
-class Error(msgspec.Struct, omit_defaults=True):
-    """What went wrong, where, and what to do."""
-
-    error: str
-    what: str
-    where: str = ""
-    expected: str = ""
-    got: str = ""
-    remedy: str = ""
-
-
-class PushEvents(msgspec.Struct, kw_only=True):
-    """Live events of a dbt source: a list of values for each of its columns. `to` and the rest are Feast's."""
-
-    push_source_name: str
-    df: dict[str, list[Any]]
-    to: Literal["online", "online_and_offline"] = "online"
-    allow_registry_cache: bool = True
-    transform_on_write: bool = True
-
-
-class RejectedEvent(msgspec.Struct):
-    """The place of an event in the lists that were sent, and why it was refused."""
-
-    index: int
-    reason: str
-
-
-class PushResponse(msgspec.Struct):
-    """How many events were taken in, and those that were not."""
-
-    accepted: int
-    rejected: list[RejectedEvent]
 
 
 @cache

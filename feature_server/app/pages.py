@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..errors import FeatureStoreError, OnlineStoreError
-from ..online_live import LiveSource
-from ..online_verified import LastVerified
+from ..online.live import LiveSource
+from ..online.verified import LastVerified
 from .describe import describe_entity, describe_service, describe_view
 from .explain import EXPLAIN_ROUTE, Explainer, parse_question
 from .features import ROUTE, FeatureServer, error_body, log, log_failure

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import FeatureStoreError, RequestError
-from ..portions import portions
+from ..ingest.portions import portions
 from .bodies import decode_body
 
 if TYPE_CHECKING:
-    from ..ingest import Ingestor, PushResult
+    from ..ingest.transaction import Ingestor, PushResult
 
 PUSH_ROUTE = "/push"
 MAX_TOGETHER = 500  # pushes that are written as one
@@ -121,7 +121,7 @@ class PushQueue:
 
 def _ingestor(redis_url: str, now_us: Callable[[], int], expire: bool) -> Ingestor:
     try:
-        from ..ingest import Ingestor
+        from ..ingest.transaction import Ingestor
     except ImportError as error:
         raise CannotPush(
             "this server is installed without what takes events in", where=PUSH_ROUTE,

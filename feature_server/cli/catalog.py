@@ -12,8 +12,8 @@ import typer
 from .common import Json, ProjectDir, TargetPath, print_json, written_here
 
 if TYPE_CHECKING:
-    from ..status import Status, ViewStatus
-    from ..status_sources import SourceStatus
+    from ..catalog.sources import SourceStatus
+    from ..catalog.status import Status, ViewStatus
 
 Out = Annotated[
     Path | None,
@@ -52,7 +52,7 @@ def docs(
     """Write the dbt docs site as one HTML file whose first page lists every feature view, service and entity."""
     from msgspec.structs import asdict
 
-    from ..catalog import write_docs
+    from ..catalog.site import write_docs
     from ..settings import load_settings
 
     settings = load_settings(project_dir=project_dir, target_path=target_path)
@@ -72,9 +72,9 @@ def status(project_dir: ProjectDir = None, json: Json = False) -> None:
 
     Exit code 1 when a view is late, behind, missing or differs, events have not landed, or some were refused.
     """
-    from ..registry import read_registry
+    from ..catalog.status import read_status
+    from ..definitions.registry import read_registry
     from ..settings import load_settings
-    from ..status import read_status
 
     settings = load_settings(project_dir=project_dir)
     found = read_status(settings, read_registry(settings.registry_path))
@@ -113,7 +113,7 @@ def _counted(what: str, found: Sequence[ViewStatus] | Sequence[SourceStatus]) ->
 
 
 def _cells(view: ViewStatus) -> tuple[str, ...]:
-    from ..status_periods import span
+    from ..catalog.sources import span
 
     synced = "no" if not view.online else "-" if view.synced_version is None else str(view.synced_version)
     return (
@@ -132,7 +132,7 @@ def _cells(view: ViewStatus) -> tuple[str, ...]:
 
 
 def _source_cells(source: SourceStatus) -> tuple[str, ...]:
-    from ..status_periods import span
+    from ..catalog.sources import span
 
     waiting = f"{source.pushes:,} pushes" if source.events is None else f"{source.events:,}"
     return (

@@ -12,8 +12,8 @@ from .common import Json, ProjectDir, TargetPath, print_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..manifest.plan import Change
-    from ..registry import Registry
+    from ..definitions.changes import Change
+    from ..definitions.registry import Registry
     from ..settings import Settings
 
 NoParse = Annotated[
@@ -57,8 +57,8 @@ def apply(
     project_dir: ProjectDir = None, target_path: TargetPath = None, no_parse: NoParse = False, json: Json = False
 ) -> None:
     """Check the definitions and put them in force: write the registry that every other command reads."""
-    from ..registry import write_registry
-    from ..warehouse_build import check_target
+    from ..dbt.build import check_target
+    from ..definitions.registry import write_registry
 
     settings = _settings(project_dir, target_path)
     registry = _load(settings, no_parse, json)
@@ -80,8 +80,8 @@ def _settings(project_dir: ProjectDir, target_path: TargetPath) -> Settings:
 
 def _load(settings: Settings, no_parse: bool, json: bool) -> Registry:
     """The registry that the project describes; prints every problem and exits when there are any."""
-    from ..manifest import load_registry
-    from ..manifest.dbt_parse import dbt_manifest
+    from ..dbt.parse import dbt_manifest
+    from ..manifest.load import load_registry
 
     if not no_parse:
         dbt_manifest(settings.project_dir, settings.target_path)
@@ -98,8 +98,8 @@ def _load(settings: Settings, no_parse: bool, json: bool) -> Registry:
 
 
 def _plan(settings: Settings, registry: Registry) -> Sequence[Change]:
-    from ..manifest.plan import plan
-    from ..registry import read_registry
+    from ..definitions.changes import plan
+    from ..definitions.registry import read_registry
 
     in_force = read_registry(settings.registry_path) if settings.registry_path.exists() else None
     return plan(in_force, registry)

@@ -25,11 +25,11 @@ def explain(
 
     Events are those of the offline table, of landed files and of the log of pushed events.
     """
-    from ..embedded import connect
-    from ..explain import explain as run
-    from ..offline import OfflineStore
-    from ..online import OnlineStore
+    from ..offline.store import OfflineStore
+    from ..online.embedded import connect
+    from ..online.store import OnlineStore
     from ..settings import load_settings, parse_time, to_us
+    from ..verify.explain import explain as run
 
     settings = load_settings(project_dir=project_dir)
     wrong = [pair for pair in key if "=" not in pair]

@@ -10,8 +10,8 @@ from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SyncCon
 from .common import Json, ProjectDir, print_json, progress_bar
 
 if TYPE_CHECKING:
-    from ..definitions import FeatureView
-    from ..registry import Registry
+    from ..definitions.facts import FeatureView
+    from ..definitions.registry import Registry
 
 Views = Annotated[list[str] | None, typer.Argument(metavar="[VIEW]...", help="Feature views; all of them by default.")]
 Refresh = Annotated[
@@ -37,8 +37,8 @@ def publish(
 
     Run it after a green `dbt build`. A view that cannot be published does not keep the others from it.
     """
-    from ..publish import Published, publish_all
-    from ..registry import read_registry
+    from ..definitions.registry import read_registry
+    from ..publish.run import Published, publish_all
     from ..settings import load_settings
 
     def report(published: Published) -> None:
@@ -80,15 +80,15 @@ def verify(
     Exit code 1 when a difference is not explained by a sync that is still to come. What was found of each view is kept
     for the feature server's /metrics and `features status`.
     """
-    from ..embedded import connect
-    from ..offline import OfflineStore
-    from ..online import OnlineStore
-    from ..online_verified import keep_verified
-    from ..parity import check_online
-    from ..parity import verify as run
-    from ..parity_events import verify_events
-    from ..registry import read_registry
+    from ..definitions.registry import read_registry
+    from ..offline.store import OfflineStore
+    from ..online.embedded import connect
+    from ..online.store import OnlineStore
+    from ..online.verified import keep_verified
     from ..settings import load_settings
+    from ..verify.events import verify_events
+    from ..verify.rows import check_online
+    from ..verify.rows import verify as run
 
     settings = load_settings(project_dir=project_dir)
     chosen = select_views(read_registry(settings.registry_path), views or [], refresh)

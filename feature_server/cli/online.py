@@ -13,9 +13,9 @@ from .common import Json, Progress, ProjectDir, print_json, progress_bar
 from .offline import Refresh, select_views
 
 if TYPE_CHECKING:
-    from ..client_result import FeatureVector
-    from ..definitions import JoinKey
-    from ..registry import Registry
+    from ..client.result import FeatureVector
+    from ..definitions.facts import JoinKey
+    from ..definitions.registry import Registry
 
 
 def register(app: typer.Typer) -> None:
@@ -46,13 +46,13 @@ def sync(
 
     A view that cannot be synced does not keep the others from it. Killed at any moment and run again, it ends the same.
     """
-    from ..embedded import connect
-    from ..offline import OfflineStore
-    from ..online import OnlineStore
-    from ..registry import read_registry
+    from ..definitions.registry import read_registry
+    from ..offline.store import OfflineStore
+    from ..online.embedded import connect
+    from ..online.store import OnlineStore
     from ..settings import load_settings
-    from ..sync import SyncOptions
-    from ..sync import sync as run
+    from ..sync.run import sync as run
+    from ..sync.view import SyncOptions
 
     settings = load_settings(project_dir=project_dir)
     registry = read_registry(settings.registry_path)
@@ -106,10 +106,10 @@ def get(
     json: Json = False,
 ) -> None:
     """Read the features of one entity from the online store, with their statuses and event timestamps."""
-    from ..client import FeatureClient
-    from ..embedded import connect
-    from ..online import OnlineStore
-    from ..online_registry import decode_online_registry
+    from ..client.features import FeatureClient
+    from ..online.embedded import connect
+    from ..online.registry import decode_online_registry
+    from ..online.store import OnlineStore
     from ..settings import load_settings
 
     settings = load_settings(project_dir=project_dir)

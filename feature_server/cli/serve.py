@@ -30,8 +30,8 @@ def serve(
 
     from ..app.access import create_access
     from ..app.supervisor import Supervisor, listen
-    from ..embedded import connect
-    from ..redis_url import parse_redis_url
+    from ..online.address import parse_redis_url
+    from ..online.embedded import connect
     from ..settings import load_settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -59,11 +59,11 @@ def serve(
 def _example(url: str) -> dict[str, object]:
     """A request that the definitions now online can answer."""
     from ..app.describe import example_request
+    from ..definitions.registry import Registry
     from ..errors import FeatureStoreError
-    from ..online_registry import OnlineRegistry, decode_online_registry
-    from ..reading import RedisReader
-    from ..registry import Registry
-    from ..serving import RELOAD_KEYS
+    from ..online.readers import RedisReader
+    from ..online.registry import OnlineRegistry, decode_online_registry
+    from ..serving.reader import RELOAD_KEYS
 
     reader = RedisReader(url)
     try:

@@ -11,7 +11,7 @@ import typer
 from .common import Json, ProjectDir, print_json, progress_bar, written_here
 
 if TYPE_CHECKING:
-    from ..training_set import TrainingSet
+    from ..training.sets import TrainingSet
 
 Out = Annotated[
     Path,
@@ -65,7 +65,7 @@ def train(
 
     The file records what it was made from, so that `features reproduce` can make it again.
     """
-    from ..store import FeatureStore
+    from ..training.store import FeatureStore
 
     store = FeatureStore(project_dir, memory_limit=memory_limit)
     training_set = store.get_historical_features(
@@ -88,7 +88,7 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Make a training set again from the definitions and table versions it records: the same bytes."""
-    from ..store import FeatureStore
+    from ..training.store import FeatureStore
 
     store = FeatureStore(project_dir, memory_limit=memory_limit)
     _write(store.reproduce(training_set, notice=_notice), out, json)

@@ -10,8 +10,8 @@ import typer
 from .common import Json, ProjectDir, print_json
 
 if TYPE_CHECKING:
+    from ..definitions.stream import EventSource
     from ..settings import Settings
-    from ..stream_plan import EventSource
 
 
 def register(app: typer.Typer) -> None:
@@ -47,11 +47,11 @@ def stream(
     import signal
 
     from ..durable import make_private
-    from ..embedded import connect
-    from ..ingest import Ingestor
-    from ..ingest_worker import Worker
-    from ..online import OnlineStore
-    from ..online_log import landing_folder
+    from ..history.log import landing_folder
+    from ..ingest.transaction import Ingestor
+    from ..ingest.worker import Worker
+    from ..online.embedded import connect
+    from ..online.store import OnlineStore
     from ..settings import load_settings
 
     settings = load_settings(project_dir=project_dir)
@@ -82,9 +82,9 @@ def stream(
 def _print_dead(settings: Settings, source: str, drop: bool) -> None:
     import msgspec
 
-    from ..embedded import connect
-    from ..ingest_dead import dead_letters
-    from ..online import OnlineStore
+    from ..ingest.dead import dead_letters
+    from ..online.embedded import connect
+    from ..online.store import OnlineStore
 
     with connect(settings) as url, OnlineStore(url) as online:
         for letter in dead_letters(online, source, drop=drop):
@@ -93,9 +93,9 @@ def _print_dead(settings: Settings, source: str, drop: bool) -> None:
 
 def _source(settings: Settings, name: str) -> EventSource:
     """The event source in force, else as dbt's manifest has it: a first refresh lands events before it applies."""
+    from ..definitions.registry import read_registry
     from ..errors import UnknownNameError
-    from ..manifest import load_registry
-    from ..registry import read_registry
+    from ..manifest.load import load_registry
 
     sources: dict[str, EventSource] = {}
     if settings.registry_path.exists():

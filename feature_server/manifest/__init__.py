@@ -1,47 +1,4 @@
 """dbt's manifest → the project's Registry, or every mistake in its definitions at once.
 
-dbt itself is run at most as a process (`dbt_parse`), never imported: what it wrote is read as JSON.
+Face: `load.load_registry`. One module for each kind of thing that is read.
 """
-
-from __future__ import annotations
-
-from pathlib import Path
-
-from ..errors import DefinitionError
-from ..registry import Registry
-from .artifacts import read_catalog, read_manifest
-from .entities import read_entities
-from .report import Report
-from .services import read_services
-from .sources import read_sources
-from .strays import report_stray_keys
-from .streams import compile_streams
-from .views import read_views
-
-__all__ = ["load_registry"]
-
-
-def load_registry(project_dir: Path, target_path: Path) -> Registry:
-    """The registry that `target_path`/manifest.json describes; catalog.json beside it gives types the YAML leaves out.
-
-    Raises DefinitionError holding every problem found, FeatureStoreError when there is no manifest to read.
-    `project_dir` is where the YAML files are looked up for line numbers.
-    """
-    manifest = read_manifest(target_path)
-    catalog = read_catalog(target_path)
-    report = Report(project_dir, manifest.metadata.project_name)
-    report_stray_keys(manifest, report)
-    entities = read_entities(manifest, catalog, report)
-    sources = read_sources(manifest, report)
-    views = read_views(manifest, catalog, entities, report)
-    compile_streams(manifest, views, sources, report)
-    services = read_services(manifest, views, report)
-    if problems := report.problems():
-        raise DefinitionError(problems)
-    return Registry(
-        project=manifest.metadata.project_name,
-        entities=tuple(draft.entity() for _, draft in sorted(entities.items())),
-        sources=tuple(draft.source for _, draft in sorted(sources.items()) if draft.source is not None),
-        feature_views=tuple(draft.view for _, draft in sorted(views.items()) if draft.view is not None),
-        feature_services=services,
-    )

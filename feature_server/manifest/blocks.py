@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..definitions import parse_duration
+from ..dbt.artifacts import Node
+from ..definitions.facts import parse_duration
 from ..errors import nearest_name
-from .artifacts import Node
 from .report import META, Report
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # of entities, views and features: part of files' names and references

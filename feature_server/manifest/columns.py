@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..dbt.artifacts import Catalog, Node
 from ..dtypes import DType, UnknownType, parse_sql_type
 from ..errors import nearest_name
-from .artifacts import Catalog, Node
 from .report import Report, Step
 
 

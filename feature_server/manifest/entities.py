@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..definitions import Entity, JoinKey
+from ..dbt.artifacts import Catalog, Manifest, Node
+from ..definitions.facts import Entity, JoinKey
 from ..dtypes import DType
-from .artifacts import Catalog, Manifest, Node
 from .blocks import NAME, NAME_IN_WORDS, read_block
 from .columns import Columns
 from .report import META, Report, duplicates

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from .artifacts import Manifest, Node
+from ..dbt.artifacts import Manifest, Node
 
 _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 _STRING = r""""[^"]*"|'[^']*'"""

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from ..dbt.artifacts import Node
 from ..errors import Problem, nearest_name
-from .artifacts import Node
 from .lines import YamlLines
 
 Step = str | int

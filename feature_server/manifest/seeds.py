@@ -6,17 +6,18 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..dbt.artifacts import Node
 from ..errors import WarehouseError
-from .artifacts import Node
 
 if TYPE_CHECKING:
-    from ..warehouse import EventTypes
-    from ..windows import Constant
+    from ..compiler.layers import Constant
+    from ..offline.warehouse import EventTypes
 
 
 def load_seed(node: Node, project_dir: Path, session: EventTypes) -> Constant:
     """The seed as a table of the session; Refused when its file cannot be loaded or leaves types to be guessed."""
-    from ..windows import Constant, Refusal, Refused
+    from ..compiler.layers import Constant
+    from ..compiler.refusals import Refusal, Refused
 
     path = project_dir / node.original_file_path
     if not path.exists() and node.root_path is not None:  # of another package

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..definitions import FeatureRef, FeatureService
-from .artifacts import Manifest, Node
+from ..dbt.artifacts import Manifest, Node
+from ..definitions.facts import FeatureRef, FeatureService
 from .blocks import read_block
 from .report import META, Report
 from .views import ViewDraft, owner_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..dbt.artifacts import Catalog, Manifest, Node
+from ..definitions.stream import EventSource, SourceColumn
 from ..dtypes import DType
 from ..errors import nearest_name
-from ..stream_plan import EventSource, SourceColumn
-from .artifacts import Catalog, Manifest, Node
 from .blocks import read_block
 from .columns import Columns
 from .report import META, Report

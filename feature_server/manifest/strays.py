@@ -7,7 +7,7 @@ import re
 from functools import cache
 from typing import Any
 
-from .artifacts import Manifest, Node
+from ..dbt.artifacts import Manifest, Node
 from .blocks import BLOCKS
 from .report import META, Report, duplicates
 

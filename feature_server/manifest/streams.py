@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..definitions import FeatureView
+from ..dbt.artifacts import Manifest, Node
+from ..definitions.facts import FeatureView
+from ..definitions.stream import StreamPlan
 from ..errors import WarehouseError
-from ..stream_plan import StreamPlan
-from .artifacts import Manifest, Node
 from .macros import way_to_macro
 from .report import Report
 from .seeds import load_seed
@@ -21,8 +21,8 @@ from .views import BLOCK, ViewDraft, fingerprint
 if TYPE_CHECKING:
     from sqlglot import exp
 
-    from ..warehouse import EventTypes
-    from ..windows import Constant
+    from ..compiler.layers import Constant
+    from ..offline.warehouse import EventTypes
 
 STREAM = (*BLOCK, "stream")
 
@@ -43,7 +43,7 @@ def compile_streams(
             if source.source is None:
                 continue
             if draft.stream not in sessions:
-                from ..warehouse import event_types
+                from ..offline.warehouse import event_types
 
                 sessions[draft.stream] = stack.enter_context(event_types(source.source))
             compiled = _compile(draft, draft.view, source, sessions[draft.stream], manifest, report)
@@ -77,7 +77,8 @@ def _compile(
     report: Report,
 ) -> tuple[StreamPlan, str | None] | None:
     """The plan, and the source's relation as the models write it; None, with problems, when there is no such plan."""
-    from ..windows import CompiledModel, Refused, compile_stream_view
+    from ..compiler.model import CompiledModel, compile_stream_view
+    from ..compiler.refusals import Refused
 
     node, events = draft.node, source.source
     assert events is not None
@@ -165,7 +166,7 @@ class _Upstream:
             waiting += below
 
     def __call__(self, table: exp.Table) -> str | Constant | None:
-        from ..windows import EVENTS
+        from ..compiler.layers import EVENTS
 
         text = _text(table)
         node = self._nodes.get(text)
@@ -218,7 +219,7 @@ def _text(table: exp.Table) -> str:
 
 def _file(table: exp.Table) -> str:
     """Files as dbt writes them: the parser makes an identifier of their string."""
-    from ..offline_types import literal
+    from ..offline.sql import literal
 
     return literal(table.name)
 

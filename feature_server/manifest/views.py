@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from ..definitions import Feature, FeatureView, JoinKey, Owner, parse_duration
+from ..dbt.artifacts import Catalog, Manifest, Node
+from ..definitions.facts import Feature, FeatureView, JoinKey, Owner, parse_duration
 from ..dtypes import DType
-from .artifacts import Catalog, Manifest, Node
 from .blocks import NAME, NAME_IN_WORDS, read_block
 from .columns import Columns
 from .entities import EntityDraft

@@ -1,12 +1,5 @@
-"""A stream view's SQL → StreamPlan: what training and real time evaluate is read off the analyst's own model.
+"""Window functions over events, in NumPy: their values at any instant, and expressions over them.
 
-The model and the stateless staging models under it are put together into one query over the source's events. In one of
-its SELECTs the window functions stand; what is below that must be row by row, what is above it scalar. Anything that
-cannot be kept in real time is a `Refusal`, and all of them are reported at once.
+Face: `window` (any group at any time), `now` (one key now, from packed events), `reduce` (the kernels),
+`expression` (an output's expression over window results).
 """
-
-from .compiler import CompiledModel, compile_stream_view
-from .layers import EVENTS, Constant
-from .refusals import Refusal, Refused
-
-__all__ = ["EVENTS", "CompiledModel", "Constant", "Refusal", "Refused", "compile_stream_view"]

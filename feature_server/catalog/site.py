@@ -1,0 +1,127 @@
+"""The dbt docs site as one static file, with the catalogue of features as its first page.
+
+The file is made as `dbt docs generate --static` makes it: dbt's page with manifest and catalog written into it. The
+page loads nothing else, and dbt's usage tracking is off in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..dbt.build import check_target
+from ..dbt.parse import run_dbt
+from ..durable import make_private
+from ..errors import UNREADABLE, FeatureStoreError
+from ..manifest.load import load_registry
+from ..settings import Settings
+from .overview import overview
+from .status import read_status
+
+_OVERVIEW = "doc.dbt.__overview__"
+
+
+class DocsSite(msgspec.Struct, frozen=True, kw_only=True):
+    """A docs site that was written: where, how many bytes, and what it lists."""
+
+    path: Path
+    bytes: int
+    feature_views: int
+    feature_services: int
+    entities: int
+
+
+def write_docs(settings: Settings, out: Path, *, build: bool = True) -> DocsSite:
+    """Write the docs site to `out`, first having dbt write manifest.json and catalog.json anew unless `build` is False.
+
+    Raises DefinitionError when the project's definitions are wrong, FeatureStoreError when dbt fails.
+    """
+    if build:
+        generate(settings)
+    manifest = _read_json(settings.target_path / "manifest.json")
+    catalog = _read_json(settings.target_path / "catalog.json")
+    registry = load_registry(settings.project_dir, settings.target_path)
+    check_target(registry.feature_views, settings)
+    page = overview(registry, read_status(settings, registry), manifest, _own_overview(manifest))
+    html = _inline(_page_of_dbt(), _with_overview(manifest, page), catalog)
+    make_private(settings.home)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    partial.write_bytes(html)
+    partial.replace(out)
+    return DocsSite(
+        path=out,
+        bytes=len(html),
+        feature_views=len(registry.feature_views),
+        feature_services=len(registry.feature_services),
+        entities=len(registry.entities),
+    )
+
+
+def _own_overview(manifest: dict[str, Any]) -> str:
+    """The text of the project's own `{% docs __overview__ %}` block, or nothing."""
+    project = manifest["metadata"]["project_name"]
+    return str(manifest["docs"].get(f"doc.{project}.__overview__", {}).get("block_contents", ""))
+
+
+def _with_overview(manifest: dict[str, Any], page: str) -> dict[str, Any]:
+    """The manifest with `page` as the site's only overview; it names no user and turns tracking off."""
+    others = {key: doc for key, doc in manifest["docs"].items() if doc["name"] != "__overview__"}
+    block = {
+        "name": "__overview__",
+        "resource_type": "doc",
+        "package_name": "dbt",
+        "path": "overview.md",
+        "original_file_path": "docs/overview.md",
+        "unique_id": _OVERVIEW,
+        "block_contents": page,
+    }
+    about = manifest["metadata"] | {"send_anonymous_usage_stats": False, "user_id": None, "env": {}}
+    return manifest | {"docs": others | {_OVERVIEW: block}, "metadata": about}
+
+
+def _inline(page: str, manifest: dict[str, Any], catalog: dict[str, Any]) -> bytes:
+    """dbt's page with both documents in place of their markers; `</` is escaped, lest it end the script."""
+    documents = {"MANIFEST": manifest, "CATALOG": catalog}
+    texts = {name: msgspec.json.encode(value).decode().replace("</", "<\\/") for name, value in documents.items()}
+    found = set(re.findall(r'"(MANIFEST|CATALOG)\.JSON INLINE DATA"', page))
+    if found != set(documents):
+        raise FeatureStoreError(
+            "dbt's docs page has no place for the manifest and the catalog",
+            expected="dbt-core 1.11",
+            got=f"dbt-core {metadata.version('dbt-core')}",
+            remedy="install the versions of requirements.lock",
+        )
+    return re.sub(r'"(MANIFEST|CATALOG)\.JSON INLINE DATA"', lambda match: texts[match[1]], page).encode()
+
+
+def _page_of_dbt() -> str:
+    """The docs page that dbt-core ships."""
+    return Path(str(metadata.distribution("dbt-core").locate_file("dbt/task/docs/index.html"))).read_text("utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    remedy = "run `features docs` without `--no-build`, or `dbt docs generate`"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        raise FeatureStoreError("dbt has not written this file", where=str(path), remedy=remedy) from None
+    except UNREADABLE as error:
+        raise FeatureStoreError("not a file that dbt wrote", where=str(path), got=str(error), remedy=remedy) from None
+
+
+def generate(settings: Settings) -> None:
+    """Run `dbt docs generate` in the project, which writes manifest.json and catalog.json; DuckDB must be free."""
+    run_dbt(
+        settings.project_dir,
+        settings.target_path,
+        ["docs", "generate", "--quiet"],
+        "`dbt docs generate` failed",
+        env={"FEATURES_HOME": str(settings.home), "FEATURES_WAREHOUSE": str(settings.warehouse)},
+        remedy="build the project first with `dbt build`, and let no other process hold the DuckDB file",
+    )

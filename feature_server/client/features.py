@@ -1,0 +1,348 @@
+"""Online features in Python, and live events: `FeatureClient` and, to await the same methods, `AsyncFeatureClient`.
+
+Light on purpose: a model service that reads features installs and imports no more than this needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ..errors import FeatureStoreError, OnlineStoreUnavailable, RequestError
+from ..online.address import http_login, shown_url
+from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
+from ..protocol import GetOnlineFeatures
+from ..serving.drive import AsyncFeatures, read_features
+from ..serving.reader import FeatureReader, OnlineFeatures
+from ..serving.rows import NOT_FOUND, PRESENT, to_datetimes
+from ..settings import Settings, load_settings
+from .http import PATH, decode_response, encode_request, error_of, unreachable
+from .push import PUSH_PATH, RETRY_SECONDS, PushedBatch, PushResult, RejectedEvent, decode_push, encode_push, push_steps
+from .push import TIMEOUT_SECONDS as PUSH_TIMEOUT_SECONDS
+from .result import FeatureVector, FeatureVectors, event_times
+
+if TYPE_CHECKING:
+    import httpx
+
+    from ..ingest.transaction import Ingestor
+
+_HEADERS = {"content-type": "application/json"}
+
+
+class _Client:
+    """What both clients share: the request, the answer, and where to send it.
+
+    `url` is a Redis server's (`redis://`, `rediss://`, `unix://`: read directly, fastest) or a feature server's
+    (`http://`, `https://`). Without one, FEATURES_REDIS_URL or the embedded Valkey of FEATURES_HOME. `timeout` is in
+    seconds, for each read. Against Redis, `settings` gives the clock that decides what has expired.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, timeout: float = TIMEOUT_SECONDS, settings: Settings | None = None
+    ) -> None:
+        self._resources = ExitStack()
+        settings = settings or load_settings()
+        if url is None:
+            from ..online import embedded
+
+            url = self._resources.enter_context(embedded.connect(settings))
+        self.url, self._shown = url, shown_url(url)
+        self.timeout = timeout
+        self._over_http = url.startswith(("http://", "https://"))
+        self._endpoint, self._push_endpoint = self._shown + PATH, self._shown + PUSH_PATH
+        self._login = http_login(url) if self._over_http else None
+        self._reader = FeatureReader(settings.now_us)
+        self._settings = settings
+        self._ingestor: Ingestor | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._shown!r})"
+
+    @staticmethod
+    def _request(
+        service: str | None, features: Sequence[str] | None, full_feature_names: bool, entities: dict[str, Any]
+    ) -> GetOnlineFeatures:
+        if isinstance(features, str):
+            raise RequestError(
+                "features is a string", where="features", expected="a list of `view:feature`", got=repr(features),
+                remedy="a service is named by the first argument",
+            )  # fmt: skip
+        columns = {}
+        for name, values in entities.items():
+            if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+                raise RequestError(
+                    f"{name!r} is one value", where=f"entities.{name}", expected="a list of them", got=repr(values),
+                    remedy="use get() for one entity",
+                )  # fmt: skip
+            columns[name] = values.tolist() if hasattr(values, "tolist") else list(values)
+        return GetOnlineFeatures(
+            entities=columns,
+            features=None if features is None else list(features),
+            feature_service=service,
+            full_feature_names=full_feature_names,
+        )
+
+    @staticmethod
+    def _vectors(answer: OnlineFeatures) -> FeatureVectors:
+        plan = answer.plan
+        types = {key.name: key.dtype for key in plan.join_keys}
+        values, statuses, event_timestamps = {}, {}, {}
+        times: dict[int, list[Any]] = {}  # of a view's entities, the same for each feature that all of them have
+        for column in plan.columns:
+            name = column.name
+            types[name] = column.feature.dtype
+            values[name], statuses[name], event_us = answer.column(column)
+            all_present = statuses[name].count(PRESENT) == answer.count  # the test that costs least
+            if not all_present and NOT_FOUND in statuses[name]:
+                event_timestamps[name] = event_times(event_us, statuses[name])
+                continue
+            if column.view not in times:
+                times[column.view] = list(to_datetimes(event_us))
+            event_timestamps[name] = times[column.view].copy()
+        return FeatureVectors(
+            entities={key.name: answer.entities[key.name] for key in plan.join_keys},
+            values=values,
+            statuses=statuses,
+            event_timestamps=event_timestamps,
+            types=types,
+        )
+
+    def _ingest(self, source: str, columns: bytes) -> PushedBatch | FeatureStoreError:
+        """Push a batch straight to Redis."""
+        try:
+            if self._ingestor is None:
+                from ..ingest.transaction import Ingestor
+
+                expire = self._settings.clock is None
+                self._ingestor = self._resources.enter_context(Ingestor(self.url, self._settings.now_us, expire=expire))
+            found = self._ingestor.push_columns(source, columns)
+        except ImportError as error:
+            return RequestError(
+                "events cannot be pushed to Redis by this install", where=self._shown, got=str(error),
+                expected="feature-warehouse[warehouse], or the URL of a feature server",
+                remedy='push through the server: FeatureClient("http://…").push(…)',
+            )  # fmt: skip
+        except FeatureStoreError as error:
+            return error
+        return PushedBatch(accepted=found.accepted, rejected=[RejectedEvent(*refused) for refused in found.rejected])
+
+    def _pushed(self, response: httpx.Response) -> PushedBatch | FeatureStoreError:
+        wait = response.headers.get("retry-after", "")
+        return decode_push(response.status_code, response.content, self._shown + PUSH_PATH, wait)
+
+    def _received(self, response: httpx.Response, request: GetOnlineFeatures) -> FeatureVectors:
+        if response.status_code != 200:
+            wait = response.headers.get("retry-after", "")
+            raise error_of(response.status_code, response.content, self._shown + PATH, wait)
+        return decode_response(response.content, request.entities, self._shown + PATH)
+
+
+class FeatureClient(_Client):
+    """Reads online features and pushes events; threads may share one. A context manager, or call `close()`.
+
+        with FeatureClient("redis://localhost") as client:
+            client.get("fraud_v1", customer_id=42, merchant_id=7).values
+
+    Raises RequestError and UnknownNameError for a request that cannot be answered, OnlineStoreUnavailable when the
+    store does not answer in time, NotSynced when it does not hold the values yet.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, timeout: float = TIMEOUT_SECONDS, settings: Settings | None = None
+    ) -> None:
+        super().__init__(url, timeout=timeout, settings=settings)
+        if self._over_http:
+            self._connect()
+        else:
+            self._redis = RedisReader(self.url, timeout=timeout)
+            self._redis.on_reconnect = self._reader.forget
+
+    def get(
+        self,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        full_feature_names: bool = False,
+        **entity: Any,
+    ) -> FeatureVector:
+        """The features of one entity: of a service by name, or of a list of `view:feature`."""
+        return self.get_many(service, features=features, full_feature_names=full_feature_names, **_one(entity)).row(0)
+
+    def get_many(
+        self,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        full_feature_names: bool = False,
+        **entities: Sequence[Any],
+    ) -> FeatureVectors:
+        """The features of many entities, given as a column of values for each join key."""
+        request = self._request(service, features, full_feature_names, entities)
+        if self._over_http:
+            return self._received(self._post(encode_request(request), self._endpoint, self.timeout), request)
+        return self._vectors(read_features(self._reader, self._redis, self._reader.read(request)))
+
+    def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> PushResult:
+        """Take in live events of a dbt source: a list of mappings, or a DataFrame, of all of the source's columns.
+
+        When this returns, reads see what was accepted; an event that does not fit is refused alone. Events are sent in
+        batches of 1,000. A batch without an answer is sent again for `retry_seconds`, which is safe because an event
+        counts once however often it is pushed; so is the same call after an error.
+        """
+        steps = push_steps(events, retry_seconds)
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, float):
+                    time.sleep(step)
+                    step = next(steps)
+                else:
+                    step = steps.send(self._push_batch(source, step))
+        except StopIteration as end:
+            result: PushResult = end.value
+            return result
+
+    def _push_batch(self, source: str, columns: bytes) -> PushedBatch | FeatureStoreError:
+        if not self._over_http:
+            return self._ingest(source, columns)
+        try:
+            return self._pushed(self._post(encode_push(source, columns), self._push_endpoint, PUSH_TIMEOUT_SECONDS))
+        except OnlineStoreUnavailable as error:
+            return error
+
+    def close(self) -> None:
+        if self._over_http:
+            self._http.close()
+        else:
+            self._redis.close()
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def _connect(self) -> None:
+        import httpx
+
+        self._http = httpx.Client(timeout=self.timeout, headers=_HEADERS, auth=self._login, trust_env=False)
+        self._process = os.getpid()
+
+    def _post(self, body: bytes, endpoint: str, timeout: float) -> httpx.Response:
+        import httpx
+
+        if self._process != os.getpid():  # a fork shares its parent's connections, and would read its parent's answers
+            self._connect()
+        try:
+            try:
+                return self._http.post(endpoint, content=body, timeout=timeout)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):  # the connection had been closed
+                return self._http.post(endpoint, content=body, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise unreachable(self._shown, error) from None
+
+
+class AsyncFeatureClient(_Client):
+    """`FeatureClient` for asyncio: the same arguments, results and errors, with methods to await.
+
+    Reads that run at the same time share one Redis command. Use it on one event loop at a time.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, timeout: float = TIMEOUT_SECONDS, settings: Settings | None = None
+    ) -> None:
+        super().__init__(url, timeout=timeout, settings=settings)
+        self._loop: asyncio.AbstractEventLoop | None = None  # whose the HTTP connections are
+        if not self._over_http:
+            self._redis = AsyncRedisReader(self.url, timeout=timeout)
+            self._features = AsyncFeatures(self._reader, self._redis)
+
+    async def get(
+        self,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        full_feature_names: bool = False,
+        **entity: Any,
+    ) -> FeatureVector:
+        """The features of one entity: of a service by name, or of a list of `view:feature`."""
+        vectors = await self.get_many(service, features=features, full_feature_names=full_feature_names, **_one(entity))
+        return vectors.row(0)
+
+    async def get_many(
+        self,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        full_feature_names: bool = False,
+        **entities: Sequence[Any],
+    ) -> FeatureVectors:
+        """The features of many entities, given as a column of values for each join key."""
+        request = self._request(service, features, full_feature_names, entities)
+        if self._over_http:
+            response = await self._post(encode_request(request), self._endpoint, self.timeout)
+            return self._received(response, request)
+        return self._vectors(await self._features.read(self._reader.read(request)))
+
+    async def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> PushResult:
+        """Take in live events of a dbt source, as `FeatureClient.push`; to Redis they go from another thread."""
+        steps = push_steps(events, retry_seconds)
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, float):
+                    await asyncio.sleep(step)
+                    step = next(steps)
+                else:
+                    step = steps.send(await self._push_batch(source, step))
+        except StopIteration as end:
+            result: PushResult = end.value
+            return result
+
+    async def _push_batch(self, source: str, columns: bytes) -> PushedBatch | FeatureStoreError:
+        if not self._over_http:
+            return await asyncio.to_thread(self._ingest, source, columns)
+        body = encode_push(source, columns)
+        try:
+            return self._pushed(await self._post(body, self._push_endpoint, PUSH_TIMEOUT_SECONDS))
+        except OnlineStoreUnavailable as error:
+            return error
+
+    async def aclose(self) -> None:
+        if not self._over_http:
+            self._redis.close()
+        elif self._loop is asyncio.get_running_loop():
+            await self._http.aclose()
+        self._resources.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _post(self, body: bytes, endpoint: str, timeout: float) -> httpx.Response:
+        import httpx
+
+        if self._loop is not asyncio.get_running_loop():
+            self._http = httpx.AsyncClient(timeout=self.timeout, headers=_HEADERS, auth=self._login, trust_env=False)
+            self._loop = asyncio.get_running_loop()
+        try:
+            try:
+                return await self._http.post(endpoint, content=body, timeout=timeout)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                return await self._http.post(endpoint, content=body, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise unreachable(self._shown, error) from None
+
+
+def _one(entity: dict[str, Any]) -> dict[str, list[Any]]:
+    return {name: [value] for name, value in entity.items()}

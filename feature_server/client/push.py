@@ -1,0 +1,197 @@
+"""Live events out of Python: what is pushed in one go, what is sent again, and what became of each event.
+
+An event has an id and counts once however often it is pushed. So whatever got no answer is sent again as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from types import NoneType
+from typing import Any
+
+import msgspec
+
+from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreUnavailable, RequestError
+from .http import error_of
+
+PUSH_PATH = "/push"
+BATCH_EVENTS = 1000
+BATCH_BYTES = 4 << 20  # a feature server takes at most twice that
+TIMEOUT_SECONDS = 30.0  # for the answer to a batch
+RETRY_SECONDS = 10.0
+_NEVER_NAN = {int, str, bool, NoneType, datetime, Decimal}
+_DATA_FRAMES = ("pandas", "polars", "pyarrow")
+
+
+class RejectedEvent(msgspec.Struct, frozen=True):
+    """An event that was not taken in: its place among those pushed, and why."""
+
+    index: int
+    reason: str
+
+
+class PushResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How many events were taken in, and those that were not; the former can be read from now on."""
+
+    accepted: int
+    rejected: tuple[RejectedEvent, ...]
+
+
+class PushedBatch(msgspec.Struct, kw_only=True):
+    """What was said of a batch: how many events were taken in, the place in it of each other one and why."""
+
+    accepted: int
+    rejected: list[RejectedEvent]
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    """Events with the same columns, as JSON: a list of values for each column. `index` has their places."""
+
+    index: Sequence[int]
+    body: bytes
+
+
+Steps = Generator[bytes | float, PushedBatch | FeatureStoreError | None, PushResult]
+
+
+def push_steps(events: Any, retry_seconds: float) -> Steps:
+    """The pushing of some events: gives the columns of a batch and is sent its answer, or gives seconds to wait.
+
+    A batch that could not be answered is given again for `retry_seconds`; then OnlineStoreUnavailable says how far it
+    came.
+    """
+    rejected: list[RejectedEvent] = []
+    accepted, whole = 0, type(events).__module__.partition(".")[0] in _DATA_FRAMES
+    for batch in _batches(_data_frame(events) if whole else _listed(events), rejected):
+        deadline = time.monotonic() + retry_seconds
+        while isinstance(answer := (yield batch.body), OnlineStoreUnavailable):
+            wait = float(answer.retry_after_seconds)
+            if time.monotonic() + wait > deadline:
+                raise _broken_off(answer, accepted)
+            yield wait
+        if isinstance(answer, RequestError) and not whole and (answer.where or "").startswith("df"):
+            rejected += [RejectedEvent(i, answer.what) for i in batch.index]  # columns that are not the source's
+            continue
+        if isinstance(answer, FeatureStoreError):
+            raise answer
+        assert answer is not None
+        accepted += answer.accepted
+        rejected += [RejectedEvent(batch.index[found.index], found.reason) for found in answer.rejected]
+    return PushResult(accepted=accepted, rejected=tuple(sorted(rejected, key=lambda found: found.index)))
+
+
+def encode_push(source: str, columns: bytes) -> bytes:
+    """The body of `POST /push`."""
+    return b'{"push_source_name":%b,"df":%b}' % (msgspec.json.encode(source), columns)
+
+
+def decode_push(status: int, body: bytes, url: str, retry_after: str = "") -> PushedBatch | FeatureStoreError:
+    """What the server says of a batch."""
+    if status in (200, 422):
+        try:
+            return msgspec.json.decode(body, type=PushedBatch)
+        except UNREADABLE:  # an error, then
+            pass
+    return error_of(status, body, url, retry_after)
+
+
+def _broken_off(error: OnlineStoreUnavailable, accepted: int) -> OnlineStoreUnavailable:
+    broken_off = OnlineStoreUnavailable(
+        error.what, where=error.where, expected=error.expected, got=error.got,
+        remedy=f"push the same events again: {accepted:,} were taken in, and one that is pushed twice counts once",
+    )  # fmt: skip
+    broken_off.retry_after_seconds = error.retry_after_seconds
+    return broken_off
+
+
+def _listed(events: Any) -> Iterator[tuple[Sequence[int], dict[str, list[Any]]]]:
+    """Events with the same columns together: the places of those, and their columns."""
+    if isinstance(events, Mapping | str | bytes) or not isinstance(events, Iterable):
+        raise RequestError(
+            "events are not a list", where="events", expected="a list of mappings, or a DataFrame",
+            got=type(events).__name__, remedy="push one event as [event]",
+        )  # fmt: skip
+    groups: dict[tuple[str, ...], list[tuple[int, Any]]] = {}
+    for i, event in enumerate(events):
+        if not isinstance(event, Mapping):
+            raise RequestError(
+                "an event is not a mapping", where=f"events[{i}]", expected="column names and values",
+                got=type(event).__name__,
+            )  # fmt: skip
+        groups.setdefault(tuple(sorted(map(str, event))), []).append((i, event))
+    for names, members in groups.items():
+        yield [i for i, _ in members], {name: [event[name] for _, event in members] for name in names}
+
+
+def _data_frame(frame: Any) -> Iterator[tuple[Sequence[int], dict[str, list[Any]]]]:
+    """The columns of a pandas or polars DataFrame or an Arrow table; what pandas holds to be missing is None."""
+    if hasattr(frame, "to_pydict"):
+        columns = frame.to_pydict()
+    elif hasattr(frame, "isna"):
+        if not frame.columns.is_unique:
+            raise RequestError("two columns have one name", where="events", got=", ".join(map(str, frame.columns)))
+        columns = {str(name): frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame}
+    else:
+        columns = frame.to_dict(as_series=False)
+    yield range(len(frame)), columns
+
+
+def _batches(
+    groups: Iterable[tuple[Sequence[int], dict[str, list[Any]]]], rejected: list[RejectedEvent]
+) -> Iterator[_Batch]:
+    """Batches of at most BATCH_EVENTS events and BATCH_BYTES; events that JSON cannot say go to `rejected`."""
+    for places, columns in groups:
+        waiting = [range(i, min(i + BATCH_EVENTS, len(places))) for i in range(0, len(places), BATCH_EVENTS)][::-1]
+        while waiting:
+            rows: Sequence[int] = waiting.pop()
+            try:
+                body = _encode(columns, rows)
+            except Exception:  # noqa: BLE001 - whatever is wrong with one event is that event's alone
+                wrong = {row: reason for row in rows if (reason := _why(columns, row))}
+                rejected += [RejectedEvent(places[row], reason) for row, reason in wrong.items()]
+                rows = [row for row in rows if row not in wrong]
+                body = _encode(columns, rows)
+            if len(body) > BATCH_BYTES and len(rows) > 1:
+                waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]  # type: ignore[list-item]
+            elif rows:
+                yield _Batch([places[row] for row in rows], body)
+
+
+def _encode(columns: dict[str, list[Any]], rows: Sequence[int]) -> bytes:
+    chosen = {name: [values[row] for row in rows] for name, values in columns.items()}
+    for values in chosen.values():
+        if not _NEVER_NAN.issuperset(map(type, values)) and not all(map(_is_finite, values)):
+            raise ValueError("JSON has no NaN and no infinity; a missing value is None")
+    return msgspec.json.encode(chosen, enc_hook=_plain)
+
+
+def _why(columns: dict[str, list[Any]], row: int) -> str | None:
+    """What keeps an event from being written as JSON."""
+    for name, values in columns.items():
+        try:
+            _encode({name: values}, [row])
+        except Exception as error:  # noqa: BLE001 - see `_batches`
+            return f"{error} - at `$.{name}`"
+    return None
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no NaN and no infinity is in a value, for which msgspec would write null."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not hasattr(value, "tolist") or _is_finite(value.tolist())
+
+
+def _plain(value: Any) -> Any:
+    """The Python value of NumPy's numbers and arrays and of pandas' times."""
+    if hasattr(value, "to_pydatetime") and not getattr(value, "nanosecond", 1):
+        return value.to_pydatetime()
+    if getattr(getattr(value, "dtype", None), "kind", None) in ("b", "i", "u", "f", "U"):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} cannot be sent: {value!r}")

@@ -1,0 +1,144 @@
+"""One window function → what it aggregates."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlglot import exp
+
+from ..definitions.aggregates import NUMERIC_ONLY
+from .refusals import Refusals
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A window function's aggregate before its arguments have positions: `arguments` and `filter` are SQL."""
+
+    function: str
+    arguments: tuple[exp.Expr, ...]
+    distinct: bool
+    filter: exp.Expr | None
+    parameter: float | None
+
+
+_ONE_ARGUMENT: dict[type[exp.Expr], str] = {
+    exp.Sum: "sum", exp.Avg: "avg", exp.Min: "min", exp.Max: "max",
+    exp.Stddev: "stddev_samp", exp.StddevSamp: "stddev_samp", exp.StddevPop: "stddev_pop",
+    exp.Variance: "var_samp", exp.VariancePop: "var_pop",
+    exp.First: "first", exp.FirstValue: "first", exp.Last: "last", exp.LastValue: "last",
+    exp.AnyValue: "first",
+    exp.LogicalAnd: "bool_and", exp.LogicalOr: "bool_or", exp.Median: "median",
+}  # fmt: skip
+_TWO_ARGUMENTS: dict[type[exp.Expr], str] = {exp.ArgMax: "arg_max", exp.ArgMin: "arg_min"}
+_QUANTILES: dict[type[exp.Expr], str] = {
+    exp.PercentileCont: "quantile_cont", exp.PercentileDisc: "quantile_disc", exp.Quantile: "quantile_disc",
+}  # fmt: skip
+SUPPORTED = (
+    "count, count(distinct), sum, avg, min, max, stddev, var, first, last, arg_min, arg_max, quantile_cont, "
+    "quantile_disc, median, bool_and, bool_or, or (list(…) over …)[-n:]"
+)
+_PREVIOUS = "a plain column for the latest event's value, or (list(…) over …)[-n:] for the last n"
+_COUNTED = "count(*) over a range of time"
+_INSTEAD: dict[type[exp.Expr], str] = {
+    exp.Lag: _PREVIOUS, exp.NthValue: _PREVIOUS, exp.ArrayAgg: "(list(…) over …)[-n:], the last n",
+    exp.Lead: "nothing that looks ahead: what follows an event belongs into a label",
+    exp.RowNumber: _COUNTED, exp.Rank: _COUNTED, exp.DenseRank: _COUNTED, exp.PercentRank: _COUNTED,
+    exp.CumeDist: _COUNTED, exp.Ntile: _COUNTED,
+    exp.CountIf: "count(*) filter (where …)",
+    exp.ApproxDistinct: "count(distinct …), which is exact",
+    exp.WithinGroup: "quantile_cont(…, level) or quantile_disc(…, level)",
+}  # fmt: skip
+_OF_DISTINCT = "count(distinct …) of one expression; min and max are the same without DISTINCT"
+_TYPES = {
+    "bool_and": "a condition, as in bool_and(… <> 0)", "bool_or": "a condition, as in bool_or(… <> 0)",
+    "list": "a list of numbers",
+}  # fmt: skip
+
+
+def other_type(function: str) -> str:
+    """What to write for an argument of a type that an aggregate cannot take."""
+    if function in NUMERIC_ONLY:
+        return "a number: of a time epoch(…), the seconds since 1970; of a condition cast(… as integer)"
+    return _TYPES.get(function, "another column, or a number or text that stands for it")
+
+
+def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -> Call | None:
+    """The aggregate of a window function; None, with a refusal, when it is not supported.
+
+    `last` says how many of a list are taken from its end.
+    """
+    function, condition = window.this, None
+    if isinstance(function, exp.Filter):
+        condition = function.expression.this
+        function = function.this
+    ignored = isinstance(function, exp.IgnoreNulls)
+    if isinstance(function, exp.IgnoreNulls | exp.RespectNulls):
+        function = function.this
+    distinct = isinstance(function.this, exp.Distinct)
+    arguments = tuple(function.this.expressions) if distinct else ()
+    if isinstance(function, exp.Count):
+        if distinct:
+            call = _call("count_distinct", arguments, True, condition) if len(arguments) == 1 else None
+        elif isinstance(function.this, exp.Star) or function.this is None:
+            call = _call("count_star", (), False, condition)
+        else:
+            call = _call("count", (function.this,), False, condition)
+    elif distinct:
+        call = None
+    elif type(function) in _ONE_ARGUMENT:
+        call = _call(_ONE_ARGUMENT[type(function)], (_uncast(function),), False, condition)
+    elif type(function) in _TWO_ARGUMENTS and not function.args.get("count"):
+        call = _call(_TWO_ARGUMENTS[type(function)], (function.this, function.expression), False, condition)
+    elif type(function) in _QUANTILES:
+        call = _quantile(function, condition)
+    elif isinstance(function, exp.ArrayAgg) and not isinstance(function.this, exp.Order) and last is not None:
+        call = _call("list", (function.this,), False, condition, float(last))
+    else:
+        call = None
+    if ignored and call is not None:
+        call = _without_nulls(call) if call.function in ("first", "last") else None
+    if call is None:
+        instead = _OF_DISTINCT if distinct else _INSTEAD.get(type(function), SUPPORTED)
+        refusals.add(window, "a window function that cannot be kept in real time", instead)
+    return call
+
+
+def list_of_last(expression: exp.Expr) -> tuple[exp.Window, int] | None:
+    """The window function and n of `(list(x) over w)[-n:]`; None for anything else."""
+    if not isinstance(expression, exp.Bracket) or len(expression.expressions) != 1:
+        return None
+    window, part = expression.this.unnest(), expression.expressions[0]
+    if not isinstance(window, exp.Window) or not isinstance(part, exp.Slice) or part.expression is not None:
+        return None
+    start = part.this
+    if not isinstance(start, exp.Neg) or not isinstance(start.this, exp.Literal) or not start.this.name.isdigit():
+        return None
+    return (window, int(start.this.name)) if part.args.get("step") is None and int(start.this.name) > 0 else None
+
+
+def _call(
+    function: str,
+    arguments: tuple[exp.Expr, ...],
+    distinct: bool,
+    condition: exp.Expr | None,
+    parameter: float | None = None,
+) -> Call:
+    return Call(function, arguments, distinct, condition, parameter)
+
+
+def _quantile(function: exp.Expr, condition: exp.Expr | None) -> Call | None:
+    level = function.expression or function.args.get("quantile")
+    if not isinstance(level, exp.Literal) or level.is_string:
+        return None
+    return _call(_QUANTILES[type(function)], (function.this,), False, condition, float(level.name))
+
+
+def _without_nulls(call: Call) -> Call:
+    present = exp.not_(exp.Is(this=call.arguments[0].copy(), expression=exp.null()))
+    return msgspec.structs.replace(call, filter=present if call.filter is None else exp.and_(call.filter, present))
+
+
+def _uncast(function: exp.Expr) -> exp.Expr:
+    """The argument of bool_and and bool_or without the cast to boolean that the parser adds."""
+    argument = function.this
+    if isinstance(function, exp.LogicalAnd | exp.LogicalOr) and isinstance(argument, exp.Cast):
+        return argument.this
+    return argument

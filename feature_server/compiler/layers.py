@@ -1,0 +1,364 @@
+"""One query out of the model and the staging models under it, and the SELECT in it where the windows stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+import msgspec
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.optimizer.qualify import qualify
+from sqlglot.optimizer.scope import Scope, build_scope
+
+from ..definitions.stream import EventSource
+from .refusals import WRITTEN, Refusals, Refused
+
+EVENTS = "events"
+LOOKUP = "_lookup_{}"  # tables of the session that compiles, in place of constant relations
+_CLAUSES = (exp.Join, exp.Where, exp.Group, exp.Having, exp.Qualify, exp.Order, exp.Limit, exp.Offset, exp.Lateral)
+_MANY_ROWS = {"unnest", "generate_subscripts", "regexp_split_to_table"}
+MANY_ROWS_INSTEAD = "one row an event: what a list function says of it, as len(…) or list_contains(…, …)"
+_PLAIN = re.compile(r"[A-Za-z_]\w*")
+
+
+class Constant(msgspec.Struct, frozen=True):
+    """A relation of constant rows that the session which compiles holds as table `name`; `columns` have SQL types."""
+
+    name: str
+    columns: Mapping[str, str]
+
+
+Upstream = Callable[[exp.Table], "str | Constant | None"]
+
+
+def parse(sql: str, refusals: Refusals) -> exp.Expr:
+    try:
+        return sqlglot.parse_one(sql, dialect="duckdb")
+    except SqlglotError as error:
+        refusals.add(str(error).splitlines()[0], "SQL that cannot be read", "one SELECT statement")
+        refusals.check()
+        raise
+
+
+def put_together(sql: str, upstream: Upstream, refusals: Refusals, constants: dict[str, Mapping[str, str]]) -> exp.Expr:
+    """The model with each relation it reads replaced by that relation's own SQL, down to the table `events`.
+
+    `upstream` gives the SQL of a relation, EVENTS for the view's event source, a Constant, which is noted in
+    `constants`, or None for anything else.
+    """
+    query = parse(sql, refusals)
+    _inline_named_windows(query)
+    _join_in_select(query)
+    _note_as_written(query)
+    names = {cte.alias for cte in query.find_all(exp.CTE)}
+    for clause in query.find_all(exp.TableSample, exp.Pivot):
+        refusals.add(clause, "a sample or a pivot", "all events, each as it is")
+    for table in list(query.find_all(exp.Table)):
+        if not table.db and table.name in names and isinstance(table.this, exp.Identifier):
+            continue
+        try:
+            found = upstream(table)
+        except Refused as refused:
+            refusals.found += refused.refusals
+            continue
+        alias = table.alias or (table.name if _PLAIN.fullmatch(table.name) else EVENTS)  # a file's name cannot qualify
+        if found is None:
+            refusals.add(
+                table,
+                "a relation that is neither the stream's source nor a staging model of it",
+                "read the view's event source, and look up constants in a seed or VALUES; put other data into a view "
+                "of its own",
+            )
+        elif isinstance(found, Constant):
+            constants[found.name] = found.columns
+            table.replace(exp.alias_(exp.to_table(found.name), alias, table=True))
+        elif found == EVENTS:
+            table.replace(exp.alias_(exp.to_table(EVENTS), alias, table=True))
+        else:
+            table.replace(
+                exp.alias_(exp.Subquery(this=put_together(found, upstream, refusals, constants)), alias, table=True)
+            )
+    return query
+
+
+def qualified(query: exp.Expr, tables: Mapping[str, Mapping[str, str]], refusals: Refusals) -> Scope:
+    """The scope tree of the query with every star expanded and every column qualified."""
+    try:
+        query = qualify(
+            query,
+            schema={name: dict(columns) for name, columns in tables.items()},
+            dialect="duckdb",
+            quote_identifiers=False,
+        )
+    except SqlglotError as error:
+        refusals.add(str(error).splitlines()[0], "a column that cannot be resolved", "a column of the source's YAML")
+        refusals.check()
+    scope = build_scope(query)
+    if scope is None or not isinstance(scope.expression, exp.Select):
+        what = "a set operation" if isinstance(query, exp.SetOperation) else "a query that is not a SELECT"
+        refusals.add(query, what, "one SELECT over the view's event source")
+        refusals.check()
+        raise AssertionError
+    return scope
+
+
+def window_scope(root: Scope, events: EventSource, refusals: Refusals) -> Scope:
+    """The one SELECT with window functions, or else the first that can see the event id; the others keep no state."""
+    with_windows = [scope for scope in root.traverse() if _windows(scope.expression)]
+    if len(with_windows) > 1:
+        refusals.add(
+            with_windows[1].expression, "window functions in more than one SELECT", "all window functions in one SELECT"
+        )
+    found = with_windows[0] if with_windows else _sees_event_id(root, events, refusals)
+    above, below = _positions(root, found)
+    for scope in root.traverse():
+        if scope is found:
+            _check_rowwise(scope, refusals, where_allowed=True)
+        elif scope in below:
+            _check_rowwise(scope, refusals, where_allowed=True, events=events)
+        elif scope in above:
+            _check_rowwise(scope, refusals, where_allowed=False)
+    return found
+
+
+def _sees_event_id(root: Scope, events: EventSource, refusals: Refusals) -> Scope:
+    layers = chain(root, refusals)
+    for scope, below in pairwise(layers):
+        alias = only_source(scope)[0]
+        columns = (exp.column(select.alias_or_name, table=alias) for select in selects(below))
+        if any(same_name(source_column(column, scope), events.event_id) for column in columns):
+            return scope
+    return layers[-1]
+
+
+def sql_text(query: exp.Expr) -> str:
+    """SQL for DuckDB to run: every name quoted, for a column may be called `order`."""
+    return query.sql(dialect="duckdb", identify=True)
+
+
+def same_name(one: str | None, other: str | None) -> bool:
+    """Whether two names are one column's: DuckDB does not tell upper from lower case."""
+    return one is not None and other is not None and one.lower() == other.lower()
+
+
+def chain(root: Scope, refusals: Refusals) -> list[Scope]:
+    """The SELECTs that the events pass through, from the root down to the one that reads the events themselves."""
+    found = [root]
+    while isinstance(select := found[-1].expression, exp.Select):
+        below = only_source(found[-1])[1] if "from_" in select.args else None
+        if below is None or not reads_events(below):
+            refusals.add(
+                select,
+                "a SELECT that does not read the stream's events",
+                "from the view's event source, or a staging model of it",
+            )
+        if not isinstance(below, Scope):
+            break
+        found.append(below)
+    refusals.check()
+    return found
+
+
+def only_source(scope: Scope) -> tuple[str, Scope | exp.Table]:
+    """Alias and content of the relation that a SELECT reads events from; what it joins are lookups."""
+    alias = scope.expression.args["from_"].alias_or_name
+    return alias, scope.selected_sources[alias][1]
+
+
+def reads_events(source: Scope | exp.Table) -> bool:
+    """Whether a relation of a query comes from the events."""
+    if isinstance(source, exp.Table):
+        return source.name == EVENTS
+    return any(
+        reads_events(below)
+        for scope in source.traverse()
+        for _, below in scope.selected_sources.values()
+        if below is not source
+    )
+
+
+def is_lookup(join: exp.Expr) -> bool:
+    """Whether a join is with constant rows, which stand in a table of the session that compiles."""
+    return isinstance(join.this, exp.Table) and re.fullmatch(LOOKUP.format(r"\d+"), join.this.name) is not None
+
+
+def visible_ctes(node: exp.Expr) -> list[exp.CTE]:
+    """Copies of the CTEs that can be read where a node stands, outer ones first."""
+    found: list[exp.CTE] = []
+    inner: exp.Expr | None = None
+    at: exp.Expr | None = node
+    while at is not None:
+        clause = at.args.get("with_")
+        if isinstance(at, exp.With) and inner is not None:
+            found = [cte.copy() for cte in at.expressions[: at.expressions.index(inner)]] + found
+        elif clause is not None and inner is not clause:
+            found = [cte.copy() for cte in clause.expressions] + found
+        inner, at = at, at.parent
+    return found
+
+
+def selects(scope: Scope) -> list[exp.Expr]:
+    """The output columns of a scope."""
+    return list(scope.expression.selects)  # type: ignore[attr-defined]
+
+
+def projection(scope: Scope, column: str) -> exp.Expr:
+    """The expression behind an output column of a scope."""
+    for select in selects(scope):
+        if same_name(select.alias_or_name, column):
+            return select.unalias()
+    raise KeyError(column)
+
+
+def _positions(root: Scope, found: Scope) -> tuple[list[Scope], list[Scope]]:
+    below: list[Scope] = []
+    waiting = [source for _, source in found.selected_sources.values() if isinstance(source, Scope)]
+    while waiting:
+        scope = waiting.pop()
+        below.append(scope)
+        waiting.extend(source for _, source in scope.selected_sources.values() if isinstance(source, Scope))
+    above: list[Scope] = []
+    scope = root
+    while scope is not found:
+        above.append(scope)
+        sources = [source for _, source in scope.selected_sources.values() if isinstance(source, Scope)]
+        if len(sources) != 1:
+            break
+        scope = sources[0]
+    return above, below
+
+
+def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, events: EventSource | None = None) -> None:
+    select = scope.expression
+    if not isinstance(select, exp.Select):
+        refusals.add(select, "a set operation", "one SELECT over the view's event source")
+        return
+    advice = "compute row by row in staging, and aggregate only with window functions in the model"
+    for join in select.args.get("joins") or []:
+        if not where_allowed and is_lookup(join):
+            refusals.add(join, "a join above the window functions", "join the lookup in staging")
+        elif not is_lookup(join):
+            refusals.add(join, "a join", advice)
+    for argument, what in (
+        ("group", "GROUP BY"),
+        ("having", "HAVING"),
+        ("distinct", "SELECT DISTINCT"),
+        ("limit", "LIMIT"),
+        ("offset", "OFFSET"),
+        ("laterals", "LATERAL"),
+        ("order", "ORDER BY"),
+    ):
+        clause = select.args.get(argument)
+        if clause:
+            refusals.add(clause[0] if isinstance(clause, list) else clause, what, advice)
+    if not where_allowed and select.args.get("where"):
+        refusals.add(select.args["where"], "a filter above the window functions", "filter below them, or use FILTER")
+    for subquery in scope.subquery_scopes[:1]:
+        if reads_events(subquery):
+            refusals.add(subquery.expression, "a subquery over other events", advice)
+        else:
+            instead = "in staging, left join its rows, and filter on a column of theirs that is not null"
+            refusals.add(subquery.expression, "a subquery over constant rows", instead)
+    for node in select.find_all(exp.Explode, exp.Unnest, exp.Anonymous):
+        if node.find_ancestor(exp.Select) is select and (
+            not isinstance(node, exp.Anonymous) or node.name.lower() in _MANY_ROWS
+        ):
+            refusals.add(node, "several rows of one event", MANY_ROWS_INSTEAD)
+    qualify_clause = select.args.get("qualify")
+    if qualify_clause and (events is None or not _keeps_latest_version(qualify_clause, scope, events)):
+        event_id = "the event id" if events is None else _named(events.event_id)
+        created = _named(events.created_timestamp or "<created>" if events else "<created>")
+        refusals.add(
+            qualify_clause,
+            "QUALIFY other than keeping the latest version of each event",
+            f"in staging: qualify row_number() over (partition by {event_id} order by {created} desc) = 1",
+        )
+    for node in select.find_all(exp.AggFunc):
+        if node.find_ancestor(exp.Select) is select and not node.find_ancestor(exp.Window):
+            refusals.add(node, "an aggregate that is not a window function", advice)
+
+
+def _keeps_latest_version(clause: exp.Expr, scope: Scope, events: EventSource) -> bool:
+    """Whether QUALIFY is `row_number() over (partition by <event id> order by <created> desc) = 1`."""
+    condition = clause.this
+    window = condition.this if isinstance(condition, exp.EQ) else None
+    if not isinstance(window, exp.Window) or not isinstance(window.this, exp.RowNumber):
+        return False
+    keys = window.args.get("partition_by") or []
+    order = window.args.get("order")
+    if order is None or (
+        events.created_timestamp is not None
+        and not same_name(source_column(order.expressions[0].this, scope), events.created_timestamp)
+    ):
+        return False
+    return (
+        condition.expression.sql() == "1"
+        and len(keys) == 1
+        and same_name(source_column(keys[0], scope), events.event_id)
+        and all(ordered.args.get("desc") for ordered in order.expressions)
+    )
+
+
+def source_column(expression: exp.Expr, scope: Scope) -> str | None:
+    """The column of `events` that an expression over `scope`'s source passes on as it is; None if it does not."""
+    while isinstance(expression, exp.Paren):
+        expression = expression.this
+    if not isinstance(expression, exp.Column):
+        return None
+    alias, source = only_source(scope)
+    if expression.table != alias:
+        return None
+    if not isinstance(source, Scope):
+        return expression.name
+    try:
+        return source_column(projection(source, expression.name), source)
+    except KeyError:
+        return None
+
+
+def _named(column: str) -> str:
+    """A column as an analyst writes it."""
+    return sqlglot.to_identifier(column).sql(dialect="duckdb") if column != "<created>" else column
+
+
+def _windows(select: exp.Expr) -> list[exp.Window]:
+    """Window functions of this SELECT itself, those of its QUALIFY left out."""
+    return [
+        window
+        for window in select.find_all(exp.Window)
+        if window.find_ancestor(exp.Select) is select and not window.find_ancestor(exp.Qualify)
+    ]
+
+
+def _note_as_written(query: exp.Expr) -> None:
+    """Keep the text of what may be refused, for columns will get the names of their tables."""
+    for node in query.find_all(exp.Func, exp.Condition, exp.Query, *_CLAUSES):
+        node.meta[WRITTEN] = node.sql(dialect="duckdb", normalize_functions=False)
+
+
+def _join_in_select(query: exp.Expr) -> None:
+    """Put the joins of `from a join b select …` where those of `select … from a join b` stand."""
+    for select in query.find_all(exp.Select):
+        clause = select.args.get("from_")
+        if clause is not None and isinstance(clause.this, exp.Table) and clause.this.args.get("joins"):
+            select.set("joins", [*clause.this.args["joins"], *(select.args.get("joins") or [])])
+            clause.this.set("joins", None)
+
+
+def _inline_named_windows(query: exp.Expr) -> None:
+    for select in list(query.find_all(exp.Select)):
+        named = {window.this.name: window for window in select.args.get("windows") or []}
+        for window in list(select.find_all(exp.Window)):
+            name = window.args.get("alias")
+            if name is None or name.name not in named or window.find_ancestor(exp.Select) is not select:
+                continue
+            for part in ("partition_by", "order", "spec"):
+                value = named[name.name].args.get(part)
+                if value is not None:
+                    window.set(part, [item.copy() for item in value] if isinstance(value, list) else value.copy())
+            window.set("alias", None)
+        if named:
+            select.set("windows", None)

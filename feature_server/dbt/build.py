@@ -1,0 +1,219 @@
+"""What dbt did last, by its run_results.json: relations that its last build wrote elsewhere are not read.
+
+dbt names the database after its file, and says for each model what it wrote, but not where the file is. A file that was
+last changed before the build began is not the one it wrote, unless nothing of the build need have written. Where that
+leaves a doubt, dbt is asked; it takes seconds, so it is asked for nothing else but to say in an error what to set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..definitions.facts import FeatureView
+from ..errors import UNREADABLE, FeatureStoreError, SettingsError, WarehouseError
+from ..offline.warehouse import MISSING, database_name, name_parts
+from ..settings import EPOCH, Settings, local_path, shown_place, to_us
+from .artifacts import read_manifest
+
+if TYPE_CHECKING:
+    from .parse import Target
+
+_BUILDS_NOTHING = ("compile", "generate", "show", "test", "list", "freshness")
+_BUILT = ("model", "seed", "snapshot")
+_REWRITES = ("table", "view", "seed")  # materialized so, a node changes the file whatever its rows are
+
+
+class _Timing(msgspec.Struct, frozen=True):
+    started_at: datetime | None = None
+
+
+class _Result(msgspec.Struct, frozen=True):
+    unique_id: str
+    status: str
+    relation_name: str | None = None
+    timing: tuple[_Timing, ...] = ()
+
+
+class LastRun(msgspec.Struct, frozen=True):
+    """dbt's run_results.json: the command that dbt ran last, and what it made."""
+
+    results: tuple[_Result, ...] = ()
+    args: dict[str, Any] = {}
+
+    @property
+    def target(self) -> str | None:
+        """The target if it was named; None for the profile's default."""
+        return self.args.get("target")
+
+    def built(self) -> dict[str, str]:
+        """Unique id → relation of each model, seed and snapshot that it built."""
+        if self.args.get("which") in _BUILDS_NOTHING:
+            return {}
+        return {
+            result.unique_id: result.relation_name
+            for result in self.results
+            if result.relation_name and result.status == "success" and result.unique_id.partition(".")[0] in _BUILT
+        }
+
+    def began_us(self) -> int:
+        """When the first thing that it made was begun."""
+        begun = [timing.started_at for result in self.results for timing in result.timing if timing.started_at]
+        return min(map(to_us, begun), default=0)
+
+    def __str__(self) -> str:
+        command = " ".join(["dbt", str(self.args.get("which")), *(["--target", self.target] if self.target else [])])
+        return f"`{command}` of {_minute(self.began_us())}" if self.began_us() else f"`{command}`"
+
+
+def read_last_run(target_path: Path) -> LastRun | None:
+    """What dbt ran last in this target folder; None where it ran nothing."""
+    path = target_path / "run_results.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=LastRun)
+    except FileNotFoundError:
+        return None
+    except (OSError, *UNREADABLE) as error:
+        raise FeatureStoreError(
+            "a file of dbt cannot be read", where=str(path), got=str(error), remedy="run `dbt build`"
+        ) from None
+
+
+def check_target(views: Sequence[FeatureView], settings: Settings) -> None:
+    """WarehouseError if dbt's last build wrote a view's rows to another relation than the view is defined to have."""
+    last = read_last_run(settings.target_path)
+    built = {} if last is None else last.built()
+    for view in views:
+        if built.get(view.unique_id, view.relation) != view.relation:
+            raise _elsewhere(
+                "dbt's last build made this view elsewhere", settings, last, _ask(settings, last), other_target=True,
+                where=view.id, expected=view.relation, got=f"{built[view.unique_id]}, by {last}",
+            )  # fmt: skip
+    if last is None or not last.target or not (settings.target_path / "manifest.json").is_file():
+        return
+    nodes = read_manifest(settings.target_path).nodes
+    parsed = {name: node.relation_name for name, node in nodes.items() if node.relation_name}
+    defined = {view.unique_id: view.relation for view in views}
+    for name, found, expected in [
+        *((name, parsed.get(name, relation), relation) for name, relation in defined.items()),
+        *((name, relation, parsed.get(name, relation)) for name, relation in built.items()),
+    ]:
+        if found != expected:
+            raise _elsewhere(
+                "dbt's last run was for another target than is read", settings, last, _ask(settings, last),
+                other_target=True, where=name, expected=expected, got=f"{found}, by {last}",
+            )  # fmt: skip
+
+
+def check_warehouse(views: Sequence[FeatureView], settings: Settings) -> None:
+    """WarehouseError if `settings.warehouse` is not the file in which dbt's last build made the views' relations."""
+    check_target(views, settings)
+    last, path = read_last_run(settings.target_path), settings.warehouse
+    for view in views:
+        database = ["", "", "", *name_parts(view)][-3]
+        if database and database.lower() != database_name(path).lower():
+            raise _elsewhere(
+                "dbt makes this view in another database than is read", settings, last, _ask(settings, last),
+                where=f"{view.id} in {path}", expected=f"the DuckDB file of database {database}", got=path.name,
+            )  # fmt: skip
+    changed_us = _changed_us(path)
+    if last is None or not any(view.unique_id for view in views):
+        if not changed_us:
+            raise WarehouseError(MISSING, where=str(path), remedy="run `dbt build` first")
+        return
+    for option in ("empty", "sample"):
+        if last.args.get(option) and any(view.unique_id in last.built() for view in views):
+            raise WarehouseError(
+                f"dbt's last build was made with --{option}: rows are missing",
+                where=str(path), got=str(last), remedy=f"run `dbt build` without --{option}",
+            )  # fmt: skip
+    if last.built() and changed_us >= last.began_us():
+        return
+    certain = not changed_us or _rewrote(settings.target_path, last)
+    target = _ask(settings, last, or_none=certain)
+    if certain or target is None or _file(settings, last, target) != path:
+        what = "dbt's last run was on another warehouse" if changed_us else MISSING
+        got = (
+            f"{last}; this file was last changed {_minute(changed_us)}" if changed_us else f"no such file after {last}"
+        )
+        raise _elsewhere(what, settings, last, target, where=str(path), got=got)
+    if last.target and not last.built() and (own := _ask(settings, None)) and own.schema != target.schema:
+        raise _elsewhere(
+            "dbt's last run was for another schema than is read", settings, last, target, other_target=True,
+            where=str(path), expected=own.schema, got=f"{target.schema}, by {last}",
+        )  # fmt: skip
+
+
+def _changed_us(path: Path) -> int:
+    """When a DuckDB file or its write-ahead log was last changed; 0 when there is no such file."""
+    log = path.with_name(f"{path.name}.wal")
+    files = [file for file in (path, log) if file.is_file()] if path.is_file() else []
+    return max((file.stat().st_mtime_ns // 1000 for file in files), default=0)
+
+
+def _rewrote(target_path: Path, last: LastRun) -> bool:
+    """Whether something that was built changes its file even when no row differs."""
+    built = last.built()
+    if not built:
+        return False
+    nodes = read_manifest(target_path).nodes
+    return any(nodes[name].config.get("materialized") in _REWRITES for name in built if name in nodes)
+
+
+def _ask(settings: Settings, last: LastRun | None, *, or_none: bool = True) -> Target | None:
+    """The target that dbt's last run was for, as dbt itself reads its profile now; None where it cannot say."""
+    from .parse import dbt_target
+
+    try:
+        return dbt_target(settings.project_dir, settings.target_path, None if last is None else last.args)
+    except FeatureStoreError:
+        if or_none:
+            return None
+        raise
+
+
+def _file(settings: Settings, last: LastRun | None, target: Target) -> Path | None:
+    """The DuckDB file of a target; None when it is none of this machine. dbt runs in the project's folder."""
+    ran_in = settings.project_dir if last is None else last.args.get("project_dir") or settings.project_dir
+    try:
+        return (Path(ran_in) / local_path(target.path, where="path")).resolve() if target.path else None
+    except SettingsError:
+        return None
+
+
+def _elsewhere(
+    what: str,
+    settings: Settings,
+    last: LastRun | None,
+    target: Target | None,
+    *,
+    other_target: bool = False,
+    **details: str,
+) -> WarehouseError:
+    """The error, with what to set so that the place that dbt built is read."""
+    if target is None:
+        remedy = "set FEATURES_WAREHOUSE to the `path` that the target built has in profiles.yml"
+        return WarehouseError(what, remedy=remedy, **details)
+    file, named = _file(settings, last, target), f"target {target.name} of profile {target.profile}"
+    to_set = [f"DBT_TARGET={target.name}"] if other_target or (last is not None and last.target) else []
+    if file != settings.warehouse:
+        to_set.append(f"FEATURES_WAREHOUSE={file}")
+    if file is None:
+        place = shown_place(target.path or target.kind)
+        remedy = f"{named} is {place!r}: give it a DuckDB file of this machine as its `path`"
+    elif file == settings.warehouse and not other_target:
+        remedy = f"run `dbt build`: {named} is this file"
+    elif not file.exists():
+        remedy = f"{named} is {file}, which is not there: give its `path` in full, then run `dbt build`"
+    else:
+        apply = ", then `features apply`" if to_set[0].startswith("DBT_TARGET") else ""
+        remedy = f"set {' and '.join(to_set)}{apply}; or run `dbt build` for the target you mean"
+    return WarehouseError(what, remedy=remedy, **details)
+
+
+def _minute(us: int) -> str:
+    return f"{EPOCH + timedelta(microseconds=us):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,152 @@
+"""`dbt parse` and `dbt compile` as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..durable import write_whole
+from ..errors import FeatureStoreError
+from .artifacts import Manifest, read_manifest
+
+_NOISE = re.compile(r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|^\s*$")
+_LOCKED = re.compile(r"Could not set lock on file")
+_TARGET = """{{ tojson({
+    'profile': target.profile_name, 'name': target.name, 'kind': target.type, 'path': target.get('path') or '',
+    'schema': target.schema
+}) }}"""
+_CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s\s?")
+
+
+def dbt_command() -> list[str]:
+    """The dbt beside this interpreter, so that no other installation answers."""
+    beside = Path(sys.executable).parent / "dbt"
+    return [str(beside)] if beside.exists() else [sys.executable, "-m", "dbt.cli.main"]
+
+
+def profiles_dir(project_dir: Path) -> Path | None:
+    """The project's own `profiles` folder, when there is one and DBT_PROFILES_DIR is not set; None leaves it to dbt."""
+    own = project_dir / "profiles"
+    return own if "DBT_PROFILES_DIR" not in os.environ and (own / "profiles.yml").exists() else None
+
+
+def dbt_parse(project_dir: Path, target_path: Path) -> None:
+    """Write `target_path`/manifest.json anew from the project's files; an error holds dbt's own words."""
+    run_dbt(project_dir, target_path, ["parse"], "dbt cannot parse the project")
+
+
+def dbt_manifest(project_dir: Path, target_path: Path) -> None:
+    """As `dbt.parse`, and with the compiled SQL of feature views that name a stream and of all models under them.
+
+    Compiling opens the warehouse only for a macro that queries it; that fails while a build holds it.
+    """
+    dbt_parse(project_dir, target_path)
+    names = stream_models(read_manifest(target_path))
+    if names:
+        arguments = ["compile", "--full-refresh", "--no-populate-cache", "--quiet"]
+        arguments += ["--select", *(f"+{name}" for name in names)]
+        run_dbt(project_dir, target_path, arguments, "dbt cannot compile the feature views that name a stream")
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where dbt builds: a target of a profile, of a kind such as `duckdb`, with the path of its database if any."""
+
+    profile: str
+    name: str
+    kind: str
+    path: str
+    schema: str
+
+
+def dbt_target(project_dir: Path, target_path: Path, ran: Mapping[str, Any] | None) -> Target:
+    """The target that dbt would build; that of a run with the arguments `ran`, as run_results.json has them, if given.
+
+    Takes as long as a `dbt parse`, and writes nothing.
+    """
+    arguments = ["compile", "--quiet", "--no-write-json", "--no-populate-cache", "--inline", _TARGET]
+    env = {}
+    if ran is not None:
+        env["DBT_TARGET"] = ran.get("target") or ""  # a run without one had the profile's default
+        if ran.get("profile"):
+            arguments += ["--profile", str(ran["profile"])]
+        if (project_dir / str(ran.get("profiles_dir"))).is_dir():
+            arguments += ["--profiles-dir", str(project_dir / str(ran["profiles_dir"]))]
+    said = run_dbt(project_dir, target_path, arguments, "dbt cannot say where it builds", env=env)
+    try:
+        return msgspec.json.decode(said[said.index("{") :], type=Target)
+    except (ValueError, msgspec.DecodeError):
+        raise FeatureStoreError("dbt does not say where it builds", where=str(project_dir), got=said) from None
+
+
+def stream_models(manifest: Manifest) -> list[str]:
+    """The names of the models with `stream` in their feature view."""
+    blocks = ((node.name, node.meta.get("feature_view")) for node in manifest.models())
+    return sorted({name for name, block in blocks if isinstance(block, dict) and "stream" in block})
+
+
+def run_dbt(
+    project_dir: Path,
+    target_path: Path,
+    arguments: list[str],
+    failure: str,
+    *,
+    env: dict[str, str] | None = None,
+    remedy: str | None = None,
+) -> str:
+    """What dbt prints; an error holds dbt's own words. The last build's run_results.json stays as it is."""
+    if not (project_dir / "dbt_project.yml").exists():
+        raise FeatureStoreError(
+            "there is no dbt project", where=str(project_dir), expected="a folder with dbt_project.yml",
+            remedy="run this in the project's folder, or name it with --project-dir",
+        )  # fmt: skip
+    command = [*dbt_command(), "--no-use-colors", *arguments, "--project-dir", str(project_dir)]
+    command += ["--target-path", str(target_path)]
+    if "--profiles-dir" not in arguments and (own := profiles_dir(project_dir)) is not None:
+        command += ["--profiles-dir", str(own)]
+    quiet = {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PYTHONWARNINGS": "ignore"}
+    environ = {
+        name: value for name, value in (os.environ | quiet | (env or {})).items() if value or name != "DBT_TARGET"
+    }
+    with _kept(target_path / "run_results.json"):
+        run = subprocess.run(command, cwd=project_dir, env=environ, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        words = _own_words(run.stdout + run.stderr)
+        if _LOCKED.search(words):
+            raise FeatureStoreError(
+                f"{failure} while the warehouse is being built", where=str(project_dir), got=words,
+                expected="models that dbt compiles without a query, or a warehouse that nothing holds",
+                remedy="wait for the build to end, or take the query (such as run_query) out of the model named",
+            )  # fmt: skip
+        raise FeatureStoreError(
+            failure, where=str(project_dir), got=words,
+            remedy=remedy or f"correct the project until `dbt {' '.join(arguments)}` succeeds",
+        )  # fmt: skip
+    return run.stdout
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """Leave a file as it was before the block: it tells of the last build, and dbt writes it when it builds nothing."""
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    finally:
+        if before is None:
+            path.unlink(missing_ok=True)
+        elif path.read_bytes() != before:
+            write_whole(path, lambda file: file.write(before))
+
+
+def _own_words(output: str) -> str:
+    """dbt's output without its clock and its progress."""
+    lines = [_CLOCK.sub("", line) for line in output.splitlines()]
+    kept = [line.strip() for line in lines if not _NOISE.search(line) and line.strip() != "Encountered an error:"]
+    return "\n    ".join(kept[-20:]) or "nothing"

@@ -1,0 +1,154 @@
+"""What differs between the registry in force and the one that the project now describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from .facts import Entity, Feature, FeatureService, FeatureView, Owner
+from .registry import Registry
+from .stream import EventSource
+
+Definition = Entity | EventSource | FeatureView | FeatureService
+
+_SILENT = ("fingerprint", "stream", "ttl_us", "features", "name", "version", "identifier", "unique_id")
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One definition that `features apply` adds, removes or changes.
+
+    `details` say what changes in it. `new_rows` says that the view's rows online are written anew by the next sync,
+    under new keys, because what a stored row means has changed.
+    """
+
+    action: Literal["added", "removed", "changed"]
+    kind: Literal["entity", "event_source", "feature_view", "feature_service"]
+    name: str
+    details: tuple[str, ...] = ()
+    new_rows: bool = False
+
+
+def plan(in_force: Registry | None, wanted: Registry) -> tuple[Change, ...]:
+    """The changes that lead from the registry in force (None: there is none yet) to the wanted one."""
+    before = in_force or Registry(project=wanted.project)
+    return (
+        *_changes("entity", _by_name(before.entities), _by_name(wanted.entities)),
+        *_changes("event_source", _by_name(before.sources), _by_name(wanted.sources)),
+        *_changes("feature_view", _by_name(before.feature_views), _by_name(wanted.feature_views)),
+        *_changes("feature_service", _by_name(before.feature_services), _by_name(wanted.feature_services)),
+    )
+
+
+def _by_name(definitions: Sequence[Definition]) -> dict[str, Definition]:
+    return {item.id if isinstance(item, FeatureView) else item.name: item for item in definitions}
+
+
+def _changes(kind: Any, before: dict[str, Definition], after: dict[str, Definition]) -> Iterator[Change]:
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        if old is None:
+            details = _summary(new)
+            new_rows = isinstance(new, FeatureView) and new.online
+            yield Change(action="added", kind=kind, name=name, details=details, new_rows=new_rows)
+        elif new is None:
+            yield Change(action="removed", kind=kind, name=name, details=_summary(old))
+        else:
+            yield Change(
+                action="changed", kind=kind, name=name, details=tuple(_details(old, new)), new_rows=_rewrites(old, new)
+            )
+
+
+def _rewrites(old: Definition, new: Definition) -> bool:
+    if not isinstance(old, FeatureView) or not isinstance(new, FeatureView) or not new.online:
+        return False
+    return old.fingerprint != new.fingerprint or not old.online
+
+
+def _summary(item: Definition | None) -> tuple[str, ...]:
+    if isinstance(item, FeatureView):
+        return (f"{_features(item)} of {', '.join(item.entities)}",)
+    if isinstance(item, FeatureService):
+        views = dict.fromkeys(ref.view for ref in item.features)
+        return (f"{_features(item)} of {', '.join(views)}",)
+    if isinstance(item, EventSource):
+        return (f"columns {', '.join(column.name for column in item.columns)}",)
+    return () if item is None else (f"join keys {', '.join(key.name for key in item.join_keys)}",)
+
+
+def _features(item: FeatureView | FeatureService) -> str:
+    return f"{len(item.features)} feature{'s' * (len(item.features) != 1)}"
+
+
+def _details(old: Definition, new: Definition) -> Iterator[str]:
+    for field in old.__struct_fields__:
+        before, after = getattr(old, field), getattr(new, field)
+        if before != after and field not in _SILENT:
+            yield _detail(field, before, after)
+    if isinstance(old, FeatureView) and isinstance(new, FeatureView):
+        if old.ttl_us != new.ttl_us:
+            yield _detail("ttl", old.ttl, new.ttl)
+        if old.stream != new.stream:
+            yield from _stream_details(old, new)
+        yield from _feature_details(old.features, new.features)
+    elif isinstance(old, FeatureService) and isinstance(new, FeatureService):
+        yield from _list_details([str(ref) for ref in old.features], [str(ref) for ref in new.features])
+        moved = {ref.text: ref.view for ref in old.features}
+        for ref in new.features:
+            if moved.get(ref.text, ref.view) != ref.view:
+                yield f"{ref.text} now reads {ref.view}, before {moved[ref.text]}"
+
+
+def _stream_details(old: FeatureView, new: FeatureView) -> Iterator[str]:
+    before, after = (None if view.stream is None else view.stream.source for view in (old, new))
+    if before != after:
+        yield _detail("stream", before, after)
+        return
+    sql = {} if old.stream is None else {output.feature: output.source_sql for output in old.stream.outputs}
+    outputs = () if new.stream is None else new.stream.outputs
+    changed = [out.feature for out in outputs if sql.get(out.feature, out.source_sql) != out.source_sql]
+    yield from (f"SQL of {feature}" for feature in changed)
+    if not changed and old.fingerprint != new.fingerprint:
+        yield "staging SQL or rows that it looks up"
+
+
+def _feature_details(old: Sequence[Feature], new: Sequence[Feature]) -> Iterator[str]:
+    yield from _list_details([feature.name for feature in old], [feature.name for feature in new])
+    before = {feature.name: feature for feature in old}
+    for feature in new:
+        same = before.get(feature.name)
+        if same is None or same == feature:
+            continue
+        if same.dtype != feature.dtype:
+            yield f"type of {feature.name}: {same.dtype} → {feature.dtype}"
+        for field in ("description", "tags"):
+            if getattr(same, field) != getattr(feature, field):
+                yield f"{field} of {feature.name}"
+
+
+def _list_details(old: list[str], new: list[str]) -> Iterator[str]:
+    for name in new:
+        if name not in old:
+            yield f"{name} added"
+    for name in old:
+        if name not in new:
+            yield f"{name} removed"
+    if [name for name in old if name in new] != [name for name in new if name in old]:
+        yield "features in another order"
+
+
+def _detail(field: str, before: Any, after: Any) -> str:
+    return field if field in ("description", "path") else f"{field}: {_show(before)} → {_show(after)}"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Owner):
+        return value.name
+    if isinstance(value, tuple):
+        return ", ".join(getattr(item, "name", str(item)) for item in value) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)

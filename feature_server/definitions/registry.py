@@ -1,0 +1,112 @@
+"""The definitions in force, and how to find one: every look-up that fails names the nearest right name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from ..durable import make_private, write_whole
+from ..errors import UNREADABLE, FeatureStoreError, RequestError, UnknownNameError
+from .facts import Entity, FeatureRef, FeatureService, FeatureView
+from .stream import EventSource
+
+Definition = TypeVar("Definition", Entity, FeatureView, FeatureService)
+
+
+class Registry(msgspec.Struct, frozen=True, kw_only=True):
+    """All definitions of one project, each tuple sorted by name."""
+
+    project: str
+    entities: tuple[Entity, ...] = ()
+    sources: tuple[EventSource, ...] = ()
+    feature_views: tuple[FeatureView, ...] = ()
+    feature_services: tuple[FeatureService, ...] = ()
+
+    def entity(self, name: str) -> Entity:
+        return _find("entity", name, ((entity.name, entity) for entity in self.entities))
+
+    def feature_view(self, name: str) -> FeatureView:
+        """By id (`name` or `name@v2`); the plain name of a versioned view means its latest version."""
+        return _find("feature_view", name, self._named_views())
+
+    def feature_service(self, name: str) -> FeatureService:
+        return _find("feature_service", name, ((service.name, service) for service in self.feature_services))
+
+    def resolve(self, features: str | Sequence[str]) -> tuple[FeatureRef, ...]:
+        """The features of a service (given by name), or of a list of `view:feature` and `view@v2:feature`.
+
+        Raises UnknownNameError for a name the registry does not hold, RequestError for text of another shape or for a
+        feature asked for twice.
+        """
+        if isinstance(features, str):
+            return self.feature_service(features).features
+        views = dict(self._named_views())
+        refs = tuple(parse_feature_ref(text, views) for text in features)
+        if not refs:
+            raise RequestError("no features asked for", expected="at least one `view:feature`", got="an empty list")
+        seen: set[tuple[str, str]] = set()
+        for ref in refs:
+            if (ref.view, ref.feature) in seen:
+                raise RequestError(f"{ref.text!r} is asked for twice", where="features", remedy="ask for it once")
+            seen.add((ref.view, ref.feature))
+        return refs
+
+    def services_using(self, view_id: str) -> tuple[FeatureService, ...]:
+        return tuple(s for s in self.feature_services if any(ref.view == view_id for ref in s.features))
+
+    def to_json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+
+    def _named_views(self) -> Iterable[tuple[str, FeatureView]]:
+        for view in self.feature_views:
+            yield view.id, view
+            if view.version is not None and view.latest:
+                yield view.name, view
+
+
+def parse_feature_ref(text: str, views: dict[str, FeatureView]) -> FeatureRef:
+    """`view:feature` or `view@v2:feature` as a FeatureRef on the view's id; `views` maps every name a view goes by."""
+    view_name, colon, feature = text.partition(":")
+    if not colon or not view_name or not feature or ":" in feature:
+        raise RequestError(
+            f"{text!r} is not a feature reference",
+            where="features",
+            expected="`view:feature`, e.g. customer__transactions:transactions_1h, or `view@v2:feature`",
+            got=text,
+        )
+    view = views.get(view_name)
+    if view is None:
+        raise UnknownNameError("feature_view", view_name, views, where=text)
+    if feature not in view.feature_names:
+        raise UnknownNameError("feature", feature, view.feature_names, where=text)
+    return FeatureRef(view.id, feature, text)
+
+
+def read_registry(path: Path) -> Registry:
+    """The registry that `features apply` wrote."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Registry)
+    except FileNotFoundError:
+        raise FeatureStoreError(
+            "no registry has been applied", where=str(path), remedy="run `features apply` in the dbt project"
+        ) from None
+    except UNREADABLE as error:
+        raise FeatureStoreError(
+            "the registry cannot be read", where=str(path), got=str(error), remedy="run `features apply` again"
+        ) from None
+
+
+def write_registry(path: Path, registry: Registry) -> None:
+    """Put `registry` in force for readers of `path`: they see the old one or the new one, whole, also after a crash."""
+    make_private(path.parent)
+    write_whole(path, lambda file: file.write(registry.to_json()))
+
+
+def _find(kind: str, name: str, named: Iterable[tuple[str, Definition]]) -> Definition:
+    known = dict(named)
+    if name not in known:
+        raise UnknownNameError(kind, name, known)
+    return known[name]

@@ -1,0 +1,148 @@
+"""How a stream view's SQL is evaluated on live events: the result of compiling it, as frozen facts.
+
+`compiler` makes a StreamPlan from the dbt model; training, ingest, reading and `explain` follow it. A plan has four
+parts: row-level arguments computed from each event by DuckDB (`row_sql`), frames, aggregates of arguments over frames,
+and one output expression a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ..dtypes import DType
+
+
+class SourceColumn(msgspec.Struct, frozen=True):
+    """A column of an event source."""
+
+    name: str
+    dtype: DType
+
+
+class EventSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A dbt source whose rows are events that also arrive live, e.g. `payments.transactions`.
+
+    `event_id` is the column that identifies an event: sent twice, it counts once; of several versions the one with the
+    latest `created_timestamp` counts. `relation` is what a model reads for it, as SQL: a table or files.
+    """
+
+    name: str
+    columns: tuple[SourceColumn, ...]
+    event_id: str
+    event_timestamp: str
+    created_timestamp: str | None = None
+    relation: str = ""
+    path: str = ""
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """The events with `t - preceding_us <= event time <= t - delay_us`; `preceding_us` None is a lifetime."""
+
+    preceding_us: int | None
+    delay_us: int = 0
+
+
+class Argument(msgspec.Struct, frozen=True):
+    """A row-level expression of the model, a column `name` of `row_sql`."""
+
+    name: str
+    dtype: DType
+    sql: str
+
+
+class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
+    """One window function: `function` over arguments (positions in StreamPlan.arguments) of the events in a frame.
+
+    `filter` is the position of a boolean argument that must be true; `parameter` a quantile or the n of a list of the
+    last n.
+    """
+
+    name: str
+    function: str
+    arguments: tuple[int, ...] = ()
+    distinct: bool = False
+    filter: int | None = None
+    frame: int
+    parameter: float | None = None
+    dtype: DType
+
+
+class Node(msgspec.Struct, frozen=True):
+    """An output expression as a tree.
+
+    `op` is `aggregate` or `latest` (value: a position), `literal` (value: the constant), `cast` (value: the type's SQL
+    name), or an operator or scalar function with `args`.
+    """
+
+    op: str
+    args: tuple[Node, ...] = ()
+    value: Any = None
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature: its tree, and the same as SQL over columns `g0…` (aggregates) and `a0…` (the latest event)."""
+
+    feature: str
+    node: Node
+    sql: str
+    source_sql: str
+
+
+class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream view, compiled.
+
+    `row_sql` is a DuckDB query over a relation `events` with the source's columns; it gives the join keys, then
+    `event_timestamp`, `created_timestamp`, `event_id` (of type `event_id`), `counts` and the arguments. An event that
+    the model filters out has a row too, with `counts` false: a later version of an event that counted must take it out.
+    One that it drops before it chooses among versions has no key in its row either, and is none for the view.
+
+    `versioned` says that the model itself keeps the latest version of each event, `known_by_build` that it reads what
+    was known by a constant instant, that of the build.
+    """
+
+    source: str
+    row_sql: str
+    event_id: DType = DType("int64")
+    versioned: bool = False
+    known_by_build: bool = False
+    arguments: tuple[Argument, ...]
+    frames: tuple[Frame, ...]
+    aggregates: tuple[Aggregate, ...]
+    outputs: tuple[Output, ...]
+
+    @property
+    def longest_us(self) -> int | None:
+        """How long an event can matter to a bounded frame; None without one."""
+        return max((frame.preceding_us for frame in self.frames if frame.preceding_us is not None), default=None)
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """What some features of a plan are computed from: positions of aggregates, of arguments' latest values, of all
+    arguments."""
+
+    aggregates: tuple[int, ...]
+    latest: tuple[int, ...]
+    arguments: tuple[int, ...]
+
+
+def needs(plan: StreamPlan, features: Sequence[str]) -> Needs:
+    aggregates: set[int] = set()
+    latest: set[int] = set()
+    for output in plan.outputs:
+        if output.feature in features:
+            collect_steps(output.node, aggregates, latest)
+    arguments = set(latest)
+    for number in aggregates:
+        aggregate = plan.aggregates[number]
+        arguments |= {*aggregate.arguments, *([] if aggregate.filter is None else [aggregate.filter])}
+    return Needs(tuple(sorted(aggregates)), tuple(sorted(latest)), tuple(sorted(arguments)))
+
+
+def collect_steps(node: Node, aggregates: set[int], latest: set[int]) -> None:
+    if node.op in ("aggregate", "latest"):
+        (aggregates if node.op == "aggregate" else latest).add(node.value)
+    for inner in node.args:
+        collect_steps(inner, aggregates, latest)

@@ -1,0 +1,308 @@
+"""Events pushed live, after they were taken in: the log of each source in Redis, and the Parquet files it becomes.
+
+A push adds its events to the Redis stream `features:log:<source>`, as Arrow's IPC stream in the field `events`. `land`
+moves them to files `live-<first id>-<last id>-<digest>.parquet` in the folder that the dbt source reads. Each entry
+ends in one file, whatever is killed: where the next file ends is written down in Redis before it is made, a file
+appears whole or not at all, and entries are dropped from the log only once their file is there.
+
+Ids are Redis' clock: one that came back empty, or as an older copy, may give ids again that files have, or lower ones.
+So whether an entry has landed is told by what it is, never by the order of ids: each file lists the digests of its
+entries, and those that it may hold are looked up there. Its own name ends in the digest of them all.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, NamedTuple, TypeAlias
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import redis
+
+from ..definitions.stream import EventSource
+from ..durable import write_whole
+from ..errors import CannotLand, OnlineStoreError
+from ..layout import keys
+from ..online.store import OnlineStore, redis_errors
+from ..settings import local_path
+
+EntryId: TypeAlias = tuple[int, int]  # milliseconds, sequence number
+MAX_ENTRIES = 10_000
+MAX_BYTES = 256 << 20
+_PAGE = 200
+_UNFINISHED_SECONDS = 3600
+_FILE = re.compile(r"live-(\d+)_(\d+)-(\d+)_(\d+)(?:-[0-9a-f]+)?\.parquet")  # before, names had no digest
+_ENTRIES = "features_log_entries"  # a landed file's metadata: the digests of its entries, one after another
+_DIGEST_CHARACTERS = 16
+_LOCATION = re.compile(r"'((?:[^']|'')+\.parquet)'")
+_WILDCARDS = re.compile(r"[*?\[]")
+
+
+class Landed(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call of `land` moved from the log of a source to files."""
+
+    source: str
+    events: int
+    files: tuple[Path, ...]
+    refused: int = 0  # entries that cannot be read: dead letters now
+
+    def __str__(self) -> str:
+        refused = f" refused={self.refused}" if self.refused else ""
+        return f"landed {self.source} events={self.events} files={len(self.files)}{refused}"
+
+
+class _Cut(NamedTuple):
+    """The first and the last entry of the next file, as agreed upon by all that land a source."""
+
+    first: bytes
+    last: bytes
+
+
+class _Entry(NamedTuple):
+    """An entry of the log; where its events cannot be read, `reason` says why."""
+
+    name: bytes
+    fields: dict[bytes, bytes]
+    events: pa.Table | None
+    reason: str = ""
+
+    @property
+    def digest(self) -> str:
+        return _digest(self.name + b" " + self.fields[b"events"])
+
+
+def log_key(source: str) -> bytes:
+    return keys.LOG + source.encode()
+
+
+def landing_folder(source: EventSource, project_dir: Path) -> Path:
+    """Where the files of live events go: where the source's own files are, as its external location says."""
+    found = _LOCATION.search(source.relation)
+    location = Path(found[1].replace("''", "'")) if found else Path()
+    if not found or not _WILDCARDS.search(location.name) or not Path("live-0_0-0_0-0.parquet").match(location.name):
+        raise OnlineStoreError(
+            "live events cannot be kept where the dbt source would read them",
+            where=source.path or source.name,
+            expected="meta.external_location with a pattern of Parquet files, e.g. landing/transactions/*.parquet",
+            got=source.relation or "no relation",
+        )
+    location = local_path(location, where=source.path or source.name)
+    parts = [part for part in location.parent.parts if part != "**"]
+    return project_dir.joinpath(*("live" if _WILDCARDS.search(part) else part for part in parts)).absolute()
+
+
+def live_files(folder: Path) -> list[Path]:
+    """The files that live events have landed in."""
+    return sorted(path for path in folder.glob("live-*.parquet") if _FILE.fullmatch(path.name))
+
+
+def last_id(online: OnlineStore, source: str) -> EntryId | None:
+    """The id of the newest entry of a source's log; None for an empty one."""
+    with redis_errors():
+        entries = online.client.xrevrange(log_key(source), count=1)
+    return entry_id(entries[0][0]) if entries else None
+
+
+def logged(online: OnlineStore, source: EventSource, *, until: EntryId | None = None) -> Iterator[pa.Table]:
+    """The entries of a source's log that can be read, oldest first, up to one of them (included)."""
+    for entry in _entries(online, source, end=b"+" if until is None else b"%d-%d" % until):
+        if entry.events is not None:
+            yield entry.events
+
+
+def last_logged(online: OnlineStore, source: EventSource) -> pa.Table | None:
+    """The newest entry of a source's log; None for an empty one."""
+    with redis_errors():
+        entries = online.client.xrevrange(log_key(source.name), count=1)
+    return _read(source, *entries[0]).events if entries else None
+
+
+def land(online: OnlineStore, source: EventSource, folder: Path, *, max_entries: int = MAX_ENTRIES) -> Landed:
+    """Move what a source's log holds now to files. Several may run at once, and any may be killed at any moment.
+
+    An entry that cannot be read becomes a dead letter. Raises CannotLand where the folder cannot be written or is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(folder)
+        return _land(online, source, folder, max_entries)
+    except OSError as error:
+        raise CannotLand(
+            "live events cannot be written to files", where=str(folder), got=str(error),
+            remedy="give the folder room and the right to write; until then they stay in Redis",
+        ) from None  # fmt: skip
+
+
+def _land(online: OnlineStore, source: EventSource, folder: Path, max_entries: int) -> Landed:
+    with redis_errors():
+        left = int(online.client.xlen(log_key(source.name)))
+    files: list[Path] = []
+    events = refused = 0
+    while left > 0 and (cut := _cut(online, source, max_entries)) is not None:
+        entries = list(_entries(online, source, *cut))
+        if not _is_current(online, source.name, cut):
+            continue  # another process has landed these in the meantime, or the log is a new one
+        left -= len(entries)
+        readable = [entry for entry in entries if entry.events is not None]
+        landed = _landed(folder, readable)
+        new = [entry for entry in readable if entry.digest not in landed]
+        if new:
+            files.append(_write(folder, new))
+            events += sum(entry.events.num_rows for entry in new if entry.events is not None)
+        refused += _finish(online, source.name, cut, entries)
+    return Landed(source=source.name, events=events, files=tuple(files), refused=refused)
+
+
+def _cut(online: OnlineStore, source: EventSource, max_entries: int) -> _Cut | None:
+    """What the next file holds, agreed upon by all that land this source; None for an empty log.
+
+    All entries of a file have the same columns.
+    """
+    name = _cut_key(source.name)
+    with redis_errors():
+        if (agreed := online.client.get(name)) is None:
+            first = last = schema = None
+            size = 0
+            for place, entry in enumerate(_entries(online, source)):
+                if entry.events is not None:
+                    if schema is not None and entry.events.schema != schema:
+                        break
+                    schema, size = entry.events.schema, size + entry.events.nbytes
+                first, last = first or entry.name, entry.name
+                if place + 1 >= max_entries or size >= MAX_BYTES:
+                    break
+            if first is None or last is None:
+                return None
+            agreed = _agreement(_Cut(first, last))
+            if not online.client.set(name, agreed, nx=True):
+                return _cut(online, source, max_entries)
+    return _Cut(*agreed.split())
+
+
+def _is_current(online: OnlineStore, source: str, cut: _Cut) -> bool:
+    """Whether the log still begins with the entries of the file to be made, so that what was read is all of them.
+
+    An agreement on entries that the log does not begin with is that of a log which is gone: it is withdrawn.
+    """
+    with redis_errors(), online.client.pipeline() as pipeline:
+        pipeline.watch(_cut_key(source))
+        if pipeline.get(_cut_key(source)) != _agreement(cut):
+            return False
+        entries = pipeline.xrange(log_key(source), count=1)
+        if entries and entries[0][0] == cut.first:
+            return True
+        pipeline.multi()
+        pipeline.delete(_cut_key(source))
+        with suppress(redis.WatchError):  # another process did
+            pipeline.execute()
+    return False
+
+
+def _landed(folder: Path, entries: list[_Entry]) -> set[str]:
+    """The digests of what the files hold that may hold any of these entries, as the ids in their names tell."""
+    found: set[str] = set()
+    if not entries:
+        return found
+    first, last = entry_id(entries[0].name), entry_id(entries[-1].name)
+    for path in live_files(folder):
+        numbers = tuple(map(int, _FILE.fullmatch(path.name).groups()))  # type: ignore[union-attr]
+        if numbers[:2] <= last and first <= numbers[2:]:
+            with suppress(FileNotFoundError, pa.ArrowException):
+                listed = (pq.read_metadata(path).metadata or {}).get(_ENTRIES.encode(), b"").decode()
+                found |= {listed[i : i + _DIGEST_CHARACTERS] for i in range(0, len(listed), _DIGEST_CHARACTERS)}
+    return found
+
+
+def _write(folder: Path, entries: list[_Entry]) -> Path:
+    """The file of some entries; whoever writes these writes the same."""
+    listed = "".join(entry.digest for entry in entries)
+    ids = "-".join(entry.name.decode().replace("-", "_") for entry in (entries[0], entries[-1]))
+    path = folder / f"live-{ids}-{_digest(listed.encode())}.parquet"
+    table = pa.concat_tables(entry.events for entry in entries if entry.events is not None)
+
+    def write(file: IO[bytes]) -> None:
+        with pq.ParquetWriter(file, table.schema) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({_ENTRIES: listed})
+
+    write_whole(path, write)
+    return path
+
+
+def _finish(online: OnlineStore, source: str, cut: _Cut, entries: list[_Entry]) -> int:
+    """Drop from the log what its file holds, and the agreement on that file, if it is still the one in force; those
+    that cannot be read become dead letters: how many."""
+    unreadable = [entry for entry in entries if entry.events is None]
+    with redis_errors(), online.client.pipeline() as pipeline:
+        pipeline.watch(_cut_key(source))
+        if pipeline.get(_cut_key(source)) != _agreement(cut):
+            return 0
+        pipeline.multi()
+        for entry in unreadable:
+            reason = f"an entry of {log_key(source).decode()} that cannot be read: {entry.reason}"
+            pipeline.xadd(keys.DEAD + source.encode(), {**entry.fields, b"id": entry.name, b"reason": reason})
+        pipeline.xdel(log_key(source), *[entry.name for entry in entries])
+        pipeline.delete(_cut_key(source))
+        try:
+            pipeline.execute()
+        except redis.WatchError:  # another process did
+            return 0
+    return len(unreadable)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed left behind."""
+    for path in folder.glob(".live-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
+                path.unlink()
+
+
+def _entries(online: OnlineStore, source: EventSource, start: bytes = b"-", end: bytes = b"+") -> Iterator[_Entry]:
+    """The entries of a source's log from one to another, oldest first."""
+    while True:
+        with redis_errors():
+            entries = online.client.xrange(log_key(source.name), start, end, count=_PAGE)
+        for name, fields in entries:
+            yield _read(source, name, fields)
+        if len(entries) < _PAGE:
+            return
+        start = b"(" + entries[-1][0]
+
+
+def _read(source: EventSource, name: bytes, fields: dict[bytes, bytes]) -> _Entry:
+    if b"events" not in fields:
+        return _Entry(name, fields, None, "no field `events`")
+    try:
+        table = pa.ipc.open_stream(fields[b"events"]).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        return _Entry(name, fields, None, f"no Arrow IPC stream in `events`: {str(error).splitlines()[0]}")
+    needed = (source.event_id, source.event_timestamp, source.created_timestamp)
+    for column in needed:
+        if column is not None and column not in table.column_names:
+            return _Entry(name, fields, None, f"no column {column!r}")
+    return _Entry(name, fields, table)
+
+
+def _cut_key(source: str) -> bytes:
+    return b"features:landing:" + source.encode()
+
+
+def _agreement(cut: _Cut) -> bytes:
+    return b" ".join(cut)
+
+
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=_DIGEST_CHARACTERS // 2).hexdigest()
+
+
+def entry_id(name: bytes) -> EntryId:
+    milliseconds, _, sequence = name.partition(b"-")
+    return int(milliseconds), int(sequence)

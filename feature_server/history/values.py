@@ -1,0 +1,116 @@
+"""A stream view's features of some keys at one instant by plain SQL, on purpose not by what training and reads use.
+
+It works in the session of an `history.events.History`, over its relation `known`, for the keys in a relation `chosen`:
+columns `n` and the join keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..definitions.facts import FeatureView
+from ..definitions.stream import Aggregate, Frame, StreamPlan
+from ..layout.events import plan_of
+from ..offline.sql import quote, sql_type
+from .events import History
+
+_ORDER = "order by event_timestamp, created_timestamp"
+_SPELLED = {"count_distinct": "count(distinct {0})", "first": f"first({{0}} {_ORDER})", "last": f"last({{0}} {_ORDER})"}
+_SPELLED |= {name: f"{name}({{0}}, {{1}} {_ORDER})" for name in ("arg_min", "arg_max")}  # the earliest on a tie
+
+
+def values_at(
+    history: History, view: FeatureView, *, at_us: int, relation: str = "known"
+) -> dict[int, tuple[Any, ...]]:
+    """The values of the view's features for each chosen key, by its n."""
+    plan, keys = plan_of(view), ", ".join(history.keys)
+    joined = " and ".join(f"counted.{name} = chosen.{name}" for name in history.keys)
+    aggregates = "".join(f", {_aggregate(plan, aggregate, at_us)} as {aggregate.name}" for aggregate in plan.aggregates)
+    latest = "".join(
+        f", {_of_latest(argument.name, at_us, view.ttl_us)} as {argument.name}" for argument in plan.arguments
+    )
+    outputs = {output.feature: output.sql for output in plan.outputs}
+    features = "".join(
+        f", cast({outputs[feature.name]} as {sql_type(feature.dtype)}) as {quote(feature.name)}"
+        for feature in view.features
+    )
+    sql = f"""
+        with counted as (
+            select * from (
+                select known.*, {history.version} as version_
+                from known semi join chosen using ({keys})
+            )
+            where version_ = 1 and counts and event_timestamp <= make_timestamptz({at_us})
+        ),
+        reduced as (
+            select
+                chosen.n as n_,
+                epoch_us(max(event_timestamp)) as latest_us_{aggregates},
+                last(counted {_ORDER}) filter (where counted.event_id is not null) as latest_
+            from chosen left join counted on {joined}
+            group by chosen.n
+        ),
+        named as (select n_, latest_us_, {_names(plan)} {latest} from reduced)
+        select n_{features} from named
+    """
+    return {n: tuple(values) for n, *values in history.connection.execute(sql).fetchall()}
+
+
+def events_in(
+    history: History, frame: Frame, *, at_us: int, last: int, condition: str = "true"
+) -> tuple[int, list[dict[str, Any]]]:
+    """How many events of the chosen keys lie in a frame and count, and the `last` of them, oldest first.
+
+    Each is its version in force, with all columns; `condition` is SQL over those.
+    """
+    keys = ", ".join(history.keys)
+    relation = history.connection.sql(
+        f"""
+        select {", ".join(history.columns)}, count(*) over () as total_ from (
+            select
+                known.*,
+                {history.version} as version_
+            from known semi join chosen using ({keys})
+        )
+        where version_ = 1 and counts and {_inside(frame, at_us)} and ({condition})
+        order by event_timestamp desc, created_timestamp desc, event_id desc
+        limit {int(last)}
+        """
+    )
+    rows = relation.fetchall()
+    names = relation.columns[:-1]
+    return rows[0][-1] if rows else 0, [dict(zip(names, row, strict=False)) for row in reversed(rows)]
+
+
+def _names(plan: StreamPlan) -> str:
+    return ", ".join([aggregate.name for aggregate in plan.aggregates]) or "null as nothing_"
+
+
+def _aggregate(plan: StreamPlan, aggregate: Aggregate, at_us: int) -> str:
+    names = [plan.arguments[i].name for i in aggregate.arguments]
+    inside = _inside(plan.frames[aggregate.frame], at_us)
+    if aggregate.filter is not None:
+        inside += f" and {plan.arguments[aggregate.filter].name}"
+    function = aggregate.function
+    if function == "count_star":
+        return f"count(*) filter (where {inside})"
+    if function == "list":
+        last = f"[-{int(aggregate.parameter)}:]" if aggregate.parameter is not None else ""
+        return f"(list({names[0]} {_ORDER}) filter (where {inside})){last}"
+    if function in ("quantile_cont", "quantile_disc"):
+        call = f"{function}({names[0]}, {aggregate.parameter})"
+    else:
+        call = _SPELLED.get(function, f"{function}({', '.join(names)})").format(*names)
+    return f"{call} filter (where {inside})"
+
+
+def _inside(frame: Frame, at_us: int) -> str:
+    inside = f"event_timestamp <= make_timestamptz({at_us - frame.delay_us})"
+    if frame.preceding_us is not None:
+        inside += f" and event_timestamp >= make_timestamptz({at_us - frame.preceding_us})"
+    return inside
+
+
+def _of_latest(name: str, at_us: int, ttl_us: int | None) -> str:
+    value = f"latest_.{name}"
+    return value if ttl_us is None else f"case when latest_us_ >= {at_us - ttl_us} then {value} end"

@@ -1,0 +1,49 @@
+"""The events of producers that were refused: kept in Redis with the reason until somebody has dealt with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import msgspec
+
+from ..layout.keys import DEAD
+from ..online.live import entry_seconds
+from ..online.store import OnlineStore, redis_errors
+from ..settings import EPOCH
+
+_PAGE = 1000
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as its producer wrote it, None for an entry without one; `id` is that of the producers' stream.
+
+    Bytes that are not UTF-8 are shown as `\\xff`.
+    """
+
+    id: str
+    refused_at: datetime
+    reason: str
+    event: str | None
+
+
+def dead_letters(online: OnlineStore, source: str, *, drop: bool = False) -> Iterator[DeadLetter]:
+    """The refused events of a source, oldest first; with `drop` those that were given are deleted."""
+    name, after = DEAD + source.encode(), b"-"
+    while True:
+        with redis_errors():
+            entries = online.client.xrange(name, after, count=_PAGE)
+        for entry, fields in entries:
+            event = fields.get(b"event")
+            yield DeadLetter(
+                id=fields.get(b"id", b"").decode(errors="replace"),
+                refused_at=EPOCH + timedelta(seconds=entry_seconds(entry)),
+                reason=fields.get(b"reason", b"").decode(errors="replace"),
+                event=None if event is None else event.decode(errors="backslashreplace"),
+            )
+        if not entries:
+            return
+        if drop:
+            with redis_errors():
+                online.client.xdel(name, *[entry for entry, _ in entries])
+        after = b"(" + entries[-1][0]

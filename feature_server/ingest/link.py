@@ -1,0 +1,160 @@
+"""One connection to Redis that sends transactions of many commands: replies are read by hiredis alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import hiredis
+
+from ..online.address import RedisAddress, parse_redis_url
+from ..online.readers import reply_parser
+from ..online.refusals import refusal
+
+TIMEOUT_SECONDS = 30.0
+_MULTI, _EXEC = hiredis.pack_command((b"MULTI",)), hiredis.pack_command((b"EXEC",))
+Result = TypeVar("Result")
+
+
+class Changed(Exception):
+    """A key that the transaction depends on has changed: nothing was done."""
+
+
+class Link:
+    """Sends transactions; connects when first needed, and again after the connection dropped.
+
+    `guard` is the key that pushes depend on: it is watched all the time, so that a push is one round trip.
+    """
+
+    def __init__(self, url: str, guard: bytes, *, timeout: float = TIMEOUT_SECONDS) -> None:
+        self.address: RedisAddress = parse_redis_url(url)
+        self._timeout = timeout
+        self._process = os.getpid()
+        self._watch = _commands([(b"WATCH", guard), (b"GET", guard)])
+        self._guarded: tuple[bytes | None] | None = None  # the guard's value since which it is watched
+        self._open: tuple[socket.socket, hiredis.Reader] | None = None
+
+    def ask(self, *command: bytes) -> Any:
+        """One command's reply."""
+        return self._run(lambda: self._exchange(hiredis.pack_command(command), 1)[0])
+
+    def push(self, expected: bytes | None, commands: bytes, count: int) -> list[Any]:
+        """Run `count` packed commands as one transaction while the guard has the value expected; their replies.
+
+        One of them may be an error: what fails as it runs undoes nothing of the others. Raises Changed otherwise.
+        """
+
+        def run() -> list[Any]:
+            if self._guarded != (expected,):
+                self._guarded = (self._exchange(self._watch, 2)[1],)
+                if self._guarded != (expected,):
+                    raise Changed
+            self._guarded = None
+            results = self._transaction(commands, count, self._watch)
+            self._guarded = (self._replies(2)[1],)
+            if results is None:
+                raise Changed
+            return results
+
+        return self._run(run)
+
+    def replace(self, key: bytes, expected: bytes, command: Sequence[bytes]) -> None:
+        """Run one command while `key` has the value expected; raises Changed otherwise."""
+
+        def run() -> None:
+            self._guarded = None
+            if self._exchange(_commands([(b"WATCH", key), (b"GET", key)]), 2)[1] != expected:
+                self._exchange(hiredis.pack_command((b"UNWATCH",)), 1)
+                raise Changed
+            results = self._transaction(hiredis.pack_command(tuple(command)), 1)
+            if results is None:
+                raise Changed
+            self.check(results[0])
+
+        self._run(run)
+
+    def check(self, reply: Any) -> Any:
+        """The reply; the error that it stands for if it is one."""
+        if isinstance(reply, hiredis.ReplyError):
+            raise refusal(str(reply), where=self.address.shown)
+        return reply
+
+    def close(self) -> None:
+        self._guarded = None
+        if self._open is not None:
+            self._open[0].close()
+            self._open = None
+
+    def _run(self, work: Callable[[], Result]) -> Result:
+        """Do `work`; once more when an idle connection turns out to be closed: sent twice, an event counts once."""
+        if self._process != os.getpid():  # a fork shares its parent's connection, and would read its parent's replies
+            self.close()
+            self._process = os.getpid()
+        fresh = self._open is None
+        try:
+            return work()
+        except (OSError, hiredis.ProtocolError) as error:
+            self.close()
+            if fresh or not isinstance(error, ConnectionError):
+                raise self.address.unavailable(error) from None
+        except Changed:
+            raise
+        except BaseException:  # replies may still be to come
+            self.close()
+            raise
+        try:
+            return work()
+        except (OSError, hiredis.ProtocolError) as error:
+            self.close()
+            raise self.address.unavailable(error) from None
+
+    def _transaction(self, commands: bytes, count: int, after: bytes = b"") -> list[Any] | None:
+        """The replies of EXEC; the replies to `after` are still to be read."""
+        link, parser = self._connected()
+        link.sendall(b"".join((_MULTI, commands, _EXEC, after)))
+        queued, received = b"+OK\r\n" + b"+QUEUED\r\n" * count, b""
+        while len(received) < len(queued) and queued.startswith(received):
+            received += _receive(link)
+        if received.startswith(queued):
+            parser.feed(received[len(queued) :])
+        else:  # a command was refused
+            parser.feed(received)
+            self._replies(count + 1)
+        results: list[Any] | None = self._replies(1)[0]
+        return results
+
+    def _exchange(self, packed: bytes, count: int) -> list[Any]:
+        """Send commands and read the replies to them."""
+        link, _ = self._connected()
+        link.sendall(packed)
+        return self._replies(count)
+
+    def _replies(self, count: int) -> list[Any]:
+        link, parser = self._connected()
+        replies = []
+        for _ in range(count):
+            while (reply := parser.gets()) is False:
+                parser.feed(_receive(link))
+            replies.append(self.check(reply))
+        return replies
+
+    def _connected(self) -> tuple[socket.socket, hiredis.Reader]:
+        if self._open is not None:
+            return self._open
+        self._open = self.address.connect(self._timeout), reply_parser()
+        for command in self.address.greeting():
+            self._exchange(command, 1)
+        return self._open
+
+
+def _commands(commands: Sequence[tuple[bytes, ...]]) -> bytes:
+    return b"".join(map(hiredis.pack_command, commands))
+
+
+def _receive(link: socket.socket) -> bytes:
+    data = link.recv(1 << 18)
+    if not data:
+        raise ConnectionError("connection closed by Redis")
+    return data

@@ -1,0 +1,286 @@
+"""Events as they are sent → an Arrow table with the source's columns, and what is wrong with each that is refused."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..definitions.stream import EventSource
+from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
+from ..errors import FeatureStoreError, RequestError
+from ..layout.events import GRACE_US
+from ..settings import to_us
+
+_TYPES: dict[str, Any] = {
+    "bool": bool, "string": str, "date": date, "timestamp": datetime, "timestamptz": datetime, "uuid": UUID,
+    "decimal": Decimal, **dict.fromkeys(FLOAT_WIDTHS, float),
+}  # fmt: skip
+MAX_EVENT_BYTES = 64 << 20  # of JSON, which is at most 256 MB as Redis keeps it
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_YEARS = to_us(datetime.min), to_us(datetime.max)
+_OLDEST_US = to_us(datetime(1, 1, 2))
+log = logging.getLogger("feature_server")
+_logged: set[type[Exception]] = set()
+
+
+class Batch(msgspec.Struct):
+    """Events sent together: the `table` of those still accepted, the `index` of each among all `sent`, and
+    (index, reason) of those refused."""
+
+    table: pa.Table
+    index: npt.NDArray[np.int64]
+    sent: int
+    rejected: list[tuple[int, str]]
+
+    def refuse(self, reasons: dict[int, str]) -> None:
+        """Refuse rows of the table, by their position in it."""
+        if not reasons:
+            return
+        self.rejected += [(int(self.index[row]), reason) for row, reason in reasons.items()]
+        kept = np.ones(len(self.index), dtype=np.bool_)
+        kept[list(reasons)] = False
+        self.table, self.index = self.table.filter(pa.array(kept)), self.index[kept]
+
+
+class EventReader:
+    """Validates events of one source, strictly: all of its columns, no others, each of its type."""
+
+    def __init__(self, source: EventSource) -> None:
+        self.source = source
+        needed = {source.event_id, source.event_timestamp, source.created_timestamp}
+        self._names = [column.name for column in source.columns]
+        self._types = [
+            _json_type(column.dtype) if column.name in needed else _json_type(column.dtype) | None
+            for column in source.columns
+        ]
+        self._arrow = pa.schema([(column.name, arrow_type(column.dtype)) for column in source.columns])
+        fields = [f"c{i}" for i in range(len(self._names))]
+        rename = dict(zip(fields, self._names, strict=True))
+        self._event = msgspec.defstruct(
+            "Event", list(zip(fields, self._types, strict=True)), rename=rename, forbid_unknown_fields=True
+        )
+        self._columns = msgspec.defstruct(
+            "Columns",
+            [(field, list[kind]) for field, kind in zip(fields, self._types, strict=True)],  # type: ignore[valid-type]
+            rename=rename,
+            forbid_unknown_fields=True,
+        )
+        self._values = msgspec.structs.astuple
+        self._event_decoder = msgspec.json.Decoder(self._event)
+        self._columns_decoder = msgspec.json.Decoder(self._columns)
+
+    def read(self, events: Sequence[Any], now_us: int) -> Batch:
+        """Events as Python values: a mapping of the source's columns each."""
+        return self._one_by_one(events, lambda event: msgspec.convert(event, self._event), now_us)
+
+    def read_lines(self, lines: Sequence[bytes], now_us: int) -> Batch:
+        """Events as JSON, one object each."""
+        return self._one_by_one(lines, self._decode, now_us)
+
+    def read_columns(self, body: bytes | msgspec.Raw, now_us: int) -> Batch:
+        """Events as one JSON object with a list of values for each column, as Feast sends them.
+
+        Raises RequestError when the columns themselves are wrong.
+        """
+        rejected: list[tuple[int, str]] = []
+        try:
+            columns = list(self._values(self._columns_decoder.decode(body)))
+        except Exception:  # noqa: BLE001 - see `refusal`
+            columns, index, rejected = self._read_each_value(body)
+        else:
+            self._check_lengths(columns)
+            index = np.arange(len(columns[0]))
+        return self._batch(columns, index, len(columns[0]) + len(rejected), rejected, now_us)
+
+    def _one_by_one(self, events: Sequence[Any], read: Callable[[Any], Any], now_us: int) -> Batch:
+        """As fast as all at once, and what is wrong with one event cannot touch another."""
+        found, index, rejected = [], [], []
+        for i, event in enumerate(events):
+            try:
+                found.append(read(event))
+                index.append(i)
+            except Exception as error:  # noqa: BLE001 - see `refusal`
+                rejected.append((i, refusal(error)))
+        columns = list(map(list, zip(*map(self._values, found), strict=True))) or [[] for _ in self._names]
+        return self._batch(columns, np.array(index, dtype=np.int64), len(events), rejected, now_us)
+
+    def _decode(self, line: bytes) -> Any:
+        if len(line) > MAX_EVENT_BYTES:
+            raise ValueError(f"an event of {len(line):,} bytes, of at most {MAX_EVENT_BYTES:,}")
+        return self._event_decoder.decode(line)
+
+    def _read_each_value(self, body: bytes | msgspec.Raw) -> tuple[list[list[Any]], Any, list[tuple[int, str]]]:
+        try:
+            raw = msgspec.json.decode(body, type=dict[str, list[msgspec.Raw]])
+        except Exception as error:  # noqa: BLE001 - see `refusal`
+            raise RequestError(
+                "df is not a list of values for each column", where="df", got=refusal(error),
+                expected="an object with a list for each of " + ", ".join(self._names),
+            ) from None  # fmt: skip
+        unknown, missing = [n for n in raw if n not in self._names], [n for n in self._names if n not in raw]
+        if unknown or missing:
+            name = (unknown or missing)[0]
+            raise RequestError(
+                f"column {name!r} is {'unknown' if unknown else 'missing'}", where=f"df.{name}",
+                expected=f"the columns of {self.source.name}: " + ", ".join(self._names), got=", ".join(raw),
+            )  # fmt: skip
+        given = [raw[name] for name in self._names]
+        self._check_lengths(given)
+        wrong: dict[int, str] = {}
+        columns: list[list[Any]] = []
+        for name, kind, values in zip(self._names, self._types, given, strict=True):
+            decode = msgspec.json.Decoder(kind).decode
+            column: list[Any] = []
+            for i, value in enumerate(values):
+                try:
+                    column.append(decode(value))
+                except Exception as error:  # noqa: BLE001 - see `refusal`
+                    column.append(None)
+                    wrong.setdefault(i, f"{refusal(error)} - at `$.{name}`")
+            columns.append(column)
+        index = np.array([i for i in range(len(given[0])) if i not in wrong], dtype=np.int64)
+        return [[column[i] for i in index] for column in columns], index, sorted(wrong.items())
+
+    def _check_lengths(self, columns: Sequence[Sequence[Any]]) -> None:
+        if len(set(map(len, columns))) > 1:
+            raise RequestError(
+                "the columns have different lengths", where="df", expected="one value of every column for each event",
+                got=", ".join(f"{name}: {len(values)}" for name, values in zip(self._names, columns, strict=True)),
+            )  # fmt: skip
+
+    def _batch(
+        self,
+        columns: list[list[Any]],
+        index: npt.NDArray[np.int64],
+        sent: int,
+        rejected: list[tuple[int, str]],
+        now_us: int,
+    ) -> Batch:
+        try:
+            table = self._table(columns)
+        except Exception:  # noqa: BLE001 - see `refusal`
+            wrong = self._unfit(columns)
+            rejected = rejected + [(int(index[row]), reason) for row, reason in wrong.items()]
+            kept = [row for row in range(len(index)) if row not in wrong]
+            index, columns = index[kept], [[values[row] for row in kept] for values in columns]
+            table = self._table(columns)
+        batch = Batch(table, index, sent, rejected)
+        batch.refuse(self._bad_times(table, columns, now_us) | self._became_infinite(table, columns))
+        return batch
+
+    def _table(self, columns: list[list[Any]]) -> pa.Table:
+        arrays = [pa.array(values, kind) for values, kind in zip(columns, self._arrow.types, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=self._arrow)
+
+    def _unfit(self, columns: list[list[Any]]) -> dict[int, str]:
+        """Events with a value that its type cannot keep, such as a decimal with too many digits."""
+        wrong: dict[int, str] = {}
+        for column, values, kind in zip(self.source.columns, columns, self._arrow.types, strict=True):
+            for row, value in enumerate(values):
+                try:
+                    pa.array([value], kind)
+                except Exception:  # noqa: BLE001 - see `refusal`
+                    wrong.setdefault(row, f"{_shown(value)} does not fit {column.dtype} - at `$.{column.name}`")
+        return wrong
+
+    def _became_infinite(self, table: pa.Table, columns: list[list[Any]]) -> dict[int, str]:
+        """Numbers beyond what real keeps, which are infinite as one; what was sent as infinite is as it was sent."""
+        wrong: dict[int, str] = {}
+        for column, values in zip(self.source.columns, columns, strict=True):
+            kept: Any = table[column.name]
+            kept = pc.list_flatten(kept) if column.dtype.kind == "list" else kept
+            if not pa.types.is_float32(kept.type) or not pc.any(pc.is_inf(kept)).as_py():
+                continue
+            for row, value in enumerate(values):
+                items = value if isinstance(value, list) else [value]
+                for item in items or ():
+                    if item is not None and _FLOAT32_MAX < abs(item) < math.inf:
+                        wrong.setdefault(row, f"{item} does not fit {column.dtype} - at `$.{column.name}`")
+        return wrong
+
+    def _bad_times(self, table: pa.Table, columns: list[list[Any]], now_us: int) -> dict[int, str]:
+        """Times outside the years 1 to 9999 in UTC, which no reader of the files could show, and, of the event and of
+        its creation, those ahead of the clock: what is created later would hide every correction until then."""
+        wrong: dict[int, str] = {}
+        limited, newest_us = {self.source.event_timestamp, self.source.created_timestamp}, now_us + GRACE_US
+        for name, values in zip(self._names, columns, strict=True):
+            kind = table[name].type
+            if not pa.types.is_timestamp(kind):
+                continue
+            moments = table[name].cast(pa.timestamp("us", kind.tz)).to_numpy().astype("M8[us]")
+            times = moments.astype(np.int64)
+            oldest, newest = (_OLDEST_US, min(newest_us, _YEARS[1])) if name in limited else _YEARS
+            for row in np.flatnonzero(((times < oldest) | (times > newest)) & ~np.isnat(moments)).tolist():
+                ahead = name in limited and times[row] > newest_us
+                why = "more than an hour ahead of the clock" if ahead else "out of range"
+                wrong.setdefault(row, f"{_shown(values[row])} is {why} - at `$.{name}`")
+        return wrong
+
+
+def refusal(error: Exception) -> str:
+    """Why an event is refused when something was raised while it was read: whatever that is, it is this event's alone.
+
+    So the code that reads events catches every Exception. A kind that nobody thought of is logged, once.
+    """
+    if isinstance(error, msgspec.ValidationError):
+        return str(error)
+    if isinstance(error, msgspec.DecodeError):
+        return f"not JSON: {error}"
+    if isinstance(error, UnicodeError):
+        return f"not UTF-8: {error}"
+    if isinstance(error, RecursionError):
+        return "not JSON: nested too deeply"
+    if isinstance(error, FeatureStoreError):
+        return error.what if error.got is None else f"{error.what}: {error.got}"
+    if type(error) is ValueError:
+        return str(error)
+    reason = f"{type(error).__name__}: {_shown(error)}"
+    if type(error) not in _logged:
+        _logged.add(type(error))
+        log.warning("events are refused for a reason that was not foreseen: %s", reason)
+    return reason
+
+
+def _shown(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - such as an integer of 5,000 digits
+        return f"a {type(value).__name__}"
+
+
+def _json_type(dtype: DType) -> Any:
+    kind = dtype.kind
+    if kind == "list":
+        return list[_json_type(DType(str(dtype.item))) | None]  # type: ignore[misc]
+    if kind not in INTEGER_WIDTHS:
+        return _TYPES[kind]
+    bits = INTEGER_WIDTHS[kind] * 8
+    if kind == "uint64":
+        return Annotated[int, msgspec.Meta(ge=0)]
+    low, high = (0, 2**bits - 1) if kind.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return Annotated[int, msgspec.Meta(ge=low, le=high)]
+
+
+def arrow_type(dtype: DType) -> pa.DataType:
+    """The Arrow type of a source's column."""
+    kind = dtype.kind
+    if kind == "list":
+        return pa.list_(arrow_type(DType(str(dtype.item))))
+    if kind == "decimal":
+        return pa.decimal128(dtype.precision, dtype.scale)
+    simple: dict[str, pa.DataType] = {
+        "bool": pa.bool_(), "string": pa.string(), "date": pa.date32(), "timestamp": pa.timestamp("us"),
+        "timestamptz": pa.timestamp("us", "UTC"), "uuid": pa.uuid(),
+    }  # fmt: skip
+    return simple.get(kind) or getattr(pa, kind)()

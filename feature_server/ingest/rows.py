@@ -1,0 +1,76 @@
+"""The rows of a stream view from live events: its own SQL, run by DuckDB over the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ..definitions.facts import FeatureView
+from ..errors import OnlineStoreError
+from ..layout.events import plan_of
+
+
+class RowQueries:
+    """The SQL of the views over one event source, as long as its columns are the same; for one thread at a time.
+
+    A view's query is parsed and bound once: it reads whatever table `_Batch` holds then.
+    """
+
+    def __init__(self) -> None:
+        self._duckdb: Any = None
+        self._batch: _Batch | None = None
+        self._relations: dict[str, Any] = {}
+
+    def _open(self, events: pa.Table) -> _Batch:
+        self._duckdb = duckdb.connect(":memory:")
+        self._duckdb.execute("set TimeZone = 'UTC'; set threads = 1; set preserve_insertion_order = true")
+        # A left join keeps the order of the events unless its sides are exchanged.
+        self._duckdb.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
+        batch = _Batch(events)
+        self._duckdb.register("events", batch)
+        return batch
+
+    def rows(self, view: FeatureView, events: pa.Table) -> pa.Table:
+        """One row an event, in order. Raises ValueError with DuckDB's reason when an expression fails."""
+        if self._batch is None:
+            self._batch = self._open(events)
+        self._batch.table = events
+        sql = plan_of(view).row_sql
+        try:
+            if sql not in self._relations:
+                self._relations[sql] = self._duckdb.sql(sql)
+            rows = self._relations[sql].to_arrow_table()
+        except duckdb.Error as error:
+            if not isinstance(error, duckdb.DataError | duckdb.ProgrammingError):
+                self.close()  # a session may refuse whatever comes after such an error
+            raise ValueError(str(error).partition("\n")[0]) from None
+        if rows.num_rows != events.num_rows:
+            raise OnlineStoreError(
+                f"the SQL of {view.id!r} gives not one row an event",
+                where=view.path or view.id,
+                expected=f"{events.num_rows} rows",
+                got=str(rows.num_rows),
+                remedy="run `features check`, then `features apply` and `features sync`",
+            )
+        return rows
+
+    def close(self) -> None:
+        self._batch = None
+        self._relations.clear()
+        if self._duckdb is not None:
+            self._duckdb.close()
+
+
+class _Batch:
+    """The relation `events`: the table of the moment, in Arrow's C interface."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        return self.table.schema.__arrow_c_schema__()

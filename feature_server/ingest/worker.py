@@ -1,0 +1,198 @@
+"""The worker of an event source: events that producers put in a Redis stream go online, those pushed land in files.
+
+Producers add events to `features:events:<source>`, each as JSON in the field `event`. The worker reads them as a member
+of the consumer group `features`, pushes them, and acknowledges them together with what it writes about those refused to
+`features:dead:<source>`: an event that was read by a worker that was killed is pushed again, which counts once.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ..definitions.stream import EventSource
+from ..errors import CannotLand, FeatureStoreError, NotSynced, OnlineStoreError, UnknownNameError
+from ..history.log import entry_id, land
+from ..layout.keys import DEAD, EVENTS, GROUP
+from ..online.store import OnlineStore, redis_errors
+from .portions import portions
+from .transaction import Ingestor
+
+BATCH_EVENTS = 1000
+CLAIM_MS = 60_000  # how long another worker may keep an event before it is taken to be dead
+LAND_SECONDS = 300.0
+RETRY_SECONDS = 2.0
+Entry: TypeAlias = tuple[bytes, dict[bytes, bytes] | None]  # None for one that was deleted before it was read
+
+
+class Streamed(msgspec.Struct, kw_only=True):
+    """What a worker has done: events taken in, refused, and landed in files."""
+
+    source: str
+    accepted: int = 0
+    rejected: int = 0
+    landed: int = 0
+    files: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"streamed {self.source} accepted={self.accepted} rejected={self.rejected} "
+            f"landed={self.landed} files={self.files}"
+        )
+
+
+class Worker:
+    """One worker; several may run for a source, on one machine or many that share the landing folder."""
+
+    def __init__(
+        self, online: OnlineStore, ingestor: Ingestor, source: EventSource, folder: Path, *, consumer: str = ""
+    ) -> None:
+        self.online, self.ingestor, self.source, self.folder = online, ingestor, source, folder
+        self.consumer = consumer or socket.gethostname()
+        self.done = Streamed(source=source.name)
+        self._events, self._dead = EVENTS + source.name.encode(), DEAD + source.name.encode()
+        self._last_read = (0, 0)
+
+    def run(
+        self,
+        *,
+        once: bool = False,
+        land_seconds: float = LAND_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+        stopped: Callable[[], bool] = lambda: False,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> Streamed:
+        """Take in events and land them until `stopped`, or, with `once`, what there is now.
+
+        Events of a source that is not online yet stay in the stream until it is. Without `once` it waits for a Redis
+        that does not answer, or refuses, and goes on; it takes in events also while the files cannot be written.
+        """
+        if once:
+            self._join()
+            try:
+                self._take_all(stopped)
+            except (NotSynced, UnknownNameError) as error:
+                report(self._waiting(error))
+            self._land(report)
+            return self.done
+        next_landing, trouble = time.monotonic() + land_seconds, "not begun"
+        while not stopped():
+            try:
+                if trouble:
+                    self._join()
+                    self._take_pending()
+                    trouble = ""
+                self.take(block_ms=500)
+                if time.monotonic() >= next_landing:
+                    next_landing = time.monotonic() + land_seconds
+                    self._try_land(report)
+            except (UnknownNameError, OnlineStoreError) as error:
+                if trouble != self._waiting(error):
+                    trouble = self._waiting(error)
+                    report(trouble)
+                self.online.client.connection_pool.disconnect()  # the address may be another server's by now
+                time.sleep(retry_seconds)
+        self._land(report)
+        return self.done
+
+    def _take_all(self, stopped: Callable[[], bool]) -> None:
+        """Take in what this worker had read when it was stopped, and what is in the stream now."""
+        with redis_errors():
+            newest = self.online.client.xrevrange(self._events, count=1)
+        self._take_pending()
+        while newest and not stopped() and self.take() and self._last_read < entry_id(newest[0][0]):
+            pass
+
+    def _waiting(self, error: FeatureStoreError) -> str:
+        if isinstance(error, NotSynced | UnknownNameError):
+            return (
+                f"{self.source.name} is not online yet, its events wait in {self._events.decode()}: run `features sync`"
+            )
+        return f"waiting for Redis: {error.what} ({error.got}): {error.remedy}"
+
+    def take(self, *, block_ms: int | None = None) -> int:
+        """Take in a batch of events that nobody has read, or that a worker read and then kept; how many."""
+        with redis_errors():
+            claimed = self.online.client.xautoclaim(
+                self._events, GROUP, self.consumer, min_idle_time=CLAIM_MS, count=BATCH_EVENTS
+            )[1]
+            if not claimed:
+                found = self.online.client.xreadgroup(
+                    GROUP, self.consumer, {self._events: ">"}, count=BATCH_EVENTS, block=block_ms
+                )
+                claimed = found[0][1] if found else []
+                self._last_read = entry_id(claimed[-1][0]) if claimed else self._last_read
+        self._push(claimed)
+        return len(claimed)
+
+    def _take_pending(self) -> None:
+        """Take in what this worker had read when it was stopped."""
+        while True:
+            with redis_errors():
+                found = self.online.client.xreadgroup(GROUP, self.consumer, {self._events: "0"}, count=BATCH_EVENTS)
+            entries = found[0][1] if found else []
+            if not entries:
+                return
+            self._push(entries)
+
+    def _push(self, entries: list[Entry]) -> None:
+        """Push events in order."""
+        for portion in portions(entries, lambda entry: sum(map(len, (entry[1] or {}).values())), BATCH_EVENTS):
+            self._push_portion(portion)
+
+    def _push_portion(self, entries: list[Entry]) -> None:
+        """Push events, then acknowledge them and keep those refused, both or neither."""
+        present = [(name, fields) for name, fields in entries if fields]
+        events = [(name, fields[b"event"]) for name, fields in present if b"event" in fields]
+        reasons = {name: "no field `event`" for name, fields in present if b"event" not in fields}
+        if events:
+            result = self.ingestor.push_lines(self.source.name, [event for _, event in events])
+            reasons |= {events[index][0]: reason for index, reason in result.rejected}
+            self.done.accepted += result.accepted
+        with redis_errors(), self.online.client.pipeline() as pipeline:
+            for name, fields in present:
+                if name in reasons:
+                    letter: dict[Any, Any] = {**fields, b"id": name, b"reason": reasons[name].encode()}
+                    pipeline.xadd(self._dead, letter)
+            pipeline.xack(self._events, GROUP, *[name for name, _ in entries])
+            pipeline.execute()
+        self.done.rejected += len(reasons)
+
+    def _try_land(self, report: Callable[[str], None]) -> None:
+        try:
+            self._land(report)
+        except CannotLand as error:
+            report(f"not landed: {error.what} in {error.where} ({error.got}): {error.remedy}")
+
+    def _land(self, report: Callable[[str], None]) -> None:
+        landed = land(self.online, self.source, self.folder)
+        self.done.landed += landed.events
+        self.done.files += len(landed.files)
+        self.done.rejected += landed.refused
+        if landed.events or landed.refused:
+            report(str(landed))
+        self._trim()
+
+    def _trim(self) -> None:
+        """Drop what has been taken in from the producers' stream, where no other group reads it."""
+        with redis_errors():
+            groups = self.online.client.xinfo_groups(self._events)
+            pending = self.online.client.xpending(self._events, GROUP)
+            if len(groups) == 1:
+                milliseconds, sequence = entry_id(groups[0]["last-delivered-id"])
+                first = pending["min"] or f"{milliseconds}-{sequence + 1}"
+                self.online.client.xtrim(self._events, minid=first, approximate=False)
+
+    def _join(self) -> None:
+        """Make the consumer group where there is none."""
+        try:
+            with redis_errors():
+                self.online.client.xgroup_create(self._events, GROUP, id="0", mkstream=True)
+        except OnlineStoreError as error:
+            if "BUSYGROUP" not in (error.got or ""):
+                raise

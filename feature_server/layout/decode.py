@@ -1,0 +1,313 @@
+"""The bytes that Redis holds of a stream view's keys → `windows.window.Events`, with NumPy alone."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..definitions.aggregates import Part, compared_argument
+from ..definitions.facts import FeatureView
+from ..errors import OnlineStoreError
+from ..windows.reduce import Values
+from ..windows.window import NO_EVENT, Events
+from .events import FIRST_ARGUMENT, LENGTH_BYTES, base_view, is_fixed_width, part_features, plan_of, record_view
+from .row import RowCodec, struct_format
+
+Dictionary: TypeAlias = Sequence[bytes] | None
+_CREATED, _EVENT_ID, _COUNTS = 0, 1, 2
+
+
+class EventDecoder:
+    """Decodes the records of one stream view; of the plan's arguments only those given, by default all.
+
+    An argument's values are as in `index.values`: numbers, booleans, days, microseconds, decimals as integers (Python's
+    beyond 18 digits); strings, UUIDs and lists are places in a sorted list of their stored bytes, or in that of all
+    records where the plan only picks events and never compares the argument.
+    """
+
+    def __init__(self, view: FeatureView, arguments: Collection[int] | None = None) -> None:
+        records = record_view(view)
+        self._view_id = view.id
+        self._codec = RowCodec(records.features)
+        self._all = range(FIRST_ARGUMENT, len(records.features))
+        self._wanted = self._all if arguments is None else {FIRST_ARGUMENT + i for i in arguments}
+        self._dtype = head_dtype(self._codec)
+        self._fixed = is_fixed_width(records)
+        self._compared = {
+            FIRST_ARGUMENT + i for aggregate in plan_of(view).aggregates for i in compared_argument(aggregate)
+        }
+
+    def decode(self, stored: Sequence[bytes | None]) -> tuple[Events, list[Dictionary]]:
+        """The events of n keys, the values of which are given (None: no such key), as n groups.
+
+        With them, for each argument, what its integers are places in, where it is no number. `event_id` is None where
+        every event has one version.
+        """
+        records = self._records(stored)
+        heads, starts = records.heads, records.starts
+        event_us, event_id = _column(heads, "event"), _column(heads, f"v{_EVENT_ID}").view(np.int64)
+        no_null, nulls = np.zeros(len(heads), dtype=np.bool_), heads["nulls"]
+        some_null = bool(np.count_nonzero(nulls))
+        found: list[tuple[Values | None, Dictionary]] = [(None, None)] * len(self._all)
+        for i in self._wanted:
+            null = (nulls[:, i >> 3] >> (i & 7) & 1).astype(np.bool_) if some_null else no_null
+            found[i - FIRST_ARGUMENT] = self._argument(records, i, null)
+        steps = _Steps(starts, len(heads))
+        events = Events(
+            starts=starts,
+            event_us=event_us,
+            created_us=heads[f"v{_CREATED}"],
+            event_id=None if steps.all_up(event_id) or _are_distinct(event_id) else event_id,
+            counts=heads[f"v{_COUNTS}"].view(np.bool_),
+            arguments=[values for values, _ in found],
+        )
+        if not steps.all_up(event_us):
+            created_us = _column(heads, f"v{_CREATED}")
+            if not steps.all_up(event_us, created_us):
+                group = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+                events = events.take(np.lexsort((created_us, event_us, group)), starts)
+        return events, [dictionary for _, dictionary in found]
+
+    def trimmed(self, stored: bytes, before_us: int | None) -> bytes:
+        """A key's value without the records that no read needs from now on.
+
+        Those are superseded versions, and events that occurred and were created before `before_us`, but for the latest
+        of them that counts. One created later may still keep an earlier version, sent again, from counting.
+        """
+        records = self._records([stored])
+        heads = records.heads
+        order = np.lexsort((np.arange(len(heads)), heads["event"], heads[f"v{_CREATED}"], heads[f"v{_EVENT_ID}"]))
+        ids = heads[f"v{_EVENT_ID}"][order]
+        keep = np.zeros(len(heads), dtype=np.bool_)
+        keep[order[np.append(ids[1:] != ids[:-1], True)]] = True
+        if before_us is not None:
+            old = np.maximum(heads["event"], heads[f"v{_CREATED}"]) < before_us
+            counted = np.flatnonzero(keep & old & (heads[f"v{_COUNTS}"] != 0))
+            keep &= ~old
+            if len(counted):
+                keep[counted[np.lexsort((heads[f"v{_CREATED}"][counted], heads["event"][counted]))[-1]]] = True
+        if records.begin is None:
+            return heads[keep].tobytes()
+        ends = records.begin + self._dtype.itemsize + heads[f"end{self._codec.variable[-1]}"]
+        spans = zip((records.begin[keep] - LENGTH_BYTES).tolist(), ends[keep].tolist(), strict=True)
+        return b"".join([records.whole[start:end] for start, end in spans])
+
+    def _records(self, stored: Sequence[bytes | None]) -> _Records:
+        values: Any = [value or b"" for value in stored] if None in stored else stored
+        ends = np.zeros(len(values) + 1, dtype=np.int64)
+        np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values)), out=ends[1:])
+        whole = b"".join(values)
+        if self._fixed:
+            starts, rest = np.divmod(ends, self._dtype.itemsize)
+            if np.count_nonzero(rest):
+                raise self._damaged("a length that is no multiple of a record's")
+            return _Records(np.frombuffer(whole, self._dtype), starts, whole, None)
+        width = self._dtype.itemsize
+        places, lengths = _lengths(whole)
+        starts = np.searchsorted(places, ends)
+        found = np.append(places, len(whole))
+        fit = np.array_equal(found[1:], places + LENGTH_BYTES + lengths) and lengths.min(initial=width) >= width
+        if not fit or not np.array_equal(found[starts], ends):
+            raise self._damaged("a record that is cut off")
+        if not len(places):
+            return _Records(np.empty(0, self._dtype), starts, whole, places)
+        begin = places + LENGTH_BYTES
+        anywhere = np.ndarray(len(whole) - width + 1, np.dtype((np.void, width)), whole, 0, (1,))  # overlapping
+        return _Records(anywhere[begin].view(self._dtype), starts, whole, begin)
+
+    def _argument(self, records: _Records, i: int, null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
+        dtype, heads = self._codec.dtypes[i], records.heads
+        if dtype.fixed_width is None:
+            assert records.begin is not None
+            place = self._codec.variable.index(i)
+            tail = records.begin + self._dtype.itemsize
+            start = tail + heads[f"end{self._codec.variable[place - 1]}"] if place else tail
+            return self._placed(_Slices(records.whole, start, tail + heads[f"end{i}"]), i, null)
+        values = _column(heads, f"v{i}")
+        if dtype.kind == "bool":
+            return Values(values.view(np.bool_), null), None
+        if dtype.fixed_width == 16:
+            starts = np.arange(len(values)) * 16
+            parts = _Slices(values.tobytes(), starts, starts + 16)
+            if dtype.kind == "uuid":
+                return self._placed(parts, i, null)
+            numbers = np.empty(len(parts), dtype=object)
+            numbers[:] = [int.from_bytes(part, "little", signed=True) for part in parts]
+            return Values(numbers, null), None
+        return Values(values, null), None
+
+    def _placed(self, parts: _Slices, i: int, null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
+        """Bytes as places: in a sorted list of those that occur, or in `parts` as they are."""
+        if i not in self._compared:
+            return Values(np.arange(len(parts)), null), parts
+        texts = parts.all()
+        dictionary = sorted(set(texts))
+        place = {text: n for n, text in enumerate(dictionary)}
+        return Values(np.fromiter(map(place.__getitem__, texts), dtype=np.int64, count=len(texts)), null), dictionary
+
+    def _damaged(self, got: str) -> OnlineStoreError:
+        return OnlineStoreError(
+            f"the stored events of {self._view_id!r} have another layout than the online registry says",
+            where=self._view_id,
+            got=got,
+            remedy=f"run `features sync {self._view_id} --full`",
+        )
+
+
+class _Slices(Sequence[bytes]):
+    """Parts of one string of bytes, cut when they are asked for."""
+
+    def __init__(self, whole: bytes, start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> None:
+        self._whole, self._start, self._end = whole, start, end
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._whole[self._start[i] : self._end[i]]
+
+    def all(self) -> list[bytes]:
+        whole = self._whole
+        return [whole[a:b] for a, b in zip(self._start.tolist(), self._end.tolist(), strict=True)]
+
+
+class _Records(NamedTuple):
+    """The fixed-width heads of all records, where each key's begin, and the bytes they are from.
+
+    Where records differ in width, `begin` is where each head begins in those bytes.
+    """
+
+    heads: npt.NDArray[Any]
+    starts: npt.NDArray[np.int64]
+    whole: bytes
+    begin: npt.NDArray[np.int64] | None
+
+
+class _Steps:
+    """The steps from one event to the next within the groups."""
+
+    def __init__(self, starts: npt.NDArray[np.int64], size: int) -> None:
+        inner = starts[1:-1]
+        if len(inner) and (inner[0] == 0 or inner[-1] == size):  # groups without events at either end
+            inner = inner[(inner > 0) & (inner < size)]
+        self._between = inner - 1  # those from one group to the next
+
+    def all_up(self, values: npt.NDArray[Any], ties: npt.NDArray[Any] | None = None) -> bool:
+        """Whether `values` increase within each group, or stay equal while `ties` do not decrease."""
+        up = values[1:] > values[:-1]
+        if ties is not None:
+            up |= (values[1:] == values[:-1]) & (ties[1:] >= ties[:-1])
+        up[self._between] = True
+        return np.count_nonzero(up) == len(up)
+
+
+def _are_distinct(event_id: npt.NDArray[np.int64]) -> bool:
+    in_order = np.sort(event_id)
+    return not np.count_nonzero(in_order[1:] == in_order[:-1])
+
+
+def _column(heads: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(heads[name])
+
+
+def _lengths(whole: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Where each record's length stands, and the length, of records one after the other; the last may be cut off."""
+    places: list[int] = []
+    at, size = 0, len(whole)
+    while at < size:
+        places.append(at)
+        at += LENGTH_BYTES + whole[at]  # most are shorter than 256 bytes: it is the length
+    found = _uint32(whole, np.array(places, dtype=np.int64))
+    if not len(found[1]) or found[1].max() < 256:
+        return found
+    places, at = [], 0
+    while at < size:
+        places.append(at)
+        at += LENGTH_BYTES + int.from_bytes(whole[at : at + LENGTH_BYTES], "little")
+    return _uint32(whole, np.array(places, dtype=np.int64))
+
+
+def _uint32(whole: bytes, places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    if not len(places) or len(whole) - places[-1] < LENGTH_BYTES:
+        return places, np.zeros(len(places), dtype=np.int64)  # too short for any record
+    anywhere = np.ndarray(len(whole) - LENGTH_BYTES + 1, "<u4", whole, 0, (1,))
+    return places, anywhere[places].astype(np.int64)
+
+
+def head_dtype(codec: RowCodec) -> np.dtype[Any]:
+    """The fixed-width head of a record; `v3` is feature 3's value, `end3` the end of its bytes."""
+    parts: list[Any] = [("event", "<i8"), ("nulls", np.uint8, (codec.bitmap_width,))]
+    for i in codec.fixed:
+        code = struct_format(codec.dtypes[i])
+        parts.append((f"v{i}", "V16" if code == "16s" else "<" + code.replace("?", "B")))
+    found = np.dtype([*parts, *((f"end{i}", "<u4") for i in codec.variable)])
+    assert found.itemsize == struct.calcsize(codec.head.format)
+    return found
+
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+COUNTED = ("count_star", "count")
+
+
+class BaseDecoder:
+    """Decodes the bases of one stream view; of their states only those given."""
+
+    def __init__(self, view: FeatureView, wanted: Sequence[Part]) -> None:
+        self._view_id, self._parts, self._wanted = view.id, part_features(plan_of(view)), frozenset(wanted)
+        features = base_view(view).features
+        self._codec = RowCodec(features)
+        self._dtype = head_dtype(self._codec)
+        counted = {feature.name for part, found in self._parts if part.function in COUNTED for feature in found}
+        self._none = self._codec.encode(NO_EVENT, [0 if feature.name in counted else None for feature in features])
+
+    def decode(self, bases: Sequence[bytes | None]) -> tuple[npt.NDArray[np.int64], dict[Part, list[Values]]]:
+        """The cut-off of each key, NO_EVENT where it has no base, and each state."""
+        rows = [self._none if base is None else base for base in bases]
+        width = self._dtype.itemsize
+        if any(len(row) < width for row in rows):
+            raise OnlineStoreError(
+                f"the stored base of a key of {self._view_id!r} has another layout than the online registry says",
+                where=self._view_id, remedy=f"run `features sync {self._view_id} --full`",
+            )  # fmt: skip
+        heads = np.frombuffer(b"".join([row[:width] for row in rows]), self._dtype)
+        states, i = dict[Part, list[Values]](), 0
+        for part, features in self._parts:
+            if part in self._wanted:
+                states[part] = [self._values(heads, rows, i + place) for place in range(len(features))]
+            i += len(features)
+        return np.ascontiguousarray(heads["event"]), states
+
+    def _values(self, heads: Array, rows: Sequence[bytes], i: int) -> Values:
+        null = (heads["nulls"][:, i >> 3] >> (i & 7) & 1).astype(np.bool_)
+        dtype = self._codec.dtypes[i]
+        if dtype.fixed_width is None:
+            base, place = self._dtype.itemsize, self._codec.variable.index(i)
+            begin = heads[f"end{self._codec.variable[place - 1]}"].tolist() if place else [0] * len(rows)
+            ends = heads[f"end{i}"].tolist()
+            return Values(
+                objects([row[base + a : base + b] for row, a, b in zip(rows, begin, ends, strict=True)]), null
+            )
+        values = np.ascontiguousarray(heads[f"v{i}"])
+        if dtype.kind == "bool":
+            return Values(values.view(np.bool_), null)
+        if dtype.kind == "uuid":
+            return Values(objects([value.tobytes() for value in values]), null)
+        if dtype.fixed_width == 16:
+            halves = values.view("<i8").reshape(-1, 2)
+            low, high = np.ascontiguousarray(halves[:, 0]), halves[:, 1]
+            if (high == low >> 63).all():
+                return Values(low, null)
+            return Values(objects([int.from_bytes(value.tobytes(), "little", signed=True) for value in values]), null)
+        return Values(values, null)
+
+
+def objects(values: list[Any]) -> Array:
+    found = np.empty(len(values), dtype=object)
+    found[:] = values
+    return found

@@ -1,0 +1,156 @@
+"""How the live events of a stream view lie in Redis: an event record is a packed row of a pseudo view.
+
+`record_view` gives that view; `layout.row.RowCodec` of its features gives the bytes, `docs/redis_layout.md` the value
+of a key. The offline table of a stream view (`definitions.facts.event_view`) has the same columns, strings and event
+ids as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+
+import msgspec
+
+from ..definitions.aggregates import Part, plan_parts
+from ..definitions.facts import Feature, FeatureView
+from ..definitions.stream import Aggregate, Node, StreamPlan
+from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
+
+CREATED, EVENT_ID, COUNTS, EVENT = "created_timestamp", "event_id", "counts", "event_timestamp"
+FIRST_ARGUMENT = 3  # where the plan's arguments begin among the pseudo view's features
+LENGTH_BYTES = 4  # of the length before each record, where records differ in width
+GRACE_US = 3_600_000_000  # how long events stay after the last window has passed them, and how far ahead one may be
+_DIGEST = DType("uint64")
+
+
+def plan_of(view: FeatureView) -> StreamPlan:
+    assert view.stream is not None, f"{view.id} has no stream"
+    return view.stream
+
+
+def record_view(view: FeatureView) -> FeatureView:
+    """The pseudo view whose packed rows are the records of a stream view's events."""
+    plan = plan_of(view)
+    features = [Feature(name=CREATED, dtype=DType("timestamptz")), Feature(name=EVENT_ID, dtype=DType("uint64"))]
+    features.append(Feature(name=COUNTS, dtype=DType("bool")))
+    digests = digested(plan)
+    for i, argument in enumerate(plan.arguments):
+        features.append(Feature(name=argument.name, dtype=_DIGEST if i in digests else argument.dtype))
+    return msgspec.structs.replace(
+        view, event_timestamp=EVENT, created_timestamp=CREATED, features=tuple(features), stream=None, ttl_us=None
+    )
+
+
+def is_fixed_width(view: FeatureView) -> bool:
+    """Whether all records of an `record_view` have one width; else each has its length before it."""
+    return all(feature.dtype.fixed_width is not None for feature in view.features)
+
+
+def digested(plan: StreamPlan) -> frozenset[int]:
+    """The string arguments that are only told apart, by count(distinct): a digest stands for each."""
+    told_apart, needed = set[int](), set[int]()
+    for aggregate in plan.aggregates:
+        (told_apart if aggregate.function == "count_distinct" else needed).update(aggregate.arguments)
+        if aggregate.filter is not None:
+            needed.add(aggregate.filter)
+    for output in plan.outputs:
+        needed.update(latest_arguments(output.node))
+    strings = {i for i, argument in enumerate(plan.arguments) if argument.dtype.kind == "string"}
+    return frozenset(strings & told_apart - needed)
+
+
+def arguments_of(aggregate: Aggregate) -> tuple[int, ...]:
+    """The arguments that an aggregate reads, its filter among them."""
+    return aggregate.arguments if aggregate.filter is None else (*aggregate.arguments, aggregate.filter)
+
+
+def latest_arguments(node: Node) -> Iterator[int]:
+    """The arguments of the latest event that an output reads."""
+    if node.op == "latest":
+        yield node.value
+    for part in node.args:
+        yield from latest_arguments(part)
+
+
+def same_records(one: FeatureView, other: FeatureView) -> bool:
+    """Whether the events of two definitions of a view lie in Redis alike, so that one reads what the other wrote.
+
+    The bases of lifetime windows are alike when they have the same states in the same order: the arguments are the same
+    where fingerprints are.
+    """
+    if one.stream is None or other.stream is None or one.fingerprint != other.fingerprint:
+        return False
+    if plan_parts(one.stream) != plan_parts(other.stream):
+        return False
+    mine, theirs = record_view(one), record_view(other)
+    layouts = [[(feature.name, feature.dtype) for feature in view.features] for view in (mine, theirs)]
+    return mine.join_keys == theirs.join_keys and layouts[0] == layouts[1]
+
+
+def window_us(view: FeatureView) -> int | None:
+    """How long after its time an event matters to a read, unless it is the latest; None for ever, as for a lifetime."""
+    plan = plan_of(view)
+    if any(frame.preceding_us is None for frame in plan.frames):
+        return None
+    return max(plan.longest_us or 0, view.ttl_us or 0)
+
+
+def retention_us(view: FeatureView) -> int | None:
+    """How long after its latest event a key matters; None for ever, as for a lifetime or a plain column without ttl."""
+    plain = any(True for output in plan_of(view).outputs for _ in latest_arguments(output.node))
+    return None if plain and view.ttl_us is None else window_us(view)
+
+
+def event_id_number(value: object, dtype: DType) -> int:
+    """An event id as the record keeps it: an integer as it is, anything else by its digest."""
+    if dtype.kind in INTEGER_WIDTHS:
+        return int(value) % 2**64  # type: ignore[call-overload]
+    return digest(str(value))
+
+
+def digest(text: str) -> int:
+    """The first 8 bytes of BLAKE2b of a text's UTF-8, as a little-endian integer."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=64).digest()[:8], "little")
+
+
+LATENESS_US = 7 * 86_400_000_000  # how much later than its window a pushed event may come and be counted at once
+
+
+def part_features(plan: StreamPlan) -> tuple[tuple[Part, tuple[Feature, ...]], ...]:
+    """The features of a base that hold each state: one; of arg_min and arg_max the value and what it is chosen by."""
+    found = []
+    for n, part in enumerate(plan_parts(plan)):
+        dtypes = [plan.arguments[i].dtype for i in part.arguments]
+        if part.function in ("count_star", "count"):
+            dtypes = [DType("int64")]
+        elif part.function == "sum":
+            dtypes = [_sum_type(dtypes[0])]
+        names = [f"p{n}", f"p{n}_by"]
+        found.append((part, tuple(Feature(name=name, dtype=of) for name, of in zip(names, dtypes, strict=False))))
+    return tuple(found)
+
+
+def base_view(view: FeatureView) -> FeatureView:
+    """The pseudo view whose packed rows are the bases of a stream view with lifetime windows."""
+    assert view.stream is not None
+    features = tuple(feature for _, found in part_features(view.stream) for feature in found)
+    return msgspec.structs.replace(
+        view, event_timestamp="cut_", created_timestamp=None, features=features, stream=None, ttl_us=None
+    )
+
+
+def bounded_us(view: FeatureView) -> int:
+    """How long after its time an event matters to a read but for lifetime windows, unless it is the latest."""
+    plan = view.stream
+    assert plan is not None
+    return max(plan.longest_us or 0, view.ttl_us or 0, *(frame.delay_us for frame in plan.frames))
+
+
+def cut_off_us(view: FeatureView, now_us: int) -> int:
+    """The cut-off of bases that are written now."""
+    return now_us - bounded_us(view) - LATENESS_US
+
+
+def _sum_type(dtype: DType) -> DType:
+    return DType("float64") if dtype.kind in FLOAT_WIDTHS else DType("decimal", precision=38, scale=dtype.scale or 0)

@@ -1,0 +1,200 @@
+"""The names of everything kept in Redis. `docs/redis_layout.md` says the same for readers in other languages.
+
+A row's key is `<code>{<entity>}`: the code of the view's generation, then the join key values in braces, so that on
+Redis Cluster the rows of one entity share a slot. An integer is its decimal digits, a string is itself, a date is ISO,
+a UUID is canonical lower case, a boolean is `true` or `false`; several keys are joined by `|`. In a string, `%`, `|`,
+`{` and `}` are written as `%25`, `%7C`, `%7B`, `%7D`, the empty string as `%`, so that no two entities share a key.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from ..definitions.facts import JoinKey
+from ..dtypes import INTEGER_WIDTHS
+from ..errors import RequestError
+
+REGISTRY = b"features:registry"  # the online registry, JSON (see `online.OnlineRegistry`)
+EPOCH = b"features:epoch"  # changes whenever REGISTRY does; read with every batch of rows
+NEXT_CODE = b"features:next_code"  # counter that row key codes are drawn from
+CODES = b"features:codes"  # hash: code → `online.Generation`, every code under which there may be rows
+ROWS = b"features:rows"  # hash: code → how many rows were written under it, less those deleted
+FENCE = b"features:fence:"  # + view id: the token of the sync that may write
+LOG = b"features:log:"  # + event source: stream of the events pushed, until the warehouse has them
+VERIFIED = b"features:verified:"  # + view id: what the last `features verify` found, JSON
+EVENTS = b"features:events:"  # + event source: stream that producers write to, read by the consumer group GROUP
+DEAD = b"features:dead:"  # + event source: stream of those refused
+GROUP = b"features"
+LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
+BASE = b".base"  # between code and braces: the base of the key's lifetime windows; no code has a dot
+
+_ESCAPES = str.maketrans({"%": "%25", "|": "%7C", "{": "%7B", "}": "%7D"})
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def code_text(number: int) -> str:
+    """A counter as a short row key code: 0 → `0`, 61 → `Z`, 62 → `10`."""
+    text = _DIGITS[number % 62]
+    while number := number // 62:
+        text = _DIGITS[number % 62] + text
+    return text
+
+
+def row_key(code: bytes, parts: Sequence[str]) -> bytes:
+    return b"%b{%b}" % (code, "|".join(parts).encode())
+
+
+def key_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    """A function from one join key value, as JSON or Python gives it, to its text in a row key; None stays None.
+
+    Raises RequestError for a value that is not of the key's type: nothing is coerced but a date or UUID given as text.
+    """
+    kind = key.dtype.kind
+    if kind in INTEGER_WIDTHS:
+        return _integer_encoder(key)
+    return {"string": _string_encoder, "date": _date_encoder, "uuid": _uuid_encoder, "bool": _bool_encoder}[kind](key)
+
+
+def _integer_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    bits = INTEGER_WIDTHS[key.dtype.kind] * 8
+    unsigned = key.dtype.kind.startswith("u")
+    low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+    def encode(value: object) -> str | None:
+        if value is None:
+            return None
+        if type(value) is not int:
+            if isinstance(value, bool) or not hasattr(value, "__index__"):
+                raise _wrong_type(key, value)
+            value = operator.index(value)  # type: ignore[arg-type]
+        if not low <= value <= high:
+            raise _wrong_type(key, value)
+        return str(value)
+
+    return encode
+
+
+def _string_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    def encode(value: object) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise _wrong_type(key, value)
+        return value.translate(_ESCAPES) or "%"
+
+    return encode
+
+
+def _date_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    def encode(value: object) -> str | None:
+        if value is None:
+            return None
+        found = _parsed(key, value, date.fromisoformat) if isinstance(value, str) else value
+        if not isinstance(found, date) or isinstance(found, datetime):
+            raise _wrong_type(key, found)
+        return found.isoformat()
+
+    return encode
+
+
+def _uuid_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    def encode(value: object) -> str | None:
+        if value is None:
+            return None
+        found = _parsed(key, value, UUID) if isinstance(value, str) else value
+        if not isinstance(found, UUID):
+            raise _wrong_type(key, found)
+        return str(found)
+
+    return encode
+
+
+def _bool_encoder(key: JoinKey) -> Callable[[object], str | None]:
+    def encode(value: object) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, bool):
+            raise _wrong_type(key, value)
+        return "true" if value else "false"
+
+    return encode
+
+
+def _parsed(key: JoinKey, text: str, parse: Callable[[str], object]) -> object:
+    try:
+        return parse(text)
+    except ValueError:
+        raise _wrong_type(key, text) from None
+
+
+def _wrong_type(key: JoinKey, value: object) -> RequestError:
+    return RequestError(
+        f"a value of join key {key.name!r} has the wrong type",
+        where=f"entities.{key.name}",
+        expected=f"{key.dtype}",
+        got=f"{value!r} ({type(value).__name__})",
+        remedy=f"send {key.name} as {_EXAMPLES.get(key.dtype.kind, 'an integer, e.g. 42')}",
+    )
+
+
+_EXAMPLES = {
+    "string": 'a string, e.g. "JFK"',
+    "date": 'an ISO date, e.g. "2013-12-31"',
+    "uuid": 'a UUID, e.g. "123e4567-e89b-12d3-a456-426614174000"',
+    "bool": "true or false",
+}
+
+
+NO_ENTITY = b"{}"  # an entity with a null key: no row has this name, because even an empty string is written as `%`
+_ESCAPED = re.compile(r"[%|{}]")
+
+
+def text_encoder(key: JoinKey) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """A function from a column of join key values to what stands for each in a row key: text or int, None for null.
+
+    What `layout.keys.key_encoder` does value by value, with a short cut for columns of plain integers or plain strings.
+    """
+    one = key_encoder(key)
+    kind = key.dtype.kind
+    if kind in INTEGER_WIDTHS:
+        bits = INTEGER_WIDTHS[kind] * 8
+        low, high = (0, 2**bits - 1) if kind.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+        def integers(values: Sequence[Any]) -> Sequence[Any]:
+            if set(map(type, values)) == {int} and low <= min(values) and max(values) <= high:
+                return values
+            return [one(value) for value in values]
+
+        return integers
+    if kind == "string":
+
+        def strings(values: Sequence[Any]) -> Sequence[Any]:
+            if set(map(type, values)) == {str} and "" not in values and not _ESCAPED.search("".join(values)):
+                return values
+            return [one(value) for value in values]
+
+        return strings
+    return lambda values: [one(value) for value in values]
+
+
+def row_keys(code: bytes, columns: Sequence[Sequence[Any]]) -> list[bytes]:
+    """The row key of each entity, from the encoded columns of its join keys: `layout.keys.row_key`, many at a time."""
+    if len(columns) > 1:
+        return [
+            code + (NO_ENTITY if None in parts else ("{" + "|".join(map(str, parts)) + "}").encode())
+            for parts in zip(*columns, strict=True)
+        ]
+    (column,) = columns
+    if not column:
+        return []
+    if type(column[0]) is int:  # then all are: see `text_encoder`
+        return (b"%b{%%d}\0" % code * len(column) % tuple(column)).split(b"\0")[:-1]
+    if None in column:
+        return [code + NO_ENTITY if value is None else b"%b{%b}" % (code, str(value).encode()) for value in column]
+    code_text = code.decode()
+    return [f"{code_text}{{{value}}}".encode() for value in column]

@@ -1,0 +1,181 @@
+"""One packed row ⇄ the values of one (view, entity). `docs/redis_layout.md` describes the bytes.
+
+Pure `struct`, so that the light client needs nothing else; bulk encoding with NumPy lives in `layout.rows`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from ..definitions.facts import Feature
+from ..dtypes import DType
+
+STRUCT_FORMATS = {
+    "int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "Q",
+    "float32": "f", "float64": "d", "bool": "?", "date": "i", "timestamp": "q", "timestamptz": "q", "uuid": "16s",
+}  # fmt: skip
+_EPOCH = datetime(1970, 1, 1)
+_EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+
+
+class RowCodec:
+    """Encodes and decodes the rows of one feature view.
+
+    `fixed` and `variable` are the positions, in the view's order of features, of those stored in the fixed-width part
+    and of those stored behind it; `prefix` is the bytes before the fixed-width part: event timestamp and null bitmap.
+    """
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        self.names = tuple(feature.name for feature in features)
+        self.dtypes = tuple(feature.dtype for feature in features)
+        count = len(self.dtypes)
+        self.fixed = tuple(i for i, dtype in enumerate(self.dtypes) if dtype.fixed_width is not None)
+        self.variable = tuple(i for i, dtype in enumerate(self.dtypes) if dtype.fixed_width is None)
+        self.bitmap_width = (count + 7) // 8
+        self.prefix = 8 + self.bitmap_width
+        formats = "".join(struct_format(self.dtypes[i]) for i in self.fixed) + "I" * len(self.variable)
+        self.head = struct.Struct(f"<q{self.bitmap_width}s{formats}")
+        self._no_nulls = bytes(self.bitmap_width)
+        self._to_stored = tuple(_to_stored(dtype) for dtype in self.dtypes)
+        self._from_stored = tuple(from_stored(dtype) for dtype in self.dtypes)
+        self._plain = not self.variable and all(convert is None for convert in self._from_stored)
+
+    def encode(self, event_timestamp_us: int, values: Sequence[Any]) -> bytes:
+        """The packed row of `values`, one a feature in the view's order, None for null."""
+        bitmap = bytearray(self.bitmap_width)
+        for i, value in enumerate(values):
+            if value is None:
+                bitmap[i >> 3] |= 1 << (i & 7)
+        fixed = [_zero(self.dtypes[i]) if values[i] is None else self._store(i, values[i]) for i in self.fixed]
+        tail, ends = bytearray(), []
+        for i in self.variable:
+            if values[i] is not None:
+                tail += self._store(i, values[i])
+            ends.append(len(tail))
+        return self.head.pack(event_timestamp_us, bytes(bitmap), *fixed, *ends) + bytes(tail)
+
+    def decode(self, row: bytes) -> tuple[int, list[Any]]:
+        """Event timestamp in microseconds, and the values in the view's order, None for null."""
+        event_timestamp_us, bitmap, *stored = self.head.unpack_from(row)
+        if self._plain and bitmap == self._no_nulls:
+            return event_timestamp_us, stored
+        values: list[Any] = [None] * len(self.dtypes)
+        for position, i in enumerate(self.fixed):
+            values[i] = stored[position]
+        start = base = self.head.size
+        for position, i in enumerate(self.variable, start=len(self.fixed)):
+            end = base + stored[position]
+            values[i] = row[start:end]
+            start = end
+        for i, convert in enumerate(self._from_stored):
+            if bitmap[i >> 3] >> (i & 7) & 1:
+                values[i] = None
+            elif convert is not None:
+                values[i] = convert(values[i])
+        return event_timestamp_us, values
+
+    def _store(self, i: int, value: Any) -> Any:
+        convert = self._to_stored[i]
+        return value if convert is None else convert(value)
+
+
+def event_timestamp_us(row: bytes) -> int:
+    """The event timestamp at the head of a packed row of any view."""
+    return int.from_bytes(row[:8], "little", signed=True)
+
+
+def encode_list(item: str, values: Sequence[Any]) -> bytes:
+    """A list of numbers: byte 0 and the items, or, when an item is null, byte 1, count, null bitmap and items."""
+    code = STRUCT_FORMATS[item]
+    if all(value is not None for value in values):
+        return b"\0" + struct.pack(f"<{len(values)}{code}", *values)
+    bitmap = bytearray((len(values) + 7) // 8)
+    for i, value in enumerate(values):
+        if value is None:
+            bitmap[i >> 3] |= 1 << (i & 7)
+    items = struct.pack(f"<{len(values)}{code}", *(0 if value is None else value for value in values))
+    return b"\1" + struct.pack("<I", len(values)) + bytes(bitmap) + items
+
+
+def decode_list(item: str, stored: bytes) -> list[Any]:
+    code = STRUCT_FORMATS[item]
+    width = struct.calcsize(code)
+    if stored[0] == 0:
+        return list(struct.unpack_from(f"<{(len(stored) - 1) // width}{code}", stored, 1))
+    (count,) = struct.unpack_from("<I", stored, 1)
+    start = 5 + (count + 7) // 8
+    values = struct.unpack_from(f"<{count}{code}", stored, start)
+    return [None if stored[5 + (i >> 3)] >> (i & 7) & 1 else value for i, value in enumerate(values)]
+
+
+def struct_format(dtype: DType) -> str:
+    """The `struct` code of a fixed-width value."""
+    if dtype.kind == "decimal":
+        return "q" if dtype.fixed_width == 8 else "16s"
+    return STRUCT_FORMATS[dtype.kind]
+
+
+def _zero(dtype: DType) -> Any:
+    return b"" if struct_format(dtype) == "16s" else 0
+
+
+def _to_stored(dtype: DType) -> Callable[[Any], Any] | None:
+    kind = dtype.kind
+    if kind == "decimal":
+        scale = dtype.scale or 0
+        if dtype.fixed_width == 8:
+            return lambda value: _unscaled(value, scale)
+        return lambda value: _unscaled(value, scale).to_bytes(16, "little", signed=True)
+    if kind == "list":
+        return lambda value: encode_list(str(dtype.item), value)
+    return {
+        "string": lambda value: value.encode(),
+        "date": lambda value: value.toordinal() - _EPOCH_DAY,
+        "timestamp": lambda value: _microseconds(value - _EPOCH),
+        "timestamptz": lambda value: _microseconds(value - _EPOCH_UTC),
+        "uuid": lambda value: value.bytes,
+    }.get(kind)
+
+
+def from_stored(dtype: DType) -> Callable[[Any], Any] | None:
+    """What makes a Python value of what `struct`, or a slice for strings and lists, gives; None if that is one."""
+    kind = dtype.kind
+    if kind == "decimal":
+        scale = dtype.scale or 0
+        if dtype.fixed_width == 8:
+            return lambda stored: _scaled(stored, scale)
+        return lambda stored: _scaled(int.from_bytes(stored, "little", signed=True), scale)
+    if kind == "list":
+        return lambda stored: decode_list(str(dtype.item), stored)
+    converters: dict[str, Callable[[Any], Any]] = {
+        "string": bytes.decode,
+        "date": lambda stored: date.fromordinal(stored + _EPOCH_DAY),
+        "timestamp": lambda stored: _EPOCH + timedelta(microseconds=stored),
+        "timestamptz": lambda stored: _EPOCH_UTC + timedelta(microseconds=stored),
+        "uuid": lambda stored: UUID(bytes=stored),
+    }
+    return converters.get(kind)
+
+
+def _microseconds(delta: timedelta) -> int:
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def _unscaled(value: Decimal, scale: int) -> int:
+    """The digits of a decimal as an integer; the context's precision (28 digits) never rounds them."""
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int) or exponent < -scale:
+        raise ValueError(f"{value} does not fit a scale of {scale}")
+    number = int("".join(map(str, digits))) * 10 ** (scale + exponent)
+    return -number if sign else number
+
+
+def _scaled(number: int, scale: int) -> Decimal:
+    digits = tuple(map(int, str(abs(number))))
+    return Decimal((1 if number < 0 else 0, digits, -scale))

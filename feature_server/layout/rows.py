@@ -1,0 +1,295 @@
+"""Columns of rows → packed rows, many at a time: the bytes that `layout.row.RowCodec.encode` gives for one.
+
+A view whose features all have a fixed width is one NumPy structured array; strings and lists are cut from Arrow's own
+buffers. Nothing is converted on the way: a value that the row cannot keep, such as an infinite date, is an error that
+names it.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import date, datetime
+from itertools import pairwise
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyarrow import compute
+
+from ..definitions.facts import FeatureView
+from ..dtypes import DType
+from ..errors import OnlineStoreError
+from ..settings import to_us
+from .row import STRUCT_FORMATS, RowCodec, encode_list
+
+Bytes2D: TypeAlias = npt.NDArray[np.uint8]
+PackedRows: TypeAlias = "Bytes2D | list[bytes]"  # one row of equal width each, or bytes of any length
+pc: Any = compute  # the type stubs know a part of what Arrow's functions and arrays take
+Column: TypeAlias = Any  # an Arrow array
+
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+_DAYS = (date.min.toordinal() - _EPOCH_DAY, date.max.toordinal() - _EPOCH_DAY)
+_TIMES = (to_us(datetime.min), to_us(datetime.max))
+_ARROW: dict[str, pa.DataType] = {
+    "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(), "date": pa.date32(),
+    "string": pa.large_string(),
+    **{f"{sign}int{bits}": getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+_ESCAPES = (("%", "%25"), ("|", "%7C"), ("{", "%7B"), ("}", "%7D"))  # "%" first: the others write one
+_HEX = np.full(256, 255, dtype=np.uint8)
+_HEX[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+_HEX[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16)
+_UUID_DIGITS = [i for i in range(36) if i not in (8, 13, 18, 23)]
+
+if sys.byteorder != "little":
+    raise ImportError("packing views Arrow's buffers as little-endian: use a little-endian machine")
+
+
+class RowPacker:
+    """Packs rows of one feature view, given as Arrow tables with its columns as an offline table has them."""
+
+    def __init__(self, view: FeatureView) -> None:
+        self.view = view
+        self.codec = RowCodec(view.features)
+        self._dtype = _row_dtype(self.codec)
+
+    def event_times(self, rows: pa.Table) -> npt.NDArray[np.int64]:
+        """The event timestamps in microseconds since 1970 UTC."""
+        name = self.view.event_timestamp
+        column = _one_chunk(rows[name])
+        if column.null_count:
+            raise self._cannot_keep(rows, name, int(np.flatnonzero(_nulls(column))[0]), "an event timestamp")
+        return self._within(rows, name, column, _microseconds(column), _TIMES)
+
+    def entities(self, rows: pa.Table) -> Column:
+        """What each row's key has between its braces: the join key values as `layout.keys.row_key` joins them."""
+        texts = [self._key_text(rows, key.name, key.dtype) for key in self.view.join_keys]
+        if len(texts) == 1:
+            return texts[0]
+        return pc.binary_join_element_wise(*texts, pa.scalar("|", pa.large_string()))
+
+    def pack(self, rows: pa.Table) -> PackedRows:
+        """The packed rows, in order."""
+        codec, count = self.codec, rows.num_rows
+        columns = [self._column(rows, feature.name, feature.dtype) for feature in self.view.features]
+        heads = np.zeros(count, dtype=self._dtype)
+        heads["event"] = self.event_times(rows)
+        nulls = [column.null_count > 0 for column in columns]
+        if any(nulls):
+            bits = np.zeros((count, len(columns)), dtype=np.uint8)
+            for i in np.flatnonzero(nulls).tolist():
+                bits[:, i] = _nulls(columns[i])
+            heads["nulls"] = np.packbits(bits, axis=1, bitorder="little")
+        for i in codec.fixed:
+            heads[f"v{i}"] = self._fixed(rows, i, columns[i])
+        if not codec.variable:
+            return heads.view(np.uint8).reshape(count, self._dtype.itemsize)
+        tails, lengths = [], np.zeros(count, dtype=np.int64)
+        for i in codec.variable:
+            tail = _strings(columns[i]) if codec.dtypes[i].kind == "string" else _lists(columns[i], codec.dtypes[i])
+            lengths += np.fromiter(map(len, tail), dtype=np.int64, count=count)
+            if count and int(lengths.max()) > 2**32 - 1:
+                raise self._cannot_keep(
+                    rows, codec.names[i], int(lengths.argmax()), "at most 4 GiB of strings and lists"
+                )
+            heads[f"end{i}"] = lengths
+            tails.append(tail)
+        stored, width = heads.tobytes(), self._dtype.itemsize
+        starts = range(0, count * width, width)
+        return list(map(b"".join, zip([stored[at : at + width] for at in starts], *tails, strict=True)))
+
+    def _column(self, rows: pa.Table, name: str, dtype: DType) -> Column:
+        """The column in the Arrow type its bytes are cut from, cast without loss."""
+        column = _one_chunk(rows[name])
+        target = _arrow_type(dtype, column.type)
+        if column.type == target:
+            return column
+        try:
+            return column.cast(target, safe=True)
+        except pa.ArrowInvalid as error:
+            raise OnlineStoreError(
+                f"the offline table holds a value that is not of type {dtype}",
+                where=f"{self.view.id}:{name}",
+                got=str(error),
+                remedy=f"correct the model, then `features publish {self.view.id}`",
+            ) from None
+
+    def _fixed(self, rows: pa.Table, i: int, column: Column) -> npt.NDArray[Any]:
+        """Stored values of a fixed-width feature; zeros where it is null."""
+        name, dtype = self.codec.names[i], self.codec.dtypes[i]
+        values: npt.NDArray[Any]
+        if dtype.kind == "bool":
+            values = _buffer(column.cast(pa.uint8()), np.dtype(np.uint8))
+        elif dtype.kind == "uuid":
+            values = self._uuids(rows, name, column)
+        elif dtype.kind == "decimal":
+            values = _buffer(column, np.dtype("V16"))
+            if dtype.fixed_width == 8:
+                values = values.view("<i8").reshape(len(column), 2)[:, 0]
+        elif dtype.is_timestamp:
+            values = self._within(rows, name, column, _microseconds(column), _TIMES)
+        elif dtype.kind == "date":
+            values = self._within(rows, name, column, _buffer(column, np.dtype("<i4")), _DAYS)
+        else:
+            values = _buffer(column, np.dtype("<" + STRUCT_FORMATS[dtype.kind]))
+        if column.null_count:
+            values = values.copy()
+            values[_nulls(column)] = np.zeros(1, dtype=values.dtype)[0]
+        return values
+
+    def _uuids(self, rows: pa.Table, name: str, column: Column) -> npt.NDArray[Any]:
+        """UUIDs, kept offline as text, as 16 bytes each."""
+        if pa.types.is_fixed_size_binary(column.type):
+            return _buffer(column, np.dtype("V16"))
+        if column.null_count:
+            column = column.fill_null(str(UUID(int=0)))
+        offsets, data = text_buffers(column)
+        if len(column) and bool((np.diff(offsets) == 36).all()):
+            digits = _HEX[data[offsets[0] : offsets[-1]].reshape(-1, 36)[:, _UUID_DIGITS]]
+            if digits.max() < 16:
+                return np.ascontiguousarray(digits[:, 0::2] << 4 | digits[:, 1::2]).view("V16")[:, 0]
+        values = []
+        for row, text in enumerate(column.to_pylist()):
+            try:
+                values.append(UUID(text).bytes)
+            except ValueError:
+                raise self._cannot_keep(rows, name, row, "a UUID") from None
+        return np.frombuffer(b"".join(values), dtype="V16")
+
+    def _key_text(self, rows: pa.Table, name: str, dtype: DType) -> Column:
+        column = self._column(rows, name, dtype)
+        if column.null_count:
+            raise self._cannot_keep(rows, name, int(np.flatnonzero(_nulls(column))[0]), "a join key")
+        if dtype.kind == "date":
+            self._within(rows, name, column, _buffer(column, np.dtype("<i4")), _DAYS)
+        if dtype.kind == "uuid":
+            return pa.array(
+                [str(UUID(bytes=bytes(value))) for value in self._uuids(rows, name, column)], pa.large_string()
+            )
+        if dtype.kind != "string":
+            return column.cast(pa.large_string())
+        for character, escaped in _ESCAPES:
+            if pc.any(pc.match_substring(column, character)).as_py():
+                column = pc.replace_substring(column, character, escaped)
+        empty = pc.equal(column, "")
+        return pc.if_else(empty, "%", column) if pc.any(empty).as_py() else column
+
+    def _within(
+        self, rows: pa.Table, name: str, column: Column, values: npt.NDArray[Any], limits: tuple[int, int]
+    ) -> npt.NDArray[Any]:
+        """The values, all of which a Python date or datetime can hold, or an error."""
+        if len(values) and (int(values.min()) < limits[0] or int(values.max()) > limits[1]):
+            outside = np.flatnonzero(((values < limits[0]) | (values > limits[1])) & ~_nulls(column))
+            if len(outside):
+                raise self._cannot_keep(rows, name, int(outside[0]), "a finite date or time of the years 1 to 9999")
+        return values
+
+    def _cannot_keep(self, rows: pa.Table, name: str, row: int, expected: str) -> OnlineStoreError:
+        keys = {key: _shown(rows[key][row]) for key in self.view.key_names}
+        return OnlineStoreError(
+            "a value that the online store cannot keep",
+            where=f"{self.view.id}:{name} of " + ", ".join(f"{key}={value}" for key, value in keys.items()),
+            expected=expected,
+            got=_shown(rows[name][row]),
+            remedy=f"correct the model, then `features publish {self.view.id}` and `features sync {self.view.id}`",
+        )
+
+
+def _row_dtype(codec: RowCodec) -> np.dtype[Any]:
+    """The fixed-width head of a row as one NumPy type; `v3` is feature 3's value, `end3` the end of its bytes."""
+    parts: list[Any] = [("event", "<i8"), ("nulls", np.uint8, (codec.bitmap_width,))]
+    for i in codec.fixed:
+        dtype = codec.dtypes[i]
+        wide = dtype.kind == "uuid" or dtype.fixed_width == 16
+        code = "V16" if wide else "q" if dtype.kind == "decimal" else STRUCT_FORMATS[dtype.kind]
+        parts.append((f"v{i}", code if wide else "<" + code.replace("?", "B")))
+    return np.dtype([*parts, *((f"end{i}", "<u4") for i in codec.variable)])
+
+
+def _arrow_type(dtype: DType, given: pa.DataType) -> pa.DataType:
+    if dtype.is_timestamp:
+        return pa.timestamp("us", given.tz if pa.types.is_timestamp(given) else None)
+    if dtype.kind == "decimal":
+        return pa.decimal128(dtype.precision, dtype.scale)
+    if dtype.kind == "list":
+        return pa.large_list(_ARROW[str(dtype.item)])
+    if dtype.kind == "uuid":
+        return given if pa.types.is_fixed_size_binary(given) else pa.large_string()
+    return _ARROW[dtype.kind]
+
+
+def _one_chunk(column: Any) -> Column:
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    whole = column.combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
+def _nulls(column: Column) -> npt.NDArray[np.bool_]:
+    if column.null_count == 0:
+        return np.zeros(len(column), dtype=np.bool_)
+    return column.is_null().to_numpy(zero_copy_only=False)
+
+
+def _buffer(column: Column, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The values as Arrow keeps them, one per row; undefined where null."""
+    buffer: Any = column.buffers()[1]
+    if buffer is None:
+        return np.zeros(len(column), dtype=dtype)
+    return np.frombuffer(buffer, dtype=dtype, count=column.offset + len(column))[column.offset :]
+
+
+def _microseconds(column: Column) -> npt.NDArray[np.int64]:
+    if column.type != pa.timestamp("us", column.type.tz):
+        column = column.cast(pa.timestamp("us", column.type.tz))
+    return _buffer(column, np.dtype("<i8"))
+
+
+def text_buffers(column: Column) -> tuple[npt.NDArray[np.int64], Bytes2D]:
+    """Offsets (one more than rows) and bytes of a large string column."""
+    buffers: Any = column.buffers()
+    _, offsets, data = buffers
+    starts = np.frombuffer(offsets, dtype=np.int64, count=column.offset + len(column) + 1)[column.offset :]
+    return starts, np.frombuffer(data if data is not None else b"", dtype=np.uint8)
+
+
+def text_bytes(column: Column) -> list[bytes]:
+    """The UTF-8 bytes of each string; a null has none."""
+    offsets, data = text_buffers(column)
+    ends = offsets.tolist()
+    start = ends[0]
+    stored = data[start : ends[-1]].tobytes()
+    return [stored[a - start : b - start] for a, b in pairwise(ends)]
+
+
+def _strings(column: Column) -> list[bytes]:
+    values = text_bytes(column)
+    if column.null_count:
+        for i in np.flatnonzero(_nulls(column)):
+            values[i] = b""
+    return values
+
+
+def _lists(column: Column, dtype: DType) -> list[bytes]:
+    if len(column) == 0:
+        return []
+    items, item = column.flatten(), str(dtype.item)
+    if items.null_count:
+        return [b"" if value is None else encode_list(item, value) for value in column.to_pylist()]
+    stored = _buffer(items, np.dtype("<" + STRUCT_FORMATS[item])).tobytes()
+    width = np.dtype(STRUCT_FORMATS[item]).itemsize
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy() * width
+    ends = np.cumsum(lengths).tolist()
+    values = [b"\0" + stored[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    for i in np.flatnonzero(_nulls(column)):
+        values[i] = b""
+    return values
+
+
+def _shown(value: pa.Scalar) -> str:
+    try:
+        return repr(value.as_py()) if not pa.types.is_string(value.type) else value.as_py()
+    except (OverflowError, ValueError):  # a date or time outside Python's years
+        return str(value.value) if hasattr(value, "value") else str(value)

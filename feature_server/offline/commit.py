@@ -1,0 +1,126 @@
+"""Committing files to an offline table: one atomic Delta commit, or none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from deltalake import CommitProperties, Schema
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+
+from ..durable import flush
+from ..errors import OfflineStoreError
+from .sql import BUCKET, arrow_schema
+from .store import LOG_KEY, DataFile, OfflineTable, PublishedState
+
+# Training sets name table versions and must be reproducible, so the log that old versions need is never cleaned up.
+_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.checkpointInterval": "50"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class CommitConflict(OfflineStoreError):
+    """Another process committed to the same table first."""
+
+
+def commit(
+    path: Path,
+    state: PublishedState,
+    *,
+    base: OfflineTable | None,
+    added: Iterable[DataFile],
+    removed: Iterable[DataFile] = (),
+    replace: bool = False,
+) -> None:
+    """Make the next version of the table at `path`: that of `base` less `removed` plus `added`.
+
+    `base` None creates the table. `replace` writes table, schema and all anew, old versions staying readable. Raises
+    CommitConflict, with nothing changed, when the table is no longer at `base`'s version.
+    """
+    _commit(path, state, base=base, added=added, removed=removed, replace=replace)
+    log = path / "_delta_log"
+    flush(log / f"{0 if base is None else base.version + 1:020}.json")
+    flush(log)
+
+
+def _commit(
+    path: Path,
+    state: PublishedState,
+    *,
+    base: OfflineTable | None,
+    added: Iterable[DataFile],
+    removed: Iterable[DataFile],
+    replace: bool,
+) -> None:
+    adds = [_add_action(path, state, file) for file in added]
+    schema = Schema.from_arrow(arrow_schema(state.view))
+    properties = CommitProperties(custom_metadata={LOG_KEY: msgspec.to_builtins(state)}, max_commit_retries=0)
+    try:
+        if base is not None and not replace:
+            removes = [RemoveAction(_relative(path, file), True, _now_ms()) for file in removed]
+            base.delta.create_write_transaction(
+                [*adds, *removes], "append", schema, partition_by=[BUCKET], commit_properties=properties
+            )
+            return
+        if base is not None and OfflineTable(base.view_id, path).version != base.version:
+            raise _conflict(path)
+        create_table_with_add_actions(
+            str(path),
+            schema,
+            adds,
+            mode="error" if base is None else "overwrite",
+            partition_by=[BUCKET],
+            name=state.view.id,
+            configuration=_CONFIGURATION,
+            commit_properties=properties,
+        )
+    except DeltaError as error:
+        if _is_conflict(error):
+            raise _conflict(path) from error
+        raise OfflineStoreError(
+            "the commit failed", where=str(path), got=str(error), remedy="run `features publish` again"
+        ) from error
+
+
+def _is_conflict(error: DeltaError) -> bool:
+    return type(error).__name__ == "CommitFailedError" or "already exists" in str(error)
+
+
+def _conflict(path: Path) -> CommitConflict:
+    return CommitConflict(
+        "another process is publishing to this table", where=str(path), remedy="run `features publish` again"
+    )
+
+
+def _add_action(path: Path, state: PublishedState, file: DataFile) -> AddAction:
+    event = state.view.event_timestamp
+    stats = {
+        "numRecords": file.rows,
+        "minValues": {event: _iso(file.min_event_us)},
+        "maxValues": {event: _iso(file.max_event_us)},
+        "nullCount": {event: 0},
+    }
+    return AddAction(
+        _relative(path, file),
+        file.path.stat().st_size,
+        {BUCKET: file.bucket},
+        _now_ms(),
+        True,
+        msgspec.json.encode(stats).decode(),
+    )
+
+
+def _relative(path: Path, file: DataFile) -> str:
+    return file.path.relative_to(path).as_posix()
+
+
+def _iso(event_us: int) -> str:
+    moment = _EPOCH + timedelta(microseconds=event_us)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06}Z".rjust(27, "0")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,113 @@
+"""How the offline store keeps each type, and the SQL that gives it back exactly.
+
+Delta Lake has no unsigned integers and no UUID: those are kept in the next wider type and cast when read. Event and
+created timestamps are always kept as UTC instants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from ..definitions.facts import FeatureView
+from ..dtypes import DType
+
+BUCKET = "_bucket"  # hidden partition column: the event time's year, month or day
+
+_SQL_TYPES = {
+    "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT",
+    "uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT",
+    "float32": "FLOAT", "float64": "DOUBLE", "bool": "BOOLEAN", "string": "VARCHAR", "date": "DATE",
+    "timestamp": "TIMESTAMP", "timestamptz": "TIMESTAMP WITH TIME ZONE", "uuid": "UUID",
+}  # fmt: skip
+_STORED_AS = {
+    "uint8": DType("int16"),
+    "uint16": DType("int32"),
+    "uint32": DType("int64"),
+    "uint64": DType("decimal", precision=20, scale=0),
+    "uuid": DType("string"),
+}
+_ARROW_TYPES: dict[str, pa.DataType] = {
+    "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(),
+    "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(), "string": pa.string(), "date": pa.date32(),
+    "timestamp": pa.timestamp("us"), "timestamptz": pa.timestamp("us", "UTC"),
+}  # fmt: skip
+INSTANT = DType("timestamptz")
+
+
+class Column(NamedTuple):
+    """A column of an offline table."""
+
+    name: str
+    dtype: DType
+
+
+def columns(view: FeatureView) -> Iterator[Column]:
+    """The columns of a view's offline table, in order: join keys, event timestamp, created timestamp, features."""
+    for key in view.join_keys:
+        yield Column(key.name, key.dtype)
+    yield Column(view.event_timestamp, INSTANT)
+    if view.created_timestamp is not None:
+        yield Column(view.created_timestamp, INSTANT)
+    for feature in view.features:
+        yield Column(feature.name, feature.dtype)
+
+
+def quote(identifier: str) -> str:
+    """A SQL identifier in double quotes."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def sql_type(dtype: DType) -> str:
+    """DuckDB's name of a type, as DuckDB itself spells it."""
+    if dtype.kind == "decimal":
+        return f"DECIMAL({dtype.precision},{dtype.scale})"
+    if dtype.kind == "list":
+        return f"{_SQL_TYPES[str(dtype.item)]}[]"
+    return _SQL_TYPES[dtype.kind]
+
+
+def stored_sql_type(dtype: DType) -> str:
+    """DuckDB's name of the type that a column of `dtype` has in the Parquet files."""
+    if dtype.kind == "list":
+        return f"{stored_sql_type(DType(str(dtype.item)))}[]"
+    return sql_type(_STORED_AS.get(dtype.kind, dtype))
+
+
+def restore(column: Column, source: str | None = None) -> str:
+    """The SQL expression that gives a stored column its declared type; `source` qualifies the column's name."""
+    name = quote(column.name) if source is None else f"{source}.{quote(column.name)}"
+    declared = sql_type(column.dtype)
+    return name if declared == stored_sql_type(column.dtype) else f"cast({name} as {declared})"
+
+
+def restore_list(view: FeatureView, names: Sequence[str] | None = None) -> str:
+    """The SELECT list that gives the columns of a view's files, or those in `names`, their declared types."""
+    known = {column.name: column for column in columns(view)}
+    chosen = [known[name] for name in names] if names is not None else list(known.values())
+    return ", ".join(
+        expression if (expression := restore(column)) == quote(column.name) else f"{expression} as {quote(column.name)}"
+        for column in chosen
+    )
+
+
+def arrow_schema(view: FeatureView) -> pa.Schema:
+    """The Arrow schema of a view's offline table as stored, the partition column last."""
+    fields = [pa.field(column.name, _arrow_type(column.dtype)) for column in columns(view)]
+    return pa.schema([*fields, pa.field(BUCKET, pa.string())])
+
+
+def _arrow_type(dtype: DType) -> pa.DataType:
+    dtype = _STORED_AS.get(dtype.kind, dtype)
+    if dtype.kind == "decimal":
+        return pa.decimal128(dtype.precision, dtype.scale)
+    if dtype.kind == "list":
+        return pa.list_(_arrow_type(DType(str(dtype.item))))
+    return _ARROW_TYPES[dtype.kind]

@@ -1,0 +1,166 @@
+"""A Redis URL → where to connect and how to introduce oneself. The forms are redis-py's."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+from hiredis import pack_command
+
+from ..errors import OnlineStoreUnavailable, SettingsError
+
+_EXPECTED = "redis://[user:password@]host[:port][/db], rediss://… with TLS, or unix:///path/to/socket[?db=0]"
+_ESCAPE = "in user and password write / as %2F, # as %23, ? as %3F and @ as %40"
+_SECRETS = ("username", "password")
+_OPTIONS = {"db", "username", "password", "ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
+
+
+class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """One Redis server and database. `shown` is its URL without user and password, for messages."""
+
+    shown: str
+    host: str = "localhost"
+    port: int = 6379
+    path: str | None = None
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: dict[str, str] | None = None
+
+    def __repr__(self) -> str:
+        return f"RedisAddress({self.shown!r})"
+
+    def greeting(self) -> list[bytes]:
+        """The commands that open a connection, packed; each is answered with OK."""
+        commands: list[bytes] = []
+        if self.password is not None:
+            login = (self.username, self.password) if self.username else (self.password,)
+            commands.append(pack_command(("AUTH", *login)))
+        if self.db:
+            commands.append(pack_command(("SELECT", str(self.db))))
+        return commands
+
+    def connect(self, timeout: float) -> socket.socket:
+        """A connection to the server, before its greeting; `timeout` in seconds. Raises OSError."""
+        if self.path is not None:
+            link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            link.settimeout(timeout)
+            link.connect(self.path)
+            return link
+        link = socket.create_connection((self.host, self.port), timeout=timeout)
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context = self.ssl_context()
+        return link if context is None else context.wrap_socket(link, server_hostname=self.host)
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        if self.tls is None:
+            return None
+        context = ssl.create_default_context(cafile=self.tls.get("ssl_ca_certs"))
+        if self.tls.get("ssl_cert_reqs") == "none":
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if "ssl_certfile" in self.tls:
+            context.load_cert_chain(self.tls["ssl_certfile"], self.tls.get("ssl_keyfile"))
+        return context
+
+    def unavailable(self, error: BaseException | str) -> OnlineStoreUnavailable:
+        """The error for a server that cannot be reached or does not answer as it should."""
+        got = error if isinstance(error, str) else (str(error) or type(error).__name__)
+        return OnlineStoreUnavailable(
+            "Redis does not answer",
+            where=self.shown,
+            got=got,
+            remedy="start Redis, or correct FEATURES_REDIS_URL; the same call then succeeds",
+        )
+
+
+def shown_url(url: str) -> str:
+    """A URL of Redis or of a feature server without user and password: the only form in which one is ever shown.
+
+    Raises SettingsError for one that cannot be used.
+    """
+    if not url.startswith(("http://", "https://")):
+        return parse_redis_url(url).shown
+    try:
+        parts = urlsplit(url)
+        host, port, behind = parts.hostname, parts.port, f"{parts.path}{parts.query}{parts.fragment}"
+    except ValueError:
+        host, port, behind = None, None, ""
+    if not host or "@" in behind or parts.query or parts.fragment:
+        raise SettingsError("not a URL of a feature server", expected="http://host:6566", remedy=_ESCAPE)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+
+
+def http_login(url: str) -> tuple[str, str] | None:
+    """User and password of a feature server's URL. They are sent apart from it: the HTTP library logs what it asks."""
+    parts = urlsplit(url)
+    return (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else None
+
+
+def parse_redis_url(url: str) -> RedisAddress:
+    """The address that a URL names; SettingsError says what is wrong with it, and nothing that may be a password."""
+
+    def wrong(got: str) -> SettingsError:
+        return SettingsError(
+            "not a Redis URL that can be used", where="redis_url", expected=_EXPECTED, got=got, remedy=_ESCAPE
+        )
+
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise wrong("what is no URL") from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise wrong("another scheme" if "@" in url else f"scheme {parts.scheme!r}")
+    options = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    elsewhere = [parts.path, *options, *(value for name, value in options.items() if name not in _SECRETS)]
+    if parts.fragment or any("@" in part for part in elsewhere):
+        raise wrong("a # or an @ where none can be")
+    unknown = sorted(set(options) - _OPTIONS)
+    if unknown:
+        tail = options.keys() & set(_SECRETS)  # what looks like an option's name may be the end of a password
+        named = "an option" if tail else f"option {unknown[0]!r}"
+        raise wrong(f"{named} that is none of {', '.join(sorted(_OPTIONS))}")
+    given: dict[str, Any] = {
+        "username": unquote(parts.username) if parts.username else options.get("username") or None,
+        "password": unquote(parts.password) if parts.password else options.get("password") or None,
+    }
+    db = options.get("db")
+    if parts.scheme == "unix":
+        given["path"] = unquote(parts.path)
+        if not given["path"]:
+            raise wrong("no path")
+        shown = f"unix://{given['path']}"
+    else:
+        given["host"] = unquote(parts.hostname or "localhost")
+        try:
+            given["host"].encode("idna")  # as every look-up does
+        except UnicodeError:
+            raise wrong("a host that cannot be looked up") from None
+        try:
+            given["port"] = parts.port or 6379
+        except ValueError:
+            raise wrong("a port that is not a number up to 65535") from None
+        db = db or unquote(parts.path).strip("/") or None
+        shown = f"{parts.scheme}://{given['host']}:{given['port']}" + (f"/{db}" if db else "")
+    if db is not None:
+        if not db.isdecimal():
+            raise wrong(f"database {db!r}")
+        given["db"] = int(db)
+    if parts.scheme == "rediss":
+        given["tls"] = {name: value for name, value in options.items() if name.startswith("ssl_")}
+        _check_tls(given["tls"], wrong)
+    return RedisAddress(shown=shown, **given)
+
+
+def _check_tls(tls: dict[str, str], wrong: Callable[[str], SettingsError]) -> None:
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        if name in tls and not os.path.exists(tls[name]):
+            raise wrong(f"{name}: no file {tls[name]}")
+    if tls.get("ssl_cert_reqs", "required") not in ("none", "required"):
+        raise wrong(f"ssl_cert_reqs {tls['ssl_cert_reqs']!r}, which is neither none nor required")

@@ -1,0 +1,319 @@
+"""Reading from Redis: MGET and nothing else, over connections that mend themselves.
+
+Both readers speak RESP through hiredis. `RedisReader` is sync and may be shared by threads; `AsyncRedisReader` sends
+the reads of all requests of one turn of the event loop as one command: the largest saving for many small requests.
+A read is safe to repeat, so each is tried again once when its connection drops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+
+from ..errors import OnlineStoreError, OnlineStoreUnavailable
+from .address import RedisAddress, parse_redis_url
+from .refusals import refusal
+
+TIMEOUT_SECONDS = 1.0
+MAX_BATCH_KEYS = 10_000
+KEPT_BUFFER_BYTES = 8 << 20  # of a connection; by default hiredis gives back more than 16 KiB after each reply
+BACKOFF_SECONDS = (0.02, 0.5)  # the first wait after a failed connection attempt, and the longest
+
+
+class ConnectionLost(Exception):
+    """The connection dropped before the reply came; the read may be repeated on another one."""
+
+
+def reply_parser() -> hiredis.Reader:
+    """Parses one connection's replies; memory for long ones is kept, getting it anew costs more than they do."""
+    parser = hiredis.Reader()
+    parser.setmaxbuf(KEPT_BUFFER_BYTES)
+    return parser
+
+
+def _check_reply(address: RedisAddress, reply: Any) -> Any:
+    if isinstance(reply, hiredis.ReplyError):
+        raise refusal(str(reply), where=address.shown)
+    return reply
+
+
+class RedisReader:
+    """Sync reads. Connections are kept and shared: each call takes an idle one or opens another."""
+
+    def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
+        self.address = parse_redis_url(url)
+        self.timeout = timeout
+        self.on_reconnect: Callable[[], None] = lambda: None
+        self._idle: deque[tuple[socket.socket, hiredis.Reader]] = deque()
+        self._process = os.getpid()
+
+    def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of `keys`, None for those that do not exist."""
+        command = hiredis.pack_command((b"MGET", *keys))
+        if self._process != os.getpid():  # a fork shares its parent's sockets, and would read its parent's replies
+            self._idle, self._process = deque(), os.getpid()
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect()
+        else:
+            try:
+                return self._ask(connection, command)
+            except ConnectionLost:
+                self._drop_idle()
+                self.on_reconnect()
+                connection = self._connect()
+        try:
+            return self._ask(connection, command)
+        except ConnectionLost as lost:
+            raise self.address.unavailable(lost) from None
+
+    def close(self) -> None:
+        self._drop_idle()
+
+    def _ask(self, connection: tuple[socket.socket, hiredis.Reader], command: bytes) -> list[bytes | None]:
+        link, parser = connection
+        try:
+            link.sendall(command)
+            reply = _next_reply(link, parser)
+        except TimeoutError:
+            link.close()
+            raise self.address.unavailable(f"no answer within {self.timeout:g} s") from None
+        except (OSError, hiredis.ProtocolError) as error:
+            link.close()
+            raise ConnectionLost(str(error) or "connection closed") from None
+        except BaseException:  # interrupted: the reply is still to come, so nobody else may use this connection
+            link.close()
+            raise
+        self._idle.append(connection)
+        return _check_reply(self.address, reply)
+
+    def _connect(self) -> tuple[socket.socket, hiredis.Reader]:
+        address = self.address
+        try:
+            link = address.connect(self.timeout)
+        except OSError as error:
+            raise address.unavailable(error) from None
+        parser = reply_parser()
+        try:
+            for command in address.greeting():
+                link.sendall(command)
+                _check_reply(address, _next_reply(link, parser))
+        except OSError as error:
+            link.close()
+            raise address.unavailable(error) from None
+        except BaseException:
+            link.close()
+            raise
+        return link, parser
+
+    def _drop_idle(self) -> None:
+        while self._idle:
+            try:
+                self._idle.pop()[0].close()
+            except IndexError:
+                return
+
+
+def _next_reply(link: socket.socket, parser: hiredis.Reader) -> Any:
+    while (reply := parser.gets()) is False:
+        data = link.recv(1 << 18)
+        if not data:
+            raise ConnectionError("connection closed by Redis")
+        parser.feed(data)
+    return reply
+
+
+class AsyncRedisReader:
+    """Async reads over one connection, made when first needed, again after it dropped, and on another event loop."""
+
+    def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
+        self.address = parse_redis_url(url)
+        self.timeout = timeout
+        self.on_connect: Callable[[], None] = lambda: None
+        self._link: _Link | None = None
+        self._connecting: asyncio.Task[_Link] | None = None
+        self._failure: OnlineStoreError | None = None
+        self._wait, self._next_attempt = 0.0, 0.0
+
+    async def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of `keys`, None for those that do not exist."""
+        for attempt in (1, 2):
+            link = self._link
+            if link is None or link.closed or link.loop is not asyncio.get_running_loop():
+                link = await self._connect()
+            try:
+                return await link.mget(keys)
+            except ConnectionLost as lost:
+                if attempt == 2:
+                    raise self.address.unavailable(lost) from None
+        raise AssertionError
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    async def _connect(self) -> _Link:
+        """One attempt for all that wait; between attempts the last failure is the answer."""
+        if self._connecting is None:
+            if self._failure is not None and time.monotonic() < self._next_attempt:
+                raise self._failure.with_traceback(None)
+            self._connecting = asyncio.create_task(self._open())
+        return await asyncio.shield(self._connecting)
+
+    async def _open(self) -> _Link:
+        address = self.address
+        loop = asyncio.get_running_loop()
+
+        link = _Link(address, self.timeout, loop)
+        try:
+            async with asyncio.timeout(self.timeout):
+                if address.path is not None:
+                    await loop.create_unix_connection(lambda: link, address.path)
+                else:
+                    context = address.ssl_context()
+                    await loop.create_connection(lambda: link, address.host, address.port, ssl=context)
+                await link.greet()
+        except OnlineStoreError as error:
+            self._failure = error
+        except TimeoutError:
+            self._failure = address.unavailable(f"no connection within {self.timeout:g} s")
+        except (OSError, ConnectionLost) as error:
+            self._failure = address.unavailable(error)
+        else:
+            self._link, self._failure, self._wait = link, None, 0.0
+            self.on_connect()
+            return link
+        finally:
+            self._connecting = None
+        link.close()
+        first, longest = BACKOFF_SECONDS
+        self._wait = min(max(first, self._wait * 2), longest)
+        self._next_attempt = time.monotonic() + self._wait
+        raise self._failure
+
+
+class _Link(asyncio.Protocol):
+    """One connection: reads asked for during one turn of the loop leave as one MGET, replies come in that order."""
+
+    def __init__(self, address: RedisAddress, timeout: float, loop: asyncio.AbstractEventLoop) -> None:
+        self.closed = False
+        self._address = address
+        self._timeout = timeout
+        self.loop = loop
+        self._parser = reply_parser()
+        self._transport: Any = None
+        self._asked: list[tuple[Sequence[bytes], asyncio.Future[Any]]] = []
+        self._sent: deque[tuple[float, Any]] = deque()  # when, and who waits: a future, or a batch as in `_asked`
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    async def greet(self) -> None:
+        for command in self._address.greeting():
+            future = self.loop.create_future()
+            self._send(command, future)
+            _check_reply(self._address, await future)
+
+    def mget(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
+        future = self.loop.create_future()
+        if not self._asked:
+            self.loop.call_soon(self._flush)
+        self._asked.append((keys, future))
+        return future
+
+    def _flush(self) -> None:
+        asked, self._asked = self._asked, []
+        if self.closed:
+            for _, future in asked:
+                _fail(future, ConnectionLost("connection closed"))
+            return
+        batch: list[tuple[Sequence[bytes], asyncio.Future[Any]]] = []
+        command: list[bytes] = [b"MGET"]
+        for item in asked:
+            if batch and len(command) + len(item[0]) > MAX_BATCH_KEYS:
+                self._send(hiredis.pack_command(tuple(command)), batch)
+                batch, command = [], [b"MGET"]
+            batch.append(item)
+            command += item[0]
+        if batch:
+            self._send(hiredis.pack_command(tuple(command)), batch)
+
+    def _send(self, command: bytes, waiting: Any) -> None:
+        self._sent.append((self.loop.time(), waiting))
+        self._transport.write(command)
+        if self._watch is None:
+            self._watch = self.loop.call_later(self._timeout, self._check_time)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed(data)
+        try:
+            while (reply := self._parser.gets()) is not False:
+                self._deliver(self._sent.popleft()[1], reply)
+        except hiredis.ProtocolError as error:
+            self._drop(ConnectionLost(str(error)))
+
+    def _deliver(self, waiting: Any, reply: Any) -> None:
+        if isinstance(waiting, asyncio.Future):
+            if not waiting.done():
+                waiting.set_result(reply)
+            return
+        if isinstance(reply, hiredis.ReplyError):
+            error = refusal(str(reply), where=self._address.shown)
+            for _, future in waiting:
+                _fail(future, error)
+            return
+        if len(waiting) == 1:
+            future = waiting[0][1]
+            if not future.done():
+                future.set_result(reply)
+            return
+        start = 0
+        for keys, future in waiting:
+            stop = start + len(keys)
+            if not future.done():
+                future.set_result(reply[start:stop])
+            start = stop
+
+    def _check_time(self) -> None:
+        """One timer watches all reads: it looks at the oldest, and comes back when that one would be too old."""
+        self._watch = None
+        if not self._sent or self.closed:
+            return
+        left = self._sent[0][0] + self._timeout - self.loop.time()
+        if left > 0:
+            self._watch = self.loop.call_later(left, self._check_time)
+        else:
+            self._drop(self._address.unavailable(f"no answer within {self._timeout:g} s"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._drop(ConnectionLost(str(error) if error else "connection closed by Redis"))
+
+    def close(self) -> None:
+        self._drop(ConnectionLost("connection closed"))
+
+    def _drop(self, error: Exception) -> None:
+        self.closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._transport is not None and not self.loop.is_closed():
+            self._transport.abort() if isinstance(error, OnlineStoreUnavailable) else self._transport.close()
+        while self._sent:
+            waiting = self._sent.popleft()[1]
+            for future in [waiting] if isinstance(waiting, asyncio.Future) else [item[1] for item in waiting]:
+                _fail(future, error)
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

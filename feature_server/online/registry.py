@@ -1,0 +1,106 @@
+"""What is online, as Redis says it: the definitions in force, and how each view's rows are keyed and laid out.
+
+Written by `sync` in one step with the watermark it stands for; read by every reader. Light on purpose: the client
+imports it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..definitions.facts import FeatureView
+from ..definitions.registry import Registry
+from ..errors import UNREADABLE, NotSynced, OnlineStoreError, UnknownNameError
+
+
+class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of one view that are online: those of the latest event of each key at `synced_at_us`, as version
+    `table_version` of the view's offline table has them.
+
+    `code` begins their row keys, `definition` is the view as they are laid out. `rows` counts them as written: one that
+    expired since is still in the number. `newest_event_us` is the latest event timestamp among them, None when there is
+    none. `table_id` is the Delta table's own id. `expires` says whether the keys of a view with a ttl have an expiry in
+    Redis: they have none where the clock is stopped.
+    """
+
+    code: str
+    definition: FeatureView
+    table_version: int
+    synced_at_us: int
+    rows: int
+    newest_event_us: int | None = None
+    table_id: str = ""
+    expires: bool = True
+
+
+class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON under `layout.keys.REGISTRY`: the registry in force, and what is online of each view, by view id.
+
+    `registry` may name a view that `views` does not hold: it has not been synced yet. `filling` holds stream views
+    whose events are being written under another code, by view id: pushes go there too, readers do not look.
+    """
+
+    registry: Registry
+    views: dict[str, OnlineView] = {}
+    filling: dict[str, OnlineView] = {}
+
+    def stream_targets(self, source: str) -> list[OnlineView]:
+        """Where the events of a source go: one or two codes for each of its views."""
+        entries = {entry.code: entry for entry in (*self.filling.values(), *self.views.values())}
+        found = (entry for entry in entries.values() if entry.definition.stream is not None)
+        return [entry for entry in found if entry.definition.stream and entry.definition.stream.source == source]
+
+    def synced(self, view_id: str) -> OnlineView | None:
+        """What a sync has put online of a view; None also for a stream view that only pushes have reached so far."""
+        found = self.views.get(view_id)
+        return found if found is None or found.definition.stream is None or found.table_id else None
+
+    def view(self, view_id: str) -> OnlineView:
+        """What is online of a view; NotSynced when nothing is, UnknownNameError when there is no such view."""
+        found = self.synced(view_id)
+        if found is None and view_id in self.views:
+            raise NotSynced(
+                f"the events of {view_id!r} from before its first push are not online yet, so its windows lack them",
+                where=view_id,
+                remedy=f"run `features publish {view_id}` and `features sync {view_id}`",
+            )
+        if found is not None:
+            return found
+        known = {view.id: view for view in self.registry.feature_views}
+        if view_id not in known:
+            raise UnknownNameError("feature_view", view_id, known)
+        if not known[view_id].online:
+            raise NotSynced(
+                f"feature view {view_id!r} is not served online",
+                where=known[view_id].path or view_id,
+                remedy="set `online: true` in its meta, run `features apply` and `features sync`",
+            )
+        raise NotSynced(
+            f"feature view {view_id!r} has no values online yet", where=view_id, remedy=f"run `features sync {view_id}`"
+        )
+
+
+def with_views(now: OnlineRegistry | None, registry: Registry, views: dict[str, OnlineView]) -> OnlineRegistry:
+    """The online registry with other definitions and views; what is being filled stays, but for views that are gone."""
+    known = {view.id for view in registry.feature_views if view.online}
+    filling = {view_id: entry for view_id, entry in (now.filling if now else {}).items() if view_id in known}
+    return OnlineRegistry(registry=registry, views=views, filling=filling)
+
+
+def encode_online_registry(online: OnlineRegistry) -> bytes:
+    return msgspec.json.encode(online)
+
+
+def decode_online_registry(stored: bytes | None) -> OnlineRegistry:
+    """The value of `layout.keys.REGISTRY`; NotSynced where there is none."""
+    if stored is None:
+        raise NotSynced("the online store is empty", remedy="run `features sync`")
+    try:
+        return msgspec.json.decode(stored, type=OnlineRegistry)
+    except UNREADABLE as error:
+        raise OnlineStoreError(
+            "the online registry cannot be read",
+            where="features:registry",
+            got=str(error),
+            remedy="run `features sync` with the version of feature-warehouse that readers use",
+        ) from None

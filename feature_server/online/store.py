@@ -1,0 +1,209 @@
+"""What the online store says about itself, and how that is changed: in one transaction each, or not at all.
+
+Transactions are WATCH/MULTI/EXEC: no script needs to be loaded or allowed. They span `features:…` keys of several
+names, and rows are written together with a look at their view's fence (`sync.writer`): on Redis Cluster these keys
+would need a hash tag and a fence for each slot; nothing else assumes one server.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..errors import OnlineStoreUnavailable, SyncConflict
+from ..layout import keys
+from .address import parse_redis_url
+from .refusals import refusal
+from .registry import OnlineRegistry, decode_online_registry, encode_online_registry
+
+TIMEOUT_SECONDS = 30.0
+
+
+class Attempt(msgspec.Struct, frozen=True, order=True):
+    """A sync to `table_version` as of `now_us` that may have written rows, whole or in part."""
+
+    table_version: int
+    now_us: int
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows whose keys begin with one code: those of `view` at any of `attempts`, of the table `table_id`.
+
+    Recorded before the first of them is written, so that whatever was written can be found again without a scan.
+    """
+
+    view: str
+    table_id: str
+    attempts: tuple[Attempt, ...]
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """The right to write a view's rows: it holds for as long as `features:fence:<view>` has this token."""
+
+    view: str
+    token: bytes
+
+    @property
+    def key(self) -> bytes:
+        return keys.FENCE + self.view.encode()
+
+
+@lru_cache(maxsize=4096)  # each view of a sync looks through those of all
+def _decode_generation(value: bytes) -> Generation:
+    return msgspec.json.decode(value, type=Generation)
+
+
+class OnlineStore:
+    """A connection to the online store; `url` is `redis://`, `rediss://` or `unix://`, with user, password and database
+    if need be."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._last_registry: tuple[bytes, OnlineRegistry] | None = None
+        parse_redis_url(url)  # says what is wrong with it, without its password
+        self.client: Any = redis.Redis.from_url(
+            url,
+            protocol=2,
+            decode_responses=False,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=min(timeout_seconds, 5.0),
+            retry=Retry(NoBackoff(), 0),
+            client_name="features",
+        )
+
+    def close(self) -> None:
+        self.client.close()
+
+    def __enter__(self) -> OnlineStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def registry(self) -> OnlineRegistry | None:
+        """What is online; None where nothing was ever synced."""
+        with redis_errors():
+            return self._decoded(self.client.get(keys.REGISTRY))
+
+    def _decoded(self, stored: bytes | None) -> OnlineRegistry | None:
+        """The online registry as Redis holds it, decoded once: it grows with every view, and each view asks for it."""
+        if stored is None:
+            return None
+        last = self._last_registry
+        if last is None or last[0] != stored:
+            last = self._last_registry = stored, decode_online_registry(stored)
+        return last[1]
+
+    def generations(self) -> dict[str, Generation]:
+        """Every code under which there may be rows."""
+        with redis_errors():
+            stored: dict[bytes, bytes] = self.client.hgetall(keys.CODES)
+        return {code.decode(): _decode_generation(value) for code, value in stored.items()}
+
+    def row_count(self, code: str) -> int:
+        """Rows written under a code less those deleted; one that expired still counts."""
+        with redis_errors():
+            return int(self.client.hget(keys.ROWS, code) or 0)
+
+    def new_code(self) -> str:
+        """A code that no row key has begun with."""
+        with redis_errors():
+            return keys.code_text(int(self.client.incr(keys.NEXT_CODE)))
+
+    def record(self, fence: Fence, code: str, generation: Generation) -> None:
+        """Say that rows are about to be written under a code."""
+        with self._transaction(fence) as transaction:
+            transaction.hset(keys.CODES, code, msgspec.json.encode(generation))
+
+    def forget(self, fence: Fence, code: str) -> None:
+        """Say that no row is left under a code."""
+        with self._transaction(fence) as transaction:
+            transaction.hdel(keys.CODES, code)
+            transaction.hdel(keys.ROWS, code)
+
+    def publish(
+        self,
+        change: Callable[[OnlineRegistry | None], OnlineRegistry],
+        *,
+        fence: Fence | None = None,
+        generation: tuple[str, Generation] | None = None,
+    ) -> OnlineRegistry:
+        """Replace the online registry by what `change` makes of it, and the epoch, together with `generation`'s record.
+
+        `change` runs again when another process was faster. Nothing is written when it changes nothing.
+        """
+        while True:
+            with redis_errors(), self.client.pipeline() as pipeline:
+                self._watch(pipeline, fence, keys.REGISTRY, keys.EPOCH)
+                stored, epoch = pipeline.mget(keys.REGISTRY, keys.EPOCH)
+                online = change(self._decoded(stored))
+                encoded = encode_online_registry(online)
+                pipeline.multi()
+                if encoded != stored:
+                    pipeline.set(keys.REGISTRY, encoded)
+                    pipeline.set(keys.EPOCH, max(int(epoch or 0) + 1, time.time_ns() // 1000))
+                if generation is not None:
+                    pipeline.hset(keys.CODES, generation[0], msgspec.json.encode(generation[1]))
+                try:
+                    pipeline.execute()
+                except redis.WatchError:
+                    continue
+                self._last_registry = encoded, online
+                return online
+
+    @contextmanager
+    def _transaction(self, fence: Fence) -> Iterator[Any]:
+        with redis_errors(), self.client.pipeline() as pipeline:
+            self._watch(pipeline, fence)
+            pipeline.multi()
+            yield pipeline
+            try:
+                pipeline.execute()
+            except redis.WatchError:
+                raise overtaken(fence.view) from None
+
+    @staticmethod
+    def _watch(pipeline: Any, fence: Fence | None, *names: bytes) -> None:
+        pipeline.watch(*names, *([fence.key] if fence else []))
+        if fence and pipeline.get(fence.key) != fence.token:
+            raise overtaken(fence.view)
+
+    def scan(self, code: str) -> Iterator[list[bytes]]:
+        """All row and base keys of a code, found by looking at every key of the server."""
+        with redis_errors():
+            cursor, found = self.client.scan(0, match=f"{code}[.{{]*", count=5000)
+            yield found
+            while cursor:
+                cursor, found = self.client.scan(cursor, match=f"{code}[.{{]*", count=5000)
+                yield found
+
+
+def overtaken(view_id: str) -> SyncConflict:
+    return SyncConflict(
+        f"another sync of {view_id!r} took over from this one, which had paused for longer than its lease",
+        where=view_id,
+        remedy="nothing is lost: the other one goes on; run `features sync` again if it failed",
+    )
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Errors of the Redis library as this product's."""
+    try:
+        yield
+    except redis.WatchError:
+        raise
+    except redis.RedisError as error:
+        text = str(error).rpartition(" of pipeline caused error: ")[2]  # before that stand the command's arguments
+        if error.status_code is None and isinstance(error, redis.ConnectionError | redis.TimeoutError):
+            raise OnlineStoreUnavailable(
+                "Redis does not answer", got=text, remedy="start it, or check FEATURES_REDIS_URL"
+            ) from None
+        raise refusal(f"{error.status_code or ''} {text}".strip()) from None

@@ -1,0 +1,195 @@
+"""Bring a view's offline table up to date with its dbt relation, at a cost that grows with what changed.
+
+The relation's rows are fingerprinted a bucket of event time at a time (only those buckets that can have changed, where
+the build log says so) and compared with the fingerprints of the table's files. A bucket that only gained rows gets a
+file with those; any other changed bucket is written anew; one commit swaps them all in. Until then no reader sees
+anything of it, so a run that dies leaves the previous version in force and the next run starts over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from ..dbt.build import check_warehouse
+from ..definitions.facts import Feature, FeatureView, event_view
+from ..definitions.stream import EventSource
+from ..errors import FeatureStoreError, OfflineStoreError, WarehouseError
+from ..offline.commit import CommitConflict, commit
+from ..offline.files import write_file
+from ..offline.sql import quote
+from ..offline.store import DataFile, OfflineStore
+from ..offline.warehouse import Warehouse, open_warehouse
+from ..settings import Settings
+from .compare import Plan, Write, day_after, first_day, make_plan
+
+Progress = Callable[[int, int], None]  # files written, files to write
+BUCKET_ROWS = 2_000_000  # a bucket holds at most about this many rows: what one late row costs to rewrite
+BUCKETS_A_SCAN = 16  # more than these are written from one copy sorted by time
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """What one `publish` did; `committed` is false when the table equalled the relation already."""
+
+    view: str
+    version: int
+    rows: int
+    changed_buckets: int
+    rows_written: int
+    rows_compared: int
+    committed: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"published {self.view} version={self.version} rows={self.rows} changed_buckets={self.changed_buckets} "
+            f"rows_written={self.rows_written} seconds={self.seconds:.2f}"
+        )
+
+
+@contextmanager
+def no_progress(title: str) -> Iterator[Progress]:
+    """Progress that is not shown."""
+    yield lambda done, total: None
+
+
+def publish_all(
+    views: Sequence[FeatureView],
+    settings: Settings,
+    *,
+    sources: Sequence[EventSource] = (),
+    wait_seconds: float = 0,
+    full: bool = False,
+    report: Callable[[Published], None] = lambda published: None,
+    show_progress: Callable[[str], AbstractContextManager[Progress]] = no_progress,
+) -> tuple[list[Published], dict[str, FeatureStoreError]]:
+    """Publish `views` from one state of the warehouse: what was done, and, by view id, what could not be and why.
+
+    `sources` are the event sources of stream views. A view that fails does not keep the others from being published.
+    Waits up to `wait_seconds` for a build that holds the warehouse, then raises WarehouseError.
+    """
+    published: list[Published] = []
+    failed: dict[str, FeatureStoreError] = {}
+    store = OfflineStore(settings.offline)
+    if not views:  # dbt makes no warehouse for a project without models
+        return published, failed
+    if not settings.warehouse.is_file():
+        check_warehouse(views, settings)  # says where dbt has built instead
+    with open_warehouse(
+        settings.warehouse,
+        wait_seconds=wait_seconds,
+        spill=settings.offline / ".spill",
+        sources=sources,
+        project_dir=settings.project_dir,
+    ) as warehouse:
+        check_warehouse(views, settings)
+        for view in views:
+            try:
+                with show_progress(view.id) as progress:
+                    published.append(publish(view, warehouse, store, full=full, progress=progress))
+            except (WarehouseError, OfflineStoreError) as error:
+                failed[view.id] = error
+            else:
+                report(published[-1])
+    return published, failed
+
+
+def publish(
+    view: FeatureView,
+    warehouse: Warehouse,
+    store: OfflineStore,
+    *,
+    full: bool = False,
+    bucket_rows: int = BUCKET_ROWS,
+    progress: Progress = lambda done, total: None,
+) -> Published:
+    """Commit what differs between `view`'s relation and its offline table; nothing when nothing does.
+
+    Of a stream view it is the events that are published.
+    `full` compares all rows whatever the build log says. Raises WarehouseError for a relation that is missing, differs
+    from its definition, or has rows without a key or event time; CommitConflict when another process keeps publishing.
+    """
+    features = view.features if view.stream is not None else ()
+    view = event_view(view)
+    for last_try in (False, True):
+        try:
+            return _publish_once(
+                view, features, warehouse, store, full=full, bucket_rows=bucket_rows, progress=progress
+            )
+        except CommitConflict:
+            if last_try:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _publish_once(
+    view: FeatureView,
+    features: tuple[Feature, ...],
+    warehouse: Warehouse,
+    store: OfflineStore,
+    *,
+    full: bool,
+    bucket_rows: int,
+    progress: Progress,
+) -> Published:
+    started = time.monotonic()
+    base = store.table(view.id) if store.exists(view.id) else None
+    plan = make_plan(view, warehouse, base, full=full, bucket_rows=bucket_rows)
+    committed = base is None or plan.replace or plan.changed_buckets > 0
+    if committed:
+        added = _write_files(view, warehouse, store.path(view.id), plan, progress)
+        state = msgspec.structs.replace(plan.state, features=features)
+        commit(store.path(view.id), state, base=base, added=added, removed=plan.removed, replace=plan.replace)
+    table = store.table(view.id)
+    return Published(
+        view=view.id,
+        version=table.version,
+        rows=table.rows,
+        changed_buckets=plan.changed_buckets,
+        rows_written=sum(write.extent.fingerprint.rows for write in plan.writes),
+        rows_compared=plan.rows_compared,
+        committed=committed,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _write_files(
+    view: FeatureView, warehouse: Warehouse, folder: Path, plan: Plan, progress: Progress
+) -> list[DataFile]:
+    files: list[DataFile] = []
+    for write, source in _sources(view, warehouse, plan.writes):
+        progress(len(files), len(plan.writes))
+        files.append(write_file(warehouse, view, source, folder, write.bucket, write.extent))
+    progress(len(files), len(plan.writes))
+    return files
+
+
+def _sources(view: FeatureView, warehouse: Warehouse, writes: Sequence[Write]) -> Iterator[tuple[Write, str]]:
+    """A SELECT of each write's rows; those of many buckets from a copy sorted by time, not by one scan a bucket."""
+    spans = [(first_day(write.bucket), day_after(write.bucket)) for write in writes]
+    event = quote(view.event_timestamp)
+    staged = len(writes) > BUCKETS_A_SCAN
+    if staged:
+        days = ", ".join(f"(timestamp '{since}', timestamp '{before}')" for since, before in spans)
+        conditions = {write.condition or "true" for write in writes}
+        warehouse.rows(f"""
+            create temp table staged as
+            select * from ({warehouse.source(view, since=min(spans)[0], before=max(spans)[1])})
+            where cast(make_timestamp(epoch_us({event})) as date) in (
+                select cast(unnest(range(since, before, interval 1 day)) as date) from (values {days}) t(since, before)
+            ) and ({" or ".join(conditions)})
+            order by {event}
+        """)
+    for write, (since, before) in zip(writes, spans, strict=True):
+        if staged:
+            start, end = f"timestamptz '{since}'", f"timestamptz '{before}'"
+            source = f"select * from staged where {event} >= {start} and {event} < {end}"
+        else:
+            source = warehouse.source(view, since=since, before=before)
+        yield write, source if write.condition is None else f"select * from ({source}) where {write.condition}"
+    if staged:
+        warehouse.rows("drop table staged")

@@ -1,0 +1,58 @@
+"""A reader's steps, driven over a connection: one round trip after the other, in a thread or in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..online.readers import AsyncRedisReader, RedisReader
+from .reader import RELOAD_KEYS, FeatureReader, OnlineFeatures, Reload, Steps
+
+
+def read_features(reader: FeatureReader, redis: RedisReader, steps: Steps) -> OnlineFeatures:
+    """Run `FeatureReader.read` to its answer, sync."""
+    try:
+        wanted = next(steps)
+        while True:
+            if isinstance(wanted, Reload):
+                reader.load(redis.mget(RELOAD_KEYS))
+                wanted = next(steps)
+            else:
+                wanted = steps.send(redis.mget(wanted))
+    except StopIteration as stop:
+        answer: OnlineFeatures = stop.value
+        return answer
+
+
+class AsyncFeatures:
+    """Runs `FeatureReader.read` on an event loop; requests that need the same reload share it."""
+
+    def __init__(self, reader: FeatureReader, redis: AsyncRedisReader) -> None:
+        self.reader = reader
+        self.redis = redis
+        redis.on_connect = reader.forget
+        self._reloading: asyncio.Task[None] | None = None
+
+    async def read(self, steps: Steps) -> OnlineFeatures:
+        try:
+            wanted = next(steps)
+            while True:
+                if isinstance(wanted, Reload):
+                    await self.reload()
+                    wanted = next(steps)
+                else:
+                    wanted = steps.send(await self.redis.mget(wanted))
+        except StopIteration as stop:
+            answer: OnlineFeatures = stop.value
+            return answer
+
+    async def reload(self) -> None:
+        """Load the online registry, if another request is not doing so already."""
+        if self._reloading is None:
+            self._reloading = asyncio.create_task(self._reload())
+        await asyncio.shield(self._reloading)
+
+    async def _reload(self) -> None:
+        try:
+            self.reader.load(await self.redis.mget(RELOAD_KEYS))
+        finally:
+            self._reloading = None

@@ -1,0 +1,187 @@
+"""Lifetime windows: the states in the bases of some keys, merged with their events since.
+
+All events of a base come before those it is merged with, so of first and last, and of equals in arg_min and arg_max,
+time decides without being kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ..definitions.aggregates import Part, parts, parts_of
+from ..definitions.facts import FeatureView
+from ..definitions.stream import Aggregate
+from ..dtypes import DType
+from ..errors import OnlineStoreError
+from ..layout.decode import COUNTED, Array, BaseDecoder, Dictionary, objects
+from ..layout.events import plan_of
+from ..windows import reduce
+from ..windows.reduce import Values
+from ..windows.window import NO_EVENT, Events, aggregate_ranges, in_force, picked, ranks
+
+_FEW_GROUPS = 8
+
+
+class Lifetime:
+    """Evaluates some lifetime aggregates of one stream view."""
+
+    def __init__(self, view: FeatureView, aggregates: Sequence[Aggregate]) -> None:
+        self._view_id, self._plan, self._aggregates = view.id, plan_of(view), tuple(aggregates)
+        self._bases = BaseDecoder(view, parts(aggregates))
+        self._dtypes = [argument.dtype for argument in self._plan.arguments]
+        self._delay_us = max(self._plan.frames[aggregate.frame].delay_us for aggregate in aggregates)
+
+    def evaluate(
+        self, events: Events, dictionaries: Sequence[Dictionary], bases: Sequence[bytes | None], now_us: int
+    ) -> list[tuple[Values, Dictionary]]:
+        """Each aggregate's values for the groups of `settled` events with these bases, and what they are places in."""
+        cuts, states = self._bases.decode(bases)
+        if cuts.max(initial=NO_EVENT) > now_us - self._delay_us:
+            raise self._ahead(int(cuts.max()) + self._delay_us, now_us)
+        found: list[tuple[Values, Dictionary]] = []
+        merged: dict[tuple[Part, int], list[Values]] = {}
+        low, ends = _passed(events, cuts), dict[int, npt.NDArray[np.int64]]()
+        for aggregate in self._aggregates:
+            delay_us = self._plan.frames[aggregate.frame].delay_us
+            if delay_us not in ends:
+                ends[delay_us] = np.maximum(low, _passed(events, np.full(len(low), now_us - delay_us)))
+            since = low, ends[delay_us]
+            for part in parts_of(aggregate):
+                if (part, delay_us) not in merged:
+                    live = self._live(part, events, since, dictionaries)
+                    newer = None
+                    if part.function == "first":
+                        newer = states[Part("count_star", (), part.filter)][0].values == 0
+                    elif part.function == "last":
+                        count = Part("count_star", (), part.filter)
+                        newer = self._live(count, events, since, dictionaries)[0].values > 0
+                    merged[part, delay_us] = merge(part, states[part], live, newer)
+            of = [merged[part, delay_us][0] for part in parts_of(aggregate)]
+            found.append(self._final(aggregate, of))
+        return found
+
+    def _live(
+        self, part: Part, events: Events, ranges: tuple[Array, Array], dictionaries: Sequence[Dictionary]
+    ) -> list[Values]:
+        """The state over ranges of events; bytes in place of places in a dictionary."""
+        low, high = ranges
+        if part.function in ("arg_min", "arg_max"):
+            values, by = (events.argument(number) for number in part.arguments)
+            valid = ~by.null & ~values.null
+            if part.filter is not None:
+                condition = events.argument(part.filter)
+                valid &= condition.values.astype(np.bool_) & ~condition.null
+            row = reduce.arg_extreme(ranks(by.values), valid, low, high, largest=part.function == "arg_max")
+            found = [picked(values, row), picked(by, row)]
+        else:
+            aggregate = Aggregate(
+                name="", function=part.function, arguments=part.arguments, filter=part.filter, frame=0,
+                dtype=DType("int64"),
+            )  # fmt: skip
+            found = [aggregate_ranges(aggregate, events, self._dtypes, low, high)]
+        if part.function in COUNTED:
+            return found
+        return [_spelled(of, dictionaries[number]) for of, number in zip(found, part.arguments, strict=True)]
+
+    def _final(self, aggregate: Aggregate, found: Sequence[Values]) -> tuple[Values, Dictionary]:
+        first = found[0]
+        if aggregate.function == "avg":
+            size = np.maximum(found[1].values, 1)
+            dtype = self._dtypes[aggregate.arguments[0]]
+            if first.values.dtype.kind == "f":
+                return Values(first.values / size, first.null), None
+            mean = first.values.astype(np.longdouble) / (size * 10 ** (dtype.scale or 0))
+            return Values(mean.astype(np.float64), first.null), None
+        if aggregate.function not in (*COUNTED, "sum") and _is_bytes(self._dtypes[aggregate.arguments[0]]):
+            return Values(np.arange(len(first.values)), first.null), first.values.tolist()
+        return first, None
+
+    def _ahead(self, cut_us: int, now_us: int) -> OnlineStoreError:
+        return OnlineStoreError(
+            "lifetime windows are kept as of a time after the clock's", where=self._view_id,
+            expected=f"a clock at or after {_shown(cut_us)}", got=_shown(now_us),
+            remedy=f"set the clock right, or run `features sync {self._view_id} --full` to go back",
+        )  # fmt: skip
+
+
+def merge(part: Part, base: Sequence[Values], live: Sequence[Values], newer: Array | None) -> list[Values]:
+    """A state over all events from that of the base and that of the events since; `newer` says where first and last
+    are of the events since."""
+    one, two = base[0], live[0]
+    if part.function in COUNTED:
+        return [Values(one.values + two.values, one.null)]
+    if part.function == "sum":
+        return [
+            Values(_added(np.where(one.null, 0, one.values), np.where(two.null, 0, two.values)), one.null & two.null)
+        ]
+    if newer is None:
+        beats = _less if part.function in ("min", "arg_min", "bool_and") else _greater
+        newer = ~two.null & (one.null | beats(live[-1].values, base[-1].values))
+    return [
+        Values(np.where(newer, new.values, old.values), np.where(newer, new.null, old.null))
+        for old, new in zip(base, live, strict=True)
+    ]
+
+
+def settled(events: Events) -> Events:
+    """The events in force, as if each had one version."""
+    return msgspec.structs.replace(in_force(events), event_id=None, superseded=None)
+
+
+def _passed(events: Events, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How far each group goes with events up to its time."""
+    first, after = events.starts[:-1], events.starts[1:]
+    if len(first) <= _FEW_GROUPS:
+        groups = zip(first.tolist(), after.tolist(), times.tolist(), strict=True)
+        found = [a + np.searchsorted(events.event_us[a:b], time, side="right") for a, b, time in groups]
+        return np.array(found, dtype=np.int64)
+    running = np.zeros(len(events.event_us) + 1, dtype=np.int64)
+    np.cumsum(events.event_us <= np.repeat(times, after - first), out=running[1:])
+    return first + running[after] - running[first]
+
+
+def _added(one: Array, two: Array) -> Array:
+    """Sums, exact where they are integers."""
+    if one.dtype.kind == "f" or two.dtype.kind == "f":
+        return one + two
+    if one.dtype != object and two.dtype != object:
+        with np.errstate(over="ignore"):
+            total = one + two
+        if not ((one ^ total) & (two ^ total) < 0).any():
+            return total
+    return one.astype(object) + two.astype(object)
+
+
+def _less(one: Array, two: Array) -> Array:
+    return _ordered(one, two, np.less, lambda a, b: ~np.isnan(a) & (np.isnan(b) | (a < b)))
+
+
+def _greater(one: Array, two: Array) -> Array:
+    return _ordered(one, two, np.greater, lambda a, b: ~np.isnan(b) & (np.isnan(a) | (a > b)))
+
+
+def _ordered(one: Array, two: Array, compare: np.ufunc, with_nan: Callable[[Array, Array], Array]) -> Array:
+    """`compare` as SQL orders values: NaN is the greatest float."""
+    if one.dtype.kind == "f":
+        return with_nan(one, two)
+    found: Array = compare(one, two)
+    return found.astype(np.bool_)
+
+
+def _spelled(values: Values, dictionary: Dictionary) -> Values:
+    if dictionary is None:
+        return values
+    texts = [b"" if null else dictionary[i] for i, null in zip(values.values.tolist(), values.null, strict=True)]
+    return Values(objects(texts), values.null)
+
+
+def _is_bytes(dtype: DType) -> bool:
+    return dtype.fixed_width is None or dtype.kind == "uuid"
+
+
+def _shown(us: int) -> str:
+    return str(np.datetime64(us, "us")) + "Z"

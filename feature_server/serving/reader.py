@@ -1,0 +1,337 @@
+"""A request for online features → the rows to fetch → values, statuses and event timestamps.
+
+No input or output happens here: `FeatureReader.read` is a generator that yields what it needs from Redis and is sent
+the replies. `online.readers` drives it, sync for the client, async for the server and the async client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from ..definitions.facts import Feature, FeatureRef, JoinKey
+from ..errors import FeatureStoreError, NotSynced, OnlineStoreUnavailable, RequestError, nearest_name
+from ..layout.keys import BASE, EPOCH, REGISTRY, row_keys, text_encoder
+from ..layout.row import from_stored
+from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry
+from ..protocol import GetOnlineFeatures
+from .counts import Counts
+from .rows import PRESENT, ViewColumns, ViewReader
+
+MAX_VALUES = 1_000_000  # entities × features of one request
+MAX_PLANS = 1_000
+ATTEMPTS = 8  # how often the online registry may change under one request
+RELOAD_KEYS = [EPOCH, REGISTRY]
+
+
+class Reload:
+    """Yielded in place of keys: fetch RELOAD_KEYS and give them to `FeatureReader.load`."""
+
+
+RELOAD = Reload()
+Steps = Generator["list[bytes] | Reload", "list[bytes | None]", "OnlineFeatures"]
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column of an answer: a feature's name and type, which of the plan's views holds it and as its how-manieth."""
+
+    name: str
+    feature: Feature
+    view: int
+    position: int
+
+
+class Plan:
+    """How to answer every request for the same features while the online registry stays as it is."""
+
+    def __init__(self, online: OnlineRegistry, request: GetOnlineFeatures, counts: Counts) -> None:
+        refs = _resolve(online, request)
+        by_view: dict[str, list[FeatureRef]] = {}
+        for ref in refs:
+            by_view.setdefault(ref.view, []).append(ref)
+        self.views: list[ViewReader] = []
+        self._row_names: list[tuple[tuple[str, ...], bytes]] = []  # by view: its join keys, and its row keys' code
+        keys: dict[str, JoinKey] = {}
+        place: dict[tuple[str, str], tuple[int, int, Feature]] = {}
+        for view_id, wanted in by_view.items():
+            stored = online.view(view_id)
+            definition = stored.definition
+            features = [_stored_feature(definition.features, ref) for ref in wanted]
+            for i, (ref, feature) in enumerate(zip(wanted, features, strict=True)):
+                place[ref.view, ref.feature] = len(self.views), i, feature
+            for key in definition.join_keys:
+                if keys.setdefault(key.name, key).dtype != key.dtype:
+                    raise RequestError(
+                        f"join key {key.name!r} has two types in the views asked for",
+                        where=view_id,
+                        expected=str(keys[key.name].dtype),
+                        got=str(key.dtype),
+                        remedy="give the key one type in all entities, or ask for the views one by one",
+                    )
+            self._row_names.append((definition.key_names, stored.code.encode()))
+            ttl_us = online.registry.feature_view(view_id).ttl_us
+            self.views.append(_view_reader(online, stored, ttl_us, features, counts))
+        based = [i for i, view in enumerate(self.views) if view.bases]
+        self.bases = {view: len(self.views) + n for n, view in enumerate(based)}  # where the bases of views are
+        self._row_names += [(self._row_names[i][0], self._row_names[i][1] + BASE) for i in based]
+        self.join_keys = tuple(keys.values())
+        self._encoders = {key.name: text_encoder(key) for key in self.join_keys}
+        self.writer: Any = None  # the server keeps its JSON writer of this plan here
+        self._known_keys = {key.name for view in online.registry.feature_views for key in view.join_keys}
+        self.columns = tuple(
+            Column(name, *_column_place(place[ref.view, ref.feature]))
+            for name, ref in zip(_column_names(refs, keys, request.full_feature_names), refs, strict=True)
+        )
+
+    def key_names(self, view: int) -> tuple[str, ...]:
+        return self._row_names[view][0]
+
+    def row_keys(self, entities: dict[str, list[Any]]) -> tuple[int, list[bytes]]:
+        """The number of entities, and the keys to fetch: EPOCH, then view by view a row for each entity.
+
+        Behind them come the bases of lifetime windows, of the views that have any.
+        """
+        if entities.keys() != self._encoders.keys():
+            self._check_names(entities)
+        encoded = {name: encode(entities[name]) for name, encode in self._encoders.items()}
+        (count, *others) = set(map(len, encoded.values()))
+        if others:
+            raise RequestError(
+                "the lists of entities have different lengths",
+                where="entities",
+                expected="one value of every join key for each entity",
+                got=", ".join(f"{name}: {len(column)}" for name, column in encoded.items()),
+                remedy="repeat a key that is the same for all entities",
+            )
+        if count * len(self.columns) > MAX_VALUES:
+            raise RequestError(
+                "the request asks for too many values at once",
+                where="entities",
+                expected=f"at most {MAX_VALUES:,} values: entities × features",
+                got=f"{count:,} × {len(self.columns):,}",
+                remedy="split the entities over several requests",
+            )
+        keys = [EPOCH]
+        for key_names, code in self._row_names:
+            keys += row_keys(code, [encoded[name] for name in key_names])
+        return count, keys
+
+    def _check_names(self, entities: Iterable[str]) -> None:
+        """Missing and unknown join keys are errors; one that these features do not need is left alone, as in Feast."""
+        expected = ", ".join(f"{key.name} ({key.dtype})" for key in self.join_keys)
+        got = ", ".join(entities) or "none"
+        for name in entities:
+            if name not in self._encoders and name not in self._known_keys:
+                nearest = nearest_name(name, self._known_keys)
+                raise RequestError(
+                    f"{name!r} is not a join key",
+                    where=f"entities.{name}",
+                    expected=expected,
+                    got=got,
+                    remedy=f"did you mean {nearest!r}?" if nearest else f"leave {name!r} out",
+                )
+        missing = [name for name in self._encoders if name not in set(entities)]
+        if missing:
+            raise RequestError(
+                f"join key {missing[0]!r} is missing",
+                where="entities",
+                expected=expected,
+                got=got,
+                remedy=f"send a list of {missing[0]}, one value for each entity",
+            )
+
+
+class OnlineFeatures:
+    """The answer to one request: the rows of each view of the plan, and the entities as they were sent."""
+
+    __slots__ = ("_columns", "count", "entities", "now_us", "plan", "rows")
+
+    def __init__(
+        self, plan: Plan, count: int, entities: dict[str, list[Any]], rows: list[list[bytes | None]], now_us: int
+    ) -> None:
+        self.plan = plan
+        self.count = count
+        self.entities = entities
+        self.rows = rows
+        self.now_us = now_us
+        self._columns: dict[int, ViewColumns] = {}
+
+    def view(self, view: int) -> ViewColumns:
+        """What one of the plan's views holds for the entities."""
+        columns = self._columns.get(view)
+        if columns is None:
+            reader = self.plan.views[view]
+            unknown = self._null_keys(view) if reader.stream else None
+            bases = [self.rows[self.plan.bases[view]]] if reader.bases else []
+            columns = self._columns[view] = reader.read(self.rows[view], self.now_us, unknown, *bases)
+        return columns
+
+    def _null_keys(self, view: int) -> set[int]:
+        """The entities with a null in a join key of one of the plan's views: no event can be theirs."""
+        columns = [self.entities[name] for name in self.plan.key_names(view)]
+        return {i for column in columns if None in column for i, value in enumerate(column) if value is None}
+
+    def column(self, column: Column) -> tuple[list[Any], list[str], Sequence[int]]:
+        """Python values, statuses and event timestamps (microseconds, 0 for none) of one column of the plan."""
+        view = self.view(column.view)
+        stored: Sequence[Any] = view.columns[column.position]
+        convert = from_stored(column.feature.dtype)
+        statuses = view.statuses(column.position)
+        if statuses is None:
+            values = list(stored) if convert is None else [convert(value) for value in stored]
+            return values, [PRESENT] * self.count, view.event_us
+        pairs = zip(stored, statuses, strict=True)
+        if convert is None:
+            values = [value if status is PRESENT else None for value, status in pairs]
+        else:
+            values = [convert(value) if status is PRESENT else None for value, status in pairs]
+        return values, statuses, view.event_us
+
+
+class Loaded:
+    """The online registry of one epoch, and the plans made with it."""
+
+    __slots__ = ("epoch", "online", "plans")
+
+    def __init__(self, epoch: bytes, online: OnlineRegistry) -> None:
+        self.epoch = epoch
+        self.online = online
+        self.plans: dict[Any, Plan] = {}
+
+
+class FeatureReader:
+    """Answers requests from what Redis holds, whatever the definitions are at that moment.
+
+    `now_us` is the clock. `loaded` is None until the first request. Threads may share a reader.
+    """
+
+    def __init__(self, now_us: Callable[[], int]) -> None:
+        self.now_us = now_us
+        self.counts = Counts()
+        self.loaded: Loaded | None = None
+        self._connection = 0
+
+    def load(self, replies: Sequence[bytes | None]) -> Loaded:
+        """Take up the online registry from the values of RELOAD_KEYS; NotSynced when there is none."""
+        epoch, stored = replies
+        loaded = self.loaded
+        if loaded is not None and epoch == loaded.epoch:
+            return loaded
+        online = decode_online_registry(stored)
+        if epoch is None:
+            raise NotSynced("the online store is empty", remedy="run `features sync`")
+        self.loaded = loaded = Loaded(epoch, online)
+        self.counts.reloads += 1
+        return loaded
+
+    def forget(self) -> None:
+        """Load the online registry again before the next answer: after a reconnect it may be another store's."""
+        self.loaded = None
+        self._connection += 1
+
+    def read(self, request: GetOnlineFeatures) -> Steps:
+        """Yields keys to fetch (or RELOAD) until it returns the answer."""
+        for _ in range(ATTEMPTS):
+            loaded, connection = self.loaded, self._connection
+            if loaded is None:
+                yield RELOAD
+                continue
+            try:
+                plan = self._plan(loaded, request)
+                count, keys = plan.row_keys(request.entities)
+            except FeatureStoreError:
+                # The definitions may have changed since they were loaded: an error is true only of those in force.
+                (current,) = yield [EPOCH]
+                if current == loaded.epoch and connection == self._connection:
+                    raise
+            else:
+                replies = yield keys
+                if replies[0] == loaded.epoch and connection == self._connection:
+                    return self._answer(request, plan, count, replies)
+            if self.loaded is loaded:
+                self.loaded = None
+        raise OnlineStoreUnavailable(
+            "the online registry keeps changing", got="another version at each attempt", remedy="try again"
+        )
+
+    def _plan(self, loaded: Loaded, request: GetOnlineFeatures) -> Plan:
+        features = request.features
+        name = (request.feature_service, tuple(features) if features else None, request.full_feature_names)
+        plan = loaded.plans.get(name)
+        if plan is None:
+            if len(loaded.plans) >= MAX_PLANS:
+                loaded.plans.clear()
+            plan = loaded.plans[name] = Plan(loaded.online, request, self.counts)
+        return plan
+
+    def _answer(
+        self, request: GetOnlineFeatures, plan: Plan, count: int, replies: list[bytes | None]
+    ) -> OnlineFeatures:
+        self.counts.entities += count
+        blocks = len(plan.views) + len(plan.bases)
+        rows = [replies[start : start + count] for start in range(1, 1 + count * blocks, count or 1)]
+        return OnlineFeatures(plan, count, request.entities, rows or [[] for _ in range(blocks)], self.now_us())
+
+
+def _resolve(online: OnlineRegistry, request: GetOnlineFeatures) -> Sequence[FeatureRef]:
+    if request.feature_service and request.features:
+        raise RequestError(
+            "both features and a feature service are asked for",
+            where="feature_service",
+            expected="`features` or `feature_service`",
+            got=f"{len(request.features)} features and {request.feature_service!r}",
+            remedy="leave one of them out",
+        )
+    if not request.feature_service and not request.features:
+        raise RequestError(
+            "no features are asked for",
+            where="features",
+            expected="`features`, a list of `view:feature`, or `feature_service`, a name",
+            got="neither",
+        )
+    return online.registry.resolve(request.feature_service or request.features or ())
+
+
+def _stored_feature(stored: Sequence[Feature], ref: FeatureRef) -> Feature:
+    for feature in stored:
+        if feature.name == ref.feature:
+            return feature
+    raise NotSynced(
+        f"feature {ref.feature!r} of {ref.view!r} has no values online yet",
+        where=ref.text,
+        remedy=f"run `features publish {ref.view}` and `features sync {ref.view}`",
+    )
+
+
+def _view_reader(
+    online: OnlineRegistry, stored: OnlineView, ttl_us: int | None, features: Sequence[Feature], counts: Counts
+) -> ViewReader:
+    if stored.definition.stream is None:
+        return ViewReader(stored, ttl_us, features, counts.view(stored.definition.id))
+    from .stream import StreamViewReader  # NumPy is loaded only where a stream view is read
+
+    return StreamViewReader(stored, ttl_us, features, counts.view(stored.definition.id))
+
+
+def _column_place(place: tuple[int, int, Feature]) -> tuple[Feature, int, int]:
+    view, position, feature = place
+    return feature, view, position
+
+
+def _column_names(refs: Sequence[FeatureRef], keys: Iterable[str], full_feature_names: bool) -> list[str]:
+    """The name of each feature in the answer: its own, or `view__feature` with the view as the request names it."""
+    if full_feature_names:
+        return [ref.text.replace(":", "__") for ref in refs]
+    taken = dict.fromkeys(keys, "the join key")
+    for ref in refs:
+        if ref.feature in taken:
+            raise RequestError(
+                f"two columns of the answer would be named {ref.feature!r}",
+                where="features",
+                got=f"{ref.text} and {taken[ref.feature]}",
+                remedy="set full_feature_names to true (--full-feature-names)",
+            )
+        taken[ref.feature] = ref.text
+    return [ref.feature for ref in refs]

@@ -1,0 +1,197 @@
+"""Packed rows → the bytes of Redis commands, cut into transactions small enough that no reader waits for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ..layout.records import KeyEvents
+from ..layout.rows import Bytes2D, Column, PackedRows, pc, text_buffers, text_bytes
+
+ROWS_PER_COMMAND = 500
+ROWS_PER_TRANSACTION = 1000  # a millisecond of Redis' time, in which it answers nobody else
+EXPIRING_ROWS_PER_TRANSACTION = 300  # each a command of its own
+_MAX_KEY_WIDTHS = 64  # different key lengths in a batch up to which each is worth an array of its own
+_MAX_TRANSACTION_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """Commands to run together: `commands` holds `count` of them, about `rows` rows.
+
+    `existing` holds `questions` EXISTS commands on the same keys, to be asked before; empty where nothing is counted.
+    """
+
+    commands: list[bytes | memoryview]
+    count: int
+    rows: int
+    existing: bytes = b""
+    questions: int = 0
+    deletes: bool = False
+
+
+def write_commands(
+    code: str, entities: Column, rows: PackedRows, *, expire_ms: npt.NDArray[np.int64] | None, count_existing: bool
+) -> Iterator[Transaction]:
+    """Transactions that write rows under `<code>{<entity>}`, each with an expiry in milliseconds since 1970 or none."""
+    names = _names(code, entities)
+    offsets, data = text_buffers(names)
+    lengths = np.diff(offsets)
+    widths = np.unique(lengths)
+    if isinstance(rows, list) or len(widths) > _MAX_KEY_WIDTHS:
+        listed = rows if isinstance(rows, list) else _row_bytes(rows)
+        yield from _general(text_bytes(names), listed, expire_ms, count_existing)
+        return
+    for width in widths.tolist():
+        chosen = np.flatnonzero(lengths == width)
+        if chosen[-1] - chosen[0] + 1 == len(chosen):  # neighbours, as always where integers are sorted
+            first, last = int(chosen[0]), int(chosen[-1]) + 1
+            name_bytes = data[offsets[first] : offsets[last]].reshape(-1, width)
+            values, expiry = rows[first:last], None if expire_ms is None else expire_ms[first:last]
+        else:
+            name_bytes = data[offsets[chosen][:, None] + np.arange(width)]
+            values, expiry = rows[chosen], None if expire_ms is None else expire_ms[chosen]
+        if expiry is None:
+            yield from _msets(name_bytes, values, count_existing)
+        elif int(expiry.min()) >= 10**12 and int(expiry.max()) < 10**13:
+            yield from _sets(name_bytes, values, expiry, count_existing)
+        else:
+            yield from _general([bytes(name) for name in name_bytes], _row_bytes(values), expiry, count_existing)
+
+
+def delete_commands(code: str, entities: Column, *, count_existing: bool) -> Iterator[Transaction]:
+    """Transactions that delete the rows of entities."""
+    yield from delete_key_commands(text_bytes(_names(code, entities)), count_existing=count_existing)
+
+
+def delete_key_commands(names: Sequence[bytes], *, count_existing: bool) -> Iterator[Transaction]:
+    for start in range(0, len(names), ROWS_PER_TRANSACTION):
+        chosen = names[start : start + ROWS_PER_TRANSACTION]
+        arguments = b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in chosen])
+        unlink = b"*%d\r\n$6\r\nUNLINK\r\n" % (len(chosen) + 1)
+        existing = b"*%d\r\n$6\r\nEXISTS\r\n%b" % (len(chosen) + 1, arguments) if count_existing else b""
+        yield Transaction([unlink, arguments], 1, len(chosen), existing, int(count_existing), deletes=True)
+
+
+def _names(code: str, entities: Column) -> Column:
+    text = pa.large_string()
+    return pc.binary_join_element_wise(
+        pa.scalar(code + "{", text), entities.cast(text), pa.scalar("}", text), pa.scalar("", text)
+    )
+
+
+def _row_bytes(rows: Bytes2D) -> list[bytes]:
+    stored, width = rows.tobytes(), rows.shape[1]
+    return [stored[at : at + width] for at in range(0, len(stored), width)]
+
+
+def _template(count: int, parts: Sequence[bytes | Bytes2D]) -> Bytes2D:
+    """Rows of bytes, each the parts side by side: a constant, or that row's own bytes."""
+    widths = [len(part) if isinstance(part, bytes) else part.shape[1] for part in parts]
+    lines = np.empty((count, sum(widths)), dtype=np.uint8)
+    at = 0
+    for part, width in zip(parts, widths, strict=True):
+        lines[:, at : at + width] = np.frombuffer(part, dtype=np.uint8) if isinstance(part, bytes) else part
+        at += width
+    return lines
+
+
+def _msets(names: Bytes2D, rows: Bytes2D, count_existing: bool) -> Iterator[Transaction]:
+    head, middle = b"$%d\r\n" % names.shape[1], b"\r\n$%d\r\n" % rows.shape[1]
+    lines = _template(len(names), [head, names, middle, rows, b"\r\n"])
+    for start, stop in _cuts(len(names), lines.shape[1]):
+        commands: list[bytes | memoryview] = []
+        for at in range(start, stop, ROWS_PER_COMMAND):
+            part = lines[at : min(at + ROWS_PER_COMMAND, stop)]
+            commands += [b"*%d\r\n$4\r\nMSET\r\n" % (2 * len(part) + 1), part.reshape(-1).data]
+        existing = _existing(names[start:stop]) if count_existing else b""
+        yield Transaction(commands, len(commands) // 2, stop - start, existing, int(count_existing))
+
+
+def _sets(
+    names: Bytes2D, rows: Bytes2D, expire_ms: npt.NDArray[np.int64], count_existing: bool
+) -> Iterator[Transaction]:
+    _, digits = text_buffers(pa.array(expire_ms).cast(pa.large_string()))
+    times = digits[: 13 * len(names)].reshape(-1, 13)
+    head = b"*5\r\n$3\r\nSET\r\n$%d\r\n" % names.shape[1]
+    middle, end = b"\r\n$%d\r\n" % rows.shape[1], b"\r\n$4\r\nPXAT\r\n$13\r\n"
+    lines = _template(len(names), [head, names, middle, rows, end, times, b"\r\n"])
+    for start, stop in _cuts(len(names), lines.shape[1], EXPIRING_ROWS_PER_TRANSACTION):
+        existing = _existing(names[start:stop]) if count_existing else b""
+        commands: list[bytes | memoryview] = [lines[start:stop].reshape(-1).data]
+        yield Transaction(commands, stop - start, stop - start, existing, int(count_existing))
+
+
+def _existing(names: Bytes2D) -> bytes:
+    lines = _template(len(names), [b"$%d\r\n" % names.shape[1], names, b"\r\n"])
+    return b"*%d\r\n$6\r\nEXISTS\r\n" % (len(names) + 1) + lines.tobytes()
+
+
+def _cuts(count: int, width: int, most: int = ROWS_PER_TRANSACTION) -> Iterator[tuple[int, int]]:
+    """Ranges of at most `most` rows, fewer where rows are wide."""
+    step = max(1, min(most, _MAX_TRANSACTION_BYTES // width))
+    return ((start, min(start + step, count)) for start in range(0, count, step))
+
+
+def _general(
+    names: Sequence[bytes],
+    rows: Sequence[bytes],
+    expire_ms: npt.NDArray[np.int64] | None,
+    count_existing: bool,
+) -> Iterator[Transaction]:
+    """Rows of any length, one at a time."""
+    most = ROWS_PER_TRANSACTION if expire_ms is None else EXPIRING_ROWS_PER_TRANSACTION
+    sizes = np.cumsum([0, *map(len, rows)])
+    cuts = [0]
+    while cuts[-1] < len(rows):
+        full = int(np.searchsorted(sizes, sizes[cuts[-1]] + _MAX_TRANSACTION_BYTES, side="right")) - 1
+        cuts.append(min(max(full, cuts[-1] + 1), cuts[-1] + most, len(rows)))
+    for start, stop in pairwise(cuts):
+        pairs = zip(names[start:stop], rows[start:stop], strict=True)
+        if expire_ms is None:
+            lines = [b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(row), row) for name, row in pairs]
+            head, count = b"*%d\r\n$4\r\nMSET\r\n" % (2 * len(lines) + 1), 1
+        else:
+            times = [b"%d" % moment for moment in expire_ms[start:stop].tolist()]
+            lines = [
+                b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$4\r\nPXAT\r\n$%d\r\n%b\r\n"
+                % (len(name), name, len(row), row, len(moment), moment)
+                for (name, row), moment in zip(pairs, times, strict=True)
+            ]
+            head, count = b"", len(lines)
+        existing = b""
+        if count_existing:
+            asked = b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in names[start:stop]])
+            existing = b"*%d\r\n$6\r\nEXISTS\r\n%b" % (stop - start + 1, asked)
+        yield Transaction([head, b"".join(lines)], count, stop - start, existing, int(count_existing))
+
+
+_MAX_BYTES = 1 << 20  # of a transaction
+
+
+def append_commands(code: str, events: Iterable[KeyEvents], keep_us: int | None) -> Iterator[Transaction]:
+    """Transactions that append records to keys, kept for at least `keep_us` after their newest event."""
+    commands: list[bytes | memoryview] = []
+    count = rows = size = keys = 0
+    for of in events:
+        name = b"%b{%b}" % (code.encode(), of.entity)
+        commands.append(_command(b"APPEND", name, of.records))
+        count, rows, size, keys = count + 1, rows + of.count, size + len(of.records), keys + 1
+        if keep_us is not None:
+            moment = b"%d" % -(-(of.newest_us + keep_us) // 1000)
+            commands += [_command(b"PEXPIREAT", name, moment, b"NX"), _command(b"PEXPIREAT", name, moment, b"GT")]
+            count += 2
+        if size >= _MAX_BYTES or keys >= EXPIRING_ROWS_PER_TRANSACTION:
+            yield Transaction([b"".join(commands)], count, rows)
+            commands, count, rows, size, keys = [], 0, 0, 0, 0
+    if count:
+        yield Transaction([b"".join(commands)], count, rows)
+
+
+def _command(*parts: bytes) -> bytes:
+    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])

@@ -1,0 +1,239 @@
+"""A training set: each spine row with the features' values as they were at its time.
+
+Every view is read in one pass through its index (`index`), by the rule in `point_in_time`; the columns are put side by
+side. A spine of any length is worked through `chunk_rows` rows at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..arrow import arrow_type
+from ..definitions.facts import COUNTS, EVENT_ID, FeatureRef, FeatureView
+from ..definitions.stream import needs
+from ..errors import OfflineStoreError, RequestError
+from ..index.events import open_events
+from ..index.find import Index, Notice, open_index
+from ..offline.store import OfflineStore, OfflineTable
+from ..point_in_time import Int64s
+from ..settings import local_path
+from .record import METADATA_KEY, Fingerprint, SpineRecord, TrainingRecord, ViewRecord, content_of
+from .spine import Spine, key_values, time_values
+from .stream import StreamReader
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+
+CHUNK_ROWS = 1 << 20
+LIST_CHUNK_ROWS = 1 << 16  # embeddings: a gigabyte of a thousand floats a row is too much at once
+
+
+class Sources(NamedTuple):
+    """Where training reads from: offline tables, and the folder of their indexes, built within `memory_limit`."""
+
+    offline: OfflineStore
+    index_path: Path
+    memory_limit: str | None = None
+
+
+class Source(NamedTuple):
+    """One view's part in a training set: `columns` maps a feature to its name in the result."""
+
+    view: FeatureView
+    table: OfflineTable
+    columns: dict[str, str]
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written: `null_share` is the part of the rows for which a view had no value at all."""
+
+    path: str
+    rows: int
+    features: int
+    versions: dict[str, int]
+    null_share: dict[str, float]
+    seconds: float
+
+
+class TrainingSet:
+    """The spine's columns, then the features in the order asked for; the spine's rows, all of them, in its order.
+
+    Computed when it is asked for, each time anew: whole by `to_arrow`, `to_pandas` and `to_polars`, in pieces by
+    `write_parquet`.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        spine: Spine,
+        reads: Sequence[Source],
+        *,
+        refs: tuple[FeatureRef, ...],
+        event_timestamp: str,
+        service: str | None,
+        as_known: bool,
+        full_feature_names: bool,
+        chunk_rows: int | None = None,
+    ) -> None:
+        self._sources, self._spine, self._reads, self._refs = sources, spine, reads, refs
+        self._event_timestamp, self._service = event_timestamp, service
+        self.as_known, self.full_feature_names = as_known, full_feature_names
+        by_view = {read.view.id: read for read in reads}
+        self.feature_columns = tuple(by_view[ref.view].columns[ref.feature] for ref in refs)
+        dtypes = {
+            read.columns[feature.name]: feature.dtype
+            for read in reads
+            for feature in read.view.features
+            if feature.name in read.columns
+        }
+        fields = [pa.field(name, arrow_type(dtypes[name])) for name in self.feature_columns]
+        self.schema = pa.schema([*spine.schema, *fields])
+        has_lists = any(dtype.kind == "list" for dtype in dtypes.values())
+        self.chunk_rows = chunk_rows or (LIST_CHUNK_ROWS if has_lists else CHUNK_ROWS)
+        self._missing = {read.view.id: 0 for read in reads}
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The offline table version of each view, by view id."""
+        return {read.view.id: read.table.version for read in self._reads}
+
+    def to_arrow(self) -> pa.Table:
+        """One table; its schema's metadata says what it was made from."""
+        fingerprint = Fingerprint(self._spine.schema)
+        table = pa.concat_tables(list(self._chunks(fingerprint)))
+        return table.replace_schema_metadata({METADATA_KEY.decode(): self._record(fingerprint)})
+
+    def to_polars(self) -> polars.DataFrame:
+        import polars
+
+        frame = polars.from_arrow(self.to_arrow())
+        assert isinstance(frame, polars.DataFrame)
+        return frame
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A spine's own pandas columns and index as they are, and features in nullable types, so that integers stay
+        integers and null is not NaN."""
+        from .pandas import to_pandas
+
+        return to_pandas(self.to_arrow(), self._spine.given, self.feature_columns)
+
+    def write_parquet(
+        self, path: str | Path, *, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Summary:
+        """Writes a Parquet file, in the memory of one chunk of rows; it appears when it is complete.
+
+        The same definitions, table versions and spine give the same bytes. `progress` is told of rows.
+        """
+        started = time.monotonic()
+        path = local_path(path, where="training set")
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        fingerprint = Fingerprint(self._spine.schema)
+        try:
+            with pq.ParquetWriter(scratch, self.schema, compression="zstd") as writer:
+                progress(0, self._spine.rows or 0)
+                for chunk in self._chunks(fingerprint):
+                    writer.write_table(chunk, row_group_size=self.chunk_rows)
+                    progress(fingerprint.rows, self._spine.rows or 0)
+                writer.add_key_value_metadata({METADATA_KEY.decode(): self._record(fingerprint)})
+            os.replace(scratch, path)
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise RequestError("the file cannot be written", where=str(path), got=str(error.strerror)) from None
+        finally:
+            scratch.unlink(missing_ok=True)
+        rows = fingerprint.rows
+        return Summary(
+            path=str(path),
+            rows=rows,
+            features=len(self.feature_columns),
+            versions=self.versions,
+            null_share={view: missing / rows if rows else 0.0 for view, missing in self._missing.items()},
+            seconds=time.monotonic() - started,
+        )
+
+    def _chunks(self, fingerprint: Fingerprint) -> Iterator[pa.Table]:
+        self._missing = {read.view.id: 0 for read in self._reads}
+        for chunk in self._spine.chunks(self.chunk_rows):
+            fingerprint.update(chunk)
+            at_us, no_time = time_values(chunk, self._event_timestamp)
+            columns: dict[str, pa.Array] = {}
+            for read in self._reads:
+                try:
+                    columns |= self._features(read, chunk, at_us, no_time)
+                except FileNotFoundError:  # another process made room and removed this index: build it again
+                    columns |= self._features(read, chunk, at_us, no_time)
+                except (pa.ArrowInvalid, OSError, ValueError) as error:
+                    raise OfflineStoreError(
+                        "the index cannot be read",
+                        where=str(self._sources.index_path / read.view.id),
+                        got=str(error).splitlines()[0],
+                        remedy="remove this folder; it is built again when needed",
+                    ) from None
+            yield pa.table([*chunk.columns, *(columns[name] for name in self.feature_columns)], schema=self.schema)
+
+    def _features(self, read: Source, chunk: pa.Table, at_us: Int64s, no_time: np.ndarray) -> dict[str, pa.Array]:
+        index = open_read(self._sources, read)
+        keys = [key_values(chunk, key) for key in read.view.join_keys]
+        if read.view.stream is not None:
+            found, known = open_stream(self._sources, read, index).at(keys, at_us, no_time, as_known=self.as_known)
+            self._missing[read.view.id] += int(np.count_nonzero(~known))
+            return dict(zip(read.columns.values(), found, strict=True))
+        positions = index.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=self.as_known)
+        positions[no_time] = -1
+        values = index.take(list(read.columns), positions)
+        self._missing[read.view.id] += int(np.count_nonzero(positions < 0))
+        return dict(zip(read.columns.values(), values, strict=True))
+
+    def _record(self, fingerprint: Fingerprint) -> str:
+        spine = SpineRecord(
+            columns=tuple(self._spine.schema.names),
+            event_timestamp=self._event_timestamp,
+            rows=fingerprint.rows,
+            chunk_rows=self.chunk_rows,
+            fingerprint=fingerprint.hexdigest(),
+        )
+        views = tuple(
+            ViewRecord(definition=read.view, table_version=read.table.version, content=content_of(read.table))
+            for read in self._reads
+        )
+        record = TrainingRecord(
+            service=self._service,
+            features=self._refs,
+            full_feature_names=self.full_feature_names,
+            as_known=self.as_known,
+            spine=spine,
+            views=views,
+        )
+        return msgspec.json.encode(record).decode()
+
+
+def open_read(sources: Sources, read: Source, notice: Notice = lambda text: None) -> Index:
+    """The index with the columns that a training set takes from a view, built where it is not there yet.
+
+    Of a stream view those are the columns of its events.
+    """
+    names = list(read.columns)
+    if (plan := read.view.stream) is not None:
+        names = [COUNTS, EVENT_ID, *(plan.arguments[n].name for n in needs(plan, names).arguments)]
+    index = open_index(read.table, names, sources.index_path, memory_limit=sources.memory_limit, notice=notice)
+    if plan is not None:
+        open_stream(sources, read, index)
+    return index
+
+
+def open_stream(sources: Sources, read: Source, index: Index) -> StreamReader:
+    """The events of a stream view under its index, for the features that a training set takes."""
+    plan, features = read.view.stream, list(read.columns)
+    assert plan is not None
+    folder = sources.index_path / read.view.id
+    return StreamReader(read.view, features, open_events(index, plan, needs(plan, features).arguments, folder))

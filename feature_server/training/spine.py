@@ -1,0 +1,288 @@
+"""The spine of a training set: where it comes from, whether it fits the views, its keys and times in exact form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..arrow import arrow_type, numpy_bools, numpy_integers
+from ..definitions.facts import FeatureView, JoinKey
+from ..dtypes import INTEGER_WIDTHS
+from ..errors import RequestError
+from ..offline.sql import quote
+from ..point_in_time import Int64s
+from ..settings import local_path
+
+READ_ROWS = 1 << 18
+_SQL = re.compile(r"\s*((select|with|from)\s|\()", re.IGNORECASE)
+_STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+
+
+class Spine:
+    """Rows to find features for, read again for each `chunks()`.
+
+    `given` is the user's own object, `rows` None as long as it is unknown. `schema` has the types that the columns come
+    back with from a Parquet file, so that a training set on disk holds its own spine.
+    """
+
+    def __init__(
+        self, given: Any, schema: pa.Schema, rows: int | None, read: Callable[[], Iterator[pa.RecordBatch]]
+    ) -> None:
+        self.given = given
+        self.rows = rows
+        self._read = read
+        repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
+        if repeated:
+            raise RequestError(
+                f"two columns have the same name: {', '.join(repeated)}", where="spine", remedy="rename one of them"
+            )
+        self.schema = _as_in_parquet(schema)
+
+    def chunks(self, rows: int) -> Iterator[pa.Table]:
+        """The rows in order, `rows` at a time, each column in one piece; one empty chunk when there are none."""
+        pending: list[pa.RecordBatch] = []
+        count = 0
+        empty = True
+        for batch in self._read():
+            while count + batch.num_rows >= rows:
+                head = batch.slice(0, rows - count)
+                yield self._table([*pending, head])
+                batch, pending, count, empty = batch.slice(head.num_rows), [], 0, False
+            if batch.num_rows:
+                pending.append(batch)
+                count += batch.num_rows
+        if pending or empty:
+            yield self._table(pending)
+
+    def _table(self, batches: Sequence[pa.RecordBatch]) -> pa.Table:
+        if not batches:
+            return self.schema.empty_table()
+        return pa.Table.from_batches(batches).cast(self.schema).combine_chunks()
+
+
+def _as_in_parquet(schema: pa.Schema) -> pa.Schema:
+    """Plain values instead of dictionaries, and what Parquet makes of the types it lacks."""
+    types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema]
+    sink = pa.BufferOutputStream()
+    try:
+        pq.ParquetWriter(sink, pa.schema(list(zip(schema.names, types, strict=True)))).close()
+    except pa.ArrowNotImplementedError as error:
+        raise RequestError("a column has a type that Parquet lacks", where="spine", got=str(error)) from None
+    stored = pq.read_schema(pa.BufferReader(sink.getvalue()))
+    return pa.schema([pa.field(field.name, field.type) for field in stored])
+
+
+def open_spine(given: Any, connect: Callable[[str], duckdb.DuckDBPyConnection]) -> Spine:
+    """A spine from a pandas or polars DataFrame, an Arrow table, the path of a Parquet file or the text of a query.
+
+    `connect` opens the DuckDB session in which a given query runs.
+    """
+    if isinstance(given, str) and _SQL.match(given):
+        return _sql_spine(given, connect)
+    if isinstance(given, str | Path):
+        return parquet_spine(given)
+    if isinstance(given, pa.RecordBatch):
+        given = pa.Table.from_batches([given])
+    try:
+        if isinstance(given, pa.Table):
+            table = given
+        elif type(given).__module__.startswith("pandas") and hasattr(given, "columns"):
+            table = pa.Table.from_pandas(given, preserve_index=False)
+        elif hasattr(given, "__arrow_c_stream__"):
+            table = pa.table(given)
+        else:
+            raise RequestError(
+                "the spine cannot be read",
+                where="spine",
+                expected="a pandas or polars DataFrame, an Arrow table, the path of a Parquet file or a SQL query",
+                got=type(given).__name__,
+            )
+    except pa.ArrowException as error:
+        raise RequestError(
+            "a column has values of several types", where="spine", got=str(error), remedy="give it one type"
+        ) from None
+    return Spine(given, table.schema, table.num_rows, lambda: iter(table.to_batches()))
+
+
+def parquet_spine(path: str | Path, columns: Sequence[str] | None = None) -> Spine:
+    """The rows of a Parquet file, or some of its columns."""
+    path = local_path(path, where="spine")
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+    except FileNotFoundError:
+        raise RequestError(
+            "there is no such file",
+            where=f"spine {path}",
+            expected="the path of a Parquet file, or a query that starts with select, with or from",
+        ) from None
+    except (pa.ArrowException, OSError) as error:
+        raise RequestError(
+            "not a Parquet file", where=f"spine {path}", expected="a Parquet file", got=str(error).splitlines()[0]
+        ) from None
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
+
+    def read() -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=READ_ROWS, columns=schema.names)
+
+    return Spine(path, schema, rows, read)
+
+
+def _sql_spine(sql: str, connect: Callable[[str], duckdb.DuckDBPyConnection]) -> Spine:
+    def failure(error: duckdb.Error) -> RequestError:
+        return RequestError(
+            "the query fails",
+            where="spine",
+            got=str(error).splitlines()[0],
+            remedy="it may read files, and published feature views by their names",
+        )
+
+    def read() -> Iterator[pa.RecordBatch]:
+        with connect(sql) as connection:
+            try:
+                yield from connection.sql(sql).to_arrow_reader(READ_ROWS)
+            except duckdb.Error as error:
+                raise failure(error) from None
+
+    try:
+        with connect(sql) as connection:
+            relation = connection.sql(sql)
+            if relation is None:
+                raise RequestError("the query gives no rows", where="spine", expected="a select", got=sql)
+            schema = relation.limit(0).to_arrow_table().schema
+    except duckdb.Error as error:
+        raise failure(error) from None
+    return Spine(sql, schema, None, read)
+
+
+def check_spine(spine: Spine, views: Sequence[FeatureView], event_timestamp: str) -> None:
+    """RequestError unless the spine has a time column and each view's join keys, of types that compare exactly."""
+    names = spine.schema.names
+    if event_timestamp not in names:
+        raise RequestError(
+            f"no column {event_timestamp!r}, the time of each row",
+            where="spine",
+            expected=f"a timestamp column {event_timestamp!r}",
+            got=f"columns {', '.join(names)}",
+            remedy="name it so, or give event_timestamp=(--event-timestamp)",
+        )
+    time_type = spine.schema.field(event_timestamp).type
+    if not pa.types.is_timestamp(time_type):
+        raise RequestError(
+            "the time of each row is not a timestamp",
+            where=f"spine column {event_timestamp!r}",
+            expected="a timestamp; one without a time zone is taken as UTC",
+            got=str(time_type),
+            remedy="convert it, e.g. with pandas.to_datetime(…, utc=True) or cast(… as timestamptz)",
+        )
+    wanted = {key.name: (key, view) for view in reversed(views) for key in view.join_keys}
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        needed_by = ", ".join(f"{name} (for {wanted[name][1].id})" for name in sorted(missing))
+        raise RequestError(
+            f"join keys are missing: {needed_by}",
+            where="spine",
+            expected=f"columns {', '.join(sorted(wanted))}",
+            got=f"columns {', '.join(names)}",
+            remedy="name the columns so; a pandas index is no column: reset_index()",
+        )
+    for key, view in wanted.values():
+        _check_key_type(key, view, spine.schema.field(key.name).type)
+
+
+def _check_key_type(key: JoinKey, view: FeatureView, found: pa.DataType) -> None:
+    if pa.types.is_null(found):
+        return
+    kind = key.dtype.kind
+    if kind in INTEGER_WIDTHS:
+        fits = pa.types.is_integer(found) or (pa.types.is_decimal(found) and found.scale == 0)
+        remedy = "cast it to an integer without passing through floats; in pandas use the dtype Int64"
+    elif kind == "string":
+        fits, remedy = any(is_string(found) for is_string in _STRINGS), "cast it to a string"
+    elif kind == "uuid":
+        fits = any(is_string(found) for is_string in _STRINGS) or isinstance(found, pa.UuidType)
+        remedy = "give UUIDs, or their text"
+    elif kind == "date":
+        fits, remedy = pa.types.is_date(found), "cast it to a date"
+    else:
+        fits, remedy = pa.types.is_boolean(found), "cast it to a boolean"
+    if not fits:
+        raise RequestError(
+            "the join key has another type than in the feature view",
+            where=f"spine column {key.name!r}",
+            expected=f"{key.dtype}, as in {view.id}",
+            got=str(found),
+            remedy=remedy,
+        )
+
+
+def key_values(chunk: pa.Table, key: JoinKey) -> pa.Array:
+    """A join key's column in exactly the type of the view; null where the view's type cannot hold the value."""
+    values: Any = _one_array(chunk.column(key.name))
+    target = arrow_type(key.dtype)
+    if key.dtype.kind == "uuid":
+        return _uuid_text(values, key.name)
+    if key.dtype.kind in INTEGER_WIDTHS and values.type != target:
+        return _narrow_integers(values, target)
+    return values.cast(target)
+
+
+def _narrow_integers(values: pa.Array, target: pa.DataType) -> pa.Array:
+    try:
+        return values.cast(target)
+    except pa.ArrowInvalid:  # some value is out of range, so no row can have it
+        limits: Any = np.iinfo(cast(Any, target.to_pandas_dtype()))
+        wide = values.cast(pa.decimal128(38, 0))
+        fits = pc.and_(
+            pc.greater_equal(wide, pa.scalar(int(limits.min), wide.type)),
+            pc.less_equal(wide, pa.scalar(int(limits.max), wide.type)),
+        )
+        return pc.if_else(fits, values, pa.scalar(None, values.type)).cast(target)
+
+
+def _uuid_text(values: pa.Array, name: str) -> pa.Array:
+    column = quote(name)
+    with duckdb.connect() as connection:
+        connection.register("spine", pa.table({name: values}))
+        wrong = connection.execute(
+            f"select {column} from spine where {column} is not null and try_cast({column} as uuid) is null limit 1"
+        ).fetchone()
+        if wrong is not None:
+            raise RequestError(
+                "a join key is not a UUID", where=f"spine column {name!r}", expected="a UUID", got=repr(wrong[0])
+            )
+        text = connection.sql(f"select cast(cast({column} as uuid) as varchar) from spine").to_arrow_table()
+        return _one_array(text.column(0))
+
+
+def time_values(chunk: pa.Table, name: str) -> tuple[Int64s, np.ndarray]:
+    """The times in microseconds since 1970 UTC, arbitrary where null, and which of them are null."""
+    values = _one_array(chunk.column(name))
+    exact: Any
+    try:
+        exact = values.cast(pa.timestamp("us", values.type.tz))
+    except pa.ArrowInvalid:
+        raise RequestError(
+            "times finer than a microsecond, or beyond its range",
+            where=f"spine column {name!r}",
+            expected="times of whole microseconds",
+            got=str(values.type),
+            remedy='round them, e.g. with pandas: .dt.floor("us")',
+        ) from None
+    null = pc.is_null(exact)
+    return numpy_integers(exact.cast(pa.int64())), numpy_bools(null)
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined

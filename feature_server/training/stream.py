@@ -1,0 +1,132 @@
+"""A stream view's features at any times: its aggregates by `windows.window`, its expressions by DuckDB.
+
+The value at time t is what the model's SQL gives on an extra row (key, t) that itself contributes nothing. Plain
+columns are the latest event's, null when there is none or it is older than the view's ttl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..arrow import arrow_type
+from ..definitions.facts import FeatureView
+from ..definitions.stream import Aggregate, Output, collect_steps, needs
+from ..dtypes import DType
+from ..errors import RequestError
+from ..index.events import StreamIndex
+from ..index.values import decode
+from ..offline.sql import quote, sql_type
+from ..windows.reduce import Values
+from ..windows.window import NO_EVENT, evaluate
+
+_OF_ITS_ARGUMENT = ("min", "max", "first", "last", "arg_min", "arg_max", "quantile_disc")
+
+
+class StreamReader:
+    """Features of one stream view, from its events."""
+
+    def __init__(self, view: FeatureView, features: Sequence[str], events: StreamIndex) -> None:
+        assert view.stream is not None
+        self.view, self.features, self.events = view, features, events
+        self.needs = needs(view.stream, features)
+        self.aggregates = [view.stream.aggregates[number] for number in self.needs.aggregates]
+        self.plan = msgspec.structs.replace(view.stream, aggregates=tuple(self.aggregates))
+        self.outputs = {output.feature: output for output in view.stream.outputs}
+
+    def at(
+        self, keys: Sequence[pa.Array], at_us: np.ndarray, no_time: np.ndarray, *, as_known: bool
+    ) -> tuple[list[Any], np.ndarray]:
+        """Each feature's values at n (key, time) pairs, and whether the key had an event by then.
+
+        A pair with a null in its key or without a time has nulls.
+        """
+        events, groups = self.events.of_groups(self.events.index.groups(keys))
+        found = evaluate(self.plan, events, groups, at_us, as_known=as_known)
+        known = (found.latest_us != NO_EVENT) & ~no_time
+        in_ttl = known if self.view.ttl_us is None else known & (found.latest_us >= at_us - self.view.ttl_us)
+        columns: dict[str, Any] = {}
+        for aggregate, values in zip(self.aggregates, found.aggregates, strict=True):
+            columns[aggregate.name] = self._decoded(aggregate, values)
+        for number in self.needs.latest:
+            argument, latest = self.plan.arguments[number], found.latest[number]
+            assert latest is not None
+            values = Values(latest.values, latest.null | ~in_ttl)
+            columns[argument.name] = decode(values, argument.dtype, self.events.dictionaries.get(number))
+        nothing = no_time.copy()
+        for key in keys:
+            if key.null_count:
+                nothing |= pc.is_null(key).to_numpy(zero_copy_only=False)
+        return self._evaluated(columns, nothing, in_ttl), known & ~nothing
+
+    def _decoded(self, aggregate: Aggregate, values: Values) -> Any:
+        dictionary = None
+        if aggregate.function in _OF_ITS_ARGUMENT:
+            dictionary = self.events.dictionaries.get(aggregate.arguments[0])
+        try:
+            return decode(values, aggregate.dtype, dictionary)
+        except OverflowError as error:
+            raise RequestError(
+                "a window's sum is too large", where=f"{self.view.id}: {aggregate.function}", got=str(error),
+                remedy="sum a decimal or a double instead",
+            ) from None  # fmt: skip
+
+    def _evaluated(self, columns: dict[str, Any], nothing: np.ndarray, in_ttl: np.ndarray) -> list[Any]:
+        """The features out of aggregates and latest values."""
+        dtypes = {feature.name: feature.dtype for feature in self.view.features}
+        done: dict[str, Any] = {}
+        asked: dict[str, str] = {}
+        for name in self.features:
+            output = self.outputs[name]
+            if output.sql in columns and columns[output.sql].type == arrow_type(dtypes[name]):
+                done[name] = columns[output.sql]
+            else:
+                asked[name] = _as_declared(output, dtypes[name])
+        if asked:
+            done |= self._by_duckdb(asked, columns, len(nothing))
+        for name in self.features:
+            aggregates: set[int] = set()
+            latest: set[int] = set()
+            collect_steps(self.outputs[name].node, aggregates, latest)
+            null = nothing if aggregates or not latest else nothing | ~in_ttl
+            if null.any():
+                done[name] = pc.if_else(pa.array(~null), done[name], pa.scalar(None, done[name].type))
+        return [_one(done[name], arrow_type(dtypes[name])) for name in self.features]
+
+    def _by_duckdb(self, asked: dict[str, str], columns: dict[str, Any], rows: int) -> dict[str, Any]:
+        exact = {a.name: "hugeint" for a in self.aggregates if a.function == "sum" and a.dtype.kind == "int64"}
+        exact |= {a.name: "uuid" for a in self.aggregates if a.dtype.kind == "uuid"}
+        exact |= {a.name: "uuid" for a in self.plan.arguments if a.dtype.kind == "uuid"}
+        inputs = [f"cast({name} as {exact[name]}) as {name}" if name in exact else name for name in columns]
+        table = pa.table({"n": pa.array(np.arange(rows)), **columns})
+        outputs = ", ".join(f"{sql} as {quote(name)}" for name, sql in asked.items())
+        query = f"select {outputs} from (select {', '.join(['n', *inputs])} from found)"
+        with duckdb.connect() as connection:
+            connection.execute("set TimeZone = 'UTC'")
+            connection.register("found", table)
+            try:
+                result = connection.sql(query).to_arrow_table()
+            except duckdb.Error as error:
+                raise RequestError(
+                    "an expression of the model fails", where=self.view.id, got=str(error).splitlines()[0],
+                    remedy="guard it in the model, e.g. with nullif(…, 0) under a division",
+                ) from None  # fmt: skip
+        return {name: result.column(name) for name in asked}
+
+
+def _as_declared(output: Output, dtype: DType) -> str:
+    sql = f"cast({output.sql} as {sql_type(dtype)})"
+    return f"cast({sql} as varchar)" if dtype.kind == "uuid" else sql
+
+
+def _one(values: Any, target: pa.DataType) -> Any:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+        values = pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
+    return values if values.type == target else values.cast(target)

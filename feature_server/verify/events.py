@@ -1,0 +1,213 @@
+"""Whether a stream view's windows online are those of the warehouse and the log, at one instant.
+
+Keys are read in one transaction with the newest entry of the source's log, which every push adds to. What they should
+be is computed by plain SQL over the offline table, the landed files and the log up to that entry, without live events
+that say to be created ahead of the clock: builds leave those out. A key that differs is computed again with the version
+of the table that was synced: equal to that it is merely not yet synced.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..definitions.aggregates import has_bases
+from ..definitions.facts import FeatureView
+from ..definitions.stream import EventSource
+from ..errors import OfflineStoreError
+from ..history.bases import leave_late_out
+from ..history.events import History, open_history
+from ..history.log import EntryId, entry_id, landing_folder, log_key
+from ..history.values import values_at
+from ..layout import keys
+from ..layout.events import GRACE_US, event_id_number, plan_of
+from ..layout.records import Records
+from ..layout.row import event_timestamp_us
+from ..offline.store import OfflineStore, OfflineTable
+from ..online.registry import OnlineView
+from ..online.store import OnlineStore, redis_errors
+from .result import EXPIRED, NOT_YET_SYNCED, WRONG, Difference, Progress, Verified, compared, never_synced
+from .rows import SAMPLE
+from .served import Values, event_source, named_keys, served_values, unequal
+
+LOST, UNKNOWN, LATE = "lost", "in no table, file or log", "late event"
+AHEAD = "an event created ahead of the clock: take it out of its live-….parquet file, then `features sync --full`"
+EXPLAINED = {NOT_YET_SYNCED, LATE}  # what the next sync, or the one after the event has landed, makes equal
+_PAGE = 2000
+
+
+def verify_events(
+    view: FeatureView,
+    online: OnlineStore,
+    store: OfflineStore,
+    *,
+    now_us: int,
+    project_dir: Path,
+    sample: int = SAMPLE,
+    progress: Progress = lambda done, total: None,
+) -> Verified:
+    """Compare the features of `sample` keys of a stream view (0: all that are known offline or live) at `now_us`.
+
+    Events that land in files during the comparison may seem not to be online, a sync may run: it is then done again.
+    """
+    for last_try in (False, False, True):
+        verified = _verify_once(view, online, store, now_us, project_dir, sample, progress)
+        if last_try or not verified.unexplained:
+            break
+    return verified
+
+
+def _verify_once(
+    view: FeatureView,
+    online: OnlineStore,
+    store: OfflineStore,
+    now_us: int,
+    project_dir: Path,
+    sample: int,
+    progress: Progress,
+) -> Verified:
+    started, table, registry = time.monotonic(), store.table(view.id), online.registry()
+    found = registry.synced(view.id) if registry is not None else None
+    if registry is None or found is None:
+        return never_synced(table, now_us)
+    source = event_source(registry, found.definition)
+    live = (online, source, landing_folder(source, project_dir))
+    spill, known_by_us = store.root / ".spill", now_us + GRACE_US
+    with open_history(found.definition, table, spill=spill, live=live, known_by_us=known_by_us) as history:
+        chosen = choose(history, sample)
+        progress(0, len(chosen))
+        comparison = _Comparison(history, found, online, now_us)
+        until = comparison.read(chosen, source)
+        history.load(*live, until=until)
+        differences = comparison.differences(table, chosen)
+        progress(len(chosen), len(chosen))
+    return compared(
+        table, found, differences, instant_us=now_us, key_count=len(chosen),
+        newest_event_us=table.newest_event_us, explained=EXPLAINED, started=started,
+    )  # fmt: skip
+
+
+def choose(history: History, sample: int) -> dict[int, tuple[bytes, str]]:
+    """Make `chosen`, keys in the order of their hashes, those with events created ahead of the clock first: what each n
+    has in its key's name, and as a person reads it."""
+    listed = ", ".join(history.keys)
+    present = " and ".join(f"{name} is not null" for name in history.keys)
+    events = f"select {listed}, false as ahead_ from known union all select {listed}, {history.ahead} from live"
+    order = f"bool_or(ahead_) desc, hash({listed}), {listed}"
+    ordered = f"select {listed} from ({events}) where {present} group by {listed} order by {order}"
+    limit = f" limit {sample}" if sample else ""
+    history.connection.execute(
+        f"create or replace temp table chosen as select row_number() over () - 1 as n, * from ({ordered}{limit})"
+    )
+    return named_keys(history)
+
+
+class _Comparison:
+    """What is online of the chosen keys of one view, read at one instant, and what should be."""
+
+    def __init__(self, history: History, found: OnlineView, online: OnlineStore, now_us: int) -> None:
+        self.history, self.found, self.online, self.now_us = history, found, online, now_us
+        self.view = found.definition
+        self.stored: dict[int, bytes | None] = {}
+        self.bases: dict[int, bytes | None] = {}
+
+    def read(self, chosen: dict[int, tuple[bytes, str]], source: EventSource) -> EntryId | None:
+        """Read the keys' values; the id of the newest entry in the source's log as of then."""
+        code = self.found.code.encode()
+        names = [code + name for name, _ in chosen.values()]
+        names += [code + keys.BASE + name for name, _ in chosen.values()] if has_bases(self.view) else []
+        with redis_errors(), self.online.client.pipeline(transaction=True) as pipeline:
+            for start in range(0, len(names), _PAGE):
+                pipeline.mget(names[start : start + _PAGE])
+            pipeline.xrevrange(log_key(source.name), count=1)
+            *parts, newest = pipeline.execute()
+        values = [value for part in parts for value in part]
+        self.stored = dict(zip(chosen, values[: len(chosen)], strict=True))
+        self.bases = dict.fromkeys(chosen) | dict(zip(chosen, values[len(chosen) :], strict=False))
+        return entry_id(newest[0][0]) if newest else None
+
+    def differences(self, table: OfflineTable, chosen: dict[int, tuple[bytes, str]]) -> list[Difference]:
+        view, history = self.view, self.history
+        stored, bases = list(self.stored.values()), list(self.bases.values())
+        served = dict(zip(chosen, served_values(self.found, stored, bases, self.now_us), strict=True))
+        expected = values_at(history, view, at_us=self.now_us)
+        different = [n for n in chosen if unequal(served[n], expected[n])]
+        earlier, punctual, unclear = self._explanations(table, different) if different else ({}, {}, set[int]())
+        found: list[Difference] = []
+        for n in different:
+            places = unequal(served[n], expected[n])
+            if n in earlier and not unequal(served[n], earlier[n]):
+                cause = NOT_YET_SYNCED
+            elif n in unclear or (n in punctual and not set(unequal(served[n], punctual[n])) & set(places)):
+                cause = LATE
+            else:
+                cause = self._cause(n)
+            for place in places:
+                pair = (repr(values[n][place]) for values in (served, expected))
+                one, other = pair
+                found.append(
+                    Difference(
+                        key=chosen[n][1], feature=view.feature_names[place], online=one, offline=other, cause=cause
+                    )
+                )
+        return found
+
+    def _explanations(
+        self, table: OfflineTable, different: Sequence[int]
+    ) -> tuple[dict[int, Values], dict[int, Values], set[int]]:
+        """The values with the version that was synced, those with it and without late events, and keys that have late
+        events but whose values cannot be told."""
+        history, synced = self.history, self._synced(table)
+        earlier: dict[int, Values] = {}
+        punctual: dict[int, Values] = {}
+        unclear: set[int] = set()
+        if synced is None:
+            return earlier, punctual, unclear
+        history.store(synced)
+        if synced.version != table.version:
+            earlier = values_at(history, self.view, at_us=self.now_us)
+        cut_offs = {n: event_timestamp_us(base) for n in different if (base := self.bases[n]) is not None}
+        if cut_offs:
+            unclear = leave_late_out(history, cut_offs)
+            punctual = values_at(history, self.view, at_us=self.now_us)
+        history.store(table)
+        return earlier, punctual, unclear
+
+    def _synced(self, table: OfflineTable) -> OfflineTable | None:
+        """The version that was synced; None when it cannot be read."""
+        try:
+            synced = table.at(self.found.table_version)
+        except OfflineStoreError:
+            return None
+        return synced if str(synced.delta.metadata().id) == self.found.table_id else None
+
+    def _cause(self, n: int) -> str:
+        """Why a key differs, as far as its events tell."""
+        stored, base, window = self.stored[n], self.bases[n], plan_of(self.view).longest_us
+        since_us = self.now_us - window if window is not None else None
+        if has_bases(self.view):
+            since_us = event_timestamp_us(base) if base is not None else None
+        joined = " and ".join(f"found.{name} = chosen.{name}" for name in self.history.keys)
+        chosen = f"found join chosen on {joined} where n = {n}"
+        execute = self.history.connection.execute
+        if execute(f"select 1 from live as {chosen} and {self.history.ahead} limit 1").fetchall():
+            return AHEAD
+        if stored is None:
+            return EXPIRED if self.found.expires and window is not None else LOST
+        rows = execute(
+            "select event_id, epoch_us(max(created_timestamp)), epoch_us(arg_max(event_timestamp, created_timestamp)) "
+            f"from known as {chosen} group by event_id"
+        ).fetchall()
+        dtype, records = plan_of(self.view).event_id, Records(self.view)
+        present = {records.version(record) for record in records.split(stored)}
+        known = {(created, event_id_number(event_id, dtype)): event for event_id, created, event in rows}
+        missing = [
+            event_us
+            for version, event_us in known.items()
+            if version not in present and (since_us is None or event_us > since_us)
+        ]
+        if missing:
+            return f"{LOST}: {len(missing)} of its events are not online"
+        unknown = {number for _, number in present} - {number for _, number in known}
+        return f"{len(unknown)} of its events are {UNKNOWN}" if unknown else WRONG

@@ -1,0 +1,201 @@
+"""Why a stream view's feature has the value it has: the windows' bounds, the events in them, the SQL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ..definitions.stream import Frame, Node, StreamPlan
+from ..dtypes import INTEGER_WIDTHS
+from ..errors import NotSynced, OfflineStoreError, RequestError
+from ..history.events import History, open_history
+from ..history.log import landing_folder
+from ..history.values import events_in, values_at
+from ..layout import keys
+from ..layout.events import GRACE_US, plan_of
+from ..offline.sql import quote, sql_type
+from ..offline.store import OfflineStore
+from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry
+from ..online.store import OnlineStore, redis_errors
+from ..serving.counts import ValueCounts
+from ..serving.rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
+from ..serving.stream import StreamViewReader
+from ..settings import EPOCH, to_us
+from .explanation import Explanation, Window
+from .served import event_source, named_keys, served_values, unequal
+
+SHOWN_EVENTS = 20
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
+
+
+def explain(
+    feature: str,
+    key: Mapping[str, Any],
+    online: OnlineStore,
+    store: OfflineStore,
+    *,
+    at_us: int,
+    now_us: int,
+    project_dir: Path,
+) -> Explanation:
+    """Explain `view:feature` for a key, given as its join keys' values, at an instant.
+
+    OfflineStoreError where the view was published elsewhere, so that its history is not here.
+    """
+    registry = online.registry() or decode_online_registry(None)
+    found, name = _find(registry, feature)
+    view, plan = found.definition, plan_of(found.definition)
+    table = store.table(view.id) if store.exists(view.id) else None
+    if table is None and found.table_id:
+        raise OfflineStoreError(
+            "the view's history is not in this offline store", where=view.id, got=str(store.root),
+            expected="the offline store that the view was published to",
+            remedy="set FEATURES_OFFLINE and FEATURES_PROJECT_DIR, or run `features explain` where views are published",
+        )  # fmt: skip
+    _check_begin(feature, at_us - (plan.longest_us or 0))
+    source = event_source(registry, view)
+    live = (online, source, landing_folder(source, project_dir))
+    spill, known_by_us = store.root / ".spill", now_us + GRACE_US
+    with open_history(view, table, spill=spill, live=live, known_by_us=known_by_us) as history:
+        values = _choose(history, key)
+        output = next(output for output in plan.outputs if output.feature == name)
+        aggregates, plain = set[int](), set[int]()
+        _collect(output.node, aggregates, plain)
+        _, newest = events_in(history, Frame(None), at_us=at_us, last=1)
+        wanted, place = values_at(history, view, at_us=at_us)[0], view.feature_names.index(name)
+        if at_us < now_us - GRACE_US:
+            served, agree = wanted, None
+            of_latest = bool(plain) and not aggregates
+            status = _past_status(wanted[place], newest, ttl_us=view.ttl_us, plain=of_latest, at_us=at_us)
+        else:
+            stored, base = _stored(history, online, found)
+            served = served_values(found, [stored], [base], at_us)[0]
+            agree = place not in unequal(served, wanted)
+            status = _served_status(found, stored, base, place, at_us)
+        return Explanation(
+            feature=f"{view.id}:{name}",
+            key=values,
+            at=_moment(at_us),
+            value=served[place],
+            status=status,
+            warehouse=wanted[place],
+            agree=agree,
+            windows=tuple(_window(history, plan, number, at_us) for number in sorted(aggregates)),
+            latest=_shown(plan, newest[0]) if plain and newest else None,
+            newest_event=newest[0]["event_timestamp"] if newest else None,
+            sql=output.source_sql,
+            file=view.path,
+        )
+
+
+def _check_begin(feature: str, begin_us: int) -> None:
+    try:
+        _moment(begin_us)
+    except OverflowError:
+        raise RequestError(
+            "the windows begin before the year 1", where=feature, expected="a later time", got=f"{begin_us} µs"
+        ) from None
+
+
+def _find(registry: OnlineRegistry, feature: str) -> tuple[OnlineView, str]:
+    (ref,) = registry.registry.resolve([feature])
+    if registry.registry.feature_view(ref.view).stream is None:
+        raise RequestError(
+            "only features of stream views can be explained", where=feature, expected="a view with `stream`",
+            remedy=f"`features verify {ref.view}` compares the latest rows of batch views",
+        )  # fmt: skip
+    found = registry.view(ref.view)
+    if found.definition.stream is None or ref.feature not in found.definition.feature_names:
+        raise NotSynced(
+            f"feature {ref.feature!r} is not online yet", where=ref.view, remedy=f"run `features sync {ref.view}`"
+        )
+    return found, ref.feature
+
+
+def _stored(history: History, online: OnlineStore, found: OnlineView) -> list[bytes | None]:
+    """What Redis holds of the chosen key: its events, and the base of its lifetime windows."""
+    ((row_key, _),) = named_keys(history).values()
+    code = found.code.encode()
+    with redis_errors():
+        stored: list[bytes | None] = online.client.mget(code + row_key, code + keys.BASE + row_key)
+    return stored
+
+
+def _served_status(found: OnlineView, stored: bytes | None, base: bytes | None, place: int, at_us: int) -> str:
+    view = found.definition
+    reader = StreamViewReader(found, view.ttl_us, view.features, ValueCounts())
+    statuses = reader.read([stored], at_us, None, [base]).statuses(place)
+    return PRESENT if statuses is None else statuses[0]
+
+
+def _past_status(value: Any, newest: list[dict[str, Any]], *, ttl_us: int | None, plain: bool, at_us: int) -> str:
+    """The status that a read at an instant would have given; `plain` for a feature of the latest event alone."""
+    if value is not None:
+        return PRESENT
+    if plain and not newest:
+        return NOT_FOUND
+    if plain and ttl_us is not None and to_us(newest[0]["event_timestamp"]) < at_us - ttl_us:
+        return OUTSIDE_MAX_AGE
+    return NULL_VALUE
+
+
+def _window(history: History, plan: StreamPlan, number: int, at_us: int) -> Window:
+    aggregate = plan.aggregates[number]
+    frame, condition = plan.frames[aggregate.frame], "true"
+    arguments = ", ".join(plan.arguments[i].sql for i in aggregate.arguments)
+    spelled = f"{aggregate.function}({arguments})" if aggregate.function != "count_star" else "count(*)"
+    if aggregate.filter is not None:
+        spelled += f" filter (where {plan.arguments[aggregate.filter].sql})"
+        condition = quote(plan.arguments[aggregate.filter].name)
+    events, shown = events_in(history, frame, at_us=at_us, last=SHOWN_EVENTS, condition=condition)
+    return Window(
+        aggregate=spelled,
+        start=None if frame.preceding_us is None else _moment(at_us - frame.preceding_us),
+        end=_moment(at_us - frame.delay_us),
+        events=events,
+        shown=tuple(_shown(plan, event) for event in shown),
+    )
+
+
+def _shown(plan: StreamPlan, event: dict[str, Any]) -> dict[str, Any]:
+    """An event with its arguments under the SQL they are computed by."""
+    named = {argument.name: argument.sql for argument in plan.arguments}
+    return {named.get(name, name): value for name, value in event.items() if name != "counts"}
+
+
+def _choose(history: History, key: Mapping[str, Any]) -> dict[str, Any]:
+    """Make `chosen`, this one key; its values with their types."""
+    join_keys = history.view.join_keys
+    if sorted(key) != sorted(history.view.key_names):
+        raise RequestError(
+            "the key is not that of the view", where=history.view.id, got=", ".join(key) or "nothing",
+            expected=" ".join(f"{name}=…" for name in history.view.key_names),
+        )  # fmt: skip
+    given: dict[str, Any] = {}
+    for join_key in join_keys:
+        value = key[join_key.name]
+        if isinstance(value, str) and join_key.dtype.kind in INTEGER_WIDTHS and _INTEGER.fullmatch(value):
+            value = int(value)
+        if isinstance(value, str) and join_key.dtype.kind == "bool" and value in ("true", "false"):
+            value = value == "true"
+        keys.key_encoder(join_key)(value)
+        given[join_key.name] = value
+    listed = ", ".join(f"cast(? as {sql_type(of.dtype)}) as {quote(of.name)}" for of in join_keys)
+    history.connection.execute(
+        f"create or replace temp table chosen as select 0 as n, {listed}", [given[of.name] for of in join_keys]
+    )
+    return given
+
+
+def _collect(node: Node, aggregates: set[int], plain: set[int]) -> None:
+    if node.op in ("aggregate", "latest"):
+        (aggregates if node.op == "aggregate" else plain).add(node.value)
+    for part in node.args:
+        _collect(part, aggregates, plain)
+
+
+def _moment(at_us: int) -> datetime:
+    return EPOCH + timedelta(microseconds=at_us)

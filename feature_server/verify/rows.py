@@ -1,0 +1,286 @@
+"""Whether online and offline store agree: keys read from Redis and computed from Delta at one instant.
+
+The value of each key is computed here by plain SQL, on purpose not by the code that sync and training use. A key whose
+value differs from the latest offline version at the instant is compared again with the version and instant it was
+synced from: equal to that it is merely not yet synced, else it is wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from ..definitions.facts import FeatureView
+from ..errors import OfflineStoreError, RequestError, SyncConflict
+from ..layout import keys
+from ..layout.row import RowCodec
+from ..offline.sql import columns, quote
+from ..offline.store import OfflineStore, OfflineTable
+from ..offline.warehouse import connect
+from ..online.registry import OnlineRegistry, OnlineView
+from ..online.store import OnlineStore, redis_errors
+from ..settings import EPOCH
+from .result import EXPIRED, NOT_YET_SYNCED, WRONG, Difference, Progress, Verified, compared, never_synced
+
+SAMPLE = 1000
+_BATCH = 50_000  # keys a query
+_PIPELINE = 5000  # keys a command to Redis
+_TRIES = 5
+
+
+class Row(NamedTuple):
+    """A row that counts at the instant."""
+
+    event_us: int
+    values: Sequence[Any]
+
+
+def verify(
+    view: FeatureView,
+    online: OnlineStore,
+    store: OfflineStore,
+    *,
+    now_us: int,
+    sample: int = SAMPLE,
+    progress: Progress = lambda done, total: None,
+) -> Verified:
+    """Compare `sample` keys of `view` (0: all, and all of its keys in Redis), the same ones every time.
+
+    The instant is `now_us`, or the last sync's where that is later. Raises SyncConflict where syncs never leave the
+    view alone for long enough.
+    """
+    table = store.table(view.id)
+    for _ in range(_TRIES):
+        started, registry = time.monotonic(), online.registry()
+        found = registry.views.get(view.id) if registry is not None else None
+        if registry is None or found is None:
+            return never_synced(table, now_us)
+        comparison = _Comparison(view, table, online, registry, found, now_us)
+        with connect(store.root / ".spill") as comparison.connection:
+            differences = comparison.differences(sample, progress)
+            newest = comparison.newest_event_us()
+        verified = compared(
+            table, found, differences, instant_us=comparison.now_us, key_count=comparison.count,
+            newest_event_us=newest, started=started,
+        )  # fmt: skip
+        if not verified.unexplained or not _being_synced(view, online, found):
+            return verified
+        time.sleep(0.5)
+        table = store.table(view.id)
+    raise SyncConflict(
+        "the view was synced again and again while it was compared", where=view.id, remedy="run `features verify` again"
+    )
+
+
+def _being_synced(view: FeatureView, online: OnlineStore, before: OnlineView) -> bool:
+    """Whether a sync of the view is running, or has ended since it was as `before`."""
+    with redis_errors():
+        locked = online.client.exists(keys.LOCK + view.id.encode())
+    registry = online.registry()
+    return bool(locked) or registry is None or registry.views.get(view.id) != before
+
+
+class _Comparison:
+    """One comparison of a view's rows, in a DuckDB session of its own."""
+
+    connection: Any
+
+    def __init__(
+        self,
+        view: FeatureView,
+        table: OfflineTable,
+        online: OnlineStore,
+        registry: OnlineRegistry,
+        found: OnlineView,
+        now_us: int,
+    ) -> None:
+        self.online, self.found, self.view = online, found, found.definition
+        self.now_us = max(now_us, found.synced_at_us)
+        self.ttl_us = registry.registry.feature_view(view.id).ttl_us
+        self.codec = RowCodec(self.view.features)
+        self.synced = _synced_table(table, found)
+        self.is_new_definition = table.view().fingerprint != self.view.fingerprint
+        self.latest = self.synced if self.is_new_definition else table
+        self.count = 0
+        if self.latest is None:
+            raise OfflineStoreError(
+                "neither the version that was synced nor one of the same definition can be read",
+                where=f"{view.id} in {table.path}",
+                remedy=f"run `features sync {view.id}`",
+            )
+
+    def differences(self, sample: int, progress: Progress) -> list[Difference]:
+        found: list[Difference] = []
+        if self.is_new_definition:
+            found.append(
+                Difference(key="*", feature="*", online="old definition", offline="new one", cause=NOT_YET_SYNCED)
+            )
+        self._choose(sample)
+        expected: set[bytes] = set()
+        for start in range(0, self.count, _BATCH):
+            progress(start, self.count)
+            names, rows = self._read_online(start)
+            expected.update(name for name, _ in names.values())
+            found += self._compare(names, rows, start)
+        progress(self.count, self.count)
+        return found + (self._unknown_keys(expected) if sample == 0 else [])
+
+    def newest_event_us(self) -> int | None:
+        """The latest event offline that counts at the instant."""
+        assert self.latest is not None
+        event = quote(self.view.event_timestamp)
+        scan = self.latest.scan_sql([self.view.event_timestamp])
+        (newest,) = self.connection.execute(
+            f"select max(epoch_us({event})) from ({scan}) where {event} <= make_timestamptz({self.now_us})"
+        ).fetchall()[0]
+        return None if newest is None else int(newest)
+
+    def _choose(self, sample: int) -> None:
+        """Number the keys to compare, those of the latest and of the synced version, in the order of their hashes."""
+        names = self.view.key_names
+        listed = ", ".join(f"{quote(name)} as k{i}" for i, name in enumerate(names))
+        tables = {table.version: table for table in (self.latest, self.synced) if table is not None}
+        scans = " union all ".join(f"select {listed} from ({table.scan_sql(names)})" for table in tables.values())
+        order = ", ".join(f"k{i}" for i in range(len(names)))
+        self.connection.execute(
+            f"create or replace temp table chosen as select row_number() over () - 1 as n, * from (select distinct * "
+            f"from ({scans}) order by hash({order}), {order} {f'limit {sample}' if sample else ''})"
+        )
+        (self.count,) = self.connection.execute("select count(*) from chosen").fetchall()[0]
+
+    def _read_online(self, start: int) -> tuple[dict[int, tuple[bytes, str]], dict[int, Row]]:
+        """Row key and readable key of each number from `start` on, and the rows that count at the instant."""
+        encoders = [keys.key_encoder(key) for key in self.view.join_keys]
+        code = self.found.code.encode()
+        names: dict[int, tuple[bytes, str]] = {}
+        for n, *values in self.connection.execute(
+            f"from chosen where n >= {start} and n < {start + _BATCH} order by n"
+        ).fetchall():
+            parts = [str(encode(value)) for encode, value in zip(encoders, values, strict=True)]
+            shown = ", ".join(f"{name}={value}" for name, value in zip(self.view.key_names, values, strict=True))
+            names[n] = keys.row_key(code, parts), shown
+        stored = self._get([name for name, _ in names.values()])
+        return names, self._counting(zip(names, stored, strict=True))
+
+    def _get(self, names: Sequence[bytes]) -> list[bytes | None]:
+        """The stored rows of row keys, in order."""
+        stored: list[bytes | None] = []
+        for start in range(0, len(names), _PIPELINE):
+            with redis_errors():
+                stored += self.online.client.mget(names[start : start + _PIPELINE])
+        return stored
+
+    def _counting(self, stored: Iterable[tuple[int, bytes | None]]) -> dict[int, Row]:
+        rows = ((n, Row(*self.codec.decode(packed))) for n, packed in stored if packed is not None)
+        return {n: row for n, row in rows if row.event_us <= self.now_us and self._is_fresh(row)}
+
+    def _is_fresh(self, row: Row) -> bool:
+        return self.ttl_us is None or row.event_us >= self.now_us - self.ttl_us
+
+    def _read_offline(self, table: OfflineTable, at_us: int, wanted: str) -> dict[int, Row]:
+        """The rows of the chosen keys that `wanted`, in SQL, says: the latest not after `at_us`, if it still counts."""
+        join = " and ".join(f"history.{quote(name)} = chosen.k{i}" for i, name in enumerate(self.view.key_names))
+        event = f"history.{quote(self.view.event_timestamp)}"
+        latest = [f"{event} desc"]
+        if self.view.created_timestamp is not None:
+            latest.append(f"history.{quote(self.view.created_timestamp)} desc nulls last")
+        features = ", ".join(f"history.{quote(name)}" for name in self.view.feature_names)
+        sql = f"""
+            select chosen.n, epoch_us({event}), {features}
+            from ({table.scan_sql()}) as history join chosen on {join}
+            where {event} <= make_timestamptz({at_us}) and {wanted}
+            qualify row_number() over (partition by chosen.n order by {", ".join(latest)}) = 1
+        """
+        rows = ((n, Row(event_us, values)) for n, event_us, *values in self.connection.execute(sql).fetchall())
+        return {n: row for n, row in rows if self._is_fresh(row)}
+
+    def _compare(self, names: dict[int, tuple[bytes, str]], online: dict[int, Row], start: int) -> list[Difference]:
+        assert self.latest is not None
+        batch = f"chosen.n >= {start} and chosen.n < {start + _BATCH}"
+        offline = self._read_offline(self.latest, self.now_us, batch)
+        different = [n for n in names if not self._equal(online.get(n), offline.get(n))]
+        if not different:
+            return []
+        synced: dict[int, Row] = {}
+        if self.synced is not None:
+            chosen = f"chosen.n in ({', '.join(map(str, different))})"
+            synced = self._read_offline(self.synced, self.found.synced_at_us, chosen)
+        found: list[Difference] = []
+        for n in different:
+            if self.synced is not None and self._equal(online.get(n), synced.get(n)):
+                cause = NOT_YET_SYNCED
+            elif n not in online and self.found.expires and self._is_expired_in_redis(offline.get(n)):
+                cause = EXPIRED
+            else:
+                cause = WRONG
+            found += self._describe(names[n][1], online.get(n), offline.get(n), cause)
+        return found
+
+    def _is_expired_in_redis(self, offline: Row | None) -> bool:
+        """Whether Redis, by a clock that is ahead of the instant, has let the row expire."""
+        if offline is None or self.ttl_us is None:
+            return False
+        with redis_errors():
+            seconds, microseconds = self.online.client.time()
+        return bool(offline.event_us + self.ttl_us < seconds * 1_000_000 + microseconds)
+
+    def _equal(self, one: Row | None, other: Row | None) -> bool:
+        if one is None or other is None:
+            return one is other
+        return one.event_us == other.event_us and not self._unequal_features(one, other)
+
+    def _unequal_features(self, one: Row, other: Row) -> list[int]:
+        return [
+            i
+            for i, (a, b, dtype) in enumerate(zip(one.values, other.values, self.codec.dtypes, strict=True))
+            # The text of a float tells zeros of either sign apart, and one NaN not from another.
+            if (repr(a) != repr(b) if dtype.kind in ("float32", "float64", "list") else a != b)
+        ]
+
+    def _describe(self, key: str, online: Row | None, offline: Row | None, cause: str) -> list[Difference]:
+        if online is None or offline is None:
+            sides = ["no value" if row is None else f"a row of {_time(row.event_us)}" for row in (online, offline)]
+            return [Difference(key=key, feature="*", online=sides[0], offline=sides[1], cause=cause)]
+        pairs = []
+        if online.event_us != offline.event_us:
+            pairs.append((self.view.event_timestamp, _time(online.event_us), _time(offline.event_us)))
+        for i in self._unequal_features(online, offline):
+            pairs.append((self.codec.names[i], repr(online.values[i]), repr(offline.values[i])))
+        return [Difference(key=key, feature=name, online=a, offline=b, cause=cause) for name, a, b in pairs]
+
+    def _unknown_keys(self, expected: set[bytes]) -> list[Difference]:
+        """Rows in Redis, found by looking at every key, of keys that the offline table does not have."""
+        found: list[Difference] = []
+        for names in self.online.scan(self.found.code):
+            unknown = list(set(names) - expected)
+            for n, row in self._counting(enumerate(self._get(unknown))).items():
+                found += self._describe(unknown[n].decode(), row, None, WRONG)
+        return found
+
+
+def _synced_table(table: OfflineTable, found: OnlineView) -> OfflineTable | None:
+    """The version that was synced; None when it cannot be told or read."""
+    try:
+        synced = table.at(found.table_version)
+    except OfflineStoreError:
+        return None
+    known = not found.table_id or str(synced.delta.metadata().id) == found.table_id
+    return synced if known and tuple(columns(synced.view())) == tuple(columns(found.definition)) else None
+
+
+def check_online(views: Sequence[FeatureView]) -> None:
+    """RequestError when a view is not served online."""
+    offline = [view.id for view in views if not view.online]
+    if offline:
+        raise RequestError(
+            "not served online, so there is nothing to verify",
+            where=", ".join(offline),
+            expected="views with `online: true`",
+            remedy="leave them out, or set `online: true` in their meta",
+        )
+
+
+def _time(event_us: int) -> str:
+    return (EPOCH + timedelta(microseconds=event_us)).isoformat()

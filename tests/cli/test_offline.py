@@ -1,0 +1,115 @@
+"""features publish and features verify, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from feature_server.cli.main import main
+from feature_server.definitions.registry import Registry
+from tests.support.relations import Relations, view_of
+
+SPEND = view_of("spend", {"customer_id": "bigint"}, {"spend_eur": "integer"}, refresh="hourly")
+VISITS = view_of("visits", {"customer_id": "bigint"}, {"visits": "integer"}, refresh="daily")
+ROWS = "select 1::bigint as customer_id, timestamptz '2013-01-01' as event_timestamp, 3 as"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Relations:
+    """A project with two views in force, one of them built."""
+    relations = Relations(tmp_path)
+    relations.execute(f"create table spend as {ROWS} spend_eur")
+    registry = Registry(project="test", feature_views=(SPEND, VISITS))
+    (tmp_path / "registry.json").write_bytes(registry.to_json())
+    return relations
+
+
+class Ran(NamedTuple):
+    """What a command printed and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ran]
+
+
+@pytest.fixture
+def features(
+    home: Relations, tmp_path: Path, valkey: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Runs `features` with the arguments given, in the project's home."""
+    monkeypatch.setenv("FEATURES_HOME", str(tmp_path))
+    monkeypatch.setenv("FEATURES_REDIS_URL", valkey)
+    monkeypatch.setenv("FEATURES_CLOCK", "2013-01-02T00:00:00Z")
+    for name in ("FEATURES_OFFLINE", "FEATURES_WAREHOUSE", "FEATURES_PROJECT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["features", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return Ran(int(exit_.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def test_views_that_can_be_are_published_and_the_others_are_named(
+    home: Relations, features: Callable[..., Ran]
+) -> None:
+    ran = features("publish")
+    assert ran.code == 1
+    assert ran.out.startswith("published spend version=0 rows=1 changed_buckets=1 rows_written=1 seconds=")
+    assert ran.err.startswith("failed visits in ")
+    assert "run `dbt build --select visits`" in ran.err
+    home.execute(f"create table visits as {ROWS} visits")
+    again = features("publish", "--json")
+    assert again.code == 0
+    answer = json.loads(again.out)
+    assert [(view["view"], view["version"], view["committed"]) for view in answer["published"]] == [
+        ("spend", 0, False),
+        ("visits", 0, True),
+    ]
+    assert answer["failed"] == {}
+
+
+def test_views_are_chosen_by_name_and_by_cadence(features: Command) -> None:
+    assert features("publish", "spend").code == 0
+    assert features("publish", "--refresh", "hourly").code == 0
+    wrong = features("publish", "--refresh", "weekly")
+    assert (wrong.code, wrong.out) == (1, "")
+    assert "expected: one of daily, hourly" in wrong.err
+    unknown = features("publish", "spendd")
+    assert (unknown.code, unknown.out) == (1, "")
+    assert "did you mean 'spend'?" in unknown.err
+    assert features("publish", "--wait", "soon").code == 2
+
+
+def test_verify_prints_every_difference_and_fails_on_an_unexplained_one(
+    home: Relations, features: Callable[..., Ran]
+) -> None:
+    features("publish", "spend")
+    never = features("verify", "spend")
+    assert never.code == 1
+    assert never.out.startswith("spend * *: online nothing, offline 1 rows: never synced\nverified spend keys=0 ")
+    assert features("sync", "spend").code == 0
+    equal = features("verify", "--refresh", "hourly")
+    assert equal.code == 0
+    assert equal.out.startswith(
+        "verified spend keys=1 different=0 unexplained=0 online_version=0 offline_version=0 behind_seconds=0 seconds="
+    )
+    home.execute("update spend set spend_eur = 4")
+    features("publish", "spend")
+    behind = features("verify", "spend", "--json")
+    assert behind.code == 0
+    (view,) = json.loads(behind.out)["verified"]
+    assert view["behind_versions"] == 1
+    assert view["differences"] == [
+        {"key": "customer_id=1", "feature": "spend_eur", "online": "3", "offline": "4", "cause": "not yet synced"}
+    ]

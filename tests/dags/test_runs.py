@@ -1,0 +1,153 @@
+"""Refresh DAGs run by Airflow itself: a green run, one with a bad row, and the one after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from feature_server import FeatureClient
+from feature_server.dbt.parse import dbt_manifest
+from feature_server.offline.store import OfflineStore
+from feature_server.online.embedded import EmbeddedValkey
+from feature_server.settings import load_settings
+from tests.support.dags_project import FILES
+from tests.support.tiny_project import write_project
+
+pytestmark = pytest.mark.heavy
+
+ROOT = Path(__file__).parents[2]
+RECEIPTS = "account__receipts"
+VIEWS = ("account__activity@v1", "account__activity@v2")
+GOOD_ROWS = """account_id,occurred_at,amount_cents
+1,2024-01-31 20:00:00Z,500
+2,2024-01-31 21:30:00Z,700
+1,2024-01-31 22:30:00Z,900
+"""
+BAD_ROW = "2,2024-01-31 22:45:00Z,\n"
+RECEIPT = (
+    '{"receipt_id": 2, "account_id": 1, "printed_at": "2024-01-31T22:40:00Z", "received_at": "2024-01-31T22:40:00Z"}'
+)
+AFTER_THE_BUILD = ["apply", "publish", "sync", "verify"]
+
+
+class Till:
+    """The project of `dags_project` in a folder, with an Airflow and stores of its own."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.payments = folder / "payments.csv"
+        self.receipts = folder / "landing" / "receipts"
+        self.offline = folder / "home" / "offline"
+        self.redis_url = redis_url
+        self.project = write_project(folder / "project", FILES)
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("FEATURES_", "AIRFLOW"))}
+        self.environment = own | {
+            "FEATURES_PROJECT_DIR": str(self.project),
+            "FEATURES_HOME": str(folder / "home"),
+            "FEATURES_REDIS_URL": redis_url,
+            "FEATURES_CLOCK": "2024-01-31T23:00:00Z",
+            "TILL_PAYMENTS": str(self.payments),
+            "TILL_LANDING": str(self.receipts.parent),
+        }
+
+    def airflow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of `scripts` from another folder than the project's."""
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def refresh(self, hour: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """The hourly refresh of the interval that ends at `hour`."""
+        return self.airflow("scripts.refresh", "hourly", "--at", f"2024-01-31T{hour}:00Z", *options)
+
+    def published(self) -> dict[str, tuple[int, int]]:
+        """Version and number of rows of each hourly view's offline table."""
+        tables = {view: OfflineStore(self.offline).table(view) for view in VIEWS}
+        return {view: (table.version, sum(file.rows for file in table.files())) for view, table in tables.items()}
+
+    def offline_rows(self, view: str) -> int:
+        return OfflineStore(self.offline).table(view).rows
+
+    def receipts_1h(self) -> int:
+        """Receipts of account 1 in the hour before 23:00."""
+        with FeatureClient(self.redis_url, settings=load_settings(self.environment)) as client:
+            found: int = client.get(features=[f"{RECEIPTS}:receipts_1h"], account_id=1)["receipts_1h"]
+        return found
+
+    def served(self) -> list[int | None]:
+        """The latest payment of accounts 1 and 2, as a model would read it."""
+        with FeatureClient(self.redis_url) as client:
+            rows = client.get_many(features=["account__activity:amount_cents"], account_id=[1, 2])
+            return [row.values["amount_cents"] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a server that no other module writes to: what a refresh left must be there for the next."""
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def till(tmp_path_factory: pytest.TempPathFactory, own_valkey: str) -> Till:
+    """A project that Airflow has refreshed once, up to ten in the evening."""
+    till = Till(tmp_path_factory.mktemp("till"), own_valkey)
+    till.payments.write_text(GOOD_ROWS)
+    till.receipts.mkdir(parents=True)
+    first = "1::bigint as receipt_id, 1::bigint as account_id, timestamptz '2024-01-31 21:50:00+00' as printed_at"
+    duckdb.sql(f"copy (select {first}, printed_at as received_at) to '{till.receipts}/a.parquet'")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FEATURES_HOME", "TILL_PAYMENTS", "TILL_LANDING"):
+            patch.setenv(name, till.environment[name])
+        patch.setenv("FEATURES_WAREHOUSE", str(till.offline.parent / "warehouse.duckdb"))
+        dbt_manifest(till.project, till.project / "target")
+    run = till.airflow("scripts.airflow_env", "dags", "test", "refresh_hourly", "2024-01-31T22:00:00+00:00")
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
+    return till
+
+
+def test_a_refresh_publishes_and_serves_what_was_known_at_the_end_of_its_interval(till: Till) -> None:
+    assert till.published() == dict.fromkeys(VIEWS, (0, 2))
+    assert till.served() == [500, 700]
+
+
+def test_a_bad_row_stops_the_refresh_and_the_next_good_one_repairs_it(till: Till) -> None:
+    before = (till.published(), till.served())
+    till.payments.write_text(GOOD_ROWS + BAD_ROW)
+    failed = till.refresh("23")
+    assert failed.returncode == 1
+    states = {line.split()[-1]: line.split()[0] for line in failed.stdout.splitlines() if line.startswith("  ")}
+    assert states["dbt.stg_payments"] == "success"
+    assert states["dbt.account__activity_v2"] == "failed"
+    assert {states[task] for task in AFTER_THE_BUILD} == {"upstream_failed"}
+    assert "test.till.not_null_account__activity_v2_amount_cents" in failed.stdout
+    assert re.search(r"ON CALL refresh_hourly\.dbt\.build of run \S+: nothing was published", failed.stdout)
+    assert (till.published(), till.served()) == before
+    assert states["stream.till.receipts"] == "success"
+    assert len(list(till.receipts.glob("live-*"))) == 0
+
+    till.payments.write_text(GOOD_ROWS)
+    (till.receipts.parent / "receipts.jsonl").write_text(RECEIPT)
+    pushed = till.airflow("feature_server", "push", "till.receipts", str(till.receipts.parent / "receipts.jsonl"))
+    assert pushed.stdout == "pushed till.receipts accepted=1 rejected=0\n", pushed.stderr
+    assert (till.offline_rows(RECEIPTS), till.receipts_1h()) == (1, 1)
+    repaired = till.refresh("23", "--json")
+    assert repaired.returncode == 0
+    (run,) = json.loads(repaired.stdout)["runs"]
+    assert {task["state"] for task in run["tasks"]} == {"success"}
+    assert till.published() == dict.fromkeys(VIEWS, (1, 3))
+    assert till.served() == [900, 700]
+    assert len(list(till.receipts.glob("live-*"))) == 1
+    assert (till.offline_rows(RECEIPTS), till.receipts_1h()) == (2, 1)

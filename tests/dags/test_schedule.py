@@ -1,0 +1,241 @@
+"""The DAGs as Airflow reads them: imports, what runs when, in which order, under whose name."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from feature_server.dbt.parse import dbt_manifest
+from feature_server.errors import SettingsError
+from feature_server.settings import load_settings
+from scripts.airflow_env import airflow_environment
+from tests.support.dags_project import FILES
+from tests.support.tiny_project import write_project
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "dags"))
+
+Structure = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def structures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Structure]:
+    """What Airflow sees: of a good project, of one that dbt has never read, of one with a mistake."""
+    folder = tmp_path_factory.mktemp("dags")
+    project = write_project(folder / "project", FILES)
+    mistaken = write_project(
+        folder / "mistaken", FILES | {"models/models.yml": FILES["models/models.yml"].replace("hourly", "horly")}
+    )
+    environ = {"FEATURES_PROJECT_DIR": str(project), "FEATURES_HOME": str(folder / "home")}
+    settings = load_settings(environ)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEATURES_WAREHOUSE", str(folder / "till.duckdb"))
+        patch.setenv("TILL_PAYMENTS", "none.csv")
+        patch.setenv("TILL_LANDING", "landing")
+        dbt_manifest(project, project / "target")
+        dbt_manifest(mistaken, mistaken / "target")
+    targets = {"good": project / "target", "absent": folder / "nowhere", "mistaken": mistaken / "target"}
+    run = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "tests" / "support" / "dags_structure.py"),
+            str(ROOT / "dags"),
+            *map(str, targets.values()),
+        ],
+        env=airflow_environment(settings, os.environ | environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return dict(zip(targets, json.loads(run.stdout), strict=True))
+
+
+@pytest.fixture(scope="module")
+def dags(structures: dict[str, Structure]) -> Structure:
+    return structures["good"]["dags"]
+
+
+def test_dags_import_whether_the_definitions_can_be_read_or_not(structures: dict[str, Structure]) -> None:
+    assert {name: found["errors"] for name, found in structures.items()} == {"good": {}, "absent": {}, "mistaken": {}}
+
+
+def test_there_is_a_dag_for_each_cadence_that_a_view_names(dags: Structure) -> None:
+    assert {name: dag["schedule"] for name, dag in dags.items()} == {
+        "refresh_hourly": "0 * * * *",
+        "refresh_daily": "0 0 * * *",
+        "catalogue": "30 0 * * *",
+    }
+
+
+@pytest.mark.parametrize("reason", ["absent", "mistaken"])
+def test_without_definitions_every_cadence_says_what_to_do(structures: dict[str, Structure], reason: str) -> None:
+    dags = structures[reason]["dags"]
+    assert {name: sorted(dag["tasks"]) for name, dag in dags.items()} == {
+        "refresh_hourly": ["definitions"],
+        "refresh_daily": ["definitions"],
+        "refresh_weekly": ["definitions"],
+        "catalogue": ["docs"],
+    }
+    expected = {"absent": "there is no dbt manifest", "mistaken": "did you mean: hourly"}[reason]
+    for dag in dags.values():
+        assert expected in dag["doc"]
+        assert "Run `features check`" in dag["doc"]
+
+
+def test_a_refresh_publishes_only_after_every_model_and_the_build_itself(dags: Structure) -> None:
+    tasks = dags["refresh_hourly"]["tasks"]
+    assert {name: task["after"] for name, task in tasks.items()} == {
+        "stream.till.receipts": [],
+        "dbt.build": ["stream.till.receipts"],
+        "dbt.stg_payments": ["dbt.build"],
+        "dbt.account__receipts": ["dbt.build"],
+        "dbt.accounts": ["dbt.stg_payments"],
+        "dbt.account__activity_v1": ["dbt.stg_payments"],
+        "dbt.account__activity_v2": ["dbt.stg_payments"],
+        "apply": [
+            "dbt.account__activity_v1",
+            "dbt.account__activity_v2",
+            "dbt.account__receipts",
+            "dbt.accounts",
+            "dbt.build",
+        ],
+        "publish": ["apply"],
+        "sync": ["publish"],
+        "verify": ["stream.till.receipts", "sync"],
+    }
+
+
+def test_models_are_shown_when_the_build_failed_and_it_runs_when_events_could_not_land(dags: Structure) -> None:
+    tasks = dags["refresh_hourly"]["tasks"]
+    whatever_came_before = {name for name, task in tasks.items() if task["rule"] == "all_done"}
+    assert whatever_came_before == {"dbt.stg_payments", "dbt.account__receipts", "dbt.build"}
+
+
+def test_a_cadence_lands_the_events_of_its_stream_views(dags: Structure) -> None:
+    landing = {
+        f"{dag}.{name}": task["command"]
+        for dag in dags
+        for name, task in dags[dag]["tasks"].items()
+        if name.startswith("stream")
+    }
+    assert landing == {"refresh_hourly.stream.till.receipts": "features stream till.receipts --once"}
+
+
+def test_commands_are_those_of_the_command_line(dags: Structure) -> None:
+    commands = {name: task["command"] for name, task in dags["refresh_daily"]["tasks"].items() if task["command"]}
+    assert commands == {
+        "apply": "features apply --no-parse",
+        "publish": "features publish --refresh daily --wait 300",
+        "sync": "features sync --refresh daily",
+        "verify": "features verify --refresh daily",
+    }
+    assert dags["catalogue"]["tasks"]["docs"]["command"] == "features docs"
+
+
+def test_whatever_opens_duckdb_waits_for_the_one_slot(dags: Structure) -> None:
+    guarded = {f"{dag}.{name}" for dag in dags for name, task in dags[dag]["tasks"].items() if task["pool"] == "duckdb"}
+    assert guarded == {
+        "refresh_hourly.dbt.build",
+        "refresh_hourly.publish",
+        "refresh_daily.dbt.build",
+        "refresh_daily.publish",
+        "catalogue.docs",
+    }
+
+
+def test_publishing_is_an_event_of_each_view(dags: Structure) -> None:
+    assets = {name: task["assets"] for name, task in dags["refresh_hourly"]["tasks"].items() if task["assets"]}
+    views = ("account__activity/v1", "account__activity/v2", "account__receipts/")
+    assert assets == {"publish": [f"feature-view://{view}" for view in views]}
+
+
+def test_a_model_belongs_to_its_group_and_the_rest_to_the_platform(dags: Structure) -> None:
+    owners = {name: task["owner"] for name, task in dags["refresh_daily"]["tasks"].items()}
+    assert owners.pop("dbt.account__daily") == "money"
+    assert set(owners.values()) == {"feature_platform"}
+    assert dags["refresh_daily"]["tags"] == ["daily", "features", "money"]
+
+
+def test_commands_are_tried_again_ever_later_and_a_build_is_not(dags: Structure) -> None:
+    for dag in dags.values():
+        for name, task in dag["tasks"].items():
+            assert task["retries"] == (3 if task["command"] else 0), name
+            assert task["backoff"], name
+            assert task["tells"], name
+            assert 0 < task["timeout"] <= dag["timeout"], name
+
+
+def test_dags_run_once_at_a_time_and_do_not_catch_up(dags: Structure) -> None:
+    assert {(dag["catchup"], dag["max_active_runs"]) for dag in dags.values()} == {(False, 1)}
+
+
+def test_every_dag_and_task_says_what_it_does(dags: Structure) -> None:
+    for dag in dags.values():
+        assert dag["doc"]
+        assert [name for name, task in dag["tasks"].items() if not task["doc"]] == []
+    assert "| `account__activity@v2` | account | Money team | none |" in dags["refresh_hourly"]["doc"]
+
+
+def test_the_dag_folder_lists_every_dag_of_the_readme() -> None:
+    text = (ROOT / "dags" / "README.md").read_text()
+    for name in ("refresh_hourly", "refresh_daily", "refresh_weekly", "catalogue"):
+        assert f"| `{name}` |" in text
+
+
+CLOCK = "2024-01-31T12:00:00Z"
+NOON = datetime(2024, 1, 31, 12, tzinfo=UTC)
+ELEVEN = datetime(2024, 1, 31, 11, tzinfo=UTC)
+LATER = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("param", "interval_end", "run_after", "expected"),
+    [
+        (None, ELEVEN, LATER, "2024-01-31T11:00:00Z"),
+        (None, LATER, LATER, "2024-01-31T12:00:00Z"),
+        (None, None, ELEVEN, "2024-01-31T11:00:00Z"),
+        (None, None, LATER, "2024-01-31T12:00:00Z"),
+        ("2024-01-01T01:30:00+02:00", ELEVEN, LATER, "2023-12-31T23:30:00Z"),
+        ("2024-01-01", ELEVEN, LATER, "2024-01-01T00:00:00Z"),
+    ],
+)
+def test_a_run_speaks_of_the_end_of_its_interval_but_not_of_the_future(
+    monkeypatch: pytest.MonkeyPatch,
+    param: str | None,
+    interval_end: datetime | None,
+    run_after: datetime,
+    expected: str,
+) -> None:
+    from feature_refresh.project import as_of
+
+    monkeypatch.setenv("FEATURES_CLOCK", CLOCK)
+    dag_run = SimpleNamespace(data_interval_end=interval_end, run_after=run_after)
+    assert as_of(dag_run, {"as_of": param}) == expected
+
+
+def test_a_param_that_is_no_time_is_an_error() -> None:
+    from feature_refresh.project import as_of
+
+    with pytest.raises(SettingsError, match="param as_of: not a time"):
+        as_of(SimpleNamespace(data_interval_end=NOON, run_after=NOON), {"as_of": "yesterday"})
+
+
+def test_a_failed_task_logs_one_line_for_whoever_is_on_call(caplog: pytest.LogCaptureFixture) -> None:
+    from feature_refresh.steps import say_what_to_do
+
+    instance = SimpleNamespace(dag_id="refresh_hourly", task_id="sync", run_id="scheduled__1")
+    with caplog.at_level(logging.ERROR):
+        say_what_to_do({"ti": instance})
+    (line,) = caplog.messages
+    assert line.startswith("ON CALL refresh_hourly.sync of run scheduled__1: what is served is complete")
+    assert "\n" not in line

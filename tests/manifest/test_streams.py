@@ -1,0 +1,285 @@
+"""Feature views with `stream`: the meta keys, and what is wrong with them, from dbt's own compiled manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from feature_server.dbt.parse import dbt_manifest
+from feature_server.definitions.changes import plan
+from feature_server.definitions.registry import Registry
+from feature_server.errors import DefinitionError, FeatureStoreError, Problem
+from feature_server.manifest.load import load_registry
+from tests.support.stream_project import FILES
+from tests.support.tiny_project import write_project
+
+VIEW = "model.tiny.customer__payments"
+STAGING = "model.tiny.stg_payments__transactions"
+SOURCE = "source.tiny.payments.transactions"
+SEED = """
+seeds:
+  - name: merchants
+    config: {column_types: {merchant: varchar, category: varchar, risk: "decimal(4,2)"}}
+"""
+MACROS = """
+{% macro late(column) %}{% if recent_only() %} where {{ column }} > current_date {% endif %}{% endmacro %}
+{% macro recent_only() %}{{ return(is_incremental()) }}{% endmacro %}
+{% macro note_build() %}{% if is_incremental() %}select 1{% else %}select 2{% endif %}{% endmacro %}
+"""
+PROJECT = FILES | {
+    "macros/late.sql": MACROS,
+    "dbt_project.yml": FILES["dbt_project.yml"] + "seed-paths: [seeds]\n",
+    "seeds/merchants.csv": 'merchant,category,risk\nbakery,food,0.10\n"Käse, Wein",food,\ncasino,games,0.90\n',
+    "seeds/seeds.yml": SEED,
+    "models/stg_payments__transactions.sql": FILES["models/stg_payments__transactions.sql"]
+    .replace("    merchant,", "    transactions.merchant, merchants.category,")
+    .replace("qualify", "left join {{ ref('merchants') }} as merchants using (merchant)\nqualify"),
+    "models/customer__payments.sql": "{{ config(post_hook=['{{ note_build() }}']) }} {# is_incremental() #}"
+    + FILES["models/customer__payments.sql"].replace("merchant as last_merchant", "category as last_merchant"),
+}
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_project(tmp_path_factory.mktemp("stream"), PROJECT)
+    with duckdb.connect(str(folder / "tiny.duckdb")):  # as a build does, which compiling need not wait for
+        dbt_manifest(folder, folder / "target")
+    manifest = json.loads((folder / "target" / "manifest.json").read_text())
+    macros = {name: macro for name, macro in manifest["macros"].items() if name.startswith("macro.tiny.")}
+    (folder / "target" / "sound.json").write_text(json.dumps(manifest | {"macros": macros}))
+    return folder
+
+
+def load(project: Path, change: Change = lambda manifest: None) -> Registry:
+    manifest = json.loads((project / "target" / "sound.json").read_text())
+    change(manifest)
+    (project / "target" / "manifest.json").write_text(json.dumps(manifest))
+    return load_registry(project, project / "target")
+
+
+def problem(project: Path, change: Change) -> Problem:
+    with pytest.raises(DefinitionError) as raised:
+        load(project, change)
+    (found,) = raised.value.problems
+    return found
+
+
+def test_a_view_with_a_stream_is_compiled_down_to_the_files_of_its_source(project: Path) -> None:
+    registry = load(project)
+    (source,) = registry.sources
+    assert (source.name, source.event_id) == ("payments.transactions", "transaction_id")
+    assert (source.event_timestamp, source.created_timestamp) == ("occurred_at", "ingested_at")
+    assert source.relation == "'landing/transactions/*.parquet'"
+    assert [str(column.dtype) for column in source.columns][3:5] == ["string", "decimal(12,2)"]
+    stream = registry.feature_view("customer__payments").stream
+    assert stream is not None
+    assert (stream.source, stream.versioned, stream.known_by_build) == ("payments.transactions", True, True)
+    assert [output.feature for output in stream.outputs][-1] == "last_merchant"
+    assert registry.feature_view("customer__country").stream is None
+
+
+def test_a_new_feature_over_the_same_arguments_needs_no_new_rows(project: Path) -> None:
+    def more(manifest: dict[str, Any]) -> None:
+        view = manifest["nodes"][VIEW]
+        view["compiled_code"] = view["compiled_code"].replace(
+            "count(*) over lifetime", "max(amount_eur) over lifetime as largest, count(*) over lifetime"
+        )
+        view["columns"]["largest"] = view["columns"]["spent_eur_1d"] | {"name": "largest", "data_type": "decimal(12,2)"}
+
+    def other(manifest: dict[str, Any]) -> None:
+        view = manifest["nodes"][VIEW]
+        view["compiled_code"] = view["compiled_code"].replace("sum(amount_eur)", "sum(amount_eur + 1)")
+
+    before, grown, changed = load(project), load(project, more), load(project, other)
+    (change,) = plan(before, grown)
+    assert (change.name, change.details, change.new_rows) == ("customer__payments", ("largest added",), False)
+    (change,) = plan(before, changed)
+    assert (change.details, change.new_rows) == (("SQL of spent_eur_1d",), True)
+
+
+def set_meta(block: str, node: str, **keys: Any) -> Change:
+    def change(manifest: dict[str, Any]) -> None:
+        found = manifest["sources" if node == SOURCE else "nodes"][node]["config"]["meta"][block]
+        found.update(keys)
+        for key in [key for key, value in keys.items() if value is None]:
+            del found[key]
+
+    return change
+
+
+def set_type(column: str, data_type: str | None) -> Change:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["sources"][SOURCE]["columns"][column]["data_type"] = data_type
+
+    return change
+
+
+def test_an_unknown_source_is_reported_with_the_nearest_name(project: Path) -> None:
+    found = problem(project, set_meta("feature_view", VIEW, stream="payments.transaction"))
+    assert found.file == "models/features.yml"
+    assert (
+        found.line
+        == FILES["models/features.yml"]
+        .lstrip()
+        .splitlines()
+        .index("        feature_view: {entities: [customer], ttl: 30d, refresh: hourly, stream: payments.transactions}")
+        + 1
+    )
+    assert (found.what, found.nearest) == ("unknown event source 'payments.transaction'", "payments.transactions")
+
+
+def test_a_source_that_is_no_event_source_is_reported(project: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        del manifest["sources"][SOURCE]["config"]["meta"]["event_stream"]
+
+    found = problem(project, change)
+    assert found.what == "source 'payments.transactions' is not an event source"
+    assert found.remedy == "declare event_stream in config.meta of the source's table, in models/sources.yml"
+
+
+@pytest.mark.parametrize(
+    ("change", "key_path", "what"),
+    [
+        (set_meta("event_stream", SOURCE, event_id="id"), "config.meta.event_stream.event_id", "is not a column"),
+        (set_meta("event_stream", SOURCE, event_id=None), "config.meta.event_stream", "event_id is missing"),
+        (set_meta("event_stream", SOURCE, evnt_id="x"), "config.meta.event_stream.evnt_id", "unknown key 'evnt_id'"),
+        (set_meta("event_stream", SOURCE, event_timestamp="kind"), "columns[kind].data_type", "cannot have"),
+        (set_meta("event_stream", SOURCE, event_id="amount_eur"), "columns[amount_eur].data_type", "cannot have"),
+        (set_type("merchant", None), "columns[merchant].data_type", "the type of column 'merchant' is not known"),
+        (set_type("merchant", "json"), "columns[merchant].data_type", "a type that features cannot have"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_an_event_source_are_reported(project: Path, change: Change, key_path: str, what: str) -> None:
+    found = problem(project, change)
+    assert (found.file, found.key_path) == ("models/sources.yml", f"sources[payments.transactions].{key_path}")
+    assert what in found.what
+    assert found.line is not None
+
+
+def set_code(node: str, old: str, new: str, key: str = "compiled_code") -> Change:
+    def change(manifest: dict[str, Any]) -> None:
+        assert old in manifest["nodes"][node][key]
+        manifest["nodes"][node][key] = manifest["nodes"][node][key].replace(old, new)
+
+    return change
+
+
+def test_what_cannot_be_kept_in_real_time_is_reported_with_the_models_sql_file(project: Path) -> None:
+    found = problem(project, set_code(VIEW, "count(*) over lifetime", "count(distinct merchant) over lifetime"))
+    assert (found.file, found.key_path) == ("models/customer__payments.sql", "models[customer__payments]")
+    assert found.what.startswith("count_distinct over a lifetime: COUNT(DISTINCT ")
+    assert str(found.remedy).startswith("write instead: at most 90 days")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (
+            set_code(VIEW, "count(distinct merchant)", "count(distinct no_function(merchant))"),
+            "DuckDB refuses the query",
+        ),
+        (set_code(STAGING, "'refund'", "refunds"), "a column that cannot be resolved"),
+    ],
+)
+def test_sql_that_cannot_be_a_stream_is_reported(project: Path, change: Change, what: str) -> None:
+    found = problem(project, change)
+    assert found.file == "models/customer__payments.sql"
+    assert what in found.what
+    assert found.remedy or found.expected
+
+
+@pytest.mark.parametrize(
+    ("node", "written", "shown"),
+    [
+        (VIEW, "{% if is_incremental() %}", ""),
+        (VIEW, "{% if execute %}{{ tiny.late('x') }}{% endif %}", " (by late() → recent_only() → is_incremental())"),
+        (STAGING, "{%- set late = recent_only() -%}", " (by recent_only() → is_incremental())"),
+    ],
+)
+def test_is_incremental_is_refused_wherever_the_sql_calls_it(
+    project: Path, node: str, written: str, shown: str
+) -> None:
+    found = problem(project, set_code(node, "select", f"{written}\nselect", "raw_code"))
+    assert found.file == f"models/{node.rpartition('.')[2]}.sql"
+    assert found.what == f"is_incremental() under a feature view with a stream{shown}"
+    assert str(found.remedy).startswith("leave is_incremental() out")
+
+
+def test_a_manifest_without_compiled_sql_says_how_to_get_it(project: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["nodes"][VIEW]["compiled_code"] = None
+
+    found = problem(project, change)
+    assert found.what == "the manifest does not hold the model's compiled SQL"
+    assert "dbt compile --full-refresh" in str(found.remedy)
+
+
+def test_a_query_at_compile_time_meets_the_lock_of_a_build(project: Path, tmp_path: Path) -> None:
+    querying = "{{ run_query('select 1').columns[0].values()[0] if execute }} as one,"
+    staging = PROJECT["models/stg_payments__transactions.sql"].replace("    customer_id,", f"customer_id, {querying}")
+    folder = write_project(tmp_path, PROJECT | {"models/stg_payments__transactions.sql": staging})
+    with duckdb.connect(str(folder / "tiny.duckdb")), pytest.raises(FeatureStoreError) as raised:
+        dbt_manifest(folder, folder / "target")
+    assert raised.value.what.endswith("while the warehouse is being built")
+    assert "stg_payments__transactions" in str(raised.value.got)
+    assert str(raised.value.remedy).startswith("wait for the build to end")
+
+
+def test_an_event_stream_stands_on_a_sources_table(project: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["nodes"][STAGING]["config"]["meta"] = {"event_stream": {"event_id": "x"}}
+
+    found = problem(project, change)
+    assert found.what == "a model cannot hold event_stream"
+    assert found.expected == "event_stream in config.meta of a source's table"
+
+
+@pytest.fixture
+def seed(project: Path) -> Iterator[Path]:
+    """The seed's file, which a test may write."""
+    path = project / "seeds" / "merchants.csv"
+    text = path.read_text()
+    yield path
+    path.write_text(text)
+
+
+def test_a_seed_that_staging_looks_up_becomes_part_of_the_view(project: Path, seed: Path) -> None:
+    before = load(project)
+    stream = before.feature_view("customer__payments").stream
+    assert stream is not None
+    for text in ('\'["food","food","games"]\'', "Käse, Wein"):
+        assert text in stream.row_sql
+    seed.write_text(seed.read_text().replace("games", "gambling"))
+    (change,) = plan(before, load(project))
+    assert (change.name, change.new_rows) == ("customer__payments", True)
+    assert change.details == ("staging SQL or rows that it looks up",)
+
+
+@pytest.mark.parametrize(
+    ("text", "types", "what", "remedy"),
+    [
+        ("merchant,category,risk\na,x,1\na,y,1\n", {}, "one key (merchants.merchant = 'a')", "one row a key"),
+        ("merchant,category,risk\na,x,high\n", {}, "a seed that DuckDB cannot load", "rows that fit"),
+        ("merchant,category,risk\na,x,1\n", {"risk": "gold"}, "a seed that DuckDB cannot load", "rows that fit"),
+        ("merchant,category\n" + "".join(f"m{i},x\n" for i in range(5001)), {}, "5,001 rows", "at most 5,000 rows"),
+        ("merchant,kind\na,x\n", {}, "a column of a seed whose type dbt would guess: merchants.kind",
+         "config: {column_types: {merchant: varchar, kind: varchar}} for seed merchants"),
+        ("merchant,category,risk\na,x,1\n", {"merchant": "integer"}, "DuckDB cannot load", "in seeds/merchants.csv"),
+    ],
+)  # fmt: skip
+def test_a_seed_that_cannot_be_looked_up_is_reported(
+    project: Path, seed: Path, text: str, types: dict[str, str], what: str, remedy: str
+) -> None:
+    seed.write_text(text)
+    found = problem(
+        project, lambda manifest: manifest["nodes"]["seed.tiny.merchants"]["config"]["column_types"].update(types)
+    )
+    assert found.file == "models/customer__payments.sql"
+    assert what in found.what
+    assert remedy in str(found.remedy)

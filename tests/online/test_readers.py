@@ -1,0 +1,228 @@
+"""Reads over connections that drop, hang, are refused, shared by threads or forked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from feature_server.errors import OnlineStoreError, OnlineStoreRefused, OnlineStoreUnavailable, SettingsError
+from feature_server.online.address import parse_redis_url
+from feature_server.online.embedded import EmbeddedValkey
+from feature_server.online.readers import AsyncRedisReader, RedisReader
+
+
+def sync_reads(url: str, *batches: list[bytes], between: Callable[[], None] = lambda: None) -> list[Any]:
+    """What each batch of keys gives, over one sync reader; `between` runs after each."""
+    reader = RedisReader(url, timeout=0.3)
+    found = []
+    for keys in batches:
+        found.append(attempt(lambda keys=keys: reader.mget(keys)))  # type: ignore[misc]
+        between()
+    reader.close()
+    return found
+
+
+def async_reads(url: str, *batches: list[bytes], between: Callable[[], None] = lambda: None) -> list[Any]:
+    """The same over one async reader."""
+
+    async def read() -> list[Any]:
+        reader = AsyncRedisReader(url, timeout=0.3)
+        found = []
+        for keys in batches:
+            try:
+                found.append(await reader.mget(keys))
+            except OnlineStoreError as error:
+                found.append(type(error))
+            await asyncio.to_thread(between)
+            await asyncio.sleep(0.05)
+        reader.close()
+        return found
+
+    return asyncio.run(read())
+
+
+def attempt(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except OnlineStoreError as error:
+        return type(error)
+
+
+both = pytest.mark.parametrize("reads", [sync_reads, async_reads])
+
+
+@both
+def test_values_come_in_the_order_of_the_keys(valkey: str, reads: Callable[..., list[Any]]) -> None:
+    redis.Redis.from_url(valkey).mset({"a": b"\0\xff\r\n", "b": b""})
+    assert reads(valkey, [b"b", b"none", b"a", b"b"]) == [[b"", None, b"\0\xff\r\n", b""]]
+
+
+@both
+def test_a_dropped_connection_is_made_again_unnoticed(valkey: str, reads: Callable[..., list[Any]]) -> None:
+    server = redis.Redis.from_url(valkey)
+    server.set("a", 1)
+
+    def drop() -> None:
+        server.client_kill_filter(_type="normal", skipme=True)
+
+    assert reads(valkey, [b"a"], [b"a"], [b"a"], between=drop) == [[b"1"]] * 3
+
+
+@both
+def test_a_server_that_hangs_is_unavailable_and_is_read_again_afterwards(
+    valkey: str, reads: Callable[..., list[Any]]
+) -> None:
+    server = redis.Redis.from_url(valkey)
+    server.set("a", 1)
+    pauses = iter([lambda: server.client_pause(600), lambda: server.client_unpause(), lambda: None])
+    assert reads(valkey, [b"a"], [b"a"], [b"a"], between=lambda: next(pauses)()) == [
+        [b"1"],
+        OnlineStoreUnavailable,
+        [b"1"],
+    ]
+
+
+@both
+def test_a_server_that_is_gone_is_unavailable_until_it_is_back(tmp_path: Path, reads: Callable[..., list[Any]]) -> None:
+    first = EmbeddedValkey(tmp_path)
+    back: list[EmbeddedValkey] = []
+
+    def kill() -> None:
+        server = redis.Redis.from_url(first.url)
+        server.set("a", 1)
+        server.save()
+        os.kill(server.info("server")["process_id"], signal.SIGKILL)
+
+    steps = iter([kill, lambda: back.append(EmbeddedValkey(tmp_path)), lambda: None])
+    try:
+        assert reads(first.url, [b"a"], [b"a"], [b"a"], between=lambda: next(steps)()) == [
+            [None],
+            OnlineStoreUnavailable,
+            [b"1"],
+        ]
+    finally:
+        for server in (first, *back):
+            server.close()
+
+
+@both
+def test_a_database_and_password_in_the_url_are_used(valkey: str, reads: Callable[..., list[Any]]) -> None:
+    server = redis.Redis.from_url(valkey, db=3)
+    server.set("a", 1)
+    server.acl_setuser(
+        "reader", enabled=True, passwords=["+p@ss/word"], categories=["+@read", "+@connection"], keys=["*"]
+    )
+    path = valkey.removeprefix("unix://")
+    try:
+        assert reads(f"unix://reader:p%40ss%2Fword@{path}?db=3", [b"a"]) == [[b"1"]]
+        assert reads(f"unix://reader:wrong@{path}?db=3", [b"a"]) == [OnlineStoreRefused]
+    finally:
+        server.acl_deluser("reader")
+
+
+def test_reads_of_the_same_moment_are_one_command(valkey: str) -> None:
+    server = redis.Redis.from_url(valkey)
+    server.mset({f"k{i}": i for i in range(50)})
+
+    async def read() -> list[list[bytes | None]]:
+        reader = AsyncRedisReader(valkey)
+        await reader.mget([b"k0"])
+        found = await asyncio.gather(*(reader.mget([b"k%d" % i] * i) for i in range(1, 50)))
+        reader.close()
+        return found
+
+    assert asyncio.run(read()) == [[b"%d" % i] * i for i in range(1, 50)]
+    assert server.info("commandstats")["cmdstat_mget"]["calls"] == 2
+
+
+def test_a_read_given_up_by_its_caller_does_not_disturb_the_others(valkey: str) -> None:
+    redis.Redis.from_url(valkey).set("a", 1)
+
+    async def read() -> list[Any]:
+        reader = AsyncRedisReader(valkey)
+        await reader.mget([b"a"])
+        tasks = [asyncio.create_task(reader.mget([b"a"])) for _ in range(3)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        reader.close()
+        return [type(item) if isinstance(item, BaseException) else item for item in found]
+
+    assert asyncio.run(read()) == [[b"1"], asyncio.CancelledError, [b"1"]]
+
+
+def test_threads_share_a_reader(valkey: str) -> None:
+    redis.Redis.from_url(valkey).mset({f"k{i}": i for i in range(8)})
+    reader = RedisReader(valkey)
+    start = threading.Barrier(8)
+
+    def read(i: int) -> bool:
+        start.wait()
+        return all(reader.mget([b"k%d" % i]) == [b"%d" % i] for _ in range(200))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))
+    reader.close()
+
+
+def test_a_forked_process_does_not_take_its_parents_replies(valkey: str) -> None:
+    redis.Redis.from_url(valkey).mset({"parent": 1, "child": 2})
+    reader = RedisReader(valkey)
+    reader.mget([b"parent"])
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(reader.mget([b"child"]) == [b"2"] for _ in range(100)) else 1)
+    assert all(reader.mget([b"parent"]) == [b"1"] for _ in range(100))
+    assert os.waitpid(child, 0)[1] == 0
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://example",
+        "redis://example:7000/2",
+        "redis://:p%40ss@example/0",
+        "redis://user:secret@example:1?db=4",
+        "unix:///run/redis.sock?db=1",
+        "unix://user:secret@/run/redis.sock",
+        "rediss://example:6380/1?ssl_cert_reqs=none",
+    ],
+)
+def test_a_url_means_what_it_means_to_redis_py(url: str) -> None:
+    theirs = redis.connection.parse_url(url)
+    ours = parse_redis_url(url)
+    assert (ours.host, ours.port) == (theirs.get("host", "localhost"), theirs.get("port", 6379))
+    assert (ours.path, ours.db) == (theirs.get("path"), theirs.get("db", 0))
+    assert (ours.username, ours.password) == (theirs.get("username"), theirs.get("password"))
+    assert (ours.tls is not None) == (theirs.get("connection_class") is redis.connection.SSLConnection)
+    assert "secret" not in ours.shown
+    assert "p@ss" not in ours.shown
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://example", "scheme 'http'"),
+        ("example:6379", "scheme 'example'"),
+        ("redis://example:99999", "a port"),
+        ("redis://example/one", "database 'one'"),
+        ("redis://example?databse=1", "option 'databse'"),
+        ("unix://", "no path"),
+        ("rediss://example?ssl_ca_certs=/no/such/file", "no file"),
+        ("rediss://example?ssl_cert_reqs=perhaps", "neither none nor required"),
+    ],
+)
+def test_a_url_that_cannot_be_used_says_why(url: str, said: str) -> None:
+    with pytest.raises(SettingsError, match="expected: redis://") as caught:
+        parse_redis_url(url)
+    assert said in str(caught.value)

@@ -1,0 +1,58 @@
+"""Prints what Airflow sees in a DAG folder, as JSON: `python tests/support/dags_structure.py DAGS_FOLDER TARGET_PATH…`.
+
+Once for each target path, which stands for FEATURES_TARGET_PATH: importing Airflow takes far longer than reading DAGs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def structure(folder: str, target_path: str) -> dict[str, Any]:
+    """The import errors and, for each DAG, what the tests look at."""
+    from airflow.dag_processing.dagbag import BundleDagBag
+
+    os.environ["FEATURES_TARGET_PATH"] = target_path
+    bag = BundleDagBag(Path(folder), bundle_path=Path(folder), bundle_name="dags-folder")
+    return {"errors": bag.import_errors, "dags": {dag_id: _dag(dag) for dag_id, dag in bag.dags.items()}}
+
+
+def _dag(dag: Any) -> dict[str, Any]:
+    return {
+        "schedule": dag.timetable.expression,
+        "catchup": dag.catchup,
+        "max_active_runs": dag.max_active_runs,
+        "timeout": dag.dagrun_timeout.total_seconds(),
+        "tags": sorted(dag.tags),
+        "doc": dag.doc_md,
+        "tasks": {task.task_id: _task(task) for task in dag.tasks},
+    }
+
+
+def _task(task: Any) -> dict[str, Any]:
+    return {
+        "after": sorted(task.upstream_task_ids),
+        "rule": task.trigger_rule.value,
+        "pool": task.pool,
+        "owner": task.owner,
+        "retries": task.retries,
+        "backoff": bool(task.retry_exponential_backoff),
+        "timeout": task.execution_timeout and task.execution_timeout.total_seconds(),
+        "command": getattr(task, "bash_command", None),
+        "select": getattr(task, "select", None),
+        "assets": sorted(asset.uri for asset in task.outlets),
+        "doc": task.doc_md or "",
+        "tells": bool(task.on_failure_callback),
+    }
+
+
+if __name__ == "__main__":
+    folder, *target_paths = sys.argv[1:]
+    with contextlib.redirect_stdout(sys.stderr):
+        found = [structure(folder, path) for path in target_paths]
+    print(json.dumps(found))
