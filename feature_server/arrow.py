@@ -18,8 +18,10 @@ _ARROW_TYPES: dict[str, pa.DataType] = {
 }  # fmt: skip
 
 
-def arrow_type(dtype: DType) -> pa.DataType:
-    """The Arrow type in which a feature's values are given; a UUID as its text."""
+def arrow_type(dtype: DType, *, uuid: pa.DataType | None = None) -> pa.DataType:
+    """The Arrow type in which values are given; a UUID as its text if not as `uuid`."""
+    if dtype.kind == "uuid" and uuid is not None:
+        return uuid
     if dtype.kind == "decimal":
         return pa.decimal128(dtype.precision, dtype.scale)
     if dtype.kind == "list":

@@ -40,6 +40,12 @@ _VARCHAR = re.compile(r"(?:varchar|char|bpchar|character varying)\s*\(\s*\d+\s*\
 _LIST = re.compile(r"(.*)\[\s*\d*\s*\]$")
 
 
+def integer_bounds(kind: str) -> tuple[int, int]:
+    """The least and the largest value of an integer type."""
+    bits = 8 * INTEGER_WIDTHS[kind]
+    return (0, 2**bits - 1) if kind.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
 class DType(msgspec.Struct, frozen=True):
     """One type of the list.
 

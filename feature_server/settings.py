@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from .errors import SettingsError
+from .times import to_us
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,17 +66,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def now_us(self) -> int:
         return to_us(self.now())
-
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def to_us(moment: datetime) -> int:
-    """Microseconds since 1970-01-01 UTC, exactly; a naive time is UTC."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    delta = moment - EPOCH
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def parse_time(text: str, *, where: str) -> datetime:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from feature_server.dtypes import DType, UnknownType, parse_sql_type
+from feature_server.dtypes import INTEGER_WIDTHS, DType, UnknownType, integer_bounds, parse_sql_type
 
 KNOWN = [
     ("tinyint", "int8", 1), ("SMALLINT", "int16", 2), ("integer", "int32", 4), ("Int", "int32", 4),
@@ -53,3 +54,8 @@ def test_only_a_timestamp_with_or_without_zone_is_a_timestamp() -> None:
 
 def test_a_decimal_knows_its_digits() -> None:
     assert parse_sql_type("decimal(12,2)") == DType("decimal", precision=12, scale=2)
+
+
+@pytest.mark.parametrize("kind", INTEGER_WIDTHS)
+def test_the_bounds_of_integers_are_those_of_numpy(kind: str) -> None:
+    assert integer_bounds(kind) == (np.iinfo(kind).min, np.iinfo(kind).max)

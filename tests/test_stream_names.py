@@ -24,9 +24,10 @@ from feature_server.offline.store import OfflineStore
 from feature_server.offline.warehouse import event_types, open_warehouse
 from feature_server.online.store import OnlineStore
 from feature_server.publish.run import publish
-from feature_server.settings import load_settings, to_us
+from feature_server.settings import load_settings
 from feature_server.sync.run import sync
 from feature_server.sync.view import SyncOptions
+from feature_server.times import to_us
 from feature_server.training.request import get_historical_features
 from feature_server.training.sets import Sources
 from feature_server.verify.events import verify_events

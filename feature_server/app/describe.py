@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Any
 
 from ..definitions.facts import Entity, FeatureService, FeatureView, Owner
 from ..online.registry import OnlineRegistry
-from ..settings import EPOCH
+from ..times import from_us
 
 
 def iso(microseconds: int) -> str:
     """Microseconds since 1970 UTC as ISO 8601."""
-    return (EPOCH + timedelta(microseconds=microseconds)).isoformat().replace("+00:00", "Z")
+    return from_us(microseconds).isoformat().replace("+00:00", "Z")
 
 
 def describe_entity(online: OnlineRegistry, entity: Entity) -> dict[str, Any]:

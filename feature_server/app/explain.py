@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SettingsError
-from ..settings import parse_time, to_us
+from ..settings import parse_time
+from ..times import to_us
 from ..verify.explanation import Explanation
 
 EXPLAIN_ROUTE = "/explain"

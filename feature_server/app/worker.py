@@ -21,7 +21,8 @@ from types import FrameType
 import msgspec
 import uvicorn
 
-from ..settings import parse_time, to_us
+from ..settings import parse_time
+from ..times import to_us
 from .explain import Explainer
 from .features import FeatureServer
 from .live import LiveSources

@@ -22,7 +22,7 @@ from ..history.log import landing_folder, last_logged, live_files, logged
 from ..layout.keys import DEAD
 from ..online.live import entry_seconds, read_live
 from ..online.store import OnlineStore, redis_errors
-from ..settings import EPOCH, to_us
+from ..times import EPOCH, from_us, to_us
 
 COUNTED_PUSHES = 2_000  # up to so many entries of a log their events are counted, which means reading them
 
@@ -101,7 +101,7 @@ def _logged_events(
         tables = tables or _last_landed(folder, source.event_timestamp)
     times = (pc.max(table[source.event_timestamp]).as_py() for table in tables)
     newest = max((to_us(time) for time in times if time is not None), default=None)
-    return events, None if newest is None else EPOCH + timedelta(microseconds=newest)
+    return events, None if newest is None else from_us(newest)
 
 
 def _late(status: SourceStatus, refresh: str | None) -> Iterator[str]:

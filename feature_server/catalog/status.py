@@ -7,7 +7,7 @@ differs when its last `features verify` found keys whose values no sync to come 
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 
@@ -19,7 +19,8 @@ from ..online.embedded import connect
 from ..online.registry import OnlineRegistry, OnlineView
 from ..online.store import OnlineStore
 from ..online.verified import LastVerified, read_verified
-from ..settings import EPOCH, Settings
+from ..settings import Settings
+from ..times import from_us
 from .sources import SourceStatus, allowed_delay, source_status, span
 
 ANSWER_SECONDS = 5.0
@@ -193,4 +194,4 @@ def _add(status: ViewStatus, *, problem: str) -> ViewStatus:
 
 
 def _instant(microseconds: int) -> datetime:
-    return EPOCH + timedelta(microseconds=microseconds)
+    return from_us(microseconds)

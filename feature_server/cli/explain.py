@@ -28,7 +28,8 @@ def explain(
     from ..offline.store import OfflineStore
     from ..online.embedded import connect
     from ..online.store import OnlineStore
-    from ..settings import load_settings, parse_time, to_us
+    from ..settings import load_settings, parse_time
+    from ..times import to_us
     from ..verify.explain import explain as run
 
     settings = load_settings(project_dir=project_dir)

@@ -8,7 +8,7 @@ leaves a doubt, dbt is asked; it takes seconds, so it is asked for nothing else 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ import msgspec
 from ..definitions.facts import FeatureView
 from ..errors import UNREADABLE, FeatureStoreError, SettingsError, WarehouseError
 from ..offline.warehouse import MISSING, database_name, name_parts
-from ..settings import EPOCH, Settings, local_path, shown_place, to_us
+from ..settings import Settings, local_path, shown_place
+from ..times import from_us, to_us
 from .artifacts import read_manifest
 
 if TYPE_CHECKING:
@@ -216,4 +217,4 @@ def _elsewhere(
 
 
 def _minute(us: int) -> str:
-    return f"{EPOCH + timedelta(microseconds=us):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{from_us(us):%Y-%m-%d %H:%M:%S} UTC"

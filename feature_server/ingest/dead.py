@@ -10,7 +10,7 @@ import msgspec
 from ..layout.keys import DEAD
 from ..online.live import entry_seconds
 from ..online.store import OnlineStore, redis_errors
-from ..settings import EPOCH
+from ..times import EPOCH
 
 _PAGE = 1000
 

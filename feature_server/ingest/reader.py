@@ -16,11 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..arrow import arrow_type
 from ..definitions.stream import EventSource
-from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
+from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, integer_bounds
 from ..errors import FeatureStoreError, RequestError
 from ..layout.events import GRACE_US
-from ..settings import to_us
+from ..times import to_us
 
 _TYPES: dict[str, Any] = {
     "bool": bool, "string": str, "date": date, "timestamp": datetime, "timestamptz": datetime, "uuid": UUID,
@@ -64,7 +65,7 @@ class EventReader:
             _json_type(column.dtype) if column.name in needed else _json_type(column.dtype) | None
             for column in source.columns
         ]
-        self._arrow = pa.schema([(column.name, arrow_type(column.dtype)) for column in source.columns])
+        self._arrow = pa.schema([(column.name, arrow_type(column.dtype, uuid=pa.uuid())) for column in source.columns])
         fields = [f"c{i}" for i in range(len(self._names))]
         rename = dict(zip(fields, self._names, strict=True))
         self._event = msgspec.defstruct(
@@ -265,22 +266,7 @@ def _json_type(dtype: DType) -> Any:
         return list[_json_type(DType(str(dtype.item))) | None]  # type: ignore[misc]
     if kind not in INTEGER_WIDTHS:
         return _TYPES[kind]
-    bits = INTEGER_WIDTHS[kind] * 8
+    low, high = integer_bounds(kind)
     if kind == "uint64":
-        return Annotated[int, msgspec.Meta(ge=0)]
-    low, high = (0, 2**bits - 1) if kind.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        return Annotated[int, msgspec.Meta(ge=low)]
     return Annotated[int, msgspec.Meta(ge=low, le=high)]
-
-
-def arrow_type(dtype: DType) -> pa.DataType:
-    """The Arrow type of a source's column."""
-    kind = dtype.kind
-    if kind == "list":
-        return pa.list_(arrow_type(DType(str(dtype.item))))
-    if kind == "decimal":
-        return pa.decimal128(dtype.precision, dtype.scale)
-    simple: dict[str, pa.DataType] = {
-        "bool": pa.bool_(), "string": pa.string(), "date": pa.date32(), "timestamp": pa.timestamp("us"),
-        "timestamptz": pa.timestamp("us", "UTC"), "uuid": pa.uuid(),
-    }  # fmt: skip
-    return simple.get(kind) or getattr(pa, kind)()

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from ..definitions.facts import JoinKey
-from ..dtypes import INTEGER_WIDTHS
+from ..dtypes import INTEGER_WIDTHS, integer_bounds
 from ..errors import RequestError
 
 REGISTRY = b"features:registry"  # the online registry, JSON (see `online.OnlineRegistry`)
@@ -61,9 +61,7 @@ def key_encoder(key: JoinKey) -> Callable[[object], str | None]:
 
 
 def _integer_encoder(key: JoinKey) -> Callable[[object], str | None]:
-    bits = INTEGER_WIDTHS[key.dtype.kind] * 8
-    unsigned = key.dtype.kind.startswith("u")
-    low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    low, high = integer_bounds(key.dtype.kind)
 
     def encode(value: object) -> str | None:
         if value is None:
@@ -162,8 +160,7 @@ def text_encoder(key: JoinKey) -> Callable[[Sequence[Any]], Sequence[Any]]:
     one = key_encoder(key)
     kind = key.dtype.kind
     if kind in INTEGER_WIDTHS:
-        bits = INTEGER_WIDTHS[kind] * 8
-        low, high = (0, 2**bits - 1) if kind.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        low, high = integer_bounds(kind)
 
         def integers(values: Sequence[Any]) -> Sequence[Any]:
             if set(map(type, values)) == {int} and low <= min(values) and max(values) <= high:

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from ..definitions.facts import Feature
 from ..dtypes import DType
+from ..times import EPOCH, EPOCH_DAY, length_us
 
 STRUCT_FORMATS = {
     "int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "Q",
     "float32": "f", "float64": "d", "bool": "?", "date": "i", "timestamp": "q", "timestamptz": "q", "uuid": "16s",
 }  # fmt: skip
-_EPOCH = datetime(1970, 1, 1)
-_EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_DAY = date(1970, 1, 1).toordinal()
+_PLAIN_EPOCH = EPOCH.replace(tzinfo=None)
 
 
 class RowCodec:
@@ -136,9 +135,9 @@ def _to_stored(dtype: DType) -> Callable[[Any], Any] | None:
         return lambda value: encode_list(str(dtype.item), value)
     return {
         "string": lambda value: value.encode(),
-        "date": lambda value: value.toordinal() - _EPOCH_DAY,
-        "timestamp": lambda value: _microseconds(value - _EPOCH),
-        "timestamptz": lambda value: _microseconds(value - _EPOCH_UTC),
+        "date": lambda value: value.toordinal() - EPOCH_DAY,
+        "timestamp": lambda value: length_us(value - _PLAIN_EPOCH),
+        "timestamptz": lambda value: length_us(value - EPOCH),
         "uuid": lambda value: value.bytes,
     }.get(kind)
 
@@ -155,16 +154,12 @@ def from_stored(dtype: DType) -> Callable[[Any], Any] | None:
         return lambda stored: decode_list(str(dtype.item), stored)
     converters: dict[str, Callable[[Any], Any]] = {
         "string": bytes.decode,
-        "date": lambda stored: date.fromordinal(stored + _EPOCH_DAY),
-        "timestamp": lambda stored: _EPOCH + timedelta(microseconds=stored),
-        "timestamptz": lambda stored: _EPOCH_UTC + timedelta(microseconds=stored),
+        "date": lambda stored: date.fromordinal(stored + EPOCH_DAY),
+        "timestamp": lambda stored: _PLAIN_EPOCH + timedelta(microseconds=stored),
+        "timestamptz": lambda stored: EPOCH + timedelta(microseconds=stored),
         "uuid": lambda stored: UUID(bytes=stored),
     }
     return converters.get(kind)
-
-
-def _microseconds(delta: timedelta) -> int:
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def _unscaled(value: Decimal, scale: int) -> int:

@@ -18,10 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import compute
 
+from ..arrow import arrow_type
 from ..definitions.facts import FeatureView
 from ..dtypes import DType
 from ..errors import OnlineStoreError
-from ..settings import to_us
+from ..times import EPOCH_DAY, to_us
 from .row import STRUCT_FORMATS, RowCodec, encode_list
 
 Bytes2D: TypeAlias = npt.NDArray[np.uint8]
@@ -29,14 +30,8 @@ PackedRows: TypeAlias = "Bytes2D | list[bytes]"  # one row of equal width each, 
 pc: Any = compute  # the type stubs know a part of what Arrow's functions and arrays take
 Column: TypeAlias = Any  # an Arrow array
 
-_EPOCH_DAY = date(1970, 1, 1).toordinal()
-_DAYS = (date.min.toordinal() - _EPOCH_DAY, date.max.toordinal() - _EPOCH_DAY)
+_DAYS = (date.min.toordinal() - EPOCH_DAY, date.max.toordinal() - EPOCH_DAY)
 _TIMES = (to_us(datetime.min), to_us(datetime.max))
-_ARROW: dict[str, pa.DataType] = {
-    "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(), "date": pa.date32(),
-    "string": pa.large_string(),
-    **{f"{sign}int{bits}": getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}  # fmt: skip
 _ESCAPES = (("%", "%25"), ("|", "%7C"), ("{", "%7B"), ("}", "%7D"))  # "%" first: the others write one
 _HEX = np.full(256, 255, dtype=np.uint8)
 _HEX[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
@@ -211,13 +206,11 @@ def _row_dtype(codec: RowCodec) -> np.dtype[Any]:
 def _arrow_type(dtype: DType, given: pa.DataType) -> pa.DataType:
     if dtype.is_timestamp:
         return pa.timestamp("us", given.tz if pa.types.is_timestamp(given) else None)
-    if dtype.kind == "decimal":
-        return pa.decimal128(dtype.precision, dtype.scale)
     if dtype.kind == "list":
-        return pa.large_list(_ARROW[str(dtype.item)])
-    if dtype.kind == "uuid":
-        return given if pa.types.is_fixed_size_binary(given) else pa.large_string()
-    return _ARROW[dtype.kind]
+        return pa.large_list(arrow_type(DType(str(dtype.item))))
+    if dtype.kind == "uuid" and pa.types.is_fixed_size_binary(given):
+        return given
+    return pa.large_string() if dtype.kind in ("string", "uuid") else arrow_type(dtype)
 
 
 def _one_chunk(column: Any) -> Column:

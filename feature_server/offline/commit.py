@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -14,12 +13,12 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from ..durable import flush
 from ..errors import OfflineStoreError
+from ..times import from_us
 from .sql import BUCKET, arrow_schema
 from .store import LOG_KEY, DataFile, OfflineTable, PublishedState
 
 # Training sets name table versions and must be reproducible, so the log that old versions need is never cleaned up.
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.checkpointInterval": "50"}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class CommitConflict(OfflineStoreError):
@@ -118,7 +117,7 @@ def _relative(path: Path, file: DataFile) -> str:
 
 
 def _iso(event_us: int) -> str:
-    moment = _EPOCH + timedelta(microseconds=event_us)
+    moment = from_us(event_us)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06}Z".rjust(27, "0")
 
 

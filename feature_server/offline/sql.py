@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from ..arrow import arrow_type
 from ..definitions.facts import FeatureView
 from ..dtypes import DType
 
@@ -29,11 +30,6 @@ _STORED_AS = {
     "uint64": DType("decimal", precision=20, scale=0),
     "uuid": DType("string"),
 }
-_ARROW_TYPES: dict[str, pa.DataType] = {
-    "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(),
-    "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(), "string": pa.string(), "date": pa.date32(),
-    "timestamp": pa.timestamp("us"), "timestamptz": pa.timestamp("us", "UTC"),
-}  # fmt: skip
 INSTANT = DType("timestamptz")
 
 
@@ -100,14 +96,11 @@ def restore_list(view: FeatureView, names: Sequence[str] | None = None) -> str:
 
 def arrow_schema(view: FeatureView) -> pa.Schema:
     """The Arrow schema of a view's offline table as stored, the partition column last."""
-    fields = [pa.field(column.name, _arrow_type(column.dtype)) for column in columns(view)]
+    fields = [pa.field(column.name, _stored_arrow_type(column.dtype)) for column in columns(view)]
     return pa.schema([*fields, pa.field(BUCKET, pa.string())])
 
 
-def _arrow_type(dtype: DType) -> pa.DataType:
-    dtype = _STORED_AS.get(dtype.kind, dtype)
-    if dtype.kind == "decimal":
-        return pa.decimal128(dtype.precision, dtype.scale)
+def _stored_arrow_type(dtype: DType) -> pa.DataType:
     if dtype.kind == "list":
-        return pa.list_(_arrow_type(DType(str(dtype.item))))
-    return _ARROW_TYPES[dtype.kind]
+        return pa.list_(_stored_arrow_type(DType(str(dtype.item))))
+    return arrow_type(_STORED_AS.get(dtype.kind, dtype))

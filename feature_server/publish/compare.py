@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 import msgspec
 
@@ -12,9 +12,9 @@ from ..offline.files import Extent, Fingerprint, bucket_of, choose_grain, finger
 from ..offline.sql import columns, quote
 from ..offline.store import DataFile, OfflineTable, PublishedState
 from ..offline.warehouse import Build, Warehouse
+from ..times import from_us
 
 FILES_A_BUCKET = 12  # a bucket with this many files is written as one instead of getting another
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OLDEST_US, _NEWEST_US = -62_135_596_800_000_000, 253_370_764_799_999_999  # 0001-01-01 to the end of 9998
 
 
@@ -200,7 +200,7 @@ def _first_bucket_changed(builds: tuple[Build, ...], state: PublishedState) -> s
     if len(known) < len(starts):
         return None
     try:
-        day = (_EPOCH + timedelta(microseconds=min(known))).date().isoformat()
+        day = from_us(min(known)).date().isoformat()
     except OverflowError:
         return None
     return bucket_of(day, state.grain)

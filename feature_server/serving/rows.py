@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from ..definitions.facts import Feature
 from ..errors import OnlineStoreError
 from ..layout.row import struct_format
 from ..online.registry import OnlineView
-from ..settings import EPOCH
+from ..times import from_us
 from .counts import ValueCounts
 
 PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_MAX_AGE = "PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"
@@ -28,7 +28,7 @@ def to_datetimes(microseconds: Sequence[int]) -> list[datetime]:
     if min(microseconds) > -_EXACT_US and max(microseconds) < _EXACT_US:
         # Four times as fast as adding timedeltas.
         return msgspec.convert([us / 1e6 for us in microseconds], list[datetime], strict=False)
-    return [EPOCH + timedelta(0, 0, us) for us in microseconds]
+    return [from_us(us) for us in microseconds]
 
 
 class ViewColumns:

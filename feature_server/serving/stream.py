@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..definitions.aggregates import OF_ITS_ARGUMENT, is_lifetime
 from ..definitions.facts import Feature
 from ..definitions.stream import Node
-from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
+from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, integer_bounds
 from ..errors import OnlineStoreError
 from ..layout.decode import Dictionary, EventDecoder
 from ..layout.events import arguments_of, plan_of
@@ -218,9 +218,8 @@ class StreamViewReader(ViewReader):
             return numbers.astype(np.bool_).tolist()
         found: list[Any] = numbers.tolist()
         if kind in INTEGER_WIDTHS and found:
-            bits = INTEGER_WIDTHS[kind] * 8
-            low, high = (0, 2**bits) if kind.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
-            if min(found) < low or max(found) >= high:
+            low, high = integer_bounds(kind)
+            if min(found) < low or max(found) > high:
                 raise OnlineStoreError(
                     "a window's value is out of range", where=f"{self.view_id}:{feature.name}",
                     expected=str(feature.dtype), got=str(max(found, key=abs)), remedy="give the column a wider type",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ..arrow import arrow_type, numpy_bools, numpy_integers
 from ..definitions.facts import FeatureView, JoinKey
-from ..dtypes import INTEGER_WIDTHS
+from ..dtypes import INTEGER_WIDTHS, DType, integer_bounds
 from ..errors import RequestError
 from ..offline.sql import quote
 from ..point_in_time import Int64s
@@ -233,19 +233,20 @@ def key_values(chunk: pa.Table, key: JoinKey) -> pa.Array:
     if key.dtype.kind == "uuid":
         return _uuid_text(values, key.name)
     if key.dtype.kind in INTEGER_WIDTHS and values.type != target:
-        return _narrow_integers(values, target)
+        return _narrow_integers(values, key.dtype)
     return values.cast(target)
 
 
-def _narrow_integers(values: pa.Array, target: pa.DataType) -> pa.Array:
+def _narrow_integers(values: pa.Array, dtype: DType) -> pa.Array:
+    target = arrow_type(dtype)
     try:
         return values.cast(target)
     except pa.ArrowInvalid:  # some value is out of range, so no row can have it
-        limits: Any = np.iinfo(cast(Any, target.to_pandas_dtype()))
+        low, high = integer_bounds(dtype.kind)
         wide = values.cast(pa.decimal128(38, 0))
         fits = pc.and_(
-            pc.greater_equal(wide, pa.scalar(int(limits.min), wide.type)),
-            pc.less_equal(wide, pa.scalar(int(limits.max), wide.type)),
+            pc.greater_equal(wide, pa.scalar(low, wide.type)),
+            pc.less_equal(wide, pa.scalar(high, wide.type)),
         )
         return pc.if_else(fits, values, pa.scalar(None, values.type)).cast(target)
 

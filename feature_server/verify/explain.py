@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..online.store import OnlineStore, redis_errors
 from ..serving.counts import ValueCounts
 from ..serving.rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
 from ..serving.stream import StreamViewReader
-from ..settings import EPOCH, to_us
+from ..times import from_us, to_us
 from .explanation import Explanation, Window
 from .served import event_source, named_keys, served_values, unequal
 
@@ -198,4 +198,4 @@ def _collect(node: Node, aggregates: set[int], plain: set[int]) -> None:
 
 
 def _moment(at_us: int) -> datetime:
-    return EPOCH + timedelta(microseconds=at_us)
+    return from_us(at_us)

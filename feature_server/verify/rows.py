@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 from ..definitions.facts import FeatureView
@@ -21,7 +20,7 @@ from ..offline.store import OfflineStore, OfflineTable
 from ..offline.warehouse import connect
 from ..online.registry import OnlineRegistry, OnlineView
 from ..online.store import OnlineStore, redis_errors
-from ..settings import EPOCH
+from ..times import from_us
 from .result import EXPIRED, NOT_YET_SYNCED, WRONG, Difference, Progress, Verified, compared, never_synced
 
 SAMPLE = 1000
@@ -283,4 +282,4 @@ def check_online(views: Sequence[FeatureView]) -> None:
 
 
 def _time(event_us: int) -> str:
-    return (EPOCH + timedelta(microseconds=event_us)).isoformat()
+    return from_us(event_us).isoformat()

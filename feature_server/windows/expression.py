@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from ..definitions.stream import Node
-from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, parse_sql_type
+from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, integer_bounds, parse_sql_type
 from ..errors import RequestError
 
 _NULL = DType("null")
@@ -365,8 +365,7 @@ def _integers(column: Column, dtype: DType) -> np.ndarray:
     if dtype.kind == "decimal":
         least, most = -(10 ** int(dtype.precision or 38)) + 1, 10 ** int(dtype.precision or 38) - 1
     else:
-        bits = INTEGER_WIDTHS[dtype.kind] * 8
-        least, most = (0, 2**bits - 1) if dtype.kind[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        least, most = integer_bounds(dtype.kind)
     if len(values) and not least <= int(values.min()) <= int(values.max()) <= most:
         raise _beyond(dtype)
     return values.astype(np.int64) if values.dtype == object and most < 2**63 else values

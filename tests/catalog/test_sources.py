@@ -23,7 +23,8 @@ from feature_server.ingest.worker import Worker
 from feature_server.layout.keys import DEAD, EVENTS
 from feature_server.online.registry import with_views
 from feature_server.online.store import OnlineStore
-from feature_server.settings import load_settings, to_us
+from feature_server.settings import load_settings
+from feature_server.times import to_us
 from feature_server.verify.events import verify_events
 from tests.support.live_project import NOW, SOURCE, LiveProject, make_live_view, payment, settings_of
 from tests.support.served import metrics, served

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from feature_server.catalog.sources import span
 from feature_server.catalog.status import Status, ViewStatus, read_status
 from feature_server.definitions.facts import FeatureView
-from feature_server.settings import EPOCH, Settings, load_settings
+from feature_server.settings import Settings, load_settings
+from feature_server.times import EPOCH
 from tests.support.sync_project import Tables, at, make_view, registry_of, run_sync
 
 HOURLY = make_view("customer__spend", refresh="hourly")

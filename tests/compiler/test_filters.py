@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from feature_server.client.features import FeatureClient
 from feature_server.ingest.transaction import Ingestor
-from feature_server.settings import load_settings, to_us
+from feature_server.settings import load_settings
+from feature_server.times import to_us
 from tests.support.stream_views import NOW, payment, put_online, stream_view
 
 SQL = """

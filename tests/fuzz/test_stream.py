@@ -29,7 +29,8 @@ from feature_server.ingest.transaction import Ingestor
 from feature_server.ingest.worker import Worker
 from feature_server.layout.keys import EVENTS
 from feature_server.online.store import OnlineStore
-from feature_server.settings import load_settings, to_us
+from feature_server.settings import load_settings
+from feature_server.times import to_us
 from tests.support.live_project import COLUMNS, NOW, SOURCE, make_live_view
 from tests.support.stream_views import put_online
 

@@ -17,7 +17,7 @@ import pytest
 from feature_server.errors import OfflineStoreError, SettingsError
 from feature_server.index import columns as index_columns
 from feature_server.index.find import KEEP_VERSIONS, Index, open_index
-from feature_server.settings import to_us
+from feature_server.times import to_us
 from tests.support.published import Project, make_view
 
 T0 = datetime(2024, 1, 1, tzinfo=UTC)

@@ -19,7 +19,7 @@ from feature_server.errors import NotSynced, RequestError, UnknownNameError
 from feature_server.ingest.link import Link
 from feature_server.ingest.transaction import Ingestor
 from feature_server.layout import keys
-from feature_server.settings import to_us
+from feature_server.times import to_us
 from tests.support.pushed import SOURCE, Clock, read
 from tests.support.stream_views import COLUMNS, NOW, event_source, payment, put_online, stream_view
 

@@ -27,7 +27,7 @@ from feature_server.layout.keys import DEAD, EVENTS
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.online.registry import OnlineRegistry
 from feature_server.online.store import OnlineStore
-from feature_server.settings import to_us
+from feature_server.times import to_us
 from tests.support.live_project import NOW, SOURCE, LiveProject, make_live_view, payment, versions
 from tests.support.payments import event
 from tests.support.served import eventually

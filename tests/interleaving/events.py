@@ -14,8 +14,8 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_server.arrow import arrow_type
 from feature_server.definitions.stream import EventSource
-from feature_server.ingest.reader import arrow_type
 from tests.interleaving.views import CLICKS, COLUMNS, PAYMENTS, Event
 
 CUSTOMERS = [UUID(int=(0xC0FFEE << 96) + i * 0x0123_4567_89AB) for i in range(6)]
@@ -162,7 +162,7 @@ def identity(event: Event, source: EventSource) -> tuple[str, ...]:
 
 def write_file(source: EventSource, path: Path, events: list[Event]) -> None:
     """A file of events, as a batch load brings it."""
-    schema = pa.schema([(column.name, arrow_type(column.dtype)) for column in source.columns])
+    schema = pa.schema([(column.name, arrow_type(column.dtype, uuid=pa.uuid())) for column in source.columns])
     arrays = []
     for field in schema:
         values = [event[field.name] for event in events]

@@ -9,7 +9,7 @@ from typing import Any
 
 from feature_server.client.features import FeatureClient
 from feature_server.layout.events import GRACE_US, retention_us
-from feature_server.settings import to_us
+from feature_server.times import to_us
 from tests.interleaving.events import CUSTOMERS, STORES, UNKNOWN, USERS, Events
 from tests.interleaving.views import CUSTOMER, EVER, STORE, USER, Analyst, Model
 

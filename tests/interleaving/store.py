@@ -22,7 +22,8 @@ from feature_server.ingest.transaction import Ingestor, PushResult
 from feature_server.layout.keys import DEAD, EVENTS
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.online.store import OnlineStore
-from feature_server.settings import load_settings, to_us
+from feature_server.settings import load_settings
+from feature_server.times import to_us
 from tests.interleaving.events import LATE, MICROSECOND, Events, columns, identity, lines, spoiled, write_file
 from tests.interleaving.reads import Comparison, asked_keys
 from tests.interleaving.shop import Shop, paused, run_until_killed

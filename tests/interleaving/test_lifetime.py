@@ -18,7 +18,8 @@ from feature_server.client.features import FeatureClient
 from feature_server.history.log import land
 from feature_server.ingest import trim as ingest_trim
 from feature_server.online.store import OnlineStore
-from feature_server.settings import load_settings, to_us
+from feature_server.settings import load_settings
+from feature_server.times import to_us
 from tests.support.lifetime_view import VIEW, expected
 from tests.support.live_project import NOW, SOURCE, LiveProject, Payment
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from feature_server.client.features import FeatureClient
 from feature_server.ingest import trim as ingest_trim
 from feature_server.ingest.transaction import Ingestor
-from feature_server.settings import load_settings, to_us
+from feature_server.settings import load_settings
+from feature_server.times import to_us
 from tests.support.stream_views import COLUMNS, FEATURES, NOW, SQL, put_online, stream_view
 
 SOURCE = "payments.transactions"

@@ -20,7 +20,7 @@ from feature_server.layout.keys import key_encoder, row_key
 from feature_server.layout.row import RowCodec
 from feature_server.layout.rows import RowPacker
 from feature_server.offline.sql import arrow_schema
-from feature_server.settings import to_us
+from feature_server.times import to_us
 from tests.support.values import TIMES, VALUES
 
 

@@ -11,7 +11,7 @@ from feature_server.errors import OfflineStoreError
 from feature_server.offline.files import bucket_of, choose_grain
 from feature_server.offline.store import OfflineStore
 from feature_server.offline.warehouse import open_warehouse
-from feature_server.settings import to_us
+from feature_server.times import to_us
 from tests.support.relations import Relations, view_of
 
 VIEW = view_of("spend", {"customer_id": "bigint"}, {"spend_eur": "integer"})

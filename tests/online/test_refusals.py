@@ -21,7 +21,7 @@ from feature_server.ingest.transaction import Ingestor
 from feature_server.ingest.worker import Worker
 from feature_server.layout.keys import EVENTS
 from feature_server.online.store import OnlineStore
-from feature_server.settings import to_us
+from feature_server.times import to_us
 from tests.support.live_project import NOW, SOURCE, LiveProject, make_live_view, payment
 from tests.support.own_valkey import own_valkey, url_of
 from tests.support.payments import EVENT, event

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
+from feature_server.arrow import arrow_type
 from feature_server.compiler.layers import EVENTS
 from feature_server.compiler.model import CompiledModel, compile_stream_view
 from feature_server.definitions.facts import Entity, Feature, FeatureView, JoinKey
 from feature_server.definitions.registry import Registry, write_registry
 from feature_server.definitions.stream import EventSource, SourceColumn
 from feature_server.dtypes import parse_sql_type
-from feature_server.ingest.reader import arrow_type
 from feature_server.ingest.transaction import Ingestor
 from feature_server.layout.events import LENGTH_BYTES, is_fixed_width, record_view
 from feature_server.layout.keys import BASE
@@ -32,9 +32,9 @@ from feature_server.offline.store import OfflineStore
 from feature_server.offline.warehouse import event_types, open_warehouse
 from feature_server.online.store import OnlineStore
 from feature_server.publish.run import publish
-from feature_server.settings import to_us
 from feature_server.sync.run import SyncReport, sync
 from feature_server.sync.view import SyncOptions
+from feature_server.times import to_us
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 COLUMNS = {
@@ -125,7 +125,9 @@ class LiveProject:
         path = self.landing / f"{name}.parquet"
         path.unlink(missing_ok=True)
         if rows:
-            schema = pa.schema([(column.name, arrow_type(column.dtype)) for column in self.source.columns])
+            schema = pa.schema(
+                [(column.name, arrow_type(column.dtype, uuid=pa.uuid())) for column in self.source.columns]
+            )
             columns = [list(values) for values in zip(*rows, strict=True)]
             columns[3] = [Decimal(amount) for amount in columns[3]]
             arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]

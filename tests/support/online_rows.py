@@ -26,7 +26,7 @@ from feature_server.dtypes import parse_dtype
 from feature_server.layout.keys import EPOCH, REGISTRY, key_encoder, row_key
 from feature_server.layout.row import RowCodec
 from feature_server.online.registry import OnlineRegistry, OnlineView, encode_online_registry
-from feature_server.settings import to_us
+from feature_server.times import to_us
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from feature_server.client.features import FeatureClient
-from feature_server.settings import load_settings, to_us
+from feature_server.settings import load_settings
+from feature_server.times import to_us
 from tests.support.stream_views import FEATURES, NOW
 
 SOURCE = "payments.transactions"

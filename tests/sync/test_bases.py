@@ -19,7 +19,8 @@ from feature_server.history.log import land
 from feature_server.ingest.transaction import Ingestor
 from feature_server.layout.keys import BASE, CODES
 from feature_server.online.store import OnlineStore
-from feature_server.settings import load_settings, to_us
+from feature_server.settings import load_settings
+from feature_server.times import to_us
 from feature_server.verify.events import verify_events
 from feature_server.verify.explain import explain
 from tests.support.lifetime_view import MORE, VIEW, expected

@@ -13,7 +13,7 @@ from feature_server.history.log import land
 from feature_server.ingest.transaction import Ingestor
 from feature_server.layout.keys import CODES
 from feature_server.online.store import OnlineStore
-from feature_server.settings import to_us
+from feature_server.times import to_us
 from tests.support.live_crash import sync_until_killed
 from tests.support.live_project import NOW, SOURCE, LiveProject, Payment, make_live_view, payment, versions
 

@@ -13,7 +13,7 @@ import redis
 
 from feature_server.history.log import land, live_files
 from feature_server.online.store import OnlineStore
-from feature_server.settings import to_us
+from feature_server.times import to_us
 from feature_server.verify.events import AHEAD, verify_events
 from feature_server.verify.explain import explain
 from feature_server.verify.result import Verified

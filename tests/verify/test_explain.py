@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from feature_server.cli.main import load_commands
 from feature_server.errors import RequestError, UnknownNameError
 from feature_server.online.store import OnlineStore
-from feature_server.settings import to_us
+from feature_server.times import to_us
 from feature_server.verify.explain import explain
 from feature_server.verify.explanation import Explanation
 from tests.support.live_project import NOW, LiveProject, make_live_view, payment

@@ -20,7 +20,7 @@ from feature_server.errors import OnlineStoreError
 from feature_server.layout.decode import EventDecoder
 from feature_server.layout.events import record_view
 from feature_server.layout.row import RowCodec
-from feature_server.settings import EPOCH
+from feature_server.times import EPOCH
 from feature_server.windows.now import WindowsNow
 from feature_server.windows.reduce import Values
 from feature_server.windows.window import NO_EVENT, Evaluated, Events, evaluate
