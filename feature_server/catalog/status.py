@@ -127,14 +127,14 @@ def _view_status(
 
 def _add_offline(status: ViewStatus, view: FeatureView, table: OfflineTable) -> ViewStatus:
     newest = table.newest_event_us
-    published_at = _instant(table.published_at_us)
+    published_at = from_us(table.published_at_us)
     status = msgspec.structs.replace(
         status,
         rows=table.rows,
         published_version=table.version,
         published_at=published_at,
         refreshed_at=published_at,
-        newest_event=None if newest is None else _instant(newest),
+        newest_event=None if newest is None else from_us(newest),
     )
     if table.view().fingerprint != view.fingerprint:
         return _add(status, problem=f"published for an earlier definition: run `features publish {view.id}`")
@@ -142,11 +142,11 @@ def _add_offline(status: ViewStatus, view: FeatureView, table: OfflineTable) -> 
 
 
 def _add_online(status: ViewStatus, view: FeatureView, synced: OnlineView) -> ViewStatus:
-    newest, synced_at = synced.newest_event_us, _instant(synced.synced_at_us)
+    newest, synced_at = synced.newest_event_us, from_us(synced.synced_at_us)
     status = msgspec.structs.replace(
         status,
         online_rows=synced.rows,
-        online_newest_event=None if newest is None else _instant(newest),
+        online_newest_event=None if newest is None else from_us(newest),
         synced_version=synced.table_version,
         synced_at=synced_at,
         refreshed_at=max(synced_at, status.refreshed_at or synced_at),
@@ -164,7 +164,7 @@ def _add_online(status: ViewStatus, view: FeatureView, synced: OnlineView) -> Vi
 def _add_verified(status: ViewStatus, last: LastVerified | None) -> ViewStatus:
     if last is None:
         return status
-    at = _instant(last.instant_us)
+    at = from_us(last.instant_us)
     if last.unexplained:
         problem = (
             f"differs: {last.unexplained:,} of {last.keys:,} keys compared at {at:%Y-%m-%d %H:%M} UTC have values that "
@@ -191,7 +191,3 @@ def _add_age(status: ViewStatus, view: FeatureView, now: datetime) -> ViewStatus
 
 def _add(status: ViewStatus, *, problem: str) -> ViewStatus:
     return msgspec.structs.replace(status, problems=(*status.problems, problem))
-
-
-def _instant(microseconds: int) -> datetime:
-    return from_us(microseconds)

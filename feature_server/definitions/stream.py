@@ -142,6 +142,7 @@ def needs(plan: StreamPlan, features: Sequence[str]) -> Needs:
 
 
 def collect_steps(node: Node, aggregates: set[int], latest: set[int]) -> None:
+    """Add the positions of the aggregates, and of the arguments' latest values, that an expression needs."""
     if node.op in ("aggregate", "latest"):
         (aggregates if node.op == "aggregate" else latest).add(node.value)
     for inner in node.args:

@@ -19,9 +19,7 @@ _SPELLED = {"count_distinct": "count(distinct {0})", "first": f"first({{0}} {_OR
 _SPELLED |= {name: f"{name}({{0}}, {{1}} {_ORDER})" for name in ("arg_min", "arg_max")}  # the earliest on a tie
 
 
-def values_at(
-    history: History, view: FeatureView, *, at_us: int, relation: str = "known"
-) -> dict[int, tuple[Any, ...]]:
+def values_at(history: History, view: FeatureView, *, at_us: int) -> dict[int, tuple[Any, ...]]:
     """The values of the view's features for each chosen key, by its n."""
     plan, keys = plan_of(view), ", ".join(history.keys)
     joined = " and ".join(f"counted.{name} = chosen.{name}" for name in history.keys)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..definitions.aggregates import OF_ITS_ARGUMENT, is_lifetime
 from ..definitions.facts import Feature
-from ..definitions.stream import Node
+from ..definitions.stream import Node, collect_steps
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, integer_bounds
 from ..errors import OnlineStoreError
 from ..layout.decode import Dictionary, EventDecoder
@@ -74,7 +74,7 @@ class StreamViewReader(ViewReader):
         self._plain: list[bool] = []
         for node in self._nodes:
             aggregates, latest = set[int](), set[int]()
-            _collect(node, aggregates, latest)
+            collect_steps(node, aggregates, latest)
             self._plain.append(bool(latest) and not aggregates)
             needed |= aggregates
             self._latest |= latest
@@ -169,7 +169,7 @@ class StreamViewReader(ViewReader):
             if column.dtype == dtype:
                 return column, dictionary
         needed, latest = set[int](), set[int]()
-        _collect(node, needed, latest)
+        collect_steps(node, needed, latest)
         count = len(found.latest_us)
         inputs: dict[str, list[Column | None]] = {"aggregate": [], "latest": []}
         for op, numbers in (("aggregate", needed), ("latest", latest)):
@@ -251,10 +251,3 @@ def _spelled(column: Column, dictionary: Sequence[bytes]) -> Column:
         for i, null in zip(column.values.tolist(), column.null, strict=True)
     ]
     return Column(texts, column.null, column.dtype)
-
-
-def _collect(node: Node, aggregates: set[int], latest: set[int]) -> None:
-    if node.op in ("aggregate", "latest"):
-        (aggregates if node.op == "aggregate" else latest).add(node.value)
-    for inner in node.args:
-        _collect(inner, aggregates, latest)

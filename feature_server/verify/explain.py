@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..definitions.stream import Frame, Node, StreamPlan
+from ..definitions.stream import Frame, StreamPlan, collect_steps
 from ..dtypes import INTEGER_WIDTHS
 from ..errors import NotSynced, OfflineStoreError, RequestError
 from ..history.events import History, open_history
@@ -63,7 +62,7 @@ def explain(
         values = _choose(history, key)
         output = next(output for output in plan.outputs if output.feature == name)
         aggregates, plain = set[int](), set[int]()
-        _collect(output.node, aggregates, plain)
+        collect_steps(output.node, aggregates, plain)
         _, newest = events_in(history, Frame(None), at_us=at_us, last=1)
         wanted, place = values_at(history, view, at_us=at_us)[0], view.feature_names.index(name)
         if at_us < now_us - GRACE_US:
@@ -78,7 +77,7 @@ def explain(
         return Explanation(
             feature=f"{view.id}:{name}",
             key=values,
-            at=_moment(at_us),
+            at=from_us(at_us),
             value=served[place],
             status=status,
             warehouse=wanted[place],
@@ -93,7 +92,7 @@ def explain(
 
 def _check_begin(feature: str, begin_us: int) -> None:
     try:
-        _moment(begin_us)
+        from_us(begin_us)
     except OverflowError:
         raise RequestError(
             "the windows begin before the year 1", where=feature, expected="a later time", got=f"{begin_us} µs"
@@ -153,8 +152,8 @@ def _window(history: History, plan: StreamPlan, number: int, at_us: int) -> Wind
     events, shown = events_in(history, frame, at_us=at_us, last=SHOWN_EVENTS, condition=condition)
     return Window(
         aggregate=spelled,
-        start=None if frame.preceding_us is None else _moment(at_us - frame.preceding_us),
-        end=_moment(at_us - frame.delay_us),
+        start=None if frame.preceding_us is None else from_us(at_us - frame.preceding_us),
+        end=from_us(at_us - frame.delay_us),
         events=events,
         shown=tuple(_shown(plan, event) for event in shown),
     )
@@ -188,14 +187,3 @@ def _choose(history: History, key: Mapping[str, Any]) -> dict[str, Any]:
         f"create or replace temp table chosen as select 0 as n, {listed}", [given[of.name] for of in join_keys]
     )
     return given
-
-
-def _collect(node: Node, aggregates: set[int], plain: set[int]) -> None:
-    if node.op in ("aggregate", "latest"):
-        (aggregates if node.op == "aggregate" else plain).add(node.value)
-    for part in node.args:
-        _collect(part, aggregates, plain)
-
-
-def _moment(at_us: int) -> datetime:
-    return from_us(at_us)
