@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import msgspec
 from hiredis import pack_command
@@ -17,7 +15,8 @@ from ..errors import OnlineStoreUnavailable, SettingsError
 _EXPECTED = "redis://[user:password@]host[:port][/db], rediss://… with TLS, or unix:///path/to/socket[?db=0]"
 _ESCAPE = "in user and password write / as %2F, # as %23, ? as %3F and @ as %40"
 _SECRETS = ("username", "password")
-_OPTIONS = {"db", "username", "password", "ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_OPTIONS = {"db", *_SECRETS, "ssl_cert_reqs", *_TLS_FILES}
 
 
 class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,9 +37,9 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
     def greeting(self) -> list[bytes]:
         """The commands that open a connection, packed; each is answered with OK."""
         commands: list[bytes] = []
-        if self.password is not None:
-            login = (self.username, self.password) if self.username else (self.password,)
-            commands.append(pack_command(("AUTH", *login)))
+        if self.username is not None or self.password is not None:
+            login = () if self.username is None else (self.username,)
+            commands.append(pack_command(("AUTH", *login, self.password or "")))
         if self.db:
             commands.append(pack_command(("SELECT", str(self.db))))
         return commands
@@ -54,6 +53,10 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
             return link
         link = socket.create_connection((self.host, self.port), timeout=timeout)
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self.secured(link)
+
+    def secured(self, link: socket.socket) -> socket.socket:
+        """The connection with TLS over it, where the URL asks for that."""
         context = self.ssl_context()
         return link if context is None else context.wrap_socket(link, server_hostname=self.host)
 
@@ -105,62 +108,79 @@ def http_login(url: str) -> tuple[str, str] | None:
 
 def parse_redis_url(url: str) -> RedisAddress:
     """The address that a URL names; SettingsError says what is wrong with it, and nothing that may be a password."""
-
-    def wrong(got: str) -> SettingsError:
-        return SettingsError(
-            "not a Redis URL that can be used", where="redis_url", expected=_EXPECTED, got=got, remedy=_ESCAPE
-        )
-
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise wrong("what is no URL") from None
+        raise _wrong("what is no URL") from None
     if parts.scheme not in ("redis", "rediss", "unix"):
-        raise wrong("another scheme" if "@" in url else f"scheme {parts.scheme!r}")
+        raise _wrong("another scheme" if "@" in url else f"scheme {parts.scheme!r}")
+    if not url.startswith(f"{parts.scheme}://"):
+        raise _wrong("another beginning than redis://, rediss:// or unix://")
+    options = _options(parts)
+    tls = _tls(options) if parts.scheme == "rediss" else None
+    host, port, path, db = "localhost", 6379, None, options.get("db")
+    if parts.scheme == "unix":
+        path = unquote(parts.path)
+        if not path:
+            raise _wrong("no path")
+        shown = f"unix://{path}"
+    else:
+        host, port = _host_and_port(parts)
+        db = db or unquote(parts.path).strip("/")
+        shown = f"{parts.scheme}://{host}:{port}" + (f"/{db}" if db else "")
+    if db and not db.isdecimal():
+        raise _wrong(f"database {db!r}")
+    username, password = (
+        unquote(given or "") or options.get(name) or None
+        for name, given in zip(_SECRETS, (parts.username, parts.password), strict=True)
+    )
+    return RedisAddress(
+        shown=shown, host=host, port=port, path=path, db=int(db or 0), username=username, password=password, tls=tls
+    )
+
+
+def _wrong(got: str) -> SettingsError:
+    return SettingsError(
+        "not a Redis URL that can be used", where="redis_url", expected=_EXPECTED, got=got, remedy=_ESCAPE
+    )
+
+
+def _options(parts: SplitResult) -> dict[str, str]:
+    """What stands behind the question mark, refused where it may be the rest of a password."""
     options = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
     elsewhere = [parts.path, *options, *(value for name, value in options.items() if name not in _SECRETS)]
     if parts.fragment or any("@" in part for part in elsewhere):
-        raise wrong("a # or an @ where none can be")
+        raise _wrong("a # or an @ where none can be")
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         tail = options.keys() & set(_SECRETS)  # what looks like an option's name may be the end of a password
         named = "an option" if tail else f"option {unknown[0]!r}"
-        raise wrong(f"{named} that is none of {', '.join(sorted(_OPTIONS))}")
-    given: dict[str, Any] = {
-        "username": unquote(parts.username) if parts.username else options.get("username") or None,
-        "password": unquote(parts.password) if parts.password else options.get("password") or None,
-    }
-    db = options.get("db")
-    if parts.scheme == "unix":
-        given["path"] = unquote(parts.path)
-        if not given["path"]:
-            raise wrong("no path")
-        shown = f"unix://{given['path']}"
-    else:
-        given["host"] = unquote(parts.hostname or "localhost")
-        try:
-            given["host"].encode("idna")  # as every look-up does
-        except UnicodeError:
-            raise wrong("a host that cannot be looked up") from None
-        try:
-            given["port"] = parts.port or 6379
-        except ValueError:
-            raise wrong("a port that is not a number up to 65535") from None
-        db = db or unquote(parts.path).strip("/") or None
-        shown = f"{parts.scheme}://{given['host']}:{given['port']}" + (f"/{db}" if db else "")
-    if db is not None:
-        if not db.isdecimal():
-            raise wrong(f"database {db!r}")
-        given["db"] = int(db)
-    if parts.scheme == "rediss":
-        given["tls"] = {name: value for name, value in options.items() if name.startswith("ssl_")}
-        _check_tls(given["tls"], wrong)
-    return RedisAddress(shown=shown, **given)
+        raise _wrong(f"{named} that is none of {', '.join(sorted(_OPTIONS))}")
+    for name in options:
+        if name.startswith("ssl_") and parts.scheme != "rediss":
+            raise _wrong(f"option {name!r} without rediss://")
+    return options
 
 
-def _check_tls(tls: dict[str, str], wrong: Callable[[str], SettingsError]) -> None:
-    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+def _host_and_port(parts: SplitResult) -> tuple[str, int]:
+    host = unquote(parts.hostname or "localhost")
+    try:
+        host.encode("idna")  # as every look-up does
+    except UnicodeError:
+        raise _wrong("a host that cannot be looked up") from None
+    try:
+        return host, parts.port or 6379
+    except ValueError:
+        raise _wrong("a port that is not a number up to 65535") from None
+
+
+def _tls(options: dict[str, str]) -> dict[str, str]:
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    for name in _TLS_FILES:
         if name in tls and not os.path.exists(tls[name]):
-            raise wrong(f"{name}: no file {tls[name]}")
+            raise _wrong(f"{name}: no file {tls[name]}")
+    if "ssl_keyfile" in tls and "ssl_certfile" not in tls:
+        raise _wrong("ssl_keyfile without ssl_certfile")
     if tls.get("ssl_cert_reqs", "required") not in ("none", "required"):
-        raise wrong(f"ssl_cert_reqs {tls['ssl_cert_reqs']!r}, which is neither none nor required")
+        raise _wrong(f"ssl_cert_reqs {tls['ssl_cert_reqs']!r}, which is neither none nor required")
+    return tls

@@ -7,6 +7,7 @@ would need a hash tag and a fence for each slot; nothing else assumes one server
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from redis.retry import Retry
 
 from ..errors import OnlineStoreUnavailable, SyncConflict
 from ..layout import keys
-from .address import parse_redis_url
+from .address import RedisAddress, parse_redis_url
 from .refusals import refusal
 from .registry import OnlineRegistry, decode_online_registry, encode_online_registry
 
@@ -61,22 +62,44 @@ def _decode_generation(value: bytes) -> Generation:
     return msgspec.json.decode(value, type=Generation)
 
 
+class _TlsConnection(redis.SSLConnection):
+    """Trusts whom reads trust: redis-py itself would trust the machine's authorities beside `ssl_ca_certs`."""
+
+    def __init__(self, *, address: RedisAddress, **options: Any) -> None:
+        super().__init__(**options)
+        self._address = address
+
+    def _wrap_socket_with_ssl(self, link: socket.socket) -> socket.socket:
+        return self._address.secured(link)
+
+
+def _connections(address: RedisAddress, timeout_seconds: float) -> redis.ConnectionPool:
+    place: dict[str, Any] = {"host": address.host, "port": address.port}
+    if address.path is not None:
+        place = {"connection_class": redis.UnixDomainSocketConnection, "path": address.path}
+    elif address.tls is not None:
+        place |= {"connection_class": _TlsConnection, "address": address}
+    return redis.ConnectionPool(
+        db=address.db,
+        username=address.username,
+        password=address.password,
+        protocol=2,
+        decode_responses=False,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=min(timeout_seconds, 5.0),
+        retry=Retry(NoBackoff(), 0),
+        client_name="features",
+        **place,
+    )
+
+
 class OnlineStore:
     """A connection to the online store; `url` is `redis://`, `rediss://` or `unix://`, with user, password and database
     if need be."""
 
     def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._last_registry: tuple[bytes, OnlineRegistry] | None = None
-        parse_redis_url(url)  # says what is wrong with it, without its password
-        self.client: Any = redis.Redis.from_url(
-            url,
-            protocol=2,
-            decode_responses=False,
-            socket_timeout=timeout_seconds,
-            socket_connect_timeout=min(timeout_seconds, 5.0),
-            retry=Retry(NoBackoff(), 0),
-            client_name="features",
-        )
+        self.client: Any = redis.Redis.from_pool(_connections(parse_redis_url(url), timeout_seconds))
 
     def close(self) -> None:
         self.client.close()

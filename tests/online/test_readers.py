@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from feature_server.errors import OnlineStoreError, OnlineStoreRefused, OnlineStoreUnavailable, SettingsError
-from feature_server.online.address import parse_redis_url
+from feature_server.errors import OnlineStoreError, OnlineStoreRefused, OnlineStoreUnavailable
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.online.readers import AsyncRedisReader, RedisReader
 
@@ -184,45 +183,3 @@ def test_a_forked_process_does_not_take_its_parents_replies(valkey: str) -> None
     assert all(reader.mget([b"parent"]) == [b"1"] for _ in range(100))
     assert os.waitpid(child, 0)[1] == 0
     reader.close()
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://example",
-        "redis://example:7000/2",
-        "redis://:p%40ss@example/0",
-        "redis://user:secret@example:1?db=4",
-        "unix:///run/redis.sock?db=1",
-        "unix://user:secret@/run/redis.sock",
-        "rediss://example:6380/1?ssl_cert_reqs=none",
-    ],
-)
-def test_a_url_means_what_it_means_to_redis_py(url: str) -> None:
-    theirs = redis.connection.parse_url(url)
-    ours = parse_redis_url(url)
-    assert (ours.host, ours.port) == (theirs.get("host", "localhost"), theirs.get("port", 6379))
-    assert (ours.path, ours.db) == (theirs.get("path"), theirs.get("db", 0))
-    assert (ours.username, ours.password) == (theirs.get("username"), theirs.get("password"))
-    assert (ours.tls is not None) == (theirs.get("connection_class") is redis.connection.SSLConnection)
-    assert "secret" not in ours.shown
-    assert "p@ss" not in ours.shown
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("http://example", "scheme 'http'"),
-        ("example:6379", "scheme 'example'"),
-        ("redis://example:99999", "a port"),
-        ("redis://example/one", "database 'one'"),
-        ("redis://example?databse=1", "option 'databse'"),
-        ("unix://", "no path"),
-        ("rediss://example?ssl_ca_certs=/no/such/file", "no file"),
-        ("rediss://example?ssl_cert_reqs=perhaps", "neither none nor required"),
-    ],
-)
-def test_a_url_that_cannot_be_used_says_why(url: str, said: str) -> None:
-    with pytest.raises(SettingsError, match="expected: redis://") as caught:
-        parse_redis_url(url)
-    assert said in str(caught.value)
