@@ -37,13 +37,18 @@ class ViewRecord(msgspec.Struct, frozen=True, kw_only=True):
     content: str
 
 
-class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """All that makes the same training set again: no clock and no path, so that equal sets are equal files."""
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The features that are asked for, by the name of a service or one by one, and how they are given."""
 
     service: str | None
     features: tuple[FeatureRef, ...]
     full_feature_names: bool
     as_known: bool
+
+
+class TrainingRecord(Asked, frozen=True, kw_only=True):
+    """All that makes the same training set again: no clock and no path, so that equal sets are equal files."""
+
     spine: SpineRecord
     views: tuple[ViewRecord, ...]
 

@@ -16,7 +16,7 @@ from ..index.find import Notice
 from ..offline.sql import quote
 from ..offline.store import OfflineStore, OfflineTable
 from ..settings import local_path
-from .record import Fingerprint, TrainingRecord, content_of, read_record
+from .record import Asked, Fingerprint, TrainingRecord, content_of, read_record
 from .sets import Source, Sources, TrainingSet, open_read
 from .spine import Spine, check_spine, open_spine, parquet_spine
 
@@ -53,17 +53,11 @@ def get_historical_features(
         own = {ref.feature: column for ref, column in zip(refs, columns, strict=True) if ref.view == view.id}
         reads.append(Source(_as_published(view, table, own, pinned=pinned is not None), table, own))
     opened = open_spine(spine, lambda sql: _connect(sql, registry, sources.offline))
-    return _training_set(
-        opened,
-        reads,
-        refs,
-        sources=sources,
-        event_timestamp=event_timestamp,
-        service=features if isinstance(features, str) else None,
+    asked = Asked(
+        service=features if isinstance(features, str) else None, features=refs, full_feature_names=full_feature_names,
         as_known=as_known,
-        full_feature_names=full_feature_names,
-        notice=notice,
-    )
+    )  # fmt: skip
+    return _training_set(opened, reads, asked, sources=sources, event_timestamp=event_timestamp, notice=notice)
 
 
 def reproduce(path: Path, *, sources: Sources, notice: Notice = lambda text: None) -> TrainingSet:
@@ -92,29 +86,18 @@ def reproduce(path: Path, *, sources: Sources, notice: Notice = lambda text: Non
         own = {ref.feature: column for ref, column in zip(record.features, columns, strict=True) if ref.view == name}
         reads.append(Source(view.definition, table, own))
     return _training_set(
-        spine,
-        reads,
-        record.features,
-        sources=sources,
-        event_timestamp=record.spine.event_timestamp,
-        service=record.service,
-        as_known=record.as_known,
-        full_feature_names=record.full_feature_names,
+        spine, reads, record, sources=sources, event_timestamp=record.spine.event_timestamp, notice=notice,
         chunk_rows=record.spine.chunk_rows,
-        notice=notice,
-    )
+    )  # fmt: skip
 
 
 def _training_set(
     spine: Spine,
     reads: Sequence[Source],
-    refs: tuple[FeatureRef, ...],
+    asked: Asked,
     *,
     sources: Sources,
     event_timestamp: str,
-    service: str | None,
-    as_known: bool,
-    full_feature_names: bool,
     notice: Notice,
     chunk_rows: int | None = None,
 ) -> TrainingSet:
@@ -127,21 +110,11 @@ def _training_set(
                 where="spine",
                 expected="other names than the features'",
                 remedy="rename the spine's columns"
-                + ("" if full_feature_names else ", or give full_feature_names=True (--full-feature-names)"),
+                + ("" if asked.full_feature_names else ", or give full_feature_names=True (--full-feature-names)"),
             )
     for read in reads:
         open_read(sources, read, notice)
-    return TrainingSet(
-        sources,
-        spine,
-        reads,
-        refs=refs,
-        event_timestamp=event_timestamp,
-        service=service,
-        as_known=as_known,
-        full_feature_names=full_feature_names,
-        chunk_rows=chunk_rows,
-    )
+    return TrainingSet(sources, spine, reads, asked, event_timestamp=event_timestamp, chunk_rows=chunk_rows)
 
 
 def _as_published(view: FeatureView, table: OfflineTable, features: Mapping[str, str], *, pinned: bool) -> FeatureView:

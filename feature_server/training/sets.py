@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..arrow import arrow_type
-from ..definitions.facts import COUNTS, EVENT_ID, FeatureRef, FeatureView
+from ..definitions.facts import COUNTS, EVENT_ID, FeatureView
 from ..definitions.stream import needs
 from ..errors import OfflineStoreError, RequestError
 from ..index.events import open_events
@@ -26,7 +26,7 @@ from ..index.find import Index, Notice, open_index
 from ..offline.store import OfflineStore, OfflineTable
 from ..point_in_time import Int64s
 from ..settings import local_path
-from .record import METADATA_KEY, Fingerprint, SpineRecord, TrainingRecord, ViewRecord, content_of
+from .record import METADATA_KEY, Asked, Fingerprint, SpineRecord, TrainingRecord, ViewRecord, content_of
 from .spine import Spine, key_values, time_values
 from .stream import StreamReader
 
@@ -78,19 +78,15 @@ class TrainingSet:
         sources: Sources,
         spine: Spine,
         reads: Sequence[Source],
+        asked: Asked,
         *,
-        refs: tuple[FeatureRef, ...],
         event_timestamp: str,
-        service: str | None,
-        as_known: bool,
-        full_feature_names: bool,
         chunk_rows: int | None = None,
     ) -> None:
-        self._sources, self._spine, self._reads, self._refs = sources, spine, reads, refs
-        self._event_timestamp, self._service = event_timestamp, service
-        self.as_known, self.full_feature_names = as_known, full_feature_names
+        self._sources, self._spine, self._reads, self._asked = sources, spine, reads, asked
+        self._event_timestamp = event_timestamp
         by_view = {read.view.id: read for read in reads}
-        self.feature_columns = tuple(by_view[ref.view].columns[ref.feature] for ref in refs)
+        self.feature_columns = tuple(by_view[ref.view].columns[ref.feature] for ref in asked.features)
         dtypes = {
             read.columns[feature.name]: feature.dtype
             for read in reads
@@ -185,10 +181,12 @@ class TrainingSet:
         index = open_read(self._sources, read)
         keys = [key_values(chunk, key) for key in read.view.join_keys]
         if read.view.stream is not None:
-            found, known = open_stream(self._sources, read, index).at(keys, at_us, no_time, as_known=self.as_known)
+            found, known = open_stream(self._sources, read, index).at(
+                keys, at_us, no_time, as_known=self._asked.as_known
+            )
             self._missing[read.view.id] += int(np.count_nonzero(~known))
             return dict(zip(read.columns.values(), found, strict=True))
-        positions = index.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=self.as_known)
+        positions = index.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=self._asked.as_known)
         positions[no_time] = -1
         values = index.take(list(read.columns), positions)
         self._missing[read.view.id] += int(np.count_nonzero(positions < 0))
@@ -206,14 +204,8 @@ class TrainingSet:
             ViewRecord(definition=read.view, table_version=read.table.version, content=content_of(read.table))
             for read in self._reads
         )
-        record = TrainingRecord(
-            service=self._service,
-            features=self._refs,
-            full_feature_names=self.full_feature_names,
-            as_known=self.as_known,
-            spine=spine,
-            views=views,
-        )
+        asked = {name: getattr(self._asked, name) for name in Asked.__struct_fields__}
+        record = TrainingRecord(spine=spine, views=views, **asked)
         return msgspec.json.encode(record).decode()
 
 
