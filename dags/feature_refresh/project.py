@@ -14,7 +14,7 @@ import yaml
 from feature_server.definitions.facts import FeatureView
 from feature_server.definitions.registry import Registry
 from feature_server.errors import FeatureStoreError
-from feature_server.manifest import load_registry
+from feature_server.manifest.load import load_registry
 from feature_server.settings import Settings, load_settings, parse_time
 
 REPOSITORY = Path(__file__).resolve().parents[2]
