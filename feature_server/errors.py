@@ -23,9 +23,21 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 # What is raised for bytes that are not the JSON that was wanted.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Error(msgspec.Struct, omit_defaults=True):
+    """What went wrong, where, and what to do."""
+
+    error: str
+    what: str
+    where: str | UnsetType = UNSET
+    expected: str | UnsetType = UNSET
+    got: str | UnsetType = UNSET
+    remedy: str | UnsetType = UNSET
 
 
 class FeatureStoreError(Exception):
@@ -55,16 +67,14 @@ class FeatureStoreError(Exception):
 
     def __str__(self) -> str:
         parts = [self.what if self.where is None else f"{self.where}: {self.what}"]
-        for label in ("expected", "got", "remedy"):
-            value = getattr(self, label)
-            if value is not None:
-                parts.append(f"{label}: {value}")
+        told = self.as_dict()
+        parts += [f"{label}: {told[label]}" for label in Error.__struct_fields__[3:] if label in told]
         return "\n  ".join(parts)
 
     def as_dict(self) -> dict[str, str]:
-        """The fields that are set, for JSON answers."""
-        fields = ("what", "where", "expected", "got", "remedy")
-        return {"error": type(self).__name__} | {f: getattr(self, f) for f in fields if getattr(self, f) is not None}
+        """The fields of `Error` that are set, for JSON answers."""
+        fields = {name: getattr(self, name) for name in Error.__struct_fields__[1:]}
+        return {"error": type(self).__name__} | {name: value for name, value in fields.items() if value is not None}
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,12 +1,33 @@
-"""The wire: what a request holds, what answers it, and what an error is. The client decodes what the server encodes."""
+"""The wire: what is asked and pushed where, what answers it, and how an error travels. Server, client and OpenAPI use
+these structs; only the answer to a read is written by hand (`app.json`), for speed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
+from . import errors
+from .errors import Error, FeatureStoreError
+
+READ_PATH = "/get-online-features"
+PUSH_PATH = "/push"
 Status = Literal["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
+
+
+class GetOnlineFeatures(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """A request: features by `view:feature` or by the name of a service, entities as columns of join key values.
+
+    `include_feature_view_version_metadata` is Feast's; its JSON answers do not carry that metadata, nor do ours.
+    """
+
+    entities: dict[str, list[Any]]
+    features: list[str] | None = None
+    feature_service: str | None = None
+    full_feature_names: bool = False
+    include_feature_view_version_metadata: bool = False
 
 
 class Metadata(msgspec.Struct):
@@ -21,7 +42,7 @@ class Result(msgspec.Struct):
 
     values: list[Any]
     statuses: list[Status]
-    event_timestamps: list[Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]]
+    event_timestamps: list[Annotated[str, Meta(extra_json_schema={"format": "date-time"})]]
 
 
 class OnlineFeaturesResponse(msgspec.Struct):
@@ -31,49 +52,61 @@ class OnlineFeaturesResponse(msgspec.Struct):
     results: list[Result]
 
 
-class Error(msgspec.Struct, omit_defaults=True):
-    """What went wrong, where, and what to do."""
-
-    error: str
-    what: str
-    where: str = ""
-    expected: str = ""
-    got: str = ""
-    remedy: str = ""
-
-
-class PushEvents(msgspec.Struct, kw_only=True):
+class PushEvents(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """Live events of a dbt source: a list of values for each of its columns. `to` and the rest are Feast's."""
 
     push_source_name: str
-    df: dict[str, list[Any]]
-    to: Literal["online", "online_and_offline"] = "online"
+    df: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object", "additionalProperties": {"type": "array"}})]
+    to: Annotated[str, Meta(extra_json_schema={"enum": ["online", "online_and_offline"]})] = "online"
     allow_registry_cache: bool = True
     transform_on_write: bool = True
 
 
-class RejectedEvent(msgspec.Struct):
+class RejectedEvent(msgspec.Struct, frozen=True):
     """The place of an event in the lists that were sent, and why it was refused."""
 
     index: int
     reason: str
 
 
-class PushResponse(msgspec.Struct):
+class PushResponse(msgspec.Struct, frozen=True, kw_only=True):
     """How many events were taken in, and those that were not."""
 
     accepted: int
-    rejected: list[RejectedEvent]
+    rejected: tuple[RejectedEvent, ...]
 
 
-class GetOnlineFeatures(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A request: features by `view:feature` or by the name of a service, entities as columns of join key values.
+def push_response(accepted: int, rejected: Iterable[tuple[int, str]]) -> PushResponse:
+    """What became of a push, as `ingest` tells it."""
+    return PushResponse(accepted=accepted, rejected=tuple(RejectedEvent(*found) for found in rejected))
 
-    `include_feature_view_version_metadata` is Feast's; its JSON answers do not carry that metadata, nor do ours.
-    """
 
-    entities: dict[str, list[Any]]
-    features: list[str] | None = None
-    feature_service: str | None = None
-    full_feature_names: bool = False
-    include_feature_view_version_metadata: bool = False
+_RETRY_AFTER = "retry-after"
+_KINDS = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, FeatureStoreError) and kind is not errors.DefinitionError
+}
+
+
+def encode_error(error: FeatureStoreError) -> bytes:
+    """The body of an answer that is an error."""
+    return msgspec.json.encode(Error(**error.as_dict()))
+
+
+def error_headers(error: FeatureStoreError) -> dict[str, str]:
+    """What such an answer's headers say of the error."""
+    seconds = getattr(error, "retry_after_seconds", None)
+    return {} if seconds is None else {_RETRY_AFTER: str(seconds)}
+
+
+def decode_error(body: bytes, headers: Mapping[str, str]) -> FeatureStoreError:
+    """The error of an answer, as the class it was raised as; `errors.UNREADABLE` or KeyError for any other body."""
+    fields = msgspec.to_builtins(msgspec.json.decode(body, type=Error))
+    kind = _KINDS[fields.pop("error")]
+    error = kind.__new__(kind)
+    FeatureStoreError.__init__(error, **fields)
+    seconds = headers.get(_RETRY_AFTER, "")
+    if isinstance(error, errors.OnlineStoreUnavailable) and seconds.isdecimal():
+        error.retry_after_seconds = int(seconds)
+    return error

@@ -8,28 +8,26 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 import msgspec
-import orjson
 
-from ..errors import FeatureStoreError
+from ..errors import Error, FeatureStoreError
 from ..layout.keys import EPOCH
 from ..online.readers import AsyncRedisReader
 from ..online.registry import OnlineRegistry
 from ..online.verified import LastVerified, decode_verified, verified_key
-from ..protocol import GetOnlineFeatures
+from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, encode_error, error_headers, push_response
 from ..serving.drive import AsyncFeatures
 from ..serving.reader import FeatureReader
 from .access import Access, check_json, headers_of
 from .bodies import BodyTooLarge, decode_body, read_body
 from .counting import SharedCounts
 from .json import JsonWriter
-from .push import PUSH_ROUTE, PushQueue, parse_push
+from .push import PushQueue, parse_push
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-ROUTE = "/get-online-features"
 log = logging.getLogger("feature_server")
 _decode = msgspec.json.Decoder(GetOnlineFeatures).decode
 _EXPECTED = '{"features": ["view:feature"] or "feature_service": "name", "entities": {"join_key": [values]}}'
@@ -63,8 +61,8 @@ class FeatureServer:
         except FeatureStoreError as error:
             await self._send_error(send, "other", error)
             return
-        if scope["path"] != ROUTE or scope["method"] != "POST":
-            if scope["path"] == PUSH_ROUTE and scope["method"] == "POST":
+        if scope["path"] != READ_PATH or scope["method"] != "POST":
+            if scope["path"] == PUSH_PATH and scope["method"] == "POST":
                 await self._push(headers, receive, send)
             else:
                 await self.other(scope, receive, send)
@@ -84,14 +82,14 @@ class FeatureServer:
                 writer = answer.plan.writer = JsonWriter(answer.plan)
             content = writer.write(answer)
         except FeatureStoreError as error:
-            await self._send_error(send, ROUTE, error)
+            await self._send_error(send, READ_PATH, error)
             return
         except Exception:  # the edge of the process: nothing may end the connection without an answer
             log.exception("a feature read failed")
-            counts.count_request(ROUTE, 500)
+            counts.count_request(READ_PATH, 500)
             await _send(send, 500, [_JSON, _CLOSE], INTERNAL_ERROR)
             return
-        counts.count_request(ROUTE, 200)
+        counts.count_request(READ_PATH, 200)
         told = [_JSON, (b"content-length", b"%d" % len(content))]
         if self.draining:
             told.append(_CLOSE)
@@ -109,19 +107,18 @@ class FeatureServer:
                 return
             result = await self.pushes.push(parse_push(body))
         except FeatureStoreError as error:
-            await self._send_error(send, PUSH_ROUTE, error)
+            await self._send_error(send, PUSH_PATH, error)
             return
         except Exception:
             log.exception("a push failed")
-            counts.count_request(PUSH_ROUTE, 500)
+            counts.count_request(PUSH_PATH, 500)
             await _send(send, 500, [_JSON, _CLOSE], INTERNAL_ERROR)
             return
         counts.events_accepted += result.accepted
         counts.events_rejected += len(result.rejected)
         status = 422 if result.rejected and not result.accepted else 200
-        rejected = [{"index": index, "reason": reason} for index, reason in result.rejected]
-        counts.count_request(PUSH_ROUTE, status)
-        content = orjson.dumps({"accepted": result.accepted, "rejected": rejected})
+        counts.count_request(PUSH_PATH, status)
+        content = msgspec.json.encode(push_response(result.accepted, result.rejected))
         await _send(send, status, [_JSON, _CLOSE] if self.draining else [_JSON], content)
 
     async def online(self) -> OnlineRegistry:
@@ -151,14 +148,12 @@ class FeatureServer:
         headers = [_JSON]
         if self.draining or isinstance(error, BodyTooLarge):
             headers.append(_CLOSE)
-        retry_after = getattr(error, "retry_after_seconds", None)
-        if retry_after is not None:
-            headers.append((b"retry-after", b"%d" % retry_after))
-        await _send(send, error.status, headers, error_body(error))
+        headers += [(name.encode(), value.encode()) for name, value in error_headers(error).items()]
+        await _send(send, error.status, headers, encode_error(error))
 
 
-INTERNAL_ERROR = orjson.dumps(
-    {"error": "InternalError", "what": "the server failed; its log says why", "remedy": "report it with the log"}
+INTERNAL_ERROR = msgspec.json.encode(
+    Error("InternalError", "the server failed; its log says why", remedy="report it with the log")
 )
 
 
@@ -167,10 +162,6 @@ def log_failure(route: str, error: FeatureStoreError) -> None:
     if error.status >= 500 and not error.logged:
         error.logged = True
         log.error("%s answered %d: %s", route, error.status, "; ".join(map(str.strip, str(error).splitlines())))
-
-
-def error_body(error: FeatureStoreError) -> bytes:
-    return orjson.dumps(error.as_dict())
 
 
 async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

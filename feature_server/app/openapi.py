@@ -2,75 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
 
-from ..protocol import Error, GetOnlineFeatures, OnlineFeaturesResponse, PushEvents, PushResponse
+from ..errors import Error
+from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, OnlineFeaturesResponse, PushEvents, PushResponse
 from ..verify.explanation import Explanation
 from .bodies import MAX_BODY_BYTES
 from .explain import EXPLAIN_ROUTE
-from .features import ROUTE
-from .push import PUSH_ROUTE
+
+Described = dict[str, Any]
+_TEXT = {"type": "string"}
+_OBJECT = {"type": "object"}
+_MANY = {"type": "array", "items": _OBJECT}
+_NAME: list[Described] = [{"name": "name", "in": "path", "required": True, "schema": _TEXT}]
+_QUESTION: list[Described] = [
+    {"name": "feature", "in": "query", "required": True, "schema": _TEXT, "description": "`view:feature`"},
+    {"name": "at", "in": "query", "schema": _TEXT, "description": "An ISO 8601 time instead of now."},
+    {
+        "name": "key", "in": "query", "required": True, "style": "form", "explode": True,
+        "schema": {"type": "object", "additionalProperties": _TEXT},
+        "description": "The join keys' values, each by its name: `customer_id=42`.",
+    },
+]  # fmt: skip
 
 
 @cache
-def openapi() -> dict[str, Any]:
+def openapi() -> Described:
     """The description served at /openapi.json."""
     (request, response, error, events, pushed, explanation), schemas = msgspec.json.schema_components(
         [GetOnlineFeatures, OnlineFeaturesResponse, Error, PushEvents, PushResponse, Explanation],
         ref_template="#/components/schemas/{name}",
     )
-    problem = {"application/json": {"schema": error}}
 
-    def failing(*statuses: int) -> dict[str, Any]:
-        return {str(status): {"description": _FAILURES[status], "content": problem} for status in statuses}
+    def answers(good: Described, *failures: int) -> Described:
+        return good | {str(status): _answer(_FAILURES[status], error) for status in failures}
 
-    def page(summary: str, *failures: int, name: bool = False, schema: dict[str, Any] | None = None) -> dict[str, Any]:
-        content = {"application/json": {"schema": schema or {"type": "object"}}}
-        parameters = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}] if name else []
-        answers = {"200": {"description": "The answer.", "content": content}, **failing(400, 403, 421, *failures)}
-        return {"get": {"summary": summary, "parameters": parameters, "responses": answers}}
+    def page(
+        summary: str, *failures: int, answer: Described | None = None, parameters: Sequence[Described] = ()
+    ) -> Described:
+        responses = answers({"200": answer or _answer("The answer.", _OBJECT)}, 400, 403, 421, *failures)
+        return {"get": {"summary": summary, "parameters": list(parameters), "responses": responses}}
 
-    many = {"type": "array", "items": {"type": "object"}}
+    many = _answer("The answer.", _MANY)
     read = {
         "summary": "Feature values of some entities now.",
         "description": _READ,
-        "requestBody": _body(request),
-        "responses": {
-            "200": {"description": "The features.", "content": {"application/json": {"schema": response}}},
-            **failing(400, 403, 404, 413, 421, 422, 500, 503),
-        },
+        "requestBody": {"required": True, **_content(request)},
+        "responses": answers({"200": _answer("The features.", response)}, 400, 403, 404, 413, 421, 422, 500, 503),
     }
-    outcome = {"application/json": {"schema": {"anyOf": [pushed, error]}}}
+    taken_in = {
+        "200": _answer("What was taken in.", pushed),
+        "422": _answer("No event could be taken in.", {"anyOf": [pushed, error]}),
+    }
     push = {
         "summary": "Take in live events: when the answer comes, reads see them.",
         "description": _PUSH,
-        "requestBody": _body(events),
-        "responses": {
-            "200": {"description": "What was taken in.", "content": {"application/json": {"schema": pushed}}},
-            "422": {"description": "No event could be taken in.", "content": outcome},
-            **failing(400, 403, 404, 413, 415, 421, 500, 501, 503),
-        },
+        "requestBody": {"required": True, **_content(events)},
+        "responses": answers(taken_in, 400, 403, 404, 413, 415, 421, 500, 501, 503),
     }
+    ready = page("Whether reads can be answered, and why not.")
+    ready["get"]["responses"]["503"] = _answer("Not ready.", _OBJECT)
+    metrics = _answer("The answer.", _TEXT, "text/plain")
+    why = "Why a stream view's feature has its value."
+    explained = _answer("The answer.", explanation)
     paths = {
-        ROUTE: {"post": read},
-        PUSH_ROUTE: {"post": push},
+        READ_PATH: {"post": read},
+        PUSH_PATH: {"post": push},
         "/health": page("The process answers."),
-        "/ready": _ready(page("Whether reads can be answered, and why not.")),
-        "/metrics": _metrics(page("Metrics in Prometheus's text format.")),
+        "/ready": ready,
+        "/metrics": page("Metrics in Prometheus's text format.", answer=metrics),
         "/openapi.json": page("This description."),
-        "/entities": page("All entities.", 503, schema=many),
-        "/entities/{name}": page("An entity.", 404, 503, name=True),
-        "/feature-views": page("All feature views, and what is online of each.", 503, schema=many),
-        "/feature-views/{name}": page("A feature view, by name or name@v2.", 404, 503, name=True),
-        "/feature-services": page("All feature services.", 503, schema=many),
-        "/feature-services/{name}": page("A feature service.", 404, 503, name=True),
+        "/entities": page("All entities.", 503, answer=many),
+        "/entities/{name}": page("An entity.", 404, 503, parameters=_NAME),
+        "/feature-views": page("All feature views, and what is online of each.", 503, answer=many),
+        "/feature-views/{name}": page("A feature view, by name or name@v2.", 404, 503, parameters=_NAME),
+        "/feature-services": page("All feature services.", 503, answer=many),
+        "/feature-services/{name}": page("A feature service.", 404, 503, parameters=_NAME),
+        EXPLAIN_ROUTE: page(why, 404, 422, 500, 501, 503, answer=explained, parameters=_QUESTION),
     }
-    paths[EXPLAIN_ROUTE] = _explain(page("Why a stream view's feature has its value.", schema=explanation))
-    paths[EXPLAIN_ROUTE]["get"]["responses"] |= failing(404, 422, 500, 501, 503)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Feature server", "version": _version()},
@@ -79,33 +93,12 @@ def openapi() -> dict[str, Any]:
     }
 
 
-def _explain(description: dict[str, Any]) -> dict[str, Any]:
-    text = {"type": "string"}
-    keys = {"type": "object", "additionalProperties": text}
-    description["get"]["parameters"] = [
-        {"name": "feature", "in": "query", "required": True, "schema": text, "description": "`view:feature`"},
-        {"name": "at", "in": "query", "schema": text, "description": "An ISO 8601 time instead of now."},
-        {
-            "name": "key", "in": "query", "required": True, "style": "form", "explode": True, "schema": keys,
-            "description": "The join keys' values, each by its name: `customer_id=42`.",
-        },
-    ]  # fmt: skip
-    return description
+def _answer(description: str, schema: Described, kind: str = "application/json") -> Described:
+    return {"description": description, **_content(schema, kind)}
 
 
-def _metrics(description: dict[str, Any]) -> dict[str, Any]:
-    description["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
-    return description
-
-
-def _ready(description: dict[str, Any]) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"type": "object"}}}
-    description["get"]["responses"]["503"] = {"description": "Not ready.", "content": content}
-    return description
-
-
-def _body(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+def _content(schema: Described, kind: str = "application/json") -> Described:
+    return {"content": {kind: {"schema": schema}}}
 
 
 _READ = (

@@ -13,16 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..errors import FeatureStoreError, OnlineStoreError
+from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError
 from ..online.live import LiveSource
 from ..online.verified import LastVerified
+from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers
 from .describe import describe_entity, describe_service, describe_view
 from .explain import EXPLAIN_ROUTE, Explainer, parse_question
-from .features import ROUTE, FeatureServer, error_body, log, log_failure
+from .features import INTERNAL_ERROR, FeatureServer, log, log_failure
 from .html import entity_page, error_page, explain_page, index_page, service_page, view_page
 from .live import LiveSources
 from .openapi import openapi
-from .push import PUSH_ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -58,7 +58,7 @@ def create_pages(server: FeatureServer, explainer: Explainer, live: LiveSources)
     return Starlette(
         routes=[
             *(Route(path, pages.counted(path, answer), methods=["GET"]) for path, answer in routes.items()),
-            *(Route(path, pages.wrong_method, methods=["POST"]) for path in (ROUTE, PUSH_ROUTE)),
+            *(Route(path, pages.wrong_method, methods=["POST"]) for path in (READ_PATH, PUSH_PATH)),
         ],
         exception_handlers={HTTPException: pages.http_error, FeatureStoreError: pages.refused, Exception: pages.failed},
     )
@@ -104,13 +104,12 @@ class _Pages:
         answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
         if self._server.clock is not None:
             answer["clock"] = f"stopped at {self._server.clock} by FEATURES_CLOCK"
-        response = _json(answer, status=503 if reasons else 200)
-        if reasons:
-            response.headers["retry-after"] = "1"
         if reasons and reasons != self._not_ready:
             log.error("/ready answered 503: %s", "; ".join(" ".join(reason.split()) for reason in reasons))
         self._not_ready = reasons
-        return response
+        if not reasons:
+            return _json(answer)
+        return _json(answer, status=503, headers=error_headers(OnlineStoreUnavailable("this server is not ready")))
 
     async def metrics(self, request: Request) -> Response:
         from .counting import exposition
@@ -181,28 +180,25 @@ class _Pages:
         assert isinstance(error, HTTPException)
         self._server.reader.counts.count_request("other", error.status_code)
         what = {404: "there is no such page", 405: f"{request.method} is not for this page"}
-        body = {
-            "error": "RequestError",
-            "what": what.get(error.status_code, error.detail),
-            "where": f"{request.method} {quote(request.url.path)}",
-            "remedy": "GET /openapi.json lists what there is",
-        }
-        return self._closing(_json(body, status=error.status_code, headers=dict(error.headers or {})))
+        told = RequestError(
+            what.get(error.status_code, error.detail),
+            where=f"{request.method} {quote(request.url.path)}",
+            remedy="GET /openapi.json lists what there is",
+        )
+        return self._closing(_json(told.as_dict(), status=error.status_code, headers=dict(error.headers or {})))
 
     async def refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, FeatureStoreError)
         log_failure(request.url.path, error)
-        headers = {}
-        if hasattr(error, "retry_after_seconds"):
-            headers["retry-after"] = str(error.retry_after_seconds)
+        headers = error_headers(error)
         if _wants_html(request):
             return self._closing(_html(error_page(error), status=error.status, headers=headers))
-        return self._closing(Response(error_body(error), error.status, headers | {"content-type": JSON}))
+        return self._closing(Response(encode_error(error), error.status, headers | {"content-type": JSON}))
 
     async def failed(self, request: Request, error: Exception) -> Response:
         """Starlette logs the traceback."""
         self._server.reader.counts.count_request("other", 500)
-        return _json({"error": "InternalError", "what": "the server failed; its log says why"}, status=500)
+        return Response(INTERNAL_ERROR, 500, {"content-type": JSON})
 
     def _closing(self, response: Response) -> Response:
         if self._server.draining:

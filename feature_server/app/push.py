@@ -12,12 +12,12 @@ import msgspec
 
 from ..errors import FeatureStoreError, RequestError
 from ..ingest.portions import portions
+from ..protocol import PUSH_PATH, PushEvents
 from .bodies import decode_body
 
 if TYPE_CHECKING:
     from ..ingest.transaction import Ingestor, PushResult
 
-PUSH_ROUTE = "/push"
 MAX_TOGETHER = 500  # pushes that are written as one
 log = logging.getLogger("feature_server")
 
@@ -28,29 +28,16 @@ class CannotPush(FeatureStoreError):
     status = 501
 
 
-class PushRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Events as a list of values for each column. All pushes go online and to the log that the warehouse reads.
-
-    `allow_registry_cache` and `transform_on_write` are Feast's; they change nothing here.
-    """
-
-    push_source_name: str
-    df: msgspec.Raw
-    to: str = "online"
-    allow_registry_cache: bool = True
-    transform_on_write: bool = True
-
-
-_decoder = msgspec.json.Decoder(PushRequest)
+_decoder = msgspec.json.Decoder(PushEvents)
 _EXPECTED = '{"push_source_name": "source.table", "df": {"column": [values]}}'
 
 
-def _decode(body: bytes) -> PushRequest:
+def _decode(body: bytes) -> PushEvents:
     body.decode()  # a Raw is not looked into
     return _decoder.decode(body)
 
 
-def parse_push(body: bytes) -> PushRequest:
+def parse_push(body: bytes) -> PushEvents:
     """The request; RequestError for anything else. `df` is only known to be UTF-8 and JSON on the outside."""
     request = decode_body(_decode, body, _EXPECTED)
     if request.to not in ("online", "online_and_offline"):
@@ -68,10 +55,10 @@ class PushQueue:
         self._make: Callable[[], Ingestor] = lambda: _ingestor(redis_url, now_us, expire)
         self._ingestor: Ingestor | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="push")
-        self._waiting: list[tuple[PushRequest, asyncio.Future[PushResult]]] = []
+        self._waiting: list[tuple[PushEvents, asyncio.Future[PushResult]]] = []
         self._running: asyncio.Task[None] | None = None
 
-    async def push(self, request: PushRequest) -> PushResult:
+    async def push(self, request: PushEvents) -> PushResult:
         """Returns when the events can be read and are in the log."""
         future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
@@ -97,7 +84,7 @@ class PushQueue:
                     future.set_result(outcome)
         self._running = None
 
-    def _ingest(self, requests: list[PushRequest]) -> list[Any]:
+    def _ingest(self, requests: list[PushEvents]) -> list[Any]:
         """The result of each, or what went wrong."""
         outcomes: list[Any] = [None] * len(requests)
         by_source: dict[str, list[int]] = {}
@@ -124,7 +111,7 @@ def _ingestor(redis_url: str, now_us: Callable[[], int], expire: bool) -> Ingest
         from ..ingest.transaction import Ingestor
     except ImportError as error:
         raise CannotPush(
-            "this server is installed without what takes events in", where=PUSH_ROUTE,
+            "this server is installed without what takes events in", where=PUSH_PATH,
             expected="feature-warehouse[warehouse]", got=str(error), remedy="install that where events are pushed to",
         ) from None  # fmt: skip
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import FeatureStoreError, OnlineStoreUnavailable, RequestError
 from ..online.address import http_login, shown_url
 from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
-from ..protocol import GetOnlineFeatures
+from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, PushResponse, push_response
 from ..serving.drive import AsyncFeatures, read_features
 from ..serving.reader import FeatureReader, OnlineFeatures
 from ..serving.rows import NOT_FOUND, PRESENT, to_datetimes
 from ..settings import Settings, load_settings
-from .http import PATH, decode_response, encode_request, error_of, unreachable
-from .push import PUSH_PATH, RETRY_SECONDS, PushedBatch, PushResult, RejectedEvent, decode_push, encode_push, push_steps
+from .http import decode_response, encode_request, error_of, unreachable
+from .push import RETRY_SECONDS, PushResult, decode_push, encode_push, push_steps
 from .push import TIMEOUT_SECONDS as PUSH_TIMEOUT_SECONDS
 from .result import FeatureVector, FeatureVectors, event_times
 
@@ -54,7 +54,7 @@ class _Client:
         self.url, self._shown = url, shown_url(url)
         self.timeout = timeout
         self._over_http = url.startswith(("http://", "https://"))
-        self._endpoint, self._push_endpoint = self._shown + PATH, self._shown + PUSH_PATH
+        self._endpoint, self._push_endpoint = self._shown + READ_PATH, self._shown + PUSH_PATH
         self._login = http_login(url) if self._over_http else None
         self._reader = FeatureReader(settings.now_us)
         self._settings = settings
@@ -112,7 +112,7 @@ class _Client:
             types=types,
         )
 
-    def _ingest(self, source: str, columns: bytes) -> PushedBatch | FeatureStoreError:
+    def _ingest(self, source: str, columns: bytes) -> PushResponse | FeatureStoreError:
         """Push a batch straight to Redis."""
         try:
             if self._ingestor is None:
@@ -129,17 +129,15 @@ class _Client:
             )  # fmt: skip
         except FeatureStoreError as error:
             return error
-        return PushedBatch(accepted=found.accepted, rejected=[RejectedEvent(*refused) for refused in found.rejected])
+        return push_response(found.accepted, found.rejected)
 
-    def _pushed(self, response: httpx.Response) -> PushedBatch | FeatureStoreError:
-        wait = response.headers.get("retry-after", "")
-        return decode_push(response.status_code, response.content, self._shown + PUSH_PATH, wait)
+    def _pushed(self, response: httpx.Response) -> PushResponse | FeatureStoreError:
+        return decode_push(response.status_code, response.content, self._push_endpoint, response.headers)
 
     def _received(self, response: httpx.Response, request: GetOnlineFeatures) -> FeatureVectors:
         if response.status_code != 200:
-            wait = response.headers.get("retry-after", "")
-            raise error_of(response.status_code, response.content, self._shown + PATH, wait)
-        return decode_response(response.content, request.entities, self._shown + PATH)
+            raise error_of(response.status_code, response.content, self._endpoint, response.headers)
+        return decode_response(response.content, request.entities, self._endpoint)
 
 
 class FeatureClient(_Client):
@@ -207,7 +205,7 @@ class FeatureClient(_Client):
             result: PushResult = end.value
             return result
 
-    def _push_batch(self, source: str, columns: bytes) -> PushedBatch | FeatureStoreError:
+    def _push_batch(self, source: str, columns: bytes) -> PushResponse | FeatureStoreError:
         if not self._over_http:
             return self._ingest(source, columns)
         try:
@@ -305,7 +303,7 @@ class AsyncFeatureClient(_Client):
             result: PushResult = end.value
             return result
 
-    async def _push_batch(self, source: str, columns: bytes) -> PushedBatch | FeatureStoreError:
+    async def _push_batch(self, source: str, columns: bytes) -> PushResponse | FeatureStoreError:
         if not self._over_http:
             return await asyncio.to_thread(self._ingest, source, columns)
         body = encode_push(source, columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -11,47 +11,21 @@ from uuid import UUID
 
 import msgspec
 
-from .. import errors
 from ..dtypes import FLOAT_WIDTHS, DType, parse_dtype
-from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable
-from ..protocol import GetOnlineFeatures
+from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError
+from ..protocol import GetOnlineFeatures, OnlineFeaturesResponse, decode_error
 from ..serving.rows import NOT_FOUND
 from .result import FeatureVectors
 
-PATH = "/get-online-features"
-
-
-class _Metadata(msgspec.Struct):
-    feature_names: list[str]
-    feature_types: list[str]
-
-
-class _Result(msgspec.Struct):
-    values: list[Any]
-    statuses: list[str]
-    event_timestamps: list[str]
-
-
-class _Response(msgspec.Struct):
-    metadata: _Metadata
-    results: list[_Result]
-
-
-_decode = msgspec.json.Decoder(_Response).decode
-_KINDS = {
-    name: kind
-    for name, kind in vars(errors).items()
-    if isinstance(kind, type) and issubclass(kind, FeatureStoreError) and kind is not errors.DefinitionError
-}
+NO_HEADERS: Mapping[str, str] = {}
+_decode = msgspec.json.Decoder(OnlineFeaturesResponse).decode
 
 
 def encode_request(request: GetOnlineFeatures) -> bytes:
-    fields = {name: getattr(request, name) for name in ("features", "feature_service") if getattr(request, name)}
-    fields |= {"entities": request.entities, "full_feature_names": request.full_feature_names}
     try:
-        return msgspec.json.encode(fields, enc_hook=operator.index)  # NumPy's integers
+        return msgspec.json.encode(request, enc_hook=operator.index)  # NumPy's integers
     except (TypeError, OverflowError, ValueError) as error:
-        raise errors.RequestError(
+        raise RequestError(
             "a join key value cannot be sent", where="entities", got=str(error), remedy="send plain Python values"
         ) from None
 
@@ -64,7 +38,8 @@ def decode_response(body: bytes, entities: dict[str, list[Any]], url: str) -> Fe
         raise OnlineStoreError(
             "the server's answer cannot be read", where=url, got=str(error), remedy="check that it is a feature server"
         ) from None
-    keys, values, statuses, event_timestamps, types = {}, {}, {}, {}, {}
+    keys, values, event_timestamps, types = {}, {}, {}, {}
+    statuses: dict[str, list[Any]] = {}
     columns = zip(response.metadata.feature_names, response.metadata.feature_types, response.results, strict=True)
     for name, type_name, result in columns:
         dtype = types[name] = parse_dtype(type_name)
@@ -83,28 +58,16 @@ def decode_response(body: bytes, entities: dict[str, list[Any]], url: str) -> Fe
     )
 
 
-def error_of(status: int, body: bytes, url: str, retry_after: str = "") -> FeatureStoreError:
+def error_of(status: int, body: bytes, url: str, headers: Mapping[str, str] = NO_HEADERS) -> FeatureStoreError:
     """The error that the server reports, as the class it was raised as there."""
-    error = _error_of(status, body, url)
-    if isinstance(error, OnlineStoreUnavailable) and retry_after.isdigit():
-        error.retry_after_seconds = int(retry_after)
-    return error
-
-
-def _error_of(status: int, body: bytes, url: str) -> FeatureStoreError:
     try:
-        fields = msgspec.json.decode(body, type=dict[str, Any])
-        kind, what = _KINDS[fields["error"]], fields["what"]
-    except (*UNREADABLE, KeyError, TypeError):
+        return decode_error(body, headers)
+    except (*UNREADABLE, KeyError):
         kind = OnlineStoreUnavailable if status in (502, 503, 504) else OnlineStoreError
         return kind(
             f"the server answered {status}", where=url, got=body[:200].decode(errors="replace") or "nothing",
             remedy="check that the URL is that of a feature server",
         )  # fmt: skip
-    error: FeatureStoreError = kind.__new__(kind)
-    details = {name: fields.get(name) for name in ("where", "expected", "got", "remedy")}
-    FeatureStoreError.__init__(error, what, **details)
-    return error
 
 
 def unreachable(url: str, error: Exception) -> OnlineStoreUnavailable:

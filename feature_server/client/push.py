@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreUnavailable, RequestError
-from .http import error_of
+from ..protocol import PushEvents, PushResponse, RejectedEvent
+from .http import NO_HEADERS, error_of
 
-PUSH_PATH = "/push"
 BATCH_EVENTS = 1000
 BATCH_BYTES = 4 << 20  # a feature server takes at most twice that
 TIMEOUT_SECONDS = 30.0  # for the answer to a batch
@@ -27,25 +27,8 @@ _NEVER_NAN = {int, str, bool, NoneType, datetime, Decimal}
 _DATA_FRAMES = ("pandas", "polars", "pyarrow")
 
 
-class RejectedEvent(msgspec.Struct, frozen=True):
-    """An event that was not taken in: its place among those pushed, and why."""
-
-    index: int
-    reason: str
-
-
-class PushResult(msgspec.Struct, frozen=True, kw_only=True):
+class PushResult(PushResponse, frozen=True, kw_only=True):
     """How many events were taken in, and those that were not; the former can be read from now on."""
-
-    accepted: int
-    rejected: tuple[RejectedEvent, ...]
-
-
-class PushedBatch(msgspec.Struct, kw_only=True):
-    """What was said of a batch: how many events were taken in, the place in it of each other one and why."""
-
-    accepted: int
-    rejected: list[RejectedEvent]
 
 
 class _Batch(msgspec.Struct, frozen=True):
@@ -55,7 +38,7 @@ class _Batch(msgspec.Struct, frozen=True):
     body: bytes
 
 
-Steps = Generator[bytes | float, PushedBatch | FeatureStoreError | None, PushResult]
+Steps = Generator[bytes | float, PushResponse | FeatureStoreError | None, PushResult]
 
 
 def push_steps(events: Any, retry_seconds: float) -> Steps:
@@ -86,17 +69,19 @@ def push_steps(events: Any, retry_seconds: float) -> Steps:
 
 def encode_push(source: str, columns: bytes) -> bytes:
     """The body of `POST /push`."""
-    return b'{"push_source_name":%b,"df":%b}' % (msgspec.json.encode(source), columns)
+    return msgspec.json.encode(PushEvents(push_source_name=source, df=msgspec.Raw(columns)))
 
 
-def decode_push(status: int, body: bytes, url: str, retry_after: str = "") -> PushedBatch | FeatureStoreError:
+def decode_push(
+    status: int, body: bytes, url: str, headers: Mapping[str, str] = NO_HEADERS
+) -> PushResponse | FeatureStoreError:
     """What the server says of a batch."""
     if status in (200, 422):
         try:
-            return msgspec.json.decode(body, type=PushedBatch)
+            return msgspec.json.decode(body, type=PushResponse)
         except UNREADABLE:  # an error, then
             pass
-    return error_of(status, body, url, retry_after)
+    return error_of(status, body, url, headers)
 
 
 def _broken_off(error: OnlineStoreUnavailable, accepted: int) -> OnlineStoreUnavailable:
