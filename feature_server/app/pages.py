@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -17,10 +20,11 @@ from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable
 from ..online.live import LiveSource
 from ..online.verified import LastVerified
 from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers
-from .describe import describe_entity, describe_service, describe_view
+from ..templates.render import compile_pages, render
+from ..verify.explanation import bounds
+from .describe import describe_entity, describe_service, describe_view, service_request, view_request
 from .explain import EXPLAIN_ROUTE, Explainer, parse_question
 from .features import INTERNAL_ERROR, FeatureServer, log, log_failure
-from .html import entity_page, error_page, explain_page, index_page, service_page, view_page
 from .live import LiveSources
 from .openapi import openapi
 
@@ -40,6 +44,7 @@ METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 def create_pages(server: FeatureServer, explainer: Explainer, live: LiveSources) -> Starlette:
     """The Starlette application behind `server`."""
+    compile_pages()
     pages = _Pages(server, explainer, live)
     routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/": pages.index,
@@ -67,6 +72,7 @@ def create_pages(server: FeatureServer, explainer: Explainer, live: LiveSources)
 class _Pages:
     def __init__(self, server: FeatureServer, explainer: Explainer, live: LiveSources) -> None:
         self._server, self._explainer, self._live = server, explainer, live
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
         self._not_ready: list[str] = []  # why, when last asked
 
     def counted(
@@ -134,8 +140,13 @@ class _Pages:
         online = await self._server.online()
         if not _wants_html(request):
             return _json({"project": online.registry.project, "openapi": "/openapi.json"})
-        live = await self._live.read(online)
-        return _html(index_page(online, live, self._server.reader.now_us(), self._server.clock))
+        return await self._page(
+            "index.html",
+            online=online,
+            live=await self._live.read(online),
+            now_us=self._server.reader.now_us(),
+            clock=self._server.clock,
+        )
 
     async def entities(self, request: Request) -> Response:
         online = await self._server.online()
@@ -144,7 +155,7 @@ class _Pages:
     async def entity(self, request: Request) -> Response:
         online = await self._server.online()
         entity = describe_entity(online, online.registry.entity(request.path_params["name"]))
-        return _html(entity_page(entity)) if _wants_html(request) else _json(entity)
+        return await self._page_or_json(request, "entity.html", entity, entity=entity)
 
     async def feature_views(self, request: Request) -> Response:
         online = await self._server.online()
@@ -153,7 +164,7 @@ class _Pages:
     async def feature_view(self, request: Request) -> Response:
         online = await self._server.online()
         view = describe_view(online, online.registry.feature_view(request.path_params["name"]))
-        return _html(view_page(view, self._address(request))) if _wants_html(request) else _json(view)
+        return await self._page_or_json(request, "view.html", view, view=view, example=view_request(view, most=3))
 
     async def feature_services(self, request: Request) -> Response:
         online = await self._server.online()
@@ -162,7 +173,8 @@ class _Pages:
     async def feature_service(self, request: Request) -> Response:
         online = await self._server.online()
         service = describe_service(online, online.registry.feature_service(request.path_params["name"]))
-        return _html(service_page(service, self._address(request))) if _wants_html(request) else _json(service)
+        example = service_request(service)
+        return await self._page_or_json(request, "service.html", service, service=service, example=example)
 
     async def explain(self, request: Request) -> Response:
         """Why a stream view's feature has its value: JSON, or a page for browsers."""
@@ -170,7 +182,7 @@ class _Pages:
         online = await self._server.online()
         online.registry.resolve([question.feature])
         found = await self._explainer.explain(question)
-        return _html(explain_page(found)) if _wants_html(request) else _json(found.as_json())
+        return await self._page_or_json(request, "explain.html", found.as_json(), found=found, bounds=bounds)
 
     async def wrong_method(self, request: Request) -> Response:
         raise HTTPException(405)
@@ -192,7 +204,7 @@ class _Pages:
         log_failure(request.url.path, error)
         headers = error_headers(error)
         if _wants_html(request):
-            return self._closing(_html(error_page(error), status=error.status, headers=headers))
+            return self._closing(await self._page("error.html", status=error.status, headers=headers, error=error))
         return self._closing(Response(encode_error(error), error.status, headers | {"content-type": JSON}))
 
     async def failed(self, request: Request, error: Exception) -> Response:
@@ -200,22 +212,28 @@ class _Pages:
         self._server.reader.counts.count_request("other", 500)
         return Response(INTERNAL_ERROR, 500, {"content-type": JSON})
 
+    async def _page_or_json(self, request: Request, name: str, value: Any, **facts: Any) -> Response:
+        """JSON or, for a browser, the page of that name."""
+        if not _wants_html(request):
+            return _json(value)
+        return await self._page(name, address=str(request.base_url).rstrip("/"), **facts)
+
+    async def _page(
+        self, name: str, *, status: int = 200, headers: dict[str, str] | None = None, **facts: Any
+    ) -> Response:
+        """A page, made in a thread of its own: reads go on meanwhile."""
+        text = await asyncio.get_running_loop().run_in_executor(self._thread, partial(render, name, **facts))
+        return Response(text, status, (headers or {}) | SAFE | {"content-type": "text/html; charset=utf-8"})
+
     def _closing(self, response: Response) -> Response:
         if self._server.draining:
             response.headers["connection"] = "close"
         return response
 
-    def _address(self, request: Request) -> str:
-        return str(request.base_url).rstrip("/")
-
 
 def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z)
     return Response(text, status, (headers or {}) | {"content-type": JSON})
-
-
-def _html(text: str, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(text, status, (headers or {}) | SAFE | {"content-type": "text/html; charset=utf-8"})
 
 
 def _wants_html(request: Request) -> bool:
