@@ -18,6 +18,7 @@ def load_seed(node: Node, project_dir: Path, session: EventTypes) -> Constant:
     """The seed as a table of the session; Refused when its file cannot be loaded or leaves types to be guessed."""
     from ..compiler.layers import Constant
     from ..compiler.refusals import Refusal, Refused
+    from ..offline.sql import literal, quote
 
     path = project_dir / node.original_file_path
     if not path.exists() and node.root_path is not None:  # of another package
@@ -43,22 +44,13 @@ def load_seed(node: Node, project_dir: Path, session: EventTypes) -> Constant:
             ]
         )
     name = f"_seed_{node.name}"
-    listed = ", ".join(f"{_quoted(column)} {types[column]}" for column in names)
+    listed = ", ".join(f"{quote(column)} {types[column]}" for column in names)
     try:
-        session.rows(f"create or replace temp table {_quoted(name)} ({listed})")
+        session.rows(f"create or replace temp table {quote(name)} ({listed})")
         session.rows(
-            f"copy {_quoted(name)} from '{_escaped(str(path))}' (format csv, header true, "
-            f"delimiter '{_escaped(delimiter)}')"
+            f"copy {quote(name)} from {literal(str(path))} (format csv, header true, delimiter {literal(delimiter)})"
         )
-        return Constant(name, session(f"select * from {_quoted(name)}"))
+        return Constant(name, session(f"select * from {quote(name)}"))
     except WarehouseError as error:
         remedy = f"rows that fit the seed's column_types, in {node.original_file_path}"
         raise Refused([Refusal(node.name, f"a seed that DuckDB cannot load ({error.got})", remedy)]) from None
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _escaped(text: str) -> str:
-    return text.replace("'", "''")
