@@ -17,6 +17,7 @@ from feature_server.app.describe import (
     service_request,
     view_request,
 )
+from feature_server.catalog.status import Status
 from feature_server.definitions.facts import (
     Entity,
     Feature,
@@ -141,6 +142,18 @@ def test_a_fact_without_a_value_has_no_row() -> None:
 def test_a_fact_that_a_page_needs_and_is_not_given_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="entity"):
         render("entity.html")
+
+
+def test_markdowns_own_characters_are_entities_and_a_text_is_one_line() -> None:
+    page = render(
+        "overview.md", registry=Registry(project="a|b *c*\n`d` [e]_f_ <g> & h"), status=Status(at=NOW, views=()),
+        own_text="", freshness=[], services=[], entities=[], picture="", grouped=False,
+    )  # fmt: skip
+    assert page.splitlines()[0] == (
+        "# Features of a&#124;b &#42;c&#42; &#96;d&#96; &#91;e&#93;&#95;f&#95; &#60;g&#62; &#38; h"
+    )
+    assert "0 feature views with 0 features of 0 entities" in page
+    assert "freshness is that of 2026-03-01 12:00 UTC." in page
 
 
 def test_every_template_is_packaged() -> None:
