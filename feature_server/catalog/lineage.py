@@ -6,31 +6,26 @@ method of Sugiyama, Tagawa and Toda, 1981). An edge over several columns passes 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from graphlib import TopologicalSorter
 from itertools import pairwise
-from typing import Any
-from xml.sax.saxutils import escape
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..definitions.registry import Registry
+from ..templates.render import render
 
-COLOURS = {"source": "#3c7a1e", "model": "#5c6b7a", "feature_view": "#00708a", "service": "#b8431f"}
-TITLES = {
-    "source": "sources",
-    "model": "staging and other models",
-    "feature_view": "feature views",
-    "service": "services",
-}
 MOST_BOXES = 50  # of a kind; where there are more, they are drawn together
-_NOUNS = {"source": "tables", "model": "models", "feature_view": "feature views", "service": "services"}
+NOUNS = {"source": "tables", "model": "models", "feature_view": "feature views", "service": "services"}
 _ROW, _BOX, _GAP, _CHARACTER, _MARGIN, _HEADER = 28, 22, 44, 7.3, 10, 34
 _SWEEPS = 12
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A box of the picture. `column` counts from 0 on the left; `kind` is a key of COLOURS.
+    """A box of the picture. `column` counts from 0 on the left; `kind` is a key of NOUNS.
 
     `group` is what it is drawn together by: a source's name, a model's folder, a view's entities, a service's owner.
     """
@@ -67,33 +62,26 @@ def lineage_of(registry: Registry, manifest: Mapping[str, Any]) -> Lineage:
     last = max(columns.values(), default=0) + 1
     by_id = {view.id: view.unique_id for view in registry.feature_views}
     for service in registry.feature_services:
-        owner = service.owner.name if service.owner is not None else "no owner"
-        nodes.append(Node(id=f"service {service.name}", label=service.name, kind="service", column=last, group=owner))
-        used = dict.fromkeys(by_id[ref.view] for ref in service.features)
-        edges += [(view, f"service {service.name}") for view in used]
+        name, owner = f"service {service.name}", service.owner.name if service.owner is not None else "no owner"
+        nodes.append(Node(id=name, label=service.name, kind="service", column=last, group=owner))
+        edges += dict.fromkeys((by_id[ref.view], name) for ref in service.features)
     return Lineage(nodes=tuple(nodes), edges=tuple(edges))
 
 
 def _columns(parents: Mapping[str, list[str]], views: Mapping[str, Any]) -> dict[str, int]:
     """Longest way from a source, but no feature view stands left of a model that is made without one."""
+    order = list(TopologicalSorter(parents).static_order())
+    made_from_views: set[str] = set()
+    for node in order:
+        if node in views or not made_from_views.isdisjoint(parents[node]):
+            made_from_views.add(node)
     columns: dict[str, int] = {}
-    made_from_views: dict[str, bool] = {}
-
-    def from_view(node: str) -> bool:
-        if node not in made_from_views:
-            made_from_views[node] = node in views or any(from_view(parent) for parent in parents[node])
-        return made_from_views[node]
-
-    def depth(node: str) -> int:
-        if node not in columns:
-            least = first_view if node in views else 0 if node.startswith("source.") else 1
-            columns[node] = max([least, *(depth(parent) + 1 for parent in parents[node])])
-        return columns[node]
-
     first_view = 0
-    first_view = max((depth(node) + 1 for node in parents if not from_view(node)), default=0)
-    for node in parents:
-        depth(node)
+    for node in sorted(order, key=made_from_views.__contains__):
+        least = first_view if node in views else int(not node.startswith("source."))
+        columns[node] = max([least, *(columns[parent] + 1 for parent in parents[node])])
+        if node not in made_from_views:
+            first_view = max(first_view, columns[node] + 1)
     return columns
 
 
@@ -129,8 +117,14 @@ def drawn_together(lineage: Lineage) -> Lineage:
 
 def _box_of(name: str, nodes: list[Node]) -> Node:
     first = nodes[0]
-    label = first.label if len(nodes) == 1 else f"{first.group}: {len(nodes)} {_NOUNS[first.kind]}"
+    label = first.label if len(nodes) == 1 else f"{first.group}: {len(nodes)} {NOUNS[first.kind]}"
     return msgspec.structs.replace(first, id=name, label=label, column=min(node.column for node in nodes))
+
+
+class _Box(NamedTuple):
+    left: float
+    right: float
+    centre: float
 
 
 def draw(lineage: Lineage) -> str:
@@ -139,94 +133,68 @@ def draw(lineage: Lineage) -> str:
     places = {column: i for i, column in enumerate(sorted({node.column for node in lineage.nodes}))}
     column_of = {node.id: places[node.column] for node in lineage.nodes}  # leaves out those without a node
     trails = [_trail(source, target, column_of) for source, target in sorted(lineage.edges)]
-    order = _order(column_of, trails)
-    tallest = max((len(column) for column in order), default=0)
-    widths = [
-        max((len(nodes[one].label) * _CHARACTER + 16 for one in column if one in nodes), default=0) for column in order
-    ]
-    left = [_MARGIN + sum(widths[:i]) + _GAP * i for i in range(len(widths))]
-    centre: dict[str, float] = {}
-    for column in order:
-        pitch = tallest * _ROW / len(column)
-        centre |= {node: _HEADER + pitch * (i + 0.5) for i, node in enumerate(column)}
-    width = (left[-1] + widths[-1] if order else 0) + _MARGIN
-    height = _HEADER + tallest * _ROW + _MARGIN
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
-        f' viewBox="0 0 {width:.0f} {height:.0f}" font-family="Menlo, Consolas, monospace" font-size="12">',
-        f'<rect width="{width:.0f}" height="{height:.0f}" fill="#ffffff"/>',
-        *_headings(lineage.nodes, column_of, left),
-        *(_edge(trail, column_of, centre, left, widths) for trail in trails),
-        *(
-            _box(nodes[one], left[i], centre[one], widths[i])
-            for i, column in enumerate(order)
-            for one in column
-            if one in nodes
-        ),
-        "</svg>",
-    ]
-    return "\n".join(parts)
+    columns = _order(column_of, trails)
+    boxes = _boxes(columns, nodes)
+    headings: dict[str, float] = {}
+    for node in sorted(lineage.nodes, key=lambda node: node.column):
+        headings.setdefault(node.kind, boxes[node.id].left)
+    return render(
+        "lineage.svg",
+        width=max((box.right for box in boxes.values()), default=0) + _MARGIN,
+        height=_HEADER + max(map(len, columns), default=0) * _ROW + _MARGIN,
+        headings=headings.items(),
+        lines=[_line([boxes[node] for node in trail]) for trail in trails],
+        boxes=[(nodes[name], box) for name, box in boxes.items() if name in nodes],
+        box_height=_BOX,
+    )
 
 
 def _trail(source: str, target: str, column_of: dict[str, int]) -> list[str]:
     """The nodes an edge passes, with a placeholder (added to `column_of`) in each column between."""
-    between = [f"{source} → {target} {column}" for column in range(column_of[source] + 1, column_of[target])]
-    column_of |= {name: column_of[source] + 1 + i for i, name in enumerate(between)}
+    between = {f"{source} → {target} {column}": column for column in range(column_of[source] + 1, column_of[target])}
+    column_of |= between
     return [source, *between, target]
 
 
 def _order(column_of: Mapping[str, int], trails: Iterable[list[str]]) -> list[list[str]]:
     """The nodes of each column from top to bottom."""
-    neighbours: dict[str, dict[int, list[str]]] = {node: {-1: [], 1: []} for node in column_of}
+    before, after = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for trail in trails:
         for one, other in pairwise(trail):
-            neighbours[one][1].append(other)
-            neighbours[other][-1].append(one)
-    columns: list[list[str]] = [[] for _ in range(max(column_of.values(), default=-1) + 1)]
+            after[one].append(other)
+            before[other].append(one)
+    columns: list[list[str]] = [[] for _ in set(column_of.values())]
     for node in sorted(column_of):
         columns[column_of[node]].append(node)
     for sweep in range(_SWEEPS):
-        side = -1 if sweep % 2 == 0 else 1
-        for column in columns if side < 0 else reversed(columns):
-            place = {
-                node: (i + 0.5) / len(other) for other in columns if other is not column for i, node in enumerate(other)
-            }
-            here = {node: (i + 0.5) / len(column) for i, node in enumerate(column)}
-            wish = {
-                node: sum(place[one] for one in near) / len(near) if (near := neighbours[node][side]) else here[node]
-                for node in column
-            }
+        neighbours = before if sweep % 2 == 0 else after
+        place = {node: (i + 0.5) / len(column) for column in columns for i, node in enumerate(column)}
+        for column in columns if neighbours is before else reversed(columns):
+            wish = {node: fmean(place[one] for one in neighbours[node] or [node]) for node in column}
             column.sort(key=wish.__getitem__)
+            place |= {node: (i + 0.5) / len(column) for i, node in enumerate(column)}
     return columns
 
 
-def _headings(nodes: Iterable[Node], column_of: Mapping[str, int], left: list[float]) -> list[str]:
-    first = {kind: min((column_of[node.id] for node in nodes if node.kind == kind), default=None) for kind in COLOURS}
-    return [
-        f'<text x="{left[column]:.0f}" y="20" fill="{COLOURS[kind]}" font-weight="bold">{TITLES[kind]}</text>'
-        for kind, column in first.items()
-        if column is not None
-    ]
+def _boxes(columns: list[list[str]], nodes: Mapping[str, Node]) -> dict[str, _Box]:
+    """Where each node and placeholder stands, column by column."""
+    tallest = max(map(len, columns), default=0)
+    boxes: dict[str, _Box] = {}
+    left: float = _MARGIN
+    for column in columns:
+        right = left + max((len(nodes[one].label) * _CHARACTER + 16 for one in column if one in nodes), default=0)
+        pitch = tallest * _ROW / len(column)
+        boxes |= {node: _Box(left, right, _HEADER + pitch * (i + 0.5)) for i, node in enumerate(column)}
+        left = right + _GAP
+    return boxes
 
 
-def _edge(
-    trail: list[str], column_of: Mapping[str, int], centre: Mapping[str, float], left: list[float], widths: list[float]
-) -> str:
-    x, y = left[column_of[trail[0]]] + widths[column_of[trail[0]]], centre[trail[0]]
-    path = f"M{x:.0f},{y:.0f}"
-    for node in trail[1:]:
-        column = column_of[node]
-        middle = (x + left[column]) / 2
-        path += f" C{middle:.0f},{y:.0f} {middle:.0f},{centre[node]:.0f} {left[column]:.0f},{centre[node]:.0f}"
-        if node != trail[-1]:
-            path += f" H{left[column] + widths[column]:.0f}"
-        x, y = left[column] + widths[column], centre[node]
-    return f'<path d="{path}" fill="none" stroke="#9aa5b1" stroke-width="1.2"/>'
-
-
-def _box(node: Node, left: float, centre: float, width: float) -> str:
-    return (
-        f'<rect x="{left:.0f}" y="{centre - _BOX / 2:.0f}" width="{width:.0f}" height="{_BOX}" rx="4"'
-        f' fill="{COLOURS[node.kind]}"/>'
-        f'<text x="{left + 8:.0f}" y="{centre + 4:.0f}" fill="#ffffff">{escape(node.label)}</text>'
-    )
+def _line(trail: list[_Box]) -> str:
+    """The path of an edge: a curve from box to box, straight where it passes a column."""
+    path = f"M{trail[0].right:.0f},{trail[0].centre:.0f}"
+    for one, other in pairwise(trail):
+        middle = (one.right + other.left) / 2
+        if one is not trail[0]:
+            path += f" H{one.right:.0f}"
+        path += f" C{middle:.0f},{one.centre:.0f} {middle:.0f},{other.centre:.0f} {other.left:.0f},{other.centre:.0f}"
+    return path

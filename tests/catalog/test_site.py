@@ -17,7 +17,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from feature_server.catalog.lineage import COLOURS, Lineage, Node, draw, drawn_together, lineage_of
+from feature_server.catalog.lineage import NOUNS, Lineage, Node, draw, drawn_together, lineage_of
 from feature_server.definitions.facts import FeatureRef, FeatureService, FeatureView
 from feature_server.definitions.registry import Registry
 from tests.support.tiny_project import ENTITIES, FILES, write_project
@@ -300,7 +300,7 @@ def test_the_picture_has_a_box_a_node_and_a_line_an_edge_and_no_crossing_that_ca
 def lineages(draw_from: st.DrawFn) -> Lineage:
     """Any nodes in any columns, with any edges that go to the right."""
     columns = draw_from(st.lists(st.integers(0, 6), max_size=12))
-    kinds = draw_from(st.lists(st.sampled_from(list(COLOURS)), min_size=len(columns), max_size=len(columns)))
+    kinds = draw_from(st.lists(st.sampled_from(list(NOUNS)), min_size=len(columns), max_size=len(columns)))
     nodes = tuple(
         Node(id=str(i), label=f"<{i}>", kind=kind, column=column)
         for i, (column, kind) in enumerate(zip(columns, kinds, strict=True))
