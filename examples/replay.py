@@ -19,13 +19,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from feature_server.embedded import connect
 
 from examples import flights
 from feature_server import FeatureClient
 from feature_server.errors import FeatureStoreError
-from feature_server.ingest import Ingestor
-from feature_server.settings import Settings, load_settings, to_us
+from feature_server.ingest.transaction import Ingestor
+from feature_server.online.embedded import connect
+from feature_server.settings import Settings, load_settings
+from feature_server.times import to_us
 
 MINUTE_US = 60_000_000
 HOUR_US = 60 * MINUTE_US

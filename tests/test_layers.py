@@ -6,7 +6,9 @@ then stand twice.
 
 from __future__ import annotations
 
+import ast
 import graphlib
+import importlib
 import re
 import subprocess
 import sys
@@ -185,3 +187,19 @@ def test_no_test_imports_from_a_test_module() -> None:
     tests = [path for path in (ROOT / "tests").rglob("*.py") if path.name != Path(__file__).name]
     found = {path.name: path.read_text() for path in tests}
     assert [name for name, text in found.items() if re.search(r"^ *(from|import) .*\btest_", text, re.M)] == []
+
+
+def test_what_stands_beside_the_package_imports_names_that_are_there() -> None:
+    """Scripts, examples, DAGs and benchmarks run in other tests, but not each line of theirs in `make test`."""
+    missing = []
+    for folder in ("scripts", "examples", "dags", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("feature_server"):
+                    module = importlib.import_module(str(node.module))
+                    missing += [
+                        f"{path.name}: {node.module}.{name.name}"
+                        for name in node.names
+                        if not hasattr(module, name.name)
+                    ]
+    assert missing == []
