@@ -8,21 +8,21 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..errors import FeatureStoreError, OnlineStoreUnavailable, RequestError
+from ..errors import FeatureStoreError, RequestError
 from ..online.address import http_login, shown_url
 from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, PushResponse, push_response
 from ..serving.drive import AsyncFeatures, read_features
-from ..serving.reader import FeatureReader, OnlineFeatures
+from ..serving.reader import FeatureReader, OnlineFeatures, Steps
 from ..serving.rows import NOT_FOUND, PRESENT, to_datetimes
 from ..settings import Settings, load_settings
 from .http import decode_response, encode_request, error_of, unreachable
-from .push import RETRY_SECONDS, PushResult, decode_push, encode_push, push_steps
+from .push import RETRY_SECONDS, PushResult, decode_push, encode_push, push_events
 from .push import TIMEOUT_SECONDS as PUSH_TIMEOUT_SECONDS
 from .result import FeatureVector, FeatureVectors, event_times
 
@@ -31,16 +31,34 @@ if TYPE_CHECKING:
 
     from ..ingest.transaction import Ingestor
 
-_HEADERS = {"content-type": "application/json"}
+Result = TypeVar("Result")
+
+
+def _done(steps: Coroutine[Any, Any, Result]) -> Result:
+    """What steps give that wait for nothing, since each of their calls is made at once."""
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    raise AssertionError
 
 
 class _Client:
-    """What both clients share: the request, the answer, and where to send it.
+    """What both clients share: the steps of a read and of a push, and where they lead.
+
+    A client says how the calls among the steps are made: `FeatureClient` at once, `AsyncFeatureClient` with others.
 
     `url` is a Redis server's (`redis://`, `rediss://`, `unix://`: read directly, fastest) or a feature server's
     (`http://`, `https://`). Without one, FEATURES_REDIS_URL or the embedded Valkey of FEATURES_HOME. `timeout` is in
     seconds, for each read. Against Redis, `settings` gives the clock that decides what has expired.
     """
+
+    _read: Callable[[Steps], Awaitable[OnlineFeatures]]
+    _post: Callable[[str, bytes, float], Awaitable[httpx.Response]]
+    _ingest: Callable[[str, bytes], Awaitable[PushResponse]]
+    _sleep: Callable[[float], Awaitable[None]]
+    _open: Callable[[], None]
 
     def __init__(
         self, url: str | None = None, *, timeout: float = TIMEOUT_SECONDS, settings: Settings | None = None
@@ -55,10 +73,14 @@ class _Client:
         self.timeout = timeout
         self._over_http = url.startswith(("http://", "https://"))
         self._endpoint, self._push_endpoint = self._shown + READ_PATH, self._shown + PUSH_PATH
-        self._login = http_login(url) if self._over_http else None
+        self._http_options: dict[str, Any] = {
+            "timeout": timeout, "headers": {"content-type": "application/json"}, "trust_env": False,
+            "auth": http_login(url) if self._over_http else None,
+        }  # fmt: skip
         self._reader = FeatureReader(settings.now_us)
         self._settings = settings
         self._ingestor: Ingestor | None = None
+        self._open()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._shown!r})"
@@ -112,7 +134,39 @@ class _Client:
             types=types,
         )
 
-    def _ingest(self, source: str, columns: bytes) -> PushResponse | FeatureStoreError:
+    async def _get(
+        self, service: str | None, features: Sequence[str] | None, full_feature_names: bool, entities: dict[str, Any]
+    ) -> FeatureVectors:
+        request = self._request(service, features, full_feature_names, entities)
+        if not self._over_http:
+            return self._vectors(await self._read(self._reader.read(request)))
+        response = await self._ask(self._endpoint, encode_request(request), self.timeout)
+        if response.status_code != 200:
+            raise error_of(response.status_code, response.content, self._endpoint, response.headers)
+        return decode_response(response.content, request.entities, self._endpoint)
+
+    async def _push(self, source: str, columns: bytes) -> PushResponse | FeatureStoreError:
+        """What became of a batch, or why nothing did."""
+        try:
+            if not self._over_http:
+                return await self._ingest(source, columns)
+            response = await self._ask(self._push_endpoint, encode_push(source, columns), PUSH_TIMEOUT_SECONDS)
+        except FeatureStoreError as error:
+            return error
+        return decode_push(response.status_code, response.content, self._push_endpoint, response.headers)
+
+    async def _ask(self, endpoint: str, body: bytes, timeout: float) -> httpx.Response:
+        import httpx
+
+        try:
+            try:
+                return await self._post(endpoint, body, timeout)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):  # the connection had been closed
+                return await self._post(endpoint, body, timeout)
+        except httpx.HTTPError as error:
+            raise unreachable(self._shown, error) from None
+
+    def _take_in(self, source: str, columns: bytes) -> PushResponse:
         """Push a batch straight to Redis."""
         try:
             if self._ingestor is None:
@@ -122,22 +176,12 @@ class _Client:
                 self._ingestor = self._resources.enter_context(Ingestor(self.url, self._settings.now_us, expire=expire))
             found = self._ingestor.push_columns(source, columns)
         except ImportError as error:
-            return RequestError(
+            raise RequestError(
                 "events cannot be pushed to Redis by this install", where=self._shown, got=str(error),
                 expected="feature-warehouse[warehouse], or the URL of a feature server",
                 remedy='push through the server: FeatureClient("http://…").push(…)',
-            )  # fmt: skip
-        except FeatureStoreError as error:
-            return error
+            ) from None  # fmt: skip
         return push_response(found.accepted, found.rejected)
-
-    def _pushed(self, response: httpx.Response) -> PushResponse | FeatureStoreError:
-        return decode_push(response.status_code, response.content, self._push_endpoint, response.headers)
-
-    def _received(self, response: httpx.Response, request: GetOnlineFeatures) -> FeatureVectors:
-        if response.status_code != 200:
-            raise error_of(response.status_code, response.content, self._endpoint, response.headers)
-        return decode_response(response.content, request.entities, self._endpoint)
 
 
 class FeatureClient(_Client):
@@ -150,14 +194,11 @@ class FeatureClient(_Client):
     store does not answer in time, NotSynced when it does not hold the values yet.
     """
 
-    def __init__(
-        self, url: str | None = None, *, timeout: float = TIMEOUT_SECONDS, settings: Settings | None = None
-    ) -> None:
-        super().__init__(url, timeout=timeout, settings=settings)
+    def _open(self) -> None:
         if self._over_http:
             self._connect()
         else:
-            self._redis = RedisReader(self.url, timeout=timeout)
+            self._redis = RedisReader(self.url, timeout=self.timeout)
             self._redis.on_reconnect = self._reader.forget
 
     def get(
@@ -180,10 +221,7 @@ class FeatureClient(_Client):
         **entities: Sequence[Any],
     ) -> FeatureVectors:
         """The features of many entities, given as a column of values for each join key."""
-        request = self._request(service, features, full_feature_names, entities)
-        if self._over_http:
-            return self._received(self._post(encode_request(request), self._endpoint, self.timeout), request)
-        return self._vectors(read_features(self._reader, self._redis, self._reader.read(request)))
+        return _done(self._get(service, features, full_feature_names, entities))
 
     def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> PushResult:
         """Take in live events of a dbt source: a list of mappings, or a DataFrame, of all of the source's columns.
@@ -192,26 +230,7 @@ class FeatureClient(_Client):
         batches of 1,000. A batch without an answer is sent again for `retry_seconds`, which is safe because an event
         counts once however often it is pushed; so is the same call after an error.
         """
-        steps = push_steps(events, retry_seconds)
-        try:
-            step = next(steps)
-            while True:
-                if isinstance(step, float):
-                    time.sleep(step)
-                    step = next(steps)
-                else:
-                    step = steps.send(self._push_batch(source, step))
-        except StopIteration as end:
-            result: PushResult = end.value
-            return result
-
-    def _push_batch(self, source: str, columns: bytes) -> PushResponse | FeatureStoreError:
-        if not self._over_http:
-            return self._ingest(source, columns)
-        try:
-            return self._pushed(self._post(encode_push(source, columns), self._push_endpoint, PUSH_TIMEOUT_SECONDS))
-        except OnlineStoreUnavailable as error:
-            return error
+        return _done(push_events(partial(self._push, source), self._sleep, events, retry_seconds))
 
     def close(self) -> None:
         if self._over_http:
@@ -223,27 +242,28 @@ class FeatureClient(_Client):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _connect(self) -> None:
         import httpx
 
-        self._http = httpx.Client(timeout=self.timeout, headers=_HEADERS, auth=self._login, trust_env=False)
+        self._http = httpx.Client(**self._http_options)
         self._process = os.getpid()
 
-    def _post(self, body: bytes, endpoint: str, timeout: float) -> httpx.Response:
-        import httpx
-
+    async def _post(self, endpoint: str, body: bytes, timeout: float) -> httpx.Response:
         if self._process != os.getpid():  # a fork shares its parent's connections, and would read its parent's answers
             self._connect()
-        try:
-            try:
-                return self._http.post(endpoint, content=body, timeout=timeout)
-            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):  # the connection had been closed
-                return self._http.post(endpoint, content=body, timeout=timeout)
-        except httpx.HTTPError as error:
-            raise unreachable(self._shown, error) from None
+        return self._http.post(endpoint, content=body, timeout=timeout)
+
+    async def _read(self, steps: Steps) -> OnlineFeatures:
+        return read_features(self._reader, self._redis, steps)
+
+    async def _ingest(self, source: str, columns: bytes) -> PushResponse:
+        return self._take_in(source, columns)
+
+    async def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 class AsyncFeatureClient(_Client):
@@ -252,13 +272,10 @@ class AsyncFeatureClient(_Client):
     Reads that run at the same time share one Redis command. Use it on one event loop at a time.
     """
 
-    def __init__(
-        self, url: str | None = None, *, timeout: float = TIMEOUT_SECONDS, settings: Settings | None = None
-    ) -> None:
-        super().__init__(url, timeout=timeout, settings=settings)
+    def _open(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None  # whose the HTTP connections are
         if not self._over_http:
-            self._redis = AsyncRedisReader(self.url, timeout=timeout)
+            self._redis = AsyncRedisReader(self.url, timeout=self.timeout)
             self._features = AsyncFeatures(self._reader, self._redis)
 
     async def get(
@@ -282,35 +299,11 @@ class AsyncFeatureClient(_Client):
         **entities: Sequence[Any],
     ) -> FeatureVectors:
         """The features of many entities, given as a column of values for each join key."""
-        request = self._request(service, features, full_feature_names, entities)
-        if self._over_http:
-            response = await self._post(encode_request(request), self._endpoint, self.timeout)
-            return self._received(response, request)
-        return self._vectors(await self._features.read(self._reader.read(request)))
+        return await self._get(service, features, full_feature_names, entities)
 
     async def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> PushResult:
         """Take in live events of a dbt source, as `FeatureClient.push`; to Redis they go from another thread."""
-        steps = push_steps(events, retry_seconds)
-        try:
-            step = next(steps)
-            while True:
-                if isinstance(step, float):
-                    await asyncio.sleep(step)
-                    step = next(steps)
-                else:
-                    step = steps.send(await self._push_batch(source, step))
-        except StopIteration as end:
-            result: PushResult = end.value
-            return result
-
-    async def _push_batch(self, source: str, columns: bytes) -> PushResponse | FeatureStoreError:
-        if not self._over_http:
-            return await asyncio.to_thread(self._ingest, source, columns)
-        body = encode_push(source, columns)
-        try:
-            return self._pushed(await self._post(body, self._push_endpoint, PUSH_TIMEOUT_SECONDS))
-        except OnlineStoreUnavailable as error:
-            return error
+        return await push_events(partial(self._push, source), self._sleep, events, retry_seconds)
 
     async def aclose(self) -> None:
         if not self._over_http:
@@ -322,24 +315,25 @@ class AsyncFeatureClient(_Client):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _post(self, body: bytes, endpoint: str, timeout: float) -> httpx.Response:
+    async def _post(self, endpoint: str, body: bytes, timeout: float) -> httpx.Response:
         import httpx
 
         if self._loop is not asyncio.get_running_loop():
-            self._http = httpx.AsyncClient(timeout=self.timeout, headers=_HEADERS, auth=self._login, trust_env=False)
+            self._http = httpx.AsyncClient(**self._http_options)
             self._loop = asyncio.get_running_loop()
-        try:
-            try:
-                return await self._http.post(endpoint, content=body, timeout=timeout)
-            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                return await self._http.post(endpoint, content=body, timeout=timeout)
-        except httpx.HTTPError as error:
-            raise unreachable(self._shown, error) from None
+        return await self._http.post(endpoint, content=body, timeout=timeout)
+
+    async def _read(self, steps: Steps) -> OnlineFeatures:
+        return await self._features.read(steps)
+
+    async def _ingest(self, source: str, columns: bytes) -> PushResponse:
+        return await asyncio.to_thread(self._take_in, source, columns)
+
+    async def _sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
 
 def _one(entity: dict[str, Any]) -> dict[str, list[Any]]:

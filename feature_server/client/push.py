@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from types import NoneType
@@ -38,30 +38,31 @@ class _Batch(msgspec.Struct, frozen=True):
     body: bytes
 
 
-Steps = Generator[bytes | float, PushResponse | FeatureStoreError | None, PushResult]
+async def push_events(
+    ask: Callable[[bytes], Awaitable[PushResponse | FeatureStoreError]],
+    sleep: Callable[[float], Awaitable[None]],
+    events: Any,
+    retry_seconds: float,
+) -> PushResult:
+    """Push events batch by batch: `ask` is given the columns of one.
 
-
-def push_steps(events: Any, retry_seconds: float) -> Steps:
-    """The pushing of some events: gives the columns of a batch and is sent its answer, or gives seconds to wait.
-
-    A batch that could not be answered is given again for `retry_seconds`; then OnlineStoreUnavailable says how far it
+    A batch that could not be answered is pushed again for `retry_seconds`; then OnlineStoreUnavailable says how far it
     came.
     """
     rejected: list[RejectedEvent] = []
     accepted, whole = 0, type(events).__module__.partition(".")[0] in _DATA_FRAMES
     for batch in _batches(_data_frame(events) if whole else _listed(events), rejected):
         deadline = time.monotonic() + retry_seconds
-        while isinstance(answer := (yield batch.body), OnlineStoreUnavailable):
+        while isinstance(answer := await ask(batch.body), OnlineStoreUnavailable):
             wait = float(answer.retry_after_seconds)
             if time.monotonic() + wait > deadline:
                 raise _broken_off(answer, accepted)
-            yield wait
+            await sleep(wait)
         if isinstance(answer, RequestError) and not whole and (answer.where or "").startswith("df"):
             rejected += [RejectedEvent(i, answer.what) for i in batch.index]  # columns that are not the source's
             continue
         if isinstance(answer, FeatureStoreError):
             raise answer
-        assert answer is not None
         accepted += answer.accepted
         rejected += [RejectedEvent(batch.index[found.index], found.reason) for found in answer.rejected]
     return PushResult(accepted=accepted, rejected=tuple(sorted(rejected, key=lambda found: found.index)))
