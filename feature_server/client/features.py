@@ -86,30 +86,6 @@ class _Client:
         return f"{type(self).__name__}({self._shown!r})"
 
     @staticmethod
-    def _request(
-        service: str | None, features: Sequence[str] | None, full_feature_names: bool, entities: dict[str, Any]
-    ) -> GetOnlineFeatures:
-        if isinstance(features, str):
-            raise RequestError(
-                "features is a string", where="features", expected="a list of `view:feature`", got=repr(features),
-                remedy="a service is named by the first argument",
-            )  # fmt: skip
-        columns = {}
-        for name, values in entities.items():
-            if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
-                raise RequestError(
-                    f"{name!r} is one value", where=f"entities.{name}", expected="a list of them", got=repr(values),
-                    remedy="use get() for one entity",
-                )  # fmt: skip
-            columns[name] = values.tolist() if hasattr(values, "tolist") else list(values)
-        return GetOnlineFeatures(
-            entities=columns,
-            features=None if features is None else list(features),
-            feature_service=service,
-            full_feature_names=full_feature_names,
-        )
-
-    @staticmethod
     def _vectors(answer: OnlineFeatures) -> FeatureVectors:
         plan = answer.plan
         types = {key.name: key.dtype for key in plan.join_keys}
@@ -135,9 +111,23 @@ class _Client:
         )
 
     async def _get(
-        self, service: str | None, features: Sequence[str] | None, full_feature_names: bool, entities: dict[str, Any]
+        self,
+        service: str | None,
+        features: Sequence[str] | None,
+        full_feature_names: bool,
+        entities: dict[str, list[Any]],
     ) -> FeatureVectors:
-        request = self._request(service, features, full_feature_names, entities)
+        if isinstance(features, str):
+            raise RequestError(
+                "features is a string", where="features", expected="a list of `view:feature`", got=repr(features),
+                remedy="a service is named by the first argument",
+            )  # fmt: skip
+        request = GetOnlineFeatures(
+            entities=entities,
+            features=None if features is None else list(features),
+            feature_service=service,
+            full_feature_names=full_feature_names,
+        )
         if not self._over_http:
             return self._vectors(await self._read(self._reader.read(request)))
         response = await self._ask(self._endpoint, encode_request(request), self.timeout)
@@ -210,7 +200,7 @@ class FeatureClient(_Client):
         **entity: Any,
     ) -> FeatureVector:
         """The features of one entity: of a service by name, or of a list of `view:feature`."""
-        return self.get_many(service, features=features, full_feature_names=full_feature_names, **_one(entity)).row(0)
+        return _done(self._get(service, features, full_feature_names, _one(entity))).row(0)
 
     def get_many(
         self,
@@ -221,7 +211,7 @@ class FeatureClient(_Client):
         **entities: Sequence[Any],
     ) -> FeatureVectors:
         """The features of many entities, given as a column of values for each join key."""
-        return _done(self._get(service, features, full_feature_names, entities))
+        return _done(self._get(service, features, full_feature_names, _listed(entities)))
 
     def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> PushResult:
         """Take in live events of a dbt source: a list of mappings, or a DataFrame, of all of the source's columns.
@@ -287,8 +277,7 @@ class AsyncFeatureClient(_Client):
         **entity: Any,
     ) -> FeatureVector:
         """The features of one entity: of a service by name, or of a list of `view:feature`."""
-        vectors = await self.get_many(service, features=features, full_feature_names=full_feature_names, **_one(entity))
-        return vectors.row(0)
+        return (await self._get(service, features, full_feature_names, _one(entity))).row(0)
 
     async def get_many(
         self,
@@ -299,7 +288,7 @@ class AsyncFeatureClient(_Client):
         **entities: Sequence[Any],
     ) -> FeatureVectors:
         """The features of many entities, given as a column of values for each join key."""
-        return await self._get(service, features, full_feature_names, entities)
+        return await self._get(service, features, full_feature_names, _listed(entities))
 
     async def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> PushResult:
         """Take in live events of a dbt source, as `FeatureClient.push`; to Redis they go from another thread."""
@@ -338,3 +327,15 @@ class AsyncFeatureClient(_Client):
 
 def _one(entity: dict[str, Any]) -> dict[str, list[Any]]:
     return {name: [value] for name, value in entity.items()}
+
+
+def _listed(entities: dict[str, Any]) -> dict[str, list[Any]]:
+    columns = {}
+    for name, values in entities.items():
+        if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+            raise RequestError(
+                f"{name!r} is one value", where=f"entities.{name}", expected="a list of them", got=repr(values),
+                remedy="use get() for one entity",
+            )  # fmt: skip
+        columns[name] = values.tolist() if hasattr(values, "tolist") else list(values)
+    return columns
