@@ -21,13 +21,10 @@ def hold_back(history: History, cut_us: int) -> None:
 
     A base has the table's events alone, so that it is the same whoever reckons it.
     """
-    keys = ", ".join(history.keys)
-    same = " and ".join(f"s.{name} = l.{name}" for name in [*history.keys, "event_id", "created_timestamp"])
     history.connection.execute(
-        f"create or replace temp table cuts as select {keys}, "
-        f"least(min(event_timestamp) - interval 1 microsecond, make_timestamptz({cut_us})) as cut_ from known "
-        f"semi join (select * from live l where not exists (select 1 from stored s where {same})) as unlanded "
-        f"using ({keys}, event_id) group by {keys}"
+        f"create or replace temp table cuts as select {history.keys}, "
+        f"least(min(event_timestamp) - interval 1 microsecond, make_timestamptz({cut_us})) as cut_ "
+        f"from known semi join unlanded using ({history.keys}, event_id) group by {history.keys}"
     )
 
 
@@ -36,52 +33,44 @@ def records_since(history: History, cut_us: int, *, changed: bool = False) -> st
 
     All versions of an event are needed if one is after the cut-off. With `changed`, of the keys in that relation.
     """
-    keys = ", ".join(history.keys)
     return f"""
         with keyed as ({_cut(history, "known", cut_us, changed)}),
-        since as (select distinct {keys}, event_id from keyed where event_timestamp > cut_at_),
-        newest as (
-            select {keys}, arg_max(event_id, (event_timestamp, created_timestamp)) as event_id
-            from (select *, {history.version} as version_ from keyed)
-            where version_ = 1 and counts and event_timestamp <= cut_at_
-            group by {keys}
-        )
-        select {", ".join(history.columns)}
-        from keyed semi join (from since union from newest) as needed using ({keys}, event_id)
-        order by {keys}, event_timestamp, created_timestamp
+        since as (select distinct {history.keys}, event_id from keyed where event_timestamp > cut_at_),
+        newest as ({history.newest("keyed", "cut_at_")})
+        select {history.columns}
+        from keyed semi join (from since union from newest) as needed using ({history.keys}, event_id)
+        {history.order}
     """
 
 
 def added_before(history: History) -> str:
     """A SELECT of the rows up to the cut-offs that the table has had only since the last sync, of keys in `changed`."""
-    keys = ", ".join(history.keys)
     return f"""
-        select {", ".join(history.columns)}
-        from added semi join changed using ({keys}) join cuts using ({keys})
+        select {history.columns}
+        from added semi join changed using ({history.keys}) join cuts using ({history.keys})
         where event_timestamp <= cut_
-        order by {keys}, event_timestamp, created_timestamp
+        {history.order}
     """
 
 
 def bases(history: History, cut_us: int, *, changed: bool = False) -> str:
     """A SELECT of the bases' columns (join keys, `cut_`, states) of the keys with stored events up to the cut-off."""
-    keys = ", ".join(history.keys)
     plan = plan_of(history.view)
     states = []
     for part, features in part_features(plan):
         names = [quote(plan.arguments[i].name) for i in part.arguments]
-        condition = "version_ = 1 and counts"
+        condition = "in_force_"
         if part.filter is not None:
             condition += f" and {quote(plan.arguments[part.filter].name)}"
         for feature, call in zip(features, part_calls(part, names), strict=True):
             filtered = f"{call} filter (where {condition}{_known(part, names)})"
             states.append(f", cast({filtered} as {sql_type(feature.dtype)}) as {feature.name}")
     return f"""
-        select {keys}, cut_at_ as cut_{"".join(states)}
-        from (select *, {history.version} as version_ from ({_cut(history, "stored", cut_us, changed)}))
+        select {history.keys}, cut_at_ as cut_{"".join(states)}
+        from (select *, {history.in_force} as in_force_ from ({_cut(history, "stored", cut_us, changed)}))
         where event_timestamp <= cut_at_
-        group by {keys}, cut_at_
-        order by {keys}
+        group by {history.keys}, cut_at_
+        order by {history.keys}
     """
 
 
@@ -91,19 +80,16 @@ def leave_late_out(history: History, cut_offs: Mapping[int, int]) -> set[int]:
     `cut_offs` are of some chosen keys, by n. Returns the keys of which that does not tell what their lifetime windows
     have: those with late versions of events that also have one after the cut-off, or with a late event for the latest.
     """
-    keys, names = ", ".join(history.keys), ", ".join(history.columns)
-    connection = history.connection
+    keys, connection = history.keys, history.connection
     connection.register("cut_offs", pa.table({"n": list(cut_offs), "us": list(cut_offs.values())}))
     connection.execute(
         f"create or replace temp table cuts as select {keys}, n, make_timestamptz(us) as cut_ "
         f"from chosen join cut_offs using (n)"
     )
     connection.unregister("cut_offs")
-    same = " and ".join(f"s.{name} = l.{name}" for name in [*history.keys, "event_id", "created_timestamp"])
     connection.execute(
-        f"create or replace temp table unlanded as select l.*, event_timestamp <= cut_ as late_ "
-        f"from live l left join cuts using ({keys}) "
-        f"where not {history.ahead} and not exists (select 1 from stored s where {same})"
+        f"create or replace temp table arrived as select unlanded.*, event_timestamp <= cut_ as late_ "
+        f"from unlanded left join cuts using ({keys})"
     )
     found = connection.execute(
         f"""
@@ -112,16 +98,13 @@ def leave_late_out(history: History, cut_offs: Mapping[int, int]) -> set[int]:
                 bool_or(event_timestamp > cut_) as since, bool_or(event_timestamp <= cut_) as before
             from known join cuts using ({keys}) group by {keys}, n, event_id
         ),
-        moved as (select n from events semi join unlanded using ({keys}, event_id) where since and before),
+        moved as (select n from events semi join arrived using ({keys}, event_id) where since and before),
         without_since as (select n from events group by n having not bool_or(since))
         from moved union
-        select n from without_since join cuts using (n) semi join (from unlanded where late_) as late using ({keys})
+        select n from without_since join cuts using (n) semi join (from arrived where late_) as late using ({keys})
         """
     ).fetchall()
-    connection.execute(
-        f"create or replace temp view known as select {names} from stored "
-        f"union all select {names} from unlanded where late_ is not true"
-    )
+    history.know("arrived where late_ is not true")
     return {n for (n,) in found}
 
 
@@ -132,10 +115,8 @@ def _known(part: Part, names: list[str]) -> str:
 
 def _cut(history: History, relation: str, cut_us: int, changed: bool) -> str:
     """The rows of a relation with their key's cut-off, `cut_at_`."""
-    keys = ", ".join(history.keys)
-    present = " and ".join(f"{name} is not null" for name in history.keys)
-    chosen = f"(select * from {relation} semi join changed using ({keys}))" if changed else relation
+    chosen = f"(select * from {relation} semi join changed using ({history.keys}))" if changed else relation
     return (
         f"select of_.*, coalesce(cuts.cut_, make_timestamptz({cut_us})) as cut_at_ "
-        f"from {chosen} as of_ left join cuts using ({keys}) where {present}"
+        f"from {chosen} as of_ left join cuts using ({history.keys}) where {history.present}"
     )

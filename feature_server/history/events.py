@@ -1,7 +1,8 @@
 """All events of a stream view that are known anywhere: in its offline table, in landed files, in the log in Redis.
 
 A DuckDB session with the relations `stored` (the offline table), `live` (files and log, by the view's own SQL) and
-`known` (both, each version of an event once; the offline table's where both have it).
+`known` (both, each version of an event once; the offline table's where both have it). What `known` has of `live` is
+`unlanded`.
 """
 
 from __future__ import annotations
@@ -32,20 +33,38 @@ class History:
 
     def __init__(self, connection: Any, view: FeatureView, known_by_us: int | None = None) -> None:
         self.connection, self.view, self.known_by_us = connection, view, known_by_us
-        self.columns = [quote(column.name) for column in columns(event_view(view))]
-        self.keys = [quote(name) for name in view.key_names]
+        self.columns = ", ".join(quote(column.name) for column in columns(event_view(view)))
+        self.keys = ", ".join(quote(name) for name in view.key_names)
+        self.present = " and ".join(f"{quote(name)} is not null" for name in view.key_names)
+        self.order = f"order by {self.keys}, event_timestamp, created_timestamp"
         order = "order by created_timestamp desc, event_timestamp desc"
-        self.version = f"row_number() over (partition by {', '.join(self.keys)}, event_id {order})"  # 1: in force
+        self.latest_version = f"row_number() over (partition by {self.keys}, event_id {order}) = 1"
+        self.in_force = f"({self.latest_version} and counts)"  # as in `windows.versions`; for QUALIFY
 
     def store(self, table: OfflineTable | None) -> None:
-        """Make `stored` and `known` from a version of the offline table, or from none."""
+        """Make `stored`, `unlanded` and `known` from a version of the offline table, or from none."""
         scan = table.scan_sql() if table is not None else self._nothing()
-        names = ", ".join(self.columns)
-        self.connection.execute(f"create or replace temp view stored as select {names} from ({scan})")
-        same = " and ".join(f"s.{name} = l.{name}" for name in [*self.keys, "event_id", "created_timestamp"])
-        self.connection.execute(
-            f"create or replace temp view known as select {names} from stored union all select {names} from live l "
-            f"where not {self.ahead} and not exists (select 1 from stored s where {same})"
+        self._view("stored", f"select {self.columns} from ({scan})")
+        self._view(
+            "unlanded",
+            f"select {self.columns} from live anti join stored using ({self.keys}, event_id, created_timestamp) "
+            f"where not {self.ahead}",
+        )
+        self.know("unlanded")
+
+    def know(self, live: str) -> None:
+        """Make `known` from the offline table and a relation of live events that it lacks."""
+        self._view("known", f"select {self.columns} from stored union all select {self.columns} from {live}")
+
+    def _view(self, name: str, sql: str) -> None:
+        self.connection.execute(f"create or replace temp view {name} as {sql}")
+
+    def newest(self, relation: str, until: str) -> str:
+        """A SELECT of each key's latest event in force up to a time: the join keys and `event_id`."""
+        return (
+            f"select {self.keys}, arg_max(event_id, (event_timestamp, created_timestamp)) as event_id "
+            f"from (select * from {relation} qualify {self.in_force}) where event_timestamp <= {until} "
+            f"group by {self.keys}"
         )
 
     @property
@@ -61,29 +80,20 @@ class History:
         """
         known = "known"
         if changed:
-            known = f"(select known.* from known semi join changed using ({', '.join(self.keys)}))"
+            known = f"(select known.* from known semi join changed using ({self.keys}))"
         cut = f"make_timestamptz({now_us - bounded_us(self.view) - grace_us})"
-        keys = ", ".join(self.keys)
-        rank = f"row_number() over (partition by {keys} order by event_timestamp desc, created_timestamp desc)"
-        newest = (
-            f"select event_id from (select *, {self.version} as version from {known}) where version = 1 and counts "
-            f"and event_timestamp <= make_timestamptz({now_us}) qualify {rank} = 1"
-        )
         recent = f"select event_id from {known} where event_timestamp >= {cut}"
         chosen = f"event_timestamp >= {cut} or event_id in ({recent})"
         if retention_us(self.view) is None:  # a plain column has its latest event's value, however old
-            chosen += f" or event_id in ({newest})"
-        present = " and ".join(f"{name} is not null" for name in self.keys)
-        return (
-            f"select {', '.join(self.columns)} from {known} where {present} and ({chosen}) "
-            f"order by {', '.join(self.keys)}, event_timestamp, created_timestamp"
-        )
+            newest = self.newest(known, f"make_timestamptz({now_us})")
+            chosen += f" or event_id in (select event_id from ({newest}))"
+        return f"select {self.columns} from {known} where {self.present} and ({chosen}) {self.order}"
 
     def find_changes(self, table: OfflineTable, before: Sequence[OfflineTable]) -> int:
         """Find the keys with rows that differ between the table and any version of it before; how many there are."""
-        names = ", ".join(self.columns)
-        self.connection.execute(f"create temp table removed as select {names} from ({self._nothing()})")
-        self.connection.execute(f"create temp table added as select {names} from ({self._nothing()})")
+        names = self.columns
+        for name in ("removed", "added"):
+            self.connection.execute(f"create temp table {name} as select {names} from ({self._nothing()})")
         for version in before:
             new, old = set(table.files()), set(version.files())
             added, removed = table.scan_sql(files=new - old), version.scan_sql(files=old - new)
@@ -91,11 +101,10 @@ class History:
                 self.connection.execute(
                     f"insert into {name} select {names} from ({one}) except all select {names} from ({other})"
                 )
-        keys = ", ".join(self.keys)
-        present = " and ".join(f"{name} is not null" for name in self.keys)
+        keys = self.keys
         self.connection.execute(
             f"create temp table all_changed as select {keys}, row_number() over (order by {keys}) - 1 as n from "
-            f"(select {keys} from added union select {keys} from removed) where {present}"
+            f"(select {keys} from added union select {keys} from removed) where {self.present}"
         )
         (count,) = self.connection.execute("select count(*) from all_changed").fetchone()
         return int(count)
@@ -103,22 +112,17 @@ class History:
     def choose_changed(self, start: int, count: int) -> None:
         """Make `changed`: some of the keys found to have changed."""
         self.connection.execute(
-            f"create or replace temp table changed as select {', '.join(self.keys)} from all_changed "
+            f"create or replace temp table changed as select {self.keys} from all_changed "
             f"where n >= {start} and n < {start + count}"
         )
 
     def gone(self) -> str:
         """A SELECT of the rows that the table no longer has, of the keys in `changed`."""
-        keys = ", ".join(self.keys)
-        return (
-            f"select {', '.join(self.columns)} from removed semi join changed using ({keys}) "
-            f"order by {keys}, event_timestamp, created_timestamp"
-        )
+        return f"select {self.columns} from removed semi join changed using ({self.keys}) {self.order}"
 
     def live_keys(self) -> str:
         """A SELECT of the keys of landed and logged events, once each, with the newest event time."""
-        keys = ", ".join(self.keys)
-        return f"select {keys} from live group by {keys}"
+        return f"select {self.keys} from live group by {self.keys}"
 
     def tables(self, sql: str) -> Iterator[pa.Table]:
         """The rows of a query, a part at a time."""
@@ -179,12 +183,10 @@ class History:
             f"cast({quote(column.name)} as {sql_type(column.dtype)}) as {quote(column.name)}"
             for column in columns(event_view(self.view))
         )
-        once = ", ".join([*self.keys, "event_id", "created_timestamp"])
-        present = " and ".join(f"{name} is not null" for name in self.keys)
         with self._errors("live events"):
             self.connection.execute(
-                f"create or replace temp table live as select distinct on ({once}) {wanted} "
-                f"from ({plan_of(self.view).row_sql}) where {present}"
+                f"create or replace temp table live as select distinct on ({self.keys}, event_id, created_timestamp) "
+                f"{wanted} from ({plan_of(self.view).row_sql}) where {self.present}"
             )
         self.connection.execute("drop table events")
 

@@ -21,8 +21,7 @@ _SPELLED |= {name: f"{name}({{0}}, {{1}} {_ORDER})" for name in ("arg_min", "arg
 
 def values_at(history: History, view: FeatureView, *, at_us: int) -> dict[int, tuple[Any, ...]]:
     """The values of the view's features for each chosen key, by its n."""
-    plan, keys = plan_of(view), ", ".join(history.keys)
-    joined = " and ".join(f"counted.{name} = chosen.{name}" for name in history.keys)
+    plan = plan_of(view)
     aggregates = "".join(f", {_aggregate(plan, aggregate, at_us)} as {aggregate.name}" for aggregate in plan.aggregates)
     latest = "".join(
         f", {_of_latest(argument.name, at_us, view.ttl_us)} as {argument.name}" for argument in plan.arguments
@@ -34,18 +33,15 @@ def values_at(history: History, view: FeatureView, *, at_us: int) -> dict[int, t
     )
     sql = f"""
         with counted as (
-            select * from (
-                select known.*, {history.version} as version_
-                from known semi join chosen using ({keys})
-            )
-            where version_ = 1 and counts and event_timestamp <= make_timestamptz({at_us})
+            select known.* from known semi join chosen using ({history.keys})
+            qualify {history.in_force} and event_timestamp <= make_timestamptz({at_us})
         ),
         reduced as (
             select
                 chosen.n as n_,
                 epoch_us(max(event_timestamp)) as latest_us_{aggregates},
                 last(counted {_ORDER}) filter (where counted.event_id is not null) as latest_
-            from chosen left join counted on {joined}
+            from chosen left join counted using ({history.keys})
             group by chosen.n
         ),
         named as (select n_, latest_us_, {_names(plan)} {latest} from reduced)
@@ -61,16 +57,12 @@ def events_in(
 
     Each is its version in force, with all columns; `condition` is SQL over those.
     """
-    keys = ", ".join(history.keys)
     relation = history.connection.sql(
         f"""
-        select {", ".join(history.columns)}, count(*) over () as total_ from (
-            select
-                known.*,
-                {history.version} as version_
-            from known semi join chosen using ({keys})
+        select {history.columns}, count(*) over () as total_ from (
+            select known.* from known semi join chosen using ({history.keys})
+            qualify {history.in_force} and {_inside(frame, at_us)} and ({condition})
         )
-        where version_ = 1 and counts and {_inside(frame, at_us)} and ({condition})
         order by event_timestamp desc, created_timestamp desc, event_id desc
         limit {int(last)}
         """

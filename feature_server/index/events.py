@@ -1,8 +1,8 @@
-"""A stream view's events as arrays in the order of the index, read through memory maps: what `windows.window` works on.
+"""A stream view's events as arrays in the order of the index, read through memory maps: what `windows` works on.
 
 Folder `events-<order>` holds a folder for each part, moved into place when it is finished:
 
-    base/counts.npy           as in stream_window.Events
+    base/counts.npy           as in `windows.versions.Events`
     base/superseded.npy       likewise; only when some event has a later version
     a0/values.npy             of each argument, as `index.values.encode` gives them
     a0/null.npy               which are null; only when some are
@@ -28,7 +28,7 @@ from ..definitions.facts import COUNTS, EVENT_ID
 from ..definitions.stream import Argument, StreamPlan
 from ..durable import make_private
 from ..windows.reduce import Values
-from ..windows.window import NEVER, Events, superseded_at
+from ..windows.versions import NEVER, Events, superseded_at
 from .files import move_into_place
 from .find import Index
 from .values import encode, from_halves, to_halves
@@ -102,15 +102,9 @@ def _write_base(index: Index, path: Path) -> None:
     codes = event_id if pa.types.is_integer(event_id.type) else event_id.dictionary_encode().indices
     history = index.history
     assert history.created_us is not None
-    events = Events(
-        starts=np.asarray(history.starts),
-        event_us=np.asarray(history.event_us),
-        created_us=np.asarray(history.created_us),
-        event_id=codes.to_numpy(zero_copy_only=False),
-        counts=np.zeros(0, dtype=bool),
-        arguments=[],
+    superseded = superseded_at(
+        np.asarray(history.starts), codes.to_numpy(zero_copy_only=False), np.asarray(history.created_us)
     )
-    superseded = superseded_at(events)
     if (superseded != NEVER).any():
         np.save(path / "superseded.npy", superseded)
 

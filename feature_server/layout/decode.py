@@ -1,4 +1,4 @@
-"""The bytes that Redis holds of a stream view's keys → `windows.window.Events`, with NumPy alone."""
+"""The bytes that Redis holds of a stream view's keys → `windows.versions.Events`, with NumPy alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ..definitions.aggregates import Part, compared_argument
 from ..definitions.facts import FeatureView
 from ..errors import OnlineStoreError
 from ..windows.reduce import Values
-from ..windows.window import NO_EVENT, Events
+from ..windows.versions import NEVER, Events, superseded_at
+from ..windows.window import NO_EVENT
 from .events import FIRST_ARGUMENT, LENGTH_BYTES, base_view, is_fixed_width, part_features, plan_of, record_view
 from .row import RowCodec, struct_format
 
@@ -80,16 +81,16 @@ class EventDecoder:
         """
         records = self._records([stored])
         heads = records.heads
-        order = np.lexsort((np.arange(len(heads)), heads["event"], heads[f"v{_CREATED}"], heads[f"v{_EVENT_ID}"]))
-        ids = heads[f"v{_EVENT_ID}"][order]
-        keep = np.zeros(len(heads), dtype=np.bool_)
-        keep[order[np.append(ids[1:] != ids[:-1], True)]] = True
+        order = np.lexsort((heads[f"v{_CREATED}"], heads["event"]))
+        created_us, event_id = heads[f"v{_CREATED}"][order], heads[f"v{_EVENT_ID}"][order]
+        needed = superseded_at(np.array([0, len(heads)]), event_id, created_us) == NEVER
         if before_us is not None:
-            old = np.maximum(heads["event"], heads[f"v{_CREATED}"]) < before_us
-            counted = np.flatnonzero(keep & old & (heads[f"v{_COUNTS}"] != 0))
-            keep &= ~old
-            if len(counted):
-                keep[counted[np.lexsort((heads[f"v{_CREATED}"][counted], heads["event"][counted]))[-1]]] = True
+            old = np.maximum(heads["event"][order], created_us) < before_us
+            counted = np.flatnonzero(needed & old & (heads[f"v{_COUNTS}"][order] != 0))
+            needed &= ~old
+            needed[counted[-1:]] = True
+        keep = np.zeros(len(heads), dtype=np.bool_)
+        keep[order[needed]] = True
         if records.begin is None:
             return heads[keep].tobytes()
         ends = records.begin + self._dtype.itemsize + heads[f"end{self._codec.variable[-1]}"]

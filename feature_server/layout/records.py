@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -12,6 +14,8 @@ from ..definitions.facts import FeatureView
 from ..errors import OnlineStoreError
 from .events import EVENT, LENGTH_BYTES, is_fixed_width, record_view
 from .pack import EventPacker
+
+Facts: TypeAlias = tuple[int, int, int, bool]  # of a record: event time, created timestamp, event id's number, counts
 
 
 class Records:
@@ -47,7 +51,7 @@ class Records:
         created, number = struct.unpack("<qQ", record[self._identity if self._fixed else self._framed])
         return created, number
 
-    def facts(self, record: bytes) -> tuple[int, int, int, bool]:
+    def facts(self, record: bytes) -> Facts:
         """The event time, created timestamp and event id's number of a record, and whether it counts."""
         event_us, created_us, number, counts = self._facts.unpack_from(record)
         return event_us, created_us, number, counts
@@ -76,6 +80,17 @@ class Records:
             "the events of a key cannot be taken apart", where=self._view_id,
             remedy=f"run `features sync --full {self._view_id}`",
         )  # fmt: skip
+
+
+def in_force(facts: Iterable[Facts]) -> list[Facts]:
+    """The facts of the events of one key that count, each in its version in force (as in `windows.versions`)."""
+    latest: dict[int, Facts] = {}
+    for fact in facts:
+        event_us, created_us, number, _ = fact
+        before = latest.get(number)
+        if before is None or (created_us, event_us) >= (before[1], before[0]):
+            latest[number] = fact
+    return [fact for fact in latest.values() if fact[3]]
 
 
 class Merged(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,7 +20,8 @@ from ..layout.decode import COUNTED, Array, BaseDecoder, Dictionary, objects
 from ..layout.events import plan_of
 from ..windows import reduce
 from ..windows.reduce import Values
-from ..windows.window import NO_EVENT, Events, aggregate_ranges, in_force, picked, ranks
+from ..windows.versions import Events
+from ..windows.window import NO_EVENT, aggregate_ranges, picked, ranks
 
 _FEW_GROUPS = 8
 
@@ -38,7 +38,7 @@ class Lifetime:
     def evaluate(
         self, events: Events, dictionaries: Sequence[Dictionary], bases: Sequence[bytes | None], now_us: int
     ) -> list[tuple[Values, Dictionary]]:
-        """Each aggregate's values for the groups of `settled` events with these bases, and what they are places in."""
+        """Each aggregate's values for the groups of events in force with these bases, and what they are places in."""
         cuts, states = self._bases.decode(bases)
         if cuts.max(initial=NO_EVENT) > now_us - self._delay_us:
             raise self._ahead(int(cuts.max()) + self._delay_us, now_us)
@@ -125,11 +125,6 @@ def merge(part: Part, base: Sequence[Values], live: Sequence[Values], newer: Arr
         Values(np.where(newer, new.values, old.values), np.where(newer, new.null, old.null))
         for old, new in zip(base, live, strict=True)
     ]
-
-
-def settled(events: Events) -> Events:
-    """The events in force, as if each had one version."""
-    return msgspec.structs.replace(in_force(events), event_id=None, superseded=None)
 
 
 def _passed(events: Events, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

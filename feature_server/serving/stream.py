@@ -21,9 +21,10 @@ from ..online.registry import OnlineView
 from ..windows.expression import Column
 from ..windows.expression import evaluate as expression
 from ..windows.now import WindowsNow
+from ..windows.versions import in_force
 from ..windows.window import NO_EVENT, Evaluated
 from .counts import ValueCounts
-from .lifetime import Lifetime, settled
+from .lifetime import Lifetime
 from .rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT, ViewColumns, ViewReader
 
 
@@ -112,7 +113,7 @@ class StreamViewReader(ViewReader):
     ) -> StreamColumns:
         events, dictionaries = self._decoder.decode(rows)
         if self._lifetime is not None:
-            events = settled(events)
+            events = in_force(events)
         found = self._windows.evaluate(events, now_us)
         if self._lifetime is not None:
             for aggregate, dictionary in self._lifetime.evaluate(events, dictionaries, bases, now_us):

@@ -21,7 +21,7 @@ from ..history.events import History
 from ..layout import keys
 from ..layout.events import base_view, cut_off_us
 from ..layout.pack import EventPacker
-from ..layout.records import KeyEvents, Records, key_events
+from ..layout.records import Facts, KeyEvents, Records, in_force, key_events
 from ..layout.row import event_timestamp_us
 from ..layout.rows import RowPacker, text_bytes
 from ..online.store import Fence, OnlineStore, overtaken, redis_errors
@@ -56,7 +56,7 @@ class _Merged(msgspec.Struct, frozen=True, kw_only=True):
     """The records that a key should hold if it had no base: each with its facts; how many were wrong."""
 
     records: list[bytes]
-    facts: list[tuple[int, int, int, bool]]
+    facts: list[Facts]
     removed: int
 
 
@@ -155,16 +155,7 @@ class BaseSync:
         if key.base is None:
             return merged.records
         needed = {number for event_us, _, number, _ in merged.facts if event_us > key.cut_us}
-        in_force: dict[int, tuple[int, int, bool]] = {}
-        for event_us, created_us, number, counts in merged.facts:
-            before = in_force.get(number)
-            if before is None or (created_us, event_us) >= (before[1], before[0]):
-                in_force[number] = event_us, created_us, counts
-        old = [
-            (event_us, created_us, n)
-            for n, (event_us, created_us, counts) in in_force.items()
-            if counts and event_us <= key.cut_us
-        ]
+        old = [fact[:3] for fact in in_force(merged.facts) if fact[0] <= key.cut_us]
         if old:
             needed.add(max(old)[2])  # plain columns have the latest event's values, however old
         return [
@@ -237,7 +228,6 @@ def _choose(history: History, changed: pa.Table, chosen: Sequence[_Key], cuts: S
     with_cuts = names.append_column("cut_", pa.array(cuts, pa.int64()).cast(pa.timestamp("us", "UTC")))
     connection = history.connection
     connection.register("chosen_cuts", with_cuts)
-    listed = ", ".join(history.keys)
-    connection.execute(f"create or replace temp table changed as select {listed} from chosen_cuts")
-    connection.execute(f"create or replace temp table cuts as select {listed}, cut_ from chosen_cuts")
+    connection.execute(f"create or replace temp table changed as select {history.keys} from chosen_cuts")
+    connection.execute(f"create or replace temp table cuts as select {history.keys}, cut_ from chosen_cuts")
     connection.unregister("chosen_cuts")

@@ -91,11 +91,10 @@ def _verify_once(
 def choose(history: History, sample: int) -> dict[int, tuple[bytes, str]]:
     """Make `chosen`, keys in the order of their hashes, those with events created ahead of the clock first: what each n
     has in its key's name, and as a person reads it."""
-    listed = ", ".join(history.keys)
-    present = " and ".join(f"{name} is not null" for name in history.keys)
+    listed = history.keys
     events = f"select {listed}, false as ahead_ from known union all select {listed}, {history.ahead} from live"
     order = f"bool_or(ahead_) desc, hash({listed}), {listed}"
-    ordered = f"select {listed} from ({events}) where {present} group by {listed} order by {order}"
+    ordered = f"select {listed} from ({events}) where {history.present} group by {listed} order by {order}"
     limit = f" limit {sample}" if sample else ""
     history.connection.execute(
         f"create or replace temp table chosen as select row_number() over () - 1 as n, * from ({ordered}{limit})"
@@ -188,16 +187,15 @@ class _Comparison:
         since_us = self.now_us - window if window is not None else None
         if has_bases(self.view):
             since_us = event_timestamp_us(base) if base is not None else None
-        joined = " and ".join(f"found.{name} = chosen.{name}" for name in self.history.keys)
-        chosen = f"found join chosen on {joined} where n = {n}"
+        of_key = f"semi join (from chosen where n = {n}) as chosen using ({self.history.keys})"
         execute = self.history.connection.execute
-        if execute(f"select 1 from live as {chosen} and {self.history.ahead} limit 1").fetchall():
+        if execute(f"select 1 from live {of_key} where {self.history.ahead} limit 1").fetchall():
             return AHEAD
         if stored is None:
             return EXPIRED if self.found.expires and window is not None else LOST
         rows = execute(
-            "select event_id, epoch_us(max(created_timestamp)), epoch_us(arg_max(event_timestamp, created_timestamp)) "
-            f"from known as {chosen} group by event_id"
+            "select event_id, epoch_us(created_timestamp), epoch_us(event_timestamp) "
+            f"from known {of_key} qualify {self.history.latest_version}"
         ).fetchall()
         dtype, records = plan_of(self.view).event_id, Records(self.view)
         present = {records.version(record) for record in records.split(stored)}

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from ..definitions.stream import Frame, StreamPlan
 from .reduce import Values, over_ranges
-from .window import NO_EVENT, Evaluated, Events, aggregate_ranges, evaluate, in_force
+from .versions import Events, in_force
+from .window import NO_EVENT, Evaluated, aggregate_ranges, evaluate
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]

@@ -17,44 +17,10 @@ from ..definitions.stream import Aggregate, Frame, StreamPlan
 from ..dtypes import DType
 from . import reduce
 from .reduce import Values
+from .versions import NEVER, Events, in_force, in_force_at, superseded_of
 
-NEVER = np.iinfo(np.int64).max
 NO_EVENT = np.iinfo(np.int64).min
 _PACKED_BITS = 62
-
-
-class Events(msgspec.Struct, kw_only=True):
-    """Events of many keys, sorted by (group, event_us, created_us); group g is `starts[g]` up to `starts[g + 1]`.
-
-    `event_id` are integers, equal for the versions of one event; `counts` is false for an event that the model's
-    filters leave out. `arguments` are the plan's, in its order; one that nothing asks for may be None. `superseded`
-    says when a later version was created, NEVER for the latest one: worked out from `event_id` where it is not given.
-    With neither, every event has one version.
-    """
-
-    starts: np.ndarray
-    event_us: np.ndarray
-    created_us: np.ndarray
-    event_id: np.ndarray | None = None
-    counts: np.ndarray
-    arguments: Sequence[Values | None]
-    superseded: np.ndarray | None = None
-
-    def argument(self, number: int) -> Values:
-        found = self.arguments[number]
-        assert found is not None, f"argument {number} is not loaded"
-        return found
-
-    def take(self, rows: np.ndarray, starts: np.ndarray) -> Events:
-        return Events(
-            starts=starts,
-            event_us=self.event_us[rows],
-            created_us=self.created_us[rows],
-            event_id=None if self.event_id is None else self.event_id[rows],
-            counts=self.counts[rows],
-            arguments=[None if argument is None else argument.take(rows) for argument in self.arguments],
-            superseded=None if self.superseded is None else self.superseded[rows],
-        )
 
 
 class Evaluated(msgspec.Struct, kw_only=True):
@@ -74,14 +40,12 @@ def evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nda
     restore = np.empty_like(order)
     restore[order] = np.arange(len(order))
     groups, at_us = groups[order], at_us[order]
-    superseded = events.superseded
-    if superseded is None and events.event_id is not None:
-        superseded = superseded_at(events)
-    found = _evaluate(plan, _in_force(events, superseded), groups, at_us)
+    superseded = superseded_of(events)
+    found = _evaluate(plan, in_force(msgspec.structs.replace(events, superseded=superseded)), groups, at_us)
     if as_known:
         if superseded is None:
             superseded = np.full(len(events.event_us), NEVER, dtype=np.int64)
-        differing = _as_known_differs(plan, events, superseded, groups, at_us)
+        differing = _as_known_differs(events, superseded, groups, at_us)
         if len(differing):
             found = _replace(found, differing, _one_by_one(plan, events, superseded, groups, at_us, differing))
     return Evaluated(
@@ -89,18 +53,6 @@ def evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nda
         latest_us=found.latest_us[restore],
         latest=[None if values is None else values.take(restore) for values in found.latest],
     )
-
-
-def bounds(events: Events, groups: np.ndarray, at_us: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """The range [low, high) of each group's events within the frame at each time."""
-    known = groups >= 0
-    first = np.where(known, events.starts[np.maximum(groups, 0)], 0)
-    after = np.where(known, events.starts[np.maximum(groups, 0) + 1], 0)
-    high = _search(events.event_us, at_us - frame.delay_us, first, after, inclusive=True)
-    if frame.preceding_us is None:
-        return first, high
-    low = _search(events.event_us, at_us - frame.preceding_us, first, after, inclusive=False)
-    return np.minimum(low, high), high
 
 
 class _Search:
@@ -127,7 +79,7 @@ class _Search:
                 self.packed += events.event_us
 
     def bounds(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """As `bounds`, for one of the frames."""
+        """The range [low, high) of each group's events within the frame at each time."""
         high = self._end(frame.delay_us, inclusive=True)
         if frame.preceding_us is None:
             return self.first, high
@@ -240,46 +192,7 @@ def _lists(values: Values, valid: np.ndarray, low: np.ndarray, high: np.ndarray,
     return Values(lists, np.array([not found for found in lists], dtype=bool))
 
 
-def superseded_at(events: Events) -> np.ndarray:
-    """When a later version of the same event was created; NEVER for the latest version."""
-    superseded = np.full(len(events.event_us), NEVER, dtype=np.int64)
-    if events.event_id is None:
-        return superseded
-    in_order = np.sort(events.event_id)
-    repeated = in_order[1:][in_order[1:] == in_order[:-1]]
-    if not len(repeated):
-        return superseded
-    rows = np.flatnonzero(np.isin(events.event_id, repeated))
-    group = np.searchsorted(events.starts, rows, side="right")
-    order = np.lexsort((rows, events.created_us[rows], events.event_id[rows], group))
-    same = (np.diff(events.event_id[rows[order]]) == 0) & (np.diff(group[order]) == 0)
-    superseded[rows[order[:-1][same]]] = events.created_us[rows[order[1:][same]]]
-    return superseded
-
-
-def in_force(events: Events) -> Events:
-    """The events that count as far as is known: of each its latest version, unless the filters leave that out."""
-    superseded = events.superseded
-    if superseded is None and events.event_id is not None:
-        superseded = superseded_at(events)
-    return _in_force(events, superseded)
-
-
-def _in_force(events: Events, superseded: np.ndarray | None) -> Events:
-    return _only(events, events.counts if superseded is None else (superseded == NEVER) & events.counts)
-
-
-def _only(events: Events, keep: np.ndarray) -> Events:
-    if np.count_nonzero(keep) == len(keep):
-        return events
-    kept = np.zeros(len(keep) + 1, dtype=np.int64)
-    np.cumsum(keep, out=kept[1:])
-    return events.take(np.flatnonzero(keep), kept[events.starts])
-
-
-def _as_known_differs(
-    plan: StreamPlan, events: Events, superseded: np.ndarray, groups: np.ndarray, at_us: np.ndarray
-) -> np.ndarray:
+def _as_known_differs(events: Events, superseded: np.ndarray, groups: np.ndarray, at_us: np.ndarray) -> np.ndarray:
     """The (group, time) pairs at which some event up to that time was not yet known in its latest version.
 
     That is so when an event's latest version was created later than t, or an earlier version was still in force at t.
@@ -287,7 +200,7 @@ def _as_known_differs(
     unsettled = np.where(superseded == NEVER, events.created_us, superseded)
     order = np.repeat(np.arange(len(events.starts) - 1), np.diff(events.starts))
     running = _running_maximum(unsettled, order)
-    low, high = bounds(events, groups, at_us, Frame(None))
+    low, high = _Search(events, groups, at_us).bounds(Frame(None))
     some = np.flatnonzero(high > low)
     return some[running[high[some] - 1] > at_us[some]]
 
@@ -314,15 +227,16 @@ def _one_by_one(
     Some pairs at a time, so that their copies do not fill the memory.
     """
     at, group = at_us[positions], groups[positions]
-    low, high = bounds(events, group, at, Frame(None))
+    search = _Search(events, group, at)
+    low, high = search.bounds(Frame(None))
     if plan.longest_us is not None and all(frame.preceding_us is not None for frame in plan.frames):
-        oldest, _ = bounds(events, group, at, Frame(plan.longest_us))
+        oldest, _ = search.bounds(Frame(plan.longest_us))
         before = _latest_known_before(events, superseded, low, oldest, at)
         low = np.where(before >= 0, np.minimum(before, oldest), oldest)
     parts = []
     for ranges, owner, row in reduce.expanded(np.ones(len(events.event_us), bool), low, high):
         here = at[ranges]
-        known = (events.created_us[row] <= here[owner]) & (superseded[row] > here[owner]) & events.counts[row]
+        known = in_force_at(events, superseded, row, here[owner])
         starts = np.append(0, np.cumsum(np.bincount(owner[known], minlength=len(here))))
         parts.append(_evaluate(plan, events.take(row[known], starts), np.arange(len(here)), here))
     return _joined(parts)
@@ -348,7 +262,7 @@ def _latest_known_before(
     pending = np.flatnonzero(row >= low)
     while len(pending):
         here = row[pending]
-        good = (events.created_us[here] <= at[pending]) & (superseded[here] > at[pending]) & events.counts[here]
+        good = in_force_at(events, superseded, here, at[pending])
         found[pending[good]] = here[good]
         pending = pending[~good]
         row[pending] -= 1
