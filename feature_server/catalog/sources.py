@@ -23,6 +23,7 @@ from ..layout.keys import DEAD
 from ..online.live import entry_seconds, read_live
 from ..online.store import OnlineStore, redis_errors
 from ..times import EPOCH, from_us, to_us
+from .lateness import allowed_delay, span
 
 COUNTED_PUSHES = 2_000  # up to so many entries of a log their events are counted, which means reading them
 
@@ -145,25 +146,3 @@ def _last_landed(folder: Path | None, event_timestamp: str) -> list[pa.Table]:
 
 def _add(status: SourceStatus, problem: str) -> SourceStatus:
     return msgspec.structs.replace(status, problems=(*status.problems, problem))
-
-
-_PERIODS = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(weeks=1)}
-_ALLOWED_PERIODS = 2
-
-
-def allowed_delay(refresh: str | None) -> timedelta | None:
-    """Twice the time between the refreshes of a cadence; None for one without a schedule."""
-    period = _PERIODS.get(refresh or "")
-    return None if period is None else period * _ALLOWED_PERIODS
-
-
-def span(seconds: float) -> str:
-    """A length of time in the two largest of its units: `2 h 5 min`, `41 d`."""
-    minutes = int(seconds // 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
-    if days >= 3:
-        return f"{days} d"
-    parts = ((days, "d"), (hours, "h"), (minutes, "min"))
-    return " ".join([f"{number} {unit}" for number, unit in parts if number][:2])

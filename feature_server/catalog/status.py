@@ -21,7 +21,8 @@ from ..online.store import OnlineStore
 from ..online.verified import LastVerified, read_verified
 from ..settings import Settings
 from ..times import from_us
-from .sources import SourceStatus, allowed_delay, source_status, span
+from .lateness import allowed_delay, span
+from .sources import SourceStatus, source_status
 
 ANSWER_SECONDS = 5.0
 

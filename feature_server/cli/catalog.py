@@ -113,7 +113,7 @@ def _counted(what: str, found: Sequence[ViewStatus] | Sequence[SourceStatus]) ->
 
 
 def _cells(view: ViewStatus) -> tuple[str, ...]:
-    from ..catalog.sources import span
+    from ..catalog.lateness import span
 
     synced = "no" if not view.online else "-" if view.synced_version is None else str(view.synced_version)
     return (
@@ -132,7 +132,7 @@ def _cells(view: ViewStatus) -> tuple[str, ...]:
 
 
 def _source_cells(source: SourceStatus) -> tuple[str, ...]:
-    from ..catalog.sources import span
+    from ..catalog.lateness import span
 
     waiting = f"{source.pushes:,} pushes" if source.events is None else f"{source.events:,}"
     return (

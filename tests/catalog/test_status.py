@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from feature_server.catalog.sources import span
+from feature_server.catalog.lateness import span
 from feature_server.catalog.status import Status, ViewStatus, read_status
 from feature_server.definitions.facts import FeatureView
 from feature_server.settings import Settings, load_settings

@@ -24,9 +24,10 @@ import pytest
 import redis
 
 from feature_server import AsyncFeatureClient, FeatureClient
-from feature_server.client.push import PushResult, RejectedEvent
+from feature_server.client.push import PushResult
 from feature_server.errors import OnlineStoreUnavailable, RequestError, UnknownNameError
 from feature_server.online.embedded import EmbeddedValkey
+from feature_server.protocol import RejectedEvent
 from feature_server.settings import load_settings
 from tests.support.served import eventually, served
 from tests.support.stream_views import NOW, payment, put_online, stream_view

@@ -10,23 +10,9 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from feature_server.app.describe import (
-    describe_entity,
-    describe_service,
-    describe_view,
-    service_request,
-    view_request,
-)
+from feature_server.app.describe import describe_entity, describe_service, describe_view, service_request, view_request
 from feature_server.catalog.status import Status
-from feature_server.definitions.facts import (
-    Entity,
-    Feature,
-    FeatureRef,
-    FeatureService,
-    FeatureView,
-    JoinKey,
-    Owner,
-)
+from feature_server.definitions.facts import Entity, Feature, FeatureRef, FeatureService, FeatureView, JoinKey, Owner
 from feature_server.definitions.registry import Registry
 from feature_server.dtypes import parse_dtype
 from feature_server.errors import FeatureStoreError
