@@ -18,7 +18,7 @@ from feature_server.layout.decode import EventDecoder
 from feature_server.layout.events import record_view
 from feature_server.layout.records import Records, in_force
 from feature_server.layout.row import RowCodec
-from feature_server.settings import EPOCH
+from feature_server.times import EPOCH
 from feature_server.windows.reduce import Values
 from feature_server.windows.versions import Events
 from feature_server.windows.versions import in_force as events_in_force
