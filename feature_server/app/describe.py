@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..definitions.facts import Entity, FeatureService, FeatureView, Owner
+from ..definitions.facts import Entity, FeatureService, FeatureView, JoinKey, Owner
 from ..online.registry import OnlineRegistry
 from ..times import from_us
 
@@ -19,7 +19,7 @@ def describe_entity(online: OnlineRegistry, entity: Entity) -> dict[str, Any]:
     views = [view.id for view in online.registry.feature_views if entity.name in view.entities]
     return {
         "name": entity.name,
-        "join_keys": [{"name": key.name, "type": str(key.dtype)} for key in entity.join_keys],
+        "join_keys": _join_keys(entity.join_keys),
         "description": entity.description,
         "feature_views": views,
     }
@@ -40,7 +40,7 @@ def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
         "version": view.version,
         "latest": view.latest,
         "entities": list(view.entities),
-        "join_keys": [{"name": key.name, "type": str(key.dtype)} for key in view.join_keys],
+        "join_keys": _join_keys(view.join_keys),
         "stream": None if view.stream is None else view.stream.source,
         "event_timestamp": view.event_timestamp,
         "created_timestamp": view.created_timestamp,
@@ -122,3 +122,7 @@ def _example_entities(join_keys: Iterable[dict[str, str]]) -> dict[str, list[Any
 
 def _owner(owner: Owner | None) -> dict[str, str | None] | None:
     return None if owner is None else {"name": owner.name, "email": owner.email, "group": owner.group}
+
+
+def _join_keys(keys: Iterable[JoinKey]) -> list[dict[str, str]]:
+    return [{"name": key.name, "type": str(key.dtype)} for key in keys]

@@ -61,18 +61,20 @@ def source_status(
 ) -> SourceStatus:
     """The state of one source; without `online` nothing was ever pushed."""
     views = [view for view in views if view.stream is not None and view.stream.source == source.name]
-    status = SourceStatus(source=source.name, views=tuple(view.id for view in views))
+    names = tuple(view.id for view in views)
     if online is None:
-        return status
+        return SourceStatus(source=source.name, views=names)
     live = read_live(online, source.name)
+    folder, problems = None, list[str]()
     try:
         folder = landing_folder(source, project_dir)
     except OnlineStoreError as error:
-        folder, status = None, _add(status, f"cannot land: {error}")
+        problems.append(f"cannot land: {error}")
     last_push = live.last_push_seconds
     events, newest = _logged_events(source, online, live.pushes, folder)
-    status = msgspec.structs.replace(
-        status,
+    status = SourceStatus(
+        source=source.name,
+        views=names,
         pushes=live.pushes,
         events=events,
         oldest_seconds=live.oldest_seconds,
@@ -84,9 +86,8 @@ def source_status(
     )
     cadences = [view.refresh for view in views if allowed_delay(view.refresh) is not None]
     refresh = min(cadences, key=allowed_delay, default=None)  # type: ignore[arg-type]
-    for problem in (*_late(status, refresh), *_dead_letters(status, online)):
-        status = _add(status, problem)
-    return status
+    problems += [*_late(status, refresh), *_dead_letters(status, online)]
+    return msgspec.structs.replace(status, problems=tuple(problems))
 
 
 def _logged_events(
@@ -142,7 +143,3 @@ def _last_landed(folder: Path | None, event_timestamp: str) -> list[pa.Table]:
     files = live_files(folder) if folder is not None else []
     newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
     return [] if newest is None else [pq.read_table(newest, columns=[event_timestamp])]
-
-
-def _add(status: SourceStatus, problem: str) -> SourceStatus:
-    return msgspec.structs.replace(status, problems=(*status.problems, problem))
