@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +167,7 @@ def write_path(keys: int, folder: str, expire: bool = False) -> Numbers:
         work = batches(keys, expire)
         first = next(work)
         with measured(client, keys) as seen, FencedWriter(store, fence, "1") as writer:
-            writer.put(first)
-            for transaction in work:
-                writer.put(transaction)
+            writer.put(chain([first], work))
         assert client.dbsize() >= keys
     return seen
 
@@ -216,8 +215,7 @@ def readers_wait(keys: int, folder: str) -> Numbers:
         reader = threading.Thread(target=read)
         reader.start()
         with FencedWriter(store, fence, "1") as writer:
-            for transaction in transactions:
-                writer.put(transaction)
+            writer.put(transactions)
         done.set()
         reader.join()
     waits.sort()

@@ -109,6 +109,11 @@ class OfflineTable:
         """The same table as it was at `version`."""
         return self if version == self.version else OfflineTable(self.view_id, self.path, version)
 
+    @property
+    def id(self) -> str:
+        """The Delta table's own id: another one when it was made anew."""
+        return str(self.delta.metadata().id)
+
     @cached_property
     def state(self) -> PublishedState:
         """What the commit of this version says beside its files."""

@@ -74,10 +74,9 @@ class BaseSync:
         hold_back(history, self._cut_us)
         for rows in history.tables(bases(history, self._cut_us)):
             entities, packed = self._bases.entities(rows), self._bases.pack(rows)
-            for transaction in write_commands(
-                (self._code + keys.BASE).decode(), entities, packed, expire_ms=None, count_existing=False
-            ):
-                writer.put(replace(transaction, rows=0))
+            code = (self._code + keys.BASE).decode()
+            commands = write_commands(code, entities, packed, expire_ms=None, count_existing=False)
+            writer.put(replace(transaction, rows=0) for transaction in commands)
         return records_since(history, self._cut_us)
 
     def merge(self, history: History) -> None:
@@ -88,12 +87,11 @@ class BaseSync:
         chosen = list(found.values())
         self._read_bases(chosen)
         _choose(history, changed, chosen, [key.old_us for key in chosen])
-        for rows in history.tables(records_since(history, _NEVER_CUT, changed=True)):
-            for events in key_events(self._packer, rows):
-                found[events.entity].wanted = events.after(found[events.entity].wanted)
-        for rows in history.tables(history.gone()):
-            for events in key_events(self._packer, rows):
-                found[events.entity].gone = events.after(found[events.entity].gone)
+        since = records_since(history, _NEVER_CUT, changed=True)
+        for entity, events in by_entity(history, self._packer, since).items():
+            found[entity].wanted = events
+        for entity, events in by_entity(history, self._packer, history.gone()).items():
+            found[entity].gone = events
         for start in range(0, len(chosen), _PAGE):
             part = chosen[start : start + _PAGE]
             with redis_errors():
@@ -200,6 +198,15 @@ class BaseSync:
 
     def _base_name(self, key: _Key) -> bytes:
         return b"%b%b{%b}" % (self._code, keys.BASE, key.entity)
+
+
+def by_entity(history: History, packer: EventPacker, sql: str) -> dict[bytes, KeyEvents]:
+    """The events that a query of the history gives, by key."""
+    found: dict[bytes, KeyEvents] = {}
+    for rows in history.tables(sql):
+        for events in key_events(packer, rows):
+            found[events.entity] = events.after(found.get(events.entity))
+    return found
 
 
 def _groups(chosen: Sequence[_Key]) -> Iterator[list[_Key]]:

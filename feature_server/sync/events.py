@@ -13,8 +13,9 @@ when a push comes between. Keys that live pushes alone made are found in log and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import redis
@@ -22,138 +23,115 @@ import redis
 from ..definitions.aggregates import has_bases
 from ..definitions.facts import FeatureView, event_view
 from ..definitions.stream import EventSource
-from ..errors import OfflineStoreError, OnlineStoreError
+from ..errors import OnlineStoreError
 from ..history.events import History, open_history
 from ..history.log import landing_folder
-from ..layout import keys
 from ..layout.events import GRACE_US, bounded_us, plan_of, retention_us, same_records
 from ..layout.pack import EventPacker
 from ..layout.records import KeyEvents, Records, key_events
 from ..online.registry import OnlineRegistry, OnlineView, with_views
-from ..online.store import Attempt, Generation, overtaken, redis_errors
-from .bases import BaseSync
-from .commands import append_commands, delete_commands
+from ..online.store import Attempt, OnlineStore, overtaken, redis_errors
+from .bases import BaseSync, by_entity
+from .commands import append_commands
 from .latest import KeyReader, KeySet
-from .view import SyncResult, ViewSync
+from .rows import RowFilling
+from .session import Session, Target
 from .writer import FencedWriter
 
 _KEYS_MERGED = 20_000
 _KEYS_READ = 500
 
 
-class EventSync(ViewSync):
-    """One sync of one view: of a stream view as above, of another as `ViewSync` does."""
+class EventFilling:
+    """Fills a view with events."""
 
-    def _changed(self, attempts: tuple[Attempt, ...]) -> KeySet | None:
+    def __init__(self, session: Session, target: Target) -> None:
+        self.session, self.target, self.view = session, target, target.view
         self.reader = KeyReader(event_view(self.view))
-        if self.view.stream is not None and self.live is not None and not self.live.table_id:
-            return None  # put online by a push: never filled
-        return super()._changed(attempts)
+        retention = retention_us(self.view)
+        # How long after its newest event a key is kept, as long as ingest keeps it; None for ever.
+        self._keep_us = None if retention is None or not session.options.expire else retention + 2 * GRACE_US
 
-    def _same_layout(self, live: OnlineView) -> bool:
-        if self.view.stream is None or live.definition.stream is None:
-            return super()._same_layout(live)
+    def same_layout(self, live: OnlineView) -> bool:
+        """Whether what is online can be brought up to date key by key."""
+        if live.definition.stream is None:
+            return RowFilling(self.session, self.target).same_layout(live)
         lasting = bounded_us(self.view) <= bounded_us(live.definition)
         lasting &= retention_us(live.definition) is None or retention_us(self.view) is not None
-        return same_records(live.definition, self.view) and lasting and live.expires == self.options.expire
+        return same_records(live.definition, self.view) and lasting and live.expires == self.session.options.expire
 
-    def remove(self) -> SyncResult:
-        self._stop_filling()
-        self._add_unrecorded()
-        return super().remove()
-
-    def _write_all(self) -> SyncResult:
-        self._add_unrecorded()
-        if self.view.stream is None:
-            return super()._write_all()
-        code = self.online.new_code()
-        self.online.record(self.fence, code, self._generation((Attempt(self.table.version, self.now_us),)))
+    def fill(self, code: str) -> int:
+        """Have pushes go to a new code too, and write all events there: how many."""
+        session, now_us = self.session, self.target.now_us
         entry = OnlineView(
-            code=code, definition=self.view, table_version=self.table.version, synced_at_us=self.now_us, rows=0,
-            table_id="", expires=self.options.expire,
+            code=code, definition=self.view, table_version=self.target.table.version, synced_at_us=now_us, rows=0,
+            table_id="", expires=session.options.expire,
         )  # fmt: skip
-        self.online.publish(lambda now: self._with_filling(now, entry), fence=self.fence)
+        session.online.publish(lambda now: self._with_filling(now, entry), fence=session.fence)
         packer, done = EventPacker(self.view), 0
-        with self._history(live=True) as history, FencedWriter(self.online, self.fence, code) as writer:
+        live = live_events(session, self.view)
+        with self._history(live) as history, FencedWriter(session.online, session.fence, code) as writer:
             bases = self._bases(code)
-            wanted = bases.fill(history, writer) if bases else history.wanted(now_us=self.now_us, grace_us=GRACE_US)
+            wanted = bases.fill(history, writer) if bases else history.wanted(now_us=now_us, grace_us=GRACE_US)
             for rows in history.tables(wanted):
-                for transaction in append_commands(code, key_events(packer, rows), self._keep_us):
-                    writer.put(transaction)
+                writer.put(append_commands(code, key_events(packer, rows), self._keep_us))
                 done += rows.num_rows
-                self.progress(done, 0)
-        self._publish(code)
-        self._stop_filling()
-        _, leftover = self._clean(self.generations)
-        return self._result("full", writer.written, 0, leftover)
+                session.progress(done, 0)
+        return writer.written
 
-    def _write_changes(self, live: OnlineView, attempts: tuple[Attempt, ...], changed: KeySet) -> SyncResult:
-        if self.view.stream is None:
-            return super()._write_changes(live, attempts, changed)
-        self._stop_filling()
-        _, leftover = self._clean({code: of for code, of in self.generations.items() if code != live.code})
-        appended = replaced = 0
-        if len(changed):
-            attempt = Attempt(self.table.version, self.now_us)
-            if attempt not in attempts:
-                self.online.record(self.fence, live.code, self._generation((*attempts, attempt)))
-            with self._history(live=False) as history:
-                appended, replaced = self._merge(history, live.code, attempts)
-        self._publish(live.code)
-        return self._result("changes", appended, replaced, leftover)
-
-    def _merge(self, history: History, code: str, attempts: tuple[Attempt, ...]) -> tuple[int, int]:
-        """Bring the keys that changed up to date: how many records were appended, and how many taken out."""
+    def merge(self, code: str, changed: KeySet, attempts: tuple[Attempt, ...]) -> tuple[int, int]:
+        """Bring the keys that changed since `attempts` up to date: records appended, and records taken out."""
         versions = sorted({attempt.table_version for attempt in attempts})
-        count = history.find_changes(self.table, [self.table.at(version) for version in versions])
-        if (bases := self._bases(code)) is not None:
-            for start in range(0, count, _KEYS_MERGED):
-                history.choose_changed(start, _KEYS_MERGED)
-                bases.merge(history)
-                self.progress(min(start + _KEYS_MERGED, count), count)
-            return bases.appended, bases.removed
+        table, appended, removed = self.target.table, 0, 0
+        with self._history(None) as history:
+            count = history.find_changes(table, [table.at(version) for version in versions])
+            if (bases := self._bases(code)) is not None:
+                for _ in self._portions(history, count):
+                    bases.merge(history)
+                return bases.appended, bases.removed
+            with FencedWriter(self.session.online, self.session.fence, code) as writer:
+                for _ in self._portions(history, count):
+                    added, taken_out = self._merge_portion(history, writer, code)
+                    appended, removed = appended + added, removed + taken_out
+        return appended, removed
+
+    def _portions(self, history: History, count: int) -> Iterator[None]:
+        """Choose the keys that changed, some at a time."""
+        for start in range(0, count, _KEYS_MERGED):
+            history.choose_changed(start, _KEYS_MERGED)
+            yield
+            self.session.progress(min(start + _KEYS_MERGED, count), count)
+
+    def _merge_portion(self, history: History, writer: FencedWriter, code: str) -> tuple[int, int]:
         packer, records = EventPacker(self.view), Records(self.view)
+        wanted_sql = history.wanted(now_us=self.target.now_us, grace_us=GRACE_US, changed=True)
+        wanted, gone = by_entity(history, packer, wanted_sql), by_entity(history, packer, history.gone())
+        entities = sorted({*wanted, *gone})
         appended = removed = 0
-        with FencedWriter(self.online, self.fence, code) as writer:
-            for start in range(0, count, _KEYS_MERGED):
-                history.choose_changed(start, _KEYS_MERGED)
-                wanted, gone = dict[bytes, KeyEvents](), dict[bytes, KeyEvents]()
-                for found, sql in (
-                    (wanted, history.wanted(now_us=self.now_us, grace_us=GRACE_US, changed=True)),
-                    (gone, history.gone()),
-                ):
-                    for rows in history.tables(sql):
-                        for events in key_events(packer, rows):
-                            found[events.entity] = events.after(found.get(events.entity))
-                entities = sorted({*wanted, *gone})
-                for first in range(0, len(entities), _KEYS_READ):
-                    missing = []
-                    chosen = entities[first : first + _KEYS_READ]
-                    names = [b"%b{%b}" % (code.encode(), entity) for entity in chosen]
-                    with redis_errors():
-                        stored = self.online.client.mget(names)
-                    for entity, name, value in zip(chosen, names, stored, strict=True):
-                        new, old = wanted.get(entity), gone.get(entity)
-                        merged = records.merge(value, new, old)
-                        if merged.removed:
-                            removed += self._replace(name, records, new, old)
-                            appended += merged.added
-                        elif new is not None and merged.added:
-                            missing.append(msgspec.structs.replace(new, records=merged.missing, count=merged.added))
-                            appended += merged.added
-                    for transaction in append_commands(code, missing, self._keep_us):
-                        writer.put(transaction)
-                self.progress(min(start + _KEYS_MERGED, count), count)
+        for first in range(0, len(entities), _KEYS_READ):
+            missing, chosen = [], entities[first : first + _KEYS_READ]
+            names = [b"%b{%b}" % (code.encode(), entity) for entity in chosen]
+            with redis_errors():
+                stored = self.session.online.client.mget(names)
+            for entity, name, value in zip(chosen, names, stored, strict=True):
+                new, old = wanted.get(entity), gone.get(entity)
+                merged = records.merge(value, new, old)
+                if merged.removed:
+                    removed += self._replace(name, records, new, old)
+                elif new is not None and merged.added:
+                    missing.append(msgspec.structs.replace(new, records=merged.missing, count=merged.added))
+                appended += merged.added
+            writer.put(append_commands(code, missing, self._keep_us))
         return appended, removed
 
     def _replace(self, name: bytes, records: Records, new: KeyEvents | None, old: KeyEvents | None) -> int:
         """Write a key's events anew, whatever is pushed meanwhile; how many records were taken out."""
         while True:
-            with redis_errors(), self.online.client.pipeline() as pipeline:
-                pipeline.watch(name, self.fence.key)
-                token, value = pipeline.get(self.fence.key), pipeline.get(name)
-                if token != self.fence.token:
-                    raise overtaken(self.view_id)
+            with redis_errors(), self.session.online.client.pipeline() as pipeline:
+                pipeline.watch(name, self.session.fence.key)
+                token, value = pipeline.get(self.session.fence.key), pipeline.get(name)
+                if token != self.session.fence.token:
+                    raise overtaken(self.view.id)
                 merged = records.merge(value, new, old)
                 pipeline.multi()
                 if merged.value:
@@ -172,76 +150,33 @@ class EventSync(ViewSync):
 
     def _bases(self, code: str) -> BaseSync | None:
         """What writes the bases of the view; None where it has no lifetime windows."""
-        return BaseSync(self.view, self.online, self.fence, code, self.now_us) if has_bases(self.view) else None
-
-    @property
-    def _keep_us(self) -> int | None:
-        """How long after its newest event a key is kept, as long as ingest keeps it; None for ever."""
-        retention = retention_us(self.view)
-        return None if retention is None or not self.options.expire else retention + 2 * GRACE_US
+        if not has_bases(self.view):
+            return None
+        return BaseSync(self.view, self.session.online, self.session.fence, code, self.target.now_us)
 
     def _with_filling(self, now: OnlineRegistry | None, entry: OnlineView) -> OnlineRegistry:
-        online = with_views(now, self.registry, now.views if now else {})
-        return msgspec.structs.replace(online, filling={**online.filling, self.view_id: entry})
+        online = with_views(now, self.session.registry, now.views if now else {})
+        return msgspec.structs.replace(online, filling={**online.filling, self.view.id: entry})
 
-    def _stop_filling(self) -> None:
-        """Have pushes go nowhere but where readers look."""
+    def _history(self, live: LiveEvents | None) -> AbstractContextManager[History]:
+        return open_history(self.view, self.target.table, spill=spill(self.session), live=live)
 
-        def change(now: OnlineRegistry | None) -> OnlineRegistry:
-            online = now or OnlineRegistry(registry=self.registry)
-            kept = {view_id: entry for view_id, entry in online.filling.items() if view_id != self.view_id}
-            return msgspec.structs.replace(online, filling=kept)
 
-        found = self.online.registry()
-        if found is not None and self.view_id in found.filling:
-            self.online.publish(change, fence=self.fence)
+LiveEvents: TypeAlias = tuple[OnlineStore, EventSource, Path]
 
-    def _add_unrecorded(self) -> None:
-        """A code that a push put online has no record of its own: its keys are those of log and landed files."""
-        if self.live is not None and (self.live.code not in self.generations or not self.live.table_id):
-            self.generations[self.live.code] = Generation(view=self.view_id, table_id="", attempts=())
 
-    @contextmanager
-    def _history(self, *, live: bool) -> Iterator[History]:
-        found = (self.online, *self._source(self.view)) if live else None
-        with open_history(self.view, self.table, spill=self.offline.root / ".spill", live=found) as history:
-            yield history
+def spill(session: Session) -> Path:
+    return session.offline.root / ".spill"
 
-    def _source(self, view: FeatureView) -> tuple[EventSource, Path]:
-        registries = [self.registry, *([found.registry] if (found := self.online.registry()) else [])]
-        for registry in registries:
-            for source in registry.sources:
-                if source.name == plan_of(view).source:
-                    return source, landing_folder(source, self.options.project_dir)
-        raise OnlineStoreError(
-            "the registry lacks the view's event source", where=view.path or view.id, expected=plan_of(view).source,
-            remedy="run `features apply`",
-        )  # fmt: skip
 
-    def _delete_listed(self, writer: FencedWriter, code: str, generation: Generation) -> bool:
-        views = self._stream_definitions(generation)
-        codes = [code, code + keys.BASE.decode()] if views else [code]
-        for of in codes if generation.attempts else []:
-            if not super()._delete_listed(writer, of, generation):
-                return False
-        for view in views:
-            with open_history(
-                view, None, spill=self.offline.root / ".spill", live=(self.online, *self._source(view))
-            ) as history:
-                reader = KeyReader(event_view(view))
-                for rows in history.tables(history.live_keys()):
-                    for of in codes:
-                        for transaction in delete_commands(of, reader.packer.entities(rows), count_existing=False):
-                            writer.put(transaction)
-        return True
-
-    def _stream_definitions(self, generation: Generation) -> list[FeatureView]:
-        """The stream views, if any, that the keys of a generation may be of: one for each way to make a key."""
-        found: list[FeatureView] = [self.live.definition] if self.live is not None else []
-        try:
-            table = self.offline.table(self.view_id)
-            found += [table.at(attempt.table_version).definition() for attempt in generation.attempts]
-        except OfflineStoreError:
-            pass
-        found += [view for view in self.registry.feature_views if view.id == self.view_id]
-        return list({plan.row_sql: view for view in found if (plan := view.stream) is not None}.values())
+def live_events(session: Session, view: FeatureView) -> LiveEvents:
+    """Where a stream view's live events are, as `history.events.open_history` takes it."""
+    online = session.online.registry()
+    for registry in (session.registry, *([online.registry] if online else [])):
+        for source in registry.sources:
+            if source.name == plan_of(view).source:
+                return session.online, source, landing_folder(source, session.options.project_dir)
+    raise OnlineStoreError(
+        "the registry lacks the view's event source", where=view.path or view.id, expected=plan_of(view).source,
+        remedy="run `features apply`",
+    )  # fmt: skip

@@ -12,9 +12,9 @@ from ..offline.store import OfflineStore
 from ..online.registry import with_views
 from ..online.store import OnlineStore
 from ..online.verified import forget_verified
-from .events import EventSync
 from .lock import fenced
-from .view import Progress, SyncOptions, SyncResult, grace_us
+from .session import Progress, Session, SyncOptions
+from .view import SyncResult, ViewSync, grace_us
 
 __all__ = ["SyncOptions", "SyncReport", "SyncResult", "grace_us", "sync"]
 
@@ -65,7 +65,7 @@ def sync(
             with fenced(
                 online, view_id, lease_seconds=options.lease_seconds, wait_seconds=options.wait_seconds
             ) as fence:
-                run = EventSync(online, offline, registry, fence, options, progress(view_id))
+                run = ViewSync(Session(online, offline, registry, fence, options, progress(view_id)))
                 results.append(run.sync(now_us) if view_id in known else run.remove())
                 if view_id not in known:
                     forget_verified(online, view_id)

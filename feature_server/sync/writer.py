@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import redis
@@ -39,11 +40,12 @@ class FencedWriter:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def put(self, transaction: Transaction) -> None:
-        """Hand over a transaction; raises what went wrong with an earlier one."""
-        if self._failure is not None:
-            raise self._failure
-        self._queue.put(transaction)
+    def put(self, transactions: Iterable[Transaction]) -> None:
+        """Hand over transactions; raises what went wrong with an earlier one."""
+        for transaction in transactions:
+            if self._failure is not None:
+                raise self._failure
+            self._queue.put(transaction)
 
     def close(self) -> None:
         """Wait until everything is written."""

@@ -80,8 +80,7 @@ def test_renewing_the_lease_does_not_disturb_the_rows_being_written(valkey: str)
     ):
         until = time.monotonic() + 0.6
         while time.monotonic() < until:
-            for transaction in delete_key_commands([b"1{1}"], count_existing=True):
-                writer.put(transaction)
+            writer.put(delete_key_commands([b"1{1}"], count_existing=True))
 
 
 @pytest.mark.parametrize("after", [0, 3])
@@ -90,8 +89,7 @@ def test_a_transaction_that_fails_ends_the_sync_whether_it_is_the_last_or_not(va
         with FencedWriter(store, fence, "1") as writer:
             for entity in range(1, 2 + after):
                 events = KeyEvents(entity=b"%d" % entity, records=b"x", count=1, newest_us=0)
-                for transaction in append_commands("1", [events], None):
-                    writer.put(transaction)
+                writer.put(append_commands("1", [events], None))
 
     with OnlineStore(valkey) as store, fenced(store, VIEW.id) as fence:
         store.client.rpush("1{1}", "of another program")

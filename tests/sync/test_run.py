@@ -6,6 +6,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 
@@ -18,7 +19,7 @@ from feature_server.errors import (
     RequestError,
 )
 from feature_server.layout.keys import CODES, EPOCH
-from feature_server.online.registry import decode_online_registry
+from feature_server.online.registry import OnlineRegistry, OnlineView, decode_online_registry
 from feature_server.online.store import OnlineStore
 from feature_server.sync.run import sync
 from feature_server.sync.view import SyncResult
@@ -387,3 +388,22 @@ def test_a_lost_record_of_a_code_is_made_up_for(valkey: str, tables: Tables) -> 
     tables.commit(VIEW, [[(1, at(6), 6.0)]])
     assert sync_one(valkey, tables, VIEW, now=at(10)).mode == "changes"
     assert spend(valkey) == {"1": 6.0}
+
+
+@pytest.mark.parametrize("already_online", [False, True])
+def test_a_code_that_a_killed_sync_was_filling_gets_no_pushes_any_more(
+    valkey: str, tables: Tables, already_online: bool
+) -> None:
+    tables.commit(VIEW, [[(1, at(0), 1.0)]])
+    if already_online:
+        sync_one(valkey, tables, VIEW, now=at(10))
+    left = OnlineView(code="left", definition=VIEW, table_version=0, synced_at_us=0, rows=0)
+
+    def with_left(now: OnlineRegistry | None) -> OnlineRegistry:
+        return msgspec.structs.replace(now or OnlineRegistry(registry=registry_of(VIEW)), filling={VIEW.id: left})
+
+    with OnlineStore(valkey) as store:
+        store.publish(with_left)
+        sync_one(valkey, tables, VIEW, now=at(11))
+        assert store.registry().filling == {}
+    assert spend(valkey) == {"1": 1.0}

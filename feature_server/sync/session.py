@@ -1,0 +1,55 @@
+"""What the parts of one sync of one view work with: the stores, the fence held, and what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ..definitions.facts import FeatureView
+from ..definitions.registry import Registry
+from ..offline.store import OfflineStore, OfflineTable
+from ..online.store import Attempt, Fence, OnlineStore
+from .lock import LEASE_SECONDS, WAIT_SECONDS
+
+Progress = Callable[[int, int], None]
+
+
+class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`expire`: give keys of views with a ttl an expiry by Redis' own clock; False where this product's clock stands
+    still. `sweep`: look through all keys of Redis for rows that can be found in no other way. `project_dir` is where
+    relative locations of event sources begin."""
+
+    full: bool = False
+    project_dir: Path = Path()
+    expire: bool = True
+    sweep: bool = False
+    lease_seconds: float = LEASE_SECONDS
+    wait_seconds: float = WAIT_SECONDS
+
+
+@dataclass(frozen=True)
+class Session:
+    """A sync of the view `fence.view`."""
+
+    online: OnlineStore
+    offline: OfflineStore
+    registry: Registry
+    fence: Fence
+    options: SyncOptions
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be online of `view` after the sync: what `table` has of it at `now_us`."""
+
+    view: FeatureView
+    table: OfflineTable
+    now_us: int
+
+    @property
+    def attempt(self) -> Attempt:
+        return Attempt(self.table.version, self.now_us)
