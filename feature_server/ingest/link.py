@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import hiredis
 
 from ..online.address import RedisAddress, parse_redis_url
-from ..online.readers import reply_parser
-from ..online.refusals import refusal
+from ..online.connection import Connection, check_reply
 
 TIMEOUT_SECONDS = 30.0
 _MULTI, _EXEC = hiredis.pack_command((b"MULTI",)), hiredis.pack_command((b"EXEC",))
@@ -34,7 +32,7 @@ class Link:
         self._process = os.getpid()
         self._watch = _commands([(b"WATCH", guard), (b"GET", guard)])
         self._guarded: tuple[bytes | None] | None = None  # the guard's value since which it is watched
-        self._open: tuple[socket.socket, hiredis.Reader] | None = None
+        self._open: Connection | None = None
 
     def ask(self, *command: bytes) -> Any:
         """One command's reply."""
@@ -77,14 +75,12 @@ class Link:
 
     def check(self, reply: Any) -> Any:
         """The reply; the error that it stands for if it is one."""
-        if isinstance(reply, hiredis.ReplyError):
-            raise refusal(str(reply), where=self.address.shown)
-        return reply
+        return check_reply(self.address, reply)
 
     def close(self) -> None:
         self._guarded = None
         if self._open is not None:
-            self._open[0].close()
+            self._open.close()
             self._open = None
 
     def _run(self, work: Callable[[], Result]) -> Result:
@@ -112,49 +108,33 @@ class Link:
 
     def _transaction(self, commands: bytes, count: int, after: bytes = b"") -> list[Any] | None:
         """The replies of EXEC; the replies to `after` are still to be read."""
-        link, parser = self._connected()
-        link.sendall(b"".join((_MULTI, commands, _EXEC, after)))
+        connection = self._connected()
+        connection.send(b"".join((_MULTI, commands, _EXEC, after)))
         queued, received = b"+OK\r\n" + b"+QUEUED\r\n" * count, b""
         while len(received) < len(queued) and queued.startswith(received):
-            received += _receive(link)
+            received += connection.receive()
         if received.startswith(queued):
-            parser.feed(received[len(queued) :])
+            connection.parser.feed(received[len(queued) :])
         else:  # a command was refused
-            parser.feed(received)
+            connection.parser.feed(received)
             self._replies(count + 1)
         results: list[Any] | None = self._replies(1)[0]
         return results
 
     def _exchange(self, packed: bytes, count: int) -> list[Any]:
         """Send commands and read the replies to them."""
-        link, _ = self._connected()
-        link.sendall(packed)
+        self._connected().send(packed)
         return self._replies(count)
 
     def _replies(self, count: int) -> list[Any]:
-        link, parser = self._connected()
-        replies = []
-        for _ in range(count):
-            while (reply := parser.gets()) is False:
-                parser.feed(_receive(link))
-            replies.append(self.check(reply))
-        return replies
+        connection = self._connected()
+        return [self.check(connection.reply()) for _ in range(count)]
 
-    def _connected(self) -> tuple[socket.socket, hiredis.Reader]:
-        if self._open is not None:
-            return self._open
-        self._open = self.address.connect(self._timeout), reply_parser()
-        for command in self.address.greeting():
-            self._exchange(command, 1)
+    def _connected(self) -> Connection:
+        if self._open is None:
+            self._open = Connection(self.address, self._timeout)
         return self._open
 
 
 def _commands(commands: Sequence[tuple[bytes, ...]]) -> bytes:
     return b"".join(map(hiredis.pack_command, commands))
-
-
-def _receive(link: socket.socket) -> bytes:
-    data = link.recv(1 << 18)
-    if not data:
-        raise ConnectionError("connection closed by Redis")
-    return data

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,29 +18,16 @@ import hiredis
 
 from ..errors import OnlineStoreError, OnlineStoreUnavailable
 from .address import RedisAddress, parse_redis_url
+from .connection import Connection, check_reply, reply_parser
 from .refusals import refusal
 
 TIMEOUT_SECONDS = 1.0
 MAX_BATCH_KEYS = 10_000
-KEPT_BUFFER_BYTES = 8 << 20  # of a connection; by default hiredis gives back more than 16 KiB after each reply
 BACKOFF_SECONDS = (0.02, 0.5)  # the first wait after a failed connection attempt, and the longest
 
 
 class ConnectionLost(Exception):
     """The connection dropped before the reply came; the read may be repeated on another one."""
-
-
-def reply_parser() -> hiredis.Reader:
-    """Parses one connection's replies; memory for long ones is kept, getting it anew costs more than they do."""
-    parser = hiredis.Reader()
-    parser.setmaxbuf(KEPT_BUFFER_BYTES)
-    return parser
-
-
-def _check_reply(address: RedisAddress, reply: Any) -> Any:
-    if isinstance(reply, hiredis.ReplyError):
-        raise refusal(str(reply), where=address.shown)
-    return reply
 
 
 class RedisReader:
@@ -51,7 +37,7 @@ class RedisReader:
         self.address = parse_redis_url(url)
         self.timeout = timeout
         self.on_reconnect: Callable[[], None] = lambda: None
-        self._idle: deque[tuple[socket.socket, hiredis.Reader]] = deque()
+        self._idle: deque[Connection] = deque()
         self._process = os.getpid()
 
     def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -78,57 +64,34 @@ class RedisReader:
     def close(self) -> None:
         self._drop_idle()
 
-    def _ask(self, connection: tuple[socket.socket, hiredis.Reader], command: bytes) -> list[bytes | None]:
-        link, parser = connection
+    def _ask(self, connection: Connection, command: bytes) -> list[bytes | None]:
         try:
-            link.sendall(command)
-            reply = _next_reply(link, parser)
+            reply = connection.ask(command)
         except TimeoutError:
-            link.close()
+            connection.close()
             raise self.address.unavailable(f"no answer within {self.timeout:g} s") from None
         except (OSError, hiredis.ProtocolError) as error:
-            link.close()
+            connection.close()
             raise ConnectionLost(str(error) or "connection closed") from None
         except BaseException:  # interrupted: the reply is still to come, so nobody else may use this connection
-            link.close()
+            connection.close()
             raise
         self._idle.append(connection)
-        return _check_reply(self.address, reply)
+        found: list[bytes | None] = check_reply(self.address, reply)
+        return found
 
-    def _connect(self) -> tuple[socket.socket, hiredis.Reader]:
-        address = self.address
+    def _connect(self) -> Connection:
         try:
-            link = address.connect(self.timeout)
+            return Connection(self.address, self.timeout)
         except OSError as error:
-            raise address.unavailable(error) from None
-        parser = reply_parser()
-        try:
-            for command in address.greeting():
-                link.sendall(command)
-                _check_reply(address, _next_reply(link, parser))
-        except OSError as error:
-            link.close()
-            raise address.unavailable(error) from None
-        except BaseException:
-            link.close()
-            raise
-        return link, parser
+            raise self.address.unavailable(error) from None
 
     def _drop_idle(self) -> None:
         while self._idle:
             try:
-                self._idle.pop()[0].close()
+                self._idle.pop().close()
             except IndexError:
                 return
-
-
-def _next_reply(link: socket.socket, parser: hiredis.Reader) -> Any:
-    while (reply := parser.gets()) is False:
-        data = link.recv(1 << 18)
-        if not data:
-            raise ConnectionError("connection closed by Redis")
-        parser.feed(data)
-    return reply
 
 
 class AsyncRedisReader:
@@ -222,7 +185,7 @@ class _Link(asyncio.Protocol):
         for command in self._address.greeting():
             future = self.loop.create_future()
             self._send(command, future)
-            _check_reply(self._address, await future)
+            check_reply(self._address, await future)
 
     def mget(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
         future = self.loop.create_future()
