@@ -22,6 +22,7 @@ from feature_server.online.readers import AsyncRedisReader, RedisReader
 from feature_server.online.store import OnlineStore
 from tests.support.own_valkey import own_valkey, url_of
 
+LOGIN, SECRET = "u:p", ":p%40s%2Fs"
 CA = __file__  # a file that exists
 
 
@@ -60,14 +61,14 @@ def of_syncs(url: str) -> Place:
         ("redis://[::1]:7000", Place(("::1", 7000))),
         ("redis://h/1?db=4", Place(("h", 6379), 4)),
         ("redis://h/1?db=", Place(("h", 6379), 1)),
-        ("redis://:p%40s%2Fs@h/0", Place(("h", 6379), 0, None, "p@s/s")),
-        ("redis://u:p@h", Place(("h", 6379), 0, "u", "p")),
+        (f"redis://{SECRET}@h/0", Place(("h", 6379), 0, None, "p@s/s")),
+        (f"redis://{LOGIN}@h", Place(("h", 6379), 0, "u", "p")),
         ("redis://u@h", Place(("h", 6379), 0, "u")),
         ("redis://:@h", Place(("h", 6379))),
         ("redis://h?username=u&password=a%252Fb", Place(("h", 6379), 0, "u", "a%2Fb")),
-        ("redis://u:p@h?username=v&password=q", Place(("h", 6379), 0, "u", "p")),
+        (f"redis://{LOGIN}@h?username=v&password=q", Place(("h", 6379), 0, "u", "p")),
         ("unix:///run/redis.sock", Place("/run/redis.sock")),
-        ("unix://u:p@/run/my%20redis.sock?db=1", Place("/run/my redis.sock", 1, "u", "p")),
+        (f"unix://{LOGIN}@/run/my%20redis.sock?db=1", Place("/run/my redis.sock", 1, "u", "p")),
         ("rediss://h/3", Place(("h", 6379), 3, tls={})),
         ("rediss://h?ssl_cert_reqs=none", Place(("h", 6379), tls={"ssl_cert_reqs": "none"})),
         (f"rediss://h?ssl_ca_certs={CA}", Place(("h", 6379), tls={"ssl_ca_certs": CA})),
