@@ -152,6 +152,13 @@ def test_modules_do_not_repeat_the_name_of_their_folder() -> None:
     assert [pair for pair in names if pair[1] == pair[0] or pair[1].startswith(f"{pair[0]}_")] == []
 
 
+def test_the_page_says_what_each_module_is_for() -> None:
+    entries = {entry.split("**")[0]: entry for entry in PAGE.split("\n- **")}
+    for folder in (path.parent for path in PACKAGE.glob("*/__init__.py")):
+        named = {module for module in entries[folder.name].split("`")[1::2] if module.isidentifier()}
+        assert named >= {path.stem for path in folder.glob("*.py")} - {"__init__"}, folder.name
+
+
 def test_an_init_holds_its_docstring_alone() -> None:
     inits = [path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
     assert [path.parent.name for path in inits if "import" in path.read_text().split('"""')[2]] == []
