@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_DAY = date(1970, 1, 1).toordinal()
+NEVER = 2**63 - 1  # in microseconds: later than every clock
 
 
 def to_us(moment: datetime) -> int:

@@ -14,7 +14,9 @@ import numpy.typing as npt
 import orjson
 
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS
-from ..serving.rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, ViewReader
+from ..layout.row import RowLayout
+from ..serving.rows import ViewReader
+from ..serving.statuses import NOT_FOUND, NULL_VALUE, absent_at
 
 MIN_ENTITIES = 8  # below, NumPy's overhead is more than it saves
 Writer = Callable[[Sequence[Any], Sequence[int] | None], bytes]
@@ -30,64 +32,36 @@ class TableReader:
     """Reads and writes the features asked for of one view; `writers` are those of `app.json` for single values."""
 
     def __init__(self, view: ViewReader, writers: Sequence[Writer]) -> None:
-        self._view = view
-        stored = view.online.definition.features
-        bitmap = (len(stored) + 7) // 8
-        offsets, offset = {}, 8 + bitmap
-        for feature in stored:
-            if feature.dtype.fixed_width is not None:
-                offsets[feature.name] = offset
-                offset += feature.dtype.fixed_width
-        variable = [feature.name for feature in stored if feature.dtype.fixed_width is None]
-        ends = {name: offset + 4 * i for i, name in enumerate(variable)}
-        self._width = offset + 4 * len(variable)
-        self._fixed = not variable
-        self._no_row = bytes(8) + b"\xff" * bitmap + bytes(self._width - 8 - bitmap)
-        position = {feature.name: i for i, feature in enumerate(stored)}
-        fields: dict[str, tuple[Any, int]] = {"event": ("<i8", 0), "nulls": (("u1", bitmap), 8)}
+        self._view, self._layout = view, view.layout
         self._writes: list[Write] = []
         self._floats: list[tuple[int, str]] = []  # position and field of the features that are written together
-        for at, (feature, writer) in enumerate(zip(view.features, writers, strict=True)):
-            name, kind = feature.name, feature.dtype.kind
-            if name in ends:
-                fields[f"end {name}"] = ("<u4", ends[name])
-                start = None
-                if ends[name] > offset:
-                    start = f"start {name}"
-                    fields[start] = ("<u4", ends[name] - 4)
-                self._writes.append(_variable(start, f"end {name}", self._width, writer))
-            else:
-                field = f"value {name}"
-                fields[field] = (_format(kind, feature.dtype.fixed_width or 0), offsets[name])
-                self._writes.append(_fixed(field, kind, writer))
-                if kind in FLOAT_WIDTHS:
-                    self._floats.append((at, field))
-        self._bits = np.array([position[feature.name] for feature in view.features])
-        self._of_bit = {bit: i for i, bit in enumerate(self._bits.tolist())}
-        self._no_nulls: list[list[int]] = [[] for _ in view.features]
-        self._row = np.dtype(
-            {
-                "names": list(fields),
-                "formats": [form for form, _ in fields.values()],
-                "offsets": [at for _, at in fields.values()],
-                "itemsize": self._width,
-            }
-        )
+        for at, (i, writer) in enumerate(zip(view.wanted, writers, strict=True)):
+            kind = self._layout.dtypes[i].kind
+            self._writes.append(
+                _variable(self._layout, i, writer) if i in self._layout.variable else _fixed(f"v{i}", kind, writer)
+            )
+            if kind in FLOAT_WIDTHS:
+                self._floats.append((at, f"v{i}"))
+        self._bits = np.array(view.wanted)
+        self._of_bit = {bit: at for at, bit in enumerate(view.wanted)}
+        self._no_nulls: list[list[int]] = [[] for _ in view.wanted]
 
     def write(self, rows: Sequence[bytes | None], now_us: int) -> tuple[bytes, list[Column]] | None:
         """The event timestamps as a JSON array, and each feature's column; None for rows of another layout."""
-        absent: dict[int, str] = {}
         present: Sequence[Any] = rows
         try:
             heads = self._heads(present)
         except TypeError:  # None, which is cheaper to meet than to look for
-            absent = {i: NOT_FOUND for i, row in enumerate(rows) if row is None}
-            present = [self._no_row if row is None else row for row in rows]
+            present = [self._view.no_row if row is None else row for row in rows]
             heads = self._heads(present)
-        if len(heads) != len(rows) * self._width:
+        if len(heads) != len(rows) * self._layout.width:
             return None
-        table = np.frombuffer(heads, self._row)
-        event_us = self._valid(np.ascontiguousarray(table["event"]), now_us, absent)
+        table = np.frombuffer(heads, self._layout.head_dtype)
+        event_us = np.ascontiguousarray(table["event"])
+        absent = absent_at(event_us, now_us, self._view.ttl_us)
+        for i, status in absent.items():
+            if status is NOT_FOUND:
+                event_us[i] = 0
         nulls = self._nulls(heads, table["nulls"], absent)
         written = self._write_floats(table, nulls)
         columns, empty = [], 0
@@ -97,28 +71,16 @@ class TableReader:
                 values = write(table, present, missing)[1:-1]
             columns.append((values, _statuses(len(rows), missing, absent)))
             empty += len(missing)
-        self._count(len(rows), empty, absent)
+        self._view.counts.add(len(rows), len(nulls), empty, absent)
         return orjson.dumps(event_us.view("M8[us]"), option=_OPTIONS), columns
 
-    def _valid(self, event_us: npt.NDArray[np.int64], now_us: int, absent: dict[int, str]) -> npt.NDArray[np.int64]:
-        """The event timestamps; rows that do not count at `now_us` are added to `absent`."""
-        ttl_us = self._view.ttl_us
-        if event_us.max() > now_us or (ttl_us is not None and event_us.min() < now_us - ttl_us):
-            expired = event_us < now_us - ttl_us if ttl_us is not None else np.zeros(len(event_us), bool)
-            for i in np.flatnonzero(expired | (event_us > now_us)).tolist():
-                if i not in absent:
-                    absent[i] = OUTSIDE_MAX_AGE if expired[i] else NOT_FOUND
-                if absent[i] is NOT_FOUND:
-                    event_us[i] = 0
-        return event_us
-
     def _heads(self, rows: Sequence[bytes]) -> bytes:
-        return b"".join(rows if self._fixed else [row[: self._width] for row in rows])
+        return b"".join([row[: self._layout.width] for row in rows] if self._layout.variable else rows)
 
     def _nulls(self, heads: bytes, bitmaps: npt.NDArray[np.uint8], absent: dict[int, str]) -> list[list[int]]:
         """For each feature, which entities have no value."""
         rows, width = bitmaps.shape
-        planes = [heads[8 + byte :: self._width] for byte in range(width)]
+        planes = [heads[at :: self._layout.width] for at in range(self._layout.bitmap, self._layout.bitmap + width)]
         marked = rows * width - sum(plane.count(0) for plane in planes)
         if marked == 0 and not absent:
             return self._no_nulls
@@ -159,15 +121,6 @@ class TableReader:
             for (at, _), column in zip(self._floats, numbers, strict=True)
         }
 
-    def _count(self, rows: int, empty: int, absent: dict[int, str]) -> None:
-        counts, features = self._view.counts, len(self._writes)
-        counts.present += rows * features - empty
-        if empty:
-            expired = sum(1 for status in absent.values() if status is OUTSIDE_MAX_AGE)
-            counts.outside_max_age += expired * features
-            counts.not_found += (len(absent) - expired) * features
-            counts.null_value += empty - len(absent) * features
-
 
 def _fixed(field: str, kind: str, writer: Writer) -> Write:
     """What writes a column of fixed width, given the table, the rows and which entities have no value."""
@@ -183,17 +136,12 @@ def _fixed(field: str, kind: str, writer: Writer) -> Write:
     return numbers if kind in INTEGER_WIDTHS or kind == "bool" else others
 
 
-def _variable(start: str | None, end: str, base: int, writer: Writer) -> Write:
-    """What writes a column of strings or lists, whose bytes reach from `start` to `end`, counted from `base`."""
+def _variable(layout: RowLayout, i: int, writer: Writer) -> Write:
+    """What writes a column of strings or lists."""
 
     def write(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
-        ends = (table[end] + base).tolist()
-        if start is None:
-            stored = [row[base:stop] for row, stop in zip(rows, ends, strict=True)]
-        else:
-            starts = (table[start] + base).tolist()
-            stored = [row[begin:stop] for row, begin, stop in zip(rows, starts, ends, strict=True)]
-        return writer(stored, _flags(len(rows), nulls))
+        spans = zip(rows, *(places.tolist() for places in layout.spans(table, i)), strict=True)
+        return writer([row[begin:end] for row, begin, end in spans], _flags(len(rows), nulls))
 
     return write
 
@@ -216,11 +164,3 @@ def _statuses(count: int, nulls: Sequence[int], absent: dict[int, str]) -> bytes
         parts += (_PRESENT * (i - at), b'"%b",' % absent.get(i, NULL_VALUE).encode())
         at = i + 1
     return b"".join([*parts, _PRESENT * (count - at)])[:-1]
-
-
-def _format(kind: str, width: int) -> str:
-    if kind == "bool":
-        return "?"
-    if width == 16:
-        return "V16"
-    return f"<{kind[0] if kind in INTEGER_WIDTHS or kind in FLOAT_WIDTHS else 'i'}{width}"

@@ -19,7 +19,8 @@ from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, PushResponse, push_response
 from ..serving.drive import AsyncFeatures, read_features
 from ..serving.reader import FeatureReader, OnlineFeatures, Steps
-from ..serving.rows import NOT_FOUND, PRESENT, to_datetimes
+from ..serving.rows import to_datetimes
+from ..serving.statuses import NOT_FOUND, PRESENT
 from ..settings import Settings, load_settings
 from .http import decode_response, encode_request, error_of, unreachable
 from .push import RETRY_SECONDS, PushResult, decode_push, encode_push, push_events

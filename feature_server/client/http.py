@@ -14,7 +14,7 @@ import msgspec
 from ..dtypes import FLOAT_WIDTHS, DType, parse_dtype
 from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError
 from ..protocol import GetOnlineFeatures, OnlineFeaturesResponse, decode_error
-from ..serving.rows import NOT_FOUND
+from ..serving.statuses import NOT_FOUND
 from .result import FeatureVectors
 
 NO_HEADERS: Mapping[str, str] = {}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
-from ..serving.rows import NOT_FOUND, to_datetimes
+from ..serving.rows import to_datetimes
+from ..serving.statuses import NOT_FOUND
 
 if TYPE_CHECKING:
     import pandas

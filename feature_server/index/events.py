@@ -27,8 +27,9 @@ import pyarrow.compute as pc
 from ..definitions.facts import COUNTS, EVENT_ID
 from ..definitions.stream import Argument, StreamPlan
 from ..durable import make_private
+from ..times import NEVER
 from ..windows.reduce import Values
-from ..windows.versions import NEVER, Events, superseded_at
+from ..windows.versions import Events, superseded_at
 from .files import move_into_place
 from .find import Index
 from .values import encode, from_halves, to_halves

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,11 +11,12 @@ import numpy.typing as npt
 from ..definitions.aggregates import Part, compared_argument
 from ..definitions.facts import FeatureView
 from ..errors import OnlineStoreError
+from ..times import NEVER
 from ..windows.reduce import Values
-from ..windows.versions import NEVER, Events, superseded_at
+from ..windows.versions import Events, superseded_at
 from ..windows.window import NO_EVENT
-from .events import FIRST_ARGUMENT, LENGTH_BYTES, base_view, is_fixed_width, part_features, plan_of, record_view
-from .row import RowCodec, struct_format
+from .events import FIRST_ARGUMENT, LENGTH_BYTES, base_view, part_features, plan_of, record_view
+from .row import RowCodec, RowLayout
 
 Dictionary: TypeAlias = Sequence[bytes] | None
 _CREATED, _EVENT_ID, _COUNTS = 0, 1, 2
@@ -33,11 +33,9 @@ class EventDecoder:
     def __init__(self, view: FeatureView, arguments: Collection[int] | None = None) -> None:
         records = record_view(view)
         self._view_id = view.id
-        self._codec = RowCodec(records.features)
+        self._layout = RowLayout(records.features)
         self._all = range(FIRST_ARGUMENT, len(records.features))
         self._wanted = self._all if arguments is None else {FIRST_ARGUMENT + i for i in arguments}
-        self._dtype = head_dtype(self._codec)
-        self._fixed = is_fixed_width(records)
         self._compared = {
             FIRST_ARGUMENT + i for aggregate in plan_of(view).aggregates for i in compared_argument(aggregate)
         }
@@ -51,11 +49,11 @@ class EventDecoder:
         records = self._records(stored)
         heads, starts = records.heads, records.starts
         event_us, event_id = _column(heads, "event"), _column(heads, f"v{_EVENT_ID}").view(np.int64)
-        no_null, nulls = np.zeros(len(heads), dtype=np.bool_), heads["nulls"]
-        some_null = bool(np.count_nonzero(nulls))
+        no_null = np.zeros(len(heads), dtype=np.bool_)
+        some_null = bool(np.count_nonzero(heads["nulls"]))
         found: list[tuple[Values | None, Dictionary]] = [(None, None)] * len(self._all)
         for i in self._wanted:
-            null = (nulls[:, i >> 3] >> (i & 7) & 1).astype(np.bool_) if some_null else no_null
+            null = self._layout.nulls(heads, i) if some_null else no_null
             found[i - FIRST_ARGUMENT] = self._argument(records, i, null)
         steps = _Steps(starts, len(heads))
         events = Events(
@@ -63,7 +61,7 @@ class EventDecoder:
             event_us=event_us,
             created_us=heads[f"v{_CREATED}"],
             event_id=None if steps.all_up(event_id) or _are_distinct(event_id) else event_id,
-            counts=heads[f"v{_COUNTS}"].view(np.bool_),
+            counts=heads[f"v{_COUNTS}"],
             arguments=[values for values, _ in found],
         )
         if not steps.all_up(event_us):
@@ -93,7 +91,7 @@ class EventDecoder:
         keep[order[needed]] = True
         if records.begin is None:
             return heads[keep].tobytes()
-        ends = records.begin + self._dtype.itemsize + heads[f"end{self._codec.variable[-1]}"]
+        ends = records.begin + self._layout.spans(heads, self._layout.variable[-1])[1]
         spans = zip((records.begin[keep] - LENGTH_BYTES).tolist(), ends[keep].tolist(), strict=True)
         return b"".join([records.whole[start:end] for start, end in spans])
 
@@ -102,12 +100,12 @@ class EventDecoder:
         ends = np.zeros(len(values) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values)), out=ends[1:])
         whole = b"".join(values)
-        if self._fixed:
-            starts, rest = np.divmod(ends, self._dtype.itemsize)
+        width, dtype = self._layout.width, self._layout.head_dtype
+        if not self._layout.variable:
+            starts, rest = np.divmod(ends, width)
             if np.count_nonzero(rest):
                 raise self._damaged("a length that is no multiple of a record's")
-            return _Records(np.frombuffer(whole, self._dtype), starts, whole, None)
-        width = self._dtype.itemsize
+            return _Records(np.frombuffer(whole, dtype), starts, whole, None)
         places, lengths = _lengths(whole)
         starts = np.searchsorted(places, ends)
         found = np.append(places, len(whole))
@@ -115,30 +113,24 @@ class EventDecoder:
         if not fit or not np.array_equal(found[starts], ends):
             raise self._damaged("a record that is cut off")
         if not len(places):
-            return _Records(np.empty(0, self._dtype), starts, whole, places)
+            return _Records(np.empty(0, dtype), starts, whole, places)
         begin = places + LENGTH_BYTES
         anywhere = np.ndarray(len(whole) - width + 1, np.dtype((np.void, width)), whole, 0, (1,))  # overlapping
-        return _Records(anywhere[begin].view(self._dtype), starts, whole, begin)
+        return _Records(anywhere[begin].view(dtype), starts, whole, begin)
 
     def _argument(self, records: _Records, i: int, null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
-        dtype, heads = self._codec.dtypes[i], records.heads
+        dtype, heads = self._layout.dtypes[i], records.heads
         if dtype.fixed_width is None:
             assert records.begin is not None
-            place = self._codec.variable.index(i)
-            tail = records.begin + self._dtype.itemsize
-            start = tail + heads[f"end{self._codec.variable[place - 1]}"] if place else tail
-            return self._placed(_Slices(records.whole, start, tail + heads[f"end{i}"]), i, null)
+            start, end = self._layout.spans(heads, i)
+            return self._placed(_Slices(records.whole, records.begin + start, records.begin + end), i, null)
         values = _column(heads, f"v{i}")
-        if dtype.kind == "bool":
-            return Values(values.view(np.bool_), null), None
         if dtype.fixed_width == 16:
             starts = np.arange(len(values)) * 16
             parts = _Slices(values.tobytes(), starts, starts + 16)
             if dtype.kind == "uuid":
                 return self._placed(parts, i, null)
-            numbers = np.empty(len(parts), dtype=object)
-            numbers[:] = [int.from_bytes(part, "little", signed=True) for part in parts]
-            return Values(numbers, null), None
+            return Values(objects([int.from_bytes(part, "little", signed=True) for part in parts]), null), None
         return Values(values, null), None
 
     def _placed(self, parts: _Slices, i: int, null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
@@ -239,17 +231,6 @@ def _uint32(whole: bytes, places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np
     return places, anywhere[places].astype(np.int64)
 
 
-def head_dtype(codec: RowCodec) -> np.dtype[Any]:
-    """The fixed-width head of a record; `v3` is feature 3's value, `end3` the end of its bytes."""
-    parts: list[Any] = [("event", "<i8"), ("nulls", np.uint8, (codec.bitmap_width,))]
-    for i in codec.fixed:
-        code = struct_format(codec.dtypes[i])
-        parts.append((f"v{i}", "V16" if code == "16s" else "<" + code.replace("?", "B")))
-    found = np.dtype([*parts, *((f"end{i}", "<u4") for i in codec.variable)])
-    assert found.itemsize == struct.calcsize(codec.head.format)
-    return found
-
-
 Array: TypeAlias = npt.NDArray[Any]
 
 
@@ -262,41 +243,33 @@ class BaseDecoder:
     def __init__(self, view: FeatureView, wanted: Sequence[Part]) -> None:
         self._view_id, self._parts, self._wanted = view.id, part_features(plan_of(view)), frozenset(wanted)
         features = base_view(view).features
-        self._codec = RowCodec(features)
-        self._dtype = head_dtype(self._codec)
+        self._layout = codec = RowCodec(features)
         counted = {feature.name for part, found in self._parts if part.function in COUNTED for feature in found}
-        self._none = self._codec.encode(NO_EVENT, [0 if feature.name in counted else None for feature in features])
+        self._none = codec.encode(NO_EVENT, [0 if feature.name in counted else None for feature in features])
 
     def decode(self, bases: Sequence[bytes | None]) -> tuple[npt.NDArray[np.int64], dict[Part, list[Values]]]:
         """The cut-off of each key, NO_EVENT where it has no base, and each state."""
         rows = [self._none if base is None else base for base in bases]
-        width = self._dtype.itemsize
+        width = self._layout.width
         if any(len(row) < width for row in rows):
             raise OnlineStoreError(
                 f"the stored base of a key of {self._view_id!r} has another layout than the online registry says",
                 where=self._view_id, remedy=f"run `features sync {self._view_id} --full`",
             )  # fmt: skip
-        heads = np.frombuffer(b"".join([row[:width] for row in rows]), self._dtype)
+        heads = np.frombuffer(b"".join([row[:width] for row in rows]), self._layout.head_dtype)
         states, i = dict[Part, list[Values]](), 0
         for part, features in self._parts:
             if part in self._wanted:
                 states[part] = [self._values(heads, rows, i + place) for place in range(len(features))]
             i += len(features)
-        return np.ascontiguousarray(heads["event"]), states
+        return _column(heads, "event"), states
 
     def _values(self, heads: Array, rows: Sequence[bytes], i: int) -> Values:
-        null = (heads["nulls"][:, i >> 3] >> (i & 7) & 1).astype(np.bool_)
-        dtype = self._codec.dtypes[i]
+        dtype, null = self._layout.dtypes[i], self._layout.nulls(heads, i)
         if dtype.fixed_width is None:
-            base, place = self._dtype.itemsize, self._codec.variable.index(i)
-            begin = heads[f"end{self._codec.variable[place - 1]}"].tolist() if place else [0] * len(rows)
-            ends = heads[f"end{i}"].tolist()
-            return Values(
-                objects([row[base + a : base + b] for row, a, b in zip(rows, begin, ends, strict=True)]), null
-            )
-        values = np.ascontiguousarray(heads[f"v{i}"])
-        if dtype.kind == "bool":
-            return Values(values.view(np.bool_), null)
+            spans = zip(rows, *(places.tolist() for places in self._layout.spans(heads, i)), strict=True)
+            return Values(objects([row[begin:end] for row, begin, end in spans]), null)
+        values = _column(heads, f"v{i}")
         if dtype.kind == "uuid":
             return Values(objects([value.tobytes() for value in values]), null)
         if dtype.fixed_width == 16:

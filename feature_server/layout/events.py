@@ -42,11 +42,6 @@ def record_view(view: FeatureView) -> FeatureView:
     )
 
 
-def is_fixed_width(view: FeatureView) -> bool:
-    """Whether all records of an `record_view` have one width; else each has its length before it."""
-    return all(feature.dtype.fixed_width is not None for feature in view.features)
-
-
 def digested(plan: StreamPlan) -> frozenset[int]:
     """The string arguments that are only told apart, by count(distinct): a digest stands for each."""
     told_apart, needed = set[int](), set[int]()

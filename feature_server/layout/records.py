@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from ..definitions.facts import FeatureView
 from ..errors import OnlineStoreError
-from .events import EVENT, LENGTH_BYTES, is_fixed_width, record_view
+from .events import COUNTS, CREATED, EVENT, FIRST_ARGUMENT, LENGTH_BYTES, record_view
 from .pack import EventPacker
+from .row import RowLayout
 
 Facts: TypeAlias = tuple[int, int, int, bool]  # of a record: event time, created timestamp, event id's number, counts
 
@@ -22,25 +23,23 @@ class Records:
     """Takes apart and merges the records of one stream view."""
 
     def __init__(self, view: FeatureView) -> None:
-        of = record_view(view)
-        self._view_id = view.id
-        self._fixed = is_fixed_width(of)
-        nulls = 8 + -(-len(of.features) // 8)
-        self._width = nulls + sum(feature.dtype.fixed_width or 0 for feature in of.features)
-        self._identity = slice(nulls, nulls + 16)  # created timestamp and event id
-        self._framed = slice(nulls + LENGTH_BYTES, nulls + LENGTH_BYTES + 16)
-        self._facts = struct.Struct(f"<{0 if self._fixed else LENGTH_BYTES}xq{nulls - 8}xqQ?")
+        layout = RowLayout(record_view(view).features)
+        self._view_id, self._width = view.id, layout.width
+        self._begin = LENGTH_BYTES if layout.variable else 0
+        created, counts = (self._begin + layout.offsets[layout.names.index(name)] for name in (CREATED, COUNTS))
+        self._identity = slice(created, counts)  # created timestamp and event id
+        self._head = layout.head(range(FIRST_ARGUMENT))
 
     def split(self, value: bytes) -> list[bytes]:
         """Each record, with its length before it where records have one."""
-        if self._fixed:
+        if not self._begin:
             if len(value) % self._width:
                 raise self._damaged()
             return [value[at : at + self._width] for at in range(0, len(value), self._width)]
         found, at = [], 0
         while at < len(value):
             end = at + LENGTH_BYTES + int.from_bytes(value[at : at + LENGTH_BYTES], "little")
-            if end > len(value):
+            if end > len(value) or end - at < LENGTH_BYTES + self._width:
                 raise self._damaged()
             found.append(value[at:end])
             at = end
@@ -48,12 +47,12 @@ class Records:
 
     def version(self, record: bytes) -> tuple[int, int]:
         """The created timestamp and the event id's number of a record."""
-        created, number = struct.unpack("<qQ", record[self._identity if self._fixed else self._framed])
+        created, number = struct.unpack("<qQ", record[self._identity])
         return created, number
 
     def facts(self, record: bytes) -> Facts:
         """The event time, created timestamp and event id's number of a record, and whether it counts."""
-        event_us, created_us, number, counts = self._facts.unpack_from(record)
+        event_us, _, created_us, number, counts = self._head.unpack_from(record, self._begin)
         return event_us, created_us, number, counts
 
     def merge(self, value: bytes | None, wanted: KeyEvents | None, gone: KeyEvents | None) -> Merged:
@@ -61,7 +60,7 @@ class Records:
 
         A record that says otherwise of a version than the one wanted is taken out.
         """
-        identity = self._identity if self._fixed else self._framed
+        identity = self._identity
         new = {record[identity]: record for record in (self.split(wanted.records) if wanted else [])}
         old = {record[identity] for record in (self.split(gone.records) if gone else [])} - new.keys()
         kept, removed, present = [], 0, set[bytes]()

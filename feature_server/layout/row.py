@@ -6,40 +6,94 @@ Pure `struct`, so that the light client needs nothing else; bulk encoding with N
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ..definitions.facts import Feature
 from ..dtypes import DType
-from ..times import EPOCH, EPOCH_DAY, length_us
+from ..times import EPOCH, EPOCH_DAY, NEVER, length_us
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
 
 STRUCT_FORMATS = {
     "int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "Q",
     "float32": "f", "float64": "d", "bool": "?", "date": "i", "timestamp": "q", "timestamptz": "q", "uuid": "16s",
 }  # fmt: skip
+_PREFIX = "<q"  # what stands before the null bitmap: the event timestamp
 _PLAIN_EPOCH = EPOCH.replace(tzinfo=None)
 
 
-class RowCodec:
-    """Encodes and decodes the rows of one feature view.
+class RowLayout:
+    """Where the parts of a packed row of some features lie.
 
-    `fixed` and `variable` are the positions, in the view's order of features, of those stored in the fixed-width part
-    and of those stored behind it; `prefix` is the bytes before the fixed-width part: event timestamp and null bitmap.
+    `fixed` and `variable` are the positions, in the order of features, of those stored in the fixed-width part and of
+    those stored behind it. `offsets` says where a feature's value begins, or where the end of its bytes stands; `width`
+    is that of the head, which is all but those bytes.
     """
 
     def __init__(self, features: Sequence[Feature]) -> None:
         self.names = tuple(feature.name for feature in features)
         self.dtypes = tuple(feature.dtype for feature in features)
-        count = len(self.dtypes)
         self.fixed = tuple(i for i, dtype in enumerate(self.dtypes) if dtype.fixed_width is not None)
         self.variable = tuple(i for i, dtype in enumerate(self.dtypes) if dtype.fixed_width is None)
-        self.bitmap_width = (count + 7) // 8
-        self.prefix = 8 + self.bitmap_width
-        formats = "".join(struct_format(self.dtypes[i]) for i in self.fixed) + "I" * len(self.variable)
-        self.head = struct.Struct(f"<q{self.bitmap_width}s{formats}")
+        self.bitmap, self.bitmap_width = struct.calcsize(_PREFIX), (len(self.dtypes) + 7) // 8
+        self._codes = {i: _struct_format(self.dtypes[i]) for i in self.fixed} | dict.fromkeys(self.variable, "I")
+        self.offsets: dict[int, int] = {}
+        self.width = self.bitmap + self.bitmap_width
+        for i, code in self._codes.items():
+            self.offsets[i] = self.width
+            self.width += struct.calcsize(f"<{code}")
+
+    def head(self, wanted: Collection[int]) -> struct.Struct:
+        """Event timestamp, null bitmap, and of the `wanted` features the values of fixed width and ends of bytes."""
+        codes = [code if i in wanted else f"{struct.calcsize(f'<{code}')}x" for i, code in self._codes.items()]
+        return struct.Struct(f"{_PREFIX}{self.bitmap_width}s{''.join(codes)}")
+
+    @cached_property
+    def head_dtype(self) -> np.dtype[Any]:
+        """The head as NumPy has it: `event`, `nulls`, feature 3's value as `v3` or the end of its bytes as `end3`."""
+        import numpy as np
+
+        fields: dict[str, tuple[Any, int]] = {
+            "event": ("<i8", 0),
+            "nulls": ((np.uint8, self.bitmap_width), self.bitmap),
+        }
+        for i, code in self._codes.items():
+            name = f"v{i}" if i in self.fixed else f"end{i}"
+            fields[name] = "V16" if code == "16s" else f"<{code}", self.offsets[i]
+        formats, offsets = zip(*fields.values(), strict=True)
+        return np.dtype({"names": list(fields), "formats": formats, "offsets": offsets, "itemsize": self.width})
+
+    def nulls(self, heads: Array, i: int) -> Array:
+        """Whether each row's value of a feature is null."""
+        return (heads["nulls"][:, i >> 3] >> (i & 7) & 1).astype(bool)
+
+    def spans(self, heads: Array, i: int) -> tuple[Array, Array]:
+        """Where in each row the bytes of a string or list begin and end."""
+        place, end = self.variable.index(i), heads[f"end{i}"].astype(int)
+        begin = heads[f"end{self.variable[place - 1]}"].astype(int) if place else 0 * end
+        return begin + self.width, end + self.width
+
+    def no_row(self) -> bytes:
+        """What stands for a row where there is none: one of nulls that never comes to count."""
+        head = struct.pack(_PREFIX, NEVER) + b"\xff" * self.bitmap_width
+        return head + bytes(self.width - len(head))
+
+
+class RowCodec(RowLayout):
+    """Encodes and decodes the rows of one feature view."""
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        super().__init__(features)
+        self._head = self.head(self.offsets)
         self._no_nulls = bytes(self.bitmap_width)
         self._to_stored = tuple(_to_stored(dtype) for dtype in self.dtypes)
         self._from_stored = tuple(from_stored(dtype) for dtype in self.dtypes)
@@ -47,27 +101,23 @@ class RowCodec:
 
     def encode(self, event_timestamp_us: int, values: Sequence[Any]) -> bytes:
         """The packed row of `values`, one a feature in the view's order, None for null."""
-        bitmap = bytearray(self.bitmap_width)
-        for i, value in enumerate(values):
-            if value is None:
-                bitmap[i >> 3] |= 1 << (i & 7)
         fixed = [_zero(self.dtypes[i]) if values[i] is None else self._store(i, values[i]) for i in self.fixed]
         tail, ends = bytearray(), []
         for i in self.variable:
             if values[i] is not None:
                 tail += self._store(i, values[i])
             ends.append(len(tail))
-        return self.head.pack(event_timestamp_us, bytes(bitmap), *fixed, *ends) + bytes(tail)
+        return self._head.pack(event_timestamp_us, _bitmap(values), *fixed, *ends) + bytes(tail)
 
     def decode(self, row: bytes) -> tuple[int, list[Any]]:
         """Event timestamp in microseconds, and the values in the view's order, None for null."""
-        event_timestamp_us, bitmap, *stored = self.head.unpack_from(row)
+        event_timestamp_us, bitmap, *stored = self._head.unpack_from(row)
         if self._plain and bitmap == self._no_nulls:
             return event_timestamp_us, stored
         values: list[Any] = [None] * len(self.dtypes)
         for position, i in enumerate(self.fixed):
             values[i] = stored[position]
-        start = base = self.head.size
+        start = base = self.width
         for position, i in enumerate(self.variable, start=len(self.fixed)):
             end = base + stored[position]
             values[i] = row[start:end]
@@ -94,12 +144,8 @@ def encode_list(item: str, values: Sequence[Any]) -> bytes:
     code = STRUCT_FORMATS[item]
     if all(value is not None for value in values):
         return b"\0" + struct.pack(f"<{len(values)}{code}", *values)
-    bitmap = bytearray((len(values) + 7) // 8)
-    for i, value in enumerate(values):
-        if value is None:
-            bitmap[i >> 3] |= 1 << (i & 7)
     items = struct.pack(f"<{len(values)}{code}", *(0 if value is None else value for value in values))
-    return b"\1" + struct.pack("<I", len(values)) + bytes(bitmap) + items
+    return b"\1" + struct.pack("<I", len(values)) + _bitmap(values) + items
 
 
 def decode_list(item: str, stored: bytes) -> list[Any]:
@@ -113,7 +159,16 @@ def decode_list(item: str, stored: bytes) -> list[Any]:
     return [None if stored[5 + (i >> 3)] >> (i & 7) & 1 else value for i, value in enumerate(values)]
 
 
-def struct_format(dtype: DType) -> str:
+def _bitmap(values: Sequence[Any]) -> bytes:
+    """A bit for each value, 1 where it is null, the lowest first."""
+    bitmap = bytearray((len(values) + 7) // 8)
+    for i, value in enumerate(values):
+        if value is None:
+            bitmap[i >> 3] |= 1 << (i & 7)
+    return bytes(bitmap)
+
+
+def _struct_format(dtype: DType) -> str:
     """The `struct` code of a fixed-width value."""
     if dtype.kind == "decimal":
         return "q" if dtype.fixed_width == 8 else "16s"
@@ -121,7 +176,7 @@ def struct_format(dtype: DType) -> str:
 
 
 def _zero(dtype: DType) -> Any:
-    return b"" if struct_format(dtype) == "16s" else 0
+    return b"" if _struct_format(dtype) == "16s" else 0
 
 
 def _to_stored(dtype: DType) -> Callable[[Any], Any] | None:

@@ -23,7 +23,7 @@ from ..definitions.facts import FeatureView
 from ..dtypes import DType
 from ..errors import OnlineStoreError
 from ..times import EPOCH_DAY, to_us
-from .row import STRUCT_FORMATS, RowCodec, encode_list
+from .row import STRUCT_FORMATS, RowLayout, encode_list
 
 Bytes2D: TypeAlias = npt.NDArray[np.uint8]
 PackedRows: TypeAlias = "Bytes2D | list[bytes]"  # one row of equal width each, or bytes of any length
@@ -47,8 +47,7 @@ class RowPacker:
 
     def __init__(self, view: FeatureView) -> None:
         self.view = view
-        self.codec = RowCodec(view.features)
-        self._dtype = _row_dtype(self.codec)
+        self._layout = RowLayout(view.features)
 
     def event_times(self, rows: pa.Table) -> npt.NDArray[np.int64]:
         """The event timestamps in microseconds since 1970 UTC."""
@@ -67,9 +66,9 @@ class RowPacker:
 
     def pack(self, rows: pa.Table) -> PackedRows:
         """The packed rows, in order."""
-        codec, count = self.codec, rows.num_rows
+        layout, count = self._layout, rows.num_rows
         columns = [self._column(rows, feature.name, feature.dtype) for feature in self.view.features]
-        heads = np.zeros(count, dtype=self._dtype)
+        heads = np.zeros(count, dtype=layout.head_dtype)
         heads["event"] = self.event_times(rows)
         nulls = [column.null_count > 0 for column in columns]
         if any(nulls):
@@ -77,21 +76,21 @@ class RowPacker:
             for i in np.flatnonzero(nulls).tolist():
                 bits[:, i] = _nulls(columns[i])
             heads["nulls"] = np.packbits(bits, axis=1, bitorder="little")
-        for i in codec.fixed:
+        for i in layout.fixed:
             heads[f"v{i}"] = self._fixed(rows, i, columns[i])
-        if not codec.variable:
-            return heads.view(np.uint8).reshape(count, self._dtype.itemsize)
+        if not layout.variable:
+            return heads.view(np.uint8).reshape(count, layout.width)
         tails, lengths = [], np.zeros(count, dtype=np.int64)
-        for i in codec.variable:
-            tail = _strings(columns[i]) if codec.dtypes[i].kind == "string" else _lists(columns[i], codec.dtypes[i])
+        for i in layout.variable:
+            dtype = layout.dtypes[i]
+            tail = _strings(columns[i]) if dtype.kind == "string" else _lists(columns[i], dtype)
             lengths += np.fromiter(map(len, tail), dtype=np.int64, count=count)
             if count and int(lengths.max()) > 2**32 - 1:
-                raise self._cannot_keep(
-                    rows, codec.names[i], int(lengths.argmax()), "at most 4 GiB of strings and lists"
-                )
+                row = int(lengths.argmax())
+                raise self._cannot_keep(rows, layout.names[i], row, "at most 4 GiB of strings and lists")
             heads[f"end{i}"] = lengths
             tails.append(tail)
-        stored, width = heads.tobytes(), self._dtype.itemsize
+        stored, width = heads.tobytes(), layout.width
         starts = range(0, count * width, width)
         return list(map(b"".join, zip([stored[at : at + width] for at in starts], *tails, strict=True)))
 
@@ -113,7 +112,7 @@ class RowPacker:
 
     def _fixed(self, rows: pa.Table, i: int, column: Column) -> npt.NDArray[Any]:
         """Stored values of a fixed-width feature; zeros where it is null."""
-        name, dtype = self.codec.names[i], self.codec.dtypes[i]
+        name, dtype = self._layout.names[i], self._layout.dtypes[i]
         values: npt.NDArray[Any]
         if dtype.kind == "bool":
             values = _buffer(column.cast(pa.uint8()), np.dtype(np.uint8))
@@ -190,17 +189,6 @@ class RowPacker:
             got=_shown(rows[name][row]),
             remedy=f"correct the model, then `features publish {self.view.id}` and `features sync {self.view.id}`",
         )
-
-
-def _row_dtype(codec: RowCodec) -> np.dtype[Any]:
-    """The fixed-width head of a row as one NumPy type; `v3` is feature 3's value, `end3` the end of its bytes."""
-    parts: list[Any] = [("event", "<i8"), ("nulls", np.uint8, (codec.bitmap_width,))]
-    for i in codec.fixed:
-        dtype = codec.dtypes[i]
-        wide = dtype.kind == "uuid" or dtype.fixed_width == 16
-        code = "V16" if wide else "q" if dtype.kind == "decimal" else STRUCT_FORMATS[dtype.kind]
-        parts.append((f"v{i}", code if wide else "<" + code.replace("?", "B")))
-    return np.dtype([*parts, *((f"end{i}", "<u4") for i in codec.variable)])
 
 
 def _arrow_type(dtype: DType, given: pa.DataType) -> pa.DataType:

@@ -9,16 +9,9 @@ from bisect import bisect_left
 
 import msgspec
 
+from .statuses import ValueCounts
+
 LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds
-
-
-class ValueCounts(msgspec.Struct):
-    """How many values of one view were answered with each status."""
-
-    present: int = 0
-    null_value: int = 0
-    not_found: int = 0
-    outside_max_age: int = 0
 
 
 class Latency(msgspec.Struct):

@@ -18,7 +18,8 @@ from ..layout.row import from_stored
 from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry
 from ..protocol import GetOnlineFeatures
 from .counts import Counts
-from .rows import PRESENT, ViewColumns, ViewReader
+from .rows import ViewColumns, ViewReader
+from .statuses import PRESENT
 
 MAX_VALUES = 1_000_000  # entities × features of one request
 MAX_PLANS = 1_000
@@ -163,7 +164,7 @@ class OnlineFeatures:
         columns = self._columns.get(view)
         if columns is None:
             reader = self.plan.views[view]
-            unknown = self._null_keys(view) if reader.stream else None
+            unknown = self._null_keys(view) if reader.stream else ()
             bases = [self.rows[self.plan.bases[view]]] if reader.bases else []
             columns = self._columns[view] = reader.read(self.rows[view], self.now_us, unknown, *bases)
         return columns

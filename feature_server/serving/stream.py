@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -17,58 +17,28 @@ from ..errors import OnlineStoreError
 from ..layout.decode import Dictionary, EventDecoder
 from ..layout.events import arguments_of, plan_of
 from ..layout.row import encode_list
-from ..online.registry import OnlineView
+from ..times import NEVER
 from ..windows.expression import Column
 from ..windows.expression import evaluate as expression
 from ..windows.now import WindowsNow
 from ..windows.versions import in_force
 from ..windows.window import NO_EVENT, Evaluated
-from .counts import ValueCounts
 from .lifetime import Lifetime
-from .rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT, ViewColumns, ViewReader
+from .rows import ViewColumns, ViewReader
+from .statuses import NOT_FOUND, absent_at
 
 
-class StreamColumns(ViewColumns):
-    """As ViewColumns; `plain_absent` maps the entities without a valid latest event to why, for each plain feature.
+class StreamViewReader(ViewReader):
+    """Evaluates the features asked for over the events of each entity.
 
     A window has a value also where there is no event; a plain column has the latest event's.
     """
 
-    __slots__ = ("_plain", "_plain_absent")
-
-    def __init__(
-        self,
-        event_us: Sequence[int],
-        columns: Sequence[Sequence[Any]],
-        nulls: Sequence[Sequence[int] | None],
-        absent: dict[int, str],
-        plain: Sequence[bool],
-        plain_absent: dict[int, str],
-    ) -> None:
-        super().__init__(event_us, columns, nulls, absent)
-        self._plain, self._plain_absent = plain, plain_absent
-
-    def statuses(self, feature: int) -> list[str] | None:
-        flags = self.nulls[feature]
-        if flags is None:
-            return None
-        statuses = [NULL_VALUE if flag else PRESENT for flag in flags]
-        for i, status in (self._plain_absent if self._plain[feature] else self.absent or {}).items():
-            statuses[i] = status
-        return statuses
-
-
-class StreamViewReader(ViewReader):
-    """Evaluates the features asked for over the events of each entity."""
-
     stream = True
 
-    def __init__(
-        self, online: OnlineView, ttl_us: int | None, features: Sequence[Feature], counts: ValueCounts
-    ) -> None:
-        self.view_id, self.ttl_us = online.definition.id, ttl_us
-        self.features, self.online, self.counts = tuple(features), online, counts
-        plan = plan_of(online.definition)
+    def _prepare(self) -> None:
+        definition, features = self.online.definition, self.features
+        plan = plan_of(definition)
         outputs = {output.feature: output for output in plan.outputs}
         self._nodes = [outputs[feature.name].node for feature in features]
         needed, self._latest = set[int](), set[int]()
@@ -85,13 +55,13 @@ class StreamViewReader(ViewReader):
         self._aggregates = [plan.aggregates[i] for i in self._place]
         self._plan = msgspec.structs.replace(plan, aggregates=tuple(plan.aggregates[i] for i in bounded))
         arguments = self._latest | {i for aggregate in self._aggregates for i in arguments_of(aggregate)}
-        self._decoder = EventDecoder(online.definition, arguments)
+        self._decoder = EventDecoder(definition, arguments)
         self._dictionary = [
             aggregate.arguments[0] if aggregate.function in OF_ITS_ARGUMENT else None
             for aggregate in self._plan.aggregates
         ]  # what the values of each aggregate may be places in: lifetimes have theirs behind the arguments'
         self._dictionary += [len(plan.arguments) + i for i in range(len(lifetime))]
-        self._lifetime = Lifetime(online.definition, [plan.aggregates[i] for i in lifetime]) if lifetime else None
+        self._lifetime = Lifetime(definition, [plan.aggregates[i] for i in lifetime]) if lifetime else None
         self.bases = bool(lifetime)
         self._windows = WindowsNow(self._plan, self._latest)
         self._numbers = [self._as_it_is(node, feature) for node, feature in zip(self._nodes, features, strict=True)]
@@ -108,9 +78,9 @@ class StreamViewReader(ViewReader):
         self,
         rows: Sequence[bytes | None],
         now_us: int,
-        unknown: set[int] | None = None,
+        unknown: Collection[int] = (),
         bases: Sequence[bytes | None] = (),
-    ) -> StreamColumns:
+    ) -> ViewColumns:
         events, dictionaries = self._decoder.decode(rows)
         if self._lifetime is not None:
             events = in_force(events)
@@ -121,8 +91,10 @@ class StreamViewReader(ViewReader):
                 dictionaries.append(dictionary)
         latest_us = found.latest_us
         never = latest_us == NO_EVENT
-        absent = dict.fromkeys(unknown or (), NOT_FOUND)
-        plain_absent = self._without_latest(latest_us, never, now_us) | absent if self._latest else absent
+        absent = dict.fromkeys(unknown, NOT_FOUND)
+        plain_absent = absent
+        if self._latest and len(latest_us):
+            plain_absent = absent_at(np.where(never, NEVER, latest_us), now_us, self.ttl_us) | absent
         if plain_absent:
             for number in self._latest:
                 values = found.latest[number]
@@ -131,8 +103,8 @@ class StreamViewReader(ViewReader):
                 values.null[list(plain_absent)] = True
         columns: list[list[Any]] = []
         nulls: list[list[bool] | None] = []
-        for i, plain in enumerate(self._plain):
-            missing = plain_absent if plain else absent
+        absent_of = [plain_absent if plain else absent for plain in self._plain]
+        for i, missing in enumerate(absent_of):
             place, number_type = self._numbers[i]
             if number_type is not None and not missing:
                 values = found.aggregates[place]
@@ -147,19 +119,10 @@ class StreamViewReader(ViewReader):
             columns.append(self._stored(self.features[i], column, dictionary))
             nulls.append(column.null.tolist() if np.count_nonzero(column.null) else None)
         event_us = (np.where(never, 0, latest_us) if np.count_nonzero(never) else latest_us).tolist()
-        read = StreamColumns(event_us, columns, nulls, absent, self._plain, plain_absent)
-        self._count_values(len(rows), nulls, absent, plain_absent)
-        return read
-
-    def _without_latest(
-        self, latest_us: npt.NDArray[np.int64], never: npt.NDArray[np.bool_], now_us: int
-    ) -> dict[int, str]:
-        """The entities without a latest event that plain columns may tell of, and why."""
-        found = dict.fromkeys(np.flatnonzero(never).tolist(), NOT_FOUND)
-        if self.ttl_us is not None:
-            expired = ~never & (latest_us < now_us - self.ttl_us)
-            found |= dict.fromkeys(np.flatnonzero(expired).tolist(), OUTSIDE_MAX_AGE)
-        return found
+        for of_plain, missing in ((False, absent), (True, plain_absent)):
+            flags = [flags for flags, plain in zip(nulls, self._plain, strict=True) if plain == of_plain]
+            self.counts.add(len(rows), len(flags), sum(map(sum, filter(None, flags))), missing)
+        return ViewColumns(event_us, columns, nulls, absent_of)
 
     def _value(
         self, node: Node, dtype: DType, found: Evaluated, dictionaries: Sequence[Dictionary]
@@ -226,22 +189,6 @@ class StreamViewReader(ViewReader):
                     expected=str(feature.dtype), got=str(max(found, key=abs)), remedy="give the column a wider type",
                 )  # fmt: skip
         return found
-
-    def _count_values(
-        self, rows: int, nulls: Sequence[Sequence[int] | None], absent: dict[int, str], plain_absent: dict[int, str]
-    ) -> None:
-        counts = self.counts
-        if nulls.count(None) == len(nulls):
-            counts.present += rows * len(nulls)
-            return
-        for flags, plain in zip(nulls, self._plain, strict=True):
-            missing = (plain_absent if plain else absent) if flags is not None else {}
-            expired = sum(1 for status in missing.values() if status is OUTSIDE_MAX_AGE)
-            empty = sum(flags) if flags is not None else 0
-            counts.present += rows - empty
-            counts.outside_max_age += expired
-            counts.not_found += len(missing) - expired
-            counts.null_value += empty - len(missing)
 
 
 def _spelled(column: Column, dictionary: Sequence[bytes]) -> Column:

@@ -19,8 +19,7 @@ from ..offline.sql import quote, sql_type
 from ..offline.store import OfflineStore
 from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry
 from ..online.store import OnlineStore, redis_errors
-from ..serving.counts import ValueCounts
-from ..serving.rows import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
+from ..serving.statuses import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT, ValueCounts
 from ..serving.stream import StreamViewReader
 from ..times import from_us, to_us
 from .explanation import Explanation, Window
@@ -126,7 +125,7 @@ def _stored(history: History, online: OnlineStore, found: OnlineView) -> list[by
 def _served_status(found: OnlineView, stored: bytes | None, base: bytes | None, place: int, at_us: int) -> str:
     view = found.definition
     reader = StreamViewReader(found, view.ttl_us, view.features, ValueCounts())
-    statuses = reader.read([stored], at_us, None, [base]).statuses(place)
+    statuses = reader.read([stored], at_us, (), [base]).statuses(place)
     return PRESENT if statuses is None else statuses[0]
 
 

@@ -14,7 +14,7 @@ from ..layout import keys
 from ..layout.events import plan_of
 from ..layout.row import from_stored
 from ..online.registry import OnlineRegistry, OnlineView
-from ..serving.counts import ValueCounts
+from ..serving.statuses import ValueCounts
 from ..serving.stream import StreamViewReader
 
 Values = tuple[Any, ...]
@@ -45,7 +45,7 @@ def served_values(
 ) -> list[Values]:
     """What a read at an instant gives for the values and bases of some keys: the view's features, None for no value."""
     view = found.definition
-    read = StreamViewReader(found, view.ttl_us, view.features, ValueCounts()).read(stored, at_us, None, bases)
+    read = StreamViewReader(found, view.ttl_us, view.features, ValueCounts()).read(stored, at_us, (), bases)
     columns = []
     for i, feature in enumerate(view.features):
         convert, nulls = from_stored(feature.dtype) or (lambda value: value), read.nulls[i]

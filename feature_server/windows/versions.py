@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from ..times import NEVER
 from .reduce import Values
-
-NEVER = np.iinfo(np.int64).max
 
 
 class Events(msgspec.Struct, kw_only=True):

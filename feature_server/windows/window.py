@@ -15,9 +15,10 @@ import numpy as np
 
 from ..definitions.stream import Aggregate, Frame, StreamPlan
 from ..dtypes import DType
+from ..times import NEVER
 from . import reduce
 from .reduce import Values
-from .versions import NEVER, Events, in_force, in_force_at, superseded_of
+from .versions import Events, in_force, in_force_at, superseded_of
 
 NO_EVENT = np.iinfo(np.int64).min
 _PACKED_BITS = 62

@@ -23,7 +23,7 @@ from feature_server.definitions.registry import Registry, write_registry
 from feature_server.definitions.stream import EventSource, SourceColumn
 from feature_server.dtypes import parse_sql_type
 from feature_server.ingest.transaction import Ingestor
-from feature_server.layout.events import LENGTH_BYTES, is_fixed_width, record_view
+from feature_server.layout.events import LENGTH_BYTES, record_view
 from feature_server.layout.keys import BASE
 from feature_server.layout.records import Records
 from feature_server.layout.row import RowCodec
@@ -154,7 +154,7 @@ class LiveProject:
     def online(self, view: FeatureView) -> dict[str, set[tuple[int, int]]]:
         """Event id and created timestamp of every record online, by key. Fails when other codes have keys."""
         records, codec = Records(view), RowCodec(record_view(view).features)
-        skipped = 0 if is_fixed_width(record_view(view)) else LENGTH_BYTES
+        skipped = LENGTH_BYTES if codec.variable else 0
         found: dict[str, set[tuple[int, int]]] = {}
         with OnlineStore(self.url) as store, redis.Redis.from_url(self.url) as client:
             registry = store.registry()
