@@ -114,6 +114,8 @@ def test_expressions_give_what_duckdb_gives(expression: str, data: st.DataObject
         ("cast(1.005 as decimal(12,2))", "decimal(12,2)", Decimal("1.01")),
         ("case when 0 <> 0 then 1 // 0 else 5 end", "bigint", 5),
         ("coalesce(null, 3)", "bigint", 3),
+        ("round(0.49999999999999994e0)", "double", 0.0),
+        ("round(-2.5e0)", "double", -3.0),
     ],
 )
 def test_rules_that_differ_between_languages(expression: str, sql_type: str, wanted: Any) -> None:
@@ -128,3 +130,29 @@ def test_what_duckdb_refuses_is_refused(expression: str) -> None:
     node = read_node(sqlglot.parse_one(expression, dialect="duckdb"), Refusals())
     with pytest.raises(RequestError, match=re.compile("division by zero|cannot hold")):
         evaluate(node, [], [], parse_sql_type("bigint"), 1)
+
+
+@pytest.mark.parametrize(
+    ("expression", "sql_type", "value", "result", "wanted"),
+    [
+        ("g0 > 5", "ubigint", 2**63 + 5, "boolean", True),
+        ("g0 - 1", "ubigint", 2**63 + 5, "ubigint", 2**63 + 4),
+        ("g0 > 0", "decimal(38,30)", Decimal("5e-30"), "boolean", True),
+        ("round(g0)", "decimal(38,20)", Decimal(0), "double", 0.0),
+        ("round(g0)", "decimal(38,18)", Decimal("9.2"), "double", 9.0),
+        ("cast(g0 as bigint)", "decimal(38,18)", Decimal("-8.5"), "bigint", -9),
+        ("g0 // -1", "bigint", -(2**63) + 1, "bigint", 2**63 - 1),
+    ],
+)
+def test_numbers_near_the_end_of_64_bits_are_exact(
+    expression: str, sql_type: str, value: Any, result: str, wanted: Any
+) -> None:
+    with duckdb.connect() as connection:
+        query = f"select cast({expression} as {result}) from (select cast(? as {sql_type}) as g0)"
+        assert connection.execute(query, [str(value)]).fetchall() == [(wanted,)]
+    dtype = parse_sql_type(sql_type)
+    unscaled = int(Decimal(value).scaleb(dtype.scale or 0))
+    values = np.array([unscaled], dtype=np.uint64 if sql_type == "ubigint" else np.int64)
+    node = read_node(sqlglot.parse_one(expression, dialect="duckdb"), Refusals())
+    found = evaluate(node, [Column(values, np.array([False]), dtype)], [], parse_sql_type(result), 1)
+    assert python(found) == [wanted]
