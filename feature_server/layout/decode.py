@@ -215,7 +215,7 @@ def _lengths(whole: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]
         places.append(at)
         at += LENGTH_BYTES + whole[at]  # most are shorter than 256 bytes: it is the length
     found = _uint32(whole, np.array(places, dtype=np.int64))
-    if not len(found[1]) or found[1].max() < 256:
+    if not places or (len(whole) - places[-1] >= LENGTH_BYTES and found[1].max() < 256):
         return found
     places, at = [], 0
     while at < size:

@@ -219,6 +219,13 @@ def test_strings_are_read_as_they_were_written(groups: list[list[Named]]) -> Non
     assert list(zip(*columns, strict=True)) == [row for rows in groups for row in rows]
 
 
+@pytest.mark.parametrize("length", range(200, 250))
+def test_a_long_record_is_read_whatever_its_length(length: int) -> None:
+    events, dictionaries = EventDecoder(NAMES_VIEW).decode([named([("", 1, "\0" * length)])])
+    assert events.starts.tolist() == [0, 1]
+    assert list(dictionaries[2] or ()) == [b"\0" * length]
+
+
 @pytest.mark.parametrize("cut", [1, 3, 4, 10, 40])
 def test_records_that_are_cut_off_are_an_error(cut: int) -> None:
     whole = named([("a", 1, "b"), ("c", 2, "d" * 280)])
