@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import msgspec
+import sqlglot
 from sqlglot import exp
 
-from ..definitions.aggregates import NUMERIC_ONLY
+from ..definitions.aggregates import FUNCTIONS, listed
+from ..definitions.aggregates import call as sql_call
 from .refusals import Refusals
 
 
@@ -19,22 +23,12 @@ class Call(msgspec.Struct, frozen=True):
     parameter: float | None
 
 
-_ONE_ARGUMENT: dict[type[exp.Expr], str] = {
-    exp.Sum: "sum", exp.Avg: "avg", exp.Min: "min", exp.Max: "max",
-    exp.Stddev: "stddev_samp", exp.StddevSamp: "stddev_samp", exp.StddevPop: "stddev_pop",
-    exp.Variance: "var_samp", exp.VariancePop: "var_pop",
-    exp.First: "first", exp.FirstValue: "first", exp.Last: "last", exp.LastValue: "last",
-    exp.AnyValue: "first",
-    exp.LogicalAnd: "bool_and", exp.LogicalOr: "bool_or", exp.Median: "median",
+_ALSO: dict[type[exp.Expr], str] = {
+    exp.Stddev: "stddev_samp", exp.FirstValue: "first", exp.AnyValue: "first", exp.LastValue: "last",
+    exp.Quantile: "quantile_disc",
 }  # fmt: skip
-_TWO_ARGUMENTS: dict[type[exp.Expr], str] = {exp.ArgMax: "arg_max", exp.ArgMin: "arg_min"}
-_QUANTILES: dict[type[exp.Expr], str] = {
-    exp.PercentileCont: "quantile_cont", exp.PercentileDisc: "quantile_disc", exp.Quantile: "quantile_disc",
-}  # fmt: skip
-SUPPORTED = (
-    "count, count(distinct), sum, avg, min, max, stddev, var, first, last, arg_min, arg_max, quantile_cont, "
-    "quantile_disc, median, bool_and, bool_or, or (list(…) over …)[-n:]"
-)
+_SPECIAL = ("count_star", "count", "count_distinct", "list")  # known by more than their class
+SUPPORTED = f"{listed(lifetime=False)}, or (list(…) over …)[-n:]"
 _PREVIOUS = "a plain column for the latest event's value, or (list(…) over …)[-n:] for the last n"
 _COUNTED = "count(*) over a range of time"
 _INSTEAD: dict[type[exp.Expr], str] = {
@@ -47,17 +41,29 @@ _INSTEAD: dict[type[exp.Expr], str] = {
     exp.WithinGroup: "quantile_cont(…, level) or quantile_disc(…, level)",
 }  # fmt: skip
 _OF_DISTINCT = "count(distinct …) of one expression; min and max are the same without DISTINCT"
-_TYPES = {
-    "bool_and": "a condition, as in bool_and(… <> 0)", "bool_or": "a condition, as in bool_or(… <> 0)",
-    "list": "a list of numbers",
-}  # fmt: skip
 
 
 def other_type(function: str) -> str:
     """What to write for an argument of a type that an aggregate cannot take."""
-    if function in NUMERIC_ONLY:
-        return "a number: of a time epoch(…), the seconds since 1970; of a condition cast(… as integer)"
-    return _TYPES.get(function, "another column, or a number or text that stands for it")
+    return {
+        "numeric": "a number: of a time epoch(…), the seconds since 1970; of a condition cast(… as integer)",
+        "number": "a list of numbers",
+        "condition": f"a condition, as in {function}(… <> 0)",
+    }.get(FUNCTIONS[function].takes[0], "another column, or a number or text that stands for it")
+
+
+@cache
+def _by_class() -> dict[type[exp.Expr] | str, str]:
+    """The functions by what the parser makes of their calls: a class of its own, or the name alone."""
+    parsed = {
+        name: sqlglot.parse_one(sql_call(name, ["x", "y"], 0.5), dialect="duckdb")
+        for name in FUNCTIONS if name not in _SPECIAL
+    }  # fmt: skip
+    return {_class(function): name for name, function in parsed.items()} | _ALSO
+
+
+def _class(function: exp.Expr) -> type[exp.Expr] | str:
+    return function.name.lower() if isinstance(function, exp.Anonymous) else type(function)
 
 
 def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -> Call | None:
@@ -83,12 +89,8 @@ def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -
             call = _call("count", (function.this,), False, condition)
     elif distinct:
         call = None
-    elif type(function) in _ONE_ARGUMENT:
-        call = _call(_ONE_ARGUMENT[type(function)], (_uncast(function),), False, condition)
-    elif type(function) in _TWO_ARGUMENTS and not function.args.get("count"):
-        call = _call(_TWO_ARGUMENTS[type(function)], (function.this, function.expression), False, condition)
-    elif type(function) in _QUANTILES:
-        call = _quantile(function, condition)
+    elif (name := _by_class().get(_class(function))) is not None:
+        call = _plain(name, function, condition)
     elif isinstance(function, exp.ArrayAgg) and not isinstance(function.this, exp.Order) and last is not None:
         call = _call("list", (function.this,), False, condition, float(last))
     else:
@@ -124,11 +126,17 @@ def _call(
     return Call(function, arguments, distinct, condition, parameter)
 
 
-def _quantile(function: exp.Expr, condition: exp.Expr | None) -> Call | None:
-    level = function.expression or function.args.get("quantile")
-    if not isinstance(level, exp.Literal) or level.is_string:
+def _plain(name: str, function: exp.Expr, condition: exp.Expr | None) -> Call | None:
+    """The call of a function as its row says; None with what that does not know, as the n of min(x, n)."""
+    level = None
+    if "{parameter}" in FUNCTIONS[name].sql:
+        level = function.expression or function.args.get("quantile")
+        if not isinstance(level, exp.Literal) or level.is_string:
+            return None
+    if function.args.get("count"):
         return None
-    return _call(_QUANTILES[type(function)], (function.this,), False, condition, float(level.name))
+    given = (_uncast(function), function.expression)[: len(FUNCTIONS[name].takes)]
+    return _call(name, given, False, condition, None if level is None else float(level.name))
 
 
 def _without_nulls(call: Call) -> Call:

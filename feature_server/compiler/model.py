@@ -10,7 +10,7 @@ import msgspec
 from sqlglot import exp
 from sqlglot.optimizer.scope import Scope
 
-from ..definitions.aggregates import LIFETIME, LIFETIME_WORDS, takes
+from ..definitions.aggregates import FUNCTIONS, listed, takes
 from ..definitions.stream import Aggregate, Argument, EventSource, Frame, Output, StreamPlan
 from ..dtypes import DType, UnknownType, parse_sql_type
 from ..errors import WarehouseError
@@ -234,11 +234,11 @@ class _Compiler:
             frame = None if call is None else read_frame(window, self._length, self.refusals)
             if frame is None or call is None:
                 return exp.null()
-            if frame.preceding_us is None and call.function not in LIFETIME:
+            if frame.preceding_us is None and not FUNCTIONS[call.function].states:
                 self.refusals.add(
                     window,
                     f"{call.function} over a lifetime",
-                    f"at most 90 days; over a lifetime: {LIFETIME_WORDS}",
+                    f"at most 90 days; over a lifetime: {listed(lifetime=True)}",
                 )
             if frame not in self.frames:
                 self.frames.append(frame)

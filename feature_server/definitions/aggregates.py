@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -11,35 +12,74 @@ from .facts import FeatureView
 from .stream import Aggregate, StreamPlan
 
 _ORDER = "order by event_timestamp, created_timestamp"
+_TAKES: dict[str, Callable[[DType], bool]] = {
+    "any": lambda dtype: True,
+    "ordered": lambda dtype: dtype.kind != "list",
+    "numeric": lambda dtype: dtype.is_number or dtype.kind == "decimal",
+    "number": lambda dtype: dtype.is_number,
+    "condition": lambda dtype: dtype.kind == "bool",
+}
 
 
-OF_ITS_ARGUMENT = {"min", "max", "first", "last", "arg_min", "arg_max", "quantile_disc"}
+class Function(msgspec.Struct, frozen=True):
+    """What a window function is; how it is reckoned over arrays is `windows.window`'s.
+
+    `sql` is its call in DuckDB, over the arguments' columns and the aggregate's `parameter`. `takes` says what each
+    argument may be, `ordered` where it matters how its values compare. `gives` says what its values are: a count,
+    a sum, a value of its first argument, or some number. `states` are what a lifetime keeps of it, its own first;
+    without any it cannot be kept. `shown` is its name where the functions are listed.
+    """
+
+    sql: str
+    takes: tuple[str, ...]
+    gives: Literal["count", "sum", "argument", "number"]
+    states: tuple[str, ...] = ()
+    shown: str = ""
 
 
-LIFETIME = {
-    "count_star", "count", "sum", "avg", "min", "max", "first", "last", "arg_min", "arg_max", "bool_and", "bool_or",
-}  # fmt: skip
+FUNCTIONS: dict[str, Function] = {
+    "count_star": Function("count(*)", (), "count", ("count_star",)),
+    "count": Function("count({0})", ("any",), "count", ("count",), "count"),
+    "count_distinct": Function("count(distinct {0})", ("ordered",), "count", (), "count(distinct)"),
+    "sum": Function("sum({0})", ("numeric",), "sum", ("sum",), "sum"),
+    "avg": Function("avg({0})", ("numeric",), "number", ("sum", "count"), "avg"),
+    "min": Function("min({0})", ("ordered",), "argument", ("min",), "min"),
+    "max": Function("max({0})", ("ordered",), "argument", ("max",), "max"),
+    "stddev_samp": Function("stddev_samp({0})", ("numeric",), "number", (), "stddev"),
+    "stddev_pop": Function("stddev_pop({0})", ("numeric",), "number"),
+    "var_samp": Function("var_samp({0})", ("numeric",), "number", (), "var"),
+    "var_pop": Function("var_pop({0})", ("numeric",), "number"),
+    "first": Function(f"first({{0}} {_ORDER})", ("any",), "argument", ("first", "count_star"), "first"),
+    "last": Function(f"last({{0}} {_ORDER})", ("any",), "argument", ("last", "count_star"), "last"),
+    "arg_min": Function(f"arg_min({{0}}, {{1}} {_ORDER})", ("any", "ordered"), "argument", ("arg_min",), "arg_min"),
+    "arg_max": Function(f"arg_max({{0}}, {{1}} {_ORDER})", ("any", "ordered"), "argument", ("arg_max",), "arg_max"),
+    "quantile_cont": Function("quantile_cont({0}, {parameter})", ("numeric",), "number", (), "quantile_cont"),
+    "quantile_disc": Function("quantile_disc({0}, {parameter})", ("ordered",), "argument", (), "quantile_disc"),
+    "median": Function("median({0})", ("numeric",), "number", (), "median"),
+    "bool_and": Function("bool_and({0})", ("condition",), "argument", ("bool_and",), "bool_and"),
+    "bool_or": Function("bool_or({0})", ("condition",), "argument", ("bool_or",), "bool_or"),
+    "list": Function(f"list({{0}} {_ORDER})", ("number",), "number"),
+}
 
 
-LIFETIME_WORDS = "count, sum, avg, min, max, first, last, arg_min, arg_max, bool_and, bool_or"
+def call(function: str, names: Sequence[str], parameter: float | None = None) -> str:
+    """A function's call in DuckDB over these columns, the earliest event first where that matters."""
+    return FUNCTIONS[function].sql.format(*names, parameter=parameter)
 
 
-NUMERIC_ONLY = {
-    "sum", "avg", "stddev_samp", "stddev_pop", "var_samp", "var_pop", "median", "quantile_cont",
-}  # fmt: skip
+def listed(*, lifetime: bool) -> str:
+    """The functions, or those that can be kept over a lifetime, as a person reads them."""
+    return ", ".join(one.shown for one in FUNCTIONS.values() if one.shown and (one.states or not lifetime))
 
 
-def part_calls(part: Part, names: list[str]) -> list[str]:
-    if part.function == "count_star":
-        return ["count(*)"]
-    if part.function in ("first", "last"):
-        return [f"{part.function}({names[0]} {_ORDER})"]
-    if part.function in ("arg_min", "arg_max"):
-        return [
-            f"{part.function}({names[0]}, {names[1]} {_ORDER})",
-            f"{part.function.removeprefix('arg_')}({names[1]})",
-        ]
-    return [f"{part.function}({names[0]})"]
+def is_count(of: Aggregate | Part) -> bool:
+    """Whether its values are counts that are never null."""
+    return FUNCTIONS[of.function].gives == "count"
+
+
+def is_of_argument(of: Aggregate | Part) -> bool:
+    """Whether its values are values of its first argument."""
+    return FUNCTIONS[of.function].gives == "argument"
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -52,14 +92,16 @@ class Part(msgspec.Struct, frozen=True):
 
 def parts_of(aggregate: Aggregate) -> tuple[Part, ...]:
     """The states that a lifetime aggregate is made of, its own first: of the first value also whether there is one."""
+    return tuple(
+        Part(state, aggregate.arguments[: len(FUNCTIONS[state].takes)], aggregate.filter)
+        for state in FUNCTIONS[aggregate.function].states
+    )
 
-    def part(function: str, arguments: tuple[int, ...]) -> Part:
-        return Part(function, arguments, aggregate.filter)
 
-    if aggregate.function == "avg":
-        return part("sum", aggregate.arguments), part("count", aggregate.arguments)
-    own = part(aggregate.function, aggregate.arguments)
-    return (own, part("count_star", ())) if aggregate.function in ("first", "last") else (own,)
+def part_calls(part: Part, names: list[str]) -> list[str]:
+    """The SQL of a state: of arg_min and arg_max also that of what the value is chosen by."""
+    by = [f"{part.function.removeprefix('arg_')}({names[1]})"] if len(names) > 1 else []
+    return [call(part.function, names), *by]
 
 
 def plan_parts(plan: StreamPlan) -> tuple[Part, ...]:
@@ -82,19 +124,10 @@ def has_bases(view: FeatureView) -> bool:
 
 def compared_argument(aggregate: Aggregate) -> tuple[int, ...]:
     """The arguments of which it matters how their values compare."""
-    if aggregate.function in ("count", "first", "last"):
-        return ()
-    return aggregate.arguments[1:] if aggregate.function in ("arg_min", "arg_max") else aggregate.arguments
+    takes = FUNCTIONS[aggregate.function].takes
+    return tuple(number for number, kind in zip(aggregate.arguments, takes, strict=True) if kind != "any")
 
 
 def takes(function: str, place: int, dtype: DType) -> bool:
     """Whether an aggregate can have an argument of this type at this place."""
-    if function in ("bool_and", "bool_or"):
-        return dtype.kind == "bool"
-    if function in NUMERIC_ONLY:
-        return dtype.is_number or dtype.kind == "decimal"
-    if function == "list":
-        return dtype.is_number
-    if function in ("first", "last") or (function in ("arg_max", "arg_min") and place == 0):
-        return True
-    return dtype.kind != "list" or function == "count"
+    return _TAKES[FUNCTIONS[function].takes[place]](dtype)

@@ -110,7 +110,7 @@ def leave_late_out(history: History, cut_offs: Mapping[int, int]) -> set[int]:
 
 def _known(part: Part, names: list[str]) -> str:
     """Of arg_min and arg_max only events that have both values count."""
-    return "".join(f" and {name} is not null" for name in names) if part.function.startswith("arg_") else ""
+    return "".join(f" and {name} is not null" for name in names) if len(names) > 1 else ""
 
 
 def _cut(history: History, relation: str, cut_us: int, changed: bool) -> str:

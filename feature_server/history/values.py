@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..definitions.aggregates import call
 from ..definitions.facts import FeatureView
 from ..definitions.stream import Aggregate, Frame, StreamPlan
 from ..layout.events import plan_of
@@ -15,8 +16,6 @@ from ..offline.sql import quote, sql_type
 from .events import History
 
 _ORDER = "order by event_timestamp, created_timestamp"
-_SPELLED = {"count_distinct": "count(distinct {0})", "first": f"first({{0}} {_ORDER})", "last": f"last({{0}} {_ORDER})"}
-_SPELLED |= {name: f"{name}({{0}}, {{1}} {_ORDER})" for name in ("arg_min", "arg_max")}  # the earliest on a tie
 
 
 def values_at(history: History, view: FeatureView, *, at_us: int) -> dict[int, tuple[Any, ...]]:
@@ -81,17 +80,10 @@ def _aggregate(plan: StreamPlan, aggregate: Aggregate, at_us: int) -> str:
     inside = _inside(plan.frames[aggregate.frame], at_us)
     if aggregate.filter is not None:
         inside += f" and {plan.arguments[aggregate.filter].name}"
-    function = aggregate.function
-    if function == "count_star":
-        return f"count(*) filter (where {inside})"
-    if function == "list":
-        last = f"[-{int(aggregate.parameter)}:]" if aggregate.parameter is not None else ""
-        return f"(list({names[0]} {_ORDER}) filter (where {inside})){last}"
-    if function in ("quantile_cont", "quantile_disc"):
-        call = f"{function}({names[0]}, {aggregate.parameter})"
-    else:
-        call = _SPELLED.get(function, f"{function}({', '.join(names)})").format(*names)
-    return f"{call} filter (where {inside})"
+    found = f"{call(aggregate.function, names, aggregate.parameter)} filter (where {inside})"
+    if aggregate.function == "list" and aggregate.parameter is not None:
+        return f"({found})[-{int(aggregate.parameter)}:]"
+    return found
 
 
 def _inside(frame: Frame, at_us: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..definitions.aggregates import Part, compared_argument
+from ..definitions.aggregates import Part, compared_argument, is_count
 from ..definitions.facts import FeatureView
 from ..errors import OnlineStoreError
 from ..times import NEVER
@@ -234,9 +234,6 @@ def _uint32(whole: bytes, places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np
 Array: TypeAlias = npt.NDArray[Any]
 
 
-COUNTED = ("count_star", "count")
-
-
 class BaseDecoder:
     """Decodes the bases of one stream view; of their states only those given."""
 
@@ -244,7 +241,7 @@ class BaseDecoder:
         self._view_id, self._parts, self._wanted = view.id, part_features(plan_of(view)), frozenset(wanted)
         features = base_view(view).features
         self._layout = codec = RowCodec(features)
-        counted = {feature.name for part, found in self._parts if part.function in COUNTED for feature in found}
+        counted = {feature.name for part, found in self._parts if is_count(part) for feature in found}
         self._none = codec.encode(NO_EVENT, [0 if feature.name in counted else None for feature in features])
 
     def decode(self, bases: Sequence[bytes | None]) -> tuple[npt.NDArray[np.int64], dict[Part, list[Values]]]:

@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from ..definitions.aggregates import Part, plan_parts
+from ..definitions.aggregates import Part, is_count, is_of_argument, plan_parts
 from ..definitions.facts import Feature, FeatureView
 from ..definitions.stream import Aggregate, Node, StreamPlan
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
@@ -117,9 +117,9 @@ def part_features(plan: StreamPlan) -> tuple[tuple[Part, tuple[Feature, ...]], .
     found = []
     for n, part in enumerate(plan_parts(plan)):
         dtypes = [plan.arguments[i].dtype for i in part.arguments]
-        if part.function in ("count_star", "count"):
+        if is_count(part):
             dtypes = [DType("int64")]
-        elif part.function == "sum":
+        elif not is_of_argument(part):
             dtypes = [_sum_type(dtypes[0])]
         names = [f"p{n}", f"p{n}_by"]
         found.append((part, tuple(Feature(name=name, dtype=of) for name, of in zip(names, dtypes, strict=False))))

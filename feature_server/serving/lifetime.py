@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..definitions.aggregates import Part, parts, parts_of
+from ..definitions.aggregates import Part, is_count, is_of_argument, parts, parts_of
 from ..definitions.facts import FeatureView
 from ..definitions.stream import Aggregate
 from ..dtypes import DType
 from ..errors import OnlineStoreError
-from ..layout.decode import COUNTED, Array, BaseDecoder, Dictionary, objects
+from ..layout.decode import Array, BaseDecoder, Dictionary, objects
 from ..layout.events import plan_of
 from ..windows import reduce
 from ..windows.reduce import Values
@@ -83,7 +83,7 @@ class Lifetime:
                 dtype=DType("int64"),
             )  # fmt: skip
             found = [aggregate_ranges(aggregate, events, self._dtypes, low, high)]
-        if part.function in COUNTED:
+        if is_count(part):
             return found
         return [_spelled(of, dictionaries[number]) for of, number in zip(found, part.arguments, strict=True)]
 
@@ -96,7 +96,7 @@ class Lifetime:
                 return Values(first.values / size, first.null), None
             mean = first.values.astype(np.longdouble) / (size * 10 ** (dtype.scale or 0))
             return Values(mean.astype(np.float64), first.null), None
-        if aggregate.function not in (*COUNTED, "sum") and _is_bytes(self._dtypes[aggregate.arguments[0]]):
+        if is_of_argument(aggregate) and _is_bytes(self._dtypes[aggregate.arguments[0]]):
             return Values(np.arange(len(first.values)), first.null), first.values.tolist()
         return first, None
 
@@ -112,7 +112,7 @@ def merge(part: Part, base: Sequence[Values], live: Sequence[Values], newer: Arr
     """A state over all events from that of the base and that of the events since; `newer` says where first and last
     are of the events since."""
     one, two = base[0], live[0]
-    if part.function in COUNTED:
+    if is_count(part):
         return [Values(one.values + two.values, one.null)]
     if part.function == "sum":
         return [

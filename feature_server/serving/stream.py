@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ..definitions.aggregates import OF_ITS_ARGUMENT, is_lifetime
+from ..definitions.aggregates import is_lifetime, is_of_argument
 from ..definitions.facts import Feature
 from ..definitions.stream import Node, collect_steps
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, integer_bounds
@@ -57,8 +57,7 @@ class StreamViewReader(ViewReader):
         arguments = self._latest | {i for aggregate in self._aggregates for i in arguments_of(aggregate)}
         self._decoder = EventDecoder(definition, arguments)
         self._dictionary = [
-            aggregate.arguments[0] if aggregate.function in OF_ITS_ARGUMENT else None
-            for aggregate in self._plan.aggregates
+            aggregate.arguments[0] if is_of_argument(aggregate) else None for aggregate in self._plan.aggregates
         ]  # what the values of each aggregate may be places in: lifetimes have theirs behind the arguments'
         self._dictionary += [len(plan.arguments) + i for i in range(len(lifetime))]
         self._lifetime = Lifetime(definition, [plan.aggregates[i] for i in lifetime]) if lifetime else None

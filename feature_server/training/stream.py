@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..arrow import arrow_type
+from ..definitions.aggregates import FUNCTIONS, is_of_argument
 from ..definitions.facts import FeatureView
 from ..definitions.stream import Aggregate, Output, collect_steps, needs
 from ..dtypes import DType
@@ -25,8 +26,6 @@ from ..index.values import decode
 from ..offline.sql import quote, sql_type
 from ..windows.reduce import Values
 from ..windows.window import NO_EVENT, evaluate
-
-_OF_ITS_ARGUMENT = ("min", "max", "first", "last", "arg_min", "arg_max", "quantile_disc")
 
 
 class StreamReader:
@@ -67,7 +66,7 @@ class StreamReader:
 
     def _decoded(self, aggregate: Aggregate, values: Values) -> Any:
         dictionary = None
-        if aggregate.function in _OF_ITS_ARGUMENT:
+        if is_of_argument(aggregate):
             dictionary = self.events.dictionaries.get(aggregate.arguments[0])
         try:
             return decode(values, aggregate.dtype, dictionary)
@@ -100,7 +99,11 @@ class StreamReader:
         return [_one(done[name], arrow_type(dtypes[name])) for name in self.features]
 
     def _by_duckdb(self, asked: dict[str, str], columns: dict[str, Any], rows: int) -> dict[str, Any]:
-        exact = {a.name: "hugeint" for a in self.aggregates if a.function == "sum" and a.dtype.kind == "int64"}
+        exact = {
+            a.name: "hugeint"
+            for a in self.aggregates
+            if FUNCTIONS[a.function].gives == "sum" and a.dtype.kind == "int64"
+        }
         exact |= {a.name: "uuid" for a in self.aggregates if a.dtype.kind == "uuid"}
         exact |= {a.name: "uuid" for a in self.plan.arguments if a.dtype.kind == "uuid"}
         inputs = [f"cast({name} as {exact[name]}) as {name}" if name in exact else name for name in columns]

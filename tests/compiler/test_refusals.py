@@ -56,6 +56,8 @@ def over(frame: str, order: str = "paid_at") -> str:
         (f"string_agg(shop, ',') {HOUR}", "window function that", "count, count(distinct)"),
         (f"mode(shop) {HOUR}", "window function that", "count, count(distinct)"),
         (f"entropy(shop) {HOUR}", "window function that", "count, count(distinct)"),
+        (f"min(items, 2) {HOUR}", "window function that", "count, count(distinct)"),
+        (f"max(items, 2) {HOUR}", "window function that", "count, count(distinct)"),
         (f"approx_count_distinct(shop) {HOUR}", "window function that", "count(distinct …), which is exact"),
         (f"count_if(amount > 1) {HOUR}", "window function that", "count(*) filter (where …)"),
         (f"cast(sum(distinct items) {HOUR} as bigint)", "window function that", "count(distinct …) of one expression"),
