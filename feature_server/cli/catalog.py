@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Json, ProjectDir, TargetPath, print_json, written_here
+from ..settings import load_settings
+from .common import Json, ProjectDir, TargetPath, app, in_force, print_json, written_here
 
 if TYPE_CHECKING:
     from ..catalog.sources import SourceStatus
@@ -36,12 +37,7 @@ SOURCE_HEADINGS = (
 )  # fmt: skip
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command(epilog="Example: features docs --out site/index.html")(docs)
-    app.command(epilog="Example: features status --json")(status)
-
-
+@app.command(epilog="Example: features docs --out site/index.html")
 def docs(
     out: Out = None,
     project_dir: ProjectDir = None,
@@ -53,7 +49,6 @@ def docs(
     from msgspec.structs import asdict
 
     from ..catalog.site import write_docs
-    from ..settings import load_settings
 
     settings = load_settings(project_dir=project_dir, target_path=target_path)
     path = (settings.home / "docs" / "index.html") if out is None else out.resolve()
@@ -67,17 +62,15 @@ def docs(
     )
 
 
+@app.command(epilog="Example: features status --json")
 def status(project_dir: ProjectDir = None, json: Json = False) -> None:
     """Show how fresh every feature view is, offline and online, and what waits in every event source.
 
     Exit code 1 when a view is late, behind, missing or differs, events have not landed, or some were refused.
     """
     from ..catalog.status import read_status
-    from ..definitions.registry import read_registry
-    from ..settings import load_settings
 
-    settings = load_settings(project_dir=project_dir)
-    found = read_status(settings, read_registry(settings.registry_path))
+    found = read_status(*in_force(project_dir))
     if json:
         print_json(found)
     else:
@@ -87,32 +80,27 @@ def status(project_dir: ProjectDir = None, json: Json = False) -> None:
 
 
 def _print_status(found: Status) -> None:
-    for line in _columns([HEADINGS, *map(_cells, found.views)]):
-        typer.echo(line)
-    typer.echo("")
-    if found.sources:
-        for line in _columns([SOURCE_HEADINGS, *map(_source_cells, found.sources)]):
+    views = [(_cells(view), view.problems) for view in found.views]
+    sources = [(_source_cells(source), source.problems) for source in found.sources]
+    tables = [("feature view", HEADINGS, views), *([("event source", SOURCE_HEADINGS, sources)] if sources else [])]
+    counts = []
+    for what, headings, rows in tables:
+        states = ["; ".join(problem.partition(":")[0] for problem in problems) or "good" for _, problems in rows]
+        for line in _columns([headings, *((*cells, state) for (cells, _), state in zip(rows, states, strict=True))]):
             typer.echo(line)
         typer.echo("")
+        bad = sum(bool(problems) for _, problems in rows)
+        counts.append(f"{len(rows)} {what}{'s' * (len(rows) != 1)}, {bad} with problems")
     if found.online_store is not None:
         typer.echo(f"online store: {found.online_store}")
-    for view in found.views:
-        for problem in view.problems:
-            typer.echo(f"{view.view}: {problem}")
-    for source in found.sources:
-        for problem in source.problems:
-            typer.echo(f"{source.source}: {problem}")
-    counts = [_counted("feature view", found.views)]
-    if found.sources:
-        counts.append(_counted("event source", found.sources))
+    for (name, *_), problems in views + sources:
+        for problem in problems:
+            typer.echo(f"{name}: {problem}")
     typer.echo(f"{_time(found.at)} UTC: {'; '.join(counts)}")
 
 
-def _counted(what: str, found: Sequence[ViewStatus] | Sequence[SourceStatus]) -> str:
-    return f"{len(found)} {what}{'s' * (len(found) != 1)}, {sum(bool(each.problems) for each in found)} with problems"
-
-
 def _cells(view: ViewStatus) -> tuple[str, ...]:
+    """A view's row of the table, but for its state."""
     from ..catalog.lateness import span
 
     synced = "no" if not view.online else "-" if view.synced_version is None else str(view.synced_version)
@@ -127,7 +115,6 @@ def _cells(view: ViewStatus) -> tuple[str, ...]:
         "-" if view.age_seconds is None else span(view.age_seconds),
         synced,
         _time(view.synced_at),
-        "; ".join(problem.partition(":")[0] for problem in view.problems) or "good",
     )
 
 
@@ -144,7 +131,6 @@ def _source_cells(source: SourceStatus) -> tuple[str, ...]:
         f"{source.dead_letters:,}",
         _time(source.last_pushed_at),
         _time(source.newest_event),
-        "; ".join(problem.partition(":")[0] for problem in source.problems) or "good",
     )
 
 

@@ -1,17 +1,31 @@
-"""What the commands share: options, JSON output, progress on a terminal."""
+"""What the commands share: the app they join, options, what is in force, JSON output, progress on a terminal."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
 import typer
 
-from ..settings import local_path
+from ..errors import FeatureStoreError
+from ..settings import Settings, load_settings, local_path
+
+if TYPE_CHECKING:
+    from ..definitions.registry import Registry
+    from ..online.store import OnlineStore
+
+app = typer.Typer(
+    name="features",
+    help="Feature warehouse: dbt models become training sets and online values.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
 
 ProjectDir = Annotated[
     Path | None, typer.Option(help="Folder of dbt_project.yml. [env: FEATURES_PROJECT_DIR; default: here]")
@@ -27,6 +41,24 @@ def written_here(out: Path | None) -> Path | None:
     return None if out is None else local_path(out, where="--out")
 
 
+def in_force(project_dir: Path | None) -> tuple[Settings, Registry]:
+    """Where things are, and the definitions in force."""
+    from ..definitions.registry import read_registry
+
+    settings = load_settings(project_dir=project_dir)
+    return settings, read_registry(settings.registry_path)
+
+
+@contextmanager
+def online_store(settings: Settings) -> Iterator[OnlineStore]:
+    """The online store, of the embedded Valkey unless a Redis is named."""
+    from ..online.embedded import connect
+    from ..online.store import OnlineStore
+
+    with connect(settings) as url, OnlineStore(url) as online:
+        yield online
+
+
 class Progress(Protocol):
     """Called with how much is done and how much there is; a total of 0 means unknown."""
 
@@ -36,6 +68,16 @@ class Progress(Protocol):
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def finish(results: dict[str, Any], name: str, failures: Mapping[str, FeatureStoreError], *, json: bool) -> None:
+    """Print what was done, if as JSON with the failures under their `name`, and what failed; exit code 1 for that."""
+    if json:
+        print_json(results | {name: {view: error.as_dict() for view, error in failures.items()}})
+    for error in failures.values():
+        typer.echo(f"failed {error}", err=True)
+    if failures:
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -7,52 +7,45 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DefinitionError
-from .common import Json, ProjectDir, TargetPath, print_json
+from ..settings import Settings, load_settings
+from .common import Json, ProjectDir, TargetPath, app, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..definitions.changes import Change
     from ..definitions.registry import Registry
-    from ..settings import Settings
 
 NoParse = Annotated[
     bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of having dbt write it first.")
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command(epilog="Example: features check --project-dir my_dbt_project")(check)
-    app.command(name="plan", epilog="Example: features plan")(plan_command)
-    app.command(epilog="Example: features apply --no-parse --json")(apply)
-
-
+@app.command(epilog="Example: features check --project-dir my_dbt_project")
 def check(
     project_dir: ProjectDir = None, target_path: TargetPath = None, no_parse: NoParse = False, json: Json = False
 ) -> None:
     """Check every definition of the dbt project and print every mistake; exit code 1 when there is one."""
-    settings = _settings(project_dir, target_path)
-    registry = _load(settings, no_parse, json)
+    _, registry = _project(project_dir, target_path, no_parse, json)
     if json:
         print_json({"problems": [], "project": registry.project} | _counts(registry))
     else:
         typer.echo(f"{registry.project}: {_summary(registry)}; no problems")
 
 
+@app.command(name="plan", epilog="Example: features plan")
 def plan_command(
     project_dir: ProjectDir = None, target_path: TargetPath = None, no_parse: NoParse = False, json: Json = False
 ) -> None:
     """Show what `features apply` would change in the registry in force."""
-    settings = _settings(project_dir, target_path)
-    registry = _load(settings, no_parse, json)
-    changes = _plan(settings, registry)
+    changes = _plan(*_project(project_dir, target_path, no_parse, json))
     if json:
         print_json({"changes": changes})
     else:
         _print_changes(changes)
 
 
+@app.command(epilog="Example: features apply --no-parse --json")
 def apply(
     project_dir: ProjectDir = None, target_path: TargetPath = None, no_parse: NoParse = False, json: Json = False
 ) -> None:
@@ -60,8 +53,7 @@ def apply(
     from ..dbt.build import check_target
     from ..definitions.registry import write_registry
 
-    settings = _settings(project_dir, target_path)
-    registry = _load(settings, no_parse, json)
+    settings, registry = _project(project_dir, target_path, no_parse, json)
     check_target(registry.feature_views, settings)
     changes = _plan(settings, registry)
     write_registry(settings.registry_path, registry)
@@ -72,21 +64,16 @@ def apply(
         typer.echo(f"in force: {_summary(registry)} ({settings.registry_path})")
 
 
-def _settings(project_dir: ProjectDir, target_path: TargetPath) -> Settings:
-    from ..settings import load_settings
-
-    return load_settings(project_dir=project_dir, target_path=target_path)
-
-
-def _load(settings: Settings, no_parse: bool, json: bool) -> Registry:
+def _project(project_dir: ProjectDir, target_path: TargetPath, no_parse: bool, json: bool) -> tuple[Settings, Registry]:
     """The registry that the project describes; prints every problem and exits when there are any."""
     from ..dbt.parse import dbt_manifest
     from ..manifest.load import load_registry
 
+    settings = load_settings(project_dir=project_dir, target_path=target_path)
     if not no_parse:
         dbt_manifest(settings.project_dir, settings.target_path)
     try:
-        return load_registry(settings.project_dir, settings.target_path)
+        return settings, load_registry(settings.project_dir, settings.target_path)
     except DefinitionError as error:
         if json:
             print_json({"problems": error.problems})

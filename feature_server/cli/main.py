@@ -10,23 +10,15 @@ import sys
 import typer
 
 from ..errors import FeatureStoreError
+from .common import app
 
-COMMAND_MODULES = ("definitions", "offline", "training", "online", "serve", "stream", "worker", "explain", "catalog")
-
-app = typer.Typer(
-    name="features",
-    help="Feature warehouse: dbt models become training sets and online values.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
+COMMAND_MODULES = ("definitions", "offline", "training", "online", "serve", "stream", "catalog")  # as --help lists them
 
 
 def load_commands() -> typer.Typer:
-    """The app with every command registered: each module's `register(app)` adds its own."""
+    """The app with every command: each module adds its own when it is imported."""
     for name in COMMAND_MODULES:
-        importlib.import_module(f"{__package__}.{name}").register(app)
+        importlib.import_module(f"{__package__}.{name}")
     return app
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SyncConflict
-from .common import Json, ProjectDir, print_json, progress_bar
+from .common import Json, ProjectDir, app, finish, in_force, online_store, print_json, progress_bar
 
 if TYPE_CHECKING:
     from ..definitions.facts import FeatureView
@@ -19,12 +19,7 @@ Refresh = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command(epilog="Example: features publish customer__transactions --wait 60")(publish)
-    app.command(epilog="Example: features verify customer__transactions --sample 0")(verify)
-
-
+@app.command(epilog="Example: features publish customer__transactions --wait 60")
 def publish(
     views: Views = None,
     refresh: Refresh = None,
@@ -37,16 +32,13 @@ def publish(
 
     Run it after a green `dbt build`. A view that cannot be published does not keep the others from it.
     """
-    from ..definitions.registry import read_registry
     from ..publish.run import Published, publish_all
-    from ..settings import load_settings
 
     def report(published: Published) -> None:
         if not json:
             typer.echo(published)
 
-    settings = load_settings(project_dir=project_dir)
-    registry = read_registry(settings.registry_path)
+    settings, registry = in_force(project_dir)
     published, failed = publish_all(
         select_views(registry, views or [], refresh),
         settings,
@@ -56,14 +48,10 @@ def publish(
         report=report,
         show_progress=progress_bar,
     )
-    if json:
-        print_json({"published": published, "failed": {view: error.as_dict() for view, error in failed.items()}})
-    for error in failed.values():
-        typer.echo(f"failed {error}", err=True)
-    if failed:
-        raise typer.Exit(1)
+    finish({"published": published}, "failed", failed, json=json)
 
 
+@app.command(epilog="Example: features verify customer__transactions --sample 0")
 def verify(
     views: Annotated[
         list[str] | None, typer.Argument(metavar="[VIEW]...", help="Feature views; by default all that are online.")
@@ -80,24 +68,20 @@ def verify(
     Exit code 1 when a difference is not explained by a sync that is still to come. What was found of each view is kept
     for the feature server's /metrics and `features status`.
     """
-    from ..definitions.registry import read_registry
     from ..offline.store import OfflineStore
-    from ..online.embedded import connect
-    from ..online.store import OnlineStore
     from ..online.verified import keep_verified
-    from ..settings import load_settings
     from ..verify.events import verify_events
     from ..verify.rows import check_online
     from ..verify.rows import verify as run
 
-    settings = load_settings(project_dir=project_dir)
-    chosen = select_views(read_registry(settings.registry_path), views or [], refresh)
+    settings, registry = in_force(project_dir)
+    chosen = select_views(registry, views or [], refresh)
     if views:
         check_online(chosen)
     store = OfflineStore(settings.offline)
     results = []
     failed: dict[str, FeatureStoreError] = {}
-    with connect(settings) as url, OnlineStore(url) as online:
+    with online_store(settings) as online:
         for view in (view for view in chosen if view.online):
             try:
                 with progress_bar(view.id) as progress:

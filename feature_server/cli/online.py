@@ -9,21 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..dtypes import json_value
-from .common import Json, Progress, ProjectDir, print_json, progress_bar
+from ..layout.keys import key_value
+from ..settings import load_settings
+from .common import Json, Progress, ProjectDir, app, finish, in_force, online_store, print_json, progress_bar
 from .offline import Refresh, select_views
 
 if TYPE_CHECKING:
     from ..client.result import FeatureVector
-    from ..definitions.facts import JoinKey
     from ..definitions.registry import Registry
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command(epilog="Example: features sync customer__transactions")(sync)
-    app.command(epilog="Example: features get fraud_v1 customer_id=42 merchant_id=7")(get)
-
-
+@app.command(epilog="Example: features sync customer__transactions")
 def sync(
     views: Annotated[
         list[str] | None,
@@ -46,16 +42,11 @@ def sync(
 
     A view that cannot be synced does not keep the others from it. Killed at any moment and run again, it ends the same.
     """
-    from ..definitions.registry import read_registry
     from ..offline.store import OfflineStore
-    from ..online.embedded import connect
-    from ..online.store import OnlineStore
-    from ..settings import load_settings
     from ..sync.run import sync as run
     from ..sync.view import SyncOptions
 
-    settings = load_settings(project_dir=project_dir)
-    registry = read_registry(settings.registry_path)
+    settings, registry = in_force(project_dir)
     if views and refresh:
         raise typer.BadParameter("name views or a cadence, not both", param_hint="--refresh")
     if refresh:
@@ -64,9 +55,8 @@ def sync(
         full=full, expire=settings.clock is None, sweep=sweep, wait_seconds=wait, project_dir=settings.project_dir
     )
     with ExitStack() as stack:
-        online = stack.enter_context(OnlineStore(stack.enter_context(connect(settings))))
         done = run(
-            online,
+            stack.enter_context(online_store(settings)),
             OfflineStore(settings.offline),
             registry,
             views=views or None,
@@ -76,13 +66,7 @@ def sync(
             progress=_bars(stack),
             report=(lambda result: None) if json else typer.echo,
         )
-    if json:
-        failures = {view: error.as_dict() for view, error in done.failures.items()}
-        print_json({"results": done.results, "failures": failures})
-    for error in done.failures.values():
-        typer.echo(f"failed {error}", err=True)
-    if done.failures:
-        raise typer.Exit(1)
+    finish({"results": done.results}, "failures", done.failures, json=json)
 
 
 def _bars(stack: ExitStack) -> Callable[[str], Progress]:
@@ -96,6 +80,7 @@ def _bars(stack: ExitStack) -> Callable[[str], Progress]:
     return progress
 
 
+@app.command(epilog="Example: features get fraud_v1 customer_id=42 merchant_id=7")
 def get(
     service: Annotated[str, typer.Argument(help="A feature service, or one feature as view:feature.")],
     keys: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="The entity: each join key and its value.")],
@@ -107,21 +92,16 @@ def get(
 ) -> None:
     """Read the features of one entity from the online store, with their statuses and event timestamps."""
     from ..client.features import FeatureClient
-    from ..online.embedded import connect
     from ..online.registry import decode_online_registry
-    from ..online.store import OnlineStore
-    from ..settings import load_settings
 
     settings = load_settings(project_dir=project_dir)
-    with connect(settings) as url:
-        with OnlineStore(url) as store:
-            online = store.registry() or decode_online_registry(None)
-        features = [service] if ":" in service else None
+    features = [service] if ":" in service else None
+    with online_store(settings) as store, FeatureClient(settings.redis_url, settings=settings) as client:
+        online = store.registry() or decode_online_registry(None)
         entity = _entity(keys, online.registry, features or service)
-        with FeatureClient(url, settings=settings) as client:
-            found = client.get(
-                None if features else service, features=features, full_feature_names=full_feature_names, **entity
-            )
+        found = client.get(
+            None if features else service, features=features, full_feature_names=full_feature_names, **entity
+        )
     if json:
         print_json(_as_json(found))
         return
@@ -145,20 +125,8 @@ def _entity(texts: list[str], registry: Registry, features: str | list[str]) -> 
                 f"{text!r}: expected each join key once, as name=value, e.g. {next(iter(known))}=42",
                 param_hint="KEY=VALUE",
             )
-        entity[name] = _key_value(known[name], value) if name in known else value
+        entity[name] = key_value(known[name], value) if name in known else value
     return entity
-
-
-def _key_value(key: JoinKey, text: str) -> Any:
-    """The value that a text stands for; what is no such value stays text, and is refused by its join key."""
-    if key.dtype.kind == "bool":
-        return {"true": True, "false": False}.get(text, text)
-    if "int" in key.dtype.kind:
-        try:
-            return int(text)
-        except ValueError:
-            return text
-    return text
 
 
 def _as_json(found: FeatureVector) -> dict[str, Any]:

@@ -6,12 +6,11 @@ from typing import Annotated
 
 import typer
 
-
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command("serve", epilog="Example: features serve --port 6566 --workers 2")(serve)
+from ..settings import load_settings
+from .common import app
 
 
+@app.command("serve", epilog="Example: features serve --port 6566 --workers 2")
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 6566,
@@ -32,7 +31,6 @@ def serve(
     from ..app.supervisor import Supervisor, listen
     from ..online.address import parse_redis_url
     from ..online.embedded import connect
-    from ..settings import load_settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = load_settings(redis_url=redis_url)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Json, ProjectDir, print_json, progress_bar, written_here
+from .common import Json, ProjectDir, app, print_json, progress_bar, written_here
 
 if TYPE_CHECKING:
     from ..training.sets import TrainingSet
@@ -25,12 +25,7 @@ MemoryLimit = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command(epilog="Example: features train fraud_v1 --spine labels.parquet --out train.parquet")(train)
-    app.command(epilog="Example: features reproduce train.parquet --out again.parquet")(reproduce)
-
-
+@app.command(epilog="Example: features train fraud_v1 --spine labels.parquet --out train.parquet")
 def train(
     features: Annotated[
         list[str], typer.Argument(metavar="SERVICE", help="A feature service, or one or more `view:feature`.")
@@ -80,6 +75,7 @@ def train(
     _write(training_set, out, json)
 
 
+@app.command(epilog="Example: features reproduce train.parquet --out again.parquet")
 def reproduce(
     training_set: Annotated[Path, typer.Argument(help="A file that `features train` wrote.", metavar="FILE")],
     out: Out,

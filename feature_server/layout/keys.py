@@ -34,6 +34,7 @@ LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
 BASE = b".base"  # between code and braces: the base of the key's lifetime windows; no code has a dot
 
 _ESCAPES = str.maketrans({"%": "%25", "|": "%7C", "{": "%7B", "}": "%7D"})
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -121,6 +122,13 @@ def _bool_encoder(key: JoinKey) -> Callable[[object], str | None]:
         return "true" if value else "false"
 
     return encode
+
+
+def key_value(key: JoinKey, text: str) -> Any:
+    """The value that a text stands for; what is no such value stays text, and is refused by the key's encoder."""
+    if key.dtype.kind == "bool":
+        return {"true": True, "false": False}.get(text, text)
+    return int(text) if key.dtype.kind in INTEGER_WIDTHS and _INTEGER.fullmatch(text) else text
 
 
 def _parsed(key: JoinKey, text: str, parse: Callable[[str], object]) -> object:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..definitions.stream import Frame, StreamPlan, collect_steps
-from ..dtypes import INTEGER_WIDTHS
 from ..errors import NotSynced, OfflineStoreError, RequestError
 from ..history.events import History, open_history
 from ..history.log import landing_folder
@@ -26,7 +24,6 @@ from .explanation import Explanation, Window
 from .served import event_source, named_keys, served_values, unequal
 
 SHOWN_EVENTS = 20
-_INTEGER = re.compile(r"-?[0-9]{1,20}")
 
 
 def explain(
@@ -175,10 +172,7 @@ def _choose(history: History, key: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for join_key in join_keys:
         value = key[join_key.name]
-        if isinstance(value, str) and join_key.dtype.kind in INTEGER_WIDTHS and _INTEGER.fullmatch(value):
-            value = int(value)
-        if isinstance(value, str) and join_key.dtype.kind == "bool" and value in ("true", "false"):
-            value = value == "true"
+        value = keys.key_value(join_key, value) if isinstance(value, str) else value
         keys.key_encoder(join_key)(value)
         given[join_key.name] = value
     listed = ", ".join(f"cast(? as {sql_type(of.dtype)}) as {quote(of.name)}" for of in join_keys)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from feature_server.definitions.facts import JoinKey
 from feature_server.dtypes import DType
 from feature_server.errors import RequestError
-from feature_server.layout.keys import code_text, key_encoder, row_key
+from feature_server.layout.keys import code_text, key_encoder, key_value, row_key
 
 NUMBER = UUID("c0ffee00-0000-4000-8000-00000000000f")
 
@@ -54,6 +54,27 @@ def test_a_value_of_the_right_type_has_its_text(kind: str, value: Any, text: str
 def test_a_value_of_another_type_is_refused_by_name(kind: str, value: Any) -> None:
     with pytest.raises(RequestError, match=r"entities\.key: a value of join key 'key' has the wrong type"):
         encoded(kind, value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("int64", "-42", -42),
+        ("uint8", "7", 7),
+        ("int64", "4_2", "4_2"),
+        ("int64", " 42", " 42"),
+        ("int64", "٤٢", "٤٢"),
+        ("int64", "4.0", "4.0"),
+        ("bool", "true", True),
+        ("bool", "false", False),
+        ("bool", "True", "True"),
+        ("string", "42", "42"),
+        ("date", "2013-12-31", "2013-12-31"),
+    ],
+)
+def test_a_text_stands_for_a_number_or_a_boolean_only_as_row_keys_spell_them(kind: str, text: str, value: Any) -> None:
+    found = key_value(JoinKey("key", DType(kind)), text)
+    assert (found, type(found)) == (value, type(value))
 
 
 @given(st.lists(st.lists(st.text(alphabet="ab%|{}25 7C"), min_size=2, max_size=2), min_size=2, max_size=2))
