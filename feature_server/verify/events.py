@@ -9,16 +9,14 @@ of the table that was synced: equal to that it is merely not yet synced.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from ..definitions.aggregates import has_bases
 from ..definitions.facts import FeatureView
-from ..definitions.stream import EventSource
-from ..errors import OfflineStoreError
 from ..history.bases import leave_late_out
 from ..history.events import History, open_history
-from ..history.log import EntryId, entry_id, landing_folder, log_key
+from ..history.log import EntryId, entry_id, log_key
 from ..history.values import values_at
 from ..layout import keys
 from ..layout.events import GRACE_US, event_id_number, plan_of
@@ -28,13 +26,14 @@ from ..offline.store import OfflineStore, OfflineTable
 from ..online.registry import OnlineView
 from ..online.store import OnlineStore, redis_errors
 from .result import EXPIRED, NOT_YET_SYNCED, WRONG, Difference, Progress, Verified, compared, never_synced
-from .rows import SAMPLE
-from .served import Values, event_source, named_keys, served_values, unequal
+from .rows import SAMPLE, named_keys, synced_table
+from .served import Values, live_of, served_values, unequal
 
 LOST, UNKNOWN, LATE = "lost", "in no table, file or log", "late event"
 AHEAD = "an event created ahead of the clock: take it out of its live-….parquet file, then `features sync --full`"
 EXPLAINED = {NOT_YET_SYNCED, LATE}  # what the next sync, or the one after the event has landed, makes equal
 _PAGE = 2000
+_TRIES = 3
 
 
 def verify_events(
@@ -51,41 +50,26 @@ def verify_events(
 
     Events that land in files during the comparison may seem not to be online, a sync may run: it is then done again.
     """
-    for last_try in (False, False, True):
-        verified = _verify_once(view, online, store, now_us, project_dir, sample, progress)
-        if last_try or not verified.unexplained:
+    spill, known_by_us = store.root / ".spill", now_us + GRACE_US
+    for _ in range(_TRIES):
+        started, table, registry = time.monotonic(), store.table(view.id), online.registry()
+        if registry is None or (found := registry.synced(view.id)) is None:
+            return never_synced(table, now_us)
+        live = live_of(online, registry, found.definition, project_dir)
+        with open_history(found.definition, table, spill=spill, live=live, known_by_us=known_by_us) as history:
+            chosen = choose(history, sample)
+            progress(0, len(chosen))
+            comparison = _Comparison(history, found, online, now_us)
+            history.load(*live, until=comparison.read(chosen))
+            differences = comparison.differences(table, chosen)
+            progress(len(chosen), len(chosen))
+        verified = compared(
+            table, found, differences, instant_us=now_us, key_count=len(chosen),
+            newest_event_us=table.newest_event_us, explained=EXPLAINED, started=started,
+        )  # fmt: skip
+        if not verified.unexplained:
             break
     return verified
-
-
-def _verify_once(
-    view: FeatureView,
-    online: OnlineStore,
-    store: OfflineStore,
-    now_us: int,
-    project_dir: Path,
-    sample: int,
-    progress: Progress,
-) -> Verified:
-    started, table, registry = time.monotonic(), store.table(view.id), online.registry()
-    found = registry.synced(view.id) if registry is not None else None
-    if registry is None or found is None:
-        return never_synced(table, now_us)
-    source = event_source(registry, found.definition)
-    live = (online, source, landing_folder(source, project_dir))
-    spill, known_by_us = store.root / ".spill", now_us + GRACE_US
-    with open_history(found.definition, table, spill=spill, live=live, known_by_us=known_by_us) as history:
-        chosen = choose(history, sample)
-        progress(0, len(chosen))
-        comparison = _Comparison(history, found, online, now_us)
-        until = comparison.read(chosen, source)
-        history.load(*live, until=until)
-        differences = comparison.differences(table, chosen)
-        progress(len(chosen), len(chosen))
-    return compared(
-        table, found, differences, instant_us=now_us, key_count=len(chosen),
-        newest_event_us=table.newest_event_us, explained=EXPLAINED, started=started,
-    )  # fmt: skip
 
 
 def choose(history: History, sample: int) -> dict[int, tuple[bytes, str]]:
@@ -99,7 +83,7 @@ def choose(history: History, sample: int) -> dict[int, tuple[bytes, str]]:
     history.connection.execute(
         f"create or replace temp table chosen as select row_number() over () - 1 as n, * from ({ordered}{limit})"
     )
-    return named_keys(history)
+    return named_keys(history.connection, history.view)
 
 
 class _Comparison:
@@ -111,7 +95,7 @@ class _Comparison:
         self.stored: dict[int, bytes | None] = {}
         self.bases: dict[int, bytes | None] = {}
 
-    def read(self, chosen: dict[int, tuple[bytes, str]], source: EventSource) -> EntryId | None:
+    def read(self, chosen: dict[int, tuple[bytes, str]]) -> EntryId | None:
         """Read the keys' values; the id of the newest entry in the source's log as of then."""
         code = self.found.code.encode()
         names = [code + name for name, _ in chosen.values()]
@@ -119,7 +103,7 @@ class _Comparison:
         with redis_errors(), self.online.client.pipeline(transaction=True) as pipeline:
             for start in range(0, len(names), _PAGE):
                 pipeline.mget(names[start : start + _PAGE])
-            pipeline.xrevrange(log_key(source.name), count=1)
+            pipeline.xrevrange(log_key(plan_of(self.view).source), count=1)
             *parts, newest = pipeline.execute()
         values = [value for part in parts for value in part]
         self.stored = dict(zip(chosen, values[: len(chosen)], strict=True))
@@ -131,11 +115,10 @@ class _Comparison:
         stored, bases = list(self.stored.values()), list(self.bases.values())
         served = dict(zip(chosen, served_values(self.found, stored, bases, self.now_us), strict=True))
         expected = values_at(history, view, at_us=self.now_us)
-        different = [n for n in chosen if unequal(served[n], expected[n])]
-        earlier, punctual, unclear = self._explanations(table, different) if different else ({}, {}, set[int]())
+        different = {n: places for n in chosen if (places := unequal(served[n], expected[n]))}
+        earlier, punctual, unclear = self._explanations(table, different)
         found: list[Difference] = []
-        for n in different:
-            places = unequal(served[n], expected[n])
+        for n, places in different.items():
             if n in earlier and not unequal(served[n], earlier[n]):
                 cause = NOT_YET_SYNCED
             elif n in unclear or (n in punctual and not set(unequal(served[n], punctual[n])) & set(places)):
@@ -143,21 +126,16 @@ class _Comparison:
             else:
                 cause = self._cause(n)
             for place in places:
-                pair = (repr(values[n][place]) for values in (served, expected))
-                one, other = pair
-                found.append(
-                    Difference(
-                        key=chosen[n][1], feature=view.feature_names[place], online=one, offline=other, cause=cause
-                    )
-                )
+                feature, one, other = view.feature_names[place], repr(served[n][place]), repr(expected[n][place])
+                found.append(Difference(key=chosen[n][1], feature=feature, online=one, offline=other, cause=cause))
         return found
 
     def _explanations(
-        self, table: OfflineTable, different: Sequence[int]
+        self, table: OfflineTable, different: Collection[int]
     ) -> tuple[dict[int, Values], dict[int, Values], set[int]]:
         """The values with the version that was synced, those with it and without late events, and keys that have late
         events but whose values cannot be told."""
-        history, synced = self.history, self._synced(table)
+        history, synced = self.history, synced_table(table, self.found) if different else None
         earlier: dict[int, Values] = {}
         punctual: dict[int, Values] = {}
         unclear: set[int] = set()
@@ -172,14 +150,6 @@ class _Comparison:
             punctual = values_at(history, self.view, at_us=self.now_us)
         history.store(table)
         return earlier, punctual, unclear
-
-    def _synced(self, table: OfflineTable) -> OfflineTable | None:
-        """The version that was synced; None when it cannot be read."""
-        try:
-            synced = table.at(self.found.table_version)
-        except OfflineStoreError:
-            return None
-        return synced if str(synced.delta.metadata().id) == self.found.table_id else None
 
     def _cause(self, n: int) -> str:
         """Why a key differs, as far as its events tell."""

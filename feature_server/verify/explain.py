@@ -9,7 +9,6 @@ from typing import Any
 from ..definitions.stream import Frame, StreamPlan, collect_steps
 from ..errors import NotSynced, OfflineStoreError, RequestError
 from ..history.events import History, open_history
-from ..history.log import landing_folder
 from ..history.values import events_in, values_at
 from ..layout import keys
 from ..layout.events import GRACE_US, plan_of
@@ -21,7 +20,8 @@ from ..serving.statuses import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT, 
 from ..serving.stream import StreamViewReader
 from ..times import from_us, to_us
 from .explanation import Explanation, Window
-from .served import event_source, named_keys, served_values, unequal
+from .rows import named_keys
+from .served import live_of, served_values, unequal
 
 SHOWN_EVENTS = 20
 
@@ -51,8 +51,7 @@ def explain(
             remedy="set FEATURES_OFFLINE and FEATURES_PROJECT_DIR, or run `features explain` where views are published",
         )  # fmt: skip
     _check_begin(feature, at_us - (plan.longest_us or 0))
-    source = event_source(registry, view)
-    live = (online, source, landing_folder(source, project_dir))
+    live = live_of(online, registry, view, project_dir)
     spill, known_by_us = store.root / ".spill", now_us + GRACE_US
     with open_history(view, table, spill=spill, live=live, known_by_us=known_by_us) as history:
         values = _choose(history, key)
@@ -112,7 +111,7 @@ def _find(registry: OnlineRegistry, feature: str) -> tuple[OnlineView, str]:
 
 def _stored(history: History, online: OnlineStore, found: OnlineView) -> list[bytes | None]:
     """What Redis holds of the chosen key: its events, and the base of its lifetime windows."""
-    ((row_key, _),) = named_keys(history).values()
+    ((row_key, _),) = named_keys(history.connection, history.view).values()
     code = found.code.encode()
     with redis_errors():
         stored: list[bytes | None] = online.client.mget(code + row_key, code + keys.BASE + row_key)

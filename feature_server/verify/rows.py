@@ -53,10 +53,9 @@ def verify(
     table = store.table(view.id)
     for _ in range(_TRIES):
         started, registry = time.monotonic(), online.registry()
-        found = registry.views.get(view.id) if registry is not None else None
-        if registry is None or found is None:
+        if registry is None or (found := registry.views.get(view.id)) is None:
             return never_synced(table, now_us)
-        comparison = _Comparison(view, table, online, registry, found, now_us)
+        comparison = _Comparison(table, online, registry, found, now_us)
         with connect(store.root / ".spill") as comparison.connection:
             differences = comparison.differences(sample, progress)
             newest = comparison.newest_event_us()
@@ -87,28 +86,24 @@ class _Comparison:
     connection: Any
 
     def __init__(
-        self,
-        view: FeatureView,
-        table: OfflineTable,
-        online: OnlineStore,
-        registry: OnlineRegistry,
-        found: OnlineView,
-        now_us: int,
+        self, table: OfflineTable, online: OnlineStore, registry: OnlineRegistry, found: OnlineView, now_us: int
     ) -> None:
         self.online, self.found, self.view = online, found, found.definition
         self.now_us = max(now_us, found.synced_at_us)
-        self.ttl_us = registry.registry.feature_view(view.id).ttl_us
+        self.ttl_us = registry.registry.feature_view(self.view.id).ttl_us
         self.codec = RowCodec(self.view.features)
-        self.synced = _synced_table(table, found)
+        synced = synced_table(table, found)
+        same = synced is not None and tuple(columns(synced.view())) == tuple(columns(self.view))
+        self.synced = synced if same else None
         self.is_new_definition = table.view().fingerprint != self.view.fingerprint
-        self.latest = self.synced if self.is_new_definition else table
         self.count = 0
-        if self.latest is None:
+        if (latest := self.synced if self.is_new_definition else table) is None:
             raise OfflineStoreError(
                 "neither the version that was synced nor one of the same definition can be read",
-                where=f"{view.id} in {table.path}",
-                remedy=f"run `features sync {view.id}`",
+                where=f"{self.view.id} in {table.path}",
+                remedy=f"run `features sync {self.view.id}`",
             )
+        self.latest = latest
 
     def differences(self, sample: int, progress: Progress) -> list[Difference]:
         found: list[Difference] = []
@@ -120,15 +115,17 @@ class _Comparison:
         expected: set[bytes] = set()
         for start in range(0, self.count, _BATCH):
             progress(start, self.count)
-            names, rows = self._read_online(start)
-            expected.update(name for name, _ in names.values())
-            found += self._compare(names, rows, start)
+            batch = f"chosen.n >= {start} and chosen.n < {start + _BATCH}"
+            names = named_keys(self.connection, self.view, self.found.code.encode(), f"where {batch}")
+            row_keys = [name for name, _ in names.values()]
+            expected.update(row_keys)
+            rows = self._counting(zip(names, self._get(row_keys), strict=True))
+            found += self._compare(names, rows, self._read_offline(self.latest, self.now_us, batch))
         progress(self.count, self.count)
         return found + (self._unknown_keys(expected) if sample == 0 else [])
 
     def newest_event_us(self) -> int | None:
         """The latest event offline that counts at the instant."""
-        assert self.latest is not None
         event = quote(self.view.event_timestamp)
         scan = self.latest.scan_sql([self.view.event_timestamp])
         (newest,) = self.connection.execute(
@@ -148,20 +145,6 @@ class _Comparison:
             f"from ({scans}) order by hash({order}), {order} {f'limit {sample}' if sample else ''})"
         )
         (self.count,) = self.connection.execute("select count(*) from chosen").fetchall()[0]
-
-    def _read_online(self, start: int) -> tuple[dict[int, tuple[bytes, str]], dict[int, Row]]:
-        """Row key and readable key of each number from `start` on, and the rows that count at the instant."""
-        encoders = [keys.key_encoder(key) for key in self.view.join_keys]
-        code = self.found.code.encode()
-        names: dict[int, tuple[bytes, str]] = {}
-        for n, *values in self.connection.execute(
-            f"from chosen where n >= {start} and n < {start + _BATCH} order by n"
-        ).fetchall():
-            parts = [str(encode(value)) for encode, value in zip(encoders, values, strict=True)]
-            shown = ", ".join(f"{name}={value}" for name, value in zip(self.view.key_names, values, strict=True))
-            names[n] = keys.row_key(code, parts), shown
-        stored = self._get([name for name, _ in names.values()])
-        return names, self._counting(zip(names, stored, strict=True))
 
     def _get(self, names: Sequence[bytes]) -> list[bytes | None]:
         """The stored rows of row keys, in order."""
@@ -195,10 +178,9 @@ class _Comparison:
         rows = ((n, Row(event_us, values)) for n, event_us, *values in self.connection.execute(sql).fetchall())
         return {n: row for n, row in rows if self._is_fresh(row)}
 
-    def _compare(self, names: dict[int, tuple[bytes, str]], online: dict[int, Row], start: int) -> list[Difference]:
-        assert self.latest is not None
-        batch = f"chosen.n >= {start} and chosen.n < {start + _BATCH}"
-        offline = self._read_offline(self.latest, self.now_us, batch)
+    def _compare(
+        self, names: dict[int, tuple[bytes, str]], online: dict[int, Row], offline: dict[int, Row]
+    ) -> list[Difference]:
         different = [n for n in names if not self._equal(online.get(n), offline.get(n))]
         if not different:
             return []
@@ -259,14 +241,25 @@ class _Comparison:
         return found
 
 
-def _synced_table(table: OfflineTable, found: OnlineView) -> OfflineTable | None:
+def named_keys(connection: Any, view: FeatureView, code: bytes = b"", where: str = "") -> dict[int, tuple[bytes, str]]:
+    """What each n of the table `chosen`, or of those `where`, has as its row key under a code, and as a person reads
+    it."""
+    encoders = [keys.key_encoder(key) for key in view.join_keys]
+    names: dict[int, tuple[bytes, str]] = {}
+    for n, *values in connection.execute(f"from chosen {where} order by n").fetchall():
+        parts = [str(encode(value)) for encode, value in zip(encoders, values, strict=True)]
+        shown = ", ".join(f"{name}={value}" for name, value in zip(view.key_names, values, strict=True))
+        names[n] = keys.row_key(code, parts), shown
+    return names
+
+
+def synced_table(table: OfflineTable, found: OnlineView) -> OfflineTable | None:
     """The version that was synced; None when it cannot be told or read."""
     try:
         synced = table.at(found.table_version)
     except OfflineStoreError:
         return None
-    known = not found.table_id or str(synced.delta.metadata().id) == found.table_id
-    return synced if known and tuple(columns(synced.view())) == tuple(columns(found.definition)) else None
+    return synced if not found.table_id or str(synced.delta.metadata().id) == found.table_id else None
 
 
 def check_online(views: Sequence[FeatureView]) -> None:

@@ -4,40 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..definitions.facts import FeatureView
 from ..definitions.stream import EventSource
 from ..errors import OnlineStoreError
-from ..history.events import History
-from ..layout import keys
+from ..history.log import landing_folder
 from ..layout.events import plan_of
 from ..layout.row import from_stored
 from ..online.registry import OnlineRegistry, OnlineView
+from ..online.store import OnlineStore
 from ..serving.statuses import ValueCounts
 from ..serving.stream import StreamViewReader
 
 Values = tuple[Any, ...]
 
 
-def event_source(registry: OnlineRegistry, view: FeatureView) -> EventSource:
+def live_of(
+    online: OnlineStore, registry: OnlineRegistry, view: FeatureView, project_dir: Path
+) -> tuple[OnlineStore, EventSource, Path]:
+    """Where a view's live events are: in which store, of which source, landed in which folder."""
     for source in registry.registry.sources:
         if source.name == plan_of(view).source:
-            return source
+            return online, source, landing_folder(source, project_dir)
     raise OnlineStoreError(
         "the online registry lacks the view's event source", where=view.id, expected=plan_of(view).source,
         remedy="run `features apply` and `features sync`",
     )  # fmt: skip
-
-
-def named_keys(history: History) -> dict[int, tuple[bytes, str]]:
-    encoders = [keys.key_encoder(key) for key in history.view.join_keys]
-    names: dict[int, tuple[bytes, str]] = {}
-    for n, *values in history.connection.execute("from chosen order by n").fetchall():
-        parts = [str(encode(value)) for encode, value in zip(encoders, values, strict=True)]
-        shown = ", ".join(f"{name}={value}" for name, value in zip(history.view.key_names, values, strict=True))
-        names[n] = keys.row_key(b"", parts), shown
-    return names
 
 
 def served_values(
