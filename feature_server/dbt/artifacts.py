@@ -64,6 +64,11 @@ class Node(msgspec.Struct, frozen=True):
         return f"{self.source_name}.{self.name}" if self.resource_type == "source" else self.name
 
     @property
+    def text(self) -> str:
+        """The description, empty where there is none."""
+        return (self.description or "").strip()
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """The keys that lead to the definition in its YAML file."""
         own = (self.source_name, "tables", self.name) if self.resource_type == "source" else (self.name,)

@@ -7,6 +7,9 @@ from ..dtypes import DType, UnknownType, parse_sql_type
 from ..errors import nearest_name
 from .report import Report, Step
 
+CAST = "cast the column in the model's SQL"
+_OWNERS = {"model": "model", "source": "source's table"}
+
 
 class Columns:
     """A model's columns as its YAML lists them.
@@ -35,40 +38,35 @@ class Columns:
 
     def dtype(self, name: str) -> DType | None:
         """The type of a listed column; None, and a problem, when it is not known, not of the list, or contradictory."""
-        path = ("columns", name, "data_type")
         text = self.written(name)
         found = self.in_catalog.get(name)
         if text is None:
-            self.report.add(
-                self.node, path, f"the type of column {name!r} is not known",
-                expected="a SQL type such as bigint",
-                remedy="add `data_type`, or build the model and run `dbt docs generate`",
-            )  # fmt: skip
+            remedy = "add `data_type`, or build the model and run `dbt docs generate`"
+            self.wrong_type(name, f"the type of column {name!r} is not known", "a SQL type such as bigint", remedy)
             return None
         try:
             dtype = parse_sql_type(text)
         except UnknownType as error:
             expected = str(error).partition("; use ")[2] or str(error)
-            self.report.add(
-                self.node, path, f"column {name!r} has a type that features cannot have",
-                expected=expected, got=text, remedy="cast the column in the model's SQL",
-            )  # fmt: skip
+            self.wrong_type(name, f"column {name!r} has a type that features cannot have", expected, CAST)
             return None
         if found is not None and not _same_type(dtype, found.type):
-            self.report.add(
-                self.node, path, f"column {name!r} has another type in the warehouse",
-                expected=found.type, got=text,
-                remedy="correct `data_type`, or build the model and run `dbt docs generate` again",
-            )  # fmt: skip
+            remedy = "correct `data_type`, or build the model and run `dbt docs generate` again"
+            self.wrong_type(name, f"column {name!r} has another type in the warehouse", found.type, remedy)
             return None
         return dtype
+
+    def wrong_type(self, name: str, what: str, expected: str | None, remedy: str | None = None) -> None:
+        """A problem with the type of a listed column."""
+        path = ("columns", name, "data_type")
+        self.report.add(self.node, path, what, expected=expected, got=self.written(name), remedy=remedy)
 
     def expect(self, name: str, path: tuple[Step, ...], role: str, remedy: str | None = None) -> bool:
         """Whether column `name` is listed; a problem at `path` when it is not."""
         if name in self.node.columns:
             return True
         self.report.add(
-            self.node, path, f"{role} {name!r} is not a column of the model",
+            self.node, path, f"{role} {name!r} is not a column of the {_OWNERS[self.node.resource_type]}",
             expected=f"one of {', '.join(self.names)}" if self.names else "a column listed under `columns`",
             got=name, nearest=nearest_name(name, self.names),
             remedy=remedy or "list the column under `columns`",

@@ -14,40 +14,33 @@ from .report import META, Report, duplicates
 
 @dataclass(frozen=True)
 class EntityDraft:
-    """An entity whose definition may hold problems: a join key whose type is not known has None.
-
-    `types` holds the join keys' types as the YAML or catalog spells them.
-    """
+    """An entity whose definition may hold problems: a join key whose type is not known has None."""
 
     name: str
-    node: Node
+    columns: Columns
     join_keys: tuple[tuple[str, DType | None], ...]
-    types: dict[str, str | None]
 
     def entity(self) -> Entity:
         keys = tuple(JoinKey(name, dtype) for name, dtype in self.join_keys if dtype is not None)
-        return Entity(
-            name=self.name, join_keys=keys, description=(self.node.description or "").strip(),
-            path=self.node.original_file_path,
-        )  # fmt: skip
+        node = self.columns.node
+        return Entity(name=self.name, join_keys=keys, description=node.text, path=node.original_file_path)
 
 
 def read_entities(manifest: Manifest, catalog: Catalog, report: Report) -> dict[str, EntityDraft]:
     """Every entity by name, those with problems among them so that views naming them get no problem of their own."""
     drafts: dict[str, EntityDraft] = {}
-    for node in manifest.models():
-        if "entity" not in node.meta:
-            continue
+    for node in (node for node in manifest.models() if "entity" in node.meta):
         draft = _read_entity(node, catalog, report)
         if draft is None:
             continue
-        if (other := drafts.get(draft.name)) is not None:
+        if draft.name in drafts:
+            other = drafts[draft.name].columns.node
             report.add(
                 node, (*META, "entity", "name"), f"entity {draft.name!r} is declared twice",
-                expected="each entity in one model", got=f"also in {other.node.file}, model {other.node.name}",
+                expected="each entity in one model", got=f"also in {other.file}, model {other.name}",
             )  # fmt: skip
             continue
-        _compare_types(draft, drafts, report)
+        _compare_types(draft, drafts)
         drafts[draft.name] = draft
     return drafts
 
@@ -55,8 +48,7 @@ def read_entities(manifest: Manifest, catalog: Catalog, report: Report) -> dict[
 def _read_entity(node: Node, catalog: Catalog, report: Report) -> EntityDraft | None:
     path = (*META, "entity")
     block = read_block(node, "entity", report)
-    if not (node.description or "").strip():
-        report.add(node, ("description",), "the entity has no description", expected="a sentence: what one row is")
+    report.check_description(node, "entity", "what one row is")
     if "name" in block and not NAME.fullmatch(block["name"]):
         report.add(
             node, (*path, "name"), "an entity cannot have this name",
@@ -72,25 +64,20 @@ def _read_entity(node: Node, catalog: Catalog, report: Report) -> EntityDraft | 
         if columns.expect(name, (*path, "join_keys", position), "join key"):
             dtype = columns.dtype(name)
         if dtype is not None and not dtype.can_be_join_key:
-            report.add(
-                node, ("columns", name, "data_type"), f"join key {name!r} has a type that cannot identify an entity",
-                expected="an integer, varchar, uuid, date or boolean", got=columns.written(name),
-            )  # fmt: skip
+            what = f"join key {name!r} has a type that cannot identify an entity"
+            columns.wrong_type(name, what, "an integer, varchar, uuid, date or boolean")
             dtype = None
         keys.append((name, dtype))
-    types = {name: columns.written(name) for name in names if name in node.columns}
-    return EntityDraft(block["name"], node, tuple(keys), types) if "name" in block else None
+    return EntityDraft(block["name"], columns, tuple(keys)) if "name" in block else None
 
 
-def _compare_types(draft: EntityDraft, others: dict[str, EntityDraft], report: Report) -> None:
+def _compare_types(draft: EntityDraft, others: dict[str, EntityDraft]) -> None:
     """A problem for a join key that another entity has with another type: a request names it once for both."""
     for name, dtype in draft.join_keys:
         for other in others.values():
             theirs = dict(other.join_keys).get(name)
             if dtype is not None and theirs is not None and theirs != dtype:
-                report.add(
-                    draft.node, ("columns", name, "data_type"),
-                    f"join key {name!r} has another type than in entity {other.name!r}",
-                    expected=f"{other.types[name]}, as in {other.node.file}", got=draft.types[name],
-                )  # fmt: skip
+                what = f"join key {name!r} has another type than in entity {other.name!r}"
+                expected = f"{other.columns.written(name)}, as in {other.columns.node.file}"
+                draft.columns.wrong_type(name, what, expected)
                 return

@@ -40,6 +40,6 @@ def load_registry(project_dir: Path, target_path: Path) -> Registry:
         project=manifest.metadata.project_name,
         entities=tuple(draft.entity() for _, draft in sorted(entities.items())),
         sources=tuple(draft.source for _, draft in sorted(sources.items()) if draft.source is not None),
-        feature_views=tuple(draft.view for _, draft in sorted(views.items()) if draft.view is not None),
+        feature_views=tuple(draft.view for _, draft in sorted(views.items())),
         feature_services=services,
     )

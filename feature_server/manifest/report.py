@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from ..dbt.artifacts import Node
 from ..errors import Problem, nearest_name
 from .lines import YamlLines
@@ -69,6 +71,11 @@ class Report:
             got=name, nearest=nearest_name(name, known), remedy=remedy,
         )  # fmt: skip
 
+    def check_description(self, node: Node, kind: str, says: str) -> None:
+        """A problem where a definition says nothing of itself."""
+        if not node.text:
+            self.add(node, ("description",), f"the {kind} has no description", expected=f"a sentence: {says}")
+
     def saw_version(self, node: Node) -> None:
         """Note a version of a view, so that `problems` knows when a problem is of all of them."""
         self._versions.setdefault((node.package_name, node.name), set()).add(node.unique_id)
@@ -84,19 +91,14 @@ class Report:
             of_some = shared[problem] < self._versions.get((node.package_name, node.name), set())
             if of_some and node.version is not None:
                 named = _key_path(node.section, f"{node.name}@v{node.version}", path)
-                problem = _with(problem, key_path=named)
-            kept.setdefault(_with(problem, line=line), len(kept))
+                problem = msgspec.structs.replace(problem, key_path=named)
+            kept.setdefault(msgspec.structs.replace(problem, line=line), len(kept))
         return sorted(kept, key=lambda problem: (problem.file, problem.line or 0, kept[problem]))
 
 
 def duplicates(names: Iterable[str]) -> list[str]:
     """The names that occur more than once, in order."""
     return [name for name, times in Counter(names).items() if times > 1]
-
-
-def _with(problem: Problem, **changes: str | int | None) -> Problem:
-    fields = {name: getattr(problem, name) for name in problem.__struct_fields__}
-    return Problem(**(fields | changes))
 
 
 def _key_path(section: str, name: str, path: tuple[Step, ...]) -> str:

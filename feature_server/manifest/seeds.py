@@ -28,21 +28,14 @@ def load_seed(node: Node, project_dir: Path, session: EventTypes) -> Constant:
         with path.open(encoding="utf-8-sig", newline="") as file:
             names = [name.strip() for name in next(csv.reader(file, delimiter=delimiter), [])]
     except (OSError, UnicodeDecodeError) as error:
-        raise Refused(
-            [Refusal(str(path), f"a seed that cannot be read ({error})", "a CSV file in UTF-8 with a header")]
-        ) from None
+        what = f"a seed that cannot be read ({error})"
+        raise Refused([Refusal(str(path), what, "a CSV file in UTF-8 with a header")]) from None
     types = node.config.get("column_types") or {}
     if missing := [name for name in names if name not in types]:
         wanted = ", ".join(f"{name}: {types.get(name, 'varchar')}" for name in names)
-        raise Refused(
-            [
-                Refusal(
-                    f"{node.name}.{missing[0]}",
-                    "a column of a seed whose type dbt would guess",
-                    f"config: {{column_types: {{{wanted}}}}} for seed {node.name}, with the types that fit",
-                )
-            ]
-        )
+        instead = f"config: {{column_types: {{{wanted}}}}} for seed {node.name}, with the types that fit"
+        what = "a column of a seed whose type dbt would guess"
+        raise Refused([Refusal(f"{node.name}.{missing[0]}", what, instead)])
     name = f"_seed_{node.name}"
     listed = ", ".join(f"{quote(column)} {types[column]}" for column in names)
     try:

@@ -13,31 +13,26 @@ BLOCK = (*META, "feature_service")
 
 def read_services(manifest: Manifest, views: dict[str, ViewDraft], report: Report) -> tuple[FeatureService, ...]:
     """Every feature service, by name."""
-    named = dict(views) | {draft.node.name: draft for draft in views.values() if draft.latest}
-    services: dict[str, FeatureService] = {}
-    places: dict[str, Node] = {}
+    named = dict(views) | {draft.node.name: draft for draft in views.values() if draft.view.latest}
+    services: dict[str, tuple[Node, FeatureService]] = {}
     for node in sorted(manifest.exposures.values(), key=lambda node: (node.name, node.unique_id)):
         if "feature_service" not in node.meta:
             continue
         service = _read_service(node, manifest, named, report)
-        if node.name in places:
+        first, _ = services.setdefault(node.name, (node, service))
+        if first is not node:
             report.add(
                 node, BLOCK, f"feature service {node.name!r} is defined twice",
-                expected="each feature service in one package", got=f"also in {places[node.name].file}",
+                expected="each feature service in one package", got=f"also in {first.file}",
             )  # fmt: skip
-        places.setdefault(node.name, node)
-        services.setdefault(node.name, service)
-    return tuple(services.values())
+    return tuple(service for _, service in services.values())
 
 
 def _read_service(node: Node, manifest: Manifest, named: dict[str, ViewDraft], report: Report) -> FeatureService:
     block = read_block(node, "feature_service", report)
     if node.type != "ml":
         report.add(node, ("type",), "a feature service is an exposure of type ml", expected="ml", got=node.type)
-    if not (node.description or "").strip():
-        report.add(
-            node, ("description",), "the feature service has no description", expected="a sentence: what it is for"
-        )
+    report.check_description(node, "feature service", "what it is for")
     refs: dict[tuple[str, str], FeatureRef] = {}
     missing: set[str] = set()
     for position, text in enumerate(block.get("features", [])):
@@ -46,23 +41,24 @@ def _read_service(node: Node, manifest: Manifest, named: dict[str, ViewDraft], r
         if found is None:
             continue
         draft, feature = found
-        if (draft.id, feature) in refs:
-            other = refs[draft.id, feature]
+        key = (draft.view.id, feature)
+        if key in refs:
+            other = refs[key]
             report.add(
                 node, path, f"{text!r} is named twice", expected="each feature once",
                 got=None if other.text == text else f"also as {other.text!r}",
             )  # fmt: skip
-        refs.setdefault((draft.id, feature), FeatureRef(draft.id, feature, text))
-        if draft.node.unique_id not in node.depends_on.nodes and draft.id not in missing:
-            missing.add(draft.id)
+        refs.setdefault(key, FeatureRef(*key, text))
+        if draft.node.unique_id not in node.depends_on.nodes and draft.view.id not in missing:
+            missing.add(draft.view.id)
             version = "" if draft.node.version is None else f", v={draft.node.version}"
             report.add(
-                node, ("depends_on",), f"the service reads {draft.id} but does not depend on it",
+                node, ("depends_on",), f"the service reads {draft.view.id} but does not depend on it",
                 expected=f"ref('{draft.node.name}'{version})",
                 remedy="add it to depends_on, so that lineage and dbt's selection see it",
             )  # fmt: skip
     return FeatureService(
-        name=node.name, features=tuple(refs.values()), description=(node.description or "").strip(),
+        name=node.name, features=tuple(refs.values()), description=node.text,
         owner=owner_of(node.owner), tags=node.tags, path=node.original_file_path,
     )  # fmt: skip
 

@@ -8,7 +8,6 @@ from typing import Any
 from ..dbt.artifacts import Catalog, Manifest, Node
 from ..definitions.stream import EventSource, SourceColumn
 from ..dtypes import DType
-from ..errors import nearest_name
 from .blocks import read_block
 from .columns import Columns
 from .report import META, Report
@@ -41,7 +40,7 @@ def _read_source(node: Node, report: Report) -> SourceDraft:
             expected="every column of the source's table with its data_type: live events are checked against them",
         )  # fmt: skip
     roles = {key: block[key] for key in ("event_id", "event_timestamp", "created_timestamp") if key in block}
-    fits = [_check_role(node, key, name, types, columns, report) for key, name in roles.items()]
+    fits = [_check_role(key, name, types, columns) for key, name in roles.items()]
     known = tuple(SourceColumn(name, dtype) for name, dtype in found if dtype is not None)
     if not all(fits) or not {"event_id", "event_timestamp"} <= roles.keys() or len(known) < len(found):
         return SourceDraft(node, None)
@@ -51,26 +50,15 @@ def _read_source(node: Node, report: Report) -> SourceDraft:
     )
 
 
-def _check_role(
-    node: Node, key: str, name: str, types: dict[str, DType | None], columns: Columns, report: Report
-) -> bool:
+def _check_role(key: str, name: str, types: dict[str, DType | None], columns: Columns) -> bool:
     """Whether the column named for event id or a timestamp is there and of a type that can be that."""
-    if name not in types:
-        if types:
-            report.add(
-                node, (*BLOCK, key), f"{key} {name!r} is not a column of the source's table",
-                expected=f"one of {', '.join(types)}", got=name, nearest=nearest_name(name, types),
-                remedy="list the column under `columns`",
-            )  # fmt: skip
+    if not types or not columns.expect(name, (*BLOCK, key), key):
         return False
     dtype: Any = types[name]
     if dtype is None:
         return False
     fits = dtype.kind in ("string", "uuid") or "int" in dtype.kind if key == "event_id" else dtype.is_timestamp
     if not fits:
-        report.add(
-            node, ("columns", name, "data_type"), f"{key} {name!r} has a type that it cannot have",
-            expected="an integer, varchar or uuid" if key == "event_id" else "timestamp or timestamptz",
-            got=columns.written(name),
-        )  # fmt: skip
+        expected = "an integer, varchar or uuid" if key == "event_id" else "timestamp or timestamptz"
+        columns.wrong_type(name, f"{key} {name!r} has a type that it cannot have", expected)
     return bool(fits)

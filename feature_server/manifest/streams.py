@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..dbt.artifacts import Manifest, Node
-from ..definitions.facts import FeatureView
-from ..definitions.stream import StreamPlan
+from ..definitions.stream import EventSource
 from ..errors import WarehouseError
 from .macros import way_to_macro
 from .report import Report
@@ -31,66 +30,53 @@ def compile_streams(
     manifest: Manifest, views: dict[str, ViewDraft], sources: dict[str, SourceDraft], report: Report
 ) -> None:
     """Give each view that names a stream its plan, and each source the relation that the models read for it."""
+    streamed = [(draft, draft.stream) for draft in views.values() if draft.stream is not None]
     with ExitStack() as stack:
         sessions: dict[str, EventTypes] = {}  # one a source: to open DuckDB costs as much as to compile a view
-        for draft in views.values():
-            if draft.stream is None or draft.view is None:
-                continue
-            source = sources.get(draft.stream)
-            if source is None:
-                _report_unknown(draft, draft.stream, manifest, sources, report)
-                continue
-            if source.source is None:
-                continue
-            if draft.stream not in sessions:
-                from ..offline.warehouse import event_types
+        for draft, name in streamed:
+            if (source := sources.get(name)) is None:
+                _report_unknown(draft.node, name, manifest, sources, report)
+            elif source.source is not None:
+                if name not in sessions:
+                    from ..offline.warehouse import event_types
 
-                sessions[draft.stream] = stack.enter_context(event_types(source.source))
-            compiled = _compile(draft, draft.view, source, sessions[draft.stream], manifest, report)
-            if compiled is not None:
-                plan, relation = compiled
-                view = msgspec.structs.replace(draft.view, stream=plan)
-                draft.view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
-                source.source = msgspec.structs.replace(source.source, relation=relation or source.source.relation)
+                    sessions[name] = stack.enter_context(event_types(source.source))
+                if not _is_incremental(draft.node, manifest, report):
+                    _compile(draft, source, source.source, sessions[name], manifest, report)
 
 
-def _report_unknown(
-    draft: ViewDraft, name: str, manifest: Manifest, sources: dict[str, SourceDraft], report: Report
-) -> None:
-    plain = next((node for node in manifest.sources.values() if node.label == name), None)
+def _report_unknown(node: Node, name: str, manifest: Manifest, sources: dict[str, SourceDraft], report: Report) -> None:
+    plain = next((source for source in manifest.sources.values() if source.label == name), None)
     remedy = "declare event_stream in config.meta of the source's table"
     if plain is not None:
         report.add(
-            draft.node, STREAM, f"source {name!r} is not an event source",
+            node, STREAM, f"source {name!r} is not an event source",
             expected="a source's table with config.meta.event_stream", got=name, remedy=f"{remedy}, in {plain.file}",
         )  # fmt: skip
     else:
-        report.unknown_name(draft.node, STREAM, "event source", name, sources, remedy)
+        report.unknown_name(node, STREAM, "event source", name, sources, remedy)
 
 
 def _compile(
     draft: ViewDraft,
-    view: FeatureView,
     source: SourceDraft,
+    events: EventSource,
     session: EventTypes,
     manifest: Manifest,
     report: Report,
-) -> tuple[StreamPlan, str | None] | None:
-    """The plan, and the source's relation as the models write it; None, with problems, when there is no such plan."""
+) -> None:
+    """Give the view its plan, and the source its relation as the models write it, or report why there is no plan."""
     from ..compiler.model import CompiledModel, compile_stream_view
     from ..compiler.refusals import Refused
 
-    node, events = draft.node, source.source
-    assert events is not None
+    node, view = draft.node, draft.view
     sql_file = node.original_file_path
-    if _is_incremental(node, manifest, report):
-        return None
     if not node.compiled_code:
         report.add(
             node, STREAM, "the manifest does not hold the model's compiled SQL",
             remedy="leave --no-parse out, or run `dbt compile --full-refresh` first",
         )  # fmt: skip
-        return None
+        return
     model = CompiledModel(
         sql=node.compiled_code,
         join_keys=view.key_names,
@@ -101,7 +87,9 @@ def _compile(
     )
     try:
         upstream = _Upstream(node, source.node, manifest, lambda seed: load_seed(seed, report.project_dir, session))
-        return compile_stream_view(model, events, upstream, session), upstream.relation
+        view = msgspec.structs.replace(view, stream=compile_stream_view(model, events, upstream, session))
+        draft.view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
+        source.source = msgspec.structs.replace(events, relation=upstream.relation or events.relation)
     except Refused as refused:
         for refusal in refused.refusals:
             report.add(
@@ -114,7 +102,6 @@ def _compile(
             expected=f"columns as {source.node.file} lists them: "
             + ", ".join(f"{column.name} {column.dtype}" for column in events.columns),
         )  # fmt: skip
-    return None
 
 
 def _is_incremental(node: Node, manifest: Manifest, report: Report) -> bool:

@@ -12,7 +12,7 @@ from ..dbt.artifacts import Catalog, Manifest, Node
 from ..definitions.facts import Feature, FeatureView, JoinKey, Owner, parse_duration
 from ..dtypes import DType
 from .blocks import NAME, NAME_IN_WORDS, read_block
-from .columns import Columns
+from .columns import CAST, Columns
 from .entities import EntityDraft
 from .report import META, Report, duplicates
 
@@ -22,17 +22,15 @@ RESERVED = ("_bucket",)  # the offline store's own column
 
 @dataclass
 class ViewDraft:
-    """A view whose definition may hold problems; then `view` is None, but services can still be checked against it.
+    """A view whose definition may hold problems; services can still be checked against all of its `features`.
 
     `stream` is the source whose events it is about, if it names one.
     """
 
-    id: str
     node: Node
-    latest: bool
     features: tuple[str, ...]
-    view: FeatureView | None
-    stream: str | None = None
+    view: FeatureView
+    stream: str | None
 
 
 def read_views(
@@ -40,18 +38,16 @@ def read_views(
 ) -> dict[str, ViewDraft]:
     """Every feature view by id, those with problems among them."""
     drafts: dict[str, ViewDraft] = {}
-    for node in manifest.models():
-        if "feature_view" not in node.meta:
-            continue
+    for node in (node for node in manifest.models() if "feature_view" in node.meta):
         report.saw_version(node)
-        draft = _ViewReader(node, manifest, Columns(node, catalog, report), entities, report).read()
-        if (other := drafts.get(draft.id)) is not None:
+        draft = _ViewReader(Columns(node, catalog, report), manifest, entities).read()
+        if (other := drafts.get(draft.view.id)) is not None:
             report.add(
-                node, BLOCK, f"feature view {draft.id!r} is defined twice",
+                node, BLOCK, f"feature view {draft.view.id!r} is defined twice",
                 expected="each feature view in one package", got=f"also in package {other.node.package_name}",
             )  # fmt: skip
             continue
-        drafts[draft.id] = draft
+        drafts[draft.view.id] = draft
     return drafts
 
 
@@ -77,22 +73,14 @@ def fingerprint(view: FeatureView) -> str:
 class _ViewReader:
     """Reads one view; each method reports what is wrong with one part of it."""
 
-    def __init__(
-        self,
-        node: Node,
-        manifest: Manifest,
-        columns: Columns,
-        entities: dict[str, EntityDraft],
-        report: Report,
-    ) -> None:
-        self.node, self.manifest, self.columns = node, manifest, columns
-        self.entities, self.report = entities, report
+    def __init__(self, columns: Columns, manifest: Manifest, entities: dict[str, EntityDraft]) -> None:
+        self.columns, self.manifest, self.entities = columns, manifest, entities
+        self.node, self.report = columns.node, columns.report
 
     def read(self) -> ViewDraft:
         node = self.node
         block = read_block(node, "feature_view", self.report)
         version = None if node.version is None else str(node.version)
-        latest = version is None or version == str(node.latest_version)
         self._check_node(version)
         entity_names = self._entity_names(block)
         join_keys = self._join_keys(entity_names)
@@ -108,13 +96,11 @@ class _ViewReader:
                 expected="join keys, event_timestamp and created_timestamp to be different columns",
             )  # fmt: skip
         features = self._features(set(used))
-        feature_names = tuple(name for name in self.columns.names if name not in used)
         self.columns.report_unlisted()
-        owner = read_owner(node, self.manifest, self.report)
         view = FeatureView(
             name=node.name,
             version=version,
-            latest=latest,
+            latest=version is None or version == str(node.latest_version),
             entities=entity_names,
             join_keys=tuple(JoinKey(name, dtype) for name, dtype in join_keys if dtype is not None),
             event_timestamp=event,
@@ -123,8 +109,8 @@ class _ViewReader:
             refresh=block.get("refresh"),
             online=block.get("online", True),
             features=features,
-            description=(node.description or "").strip(),
-            owner=owner,
+            description=node.text,
+            owner=read_owner(node, self.manifest, self.report),
             tags=node.tags,
             relation=node.relation_name or "",
             identifier=node.alias or node.name,
@@ -132,7 +118,8 @@ class _ViewReader:
             path=node.original_file_path,
         )
         view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
-        return ViewDraft(view.id, node, latest, feature_names, view, block.get("stream"))
+        names = tuple(name for name in self.columns.names if name not in used)
+        return ViewDraft(node, names, view, block.get("stream"))
 
     def _check_node(self, version: str | None) -> None:
         """Name, version, description and materialization: what dbt knows of the model."""
@@ -144,10 +131,7 @@ class _ViewReader:
                 node, ("versions",), f"a feature view cannot have version {version!r}",
                 expected="letters and digits, e.g. 2", got=version,
             )  # fmt: skip
-        if not (node.description or "").strip():
-            report.add(
-                node, ("description",), "the feature view has no description", expected="a sentence: what one row is"
-            )
+        report.check_description(node, "feature view", "what one row is")
         if node.config.get("materialized") == "ephemeral":
             report.add(
                 node, ("config", "materialized"), "an ephemeral model leaves nothing to publish",
@@ -179,12 +163,8 @@ class _ViewReader:
                     continue
                 own = self.columns.dtype(name)
                 if own is not None and dtype is not None and own != dtype:
-                    self.report.add(
-                        self.node, ("columns", name, "data_type"),
-                        f"join key {name!r} has another type than entity {entity!r} has",
-                        expected=draft.types[name], got=self.columns.written(name),
-                        remedy="cast the column in the model's SQL",
-                    )  # fmt: skip
+                    what = f"join key {name!r} has another type than entity {entity!r} has"
+                    self.columns.wrong_type(name, what, draft.columns.written(name), CAST)
         return keys
 
     def _check_timestamp(self, key: str, name: str, written: bool) -> None:
@@ -194,10 +174,7 @@ class _ViewReader:
             return
         dtype = self.columns.dtype(name)
         if dtype is not None and not dtype.is_timestamp:
-            self.report.add(
-                self.node, ("columns", name, "data_type"), f"{key} {name!r} is not a timestamp",
-                expected="timestamp or timestamptz", got=self.columns.written(name),
-            )  # fmt: skip
+            self.columns.wrong_type(name, f"{key} {name!r} is not a timestamp", "timestamp or timestamptz")
 
     def _features(self, used: set[str]) -> tuple[Feature, ...]:
         features = []
