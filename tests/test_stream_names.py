@@ -28,10 +28,9 @@ from feature_server.settings import load_settings
 from feature_server.sync.run import sync
 from feature_server.sync.view import SyncOptions
 from feature_server.times import to_us
-from feature_server.training.request import get_historical_features
-from feature_server.training.sets import Sources
 from feature_server.verify.events import verify_events
 from feature_server.verify.explain import explain
+from tests.support.published import training_store
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SOURCE = EventSource(
@@ -131,7 +130,7 @@ def test_any_column_name_goes_all_the_way(tmp_path: Path, valkey: str) -> None:
         assert verify_events(team, online, offline, now_us=to_us(NOW), project_dir=tmp_path, sample=0).differences == ()
     publish_and_sync()
     spine = pa.table({"group": ["a|b"], "event_timestamp": pa.array([NOW], pa.timestamp("us", "UTC"))})
-    found = get_historical_features(spine, features, registry=registry, sources=Sources(offline, tmp_path / "index"))
+    found = training_store(tmp_path, registry).get_historical_features(spine, features)
     assert found.to_arrow().drop_columns(["group", "event_timestamp"]).to_pylist() == [expected]
     with OnlineStore(valkey) as online:
         why = explain(

@@ -158,11 +158,6 @@ def _decode(path: Path, kind: type[Json], remedy: str) -> Json | None:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise FeatureStoreError(
-            "a file of dbt cannot be read", where=str(path), got=str(error), remedy=remedy
-        ) from None
-    except UNREADABLE as error:
-        raise FeatureStoreError(
-            "a file of dbt is not what dbt writes", where=str(path), got=str(error), remedy=remedy
-        ) from None
+    except (OSError, *UNREADABLE) as error:
+        wrong = "cannot be read" if isinstance(error, OSError) else "is not what dbt writes"
+        raise FeatureStoreError(f"a file of dbt {wrong}", where=str(path), got=str(error), remedy=remedy) from None

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ..arrow import arrow_type, numpy_bools, numpy_integers
 from ..definitions.facts import FeatureView, JoinKey
-from ..dtypes import INTEGER_WIDTHS, DType, integer_bounds
+from ..dtypes import INTEGER_WIDTHS, integer_bounds
 from ..errors import RequestError
 from ..offline.sql import quote
 from ..point_in_time import Int64s
@@ -201,22 +201,17 @@ def check_spine(spine: Spine, views: Sequence[FeatureView], event_timestamp: str
 
 
 def _check_key_type(key: JoinKey, view: FeatureView, found: pa.DataType) -> None:
-    if pa.types.is_null(found):
-        return
-    kind = key.dtype.kind
-    if kind in INTEGER_WIDTHS:
-        fits = pa.types.is_integer(found) or (pa.types.is_decimal(found) and found.scale == 0)
-        remedy = "cast it to an integer without passing through floats; in pandas use the dtype Int64"
-    elif kind == "string":
-        fits, remedy = any(is_string(found) for is_string in _STRINGS), "cast it to a string"
-    elif kind == "uuid":
-        fits = any(is_string(found) for is_string in _STRINGS) or isinstance(found, pa.UuidType)
-        remedy = "give UUIDs, or their text"
-    elif kind == "date":
-        fits, remedy = pa.types.is_date(found), "cast it to a date"
-    else:
-        fits, remedy = pa.types.is_boolean(found), "cast it to a boolean"
-    if not fits:
+    integer = pa.types.is_integer(found) or (pa.types.is_decimal(found) and found.scale == 0)
+    text = any(is_string(found) for is_string in _STRINGS)
+    others = {
+        "string": (text, "cast it to a string"),
+        "uuid": (text or isinstance(found, pa.UuidType), "give UUIDs, or their text"),
+        "date": (pa.types.is_date(found), "cast it to a date"),
+        "bool": (pa.types.is_boolean(found), "cast it to a boolean"),
+    }
+    remedy = "cast it to an integer without passing through floats; in pandas use the dtype Int64"
+    fits, remedy = others.get(key.dtype.kind, (integer, remedy))
+    if not fits and not pa.types.is_null(found):
         raise RequestError(
             "the join key has another type than in the feature view",
             where=f"spine column {key.name!r}",
@@ -228,21 +223,16 @@ def _check_key_type(key: JoinKey, view: FeatureView, found: pa.DataType) -> None
 
 def key_values(chunk: pa.Table, key: JoinKey) -> pa.Array:
     """A join key's column in exactly the type of the view; null where the view's type cannot hold the value."""
-    values: Any = _one_array(chunk.column(key.name))
+    values: Any = chunk.column(key.name).combine_chunks()
     target = arrow_type(key.dtype)
     if key.dtype.kind == "uuid":
         return _uuid_text(values, key.name)
-    if key.dtype.kind in INTEGER_WIDTHS and values.type != target:
-        return _narrow_integers(values, key.dtype)
-    return values.cast(target)
-
-
-def _narrow_integers(values: pa.Array, dtype: DType) -> pa.Array:
-    target = arrow_type(dtype)
     try:
         return values.cast(target)
-    except pa.ArrowInvalid:  # some value is out of range, so no row can have it
-        low, high = integer_bounds(dtype.kind)
+    except pa.ArrowInvalid:
+        if key.dtype.kind not in INTEGER_WIDTHS:
+            raise
+        low, high = integer_bounds(key.dtype.kind)  # some value is out of range, so no row can have it
         wide = values.cast(pa.decimal128(38, 0))
         fits = pc.and_(
             pc.greater_equal(wide, pa.scalar(low, wide.type)),
@@ -263,15 +253,14 @@ def _uuid_text(values: pa.Array, name: str) -> pa.Array:
                 "a join key is not a UUID", where=f"spine column {name!r}", expected="a UUID", got=repr(wrong[0])
             )
         text = connection.sql(f"select cast(cast({column} as uuid) as varchar) from spine").to_arrow_table()
-        return _one_array(text.column(0))
+        return text.column(0).combine_chunks()
 
 
 def time_values(chunk: pa.Table, name: str) -> tuple[Int64s, np.ndarray]:
     """The times in microseconds since 1970 UTC, arbitrary where null, and which of them are null."""
-    values = _one_array(chunk.column(name))
-    exact: Any
+    values: Any = chunk.column(name).combine_chunks()
     try:
-        exact = values.cast(pa.timestamp("us", values.type.tz))
+        exact: Any = values.cast(pa.timestamp("us", values.type.tz))
     except pa.ArrowInvalid:
         raise RequestError(
             "times finer than a microsecond, or beyond its range",
@@ -280,10 +269,4 @@ def time_values(chunk: pa.Table, name: str) -> tuple[Int64s, np.ndarray]:
             got=str(values.type),
             remedy='round them, e.g. with pandas: .dt.floor("us")',
         ) from None
-    null = pc.is_null(exact)
-    return numpy_integers(exact.cast(pa.int64())), numpy_bools(null)
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+    return numpy_integers(exact.cast(pa.int64())), numpy_bools(pc.is_null(exact))

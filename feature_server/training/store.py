@@ -1,18 +1,29 @@
-"""The product in Python: `FeatureStore().get_historical_features(…)`."""
+"""The product in Python: `FeatureStore().get_historical_features(…)`.
+
+A request for features at a spine's times is checked before any work is done.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
+from ..definitions.facts import FeatureRef, FeatureView
 from ..definitions.registry import Registry, read_registry
+from ..errors import OfflineStoreError, RequestError, UnknownNameError
 from ..index.find import Notice
+from ..offline.sql import quote
 from ..offline.store import OfflineStore, OfflineTable
-from ..settings import load_settings
-from .request import get_historical_features, reproduce
-from .sets import Sources, TrainingSet
+from ..offline.warehouse import connect
+from ..settings import load_settings, local_path
+from .record import Asked, Fingerprint, TrainingRecord, content_of, read_record
+from .sets import Source, Sources, TrainingSet, open_read
+from .spine import Spine, check_spine, open_spine, parquet_spine
 
 
 class FeatureStore:
@@ -56,19 +67,137 @@ class FeatureStore:
         its rows come back, in its order. `as_known` leaves out what was created after the row's time;
         `full_feature_names` names columns `view__feature`; `versions` pins tables to earlier versions.
         `notice` is told what takes its time: building an index.
+
+        Raises RequestError for a spine that does not fit, UnknownNameError for names the registry does not hold,
+        OfflineStoreError for views that are not published.
         """
-        return get_historical_features(
-            spine,
-            features,
-            registry=self.registry,
-            sources=self._sources,
-            as_known=as_known,
-            full_feature_names=full_feature_names,
-            event_timestamp=event_timestamp,
-            versions=versions,
-            notice=notice,
-        )
+        refs = self.registry.resolve(features)
+        views = {ref.view: self.registry.feature_view(ref.view) for ref in refs}
+        versions = dict(versions or {})
+        for name in versions:
+            if name not in views:
+                raise UnknownNameError("feature_view", name, views, where="versions")
+        columns = _columns(refs, full_feature_names)
+        reads = []
+        for view in views.values():
+            table, own = self._sources.offline.table(view.id), columns[view.id]
+            pinned = view.id in versions
+            table = table.at(versions[view.id]) if pinned else table
+            reads.append(Source(_as_published(view, table, own, pinned=pinned), table, own))
+        asked = Asked(
+            service=features if isinstance(features, str) else None, features=refs,
+            full_feature_names=full_feature_names, as_known=as_known,
+        )  # fmt: skip
+        opened = open_spine(spine, self._connect)
+        return self._training_set(opened, reads, asked, event_timestamp, notice)
 
     def reproduce(self, path: str | Path, *, notice: Notice = lambda text: None) -> TrainingSet:
-        """The training set of a file that `write_parquet` wrote, made again from the same table versions."""
-        return reproduce(Path(path), sources=self._sources, notice=notice)
+        """The training set of a file that `write_parquet` wrote, made again from the definitions and table versions
+        that its metadata names.
+
+        Raises RequestError when the spine's columns in the file are no longer those it was made with, OfflineStoreError
+        when a table version is gone or another.
+        """
+        path = local_path(Path(path), where="training set")
+        record = read_record(path)
+        spine = parquet_spine(path, record.spine.columns)
+        _check_unchanged(spine, record, path)
+        columns = _columns(record.features, record.full_feature_names)
+        reads = []
+        for view in record.views:
+            name = view.definition.id
+            table = self._sources.offline.table(name).at(view.table_version)
+            if content_of(table) != view.content:
+                raise OfflineStoreError(
+                    f"version {view.table_version} is not the one that the training set was made from",
+                    where=name,
+                    expected=f"the files recorded in {path}",
+                    got="a table that was made anew since",
+                    remedy="restore the offline table, or train again",
+                )
+            reads.append(Source(view.definition, table, columns[name]))
+        return self._training_set(spine, reads, record, record.spine.event_timestamp, notice, record.spine.chunk_rows)
+
+    def _training_set(
+        self,
+        spine: Spine,
+        reads: Sequence[Source],
+        asked: Asked,
+        event_timestamp: str,
+        notice: Notice,
+        chunk_rows: int | None = None,
+    ) -> TrainingSet:
+        check_spine(spine, [read.view for read in reads], event_timestamp)
+        for read in reads:
+            clash = sorted(set(read.columns.values()) & set(spine.schema.names))
+            if clash:
+                raise RequestError(
+                    f"the spine already has columns named like features: {', '.join(clash)}",
+                    where="spine",
+                    expected="other names than the features'",
+                    remedy="rename the spine's columns"
+                    + ("" if asked.full_feature_names else ", or give full_feature_names=True (--full-feature-names)"),
+                )
+        for read in reads:
+            open_read(self._sources, read, notice)
+        return TrainingSet(self._sources, spine, reads, asked, event_timestamp=event_timestamp, chunk_rows=chunk_rows)
+
+    def _connect(self, sql: str) -> duckdb.DuckDBPyConnection:
+        """A DuckDB session in which the published views that the text of the query mentions can be read by name."""
+        connection = connect()
+        words = set(re.findall(r"\w+", sql.lower()))
+        for view in self.registry.feature_views:
+            if view.name.lower() in words and self._sources.offline.exists(view.id):
+                scan = self.table(view.id).scan_sql()
+                for name in {view.id, view.name} if view.latest else {view.id}:
+                    connection.execute(f"create view {quote(name)} as {scan}")
+        return connection
+
+
+def _as_published(view: FeatureView, table: OfflineTable, features: Mapping[str, str], *, pinned: bool) -> FeatureView:
+    """The definition by which to read the table: the one in force, or for a pinned version the one it was made by."""
+    published = table.definition()
+    if published.fingerprint == view.fingerprint:
+        return view
+    if not pinned:
+        raise OfflineStoreError(
+            "the view was published by another definition than the one in force",
+            where=f"{view.id} version {table.version}",
+            remedy=f"build it, then run `features publish {view.id}`",
+        )
+    for feature in features:
+        if feature not in published.feature_names:
+            raise UnknownNameError("feature", feature, published.feature_names, where=f"{view.id}@{table.version}")
+    return published
+
+
+def _columns(refs: Sequence[FeatureRef], full_feature_names: bool) -> dict[str, dict[str, str]]:
+    """By view, each feature's name in the result: its own, or `view__feature` with the view as the request names it."""
+    columns: dict[str, dict[str, str]] = {}
+    taken: dict[str, str] = {}
+    for ref in refs:
+        if ref.feature in taken and not full_feature_names:
+            raise RequestError(
+                f"two columns of the result would be named {ref.feature!r}",
+                where="features",
+                got=f"{taken[ref.feature]} and {ref.text}",
+                remedy="give full_feature_names=True (--full-feature-names)",
+            )
+        taken[ref.feature] = ref.text
+        name = ref.text.replace(":", "__") if full_feature_names else ref.feature
+        columns.setdefault(ref.view, {})[ref.feature] = name
+    return columns
+
+
+def _check_unchanged(spine: Spine, record: TrainingRecord, path: Path) -> None:
+    fingerprint = Fingerprint(spine.schema)
+    for chunk in spine.chunks(record.spine.chunk_rows):
+        fingerprint.update(chunk)
+    if fingerprint.hexdigest() != record.spine.fingerprint:
+        raise RequestError(
+            "the spine's columns are not those that the training set was made with",
+            where=str(path),
+            expected=f"{record.spine.rows} rows with fingerprint {record.spine.fingerprint}",
+            got=f"{fingerprint.rows} rows with fingerprint {fingerprint.hexdigest()}",
+            remedy="take the file as `features train` wrote it",
+        )

@@ -24,6 +24,7 @@ from ..errors import RequestError
 from ..index.events import StreamIndex
 from ..index.values import decode
 from ..offline.sql import quote, sql_type
+from ..offline.warehouse import connect
 from ..windows.reduce import Values
 from ..windows.window import NO_EVENT, evaluate
 
@@ -110,8 +111,7 @@ class StreamReader:
         table = pa.table({"n": pa.array(np.arange(rows)), **columns})
         outputs = ", ".join(f"{sql} as {quote(name)}" for name, sql in asked.items())
         query = f"select {outputs} from (select {', '.join(['n', *inputs])} from found)"
-        with duckdb.connect() as connection:
-            connection.execute("set TimeZone = 'UTC'")
+        with connect() as connection:
             connection.register("found", table)
             try:
                 result = connection.sql(query).to_arrow_table()
@@ -129,7 +129,5 @@ def _as_declared(output: Output, dtype: DType) -> str:
 
 
 def _one(values: Any, target: pa.DataType) -> Any:
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-        values = pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     return values if values.type == target else values.cast(target)

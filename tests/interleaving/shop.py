@@ -33,9 +33,8 @@ from feature_server.publish.run import publish
 from feature_server.sync.run import sync
 from feature_server.sync.view import SyncOptions
 from feature_server.times import to_us
-from feature_server.training.request import get_historical_features
-from feature_server.training.sets import Sources
 from feature_server.verify.events import verify_events
+from tests.support.published import training_store
 from tests.support.sync_crash import _context, _start_server, small_transactions
 
 TRIM_BYTES = 300
@@ -93,8 +92,7 @@ class Shop:
             | {"event_timestamp": pa.array([self.now] * len(next(iter(keys.values()))), pa.timestamp("us", "UTC"))}
         )
         features = [f"{view.id}:{feature.name}" for feature in view.features]
-        sources = Sources(self.offline, self.folder / "index")
-        found = get_historical_features(spine, features, registry=self.registry, sources=sources, **options)
+        found = training_store(self.folder, self.registry).get_historical_features(spine, features, **options)
         uuids = {feature.name for feature in view.features if feature.dtype.kind == "uuid"}
         return [
             {name: UUID(value) if name in uuids and value is not None else value for name, value in row.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from feature_server.definitions.facts import Feature, FeatureRef, FeatureService, FeatureView, JoinKey
-from feature_server.definitions.registry import Registry
+from feature_server.definitions.registry import Registry, write_registry
 from feature_server.dtypes import parse_sql_type
 from feature_server.offline.sql import columns as offline_columns
 from feature_server.offline.sql import quote, sql_type
@@ -42,6 +42,12 @@ def make_view(
         identifier=identifier,
         fingerprint=f"{keys} {features} {created}",
     )
+
+
+def training_store(home: Path, registry: Registry) -> FeatureStore:
+    """What trains from the offline store in a folder by a registry that is in force there."""
+    write_registry(home / "registry.json", registry)
+    return FeatureStore(home, home=home)
 
 
 class Project:

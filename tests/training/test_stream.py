@@ -25,9 +25,8 @@ from feature_server.manifest.views import fingerprint
 from feature_server.offline.store import OfflineStore
 from feature_server.offline.warehouse import event_types, open_warehouse
 from feature_server.publish.run import publish
-from feature_server.training.request import get_historical_features, reproduce
-from feature_server.training.sets import Sources
 from feature_server.windows import reduce as stream_reduce
+from tests.support.published import training_store
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 COLUMNS = {
@@ -135,14 +134,14 @@ class Shop:
         self.folder, self.view = folder, make_view(ttl)
         entity = Entity(name="customer", join_keys=self.view.join_keys)
         self.registry = Registry(project="shop", entities=(entity,), sources=(SOURCE,), feature_views=(self.view,))
-        self.sources = Sources(OfflineStore(folder / "offline"), folder / "index")
+        self.offline = OfflineStore(folder / "offline")
 
     def land(self, rows: list[tuple[Any, ...]]) -> None:
         with duckdb.connect(str(self.folder / "warehouse.duckdb")) as connection:
             connection.execute("set TimeZone = 'UTC'")
             insert(connection, "landed", rows)
         with open_warehouse(self.folder / "warehouse.duckdb", sources=[SOURCE]) as warehouse:
-            self.published = publish(self.view, warehouse, self.sources.offline)
+            self.published = publish(self.view, warehouse, self.offline)
 
     def train(self, spine: list[tuple[int | None, datetime | None]], **options: Any) -> list[dict[str, Any]]:
         return self.training_set(spine, **options).to_arrow().to_pylist()
@@ -155,7 +154,7 @@ class Shop:
             }
         )
         features = [f"customer__payments:{name}" for name in FEATURES]
-        return get_historical_features(table, features, registry=self.registry, sources=self.sources, **options)
+        return training_store(self.folder, self.registry).get_historical_features(table, features, **options)
 
 
 def insert(connection: duckdb.DuckDBPyConnection, name: str, rows: list[tuple[Any, ...]]) -> None:
@@ -303,7 +302,8 @@ def test_later_events_are_published_as_a_new_version_and_old_training_sets_are_m
     assert (shop.published.version, shop.published.rows) == (1, 3)
     assert [row["n"] for row in shop.train([(1, at(50))])] == [2]
     assert [row["n"] for row in shop.train([(1, at(50))], versions={"customer__payments": 0})] == [1]
-    reproduce(tmp_path / "set.parquet", sources=shop.sources).write_parquet(tmp_path / "again.parquet")
+    again = training_store(tmp_path, shop.registry).reproduce(tmp_path / "set.parquet")
+    again.write_parquet(tmp_path / "again.parquet")
     assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "set.parquet").read_bytes()
 
 

@@ -33,9 +33,8 @@ from feature_server.settings import load_settings
 from feature_server.sync.run import sync
 from feature_server.sync.view import SyncOptions
 from feature_server.times import to_us
-from feature_server.training.request import get_historical_features
-from feature_server.training.sets import Sources
 from feature_server.verify.events import verify_events
+from tests.support.published import training_store
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 COLUMNS = {
@@ -185,7 +184,7 @@ class Shop:
         self.names = [f"thing__all:{feature.name}" for feature in self.view.features]
         entity = Entity(name="thing", join_keys=self.view.join_keys)
         self.registry = Registry(project="test", entities=(entity,), sources=(SOURCE,), feature_views=(self.view,))
-        self.sources = Sources(OfflineStore(folder / "offline"), folder / "index")
+        self.offline = OfflineStore(folder / "offline")
         (folder / "landing").mkdir()
         duckdb.connect(str(folder / "warehouse.duckdb")).close()
         with duckdb.connect() as connection:
@@ -194,10 +193,10 @@ class Shop:
 
     def publish(self) -> None:
         with open_warehouse(self.folder / "warehouse.duckdb", sources=[SOURCE], project_dir=self.folder) as warehouse:
-            publish(self.view, warehouse, self.sources.offline)
+            publish(self.view, warehouse, self.offline)
         with OnlineStore(self.url) as online:
             options = SyncOptions(expire=False, project_dir=self.folder)
-            found = sync(online, self.sources.offline, self.registry, now_us=lambda: to_us(NOW), options=options)
+            found = sync(online, self.offline, self.registry, now_us=lambda: to_us(NOW), options=options)
             assert not found.failures, found.failures
 
     def push(self, rows: list[dict[str, Any]]) -> None:
@@ -217,7 +216,7 @@ class Shop:
     def trained(self, at: datetime, keys: list[int]) -> list[list[Any]]:
         times = pa.array([at] * len(keys), pa.timestamp("us", "UTC"))
         spine = pa.table({"k": pa.array(keys, pa.int32()), "event_timestamp": times})
-        found = get_historical_features(spine, self.names, registry=self.registry, sources=self.sources).to_arrow()
+        found = training_store(self.folder, self.registry).get_historical_features(spine, self.names).to_arrow()
         return [list(row.values())[2:] for row in found.to_pylist()]
 
     def wrong(self, found: list[list[Any]], wanted: list[list[Any]], keys: list[int]) -> list[Any]:
@@ -247,7 +246,5 @@ def test_aggregates_of_every_type(tmp_path: Path, valkey: str, frame: str, speci
         assert shop.wrong(shop.online(at, keys), wanted[at], keys) == []
         assert shop.wrong(shop.trained(at, keys), wanted[at], keys) == []
     with OnlineStore(valkey) as online:
-        verified = verify_events(
-            shop.view, online, shop.sources.offline, now_us=to_us(NOW), project_dir=tmp_path, sample=0
-        )
+        verified = verify_events(shop.view, online, shop.offline, now_us=to_us(NOW), project_dir=tmp_path, sample=0)
     assert verified.differences == ()
