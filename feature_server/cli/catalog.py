@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..catalog.lateness import span
 from ..settings import load_settings
 from .common import Json, ProjectDir, TargetPath, app, in_force, print_json, written_here
 
@@ -25,16 +26,28 @@ Out = Annotated[
 NoBuild = Annotated[
     bool, typer.Option("--no-build", help="Use manifest.json and catalog.json as they are: dbt is not run.")
 ]
-HEADINGS = (
-    "view", "entity", "refresh", "rows", "version", "published (UTC)", "newest event", "age", "online", "synced (UTC)",
-    "state",
-)  # fmt: skip
-
-
-SOURCE_HEADINGS = (
-    "event source", "views", "not landed", "for", "not taken in", "dead letters", "last push (UTC)", "newest event",
-    "state",
-)  # fmt: skip
+VIEW_CELLS: dict[str, Callable[[ViewStatus], object]] = {
+    "view": lambda view: view.view,
+    "entity": lambda view: ",".join(view.entities),
+    "refresh": lambda view: view.refresh,
+    "rows": lambda view: None if view.rows is None else f"{view.rows:,}",
+    "version": lambda view: view.published_version,
+    "published (UTC)": lambda view: view.published_at,
+    "newest event": lambda view: view.newest_event,
+    "age": lambda view: None if view.age_seconds is None else span(view.age_seconds),
+    "online": lambda view: view.synced_version if view.online else "no",
+    "synced (UTC)": lambda view: view.synced_at,
+}
+SOURCE_CELLS: dict[str, Callable[[SourceStatus], object]] = {
+    "event source": lambda source: source.source,
+    "views": lambda source: ",".join(source.views),
+    "not landed": lambda source: f"{source.pushes:,} pushes" if source.events is None else f"{source.events:,}",
+    "for": lambda source: None if source.oldest_seconds is None else span(source.oldest_seconds),
+    "not taken in": lambda source: f"{source.unread:,}",
+    "dead letters": lambda source: f"{source.dead_letters:,}",
+    "last push (UTC)": lambda source: source.last_pushed_at,
+    "newest event": lambda source: source.newest_event,
+}
 
 
 @app.command(epilog="Example: features docs --out site/index.html")
@@ -80,65 +93,38 @@ def status(project_dir: ProjectDir = None, json: Json = False) -> None:
 
 
 def _print_status(found: Status) -> None:
-    views = [(_cells(view), view.problems) for view in found.views]
-    sources = [(_source_cells(source), source.problems) for source in found.sources]
-    tables = [("feature view", HEADINGS, views), *([("event source", SOURCE_HEADINGS, sources)] if sources else [])]
-    counts = []
-    for what, headings, rows in tables:
-        states = ["; ".join(problem.partition(":")[0] for problem in problems) or "good" for _, problems in rows]
-        for line in _columns([headings, *((*cells, state) for (cells, _), state in zip(rows, states, strict=True))]):
-            typer.echo(line)
-        typer.echo("")
-        bad = sum(bool(problems) for _, problems in rows)
-        counts.append(f"{len(rows)} {what}{'s' * (len(rows) != 1)}, {bad} with problems")
+    tables = [_table("feature view", VIEW_CELLS, found.views)]
+    if found.sources:
+        tables.append(_table("event source", SOURCE_CELLS, found.sources))
+    for table, _, _ in tables:
+        typer.echo("\n".join([*_aligned(table), ""]))
     if found.online_store is not None:
         typer.echo(f"online store: {found.online_store}")
-    for (name, *_), problems in views + sources:
+    for _, problems, _ in tables:
         for problem in problems:
-            typer.echo(f"{name}: {problem}")
-    typer.echo(f"{_time(found.at)} UTC: {'; '.join(counts)}")
+            typer.echo(problem)
+    typer.echo(f"{_shown(found.at)} UTC: {'; '.join(count for _, _, count in tables)}")
 
 
-def _cells(view: ViewStatus) -> tuple[str, ...]:
-    """A view's row of the table, but for its state."""
-    from ..catalog.lateness import span
-
-    synced = "no" if not view.online else "-" if view.synced_version is None else str(view.synced_version)
-    return (
-        view.view,
-        ",".join(view.entities),
-        view.refresh or "-",
-        "-" if view.rows is None else f"{view.rows:,}",
-        "-" if view.published_version is None else str(view.published_version),
-        _time(view.published_at),
-        _time(view.newest_event),
-        "-" if view.age_seconds is None else span(view.age_seconds),
-        synced,
-        _time(view.synced_at),
-    )
+def _table(
+    what: str, cells: dict[str, Callable[[Any], object]], found: Sequence[Any]
+) -> tuple[list[list[str]], list[str], str]:
+    """The heading and a row for each, every problem with the name of what has it, and how many there are."""
+    rows = [[_shown(cell(each)) for cell in cells.values()] for each in found]
+    states = ["; ".join(problem.partition(":")[0] for problem in each.problems) or "good" for each in found]
+    table = [[*cells, "state"], *([*row, state] for row, state in zip(rows, states, strict=True))]
+    problems = [f"{row[0]}: {problem}" for row, each in zip(rows, found, strict=True) for problem in each.problems]
+    bad = sum(bool(each.problems) for each in found)
+    return table, problems, f"{len(found)} {what}{'s' * (len(found) != 1)}, {bad} with problems"
 
 
-def _source_cells(source: SourceStatus) -> tuple[str, ...]:
-    from ..catalog.lateness import span
-
-    waiting = f"{source.pushes:,} pushes" if source.events is None else f"{source.events:,}"
-    return (
-        source.source,
-        ",".join(source.views) or "-",
-        waiting,
-        "-" if source.oldest_seconds is None else span(source.oldest_seconds),
-        f"{source.unread:,}",
-        f"{source.dead_letters:,}",
-        _time(source.last_pushed_at),
-        _time(source.newest_event),
-    )
+def _shown(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return "-" if value in (None, "") else str(value)
 
 
-def _time(moment: datetime | None) -> str:
-    return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
     """Rows as lines of text with aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
