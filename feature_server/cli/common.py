@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -33,6 +33,7 @@ ProjectDir = Annotated[
 TargetPath = Annotated[
     Path | None, typer.Option(help="Folder of dbt's manifest.json. [env: FEATURES_TARGET_PATH; default: target]")
 ]
+Progress = Callable[[int, int], None]  # called with how much is done and how much there is, 0 where that is unknown
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -57,12 +58,6 @@ def online_store(settings: Settings) -> Iterator[OnlineStore]:
 
     with connect(settings) as url, OnlineStore(url) as online:
         yield online
-
-
-class Progress(Protocol):
-    """Called with how much is done and how much there is; a total of 0 means unknown."""
-
-    def __call__(self, done: int, total: int) -> None: ...
 
 
 def print_json(value: Any) -> None:

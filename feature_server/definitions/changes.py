@@ -50,22 +50,15 @@ def _changes(kind: Any, before: dict[str, Definition], after: dict[str, Definiti
         old, new = before.get(name), after.get(name)
         if old == new:
             continue
-        if old is None:
-            details = _summary(new)
-            new_rows = isinstance(new, FeatureView) and new.online
-            yield Change(action="added", kind=kind, name=name, details=details, new_rows=new_rows)
-        elif new is None:
-            yield Change(action="removed", kind=kind, name=name, details=_summary(old))
-        else:
-            yield Change(
-                action="changed", kind=kind, name=name, details=tuple(_details(old, new)), new_rows=_rewrites(old, new)
-            )
+        details = tuple(_details(old, new)) if old and new else _summary(new or old)
+        action: Any = "added" if old is None else "removed" if new is None else "changed"
+        yield Change(action=action, kind=kind, name=name, details=details, new_rows=_rewrites(old, new))
 
 
-def _rewrites(old: Definition, new: Definition) -> bool:
-    if not isinstance(old, FeatureView) or not isinstance(new, FeatureView) or not new.online:
+def _rewrites(old: Definition | None, new: Definition | None) -> bool:
+    if not isinstance(new, FeatureView) or not new.online:
         return False
-    return old.fingerprint != new.fingerprint or not old.online
+    return not isinstance(old, FeatureView) or old.fingerprint != new.fingerprint or not old.online
 
 
 def _summary(item: Definition | None) -> tuple[str, ...]:

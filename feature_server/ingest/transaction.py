@@ -72,9 +72,8 @@ class _Source:
         self.log = keys.LOG + name.encode()
         self.log_refused = False  # by what else is under its key: looked at before records are appended once more
         self.views = [_View(target.definition, target.code) for target in online.stream_targets(name)]
-        views = [view for view in online.registry.feature_views if view.stream is not None and view.online]
+        views = [view for view in online.registry.feature_views if view.online and view.id not in online.views]
         self.missing = [view.id for view in views if view.stream and view.stream.source == name]
-        self.missing = [view_id for view_id in self.missing if view_id not in online.views]
 
 
 class _Written(NamedTuple):

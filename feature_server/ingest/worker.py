@@ -90,7 +90,9 @@ class Worker:
                 self.take(block_ms=500)
                 if time.monotonic() >= next_landing:
                     next_landing = time.monotonic() + land_seconds
-                    self._try_land(report)
+                    self._land(report)
+            except CannotLand as error:
+                report(f"not landed: {error.what} in {error.where} ({error.got}): {error.remedy}")
             except (UnknownNameError, OnlineStoreError) as error:
                 if trouble != self._waiting(error):
                     trouble = self._waiting(error)
@@ -162,12 +164,6 @@ class Worker:
             pipeline.xack(self._events, GROUP, *[name for name, _ in entries])
             pipeline.execute()
         self.done.rejected += len(reasons)
-
-    def _try_land(self, report: Callable[[str], None]) -> None:
-        try:
-            self._land(report)
-        except CannotLand as error:
-            report(f"not landed: {error.what} in {error.where} ({error.got}): {error.remedy}")
 
     def _land(self, report: Callable[[str], None]) -> None:
         landed = land(self.online, self.source, self.folder)

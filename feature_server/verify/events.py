@@ -113,7 +113,8 @@ class _Comparison:
     def differences(self, table: OfflineTable, chosen: dict[int, tuple[bytes, str]]) -> list[Difference]:
         view, history = self.view, self.history
         stored, bases = list(self.stored.values()), list(self.bases.values())
-        served = dict(zip(chosen, served_values(self.found, stored, bases, self.now_us), strict=True))
+        values, _ = served_values(self.found, stored, bases, self.now_us)
+        served = dict(zip(chosen, values, strict=True))
         expected = values_at(history, view, at_us=self.now_us)
         different = {n: places for n in chosen if (places := unequal(served[n], expected[n]))}
         earlier, punctual, unclear = self._explanations(table, different)

@@ -16,8 +16,7 @@ from ..offline.sql import quote, sql_type
 from ..offline.store import OfflineStore
 from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry
 from ..online.store import OnlineStore, redis_errors
-from ..serving.statuses import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT, ValueCounts
-from ..serving.stream import StreamViewReader
+from ..serving.statuses import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
 from ..times import from_us, to_us
 from .explanation import Explanation, Window
 from .rows import named_keys
@@ -66,9 +65,9 @@ def explain(
             status = _past_status(wanted[place], newest, ttl_us=view.ttl_us, plain=of_latest, at_us=at_us)
         else:
             stored, base = _stored(history, online, found)
-            served = served_values(found, [stored], [base], at_us)[0]
+            (served,), read = served_values(found, [stored], [base], at_us)
             agree = place not in unequal(served, wanted)
-            status = _served_status(found, stored, base, place, at_us)
+            (status,) = read.statuses(place) or [PRESENT]
         return Explanation(
             feature=f"{view.id}:{name}",
             key=values,
@@ -116,13 +115,6 @@ def _stored(history: History, online: OnlineStore, found: OnlineView) -> list[by
     with redis_errors():
         stored: list[bytes | None] = online.client.mget(code + row_key, code + keys.BASE + row_key)
     return stored
-
-
-def _served_status(found: OnlineView, stored: bytes | None, base: bytes | None, place: int, at_us: int) -> str:
-    view = found.definition
-    reader = StreamViewReader(found, view.ttl_us, view.features, ValueCounts())
-    statuses = reader.read([stored], at_us, (), [base]).statuses(place)
-    return PRESENT if statuses is None else statuses[0]
 
 
 def _past_status(value: Any, newest: list[dict[str, Any]], *, ttl_us: int | None, plain: bool, at_us: int) -> str:

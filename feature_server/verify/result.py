@@ -40,15 +40,15 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 
     view: str
     instant_us: int
-    keys: int
+    keys: int = 0
     different: int
     unexplained: int
     differences: tuple[Difference, ...]
-    online_version: int | None
+    online_version: int | None = None
     offline_version: int
-    behind_versions: int | None
-    behind_seconds: float | None
-    seconds: float
+    behind_versions: int | None = None
+    behind_seconds: float | None = None
+    seconds: float = 0.0
 
     @property
     def summary(self) -> LastVerified:
@@ -96,19 +96,11 @@ def compared(
 def never_synced(table: OfflineTable, now_us: int) -> Verified:
     rows = table.rows
     difference = Difference(key="*", feature="*", online="nothing", offline=f"{rows} rows", cause=NEVER_SYNCED)
+    different = int(rows > 0)
     return Verified(
-        view=table.view_id,
-        instant_us=now_us,
-        keys=0,
-        different=int(rows > 0),
-        unexplained=int(rows > 0),
-        differences=(difference,) if rows else (),
-        online_version=None,
-        offline_version=table.version,
-        behind_versions=None,
-        behind_seconds=None,
-        seconds=0.0,
-    )
+        view=table.view_id, instant_us=now_us, different=different, unexplained=different,
+        differences=(difference,) * different, offline_version=table.version,
+    )  # fmt: skip
 
 
 def _shown(value: float | None) -> str:

@@ -15,6 +15,7 @@ from ..layout.events import plan_of
 from ..layout.row import from_stored
 from ..online.registry import OnlineRegistry, OnlineView
 from ..online.store import OnlineStore
+from ..serving.rows import ViewColumns
 from ..serving.statuses import ValueCounts
 from ..serving.stream import StreamViewReader
 
@@ -36,8 +37,11 @@ def live_of(
 
 def served_values(
     found: OnlineView, stored: Sequence[bytes | None], bases: Sequence[bytes | None], at_us: int
-) -> list[Values]:
-    """What a read at an instant gives for the values and bases of some keys: the view's features, None for no value."""
+) -> tuple[list[Values], ViewColumns]:
+    """What a read at an instant gives for the values and bases of some keys: the view's features, None for no value.
+
+    Also the read itself.
+    """
     view = found.definition
     read = StreamViewReader(found, view.ttl_us, view.features, ValueCounts()).read(stored, at_us, (), bases)
     columns = []
@@ -46,7 +50,7 @@ def served_values(
         columns.append(
             [None if nulls is not None and nulls[row] else convert(value) for row, value in enumerate(read.columns[i])]
         )
-    return [tuple(column[row] for column in columns) for row in range(len(stored))]
+    return [tuple(column[row] for column in columns) for row in range(len(stored))], read
 
 
 def unequal(one: Values, other: Values) -> list[int]:
