@@ -32,11 +32,7 @@ def publish(
 
     Run it after a green `dbt build`. A view that cannot be published does not keep the others from it.
     """
-    from ..publish.run import Published, publish_all
-
-    def report(published: Published) -> None:
-        if not json:
-            typer.echo(published)
+    from ..publish.run import publish_all
 
     settings, registry = in_force(project_dir)
     published, failed = publish_all(
@@ -45,7 +41,7 @@ def publish(
         sources=registry.sources,
         wait_seconds=wait,
         full=full,
-        report=report,
+        report=(lambda published: None) if json else typer.echo,
         show_progress=progress_bar,
     )
     finish({"published": published}, "failed", failed, json=json)

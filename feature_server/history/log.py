@@ -57,13 +57,6 @@ class Landed(msgspec.Struct, frozen=True, kw_only=True):
         return f"landed {self.source} events={self.events} files={len(self.files)}{refused}"
 
 
-class _Cut(NamedTuple):
-    """The first and the last entry of the next file, as agreed upon by all that land a source."""
-
-    first: bytes
-    last: bytes
-
-
 class _Entry(NamedTuple):
     """An entry of the log; where its events cannot be read, `reason` says why."""
 
@@ -145,7 +138,7 @@ def _land(online: OnlineStore, source: EventSource, folder: Path, max_entries: i
     files: list[Path] = []
     events = refused = 0
     while left > 0 and (cut := _cut(online, source, max_entries)) is not None:
-        entries = list(_entries(online, source, *cut))
+        entries = list(_entries(online, source, *cut.split()))
         if not _is_current(online, source.name, cut):
             continue  # another process has landed these in the meantime, or the log is a new one
         left -= len(entries)
@@ -159,14 +152,15 @@ def _land(online: OnlineStore, source: EventSource, folder: Path, max_entries: i
     return Landed(source=source.name, events=events, files=tuple(files), refused=refused)
 
 
-def _cut(online: OnlineStore, source: EventSource, max_entries: int) -> _Cut | None:
-    """What the next file holds, agreed upon by all that land this source; None for an empty log.
+def _cut(online: OnlineStore, source: EventSource, max_entries: int) -> bytes | None:
+    """The first and the last entry of the next file, agreed upon by all that land this source; None for an empty log.
 
     All entries of a file have the same columns.
     """
     name = _cut_key(source.name)
     with redis_errors():
-        if (agreed := online.client.get(name)) is None:
+        agreed: bytes | None = online.client.get(name)
+        if agreed is None:
             first = last = schema = None
             size = 0
             for place, entry in enumerate(_entries(online, source)):
@@ -179,23 +173,23 @@ def _cut(online: OnlineStore, source: EventSource, max_entries: int) -> _Cut | N
                     break
             if first is None or last is None:
                 return None
-            agreed = _agreement(_Cut(first, last))
+            agreed = first + b" " + last
             if not online.client.set(name, agreed, nx=True):
                 return _cut(online, source, max_entries)
-    return _Cut(*agreed.split())
+    return agreed
 
 
-def _is_current(online: OnlineStore, source: str, cut: _Cut) -> bool:
+def _is_current(online: OnlineStore, source: str, cut: bytes) -> bool:
     """Whether the log still begins with the entries of the file to be made, so that what was read is all of them.
 
     An agreement on entries that the log does not begin with is that of a log which is gone: it is withdrawn.
     """
     with redis_errors(), online.client.pipeline() as pipeline:
         pipeline.watch(_cut_key(source))
-        if pipeline.get(_cut_key(source)) != _agreement(cut):
+        if pipeline.get(_cut_key(source)) != cut:
             return False
         entries = pipeline.xrange(log_key(source), count=1)
-        if entries and entries[0][0] == cut.first:
+        if entries and entries[0][0] == cut.split()[0]:
             return True
         pipeline.multi()
         pipeline.delete(_cut_key(source))
@@ -235,13 +229,13 @@ def _write(folder: Path, entries: list[_Entry]) -> Path:
     return path
 
 
-def _finish(online: OnlineStore, source: str, cut: _Cut, entries: list[_Entry]) -> int:
+def _finish(online: OnlineStore, source: str, cut: bytes, entries: list[_Entry]) -> int:
     """Drop from the log what its file holds, and the agreement on that file, if it is still the one in force; those
     that cannot be read become dead letters: how many."""
     unreadable = [entry for entry in entries if entry.events is None]
     with redis_errors(), online.client.pipeline() as pipeline:
         pipeline.watch(_cut_key(source))
-        if pipeline.get(_cut_key(source)) != _agreement(cut):
+        if pipeline.get(_cut_key(source)) != cut:
             return 0
         pipeline.multi()
         for entry in unreadable:
@@ -293,10 +287,6 @@ def _read(source: EventSource, name: bytes, fields: dict[bytes, bytes]) -> _Entr
 
 def _cut_key(source: str) -> bytes:
     return b"features:landing:" + source.encode()
-
-
-def _agreement(cut: _Cut) -> bytes:
-    return b" ".join(cut)
 
 
 def _digest(data: bytes) -> str:
