@@ -154,11 +154,13 @@ class _Upstream:
 
     def __call__(self, table: exp.Table) -> str | Constant | None:
         from ..compiler.layers import EVENTS
+        from ..offline.sql import literal
 
         text = _text(table)
         node = self._nodes.get(text)
         if node is not None and node.unique_id == self.source.unique_id:
-            self.relation = text if table.db or not table.this.args.get("quoted") else _file(table)
+            is_file = table.this.args.get("quoted") and not table.db  # the parser makes an identifier of its string
+            self.relation = literal(table.name) if is_file else text
             return EVENTS
         if node is not None and node.resource_type == "seed":
             return self.seed(node)
@@ -183,8 +185,10 @@ class _Upstream:
 
         if not reader.compiled_code:
             return
-        parents = {_relation_text(node): node for node in self._parents(reader) if node.relation_name}
-        read = [node for node in self._parents(reader) if node.resource_type == "source"]
+        above = list(self._parents(reader))
+        named = [(node, exp.to_table(node.relation_name, dialect="duckdb")) for node in above if node.relation_name]
+        parents = {relation.sql(dialect="duckdb"): node for node, relation in named}
+        read = [node for node in above if node.resource_type == "source"]
         try:
             query = sqlglot.parse_one(reader.compiled_code, dialect="duckdb")
         except SqlglotError:
@@ -202,16 +206,3 @@ def _text(table: exp.Table) -> str:
     bare = table.copy()
     bare.set("alias", None)
     return bare.sql(dialect="duckdb")
-
-
-def _file(table: exp.Table) -> str:
-    """Files as dbt writes them: the parser makes an identifier of their string."""
-    from ..offline.sql import literal
-
-    return literal(table.name)
-
-
-def _relation_text(node: Node) -> str:
-    from sqlglot import exp
-
-    return exp.to_table(str(node.relation_name), dialect="duckdb").sql(dialect="duckdb")
