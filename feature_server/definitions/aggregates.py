@@ -22,12 +22,13 @@ _TAKES: dict[str, Callable[[DType], bool]] = {
 
 
 class Function(msgspec.Struct, frozen=True):
-    """What a window function is; how it is reckoned over arrays is `windows.window`'s.
+    """What a window function is; how it is reckoned over arrays is its kernel in `windows.reduce`.
 
     `sql` is its call in DuckDB, over the arguments' columns and the aggregate's `parameter`. `takes` says what each
     argument may be, `ordered` where it matters how its values compare. `gives` says what its values are: a count,
     a sum, a value of its first argument, or some number. `states` are what a lifetime keeps of it, its own first;
-    without any it cannot be kept. `shown` is its name where the functions are listed.
+    without any it cannot be kept. `shown` is its name where the functions are listed. `of_nulls` says that null values
+    count too, `chosen` which of two values a state keeps, when it is neither a count nor a sum.
     """
 
     sql: str
@@ -35,6 +36,8 @@ class Function(msgspec.Struct, frozen=True):
     gives: Literal["count", "sum", "argument", "number"]
     states: tuple[str, ...] = ()
     shown: str = ""
+    of_nulls: bool = False
+    chosen: Literal["", "least", "greatest", "first", "last"] = ""
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -43,22 +46,26 @@ FUNCTIONS: dict[str, Function] = {
     "count_distinct": Function("count(distinct {0})", ("ordered",), "count", (), "count(distinct)"),
     "sum": Function("sum({0})", ("numeric",), "sum", ("sum",), "sum"),
     "avg": Function("avg({0})", ("numeric",), "number", ("sum", "count"), "avg"),
-    "min": Function("min({0})", ("ordered",), "argument", ("min",), "min"),
-    "max": Function("max({0})", ("ordered",), "argument", ("max",), "max"),
+    "min": Function("min({0})", ("ordered",), "argument", ("min",), "min", chosen="least"),
+    "max": Function("max({0})", ("ordered",), "argument", ("max",), "max", chosen="greatest"),
     "stddev_samp": Function("stddev_samp({0})", ("numeric",), "number", (), "stddev"),
     "stddev_pop": Function("stddev_pop({0})", ("numeric",), "number"),
     "var_samp": Function("var_samp({0})", ("numeric",), "number", (), "var"),
     "var_pop": Function("var_pop({0})", ("numeric",), "number"),
-    "first": Function(f"first({{0}} {_ORDER})", ("any",), "argument", ("first", "count_star"), "first"),
-    "last": Function(f"last({{0}} {_ORDER})", ("any",), "argument", ("last", "count_star"), "last"),
-    "arg_min": Function(f"arg_min({{0}}, {{1}} {_ORDER})", ("any", "ordered"), "argument", ("arg_min",), "arg_min"),
-    "arg_max": Function(f"arg_max({{0}}, {{1}} {_ORDER})", ("any", "ordered"), "argument", ("arg_max",), "arg_max"),
+    "first": Function(f"first({{0}} {_ORDER})", ("any",), "argument", ("first", "count_star"), "first", True, "first"),
+    "last": Function(f"last({{0}} {_ORDER})", ("any",), "argument", ("last", "count_star"), "last", True, "last"),
+    "arg_min": Function(
+        f"arg_min({{0}}, {{1}} {_ORDER})", ("any", "ordered"), "argument", ("arg_min",), "arg_min", chosen="least"
+    ),
+    "arg_max": Function(
+        f"arg_max({{0}}, {{1}} {_ORDER})", ("any", "ordered"), "argument", ("arg_max",), "arg_max", chosen="greatest"
+    ),
     "quantile_cont": Function("quantile_cont({0}, {parameter})", ("numeric",), "number", (), "quantile_cont"),
     "quantile_disc": Function("quantile_disc({0}, {parameter})", ("ordered",), "argument", (), "quantile_disc"),
     "median": Function("median({0})", ("numeric",), "number", (), "median"),
-    "bool_and": Function("bool_and({0})", ("condition",), "argument", ("bool_and",), "bool_and"),
-    "bool_or": Function("bool_or({0})", ("condition",), "argument", ("bool_or",), "bool_or"),
-    "list": Function(f"list({{0}} {_ORDER})", ("number",), "number"),
+    "bool_and": Function("bool_and({0})", ("condition",), "argument", ("bool_and",), "bool_and", chosen="least"),
+    "bool_or": Function("bool_or({0})", ("condition",), "argument", ("bool_or",), "bool_or", chosen="greatest"),
+    "list": Function(f"list({{0}} {_ORDER})", ("number",), "number", of_nulls=True),
 }
 
 

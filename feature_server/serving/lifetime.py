@@ -11,17 +11,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..definitions.aggregates import Part, is_count, is_of_argument, parts, parts_of
+from ..definitions.aggregates import FUNCTIONS, Part, is_count, is_of_argument, parts, parts_of
 from ..definitions.facts import FeatureView
 from ..definitions.stream import Aggregate
 from ..dtypes import DType
 from ..errors import OnlineStoreError
 from ..layout.decode import Array, BaseDecoder, Dictionary, objects
 from ..layout.events import plan_of
-from ..windows import reduce
-from ..windows.reduce import Values
+from ..windows.reduce import Values, mean
 from ..windows.versions import Events
-from ..windows.window import NO_EVENT, aggregate_ranges, picked, ranks
+from ..windows.window import NO_EVENT, ranges_of
 
 _FEW_GROUPS = 8
 
@@ -53,10 +52,10 @@ class Lifetime:
             for part in parts_of(aggregate):
                 if (part, delay_us) not in merged:
                     live = self._live(part, events, since, dictionaries)
-                    newer = None
-                    if part.function == "first":
+                    newer, chosen = None, FUNCTIONS[part.function].chosen
+                    if chosen == "first":
                         newer = states[Part("count_star", (), part.filter)][0].values == 0
-                    elif part.function == "last":
+                    elif chosen == "last":
                         count = Part("count_star", (), part.filter)
                         newer = self._live(count, events, since, dictionaries)[0].values > 0
                     merged[part, delay_us] = merge(part, states[part], live, newer)
@@ -68,21 +67,7 @@ class Lifetime:
         self, part: Part, events: Events, ranges: tuple[Array, Array], dictionaries: Sequence[Dictionary]
     ) -> list[Values]:
         """The state over ranges of events; bytes in place of places in a dictionary."""
-        low, high = ranges
-        if part.function in ("arg_min", "arg_max"):
-            values, by = (events.argument(number) for number in part.arguments)
-            valid = ~by.null & ~values.null
-            if part.filter is not None:
-                condition = events.argument(part.filter)
-                valid &= condition.values.astype(np.bool_) & ~condition.null
-            row = reduce.arg_extreme(ranks(by.values), valid, low, high, largest=part.function == "arg_max")
-            found = [picked(values, row), picked(by, row)]
-        else:
-            aggregate = Aggregate(
-                name="", function=part.function, arguments=part.arguments, filter=part.filter, frame=0,
-                dtype=DType("int64"),
-            )  # fmt: skip
-            found = [aggregate_ranges(aggregate, events, self._dtypes, low, high)]
+        found = list(ranges_of(part, events, self._dtypes, *ranges))
         if is_count(part):
             return found
         return [_spelled(of, dictionaries[number]) for of, number in zip(found, part.arguments, strict=True)]
@@ -90,12 +75,8 @@ class Lifetime:
     def _final(self, aggregate: Aggregate, found: Sequence[Values]) -> tuple[Values, Dictionary]:
         first = found[0]
         if aggregate.function == "avg":
-            size = np.maximum(found[1].values, 1)
-            dtype = self._dtypes[aggregate.arguments[0]]
-            if first.values.dtype.kind == "f":
-                return Values(first.values / size, first.null), None
-            mean = first.values.astype(np.longdouble) / (size * 10 ** (dtype.scale or 0))
-            return Values(mean.astype(np.float64), first.null), None
+            unit = 10 ** (self._dtypes[aggregate.arguments[0]].scale or 0)
+            return Values(mean(first.values, found[1].values, unit), first.null), None
         if is_of_argument(aggregate) and _is_bytes(self._dtypes[aggregate.arguments[0]]):
             return Values(np.arange(len(first.values)), first.null), first.values.tolist()
         return first, None
@@ -114,12 +95,12 @@ def merge(part: Part, base: Sequence[Values], live: Sequence[Values], newer: Arr
     one, two = base[0], live[0]
     if is_count(part):
         return [Values(one.values + two.values, one.null)]
-    if part.function == "sum":
+    if FUNCTIONS[part.function].gives == "sum":
         return [
             Values(_added(np.where(one.null, 0, one.values), np.where(two.null, 0, two.values)), one.null & two.null)
         ]
     if newer is None:
-        beats = _less if part.function in ("min", "arg_min", "bool_and") else _greater
+        beats = _less if FUNCTIONS[part.function].chosen == "least" else _greater
         newer = ~two.null & (one.null | beats(live[-1].values, base[-1].values))
     return [
         Values(np.where(newer, new.values, old.values), np.where(newer, new.null, old.null))

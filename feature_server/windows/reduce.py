@@ -2,14 +2,18 @@
 
 Events lie sorted by (group, event time); a range is `[low, high)`, and ranges come sorted, so that `ufunc.reduceat`
 walks the array about once. Sums of floats are never differences of running totals; counts and sums of integers may be.
+`KERNELS`, at the end, has one for each function of `definitions.aggregates`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
+
+from ..dtypes import DType
 
 PAIRS_AT_ONCE = 1_000_000  # event-range pairs expanded at a time, for they take memory, and caches are small
 
@@ -27,13 +31,44 @@ class Values(msgspec.Struct):
         return Values(self.values[positions], self.null[positions])
 
 
+class Ranges(msgspec.Struct):
+    """Ranges of events, and what is aggregated over them: `where` is which events are valid, and each range's low and
+    high, `arguments` are of all events. `dtype` is the first argument's, a decimal's values being unscaled; `parameter`
+    is the aggregate's.
+    """
+
+    arguments: Sequence[Values]
+    where: tuple[np.ndarray, np.ndarray, np.ndarray]
+    dtype: DType | None
+    parameter: float | None
+
+    @property
+    def unit(self) -> int:
+        return 10 ** (self.dtype.scale or 0) if self.dtype is not None else 1
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The first argument's values as 64-bit floats."""
+        values, unit = self.arguments[0].values, self.unit
+        return (values / unit if unit > 1 else values).astype(np.float64)
+
+
 def joined(parts: Sequence[Values]) -> Values:
     return Values(np.concatenate([part.values for part in parts]), np.concatenate([part.null for part in parts]))
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Integers from 0 that order and tell apart values as SQL does."""
+    return np.unique(values, return_inverse=True)[1]
+
+
+def _never_null(values: np.ndarray) -> Values:
+    return Values(values, np.zeros(len(values), dtype=bool))
+
+
 def count(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """How many of each range are valid."""
-    if valid.all():
+    if np.count_nonzero(valid) == len(valid):
         return high - low
     running = np.zeros(len(valid) + 1, dtype=np.int64)
     np.cumsum(valid, out=running[1:])
@@ -86,16 +121,18 @@ def _float_extreme(
     return np.where(count(valid & ~nan, low, high) > 0, found, np.nan)
 
 
-def first(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _first(of: Ranges) -> np.ndarray:
     """Position of the first valid event of each range; -1 where there is none."""
+    valid, low, high = of.where
     following = np.where(valid, np.arange(len(valid)), len(valid))
     following = np.minimum.accumulate(following[::-1])[::-1]
     found = np.append(following, len(valid))[low]
     return np.where(found < high, found, -1)
 
 
-def last(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _last(of: Ranges) -> np.ndarray:
     """Position of the last valid event of each range; -1 where there is none."""
+    valid, low, high = of.where
     preceding = np.maximum.accumulate(np.where(valid, np.arange(len(valid)), -1)) if len(valid) else np.array([], int)
     found = np.append(preceding, -1)[high - 1]
     return np.where((high > low) & (found >= low), found, -1)
@@ -118,41 +155,40 @@ def expanded(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> Iterator[t
         start = stop
 
 
-def distinct(codes: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """How many different codes (integers from 0) the valid events of each range have."""
-    found = np.zeros(len(low), dtype=np.int64)
+def _count_distinct(of: Ranges) -> Values:
+    codes = _ranks(of.arguments[0].values)
+    found = np.zeros(len(of.where[1]), dtype=np.int64)
     span = int(codes.max(initial=0)) + 1
-    for ranges, owner, event in expanded(valid, low, high):
+    for ranges, owner, event in expanded(*of.where):
         pairs = np.unique(owner * span + codes[event])
         found[ranges] = np.bincount(pairs // span, minlength=ranges.stop - ranges.start)
-    return found
+    return _never_null(found)
 
 
-def variance(values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of squared distances from each range's mean, in two passes so that nothing cancels, and its valid values."""
-    size = count(valid, low, high)
-    squares = np.zeros(len(low))
-    numbers = values.astype(np.float64)
-    for ranges, owner, event in expanded(valid, low, high):
+def _variance(spare: int, of: Ranges) -> Values:
+    """The mean squared distance from each range's mean, in two passes so that nothing cancels; `spare` values are left
+    out of the count that it is divided by."""
+    size = count(*of.where)
+    squares = np.zeros(len(of.where[1]))
+    numbers = of.numbers
+    for ranges, owner, event in expanded(*of.where):
         here = ranges.stop - ranges.start
-        mean = np.bincount(owner, numbers[event], here) / np.maximum(np.bincount(owner, minlength=here), 1)
-        squares[ranges] = np.bincount(owner, (numbers[event] - mean[owner]) ** 2, here)
-    return np.where(size == 1, 0.0, squares), size
+        means = np.bincount(owner, numbers[event], here) / np.maximum(np.bincount(owner, minlength=here), 1)
+        squares[ranges] = np.bincount(owner, (numbers[event] - means[owner]) ** 2, here)
+    return Values(np.where(size == 1, 0.0, squares) / np.maximum(size - spare, 1), size <= spare)
 
 
-def quantile_positions(
-    values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray, level: float, *, continuous: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _quantile_positions(of: Ranges, level: float, *, continuous: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Events that hold the quantile of each range: (lower, upper, weight of upper); positions -1 in an empty range.
 
     Continuous as DuckDB's quantile_cont: between the values at floor and ceil of (n - 1) * level. Discrete as its
     quantile_disc: the value at ceil(n * level) - 1, at least the first.
     """
-    lower = np.full(len(low), -1)
-    upper = np.full(len(low), -1)
-    weight = np.zeros(len(low))
-    for ranges, owner, event in expanded(valid, low, high):
-        order = np.lexsort((values[event], owner))
+    lower = np.full(len(of.where[1]), -1)
+    upper = np.full(len(of.where[1]), -1)
+    weight = np.zeros(len(of.where[1]))
+    for ranges, owner, event in expanded(*of.where):
+        order = np.lexsort((of.arguments[0].values[event], owner))
         event = event[order]
         size = np.bincount(owner, minlength=ranges.stop - ranges.start)
         begin = np.cumsum(size) - size
@@ -209,10 +245,12 @@ def _fused(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> np.ndarr
     return np.where(np.isfinite(found), found, total)
 
 
-def arg_extreme(by: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray, *, largest: bool) -> np.ndarray:
-    """Position of the valid event with the largest or smallest `by` of each range, the earliest on a tie; -1: none."""
-    found = np.full(len(low), -1)
-    for ranges, owner, event in expanded(valid, low, high):
+def _arg_extreme(of: Ranges, *, largest: bool) -> np.ndarray:
+    """Position of the valid event with the largest or smallest second argument of each range, the earliest on a tie;
+    -1: none."""
+    by = _ranks(of.arguments[1].values)
+    found = np.full(len(of.where[1]), -1)
+    for ranges, owner, event in expanded(*of.where):
         order = np.lexsort((-event if largest else event, by[event], owner))
         owner, event = owner[order], event[order]
         if not len(owner):
@@ -237,3 +275,90 @@ def over_ranges(ufunc: np.ufunc, values: np.ndarray, low: np.ndarray, high: np.n
     found[cut] = ufunc(found[cut], values[last])
     found[low == high] = empty
     return found
+
+
+def picked(values: Values, rows: np.ndarray) -> Values:
+    """The values at rows; null where negative."""
+    if not len(values):
+        return Values(np.zeros(len(rows), dtype=values.values.dtype), np.ones(len(rows), dtype=bool))
+    taken = values.take(np.maximum(rows, 0))
+    return Values(taken.values, taken.null | (rows < 0))
+
+
+def mean(total: np.ndarray, size: np.ndarray, unit: int) -> np.ndarray:
+    """A sum of so many values, integers being of a unit, divided as DuckDB divides the exact sum."""
+    size = np.maximum(size, 1)
+    if total.dtype.kind == "f":
+        return total / size
+    return (total.astype(np.longdouble) / (size * unit)).astype(np.float64)
+
+
+def _count(of: Ranges) -> Values:
+    return _never_null(count(*of.where))
+
+
+def _sum(of: Ranges) -> Values:
+    return Values(total(of.arguments[0].values, *of.where), count(*of.where) == 0)
+
+
+def _avg(of: Ranges) -> Values:
+    size = count(*of.where)
+    return Values(mean(total(of.arguments[0].values, *of.where), size, of.unit), size == 0)
+
+
+def _extreme(ufunc: np.ufunc, of: Ranges) -> Values:
+    values, empty = of.arguments[0].values, count(*of.where) == 0
+    found = extreme(ufunc, values, *of.where)
+    return Values(found.astype(bool) if values.dtype.kind == "b" else found, empty)
+
+
+def _deviation(spare: int, of: Ranges) -> Values:
+    found = _variance(spare, of)
+    return Values(np.sqrt(found.values), found.null)
+
+
+def _quantile(level: float | None, of: Ranges) -> Values:
+    level = float(of.parameter or 0) if level is None else level
+    lower, upper, weight = _quantile_positions(of, level, continuous=True)
+    at, to = picked(of.arguments[0], lower), picked(of.arguments[0], upper)
+    at_values, to_values = np.where(at.null, 0, at.values), np.where(to.null, 0, to.values)
+    if of.dtype is not None and of.dtype.kind == "decimal":
+        found = between_decimals(at_values, to_values, weight, int(of.dtype.precision or 38))
+    else:
+        found = between(at_values, to_values, weight)
+    return Values(np.where(lower == upper, at_values, found), at.null)
+
+
+def _list(of: Ranges) -> Values:
+    (values,), (valid, low, high), last = of.arguments, of.where, of.parameter
+    lists = np.empty(len(low), dtype=object)
+    for i, (start, stop) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
+        rows = np.flatnonzero(valid[start:stop]) + start
+        rows = rows if last is None else rows[-int(last) :]
+        lists[i] = [None if values.null[row] else values.values[row].item() for row in rows]
+    return Values(lists, np.array([not found for found in lists], dtype=bool))
+
+
+KERNELS: dict[str, Callable[[Ranges], Values | np.ndarray]] = {  # values, or the positions of the events that have them
+    "count_star": _count,
+    "count": _count,
+    "count_distinct": _count_distinct,
+    "sum": _sum,
+    "avg": _avg,
+    "min": partial(_extreme, np.minimum),
+    "max": partial(_extreme, np.maximum),
+    "bool_and": partial(_extreme, np.minimum),
+    "bool_or": partial(_extreme, np.maximum),
+    "stddev_samp": partial(_deviation, 1),
+    "stddev_pop": partial(_deviation, 0),
+    "var_samp": partial(_variance, 1),
+    "var_pop": partial(_variance, 0),
+    "median": partial(_quantile, 0.5),
+    "quantile_cont": partial(_quantile, None),
+    "quantile_disc": lambda of: _quantile_positions(of, float(of.parameter or 0), continuous=False)[0],
+    "first": _first,
+    "last": _last,
+    "arg_min": partial(_arg_extreme, largest=False),
+    "arg_max": partial(_arg_extreme, largest=True),
+    "list": _list,
+}

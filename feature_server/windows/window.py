@@ -8,16 +8,17 @@ are looked at one by one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
 
+from ..definitions.aggregates import FUNCTIONS, Part
 from ..definitions.stream import Aggregate, Frame, StreamPlan
 from ..dtypes import DType
 from ..times import NEVER
-from . import reduce
-from .reduce import Values
+from .reduce import KERNELS, Ranges, Values, expanded, joined, picked
 from .versions import Events, in_force, in_force_at, superseded_of
 
 NO_EVENT = np.iinfo(np.int64).min
@@ -119,78 +120,30 @@ def aggregate_ranges(
     aggregate: Aggregate, events: Events, dtypes: Sequence[DType], low: np.ndarray, high: np.ndarray
 ) -> Values:
     """One aggregate over ranges of events; `dtypes` are those of the arguments, a decimal's values being unscaled."""
-    if aggregate.function == "count_star" and aggregate.filter is None:
-        return _never_null(high - low)
-    valid = np.ones(len(events.event_us), dtype=bool)
-    if aggregate.filter is not None:
-        condition = events.argument(aggregate.filter)
-        valid = condition.values.astype(bool) & ~condition.null
-    if aggregate.function == "count_star":
-        return _never_null(reduce.count(valid, low, high))
-    values = events.argument(aggregate.arguments[0])
-    if aggregate.function in ("first", "last"):
-        pick = reduce.first if aggregate.function == "first" else reduce.last
-        return picked(values, pick(valid, low, high))
-    if aggregate.function in ("arg_max", "arg_min"):
-        by = events.argument(aggregate.arguments[1])
-        valid &= ~by.null & ~values.null
-        largest = aggregate.function == "arg_max"
-        return picked(values, reduce.arg_extreme(ranks(by.values), valid, low, high, largest=largest))
-    if aggregate.function == "list":
-        return _lists(values, valid, low, high, aggregate.parameter)
-    valid &= ~values.null
-    return _numeric(aggregate, dtypes[aggregate.arguments[0]], values.values, valid, low, high)
+    return next(ranges_of(aggregate, events, dtypes, low, high, aggregate.parameter))
 
 
-def _numeric(
-    aggregate: Aggregate, dtype: DType, values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> Values:
-    function = aggregate.function
-    unit = 10 ** (dtype.scale or 0)
-    size = reduce.count(valid, low, high)
-    if function == "count":
-        return _never_null(size)
-    if function == "count_distinct":
-        return _never_null(reduce.distinct(ranks(values), valid, low, high))
-    empty = size == 0
-    if function == "sum":
-        return Values(reduce.total(values, valid, low, high), empty)
-    if function == "avg":
-        total = reduce.total(values, valid, low, high)
-        if values.dtype.kind == "f":
-            return Values(total / np.maximum(size, 1), empty)
-        mean = total.astype(np.longdouble) / (np.maximum(size, 1) * unit)  # as DuckDB divides the exact sum
-        return Values(mean.astype(np.float64), empty)
-    if function in ("min", "max", "bool_and", "bool_or"):
-        ufunc = np.minimum if function in ("min", "bool_and") else np.maximum
-        found = reduce.extreme(ufunc, values, valid, low, high)
-        return Values(found.astype(bool) if values.dtype.kind == "b" else found, empty)
-    if function in ("stddev_samp", "stddev_pop", "var_samp", "var_pop"):
-        squares, size = reduce.variance(values / unit if unit > 1 else values, valid, low, high)
-        spare = 1 if function.endswith("samp") else 0
-        found = squares / np.maximum(size - spare, 1)
-        return Values(np.sqrt(found) if function.startswith("stddev") else found, size <= spare)
-    level = 0.5 if function == "median" else float(aggregate.parameter or 0)
-    continuous = function != "quantile_disc"
-    lower, upper, weight = reduce.quantile_positions(values, valid, low, high, level, continuous=continuous)
-    at, to = picked(Values(values, ~valid), lower), picked(Values(values, ~valid), upper)
-    if not continuous:
-        return at
-    at_values, to_values = np.where(at.null, 0, at.values), np.where(to.null, 0, to.values)
-    if dtype.kind == "decimal":
-        found = reduce.between_decimals(at_values, to_values, weight, int(dtype.precision or 38))
+def ranges_of(
+    of: Aggregate | Part,
+    events: Events,
+    dtypes: Sequence[DType],
+    low: np.ndarray,
+    high: np.ndarray,
+    parameter: float | None = None,
+) -> Iterator[Values]:
+    """A function's values over ranges of events, then of arg_min and arg_max what they are chosen by."""
+    arguments = [events.argument(number) for number in of.arguments]
+    kept = [] if FUNCTIONS[of.function].of_nulls else [~argument.null for argument in arguments]
+    if of.filter is not None:
+        condition = events.argument(of.filter)
+        kept.append(condition.values.astype(bool) & ~condition.null)
+    valid = functools.reduce(np.logical_and, kept) if kept else np.ones(len(events.event_us), dtype=bool)
+    dtype = dtypes[of.arguments[0]] if arguments else None
+    found = KERNELS[of.function](Ranges(arguments, (valid, low, high), dtype, parameter))
+    if isinstance(found, Values):
+        yield found
     else:
-        found = reduce.between(at_values, to_values, weight)
-    return Values(np.where(lower == upper, at_values, found), at.null)
-
-
-def _lists(values: Values, valid: np.ndarray, low: np.ndarray, high: np.ndarray, last: float | None) -> Values:
-    lists = np.empty(len(low), dtype=object)
-    for i, (start, stop) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
-        rows = np.flatnonzero(valid[start:stop]) + start
-        rows = rows if last is None else rows[-int(last) :]
-        lists[i] = [None if values.null[row] else values.values[row].item() for row in rows]
-    return Values(lists, np.array([not found for found in lists], dtype=bool))
+        yield from (picked(argument, found) for argument in arguments)
 
 
 def _as_known_differs(events: Events, superseded: np.ndarray, groups: np.ndarray, at_us: np.ndarray) -> np.ndarray:
@@ -235,7 +188,7 @@ def _one_by_one(
         before = _latest_known_before(events, superseded, low, oldest, at)
         low = np.where(before >= 0, np.minimum(before, oldest), oldest)
     parts = []
-    for ranges, owner, row in reduce.expanded(np.ones(len(events.event_us), bool), low, high):
+    for ranges, owner, row in expanded(np.ones(len(events.event_us), bool), low, high):
         here = at[ranges]
         known = in_force_at(events, superseded, row, here[owner])
         starts = np.append(0, np.cumsum(np.bincount(owner[known], minlength=len(here))))
@@ -245,10 +198,10 @@ def _one_by_one(
 
 def _joined(parts: Sequence[Evaluated]) -> Evaluated:
     return Evaluated(
-        aggregates=[reduce.joined(column) for column in zip(*(part.aggregates for part in parts), strict=True)],
+        aggregates=[joined(column) for column in zip(*(part.aggregates for part in parts), strict=True)],
         latest_us=np.concatenate([part.latest_us for part in parts]),
         latest=[
-            None if column[0] is None else reduce.joined(column)
+            None if column[0] is None else joined(column)
             for column in zip(*(part.latest for part in parts), strict=True)
         ],
     )
@@ -294,20 +247,3 @@ def _search(
         low[open_[passed]] = middle[passed] + 1
         high[open_[~passed]] = middle[~passed]
     return low
-
-
-def picked(values: Values, rows: np.ndarray) -> Values:
-    """The values at rows; null where negative."""
-    if not len(values):
-        return Values(np.zeros(len(rows), dtype=values.values.dtype), np.ones(len(rows), dtype=bool))
-    taken = values.take(np.maximum(rows, 0))
-    return Values(taken.values, taken.null | (rows < 0))
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Integers from 0 that order and tell apart values as SQL does."""
-    return np.unique(values, return_inverse=True)[1]
-
-
-def _never_null(values: np.ndarray) -> Values:
-    return Values(values, np.zeros(len(values), dtype=bool))

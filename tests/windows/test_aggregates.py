@@ -18,6 +18,7 @@ import pytest
 from feature_server.client.features import FeatureClient
 from feature_server.compiler.layers import EVENTS
 from feature_server.compiler.model import CompiledModel, compile_stream_view
+from feature_server.definitions.aggregates import FUNCTIONS, listed
 from feature_server.definitions.facts import Entity, Feature, FeatureView, JoinKey
 from feature_server.definitions.registry import Registry
 from feature_server.definitions.stream import EventSource, SourceColumn
@@ -34,6 +35,7 @@ from feature_server.sync.run import sync
 from feature_server.sync.view import SyncOptions
 from feature_server.times import to_us
 from feature_server.verify.events import verify_events
+from feature_server.windows.reduce import KERNELS
 from tests.support.published import training_store
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -227,6 +229,15 @@ class Shop:
             for i, (ours, theirs) in enumerate(zip(found[row], wanted[row], strict=True))
             if not same(ours, theirs)
         ]
+
+
+def test_every_function_has_a_kernel_a_place_in_the_docs_and_is_tried_here() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "realtime.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith("| aggregates |"))
+    stream = make_view(FRAMES[0]).stream
+    assert stream is not None
+    assert set(KERNELS) == {aggregate.function for aggregate in stream.aggregates} == set(FUNCTIONS)
+    assert sorted(row.split("`")[1:-2:2]) == sorted([*listed(lifetime=False).split(", "), "(list(x) over w)[-n:]"])
 
 
 @pytest.mark.parametrize(("frame", "special"), zip(FRAMES, (False, True, True), strict=True))
