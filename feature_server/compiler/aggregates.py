@@ -36,7 +36,6 @@ _INSTEAD: dict[type[exp.Expr], str] = {
     exp.Lead: "nothing that looks ahead: what follows an event belongs into a label",
     exp.RowNumber: _COUNTED, exp.Rank: _COUNTED, exp.DenseRank: _COUNTED, exp.PercentRank: _COUNTED,
     exp.CumeDist: _COUNTED, exp.Ntile: _COUNTED,
-    exp.CountIf: "count(*) filter (where …)",
     exp.ApproxDistinct: "count(distinct …), which is exact",
     exp.WithinGroup: "quantile_cont(…, level) or quantile_disc(…, level)",
 }  # fmt: skip

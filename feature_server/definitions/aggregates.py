@@ -44,6 +44,7 @@ FUNCTIONS: dict[str, Function] = {
     "count_star": Function("count(*)", (), "count", ("count_star",)),
     "count": Function("count({0})", ("any",), "count", ("count",), "count"),
     "count_distinct": Function("count(distinct {0})", ("ordered",), "count", (), "count(distinct)"),
+    "count_if": Function("count_if({0})", ("condition",), "sum", ("count_if",), "count_if"),
     "sum": Function("sum({0})", ("numeric",), "sum", ("sum",), "sum"),
     "avg": Function("avg({0})", ("numeric",), "number", ("sum", "count"), "avg"),
     "min": Function("min({0})", ("ordered",), "argument", ("min",), "min", chosen="least"),

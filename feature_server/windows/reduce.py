@@ -343,6 +343,7 @@ KERNELS: dict[str, Callable[[Ranges], Values | np.ndarray]] = {  # values, or th
     "count_star": _count,
     "count": _count,
     "count_distinct": _count_distinct,
+    "count_if": _sum,
     "sum": _sum,
     "avg": _avg,
     "min": partial(_extreme, np.minimum),

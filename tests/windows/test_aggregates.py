@@ -73,6 +73,7 @@ CALLS = (
     + [(f"quantile_disc({c}, {level})", False) for c in ORDERED for level in (0.25, 1)]
     + [(f"arg_min({c}, n)", False) for c in ANY]
     + [(f"arg_max(n, {c})", False) for c in ORDERED]
+    + [("count_if(b)::bigint", False), ("count_if(x > 1)::bigint", True)]
     + [("bool_and(b)", False), ("bool_or(b)", True), ("bool_or(x > 1)", False)]
     + [(f"{call} ignore nulls)", False) for call in ("first_value(n", "last_value(s", "first(x", "last(d")]
     + [("any_value(s)", False), ("last_value(n respect nulls)", False)]
@@ -88,7 +89,7 @@ def aggregate(call: str, condition: str | None, frame: str) -> str:
     return f"cast({whole} as {cast})" if cast else whole
 
 
-LIFETIME = ("count(*)", "count(", "sum", "avg", "min", "max", "first", "last", "any", "arg_", "bool")
+LIFETIME = ("count(*)", "count(", "count_if", "sum", "avg", "min", "max", "first", "last", "any", "arg_", "bool")
 
 
 def features(frame: str) -> dict[str, tuple[str, str]]:
