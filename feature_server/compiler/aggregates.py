@@ -77,8 +77,9 @@ def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -
     ignored = isinstance(function, exp.IgnoreNulls)
     if isinstance(function, exp.IgnoreNulls | exp.RespectNulls):
         function = function.this
-    distinct = isinstance(function.this, exp.Distinct)
-    arguments = tuple(function.this.expressions) if distinct else ()
+    argument = _argument(function)
+    distinct = isinstance(argument, exp.Distinct)
+    arguments = tuple(argument.expressions) if distinct else ()
     if isinstance(function, exp.Count):
         if distinct:
             call = _call("count_distinct", arguments, True, condition) if len(arguments) == 1 else None
@@ -134,7 +135,7 @@ def _plain(name: str, function: exp.Expr, condition: exp.Expr | None) -> Call | 
             return None
     if function.args.get("count"):
         return None
-    given = (_uncast(function), function.expression)[: len(FUNCTIONS[name].takes)]
+    given = (_argument(function), function.expression)[: len(FUNCTIONS[name].takes)]
     return _call(name, given, False, condition, None if level is None else float(level.name))
 
 
@@ -143,9 +144,9 @@ def _without_nulls(call: Call) -> Call:
     return msgspec.structs.replace(call, filter=present if call.filter is None else exp.and_(call.filter, present))
 
 
-def _uncast(function: exp.Expr) -> exp.Expr:
-    """The argument of bool_and and bool_or without the cast to boolean that the parser adds."""
-    argument = function.this
+def _argument(function: exp.Expr) -> exp.Expr:
+    """The first argument; of bool_and and bool_or without the cast to boolean that the parser adds."""
+    argument = next(iter(function.expressions), exp.null()) if isinstance(function, exp.Anonymous) else function.this
     if isinstance(function, exp.LogicalAnd | exp.LogicalOr) and isinstance(argument, exp.Cast):
         return argument.this
     return argument

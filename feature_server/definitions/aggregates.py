@@ -46,6 +46,7 @@ FUNCTIONS: dict[str, Function] = {
     "count_distinct": Function("count(distinct {0})", ("ordered",), "count", (), "count(distinct)"),
     "count_if": Function("count_if({0})", ("condition",), "sum", ("count_if",), "count_if"),
     "sum": Function("sum({0})", ("numeric",), "sum", ("sum",), "sum"),
+    "product": Function("product({0})", ("numeric",), "number", (), "product"),
     "avg": Function("avg({0})", ("numeric",), "number", ("sum", "count"), "avg"),
     "min": Function("min({0})", ("ordered",), "argument", ("min",), "min", chosen="least"),
     "max": Function("max({0})", ("ordered",), "argument", ("max",), "max", chosen="greatest"),

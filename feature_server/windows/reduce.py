@@ -301,6 +301,13 @@ def _sum(of: Ranges) -> Values:
     return Values(total(of.arguments[0].values, *of.where), count(*of.where) == 0)
 
 
+def _product(of: Ranges) -> Values:
+    valid, low, high = of.where
+    with np.errstate(all="ignore"):
+        found = over_ranges(np.multiply, np.where(valid, of.numbers, 1.0), low, high, 1.0)
+    return Values(found, count(*of.where) == 0)
+
+
 def _avg(of: Ranges) -> Values:
     size = count(*of.where)
     return Values(mean(total(of.arguments[0].values, *of.where), size, of.unit), size == 0)
@@ -345,6 +352,7 @@ KERNELS: dict[str, Callable[[Ranges], Values | np.ndarray]] = {  # values, or th
     "count_distinct": _count_distinct,
     "count_if": _sum,
     "sum": _sum,
+    "product": _product,
     "avg": _avg,
     "min": partial(_extreme, np.minimum),
     "max": partial(_extreme, np.maximum),

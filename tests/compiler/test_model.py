@@ -174,6 +174,7 @@ def over(frame: str) -> str:
         (f"count(distinct shop) {EVER} as f", "count_distinct over a lifetime", "at most 90 days"),
         (f"median(amount) {EVER} as f", "median over a lifetime", "at most 90 days"),
         (f"(list(items) {EVER})[-3:] as f", "list over a lifetime", "at most 90 days"),
+        (f"product(amount) {EVER} as f", "product over a lifetime", "at most 90 days"),
         (f"stddev(amount) {EVER} as f", "stddev_samp over a lifetime", "at most 90 days"),
         (f"list(items) {HOUR} as f", "a window function that cannot be kept in real time", "(list(…) over …)[-n:]"),
         (f"ntile(3) {HOUR} as f", "a window function that cannot be kept in real time", "count(*) over a range"),

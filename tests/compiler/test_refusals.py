@@ -60,6 +60,7 @@ def over(frame: str, order: str = "paid_at") -> str:
         (f"max(items, 2) {HOUR}", "window function that", "count, count(distinct)"),
         (f"approx_count_distinct(shop) {HOUR}", "window function that", "count(distinct …), which is exact"),
         (f"count_if(distinct amount > 1) {HOUR}", "window function that", "count(distinct …) of one expression"),
+        (f"product(distinct items) {HOUR}", "window function that", "count(distinct …) of one expression"),
         (f"count_if(amount > 1) {HOUR}", "a feature of type hugeint", "cast(… as bigint) as f"),
         (f"cast(sum(distinct items) {HOUR} as bigint)", "window function that", "count(distinct …) of one expression"),
         (f"quantile_cont(items, [0.1, 0.9]) {HOUR}", "window function that", "quantile_cont"),

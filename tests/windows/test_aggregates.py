@@ -67,7 +67,7 @@ CALLS = (
     + [(f"{call}({c})", c in ("n", "s")) for call in ("min", "max") for c in ORDERED]
     + [(f"count(distinct {c})", c in ("s", "d")) for c in ORDERED]
     + [(f"sum({c})" if c in ("dec", "wide", "x", "f") else f"sum({c})::bigint", False) for c in NUMBERS]
-    + [(f"{call}({c})", c == "n") for call in ("avg", "median") for c in NUMBERS]
+    + [(f"{call}({c})", c == "n") for call in ("avg", "product", "median") for c in NUMBERS]
     + [(f"{call}({c})", False) for call in ("stddev", "stddev_pop", "var_samp", "var_pop") for c in NUMBERS]
     + [(f"quantile_cont({c}, {level})", False) for c in NUMBERS for level in (0, 0.9)]
     + [(f"quantile_disc({c}, {level})", False) for c in ORDERED for level in (0.25, 1)]
