@@ -126,7 +126,7 @@ def _first(of: Ranges) -> np.ndarray:
     valid, low, high = of.where
     following = np.where(valid, np.arange(len(valid)), len(valid))
     following = np.minimum.accumulate(following[::-1])[::-1]
-    found = np.append(following, len(valid))[low]
+    found = np.concatenate((following, [len(valid)]))[low]
     return np.where(found < high, found, -1)
 
 
@@ -134,7 +134,7 @@ def _last(of: Ranges) -> np.ndarray:
     """Position of the last valid event of each range; -1 where there is none."""
     valid, low, high = of.where
     preceding = np.maximum.accumulate(np.where(valid, np.arange(len(valid)), -1)) if len(valid) else np.array([], int)
-    found = np.append(preceding, -1)[high - 1]
+    found = np.concatenate((preceding, [-1]))[high - 1]
     return np.where((high > low) & (found >= low), found, -1)
 
 

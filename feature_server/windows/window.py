@@ -132,6 +132,9 @@ def ranges_of(
     parameter: float | None = None,
 ) -> Iterator[Values]:
     """A function's values over ranges of events, then of arg_min and arg_max what they are chosen by."""
+    if not of.arguments and of.filter is None:  # count(*): no event needs to be looked at
+        yield Values(high - low, np.zeros(len(low), dtype=bool))
+        return
     arguments = [events.argument(number) for number in of.arguments]
     kept = [] if FUNCTIONS[of.function].of_nulls else [~argument.null for argument in arguments]
     if of.filter is not None:
@@ -143,7 +146,8 @@ def ranges_of(
     if isinstance(found, Values):
         yield found
     else:
-        yield from (picked(argument, found) for argument in arguments)
+        for argument in arguments:
+            yield picked(argument, found)
 
 
 def _as_known_differs(events: Events, superseded: np.ndarray, groups: np.ndarray, at_us: np.ndarray) -> np.ndarray:
