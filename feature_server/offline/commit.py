@@ -39,21 +39,6 @@ def commit(
     `base` None creates the table. `replace` writes table, schema and all anew, old versions staying readable. Raises
     CommitConflict, with nothing changed, when the table is no longer at `base`'s version.
     """
-    _commit(path, state, base=base, added=added, removed=removed, replace=replace)
-    log = path / "_delta_log"
-    flush(log / f"{0 if base is None else base.version + 1:020}.json")
-    flush(log)
-
-
-def _commit(
-    path: Path,
-    state: PublishedState,
-    *,
-    base: OfflineTable | None,
-    added: Iterable[DataFile],
-    removed: Iterable[DataFile],
-    replace: bool,
-) -> None:
     adds = [_add_action(path, state, file) for file in added]
     schema = Schema.from_arrow(arrow_schema(state.view))
     properties = CommitProperties(custom_metadata={LOG_KEY: msgspec.to_builtins(state)}, max_commit_retries=0)
@@ -63,25 +48,28 @@ def _commit(
             base.delta.create_write_transaction(
                 [*adds, *removes], "append", schema, partition_by=[BUCKET], commit_properties=properties
             )
-            return
-        if base is not None and OfflineTable(base.view_id, path).version != base.version:
-            raise _conflict(path)
-        create_table_with_add_actions(
-            str(path),
-            schema,
-            adds,
-            mode="error" if base is None else "overwrite",
-            partition_by=[BUCKET],
-            name=state.view.id,
-            configuration=_CONFIGURATION,
-            commit_properties=properties,
-        )
+        else:
+            if base is not None and OfflineTable(base.view_id, path).version != base.version:
+                raise _conflict(path)
+            create_table_with_add_actions(
+                str(path),
+                schema,
+                adds,
+                mode="error" if base is None else "overwrite",
+                partition_by=[BUCKET],
+                name=state.view.id,
+                configuration=_CONFIGURATION,
+                commit_properties=properties,
+            )
     except DeltaError as error:
         if _is_conflict(error):
             raise _conflict(path) from error
         raise OfflineStoreError(
             "the commit failed", where=str(path), got=str(error), remedy="run `features publish` again"
         ) from error
+    log = path / "_delta_log"
+    flush(log / f"{0 if base is None else base.version + 1:020}.json")
+    flush(log)
 
 
 def _is_conflict(error: DeltaError) -> bool:
