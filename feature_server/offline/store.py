@@ -19,7 +19,7 @@ from deltalake.exceptions import DeltaError
 
 from ..definitions.facts import Feature, FeatureView
 from ..errors import UNREADABLE, OfflineStoreError
-from .sql import BUCKET, columns, literal, quote, restore_list, sql_type
+from .sql import BUCKET, columns, literal, quote, restore_list, stored_sql_type
 
 LOG_KEY = "feature_warehouse"  # of a commit's custom metadata: a PublishedState
 
@@ -173,12 +173,10 @@ class OfflineTable:
         paths = [literal(str(file.path)) for file in (self._files if files is None else files)]
         if paths:
             source = f"read_parquet([{', '.join(paths)}], hive_partitioning = false)"
-            return f"select {restore_list(view, names)} from {source}"
-        chosen = [column for column in columns(view) if names is None or column.name in names]
-        if names is not None:
-            chosen.sort(key=lambda column: list(names).index(column.name))
-        nulls = ", ".join(f"cast(null as {sql_type(column.dtype)}) as {quote(column.name)}" for column in chosen)
-        return f"select {nulls} where false"
+        else:
+            nulls = (f"cast(null as {stored_sql_type(dtype)}) as {quote(name)}" for name, dtype in columns(view))
+            source = f"(select {', '.join(nulls)} where false)"
+        return f"select {restore_list(view, names)} from {source}"
 
     @cached_property
     def _files(self) -> tuple[DataFile, ...]:
