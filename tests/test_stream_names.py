@@ -20,8 +20,8 @@ from feature_server.dtypes import parse_sql_type
 from feature_server.history.log import land
 from feature_server.ingest.transaction import Ingestor
 from feature_server.manifest.views import fingerprint
+from feature_server.offline.session import event_types
 from feature_server.offline.store import OfflineStore
-from feature_server.offline.warehouse import event_types, open_warehouse
 from feature_server.online.store import OnlineStore
 from feature_server.publish.run import publish
 from feature_server.settings import load_settings
@@ -30,6 +30,7 @@ from feature_server.sync.view import SyncOptions
 from feature_server.times import to_us
 from feature_server.verify.events import verify_events
 from feature_server.verify.explain import explain
+from feature_server.warehouse.relations import open_warehouse
 from tests.support.published import training_store
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

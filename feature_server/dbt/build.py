@@ -16,9 +16,9 @@ import msgspec
 
 from ..definitions.facts import FeatureView
 from ..errors import UNREADABLE, FeatureStoreError, SettingsError, WarehouseError
-from ..offline.warehouse import MISSING, database_name, name_parts
 from ..settings import Settings, local_path, shown_place
 from ..times import from_us, to_us
+from ..warehouse.file import MISSING, database_name, name_parts
 from .artifacts import read_manifest
 
 if TYPE_CHECKING:

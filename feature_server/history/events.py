@@ -19,9 +19,9 @@ from ..definitions.facts import FeatureView, event_view
 from ..definitions.stream import EventSource
 from ..errors import OnlineStoreError
 from ..layout.events import bounded_us, plan_of, retention_us
+from ..offline.session import connect
 from ..offline.sql import columns, literal, quote, sql_type
 from ..offline.store import OfflineTable
-from ..offline.warehouse import connect
 from ..online.store import OnlineStore
 from .log import EntryId, last_id, live_files, logged
 

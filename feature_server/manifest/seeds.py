@@ -11,7 +11,7 @@ from ..errors import WarehouseError
 
 if TYPE_CHECKING:
     from ..compiler.layers import Constant
-    from ..offline.warehouse import EventTypes
+    from ..offline.session import EventTypes
 
 
 def load_seed(node: Node, project_dir: Path, session: EventTypes) -> Constant:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlglot import exp
 
     from ..compiler.layers import Constant
-    from ..offline.warehouse import EventTypes
+    from ..offline.session import EventTypes
 
 STREAM = (*BLOCK, "stream")
 
@@ -38,7 +38,7 @@ def compile_streams(
                 _report_unknown(draft.node, name, manifest, sources, report)
             elif source.source is not None:
                 if name not in sessions:
-                    from ..offline.warehouse import event_types
+                    from ..offline.session import event_types
 
                     sessions[name] = stack.enter_context(event_types(source.source))
                 if not _is_incremental(draft.node, manifest, report):

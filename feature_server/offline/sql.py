@@ -94,6 +94,14 @@ def restore_list(view: FeatureView, names: Sequence[str] | None = None) -> str:
     )
 
 
+def store_list(view: FeatureView) -> str:
+    """The SELECT list that gives the columns of a view's rows the types that its files keep."""
+    return ", ".join(
+        f"cast({quote(column.name)} as {stored_sql_type(column.dtype)}) as {quote(column.name)}"
+        for column in columns(view)
+    )
+
+
 def arrow_schema(view: FeatureView) -> pa.Schema:
     """The Arrow schema of a view's offline table as stored, the partition column last."""
     fields = [pa.field(column.name, _stored_arrow_type(column.dtype)) for column in columns(view)]

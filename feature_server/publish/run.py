@@ -11,25 +11,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import msgspec
 
 from ..dbt.build import check_warehouse
-from ..definitions.facts import Feature, FeatureView, event_view
+from ..definitions.facts import FeatureView, event_view
 from ..definitions.stream import EventSource
 from ..errors import FeatureStoreError, OfflineStoreError, WarehouseError
 from ..offline.commit import CommitConflict, commit
-from ..offline.files import write_file
-from ..offline.sql import quote
-from ..offline.store import DataFile, OfflineStore
-from ..offline.warehouse import Warehouse, open_warehouse
+from ..offline.files import keep, new_file
+from ..offline.store import OfflineStore
 from ..settings import Settings
-from .compare import Plan, Write, day_after, first_day, make_plan
+from ..warehouse.relations import Warehouse, open_warehouse
+from .compare import Plan, make_plan
 
 Progress = Callable[[int, int], None]  # files written, files to write
 BUCKET_ROWS = 2_000_000  # a bucket holds at most about this many rows: what one late row costs to rewrite
-BUCKETS_A_SCAN = 16  # more than these are written from one copy sorted by time
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,37 +110,11 @@ def publish(
     `full` compares all rows whatever the build log says. Raises WarehouseError for a relation that is missing, differs
     from its definition, or has rows without a key or event time; CommitConflict when another process keeps publishing.
     """
-    features = view.features if view.stream is not None else ()
-    view = event_view(view)
-    for last_try in (False, True):
-        try:
-            return _publish_once(
-                view, features, warehouse, store, full=full, bucket_rows=bucket_rows, progress=progress
-            )
-        except CommitConflict:
-            if last_try:
-                raise
-    raise AssertionError("unreachable")
-
-
-def _publish_once(
-    view: FeatureView,
-    features: tuple[Feature, ...],
-    warehouse: Warehouse,
-    store: OfflineStore,
-    *,
-    full: bool,
-    bucket_rows: int,
-    progress: Progress,
-) -> Published:
     started = time.monotonic()
-    base = store.table(view.id) if store.exists(view.id) else None
-    plan = make_plan(view, warehouse, base, full=full, bucket_rows=bucket_rows)
-    committed = base is None or plan.replace or plan.changed_buckets > 0
-    if committed:
-        added = _write_files(view, warehouse, store.path(view.id), plan, progress)
-        state = msgspec.structs.replace(plan.state, features=features)
-        commit(store.path(view.id), state, base=base, added=added, removed=plan.removed, replace=plan.replace)
+    try:
+        plan, committed = _commit_changes(view, warehouse, store, full, bucket_rows, progress)
+    except CommitConflict:
+        plan, committed = _commit_changes(view, warehouse, store, full, bucket_rows, progress)
     table = store.table(view.id)
     return Published(
         view=view.id,
@@ -157,39 +128,21 @@ def _publish_once(
     )
 
 
-def _write_files(
-    view: FeatureView, warehouse: Warehouse, folder: Path, plan: Plan, progress: Progress
-) -> list[DataFile]:
-    files: list[DataFile] = []
-    for write, source in _sources(view, warehouse, plan.writes):
-        progress(len(files), len(plan.writes))
-        files.append(write_file(warehouse, view, source, folder, write.bucket, write.extent))
-    progress(len(files), len(plan.writes))
-    return files
-
-
-def _sources(view: FeatureView, warehouse: Warehouse, writes: Sequence[Write]) -> Iterator[tuple[Write, str]]:
-    """A SELECT of each write's rows; those of many buckets from a copy sorted by time, not by one scan a bucket."""
-    spans = [(first_day(write.bucket), day_after(write.bucket)) for write in writes]
-    event = quote(view.event_timestamp)
-    staged = len(writes) > BUCKETS_A_SCAN
-    if staged:
-        days = ", ".join(f"(timestamp '{since}', timestamp '{before}')" for since, before in spans)
-        conditions = {write.condition or "true" for write in writes}
-        warehouse.rows(f"""
-            create temp table staged as
-            select * from ({warehouse.source(view, since=min(spans)[0], before=max(spans)[1])})
-            where cast(make_timestamp(epoch_us({event})) as date) in (
-                select cast(unnest(range(since, before, interval 1 day)) as date) from (values {days}) t(since, before)
-            ) and ({" or ".join(conditions)})
-            order by {event}
-        """)
-    for write, (since, before) in zip(writes, spans, strict=True):
-        if staged:
-            start, end = f"timestamptz '{since}'", f"timestamptz '{before}'"
-            source = f"select * from staged where {event} >= {start} and {event} < {end}"
-        else:
-            source = warehouse.source(view, since=since, before=before)
-        yield write, source if write.condition is None else f"select * from ({source}) where {write.condition}"
-    if staged:
-        warehouse.rows("drop table staged")
+def _commit_changes(
+    view: FeatureView, warehouse: Warehouse, store: OfflineStore, full: bool, bucket_rows: int, progress: Progress
+) -> tuple[Plan, bool]:
+    """What was planned, and whether there was anything to commit."""
+    rows, path = event_view(view), store.path(view.id)
+    base = store.table(view.id) if store.exists(view.id) else None
+    plan = make_plan(rows, warehouse, base, full=full, bucket_rows=bucket_rows)
+    if base is not None and not plan.replace and not plan.changed_buckets:
+        return plan, False
+    files = [new_file(path, write.bucket, write.extent) for write in plan.writes]
+    progress(0, len(files))
+    written = warehouse.write(rows, plan.writes, [file.path for file in files])
+    for done, (file, count) in enumerate(zip(files, written, strict=True), 1):
+        keep(file, count, view_id=view.id)
+        progress(done, len(files))
+    state = msgspec.structs.replace(plan.state, features=view.features if view.stream is not None else ())
+    commit(path, state, base=base, added=files, removed=plan.removed, replace=plan.replace)
+    return plan, True

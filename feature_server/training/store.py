@@ -17,9 +17,9 @@ from ..definitions.facts import FeatureRef, FeatureView
 from ..definitions.registry import Registry, read_registry
 from ..errors import OfflineStoreError, RequestError, UnknownNameError
 from ..index.find import Notice
+from ..offline.session import connect
 from ..offline.sql import quote
 from ..offline.store import OfflineStore, OfflineTable
-from ..offline.warehouse import connect
 from ..settings import load_settings, local_path
 from .record import Asked, Fingerprint, TrainingRecord, content_of, read_record
 from .sets import Source, Sources, TrainingSet, open_read

@@ -23,8 +23,8 @@ from ..dtypes import DType
 from ..errors import RequestError
 from ..index.events import StreamIndex
 from ..index.values import decode
+from ..offline.session import connect
 from ..offline.sql import quote, sql_type
-from ..offline.warehouse import connect
 from ..windows.reduce import Values
 from ..windows.window import NO_EVENT, evaluate
 

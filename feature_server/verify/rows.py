@@ -15,9 +15,9 @@ from ..definitions.facts import FeatureView
 from ..errors import OfflineStoreError, RequestError, SyncConflict
 from ..layout import keys
 from ..layout.row import RowCodec
+from ..offline.session import connect
 from ..offline.sql import columns, quote
 from ..offline.store import OfflineStore, OfflineTable
-from ..offline.warehouse import connect
 from ..online.registry import OnlineRegistry, OnlineView
 from ..online.store import OnlineStore, redis_errors
 from ..times import from_us

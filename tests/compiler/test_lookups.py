@@ -18,7 +18,7 @@ from feature_server.definitions.stream import EventSource, SourceColumn, StreamP
 from feature_server.dtypes import parse_sql_type
 from feature_server.ingest.rows import RowQueries
 from feature_server.manifest.views import fingerprint
-from feature_server.offline.warehouse import event_types
+from feature_server.offline.session import event_types
 
 COLUMNS = {
     "payment_id": "bigint", "customer_id": "bigint", "shop": "varchar", "kind": "integer", "amount": "decimal(12,2)",

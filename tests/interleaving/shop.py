@@ -27,13 +27,13 @@ from feature_server.ingest.link import Link
 from feature_server.ingest.transaction import Ingestor
 from feature_server.ingest.worker import Streamed, Worker
 from feature_server.offline.store import OfflineStore
-from feature_server.offline.warehouse import open_warehouse
 from feature_server.online.store import OnlineStore
 from feature_server.publish.run import publish
 from feature_server.sync.run import sync
 from feature_server.sync.view import SyncOptions
 from feature_server.times import to_us
 from feature_server.verify.events import verify_events
+from feature_server.warehouse.relations import open_warehouse
 from tests.support.published import training_store
 from tests.support.sync_crash import _context, _start_server, small_transactions
 

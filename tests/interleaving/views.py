@@ -20,7 +20,7 @@ from feature_server.definitions.registry import Registry
 from feature_server.definitions.stream import EventSource, SourceColumn
 from feature_server.dtypes import parse_sql_type
 from feature_server.manifest.views import fingerprint
-from feature_server.offline.warehouse import event_types
+from feature_server.offline.session import event_types
 
 Event = dict[str, Any]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from feature_server.errors import OfflineStoreError
-from feature_server.offline.files import bucket_of, choose_grain
+from feature_server.offline.files import bucket_days, bucket_of, choose_grain
 from feature_server.offline.store import OfflineStore
-from feature_server.offline.warehouse import open_warehouse
 from feature_server.times import to_us
+from feature_server.warehouse.relations import open_warehouse
 from tests.support.relations import Relations, view_of
 
 VIEW = view_of("spend", {"customer_id": "bigint"}, {"spend_eur": "integer"})
@@ -122,3 +122,21 @@ def test_buckets_are_as_long_as_their_rows_allow(days: dict[str, int], bucket_ro
 
 def test_a_bucket_is_the_beginning_of_a_day() -> None:
     assert [bucket_of("2013-02-03", grain) for grain in ("year", "month", "day")] == ["2013", "2013-02", "2013-02-03"]
+
+
+@pytest.mark.parametrize(
+    ("bucket", "first", "after"),
+    [
+        ("2013", "2013-01-01", "2014-01-01"),
+        ("2012", "2012-01-01", "2013-01-01"),
+        ("9998", "9998-01-01", "9999-01-01"),
+        ("2013-02", "2013-02-01", "2013-03-01"),
+        ("2013-04", "2013-04-01", "2013-05-01"),
+        ("2013-12", "2013-12-01", "2014-01-01"),
+        ("0001-01", "0001-01-01", "0001-02-01"),
+        ("2012-02-28", "2012-02-28", "2012-02-29"),
+        ("2013-12-31", "2013-12-31", "2014-01-01"),
+    ],
+)
+def test_a_bucket_ends_where_the_next_begins(bucket: str, first: str, after: str) -> None:
+    assert bucket_days(bucket) == (first, after)

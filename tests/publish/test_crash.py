@@ -20,7 +20,7 @@ import os, signal, sys
 from pathlib import Path
 from tests.support import relations
 from feature_server.publish.run import publish
-from feature_server.offline.warehouse import open_warehouse
+from feature_server.warehouse.relations import open_warehouse
 VIEW = relations.SPEND
 
 def die(done, total):

@@ -8,7 +8,7 @@ from feature_server.compiler.layers import EVENTS
 from feature_server.compiler.model import CompiledModel, compile_stream_view
 from feature_server.definitions.stream import EventSource, SourceColumn, StreamPlan
 from feature_server.dtypes import parse_sql_type
-from feature_server.offline.warehouse import event_types
+from feature_server.offline.session import event_types
 
 COLUMNS = {
     "payment_id": "bigint", "customer_id": "bigint", "shop": "varchar", "kind": "varchar", "amount": "decimal(12,2)",

@@ -28,13 +28,14 @@ from feature_server.layout.keys import BASE
 from feature_server.layout.records import Records
 from feature_server.layout.row import RowCodec
 from feature_server.manifest.views import fingerprint
+from feature_server.offline.session import event_types
 from feature_server.offline.store import OfflineStore
-from feature_server.offline.warehouse import event_types, open_warehouse
 from feature_server.online.store import OnlineStore
 from feature_server.publish.run import publish
 from feature_server.sync.run import SyncReport, sync
 from feature_server.sync.view import SyncOptions
 from feature_server.times import to_us
+from feature_server.warehouse.relations import open_warehouse
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 COLUMNS = {

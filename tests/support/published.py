@@ -14,9 +14,9 @@ from feature_server.dtypes import parse_sql_type
 from feature_server.offline.sql import columns as offline_columns
 from feature_server.offline.sql import quote, sql_type
 from feature_server.offline.store import OfflineStore
-from feature_server.offline.warehouse import open_warehouse
 from feature_server.publish.run import publish
 from feature_server.training.store import FeatureStore
+from feature_server.warehouse.relations import open_warehouse
 
 
 def make_view(

@@ -10,8 +10,8 @@ import duckdb
 from feature_server.definitions.facts import Feature, FeatureView, JoinKey
 from feature_server.dtypes import parse_sql_type
 from feature_server.offline.store import OfflineStore, OfflineTable
-from feature_server.offline.warehouse import open_warehouse
 from feature_server.publish.run import Published, publish
+from feature_server.warehouse.relations import open_warehouse
 
 BUILD_LOG = (
     "create table feature_builds(model varchar, built_at timestamptz, as_of timestamptz, changed_from timestamptz, "

@@ -14,7 +14,7 @@ from feature_server.definitions.registry import Registry
 from feature_server.definitions.stream import EventSource, SourceColumn
 from feature_server.dtypes import parse_dtype, parse_sql_type
 from feature_server.ingest.transaction import put_streams_online
-from feature_server.offline.warehouse import event_types
+from feature_server.offline.session import event_types
 from feature_server.online.registry import OnlineRegistry
 from feature_server.online.store import OnlineStore
 

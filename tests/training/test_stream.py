@@ -22,9 +22,10 @@ from feature_server.definitions.stream import EventSource, SourceColumn
 from feature_server.dtypes import parse_sql_type
 from feature_server.errors import OfflineStoreError, RequestError
 from feature_server.manifest.views import fingerprint
+from feature_server.offline.session import event_types
 from feature_server.offline.store import OfflineStore
-from feature_server.offline.warehouse import event_types, open_warehouse
 from feature_server.publish.run import publish
+from feature_server.warehouse.relations import open_warehouse
 from feature_server.windows import reduce as stream_reduce
 from tests.support.published import training_store
 

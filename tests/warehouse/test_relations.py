@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from feature_server.errors import WarehouseError
-from feature_server.offline.warehouse import open_warehouse
+from feature_server.warehouse.relations import open_warehouse
 from tests.support.relations import Relations, view_of
 
 BUILD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('building', flush=True); sys.stdin.read()"

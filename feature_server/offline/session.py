@@ -1,0 +1,53 @@
+"""Sessions of DuckDB, the engine that reads the offline store: in memory, their results the same in every time zone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from ..definitions.stream import EventSource
+from ..errors import WarehouseError
+from .sql import literal, quote, sql_type
+
+
+def connect(spill: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB session in UTC, whose results are independent of the environment's time zone."""
+    connection = duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    if spill is not None:
+        spill.parent.mkdir(parents=True, exist_ok=True)  # DuckDB makes the last folder alone, when it first spills
+        connection.execute(f"set temp_directory = {literal(str(spill))}")
+    return connection
+
+
+class EventTypes:
+    """A session with an empty relation `events`; called with a query it gives the query's column types.
+
+    WarehouseError, with DuckDB's own words, for a query that it refuses.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, source: EventSource) -> None:
+        self.connection = connection
+        listed = ", ".join(f"{quote(column.name)} {sql_type(column.dtype)}" for column in source.columns)
+        self.connection.execute(f"create table events ({listed})")
+
+    def __call__(self, sql: str, /) -> dict[str, str]:
+        return {name: str(type_) for name, type_, *_ in self.rows(f"describe {sql}")}
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """What a statement gives."""
+        try:
+            return self.connection.execute(sql).fetchall()
+        except duckdb.Error as error:
+            raise WarehouseError("DuckDB refuses the query", got=str(error).splitlines()[0]) from None
+
+
+@contextmanager
+def event_types(source: EventSource) -> Iterator[EventTypes]:
+    """The column types of queries over a relation `events` with the source's columns."""
+    with connect() as connection:
+        yield EventTypes(connection, source)

@@ -1,0 +1,65 @@
+"""dbt's DuckDB file: opened read-only, for as short as possible, never held against a build.
+
+A build holds the file exclusively; while it does, opening fails with a WarehouseError that names the process.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import duckdb
+
+from ..definitions.facts import FeatureView
+from ..errors import WarehouseError
+from ..offline.sql import literal, quote
+
+MISSING = "the warehouse does not exist"
+_RETRY_SECONDS = 0.25
+_LOCKED = "Could not set lock on file"
+_HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
+_NAME_PART = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
+
+
+def database_name(path: Path) -> str:
+    """The name that dbt and DuckDB give the database of a file."""
+    return path.name.lstrip(".").split(".")[0]
+
+
+def name_parts(view: FeatureView) -> list[str]:
+    """Database, schema and identifier of the view's relation, as far as it names them."""
+    return [quoted.replace('""', '"') or plain for quoted, plain in _NAME_PART.findall(view.relation)]
+
+
+def attach(connection: duckdb.DuckDBPyConnection, path: Path, *, wait_seconds: float) -> None:
+    """Open the file, read-only, by the name of its database; waits for a build that holds it, then WarehouseError."""
+    if not path.is_file():
+        raise WarehouseError(MISSING, where=str(path), remedy="run `dbt build` first")
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            connection.execute(f"attach {literal(str(path))} as {quote(database_name(path))} (read_only)")
+            return
+        except duckdb.Error as error:
+            if _LOCKED not in str(error):
+                raise WarehouseError(
+                    "the warehouse cannot be opened",
+                    where=str(path),
+                    expected="a DuckDB database file",
+                    got=str(error).splitlines()[0],
+                    remedy="remove the file and run `dbt build`",
+                ) from None
+            if time.monotonic() >= deadline:
+                raise _locked(path, str(error)) from None
+        time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def _locked(path: Path, message: str) -> WarehouseError:
+    holder = _HOLDER.search(message)
+    return WarehouseError(
+        f"the warehouse is being built by process {holder[2]}" if holder else "the warehouse is being built",
+        where=str(path),
+        got=f"lock held by {holder[1]}" if holder else message.splitlines()[0],
+        remedy="wait for the build to end, or give --wait SECONDS",
+    )
