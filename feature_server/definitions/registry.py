@@ -105,6 +105,26 @@ def write_registry(path: Path, registry: Registry) -> None:
     write_whole(path, lambda file: file.write(registry.to_json()))
 
 
+def column_names(refs: Sequence[FeatureRef], full_feature_names: bool, keys: Iterable[str] = ()) -> list[str]:
+    """The name of each feature in an answer: its own, or `view__feature` with the view as the request names it.
+
+    RequestError where two features, or a feature and one of the join `keys`, would have the same name.
+    """
+    if full_feature_names:
+        return [ref.text.replace(":", "__") for ref in refs]
+    taken = dict.fromkeys(keys, "the join key")
+    for ref in refs:
+        if ref.feature in taken:
+            raise RequestError(
+                f"two columns of the answer would be named {ref.feature!r}",
+                where="features",
+                got=f"{taken[ref.feature]} and {ref.text}",
+                remedy="set full_feature_names to true (--full-feature-names)",
+            )
+        taken[ref.feature] = ref.text
+    return [ref.feature for ref in refs]
+
+
 def _find(kind: str, name: str, named: Iterable[tuple[str, Definition]]) -> Definition:
     known = dict(named)
     if name not in known:

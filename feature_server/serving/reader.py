@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ..definitions.facts import Feature, FeatureRef, JoinKey
+from ..definitions.registry import column_names
 from ..errors import FeatureStoreError, NotSynced, OnlineStoreUnavailable, RequestError, nearest_name
 from ..layout.keys import BASE, EPOCH, REGISTRY, row_keys, text_encoder
 from ..layout.row import from_stored
@@ -83,7 +84,7 @@ class Plan:
         self._known_keys = {key.name for view in online.registry.feature_views for key in view.join_keys}
         self.columns = tuple(
             Column(name, *_column_place(place[ref.view, ref.feature]))
-            for name, ref in zip(_column_names(refs, keys, request.full_feature_names), refs, strict=True)
+            for name, ref in zip(column_names(refs, request.full_feature_names, keys), refs, strict=True)
         )
 
     def key_names(self, view: int) -> tuple[str, ...]:
@@ -319,20 +320,3 @@ def _view_reader(
 def _column_place(place: tuple[int, int, Feature]) -> tuple[Feature, int, int]:
     view, position, feature = place
     return feature, view, position
-
-
-def _column_names(refs: Sequence[FeatureRef], keys: Iterable[str], full_feature_names: bool) -> list[str]:
-    """The name of each feature in the answer: its own, or `view__feature` with the view as the request names it."""
-    if full_feature_names:
-        return [ref.text.replace(":", "__") for ref in refs]
-    taken = dict.fromkeys(keys, "the join key")
-    for ref in refs:
-        if ref.feature in taken:
-            raise RequestError(
-                f"two columns of the answer would be named {ref.feature!r}",
-                where="features",
-                got=f"{ref.text} and {taken[ref.feature]}",
-                remedy="set full_feature_names to true (--full-feature-names)",
-            )
-        taken[ref.feature] = ref.text
-    return [ref.feature for ref in refs]

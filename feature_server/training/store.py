@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from ..definitions.facts import FeatureRef, FeatureView
-from ..definitions.registry import Registry, read_registry
+from ..definitions.registry import Registry, column_names, read_registry
 from ..errors import OfflineStoreError, RequestError, UnknownNameError
 from ..index.find import Notice
 from ..offline.session import connect
@@ -172,19 +172,9 @@ def _as_published(view: FeatureView, table: OfflineTable, features: Mapping[str,
 
 
 def _columns(refs: Sequence[FeatureRef], full_feature_names: bool) -> dict[str, dict[str, str]]:
-    """By view, each feature's name in the result: its own, or `view__feature` with the view as the request names it."""
+    """By view, each feature's name in the result."""
     columns: dict[str, dict[str, str]] = {}
-    taken: dict[str, str] = {}
-    for ref in refs:
-        if ref.feature in taken and not full_feature_names:
-            raise RequestError(
-                f"two columns of the result would be named {ref.feature!r}",
-                where="features",
-                got=f"{taken[ref.feature]} and {ref.text}",
-                remedy="give full_feature_names=True (--full-feature-names)",
-            )
-        taken[ref.feature] = ref.text
-        name = ref.text.replace(":", "__") if full_feature_names else ref.feature
+    for ref, name in zip(refs, column_names(refs, full_feature_names), strict=True):
         columns.setdefault(ref.view, {})[ref.feature] = name
     return columns
 

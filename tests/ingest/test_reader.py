@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from decimal import Decimal
 
 import pyarrow as pa
 import pytest
 import redis
 
-from feature_server.definitions.facts import FeatureView
 from feature_server.errors import RequestError
 from feature_server.history.log import logged
 from feature_server.ingest import transaction as ingest
@@ -18,24 +16,6 @@ from feature_server.ingest.transaction import Ingestor
 from feature_server.online.store import OnlineStore
 from tests.support.pushed import SOURCE, Clock, read
 from tests.support.stream_views import COLUMNS, event_source, payment, put_online, stream_view
-
-
-@pytest.fixture(scope="module")
-def view() -> FeatureView:
-    return stream_view()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ingestor(valkey: str, view: FeatureView, clock: Clock) -> Iterator[Ingestor]:
-    put_online(valkey, view)
-    with Ingestor(valkey, clock, expire=False) as ingestor:
-        yield ingestor
-
 
 BAD = {
     "a text for a number": ({"customer_id": "42"}, "Expected `int | null`, got `str` - at `$.customer_id`"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -22,23 +21,6 @@ from feature_server.layout import keys
 from feature_server.times import to_us
 from tests.support.pushed import SOURCE, Clock, read
 from tests.support.stream_views import COLUMNS, NOW, event_source, payment, put_online, stream_view
-
-
-@pytest.fixture(scope="module")
-def view() -> FeatureView:
-    return stream_view()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ingestor(valkey: str, view: FeatureView, clock: Clock) -> Iterator[Ingestor]:
-    put_online(valkey, view)
-    with Ingestor(valkey, clock, expire=False) as ingestor:
-        yield ingestor
 
 
 def test_a_pushed_event_is_seen_by_the_next_read(valkey: str, ingestor: Ingestor, clock: Clock) -> None:

@@ -179,3 +179,11 @@ def expected_rows(
         for key, (rank, row) in latest.items()
         if grace is None or to_us(rank[0]) + grace > to_us(now)
     }
+
+
+VIEW = make_view()
+
+
+def spend(url: str, view: FeatureView = VIEW) -> dict[str, float]:
+    """The first feature of each key that is online, by the first part of its key."""
+    return {key[0]: values[0] for key, (_, values) in online_rows(url, view).items()}

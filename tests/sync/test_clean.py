@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import msgspec
 import pytest
 import redis
 
-from feature_server.definitions.facts import FeatureView
 from feature_server.errors import OnlineStoreError
 from feature_server.layout.keys import CODES
 from feature_server.online.registry import OnlineRegistry, OnlineView
 from feature_server.online.store import OnlineStore
 from tests.support.sync_project import (
+    VIEW,
     Tables,
     at,
-    make_view,
-    online_rows,
     registry_of,
     run_sync,
+    spend,
     sync_one,
 )
-
-VIEW = make_view()
-
-
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
-    return Tables(tmp_path / "offline")
-
-
-def spend(url: str, view: FeatureView = VIEW) -> dict[str, float]:
-    return {key[0]: values[0] for key, (_, values) in online_rows(url, view).items()}
 
 
 def test_rows_of_a_lost_offline_table_are_reported_and_swept_when_asked(valkey: str, tables: Tables) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from feature_server.definitions.facts import FeatureView
 from feature_server.errors import (
     FeatureStoreError,
     OfflineStoreError,
@@ -24,6 +23,7 @@ from feature_server.sync.run import sync
 from feature_server.sync.view import SyncResult
 from feature_server.times import to_us
 from tests.support.sync_project import (
+    VIEW,
     Tables,
     at,
     expected_rows,
@@ -31,19 +31,9 @@ from tests.support.sync_project import (
     online_rows,
     registry_of,
     run_sync,
+    spend,
     sync_one,
 )
-
-VIEW = make_view()
-
-
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
-    return Tables(tmp_path / "offline")
-
-
-def spend(url: str, view: FeatureView = VIEW) -> dict[str, float]:
-    return {key[0]: values[0] for key, (_, values) in online_rows(url, view).items()}
 
 
 def epoch(url: str) -> bytes:
