@@ -33,7 +33,8 @@ GROUP = b"features"
 LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
 BASE = b".base"  # between code and braces: the base of the key's lifetime windows; no code has a dot
 
-_ESCAPES = str.maketrans({"%": "%25", "|": "%7C", "{": "%7B", "}": "%7D"})
+ESCAPES = {"%": "%25", "|": "%7C", "{": "%7B", "}": "%7D"}  # "%" first: the others write one
+_AS_ESCAPED = str.maketrans(ESCAPES)
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -84,7 +85,7 @@ def _string_encoder(key: JoinKey) -> Callable[[object], str | None]:
             return None
         if not isinstance(value, str):
             raise _wrong_type(key, value)
-        return value.translate(_ESCAPES) or "%"
+        return value.translate(_AS_ESCAPED) or "%"
 
     return encode
 

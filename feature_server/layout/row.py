@@ -15,7 +15,7 @@ from uuid import UUID
 
 from ..definitions.facts import Feature
 from ..dtypes import DType
-from ..times import EPOCH, EPOCH_DAY, NEVER, length_us
+from ..times import EPOCH, EPOCH_DAY, NEVER, from_us, length_us
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,7 +211,7 @@ def from_stored(dtype: DType) -> Callable[[Any], Any] | None:
         "string": bytes.decode,
         "date": lambda stored: date.fromordinal(stored + EPOCH_DAY),
         "timestamp": lambda stored: _PLAIN_EPOCH + timedelta(microseconds=stored),
-        "timestamptz": lambda stored: EPOCH + timedelta(microseconds=stored),
+        "timestamptz": from_us,
         "uuid": lambda stored: UUID(bytes=stored),
     }
     return converters.get(kind)

@@ -23,6 +23,7 @@ from ..definitions.facts import FeatureView
 from ..dtypes import DType
 from ..errors import OnlineStoreError
 from ..times import EPOCH_DAY, to_us
+from .keys import ESCAPES
 from .row import STRUCT_FORMATS, RowLayout, encode_list
 
 Bytes2D: TypeAlias = npt.NDArray[np.uint8]
@@ -32,7 +33,6 @@ Column: TypeAlias = Any  # an Arrow array
 
 _DAYS = (date.min.toordinal() - EPOCH_DAY, date.max.toordinal() - EPOCH_DAY)
 _TIMES = (to_us(datetime.min), to_us(datetime.max))
-_ESCAPES = (("%", "%25"), ("|", "%7C"), ("{", "%7B"), ("}", "%7D"))  # "%" first: the others write one
 _HEX = np.full(256, 255, dtype=np.uint8)
 _HEX[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 _HEX[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16)
@@ -164,7 +164,7 @@ class RowPacker:
             )
         if dtype.kind != "string":
             return column.cast(pa.large_string())
-        for character, escaped in _ESCAPES:
+        for character, escaped in ESCAPES.items():
             if pc.any(pc.match_substring(column, character)).as_py():
                 column = pc.replace_substring(column, character, escaped)
         empty = pc.equal(column, "")

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import msgspec
 
 from ..errors import OfflineStoreError
 from ..online.registry import OnlineRegistry, OnlineView, with_views
 from ..online.store import Attempt, Generation
+from ..times import from_us
 from .clean import clean
 from .events import EventFilling
 from .latest import KeySet, key_set, newest_event
@@ -51,7 +51,7 @@ class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         parts = [f"rows={self.rows} deleted={self.deleted} seconds={self.seconds:.1f}"]
         if self.newest_event_us is not None:
-            parts.append(f"newest={datetime.fromtimestamp(self.newest_event_us // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}")
+            parts.append(f"newest={from_us(self.newest_event_us):%Y-%m-%dT%H:%M:%SZ}")
         if self.table_version is not None:
             parts.append(f"version={self.table_version}")
         verb = "removed" if self.mode == "removed" else "synced"
