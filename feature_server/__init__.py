@@ -3,8 +3,6 @@
 The public names load what they need when first used, so that importing the client stays light.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Arrow's types and arrays: the type of a feature, and arrays on NumPy's memory, without pandas."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ Names are those of the registry's JSON. Each is read from the SQL type of a dbt 
 offline, online and over HTTP. A SQL type outside the list is an error, never a string.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """Files that are there whole or not at all, whatever is killed; folders that are their owner's alone."""
 
-from __future__ import annotations
-
 import os
 import uuid
 from collections.abc import Callable

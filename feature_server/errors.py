@@ -17,8 +17,6 @@
 An error says what happened, where, what was expected, what was got, and what to do.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Sequence
 

@@ -8,8 +8,6 @@ Everything here is whole arrays at a time: a binary search that narrows all spin
 keys and any span of time cost `log2(rows of the largest key)` steps and no packing of keys and times into one number.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias

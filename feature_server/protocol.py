@@ -1,8 +1,6 @@
 """The wire: what is asked and pushed where, what answers it, and how an error travels. Server, client and OpenAPI use
 these structs; only the answer to a read is written by hand (`app.json`), for speed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 

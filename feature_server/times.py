@@ -1,7 +1,5 @@
 """Instants as whole microseconds since 1970-01-01 UTC, and back."""
 
-from __future__ import annotations
-
 from datetime import UTC, date, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -4,8 +4,6 @@ There is no access control yet. A browser on the server's machine, or in its net
 it shows push events (a form needs nobody's leave), and read them once that page's own name resolves to the server.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Request bodies: read whole within a limit, and decoded; whatever a client sends, its fault is told as a 4xx."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """The counts of all workers, added up: whichever worker answers `/metrics` tells the same."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

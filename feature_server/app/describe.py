@@ -1,7 +1,5 @@
 """Definitions as the JSON that the registry pages show, with what is online of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`GET /explain`: why a feature has its value. What it needs of the warehouse is loaded by the first question."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor

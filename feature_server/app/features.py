@@ -1,7 +1,5 @@
 """`POST /get-online-features` and `POST /push`, as bare ASGI: a framework would cost more than the read."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping

@@ -4,8 +4,6 @@ Text is put together from pieces that are the same for many values: the statuses
 written once for all of its features. `docs/http.md` says how each type is written.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The API's description, OpenAPI 3.1: request and answer as msgspec sees them, the rest by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version

@@ -1,7 +1,5 @@
 """Keeps the workers of a feature server alive, and ends them gracefully."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

@@ -3,8 +3,6 @@
 The fixed part of the rows is looked at as one table; numbers go from it to JSON without a Python object a value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any

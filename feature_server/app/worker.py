@@ -4,8 +4,6 @@ Run as `python -m feature_server.app.worker`, by the supervisor alone: it reads 
 standard input, and ends when that closes, so that no worker outlives its supervisor.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

@@ -1,7 +1,5 @@
 """When something is late, by the cadence of its refreshes; and lengths of time as words."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 _PERIODS = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(weeks=1)}

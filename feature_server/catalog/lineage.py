@@ -4,8 +4,6 @@ Columns from left to right; within a column nodes are ordered by the mean place 
 method of Sugiyama, Tagawa and Toda, 1981). An edge over several columns passes through a placeholder in each.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from graphlib import TopologicalSorter

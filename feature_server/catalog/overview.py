@@ -1,7 +1,5 @@
 """The first page of the catalogue, in the Markdown that the dbt docs site shows."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping
 from typing import Any

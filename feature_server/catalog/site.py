@@ -4,8 +4,6 @@ The file is made as `dbt docs generate --static` makes it: dbt's page with manif
 page loads nothing else, and dbt's usage tracking is off in it.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from importlib import metadata

@@ -4,11 +4,10 @@ Reads see pushed events at once. They are late where they have not landed in fil
 for then the last build lacked them. When something was pushed, and how long it waits, is told by Redis' own clock.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import pyarrow as pa
@@ -49,7 +48,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     newest_event: datetime | None = None
     problems: tuple[str, ...] = ()
 
-    def with_published(self, newest: Mapping[str, datetime | None]) -> SourceStatus:
+    def with_published(self, newest: Mapping[str, datetime | None]) -> Self:
         """With the newest event offline of each view taken into account."""
         known = [self.newest_event, *(newest[view] for view in self.views)]
         found = max((moment for moment in known if moment is not None), default=None)

@@ -5,8 +5,6 @@ view of rare events may rightly have an old newest event. It is expired when its
 differs when its last `features verify` found keys whose values no sync to come would make equal.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 
 import msgspec

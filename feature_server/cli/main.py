@@ -1,7 +1,5 @@
 """The `features` command. Each group of commands lives in its own module; none holds logic of its own."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """The client over HTTP: what is sent, and how the JSON that comes back becomes the same Python values as from Redis."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Mapping
 from datetime import date, datetime

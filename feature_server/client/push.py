@@ -3,8 +3,6 @@
 An event has an id and counts once however often it is pushed. So whatever got no answer is sent again as it is.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence

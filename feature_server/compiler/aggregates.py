@@ -1,7 +1,5 @@
 """One window function → what it aggregates."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import msgspec

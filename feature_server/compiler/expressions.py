@@ -1,7 +1,5 @@
 """Scalar SQL over aggregates and latest values → Node trees that a reader evaluates without a database."""
 
-from __future__ import annotations
-
 from sqlglot import exp
 
 from ..definitions.stream import Node

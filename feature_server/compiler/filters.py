@@ -1,7 +1,5 @@
 """A model's filters as a column of its rows, for an event that is filtered out is still a version of itself."""
 
-from __future__ import annotations
-
 import msgspec
 from sqlglot import exp
 from sqlglot.optimizer.scope import Scope

@@ -1,7 +1,5 @@
 """The frame of a window function → Frame."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from sqlglot import exp

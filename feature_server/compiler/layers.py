@@ -1,7 +1,5 @@
 """One query out of the model and the staging models under it, and the SELECT in it where the windows stand."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise

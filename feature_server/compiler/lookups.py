@@ -4,8 +4,6 @@ The rows are read when the model is compiled and stand in the plan's SQL, so tha
 ones. A lookup gives at most one row an event: its join columns are unique, which DuckDB is asked.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """From the model's SQL to its StreamPlan."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import cast

@@ -1,7 +1,5 @@
 """Why a model cannot be evaluated on live events."""
 
-from __future__ import annotations
-
 import msgspec
 from sqlglot import exp
 

@@ -1,7 +1,5 @@
 """dbt's manifest.json and catalog.json, as far as definitions need them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """`dbt parse` and `dbt compile` as processes of their own."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What a window function is: its arguments, what a lifetime keeps of it, and what its values are of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -81,12 +79,12 @@ def listed(*, lifetime: bool) -> str:
     return ", ".join(one.shown for one in FUNCTIONS.values() if one.shown and (one.states or not lifetime))
 
 
-def is_count(of: Aggregate | Part) -> bool:
+def is_count(of: "Aggregate | Part") -> bool:
     """Whether its values are counts that are never null."""
     return FUNCTIONS[of.function].gives == "count"
 
 
-def is_of_argument(of: Aggregate | Part) -> bool:
+def is_of_argument(of: "Aggregate | Part") -> bool:
     """Whether its values are values of its first argument."""
     return FUNCTIONS[of.function].gives == "argument"
 

@@ -1,7 +1,5 @@
 """What differs between the registry in force and the one that the project now describes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 

@@ -3,8 +3,6 @@
 They are built from dbt's manifest (`manifest`), looked up in a `registry.Registry`, and written as JSON.
 """
 
-from __future__ import annotations
-
 import re
 
 import msgspec

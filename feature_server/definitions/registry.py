@@ -1,7 +1,5 @@
 """The definitions in force, and how to find one: every look-up that fails names the nearest right name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar

@@ -5,8 +5,6 @@ parts: row-level arguments computed from each event by DuckDB (`row_sql`), frame
 and one output expression a feature.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,7 +76,7 @@ class Node(msgspec.Struct, frozen=True):
     """
 
     op: str
-    args: tuple[Node, ...] = ()
+    args: "tuple[Node, ...]" = ()
     value: Any = None
 
 

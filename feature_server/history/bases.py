@@ -4,8 +4,6 @@ It works in the session of an `history.events.History`, with a relation `cuts` (
 there has the cut-off given.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pyarrow as pa

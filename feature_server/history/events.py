@@ -5,8 +5,6 @@ A DuckDB session with the relations `stored` (the offline table), `live` (files 
 `unlanded`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

@@ -10,8 +10,6 @@ So whether an entry has landed is told by what it is, never by the order of ids:
 entries, and those that it may hold are looked up there. Its own name ends in the digest of them all.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterator

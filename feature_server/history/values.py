@@ -4,8 +4,6 @@ It works in the session of an `history.events.History`, over its relation `known
 columns `n` and the join keys.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..definitions.aggregates import call

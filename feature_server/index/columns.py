@@ -5,8 +5,6 @@ in order; `contents.json` says which. Parquet files never change, so a new versi
 what it added, and a column is written when it is first asked for.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator, Sequence

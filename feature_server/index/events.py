@@ -11,8 +11,6 @@ Folder `events-<order>` holds a folder for each part, moved into place when it i
 Like the rest of the index it is a cache of the table's rows.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """An index's files: written so that a reader sees a finished part or none, after a crash too; read as memory maps."""
 
-from __future__ import annotations
-
 import mmap
 import os
 from contextlib import suppress

@@ -4,8 +4,6 @@ It is built once a version, on first use, and then read through memory maps: the
 created) in `index.order`, the features' values in `index.columns`. It is a cache: safe to delete, rebuilt when absent.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import shutil

@@ -9,14 +9,12 @@
 Rows with a null join key or event timestamp can never be found and are left out.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Self
 
 import duckdb
 import numpy as np
@@ -42,7 +40,7 @@ class Order(NamedTuple):
     maps: tuple[Mapped, ...]
 
     @classmethod
-    def open(cls, path: Path, view: FeatureView) -> Order:
+    def open(cls, path: Path, view: FeatureView) -> Self:
         names = ["starts", "event_us", "positions"] + (["created_us"] if view.created_timestamp is not None else [])
         maps = {name: Mapped(path / name) for name in names}
         arrays = {name: mapped.int64s for name, mapped in maps.items()}

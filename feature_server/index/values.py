@@ -5,8 +5,6 @@ is too small), dates days and timestamps microseconds since 1970. Strings and UU
 does, their places in a dictionary of sorted values; lists are their places in the column.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The events of producers that were refused: kept in Redis with the reason until somebody has dealt with them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 

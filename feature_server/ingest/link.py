@@ -1,7 +1,5 @@
 """One connection to Redis that sends transactions of many commands: replies are read by hiredis alone."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar

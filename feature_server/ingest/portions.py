@@ -1,7 +1,5 @@
 """Large events are written a few at a time: Redis ends a connection that sends it 1 GB at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 

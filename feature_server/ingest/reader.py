@@ -1,7 +1,5 @@
 """Events as they are sent → an Arrow table with the source's columns, and what is wrong with each that is refused."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Sequence

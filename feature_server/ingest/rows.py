@@ -1,7 +1,5 @@
 """The rows of a stream view from live events: its own SQL, run by DuckDB over the batch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import duckdb
@@ -23,7 +21,7 @@ class RowQueries:
         self._batch: _Batch | None = None
         self._relations: dict[str, Any] = {}
 
-    def _open(self, events: pa.Table) -> _Batch:
+    def _open(self, events: pa.Table) -> "_Batch":
         self._duckdb = duckdb.connect(":memory:")
         self._duckdb.execute("set TimeZone = 'UTC'; set threads = 1; set preserve_insertion_order = true")
         # A left join keeps the order of the events unless its sides are exchanged.

@@ -5,11 +5,9 @@ to the source's log. It holds only while the online registry is the one the reco
 sent twice lies in Redis twice and counts once, so a push may be repeated.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import hiredis
 import msgspec
@@ -122,7 +120,7 @@ class Ingestor:
         self._link.close()
         self._forget_sources()
 
-    def __enter__(self) -> Ingestor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

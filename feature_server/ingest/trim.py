@@ -1,7 +1,5 @@
 """Keys with very many events are cut down to those that can still matter, so that none grows without bound."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from ..definitions.facts import FeatureView

@@ -5,8 +5,6 @@ of the consumer group `features`, pushes them, and acknowledges them together wi
 `features:dead:<source>`: an event that was read by a worker that was killed is pushed again, which counts once.
 """
 
-from __future__ import annotations
-
 import socket
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The bytes that Redis holds of a stream view's keys → `windows.versions.Events`, with NumPy alone."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -95,7 +93,7 @@ class EventDecoder:
         spans = zip((records.begin[keep] - LENGTH_BYTES).tolist(), ends[keep].tolist(), strict=True)
         return b"".join([records.whole[start:end] for start, end in spans])
 
-    def _records(self, stored: Sequence[bytes | None]) -> _Records:
+    def _records(self, stored: Sequence[bytes | None]) -> "_Records":
         values: Any = [value or b"" for value in stored] if None in stored else stored
         ends = np.zeros(len(values) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values)), out=ends[1:])
@@ -118,7 +116,7 @@ class EventDecoder:
         anywhere = np.ndarray(len(whole) - width + 1, np.dtype((np.void, width)), whole, 0, (1,))  # overlapping
         return _Records(anywhere[begin].view(dtype), starts, whole, begin)
 
-    def _argument(self, records: _Records, i: int, null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
+    def _argument(self, records: "_Records", i: int, null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
         dtype, heads = self._layout.dtypes[i], records.heads
         if dtype.fixed_width is None:
             assert records.begin is not None
@@ -133,7 +131,7 @@ class EventDecoder:
             return Values(objects([int.from_bytes(part, "little", signed=True) for part in parts]), null), None
         return Values(values, null), None
 
-    def _placed(self, parts: _Slices, i: int, null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
+    def _placed(self, parts: "_Slices", i: int, null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
         """Bytes as places: in a sorted list of those that occur, or in `parts` as they are."""
         if i not in self._compared:
             return Values(np.arange(len(parts)), null), parts

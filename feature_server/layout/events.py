@@ -5,8 +5,6 @@ of a key. The offline table of a stream view (`definitions.facts.event_view`) ha
 ids as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from hashlib import blake2b
 

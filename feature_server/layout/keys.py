@@ -6,8 +6,6 @@ a UUID is canonical lower case, a boolean is `true` or `false`; several keys are
 `{` and `}` are written as `%25`, `%7C`, `%7B`, `%7D`, the empty string as `%`, so that no two entities share a key.
 """
 
-from __future__ import annotations
-
 import operator
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The rows of a stream view's `row_sql` → event records, grouped by key."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The records of one key: those that are wanted there, those that are to go, and what is there."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterable
 from typing import TypeAlias
@@ -55,7 +53,7 @@ class Records:
         event_us, _, created_us, number, counts = self._head.unpack_from(record, self._begin)
         return event_us, created_us, number, counts
 
-    def merge(self, value: bytes | None, wanted: KeyEvents | None, gone: KeyEvents | None) -> Merged:
+    def merge(self, value: bytes | None, wanted: "KeyEvents | None", gone: "KeyEvents | None") -> "Merged":
         """What a key that holds `value` should hold: the records wanted, none that is gone, what else is there.
 
         A record that says otherwise of a version than the one wanted is taken out.
@@ -109,7 +107,7 @@ class KeyEvents(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     newest_us: int
 
-    def after(self, earlier: KeyEvents | None) -> KeyEvents:
+    def after(self, earlier: "KeyEvents | None") -> "KeyEvents":
         if earlier is None:
             return self
         return KeyEvents(

@@ -5,8 +5,6 @@ buffers. Nothing is converted on the way: a value that the row cannot keep, such
 names it.
 """
 
-from __future__ import annotations
-
 import sys
 from datetime import date, datetime
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The keys that the blocks under `meta` (entity, feature_view…) may hold, and reading them strictly."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The columns of a model and their types."""
 
-from __future__ import annotations
-
 from ..dbt.artifacts import Catalog, Node
 from ..dtypes import DType, UnknownType, parse_sql_type
 from ..errors import nearest_name

@@ -1,7 +1,5 @@
 """Models with `meta.entity` → entities."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..dbt.artifacts import Catalog, Manifest, Node

@@ -1,7 +1,5 @@
 """Where in a YAML file a key stands."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 dbt itself is run at most as a process (`dbt.parse`), never imported: what it wrote is read as JSON.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..dbt.artifacts import read_catalog, read_manifest

@@ -1,7 +1,5 @@
 """Which macros a model's SQL calls, itself or through others."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Problems gathered on the way, each with the file, line and key path it stands at."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path

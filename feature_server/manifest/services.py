@@ -1,7 +1,5 @@
 """Exposures with `meta.feature_service` → feature services."""
 
-from __future__ import annotations
-
 from ..dbt.artifacts import Manifest, Node
 from ..definitions.facts import FeatureRef, FeatureService
 from .blocks import read_block

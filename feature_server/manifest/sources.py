@@ -1,7 +1,5 @@
 """Tables of dbt sources with `meta.event_stream` → event sources."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

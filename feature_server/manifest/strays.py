@@ -1,7 +1,5 @@
 """Definitions that dbt lets through in a place where nothing reads them, or under a misspelt key."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from functools import cache

@@ -1,7 +1,5 @@
 """Models with `meta.feature_view` → feature views."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any

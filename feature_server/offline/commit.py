@@ -1,7 +1,5 @@
 """Committing files to an offline table: one atomic Delta commit, or none."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from pathlib import Path

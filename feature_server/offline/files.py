@@ -6,8 +6,6 @@ bucket's fingerprint is the sum of its files', and files can be compared with th
 sign counts, except within a list.
 """
 
-from __future__ import annotations
-
 import re
 import uuid
 from collections.abc import Iterable
@@ -32,7 +30,7 @@ class Fingerprint(msgspec.Struct, frozen=True):
     total: int = 0
     mixed: int = 0
 
-    def __add__(self, other: Fingerprint) -> Fingerprint:
+    def __add__(self, other: "Fingerprint") -> "Fingerprint":
         return Fingerprint(self.rows + other.rows, (self.total + other.total) & _MASK, self.mixed ^ other.mixed)
 
 
@@ -43,7 +41,7 @@ class Extent(msgspec.Struct, frozen=True):
     min_event_us: int
     max_event_us: int
 
-    def __add__(self, other: Extent) -> Extent:
+    def __add__(self, other: "Extent") -> "Extent":
         return Extent(
             self.fingerprint + other.fingerprint,
             min(self.min_event_us, other.min_event_us),

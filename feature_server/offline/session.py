@@ -1,7 +1,5 @@
 """Sessions of DuckDB, the engine that reads the offline store: in memory, their results the same in every time zone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

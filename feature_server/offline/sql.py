@@ -4,8 +4,6 @@ Delta Lake has no unsigned integers and no UUID: those are kept in the next wide
 created timestamps are always kept as UTC instants.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 

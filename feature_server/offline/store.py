@@ -4,8 +4,6 @@ Readers take the list of files from here and open them with DuckDB (`OfflineTabl
 may build and `publish` may commit meanwhile. Old versions stay readable: neither files nor log are ever cleaned up.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +69,7 @@ class OfflineStore:
             return ()
         return tuple(sorted(path.name for path in self.root.iterdir() if self.exists(path.name)))
 
-    def table(self, view_id: str) -> OfflineTable:
+    def table(self, view_id: str) -> "OfflineTable":
         """The table at its latest version; OfflineStoreError when the view was never published."""
         if not self.exists(view_id):
             raise OfflineStoreError(
@@ -105,7 +103,7 @@ class OfflineTable:
     def __repr__(self) -> str:
         return f"OfflineTable({self.view_id!r}, version={self.version})"
 
-    def at(self, version: int) -> OfflineTable:
+    def at(self, version: int) -> "OfflineTable":
         """The same table as it was at `version`."""
         return self if version == self.version else OfflineTable(self.view_id, self.path, version)
 

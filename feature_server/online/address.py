@@ -1,7 +1,5 @@
 """A Redis URL → where to connect and how to introduce oneself. The forms are redis-py's."""
 
-from __future__ import annotations
-
 import os
 import socket
 import ssl

@@ -1,7 +1,5 @@
 """One blocking connection to Redis: packed commands go out, replies are read by hiredis."""
 
-from __future__ import annotations
-
 import socket
 from typing import Any
 

@@ -12,8 +12,6 @@ A server that is killed loses nothing that it has answered: each write is in the
 machine that loses power may lose the last second.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil
@@ -23,7 +21,7 @@ import tempfile
 import time
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 from urllib.parse import quote
 
 from hiredis import ProtocolError, pack_command
@@ -121,7 +119,7 @@ class EmbeddedValkey:
                 time.sleep(0.005)
             self._stop()
 
-    def __enter__(self) -> EmbeddedValkey:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

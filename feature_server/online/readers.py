@@ -5,8 +5,6 @@ the reads of all requests of one turn of the event loop as one command: the larg
 A read is safe to repeat, so each is tried again once when its connection drops.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import time
@@ -124,7 +122,7 @@ class AsyncRedisReader:
             self._link.close()
             self._link = None
 
-    async def _connect(self) -> _Link:
+    async def _connect(self) -> "_Link":
         """One attempt for all that wait; between attempts the last failure is the answer."""
         if self._connecting is None:
             if self._failure is not None and time.monotonic() < self._next_attempt:
@@ -132,7 +130,7 @@ class AsyncRedisReader:
             self._connecting = asyncio.create_task(self._open())
         return await asyncio.shield(self._connecting)
 
-    async def _open(self) -> _Link:
+    async def _open(self) -> "_Link":
         address = self.address
         loop = asyncio.get_running_loop()
 

@@ -3,8 +3,6 @@
 The only place that tells such answers apart: reads, pushes, the worker and every command go through it.
 """
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ Written by `sync` in one step with the watermark it stands for; read by every re
 imports it.
 """
 
-from __future__ import annotations
-
 import msgspec
 
 from ..definitions.facts import FeatureView

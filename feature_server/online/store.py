@@ -5,14 +5,12 @@ names, and rows are written together with a look at their view's fence (`sync.wr
 would need a hash tag and a fence for each slot; nothing else assumes one server.
 """
 
-from __future__ import annotations
-
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import redis
@@ -104,7 +102,7 @@ class OnlineStore:
     def close(self) -> None:
         self.client.close()
 
-    def __enter__(self) -> OnlineStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,5 @@
 """What to publish of a view: its relation compared with its offline table, a bucket of event time at a time."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 

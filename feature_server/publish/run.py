@@ -6,8 +6,6 @@ file with those; any other changed bucket is written anew; one commit swaps them
 anything of it, so a run that dies leaves the previous version in force and the next run starts over.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager

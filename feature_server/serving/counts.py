@@ -3,9 +3,8 @@
 `app.metrics` adds the counts of all workers together and writes them for Prometheus.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
+from typing import Self
 
 import msgspec
 
@@ -46,7 +45,7 @@ class Counts(msgspec.Struct):
             found = self.values[view_id] = ValueCounts()
         return found
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: Self) -> None:
         """Add what another process, or this one's predecessor, has counted."""
         for name, count in other.requests.items():
             self.requests[name] = self.requests.get(name, 0) + count

@@ -1,7 +1,5 @@
 """A reader's steps, driven over a connection: one round trip after the other, in a thread or in an event loop."""
 
-from __future__ import annotations
-
 import asyncio
 
 from ..online.readers import AsyncRedisReader, RedisReader

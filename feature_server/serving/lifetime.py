@@ -4,8 +4,6 @@ All events of a base come before those it is merged with, so of first and last, 
 time decides without being kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ No input or output happens here: `FeatureReader.read` is a generator that yields
 the replies. `online.readers` drives it, sync for the client, async for the server and the async client.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The packed rows of one view → columns of the features asked for, with what is absent and why."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Whether an entity has a value now, why not, and how many have: one rule for every way in which rows are read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The event records of a stream view → columns of the features asked for, as their SQL gives them at this moment."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ back, unless it came later than the cut-off already there: such an event is left
 base and its records change in one transaction, that fails when a push comes between.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any

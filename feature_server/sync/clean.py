@@ -4,8 +4,6 @@ The keys of a generation are those of the offline table's versions that it was w
 stream, those of landed and logged events.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np

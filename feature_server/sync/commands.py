@@ -3,8 +3,6 @@
 hiredis packs commands; those that write rows are put together here, which takes half of its time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -10,8 +10,6 @@ event once. Records that the table no longer has, or has otherwise, are replaced
 when a push comes between. Keys that live pushes alone made are found in log and landed files when a code is deleted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -158,7 +156,7 @@ class EventFilling:
         online = with_views(now, self.session.registry, now.views if now else {})
         return msgspec.structs.replace(online, filling={**online.filling, self.view.id: entry})
 
-    def _history(self, live: LiveEvents | None) -> AbstractContextManager[History]:
+    def _history(self, live: "LiveEvents | None") -> AbstractContextManager[History]:
         return open_history(self.view, self.target.table, spill=spill(self.session), live=live)
 
 

@@ -6,8 +6,6 @@ taken together. What makes one key equal to another is decided by `layout.keys`:
 has a single integer key, else by the text that names the entity in Redis.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -55,7 +53,7 @@ class KeyReader:
         *,
         after_us: int | None = None,
         until_us: int,
-        wanted: KeySet | None = None,
+        wanted: "KeySet | None" = None,
     ) -> Iterator[pa.Table]:
         """Rows with `after_us < event <= until_us` and no null key, the latest of each run of equal keys."""
         columns = [*self._order, *names]

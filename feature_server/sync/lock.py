@@ -5,8 +5,6 @@ also sets the view's fence to a token of its own; every write is checked against
 past its lease and overtaken finds another token there and can never write again.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import threading

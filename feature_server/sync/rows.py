@@ -1,7 +1,5 @@
 """What a batch view's rows online are: the latest row of each key, until its ttl and a grace have passed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pyarrow as pa

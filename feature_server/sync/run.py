@@ -1,7 +1,5 @@
 """Offline → online: the latest row of each key at an instant, only what changed. `sync.view` has the rules."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import msgspec

@@ -1,7 +1,5 @@
 """What the parts of one sync of one view work with: the stores, the fence held, and what was asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

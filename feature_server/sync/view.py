@@ -11,8 +11,6 @@ deletes the old code's rows. What a view is filled with is rows (`sync.rows`) or
 Neither the table's version nor the instant ever goes back, but by `full`.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

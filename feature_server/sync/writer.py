@@ -4,12 +4,10 @@ A transaction is WATCH fence, GET fence, MULTI, commands, EXEC. The next one's c
 is answered, so Redis always has work; EXEC alone waits for the answer to GET.
 """
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import redis
 from hiredis import pack_command
@@ -54,7 +52,7 @@ class FencedWriter:
         if self._failure is not None:
             raise self._failure
 
-    def __enter__(self) -> FencedWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -1,7 +1,5 @@
 """Fills in the templates of this folder. What they print is escaped for the page's language, whatever it holds."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

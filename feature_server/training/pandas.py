@@ -1,7 +1,5 @@
 """Training sets as pandas DataFrames, without turning an integer or a boolean that is null into a float."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

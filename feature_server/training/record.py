@@ -1,7 +1,5 @@
 """What a training set was made from, as it is written into the Parquet file's metadata."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The spine of a training set: where it comes from, whether it fits the views, its keys and times in exact form."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 A request for features at a spine's times is checked before any work is done.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property

@@ -4,8 +4,6 @@ The value at time t is what the model's SQL gives on an extra row (key, t) that 
 columns are the latest event's, null when there is none or it is older than the view's ttl.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ that say to be created ahead of the clock: builds leave those out. A key that di
 of the table that was synced: equal to that it is merely not yet synced.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Collection
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Why a stream view's feature has the value it has: the windows' bounds, the events in them, the SQL."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What `features explain` and `GET /explain` answer. Light on purpose: the HTTP server describes it to its clients."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

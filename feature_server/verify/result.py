@@ -1,7 +1,5 @@
 """What a comparison of online and offline found: differences, their causes, and the numbers of one view."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Collection, Sequence
 

@@ -5,8 +5,6 @@ value differs from the latest offline version at the instant is compared again w
 synced from: equal to that it is merely not yet synced, else it is wrong.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """What reads would serve of a stream view's keys now, and which of those values differ from others."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 A build holds the file exclusively; while it does, opening fails with a WarehouseError that names the process.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from pathlib import Path

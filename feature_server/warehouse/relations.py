@@ -1,7 +1,5 @@
 """What the relations of views hold, a bucket of event time at a time, and their rows as files, in DuckDB's SQL."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

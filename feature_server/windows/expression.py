@@ -4,8 +4,6 @@ Types and nulls follow SQL: integers and decimals are exact, a decimal being its
 floats, NaN is the greatest float, and what a `case` or `coalesce` does not need is not evaluated.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial

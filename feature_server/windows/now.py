@@ -4,8 +4,6 @@ Counts, and sums, extremes and means of floats that are never null, are one redu
 `windows.window`, which gives the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import TypeAlias
 

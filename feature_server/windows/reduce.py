@@ -5,8 +5,6 @@ walks the array about once. Sums of floats are never differences of running tota
 `KERNELS`, at the end, has one for each function of `definitions.aggregates`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -27,7 +25,7 @@ class Values(msgspec.Struct):
     def __len__(self) -> int:
         return len(self.values)
 
-    def take(self, positions: np.ndarray) -> Values:
+    def take(self, positions: np.ndarray) -> "Values":
         return Values(self.values[positions], self.null[positions])
 
 

@@ -4,8 +4,6 @@ Of equally late versions the latest in event time is in force, then the last. `h
 `layout.records` of a key's records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import msgspec
@@ -37,7 +35,7 @@ class Events(msgspec.Struct, kw_only=True):
         assert found is not None, f"argument {number} is not loaded"
         return found
 
-    def take(self, rows: np.ndarray, starts: np.ndarray) -> Events:
+    def take(self, rows: np.ndarray, starts: np.ndarray) -> "Events":
         return Events(
             starts=starts,
             event_us=self.event_us[rows],

@@ -6,8 +6,6 @@ counts the latest that was created by t. Where that differs from the latest of a
 are looked at one by one.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator, Sequence
 
