@@ -129,3 +129,17 @@ def test_the_data_says_where_it_comes_from() -> None:
     folders = {path.parent for path in files() if path.suffix == ".parquet"}
     assert folders
     assert [str(folder.relative_to(ROOT)) for folder in folders if not list(folder.glob("*.md"))] == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "tests/interleaving/README.md"])
+def test_the_test_commands_of_a_page_find_tests_and_know_their_variables(page: str) -> None:
+    commands = re.findall(
+        r"^    ((?:\w+=\S+ )*)\.venv/bin/python -m pytest (.*)$", (ROOT / page).read_text(), re.MULTILINE
+    )
+    assert commands
+    for variables, arguments in commands:
+        target = ROOT / arguments.split()[-1]
+        modules = [target] if target.is_file() else [*target.glob("test_*.py")]
+        assert any("def test_" in module.read_text() for module in modules), target
+        read = "".join(path.read_text() for path in target.parent.rglob("*.py"))
+        assert [name for name in re.findall(r"(\w+)=", variables) if f'"{name}"' not in read] == []

@@ -9,24 +9,11 @@ import httpx
 import pytest
 
 from tests.support.online_rows import NOW, OnlineRows, service, view
-from tests.support.served import Served, metrics, served
-from tests.support.serving_cases import DELAYS, FRAUD, PROFILE, RISK, SECOND, TRANSACTIONS
+from tests.support.served import Served, metrics
+from tests.support.serving_cases import FRAUD, RISK, SECOND, TRANSACTIONS
 
 READ = "/get-online-features"
 RATIO = {"features": ["merchant__risk:ratio"], "entities": {"merchant_id": ["a"]}}
-
-
-@pytest.fixture(scope="module")
-def server(valkey_server: str) -> Iterator[Served]:
-    with served(valkey_server) as running:
-        yield running
-
-
-@pytest.fixture
-def rows(valkey: str) -> OnlineRows:
-    rows = OnlineRows(valkey)
-    rows.define(TRANSACTIONS, PROFILE, RISK, DELAYS, services=[FRAUD])
-    return rows
 
 
 @pytest.fixture

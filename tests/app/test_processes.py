@@ -10,35 +10,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 
 from feature_server import FeatureClient
 from feature_server.online.embedded import EmbeddedValkey
 from tests.support.online_rows import NOW, OnlineRows, view
 from tests.support.served import Served, eventually, metrics, served
-from tests.support.serving_cases import AT_NOW, FRAUD, RISK, TRANSACTIONS
+from tests.support.serving_cases import AT_NOW, RISK
 
 READ = "/get-online-features"
 RATIO = {"features": ["merchant__risk:ratio"], "entities": {"merchant_id": ["a"]}}
-
-
-@pytest.fixture(scope="module")
-def server(valkey_server: str) -> Iterator[Served]:
-    with served(valkey_server) as running:
-        yield running
-
-
-@pytest.fixture
-def rows(valkey: str) -> OnlineRows:
-    rows = OnlineRows(valkey)
-    rows.define(TRANSACTIONS, RISK, services=[FRAUD])
-    return rows
 
 
 def test_redis_gone_is_503_and_the_service_resumes_by_itself(tmp_path: Path) -> None:
