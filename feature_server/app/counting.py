@@ -1,17 +1,13 @@
 """The counts of all workers, added up: whichever worker answers `/metrics` tells the same."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import msgspec
-from prometheus_client.core import (
-    CollectorRegistry,
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
 from ..online.live import LiveSource
@@ -27,43 +23,36 @@ class SharedCounts:
     """
 
     def __init__(self, counts: Counts) -> None:
-        self.counts = counts
+        self._counts = counts
         self._file: Path | None = None
-        self._before = Counts()
 
     def share(self, folder: Path, name: str) -> None:
         """Write to, and begin from, `folder/name`."""
         self._file = folder / name
         if self._file.exists():
-            self._before = msgspec.msgpack.decode(self._file.read_bytes(), type=Counts)
+            self._counts.add(msgspec.msgpack.decode(self._file.read_bytes(), type=Counts))
 
     def write(self) -> None:
         if self._file is not None:
             new = self._file.with_suffix(".new")
-            new.write_bytes(msgspec.msgpack.encode(self._own()))
+            new.write_bytes(msgspec.msgpack.encode(self._counts))
             os.replace(new, self._file)
 
     def total(self) -> Counts:
-        total = self._own()
+        total = Counts()
+        total.add(self._counts)
         if self._file is not None:
             for path in self._file.parent.glob("*.counts"):
                 if path != self._file:
                     total.add(msgspec.msgpack.decode(path.read_bytes(), type=Counts))
         return total
 
-    def _own(self) -> Counts:
-        own = Counts()
-        own.add(self._before)
-        own.add(self.counts)
-        return own
 
-
-class _Collector:
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = metrics
+class _Collected(msgspec.Struct, frozen=True):
+    metrics: Sequence[Metric]
 
     def collect(self) -> Iterable[Metric]:
-        return self._metrics
+        return self.metrics
 
 
 def exposition(
@@ -75,11 +64,9 @@ def exposition(
     now_us: int,
 ) -> bytes:
     """Prometheus's text format."""
-    registry = CollectorRegistry()
-    registry.register(
-        _Collector([*_counters(counts), *_online(online, epoch, now_us), *_verified(verified), *_live(live)])
+    return generate_latest(
+        _Collected([*_counters(counts), *_online(online, epoch, now_us), *_verified(verified), *_live(live)])
     )
-    return generate_latest(registry)
 
 
 def _counters(counts: Counts) -> Iterator[Metric]:
@@ -114,55 +101,54 @@ def _online(online: OnlineRegistry | None, epoch: bytes | None, now_us: int) -> 
     if online is None or epoch is None:
         return
     yield GaugeMetricFamily("features_registry_epoch", "Version of the online registry.", value=int(epoch))
-    rows = GaugeMetricFamily("features_view_rows", "Rows online, as the last sync counted them.", labels=["view"])
-    age = GaugeMetricFamily(
-        "features_view_newest_event_age_seconds", "Age of the newest event online.", labels=["view"]
+    views = {view_id: view for view_id in sorted(online.views) if (view := online.synced(view_id))}
+    yield _gauge("features_view_rows", "Rows online, as the last sync counted them.", views, attrgetter("rows"))
+    yield _gauge(
+        "features_view_newest_event_age_seconds", "Age of the newest event online.", views,
+        lambda view: None if view.newest_event_us is None else (now_us - view.newest_event_us) / 1e6,
+    )  # fmt: skip
+    yield _gauge(
+        "features_view_synced_timestamp_seconds", "Time of the last sync.", views, lambda view: view.synced_at_us / 1e6
     )
-    synced = GaugeMetricFamily("features_view_synced_timestamp_seconds", "Time of the last sync.", labels=["view"])
-    for view_id in sorted(online.views):
-        view = online.synced(view_id)
-        if view is None:
-            continue
-        rows.add_metric([view_id], view.rows)
-        synced.add_metric([view_id], view.synced_at_us / 1e6)
-        if view.newest_event_us is not None:
-            age.add_metric([view_id], (now_us - view.newest_event_us) / 1e6)
-    yield from (rows, age, synced)
 
 
 def _verified(verified: Mapping[str, LastVerified]) -> Iterator[Metric]:
     """What `features verify` last found; a view that was never verified has no sample."""
-    keys = GaugeMetricFamily("features_verified_keys", "Keys that the last verify compared.", labels=["view"])
+    views = dict(sorted(verified.items()))
+    yield _gauge("features_verified_keys", "Keys that the last verify compared.", views, attrgetter("keys"))
     differing = GaugeMetricFamily(
         "features_verified_differing_keys",
         "Keys whose values differed from the offline store; explained: by a sync that was still to come.",
         labels=["view", "explained"],
     )
-    at = GaugeMetricFamily(
-        "features_verified_timestamp_seconds", "The instant the last verify compared.", labels=["view"]
-    )
-    for view_id, last in sorted(verified.items()):
-        keys.add_metric([view_id], last.keys)
+    for view_id, last in views.items():
         differing.add_metric([view_id, "true"], last.different - last.unexplained)
         differing.add_metric([view_id, "false"], last.unexplained)
-        at.add_metric([view_id], last.instant_us / 1e6)
-    yield from (keys, differing, at)
+    yield differing
+    at = "The instant the last verify compared."
+    yield _gauge("features_verified_timestamp_seconds", at, views, lambda last: last.instant_us / 1e6)
 
 
-def _live(sources: Iterable[LiveSource]) -> Iterator[Metric]:
+def _live(live: Iterable[LiveSource]) -> Iterator[Metric]:
     """What waits of each event source; an age has no sample where nothing waits."""
-    told = {
-        "features_log_pushes": ("Pushes that have not landed in files.", "pushes"),
-        "features_log_oldest_age_seconds": ("Age of the first push that has not landed.", "oldest_seconds"),
-        "features_last_push_timestamp_seconds": ("Time of the last push.", "last_push_seconds"),
-        "features_unread_events": ("Events of producers that no worker has taken in.", "unread"),
-        "features_unread_oldest_age_seconds": ("Age of the first of them.", "unread_seconds"),
-        "features_dead_letters": ("Events of producers that were refused.", "dead_letters"),
-    }
-    sources = list(sources)
-    for name, (description, field) in told.items():
-        metric = GaugeMetricFamily(name, description, labels=["source"])
-        for source in sources:
-            if (value := getattr(source, field)) is not None:
-                metric.add_metric([source.source], value)
-        yield metric
+    sources = {source.source: source for source in live}
+    for name, description, field in (
+        ("features_log_pushes", "Pushes that have not landed in files.", "pushes"),
+        ("features_log_oldest_age_seconds", "Age of the first push that has not landed.", "oldest_seconds"),
+        ("features_last_push_timestamp_seconds", "Time of the last push.", "last_push_seconds"),
+        ("features_unread_events", "Events of producers that no worker has taken in.", "unread"),
+        ("features_unread_oldest_age_seconds", "Age of the first of them.", "unread_seconds"),
+        ("features_dead_letters", "Events of producers that were refused.", "dead_letters"),
+    ):
+        yield _gauge(name, description, sources, attrgetter(field), label="source")
+
+
+def _gauge(
+    name: str, description: str, found: Mapping[str, Any], value: Callable[[Any], float | None], *, label: str = "view"
+) -> Metric:
+    """A number of each of the views or sources found, by name; no sample where it is None."""
+    metric = GaugeMetricFamily(name, description, labels=[label])
+    for key, each in found.items():
+        if (number := value(each)) is not None:
+            metric.add_metric([key], number)
+    return metric
