@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from ..definitions.facts import Entity, FeatureService, FeatureView, JoinKey, Owner
+from msgspec import to_builtins
+
+from ..definitions.facts import Entity, FeatureService, FeatureView, JoinKey
 from ..online.registry import OnlineRegistry
 from ..times import from_us
 
@@ -14,12 +16,11 @@ def iso(microseconds: int) -> str:
 
 
 def describe_entity(online: OnlineRegistry, entity: Entity) -> dict[str, Any]:
-    views = [view.id for view in online.registry.feature_views if entity.name in view.entities]
     return {
         "name": entity.name,
         "join_keys": _join_keys(entity.join_keys),
         "description": entity.description,
-        "feature_views": views,
+        "feature_views": [view.id for view in online.registry.feature_views if entity.name in view.entities],
     }
 
 
@@ -45,7 +46,7 @@ def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
         "ttl": view.ttl,
         "refresh": view.refresh,
         "description": view.description,
-        "owner": _owner(view.owner),
+        "owner": to_builtins(view.owner),
         "tags": list(view.tags),
         "features": [
             {
@@ -65,28 +66,25 @@ def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
 def describe_service(online: OnlineRegistry, service: FeatureService) -> dict[str, Any]:
     """A service's features, in its order, each with what its view says of it."""
     views = {view.id: view for view in online.registry.feature_views}
-    features = []
-    join_keys: dict[str, str] = {}
-    for ref in service.features:
-        view = views[ref.view]
-        join_keys |= {key.name: str(key.dtype) for key in view.join_keys}
-        found = next(feature for feature in view.features if feature.name == ref.feature)
-        features.append(
+    known = {(view.id, feature.name): feature for view in views.values() for feature in view.features}
+    join_keys = {key.name: key for ref in service.features for key in views[ref.view].join_keys}
+    features = [(ref, known[ref.view, ref.feature]) for ref in service.features]
+    return {
+        "name": service.name,
+        "description": service.description,
+        "owner": to_builtins(service.owner),
+        "tags": list(service.tags),
+        "join_keys": _join_keys(join_keys.values()),
+        "features": [
             {
                 "feature": ref.text,
-                "feature_view": view.id,
+                "feature_view": ref.view,
                 "name": found.name,
                 "type": str(found.dtype),
                 "description": found.description,
             }
-        )
-    return {
-        "name": service.name,
-        "description": service.description,
-        "owner": _owner(service.owner),
-        "tags": list(service.tags),
-        "join_keys": [{"name": name, "type": dtype} for name, dtype in join_keys.items()],
-        "features": features,
+            for ref, found in features
+        ],
     }
 
 
@@ -116,10 +114,6 @@ def _example_entities(join_keys: Iterable[dict[str, str]]) -> dict[str, list[Any
         "string": "JFK", "date": "2013-12-31", "uuid": "123e4567-e89b-12d3-a456-426614174000", "bool": True,
     }  # fmt: skip
     return {key["name"]: [values.get(key["type"], 42)] for key in join_keys}
-
-
-def _owner(owner: Owner | None) -> dict[str, str | None] | None:
-    return None if owner is None else {"name": owner.name, "email": owner.email, "group": owner.group}
 
 
 def _join_keys(keys: Iterable[JoinKey]) -> list[dict[str, str]]:

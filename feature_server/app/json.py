@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from ..dtypes import FLOAT_WIDTHS, DType
+from ..dtypes import FLOAT_WIDTHS, DType, json_value
 from ..errors import OnlineStoreError
 from ..layout.row import from_stored
 from ..serving.reader import OnlineFeatures, Plan
@@ -109,17 +109,16 @@ def _writer(dtype: DType) -> Writer:
     """A function from stored values and null flags to a JSON array."""
     if dtype.kind in FLOAT_WIDTHS:
         return _floats
-    convert = from_stored(dtype)
-    if convert is None:
-        return lambda values, nulls: orjson.dumps(values if nulls is None else _with_nulls(values, nulls))
-    plain: Callable[[Any], Any] = convert
-    if dtype.kind == "decimal":
-        return lambda values, nulls: _converted(values, nulls, lambda value: f"{plain(value):f}")
     if dtype.is_timestamp:
         return _times
-    if dtype.kind == "list" and dtype.item in FLOAT_WIDTHS:
-        return lambda values, nulls: _converted(values, nulls, lambda value: _speakable(plain(value)))
-    return lambda values, nulls: _converted(values, nulls, plain)
+    convert = from_stored(dtype)
+    if convert is None:
+        return lambda values, nulls: orjson.dumps(_with_nulls(values, nulls))
+    if dtype.kind == "decimal":
+        return lambda values, nulls: _converted(values, nulls, lambda value: f"{convert(value):f}")
+    if dtype.item in FLOAT_WIDTHS:
+        return lambda values, nulls: _converted(values, nulls, lambda value: _speakable(convert(value)))
+    return lambda values, nulls: _converted(values, nulls, convert)
 
 
 def _floats(values: Sequence[Any], nulls: Sequence[int] | None) -> bytes:
@@ -132,25 +131,19 @@ def _floats(values: Sequence[Any], nulls: Sequence[int] | None) -> bytes:
 
 def _speakable(values: Sequence[Any]) -> list[Any]:
     """JSON has no NaN and no infinity: they go as the strings that protobuf's JSON uses."""
-    return [value if value is None or math.isfinite(value) else _name(value) for value in values]
-
-
-def _name(value: float) -> str:
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return [value if value is None or math.isfinite(value) else json_value(value) for value in values]
 
 
 def _times(values: Sequence[Any], nulls: Sequence[int] | None) -> bytes:
-    texts = to_datetimes(values)
-    return _encode(texts if nulls is None else _with_nulls(texts, nulls))
+    return _encode(_with_nulls(to_datetimes(values), nulls))
 
 
-def _with_nulls(values: Sequence[Any], nulls: Sequence[int]) -> list[Any]:
-    return [None if null else value for value, null in zip(values, nulls, strict=True)]
+def _with_nulls(values: Sequence[Any], nulls: Sequence[int] | None) -> Sequence[Any]:
+    return values if nulls is None else [None if null else value for value, null in zip(values, nulls, strict=True)]
 
 
 def _converted(values: Sequence[Any], nulls: Sequence[int] | None, convert: Callable[[Any], Any]) -> bytes:
     if nulls is None:
         return orjson.dumps([convert(value) for value in values], option=_UTC)
-    return orjson.dumps(
-        [None if null else convert(value) for value, null in zip(values, nulls, strict=True)], option=_UTC
-    )
+    pairs = zip(values, nulls, strict=True)
+    return orjson.dumps([None if null else convert(value) for value, null in pairs], option=_UTC)

@@ -122,16 +122,14 @@ class TableReader:
 
 def _fixed(field: str, kind: str, writer: Writer) -> Write:
     """What writes a column of fixed width, given the table, the rows and which entities have no value."""
+    as_it_is = kind in INTEGER_WIDTHS or kind == "bool"
 
-    def numbers(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
-        if nulls:
-            return writer(table[field].tolist(), _flags(len(rows), nulls))
-        return orjson.dumps(np.ascontiguousarray(table[field]), option=_OPTIONS)
-
-    def others(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
+    def write(table: npt.NDArray[Any], rows: Sequence[bytes], nulls: Sequence[int]) -> bytes:
+        if as_it_is and not nulls:
+            return orjson.dumps(np.ascontiguousarray(table[field]), option=_OPTIONS)
         return writer(table[field].tolist(), _flags(len(rows), nulls))
 
-    return numbers if kind in INTEGER_WIDTHS or kind == "bool" else others
+    return write
 
 
 def _variable(layout: RowLayout, i: int, writer: Writer) -> Write:
