@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.clock if self.clock is not None else datetime.now(UTC)
 
     def now_us(self) -> int:
-        return to_us(self.now())
+        return time.time_ns() // 1000 if self.clock is None else to_us(self.clock)
 
 
 def parse_time(text: str, *, where: str) -> datetime:

@@ -1,9 +1,10 @@
 """Request bodies: read whole within a limit, and decoded; whatever a client sends, its fault is told as a 4xx."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
+from starlette.types import Receive
 
 from ..errors import UNREADABLE, RequestError
 
@@ -43,12 +44,10 @@ def decode_body(decode: Callable[[bytes], T], body: bytes, expected: str) -> T:
         ) from None  # fmt: skip
 
 
-async def read_body(
-    message: MutableMapping[str, Any], receive: Callable[[], Awaitable[MutableMapping[str, Any]]]
-) -> bytes | None:
-    """The whole body, of which `message` is the first part; None when the client has gone."""
+async def read_body(receive: Receive) -> bytes | None:
+    """The whole body; None when the client has gone."""
     parts, size = [], 0
-    while message["type"] == "http.request":
+    while (message := await receive())["type"] == "http.request":
         parts.append(message["body"])
         size += len(parts[-1])
         if size > MAX_BODY_BYTES:
@@ -61,5 +60,4 @@ async def read_body(
             )
         if not message.get("more_body"):
             return b"".join(parts)
-        message = await receive()
     return None

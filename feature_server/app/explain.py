@@ -3,12 +3,10 @@
 import asyncio
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
-import msgspec
+from functools import partial
 
 from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SettingsError
-from ..settings import parse_time
+from ..settings import Settings, parse_time
 from ..times import to_us
 from ..verify.explanation import Explanation
 
@@ -22,49 +20,38 @@ class CannotExplain(FeatureStoreError):
     status = 501
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature, the join keys' values as text, and the instant."""
-
-    feature: str
-    key: dict[str, str]
-    at_us: int
-    now_us: int
-
-
-def parse_question(parameters: Iterable[tuple[str, str]], now_us: int) -> Question:
-    """The question that a URL's query asks: `feature`, `at` if it is not now, and the join keys."""
+def parse_question(parameters: Iterable[tuple[str, str]], now_us: int) -> tuple[str, dict[str, str], int]:
+    """What a URL's query asks: the feature, the join keys' values as text, and the instant: now without `at`."""
     given: dict[str, str] = {}
     for name, value in parameters:
         if name in given:
             raise RequestError(f"{name!r} is given twice", where=name, got=f"{given[name]}, {value}", expected=_EXAMPLE)
         given[name] = value
-    feature = given.pop("feature", "")
+    feature, at = given.pop("feature", ""), given.pop("at", "")
     if not feature:
         raise RequestError("the feature is missing", where="feature", expected=_EXAMPLE)
-    at_us, at = now_us, given.pop("at", "")
-    if at:
-        try:
-            at_us = to_us(parse_time(at, where="at"))
-        except (SettingsError, OverflowError):
-            raise RequestError(
-                "not a time", where="at", got=repr(at), expected="ISO 8601, e.g. 2013-12-31T23:00:00Z",
-                remedy="in a URL, write %2B for the + of a zone, or give the time in UTC",
-            ) from None  # fmt: skip
-    return Question(feature=feature, key=given, at_us=at_us, now_us=now_us)
+    try:
+        return feature, given, to_us(parse_time(at, where="at")) if at else now_us
+    except (SettingsError, OverflowError):
+        raise RequestError(
+            "not a time", where="at", got=repr(at), expected="ISO 8601, e.g. 2013-12-31T23:00:00Z",
+            remedy="in a URL, write %2B for the + of a zone, or give the time in UTC",
+        ) from None  # fmt: skip
 
 
 class Explainer:
     """Answers questions in a thread of its own, one at a time: each reads the view's history."""
 
-    def __init__(self, redis_url: str, offline: Path, project_dir: Path) -> None:
-        self._redis_url, self._offline, self._project_dir = redis_url, offline, project_dir
+    def __init__(self, redis_url: str, settings: Settings) -> None:
+        self._redis_url, self._settings = redis_url, settings
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
 
-    async def explain(self, question: Question) -> Explanation:
+    async def explain(self, feature: str, key: dict[str, str], *, at_us: int, now_us: int) -> Explanation:
         """CannotExplain where the offline store, or what reads it, is not on this machine."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._explain, question)
+        ask = partial(self._explain, feature, key, at_us=at_us, now_us=now_us)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, ask)
 
-    def _explain(self, question: Question) -> Explanation:
+    def _explain(self, feature: str, key: dict[str, str], *, at_us: int, now_us: int) -> Explanation:
         try:
             from ..offline.store import OfflineStore
             from ..online.store import OnlineStore
@@ -78,8 +65,8 @@ class Explainer:
         try:
             with OnlineStore(self._redis_url) as online:
                 return explain(
-                    question.feature, question.key, online, OfflineStore(self._offline),
-                    at_us=question.at_us, now_us=question.now_us, project_dir=self._project_dir,
+                    feature, key, online, OfflineStore(self._settings.offline), at_us=at_us, now_us=now_us,
+                    project_dir=self._settings.project_dir,
                 )  # fmt: skip
         except OfflineStoreError as error:
             raise CannotExplain(

@@ -1,12 +1,11 @@
 """Every path but the feature read: health, metrics, the API's description, and the registry to look at."""
 
-from __future__ import annotations
-
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import Any
 from urllib.parse import quote
 
 import orjson
@@ -16,8 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..definitions.registry import Registry
 from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError
 from ..online.live import LiveSource
+from ..online.registry import OnlineRegistry
 from ..online.verified import LastVerified
 from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers
 from ..templates.render import compile_pages, render
@@ -28,9 +29,8 @@ from .features import INTERNAL_ERROR, FeatureServer, log, log_failure
 from .live import LiveSources
 from .openapi import openapi
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
+Endpoint = Callable[[Request], Awaitable[Response]]
+Described = dict[str, Any]
 JSON = "application/json"
 # The pages run no script, load nothing and ask nobody; no page of another site may show them within itself.
 SAFE = {
@@ -46,18 +46,21 @@ def create_pages(server: FeatureServer, explainer: Explainer, live: LiveSources)
     """The Starlette application behind `server`."""
     compile_pages()
     pages = _Pages(server, explainer, live)
-    routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
+    first_features = partial(view_request, most=3)
+    routes: dict[str, Endpoint] = {
         "/": pages.index,
         "/health": pages.health,
         "/ready": pages.ready,
         "/metrics": pages.metrics,
         "/openapi.json": pages.openapi,
-        "/entities": pages.entities,
-        "/entities/{name}": pages.entity,
-        "/feature-views": pages.feature_views,
-        "/feature-views/{name}": pages.feature_view,
-        "/feature-services": pages.feature_services,
-        "/feature-services/{name}": pages.feature_service,
+        "/entities": pages.all_of(attrgetter("entities"), describe_entity),
+        "/entities/{name}": pages.one_of("entity", Registry.entity, describe_entity),
+        "/feature-views": pages.all_of(attrgetter("feature_views"), describe_view),
+        "/feature-views/{name}": pages.one_of("view", Registry.feature_view, describe_view, first_features),
+        "/feature-services": pages.all_of(attrgetter("feature_services"), describe_service),
+        "/feature-services/{name}": pages.one_of(
+            "service", Registry.feature_service, describe_service, service_request
+        ),
         EXPLAIN_ROUTE: pages.explain,
     }
     return Starlette(
@@ -75,9 +78,7 @@ class _Pages:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
         self._not_ready: list[str] = []  # why, when last asked
 
-    def counted(
-        self, path: str, answer: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def counted(self, path: str, answer: Endpoint) -> Endpoint:
         """Count what a route answers; the counts are by route, so that no path a client makes up adds one."""
 
         async def endpoint(request: Request) -> Response:
@@ -148,40 +149,41 @@ class _Pages:
             clock=self._server.clock,
         )
 
-    async def entities(self, request: Request) -> Response:
-        online = await self._server.online()
-        return _json([describe_entity(online, entity) for entity in online.registry.entities])
+    def all_of(
+        self, listed: Callable[[Registry], Iterable[Any]], describe: Callable[[OnlineRegistry, Any], Described]
+    ) -> Endpoint:
+        """All definitions of one kind."""
 
-    async def entity(self, request: Request) -> Response:
-        online = await self._server.online()
-        entity = describe_entity(online, online.registry.entity(request.path_params["name"]))
-        return await self._page_or_json(request, "entity.html", entity, entity=entity)
+        async def endpoint(request: Request) -> Response:
+            online = await self._server.online()
+            return _json([describe(online, each) for each in listed(online.registry)])
 
-    async def feature_views(self, request: Request) -> Response:
-        online = await self._server.online()
-        return _json([describe_view(online, view) for view in online.registry.feature_views])
+        return endpoint
 
-    async def feature_view(self, request: Request) -> Response:
-        online = await self._server.online()
-        view = describe_view(online, online.registry.feature_view(request.path_params["name"]))
-        return await self._page_or_json(request, "view.html", view, view=view, example=view_request(view, most=3))
+    def one_of(
+        self,
+        kind: str,
+        find: Callable[[Registry, str], Any],
+        describe: Callable[[OnlineRegistry, Any], Described],
+        example: Callable[[Described], Described] | None = None,
+    ) -> Endpoint:
+        """One definition by its name: JSON, or a page for browsers, with an example of a request."""
 
-    async def feature_services(self, request: Request) -> Response:
-        online = await self._server.online()
-        return _json([describe_service(online, service) for service in online.registry.feature_services])
+        async def endpoint(request: Request) -> Response:
+            online = await self._server.online()
+            found = describe(online, find(online.registry, request.path_params["name"]))
+            facts = {kind: found} | ({"example": example(found)} if example else {})
+            return await self._page_or_json(request, f"{kind}.html", found, **facts)
 
-    async def feature_service(self, request: Request) -> Response:
-        online = await self._server.online()
-        service = describe_service(online, online.registry.feature_service(request.path_params["name"]))
-        example = service_request(service)
-        return await self._page_or_json(request, "service.html", service, service=service, example=example)
+        return endpoint
 
     async def explain(self, request: Request) -> Response:
         """Why a stream view's feature has its value: JSON, or a page for browsers."""
-        question = parse_question(request.query_params.multi_items(), self._server.reader.now_us())
+        now_us = self._server.reader.now_us()
+        feature, key, at_us = parse_question(request.query_params.multi_items(), now_us)
         online = await self._server.online()
-        online.registry.resolve([question.feature])
-        found = await self._explainer.explain(question)
+        online.registry.resolve([feature])
+        found = await self._explainer.explain(feature, key, at_us=at_us, now_us=now_us)
         return await self._page_or_json(request, "explain.html", found.as_json(), found=found, bounds=bounds)
 
     async def wrong_method(self, request: Request) -> Response:

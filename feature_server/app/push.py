@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from .bodies import decode_body
 
 if TYPE_CHECKING:
     from ..ingest.transaction import Ingestor, PushResult
+    from ..settings import Settings
 
 MAX_TOGETHER = 500  # pushes that are written as one
 log = logging.getLogger("feature_server")
@@ -51,8 +52,8 @@ def parse_push(body: bytes) -> PushEvents:
 class PushQueue:
     """Writes pushes from a thread of its own, all that wait at a time."""
 
-    def __init__(self, redis_url: str, now_us: Callable[[], int], *, expire: bool) -> None:
-        self._make: Callable[[], Ingestor] = lambda: _ingestor(redis_url, now_us, expire)
+    def __init__(self, redis_url: str, settings: Settings) -> None:
+        self._redis_url, self._settings = redis_url, settings
         self._ingestor: Ingestor | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="push")
         self._waiting: list[tuple[PushEvents, asyncio.Future[PushResult]]] = []
@@ -94,7 +95,7 @@ class PushQueue:
             found: Sequence[Any]
             try:
                 if self._ingestor is None:
-                    self._ingestor = self._make()
+                    self._ingestor = _make_ingestor(self._redis_url, self._settings)
                 found = self._ingestor.push_together(source, [requests[i].df for i in members])
             except FeatureStoreError as error:
                 found = [error] * len(members)
@@ -106,7 +107,7 @@ class PushQueue:
         return outcomes
 
 
-def _ingestor(redis_url: str, now_us: Callable[[], int], expire: bool) -> Ingestor:
+def _make_ingestor(redis_url: str, settings: Settings) -> Ingestor:
     try:
         from ..ingest.transaction import Ingestor
     except ImportError as error:
@@ -115,4 +116,4 @@ def _ingestor(redis_url: str, now_us: Callable[[], int], expire: bool) -> Ingest
             expected="feature-warehouse[warehouse]", got=str(error), remedy="install that where events are pushed to",
         ) from None  # fmt: skip
 
-    return Ingestor(redis_url, now_us, expire=expire)
+    return Ingestor(redis_url, settings.now_us, expire=settings.clock is None)

@@ -25,26 +25,20 @@ log = logging.getLogger("feature_server")
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told: `slot` is its number among the workers, `ready_fd` a pipe to report on once it serves.
-
-    `project_dir` and `offline` are the folders that `GET /explain` reads events from.
-    """
+    """What a worker is told: `slot` is its number among the workers, `ready_fd` a pipe to report on once it serves."""
 
     slot: int
     socket_fd: int
     ready_fd: int
     counts_folder: str
     redis_url: str
-    project_dir: str
-    offline: str
+    settings: Settings
     access: Access
-    clock: str | None = None
 
 
 class WorkerProcess(msgspec.Struct):
     """A running worker; its standard input, held open, tells it that its supervisor lives."""
 
-    slot: int
     process: subprocess.Popen[bytes]
     started: float
 
@@ -74,11 +68,8 @@ class Supervisor:
     def __init__(
         self, listener: socket.socket, settings: Settings, access: Access, *, workers: int, redis_url: str
     ) -> None:
-        self._listener = listener
-        self._access = access
-        self._settings = settings
-        self._slots = range(workers)
-        self._redis_url = redis_url
+        self._listener, self._settings, self._access = listener, settings, access
+        self._slots, self._redis_url = range(workers), redis_url
         self._workers: dict[int, WorkerProcess] = {}
         self._folder = ""
 
@@ -112,15 +103,13 @@ class Supervisor:
             ready_fd=writing,
             counts_folder=self._folder,
             redis_url=self._redis_url,
-            project_dir=str(self._settings.project_dir),
-            offline=str(self._settings.offline),
+            settings=self._settings,
             access=self._access,
-            clock=None if self._settings.clock is None else self._settings.clock.isoformat(),
         )
         assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(config) + b"\n")
+        process.stdin.write(msgspec.json.encode(config, enc_hook=str) + b"\n")
         process.stdin.flush()
-        self._workers[slot] = WorkerProcess(slot, process, time.monotonic())
+        self._workers[slot] = WorkerProcess(process, time.monotonic())
         return reading
 
     def _await_ready(self, pipe: int) -> None:
@@ -139,8 +128,7 @@ class Supervisor:
                 os.close(self._start(slot))
                 log.info("worker %d started again pid=%d", slot, self._workers[slot].process.pid)
             wait = min(again.values(), default=time.monotonic() + 1) - time.monotonic()
-            found = signal.sigtimedwait(_SIGNALS, max(wait, 0.0))
-            if found is not None and found.si_signo != signal.SIGCHLD:
+            if _told_to_end(max(wait, 0.0)):
                 return
             for slot, worker in list(self._workers.items()):
                 if worker.process.poll() is None:
@@ -156,10 +144,14 @@ class Supervisor:
             worker.process.terminate()
         deadline = time.monotonic() + DRAIN_SECONDS + GRACE_SECONDS + 5
         while any(worker.process.poll() is None for worker in self._workers.values()):
-            found = signal.sigtimedwait(_SIGNALS, 0.2)
-            again = found is not None and found.si_signo != signal.SIGCHLD
-            if again or time.monotonic() > deadline:
+            if _told_to_end(0.2) or time.monotonic() > deadline:
                 for worker in self._workers.values():
                     worker.process.kill()
                     worker.process.wait()
         self._workers.clear()
+
+
+def _told_to_end(seconds: float) -> bool:
+    """Whether a signal says so within that time; sooner where a worker ends."""
+    found = signal.sigtimedwait(_SIGNALS, seconds)
+    return found is not None and found.si_signo != signal.SIGCHLD

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -19,8 +18,6 @@ from types import FrameType
 import msgspec
 import uvicorn
 
-from ..settings import parse_time
-from ..times import to_us
 from .explain import Explainer
 from .features import FeatureServer
 from .live import LiveSources
@@ -120,13 +117,9 @@ class Worker(uvicorn.Server):
 
 
 def create_server(config: WorkerConfig) -> FeatureServer:
-    """The application, with a stopped clock where one is given."""
-    if config.clock is None:
-        server = FeatureServer(config.redis_url, lambda: time.time_ns() // 1000, config.access)
-    else:
-        stopped = to_us(parse_time(config.clock, where="FEATURES_CLOCK"))
-        server = FeatureServer(config.redis_url, lambda: stopped, config.access, clock=config.clock)
-    explainer = Explainer(config.redis_url, Path(config.offline), Path(config.project_dir))
+    """The application, with its pages."""
+    server = FeatureServer(config.redis_url, config.settings, config.access)
+    explainer = Explainer(config.redis_url, config.settings)
     server.other = create_pages(server, explainer, LiveSources(config.redis_url))
     return server
 
@@ -135,7 +128,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    config = msgspec.json.decode(sys.stdin.buffer.raw.readline(), type=WorkerConfig)  # type: ignore[union-attr]
+    told = sys.stdin.buffer.raw.readline()  # type: ignore[union-attr]
+    config = msgspec.json.decode(told, type=WorkerConfig, dec_hook=lambda path, text: path(text))
     listener = socket.socket(fileno=config.socket_fd)
     sys.setswitchinterval(THREAD_SECONDS)
     Worker(create_server(config), config).run(sockets=[listener])
