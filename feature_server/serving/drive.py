@@ -3,19 +3,18 @@
 import asyncio
 
 from ..online.readers import AsyncRedisReader, RedisReader
-from .reader import RELOAD_KEYS, FeatureReader, OnlineFeatures, Reload, Steps
+from .reader import RELOAD_KEYS, FeatureReader, OnlineFeatures, Steps
 
 
 def read_features(reader: FeatureReader, redis: RedisReader, steps: Steps) -> OnlineFeatures:
     """Run `FeatureReader.read` to its answer, sync."""
+    replies: list[bytes | None] | None = None
     try:
-        wanted = next(steps)
         while True:
-            if isinstance(wanted, Reload):
+            if (wanted := steps.send(replies)) is None:
                 reader.load(redis.mget(RELOAD_KEYS))
-                wanted = next(steps)
             else:
-                wanted = steps.send(redis.mget(wanted))
+                replies = redis.mget(wanted)
     except StopIteration as stop:
         answer: OnlineFeatures = stop.value
         return answer
@@ -31,14 +30,13 @@ class AsyncFeatures:
         self._reloading: asyncio.Task[None] | None = None
 
     async def read(self, steps: Steps) -> OnlineFeatures:
+        replies: list[bytes | None] | None = None
         try:
-            wanted = next(steps)
             while True:
-                if isinstance(wanted, Reload):
+                if (wanted := steps.send(replies)) is None:
                     await self.reload()
-                    wanted = next(steps)
                 else:
-                    wanted = steps.send(await self.redis.mget(wanted))
+                    replies = await self.redis.mget(wanted)
         except StopIteration as stop:
             answer: OnlineFeatures = stop.value
             return answer

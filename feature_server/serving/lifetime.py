@@ -4,7 +4,7 @@ All events of a base come before those it is merged with, so of first and last, 
 time decides without being kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,31 +30,28 @@ class Lifetime:
         self._view_id, self._plan, self._aggregates = view.id, plan_of(view), tuple(aggregates)
         self._bases = BaseDecoder(view, parts(aggregates))
         self._dtypes = [argument.dtype for argument in self._plan.arguments]
-        self._delay_us = max(self._plan.frames[aggregate.frame].delay_us for aggregate in aggregates)
+        self._delays_us = [self._plan.frames[aggregate.frame].delay_us for aggregate in aggregates]
 
     def evaluate(
         self, events: Events, dictionaries: Sequence[Dictionary], bases: Sequence[bytes | None], now_us: int
     ) -> list[tuple[Values, Dictionary]]:
         """Each aggregate's values for the groups of events in force with these bases, and what they are places in."""
         cuts, states = self._bases.decode(bases)
-        if cuts.max(initial=NO_EVENT) > now_us - self._delay_us:
-            raise self._ahead(int(cuts.max()) + self._delay_us, now_us)
+        if cuts.max(initial=NO_EVENT) > now_us - max(self._delays_us):
+            raise self._ahead(int(cuts.max()) + max(self._delays_us), now_us)
         found: list[tuple[Values, Dictionary]] = []
         merged: dict[tuple[Part, int], list[Values]] = {}
-        low, ends = _passed(events, cuts), dict[int, npt.NDArray[np.int64]]()
-        for aggregate in self._aggregates:
-            delay_us = self._plan.frames[aggregate.frame].delay_us
-            if delay_us not in ends:
-                ends[delay_us] = np.maximum(low, _passed(events, np.full(len(low), now_us - delay_us)))
-            since = low, ends[delay_us]
+        low = _passed(events, cuts)
+        until = {us: np.maximum(low, _passed(events, np.full(len(low), now_us - us))) for us in set(self._delays_us)}
+        for aggregate, delay_us in zip(self._aggregates, self._delays_us, strict=True):
+            since = low, until[delay_us]
             for part in parts_of(aggregate):
                 if (part, delay_us) not in merged:
-                    live = self._live(part, events, since, dictionaries)
-                    newer, chosen = None, FUNCTIONS[part.function].chosen
-                    if chosen == "first":
-                        newer = states[Part("count_star", (), part.filter)][0].values == 0
-                    elif chosen == "last":
-                        count = Part("count_star", (), part.filter)
+                    live, newer = self._live(part, events, since, dictionaries), None
+                    count = Part("count_star", (), part.filter)
+                    if FUNCTIONS[part.function].chosen == "first":
+                        newer = states[count][0].values == 0
+                    elif FUNCTIONS[part.function].chosen == "last":
                         newer = self._live(count, events, since, dictionaries)[0].values > 0
                     merged[part, delay_us] = merge(part, states[part], live, newer)
             of = [merged[part, delay_us][0] for part in parts_of(aggregate)]
@@ -98,11 +95,12 @@ def merge(part: Part, base: Sequence[Values], live: Sequence[Values], newer: Arr
             Values(_added(np.where(one.null, 0, one.values), np.where(two.null, 0, two.values)), one.null & two.null)
         ]
     if newer is None:
-        beats = _less if FUNCTIONS[part.function].chosen == "least" else _greater
-        newer = ~two.null & (one.null | beats(live[-1].values, base[-1].values))
+        new, old = live[-1].values, base[-1].values
+        beats = _less(new, old) if FUNCTIONS[part.function].chosen == "least" else _less(old, new)
+        newer = ~two.null & (one.null | beats)
     return [
-        Values(np.where(newer, new.values, old.values), np.where(newer, new.null, old.null))
-        for old, new in zip(base, live, strict=True)
+        Values(np.where(newer, b.values, a.values), np.where(newer, b.null, a.null))
+        for a, b in zip(base, live, strict=True)
     ]
 
 
@@ -131,19 +129,10 @@ def _added(one: Array, two: Array) -> Array:
 
 
 def _less(one: Array, two: Array) -> Array:
-    return _ordered(one, two, np.less, lambda a, b: ~np.isnan(a) & (np.isnan(b) | (a < b)))
-
-
-def _greater(one: Array, two: Array) -> Array:
-    return _ordered(one, two, np.greater, lambda a, b: ~np.isnan(b) & (np.isnan(a) | (a > b)))
-
-
-def _ordered(one: Array, two: Array, compare: np.ufunc, with_nan: Callable[[Array, Array], Array]) -> Array:
-    """`compare` as SQL orders values: NaN is the greatest float."""
+    """Whether the one comes before the other as SQL orders values: NaN is the greatest float."""
     if one.dtype.kind == "f":
-        return with_nan(one, two)
-    found: Array = compare(one, two)
-    return found.astype(np.bool_)
+        return ~np.isnan(one) & (np.isnan(two) | (one < two))
+    return np.less(one, two).astype(np.bool_)
 
 
 def _spelled(values: Values, dictionary: Dictionary) -> Values:

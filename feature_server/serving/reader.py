@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ..definitions.facts import Feature, FeatureRef, JoinKey
+from ..definitions.facts import Feature, FeatureRef, FeatureView, JoinKey
 from ..definitions.registry import column_names
 from ..errors import FeatureStoreError, NotSynced, OnlineStoreUnavailable, RequestError, nearest_name
 from ..layout.keys import BASE, EPOCH, REGISTRY, row_keys, text_encoder
@@ -24,14 +24,8 @@ MAX_VALUES = 1_000_000  # entities × features of one request
 MAX_PLANS = 1_000
 ATTEMPTS = 8  # how often the online registry may change under one request
 RELOAD_KEYS = [EPOCH, REGISTRY]
-
-
-class Reload:
-    """Yielded in place of keys: fetch RELOAD_KEYS and give them to `FeatureReader.load`."""
-
-
-RELOAD = Reload()
-Steps = Generator["list[bytes] | Reload", "list[bytes | None]", "OnlineFeatures"]
+# Keys are yielded and their values sent; None instead: fetch RELOAD_KEYS and give them to `FeatureReader.load`.
+Steps = Generator["list[bytes] | None", Any, "OnlineFeatures"]
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -52,16 +46,15 @@ class Plan:
         for ref in refs:
             by_view.setdefault(ref.view, []).append(ref)
         self.views: list[ViewReader] = []
+        self.writer: Any = None  # the server keeps its JSON writer of this plan here
         self._row_names: list[tuple[tuple[str, ...], bytes]] = []  # by view: its join keys, and its row keys' code
         keys: dict[str, JoinKey] = {}
-        place: dict[tuple[str, str], tuple[int, int, Feature]] = {}
+        places: dict[tuple[str, str], tuple[Feature, int, int]] = {}
         for view_id, wanted in by_view.items():
             stored = online.view(view_id)
-            definition = stored.definition
-            features = [_stored_feature(definition.features, ref) for ref in wanted]
-            for i, (ref, feature) in enumerate(zip(wanted, features, strict=True)):
-                place[ref.view, ref.feature] = len(self.views), i, feature
-            for key in definition.join_keys:
+            features = [_stored_feature(stored.definition.features, ref) for ref in wanted]
+            places |= {(view_id, feature.name): (feature, len(self.views), i) for i, feature in enumerate(features)}
+            for key in stored.definition.join_keys:
                 if keys.setdefault(key.name, key).dtype != key.dtype:
                     raise RequestError(
                         f"join key {key.name!r} has two types in the views asked for",
@@ -70,23 +63,19 @@ class Plan:
                         got=str(key.dtype),
                         remedy="give the key one type in all entities, or ask for the views one by one",
                     )
-            self._row_names.append((definition.key_names, stored.code.encode()))
+            self._row_names.append((stored.definition.key_names, stored.code.encode()))
             ttl_us = online.registry.feature_view(view_id).ttl_us
-            self.views.append(_view_reader(online, stored, ttl_us, features, counts))
+            self.views.append(_reader_of(stored)(stored, ttl_us, features, counts.view(view_id)))
         based = [i for i, view in enumerate(self.views) if view.bases]
         self.bases = {view: len(self.views) + n for n, view in enumerate(based)}  # where the bases of views are
         self._row_names += [(self._row_names[i][0], self._row_names[i][1] + BASE) for i in based]
         self.join_keys = tuple(keys.values())
         self._encoders = {key.name: text_encoder(key) for key in self.join_keys}
-        self.writer: Any = None  # the server keeps its JSON writer of this plan here
         self._known_keys = {key.name for view in online.registry.feature_views for key in view.join_keys}
         self.columns = tuple(
-            Column(name, *_column_place(place[ref.view, ref.feature]))
+            Column(name, *places[ref.view, ref.feature])
             for name, ref in zip(column_names(refs, request.full_feature_names, keys), refs, strict=True)
         )
-
-    def key_names(self, view: int) -> tuple[str, ...]:
-        return self._row_names[view][0]
 
     def row_keys(self, entities: dict[str, list[Any]]) -> tuple[int, list[bytes]]:
         """The number of entities, and the keys to fetch: EPOCH, then view by view a row for each entity.
@@ -143,34 +132,29 @@ class Plan:
             )
 
 
-class OnlineFeatures:
+class OnlineFeatures(msgspec.Struct):
     """The answer to one request: the rows of each view of the plan, and the entities as they were sent."""
 
-    __slots__ = ("_columns", "count", "entities", "now_us", "plan", "rows")
-
-    def __init__(
-        self, plan: Plan, count: int, entities: dict[str, list[Any]], rows: list[list[bytes | None]], now_us: int
-    ) -> None:
-        self.plan = plan
-        self.count = count
-        self.entities = entities
-        self.rows = rows
-        self.now_us = now_us
-        self._columns: dict[int, ViewColumns] = {}
+    plan: Plan
+    count: int
+    entities: dict[str, list[Any]]
+    rows: list[list[bytes | None]]
+    now_us: int
+    _columns: dict[int, ViewColumns] = {}
 
     def view(self, view: int) -> ViewColumns:
         """What one of the plan's views holds for the entities."""
         columns = self._columns.get(view)
         if columns is None:
             reader = self.plan.views[view]
-            unknown = self._null_keys(view) if reader.stream else ()
+            unknown = self._null_keys(reader.online.definition) if reader.stream else ()
             bases = [self.rows[self.plan.bases[view]]] if reader.bases else []
             columns = self._columns[view] = reader.read(self.rows[view], self.now_us, unknown, *bases)
         return columns
 
-    def _null_keys(self, view: int) -> set[int]:
-        """The entities with a null in a join key of one of the plan's views: no event can be theirs."""
-        columns = [self.entities[name] for name in self.plan.key_names(view)]
+    def _null_keys(self, view: FeatureView) -> set[int]:
+        """The entities with a null in a join key of a view: no event can be theirs."""
+        columns = [self.entities[name] for name in view.key_names]
         return {i for column in columns if None in column for i, value in enumerate(column) if value is None}
 
     def column(self, column: Column) -> tuple[list[Any], list[str], Sequence[int]]:
@@ -190,15 +174,12 @@ class OnlineFeatures:
         return values, statuses, view.event_us
 
 
-class Loaded:
+class Loaded(msgspec.Struct):
     """The online registry of one epoch, and the plans made with it."""
 
-    __slots__ = ("epoch", "online", "plans")
-
-    def __init__(self, epoch: bytes, online: OnlineRegistry) -> None:
-        self.epoch = epoch
-        self.online = online
-        self.plans: dict[Any, Plan] = {}
+    epoch: bytes
+    online: OnlineRegistry
+    plans: dict[Any, Plan] = {}
 
 
 class FeatureReader:
@@ -232,19 +213,18 @@ class FeatureReader:
         self._connection += 1
 
     def read(self, request: GetOnlineFeatures) -> Steps:
-        """Yields keys to fetch (or RELOAD) until it returns the answer."""
+        """Yields keys to fetch, or None for a reload, until it returns the answer."""
         for _ in range(ATTEMPTS):
             loaded, connection = self.loaded, self._connection
             if loaded is None:
-                yield RELOAD
+                yield None
                 continue
             try:
                 plan = self._plan(loaded, request)
                 count, keys = plan.row_keys(request.entities)
             except FeatureStoreError:
                 # The definitions may have changed since they were loaded: an error is true only of those in force.
-                (current,) = yield [EPOCH]
-                if current == loaded.epoch and connection == self._connection:
+                if (yield [EPOCH]) == [loaded.epoch] and connection == self._connection:
                     raise
             else:
                 replies = yield keys
@@ -305,16 +285,9 @@ def _stored_feature(stored: Sequence[Feature], ref: FeatureRef) -> Feature:
     )
 
 
-def _view_reader(
-    online: OnlineRegistry, stored: OnlineView, ttl_us: int | None, features: Sequence[Feature], counts: Counts
-) -> ViewReader:
+def _reader_of(stored: OnlineView) -> type[ViewReader]:
     if stored.definition.stream is None:
-        return ViewReader(stored, ttl_us, features, counts.view(stored.definition.id))
+        return ViewReader
     from .stream import StreamViewReader  # NumPy is loaded only where a stream view is read
 
-    return StreamViewReader(stored, ttl_us, features, counts.view(stored.definition.id))
-
-
-def _column_place(place: tuple[int, int, Feature]) -> tuple[Feature, int, int]:
-    view, position, feature = place
-    return feature, view, position
+    return StreamViewReader

@@ -12,7 +12,7 @@ from ..definitions.facts import Feature
 from ..definitions.stream import Node, collect_steps
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, integer_bounds
 from ..errors import OnlineStoreError
-from ..layout.decode import Dictionary, EventDecoder
+from ..layout.decode import Dictionary, EventDecoder, objects
 from ..layout.events import arguments_of, plan_of
 from ..layout.row import encode_list
 from ..times import NEVER
@@ -190,9 +190,8 @@ class StreamViewReader(ViewReader):
 
 def _spelled(column: Column, dictionary: Sequence[bytes]) -> Column:
     """Strings out of their places."""
-    texts = np.empty(len(column.values), dtype=object)
-    texts[:] = [
+    texts = [
         "" if null else dictionary[i].decode() if column.dtype.kind == "string" else dictionary[i]
         for i, null in zip(column.values.tolist(), column.null, strict=True)
     ]
-    return Column(texts, column.null, column.dtype)
+    return Column(objects(texts), column.null, column.dtype)
