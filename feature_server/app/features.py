@@ -49,7 +49,8 @@ class FeatureServer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        started, route, told, last = time.perf_counter(), "other", [_JSON], False
+        started = time.perf_counter()
+        route, told, last = "other", [_JSON], False
         answer: tuple[int, bytes] | None = None
         try:
             headers = headers_of(scope["headers"])

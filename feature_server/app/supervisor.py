@@ -68,8 +68,11 @@ class Supervisor:
     def __init__(
         self, listener: socket.socket, settings: Settings, access: Access, *, workers: int, redis_url: str
     ) -> None:
-        self._listener, self._settings, self._access = listener, settings, access
-        self._slots, self._redis_url = range(workers), redis_url
+        self._listener = listener
+        self._settings = settings
+        self._access = access
+        self._slots = range(workers)
+        self._redis_url = redis_url
         self._workers: dict[int, WorkerProcess] = {}
         self._folder = ""
 

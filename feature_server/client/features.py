@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from ..errors import FeatureStoreError, RequestError
 from ..online.address import http_login, shown_url
@@ -25,7 +25,7 @@ from ..settings import Settings, load_settings
 from .http import decode_response, encode_request, error_of, unreachable
 from .push import RETRY_SECONDS, PushResult, decode_push, encode_push, push_events
 from .push import TIMEOUT_SECONDS as PUSH_TIMEOUT_SECONDS
-from .result import FeatureVector, FeatureVectors, event_times
+from .result import FeatureVector, FeatureVectors
 
 if TYPE_CHECKING:
     import httpx
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from ..ingest.transaction import Ingestor
 
 Result = TypeVar("Result")
+One = TypeVar("One")
+Many = TypeVar("Many")
+Pushed = TypeVar("Pushed")
 
 
 def _done(steps: Coroutine[Any, Any, Result]) -> Result:
@@ -40,21 +43,22 @@ def _done(steps: Coroutine[Any, Any, Result]) -> Result:
     try:
         steps.send(None)
     except StopIteration as end:
-        result: Result = end.value
-        return result
+        return end.value
     raise AssertionError
 
 
-class _Client:
+class _Client(Generic[One, Many, Pushed]):
     """What both clients share: the steps of a read and of a push, and where they lead.
 
-    A client says how the calls among the steps are made: `FeatureClient` at once, `AsyncFeatureClient` with others.
+    A client says how the calls among the steps are made, `FeatureClient` at once, `AsyncFeatureClient` with others, and
+    what its methods give: the results, or what is awaited for them.
 
     `url` is a Redis server's (`redis://`, `rediss://`, `unix://`: read directly, fastest) or a feature server's
     (`http://`, `https://`). Without one, FEATURES_REDIS_URL or the embedded Valkey of FEATURES_HOME. `timeout` is in
     seconds, for each read. Against Redis, `settings` gives the clock that decides what has expired.
     """
 
+    _run: Callable[[Coroutine[Any, Any, Any]], Any]
     _read: Callable[[Steps], Awaitable[OnlineFeatures]]
     _post: Callable[[str, bytes, float], Awaitable[httpx.Response]]
     _ingest: Callable[[str, bytes], Awaitable[PushResponse]]
@@ -86,23 +90,54 @@ class _Client:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._shown!r})"
 
+    def get(
+        self,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        full_feature_names: bool = False,
+        **entity: Any,
+    ) -> One:
+        """The features of one entity: of a service by name, or of a list of `view:feature`."""
+        asked = self._get(service, features, full_feature_names, _one, entity)
+        return self._run(_first(asked))
+
+    def get_many(
+        self,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        full_feature_names: bool = False,
+        **entities: Sequence[Any],
+    ) -> Many:
+        """The features of many entities, given as a column of values for each join key."""
+        return self._run(self._get(service, features, full_feature_names, _listed, entities))
+
+    def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> Pushed:
+        """Take in live events of a dbt source: a list of mappings, or a DataFrame, of all of the source's columns.
+
+        When this returns, reads see what was accepted; an event that does not fit is refused alone. Events are sent in
+        batches of 1,000. A batch without an answer is sent again for `retry_seconds`, which is safe because an event
+        counts once however often it is pushed; so is the same call after an error.
+        """
+        return self._run(push_events(partial(self._push, source), self._sleep, events, retry_seconds))
+
     @staticmethod
     def _vectors(answer: OnlineFeatures) -> FeatureVectors:
         plan = answer.plan
         types = {key.name: key.dtype for key in plan.join_keys}
         values, statuses, event_timestamps = {}, {}, {}
-        times: dict[int, list[Any]] = {}  # of a view's entities, the same for each feature that all of them have
+        times: dict[int, list[Any]] = {}  # of a view's entities, the same for each feature
         for column in plan.columns:
             name = column.name
             types[name] = column.feature.dtype
             values[name], statuses[name], event_us = answer.column(column)
-            all_present = statuses[name].count(PRESENT) == answer.count  # the test that costs least
-            if not all_present and NOT_FOUND in statuses[name]:
-                event_timestamps[name] = event_times(event_us, statuses[name])
-                continue
             if column.view not in times:
-                times[column.view] = list(to_datetimes(event_us))
-            event_timestamps[name] = times[column.view].copy()
+                times[column.view] = to_datetimes(event_us)
+            event_timestamps[name], found = times[column.view].copy(), statuses[name]
+            if found.count(PRESENT) < answer.count and NOT_FOUND in found:  # the first test costs less
+                pairs = zip(times[column.view], found, strict=True)
+                event_timestamps[name] = [None if status == NOT_FOUND else moment for moment, status in pairs]
         return FeatureVectors(
             entities={key.name: answer.entities[key.name] for key in plan.join_keys},
             values=values,
@@ -116,7 +151,8 @@ class _Client:
         service: str | None,
         features: Sequence[str] | None,
         full_feature_names: bool,
-        entities: dict[str, list[Any]],
+        columns: Callable[[dict[str, Any]], dict[str, list[Any]]],
+        entities: dict[str, Any],
     ) -> FeatureVectors:
         if isinstance(features, str):
             raise RequestError(
@@ -124,7 +160,7 @@ class _Client:
                 remedy="a service is named by the first argument",
             )  # fmt: skip
         request = GetOnlineFeatures(
-            entities=entities,
+            entities=columns(entities),
             features=None if features is None else list(features),
             feature_service=service,
             full_feature_names=full_feature_names,
@@ -175,7 +211,7 @@ class _Client:
         return push_response(found.accepted, found.rejected)
 
 
-class FeatureClient(_Client):
+class FeatureClient(_Client[FeatureVector, FeatureVectors, PushResult]):
     """Reads online features and pushes events; threads may share one. A context manager, or call `close()`.
 
         with FeatureClient("redis://localhost") as client:
@@ -185,43 +221,14 @@ class FeatureClient(_Client):
     store does not answer in time, NotSynced when it does not hold the values yet.
     """
 
+    _run = staticmethod(_done)
+
     def _open(self) -> None:
         if self._over_http:
             self._connect()
         else:
             self._redis = RedisReader(self.url, timeout=self.timeout)
             self._redis.on_reconnect = self._reader.forget
-
-    def get(
-        self,
-        service: str | None = None,
-        *,
-        features: Sequence[str] | None = None,
-        full_feature_names: bool = False,
-        **entity: Any,
-    ) -> FeatureVector:
-        """The features of one entity: of a service by name, or of a list of `view:feature`."""
-        return _done(self._get(service, features, full_feature_names, _one(entity))).row(0)
-
-    def get_many(
-        self,
-        service: str | None = None,
-        *,
-        features: Sequence[str] | None = None,
-        full_feature_names: bool = False,
-        **entities: Sequence[Any],
-    ) -> FeatureVectors:
-        """The features of many entities, given as a column of values for each join key."""
-        return _done(self._get(service, features, full_feature_names, _listed(entities)))
-
-    def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> PushResult:
-        """Take in live events of a dbt source: a list of mappings, or a DataFrame, of all of the source's columns.
-
-        When this returns, reads see what was accepted; an event that does not fit is refused alone. Events are sent in
-        batches of 1,000. A batch without an answer is sent again for `retry_seconds`, which is safe because an event
-        counts once however often it is pushed; so is the same call after an error.
-        """
-        return _done(push_events(partial(self._push, source), self._sleep, events, retry_seconds))
 
     def close(self) -> None:
         if self._over_http:
@@ -257,43 +264,23 @@ class FeatureClient(_Client):
         time.sleep(seconds)
 
 
-class AsyncFeatureClient(_Client):
+class AsyncFeatureClient(
+    _Client[Coroutine[Any, Any, FeatureVector], Coroutine[Any, Any, FeatureVectors], Coroutine[Any, Any, PushResult]]
+):
     """`FeatureClient` for asyncio: the same arguments, results and errors, with methods to await.
 
-    Reads that run at the same time share one Redis command. Use it on one event loop at a time.
+    Reads that run at the same time share one Redis command; events go to Redis from another thread. Use it on one event
+    loop at a time.
     """
+
+    def _run(self, steps: Coroutine[Any, Any, Any]) -> Any:
+        return steps
 
     def _open(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None  # whose the HTTP connections are
         if not self._over_http:
             self._redis = AsyncRedisReader(self.url, timeout=self.timeout)
             self._features = AsyncFeatures(self._reader, self._redis)
-
-    async def get(
-        self,
-        service: str | None = None,
-        *,
-        features: Sequence[str] | None = None,
-        full_feature_names: bool = False,
-        **entity: Any,
-    ) -> FeatureVector:
-        """The features of one entity: of a service by name, or of a list of `view:feature`."""
-        return (await self._get(service, features, full_feature_names, _one(entity))).row(0)
-
-    async def get_many(
-        self,
-        service: str | None = None,
-        *,
-        features: Sequence[str] | None = None,
-        full_feature_names: bool = False,
-        **entities: Sequence[Any],
-    ) -> FeatureVectors:
-        """The features of many entities, given as a column of values for each join key."""
-        return await self._get(service, features, full_feature_names, _listed(entities))
-
-    async def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> PushResult:
-        """Take in live events of a dbt source, as `FeatureClient.push`; to Redis they go from another thread."""
-        return await push_events(partial(self._push, source), self._sleep, events, retry_seconds)
 
     async def aclose(self) -> None:
         if not self._over_http:
@@ -324,6 +311,10 @@ class AsyncFeatureClient(_Client):
 
     async def _sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+async def _first(asked: Awaitable[FeatureVectors]) -> FeatureVector:
+    return (await asked).row(0)
 
 
 def _one(entity: dict[str, Any]) -> dict[str, list[Any]]:

@@ -29,13 +29,6 @@ class PushResult(PushResponse, frozen=True, kw_only=True):
     """How many events were taken in, and those that were not; the former can be read from now on."""
 
 
-class _Batch(msgspec.Struct, frozen=True):
-    """Events with the same columns, as JSON: a list of values for each column. `index` has their places."""
-
-    index: Sequence[int]
-    body: bytes
-
-
 async def push_events(
     ask: Callable[[bytes], Awaitable[PushResponse | FeatureStoreError]],
     sleep: Callable[[float], Awaitable[None]],
@@ -49,20 +42,22 @@ async def push_events(
     """
     rejected: list[RejectedEvent] = []
     accepted, whole = 0, type(events).__module__.partition(".")[0] in _DATA_FRAMES
-    for batch in _batches(_data_frame(events) if whole else _listed(events), rejected):
+    for places, body in _batches(_data_frame(events) if whole else _listed(events), rejected):
         deadline = time.monotonic() + retry_seconds
-        while isinstance(answer := await ask(batch.body), OnlineStoreUnavailable):
+        while isinstance(answer := await ask(body), OnlineStoreUnavailable):
             wait = float(answer.retry_after_seconds)
             if time.monotonic() + wait > deadline:
-                raise _broken_off(answer, accepted)
+                again = f"{accepted:,} were taken in, and one that is pushed twice counts once"
+                answer.remedy = f"push the same events again: {again}"
+                raise answer
             await sleep(wait)
         if isinstance(answer, RequestError) and not whole and (answer.where or "").startswith("df"):
-            rejected += [RejectedEvent(i, answer.what) for i in batch.index]  # columns that are not the source's
+            rejected += [RejectedEvent(i, answer.what) for i in places]  # columns that are not the source's
             continue
         if isinstance(answer, FeatureStoreError):
             raise answer
         accepted += answer.accepted
-        rejected += [RejectedEvent(batch.index[found.index], found.reason) for found in answer.rejected]
+        rejected += [RejectedEvent(places[found.index], found.reason) for found in answer.rejected]
     return PushResult(accepted=accepted, rejected=tuple(sorted(rejected, key=lambda found: found.index)))
 
 
@@ -81,15 +76,6 @@ def decode_push(
         except UNREADABLE:  # an error, then
             pass
     return error_of(status, body, url, headers)
-
-
-def _broken_off(error: OnlineStoreUnavailable, accepted: int) -> OnlineStoreUnavailable:
-    broken_off = OnlineStoreUnavailable(
-        error.what, where=error.where, expected=error.expected, got=error.got,
-        remedy=f"push the same events again: {accepted:,} were taken in, and one that is pushed twice counts once",
-    )  # fmt: skip
-    broken_off.retry_after_seconds = error.retry_after_seconds
-    return broken_off
 
 
 def _listed(events: Any) -> Iterator[tuple[Sequence[int], dict[str, list[Any]]]]:
@@ -126,8 +112,11 @@ def _data_frame(frame: Any) -> Iterator[tuple[Sequence[int], dict[str, list[Any]
 
 def _batches(
     groups: Iterable[tuple[Sequence[int], dict[str, list[Any]]]], rejected: list[RejectedEvent]
-) -> Iterator[_Batch]:
-    """Batches of at most BATCH_EVENTS events and BATCH_BYTES; events that JSON cannot say go to `rejected`."""
+) -> Iterator[tuple[Sequence[int], bytes]]:
+    """The places of events with the same columns, and these as JSON: a list of values for each column.
+
+    At most BATCH_EVENTS events and BATCH_BYTES together; events that JSON cannot say go to `rejected`.
+    """
     for places, columns in groups:
         waiting = [range(i, min(i + BATCH_EVENTS, len(places))) for i in range(0, len(places), BATCH_EVENTS)][::-1]
         while waiting:
@@ -142,7 +131,7 @@ def _batches(
             if len(body) > BATCH_BYTES and len(rows) > 1:
                 waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]  # type: ignore[list-item]
             elif rows:
-                yield _Batch([places[row] for row in rows], body)
+                yield [places[row] for row in rows], body
 
 
 def _encode(columns: dict[str, list[Any]], rows: Sequence[int]) -> bytes:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
-from ..serving.rows import to_datetimes
-from ..serving.statuses import NOT_FOUND
 
 if TYPE_CHECKING:
     import pandas
@@ -90,10 +88,3 @@ def _pandas_type(dtype: DType) -> str:
         return dtype.kind.replace("int", "Int").replace("uI", "UI")
     names = {"bool": "boolean", "string": "string", "timestamp": "datetime64[us]", "timestamptz": "datetime64[us, UTC]"}
     return names.get(dtype.kind, dtype.kind if dtype.kind in FLOAT_WIDTHS else "object")
-
-
-def event_times(microseconds: Sequence[int], statuses: Sequence[str]) -> list[datetime | None]:
-    """Event timestamps as aware times, None where there is no row."""
-    return [
-        None if status == NOT_FOUND else time for time, status in zip(to_datetimes(microseconds), statuses, strict=True)
-    ]

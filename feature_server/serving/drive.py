@@ -16,8 +16,7 @@ def read_features(reader: FeatureReader, redis: RedisReader, steps: Steps) -> On
             else:
                 replies = redis.mget(wanted)
     except StopIteration as stop:
-        answer: OnlineFeatures = stop.value
-        return answer
+        return stop.value
 
 
 class AsyncFeatures:
@@ -38,8 +37,7 @@ class AsyncFeatures:
                 else:
                     replies = await self.redis.mget(wanted)
         except StopIteration as stop:
-            answer: OnlineFeatures = stop.value
-            return answer
+            return stop.value
 
     async def reload(self) -> None:
         """Load the online registry, if another request is not doing so already."""
