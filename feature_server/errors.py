@@ -90,9 +90,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         lines = [f"{place}: {self.key_path}: {self.what}"]
-        for label, value in (("expected", self.expected), ("got", self.got), ("remedy", self.remedy)):
-            if value is not None:
-                lines.append(f"{label}: {value}")
+        told = msgspec.structs.asdict(self)
+        lines += [f"{label}: {told[label]}" for label in ("expected", "got", "remedy") if told[label] is not None]
         if self.nearest is not None:
             lines.append(f"did you mean: {self.nearest}")
         return "\n  ".join(lines)

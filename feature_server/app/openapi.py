@@ -46,31 +46,25 @@ def openapi() -> Described:
         responses = answers({"200": answer or _answer("The answer.", _OBJECT)}, 400, 403, 421, *failures)
         return {"get": {"summary": summary, "parameters": list(parameters), "responses": responses}}
 
+    def posted(summary: str, description: str, body: Described, responses: Described) -> Described:
+        asked = {"summary": summary, "description": description, "requestBody": {"required": True, **_content(body)}}
+        return {"post": asked | {"responses": responses}}
+
     many = _answer("The answer.", _MANY)
-    read = {
-        "summary": "Feature values of some entities now.",
-        "description": _READ,
-        "requestBody": {"required": True, **_content(request)},
-        "responses": answers({"200": _answer("The features.", response)}, 400, 403, 404, 413, 421, 422, 500, 503),
-    }
+    read = answers({"200": _answer("The features.", response)}, 400, 403, 404, 413, 421, 422, 500, 503)
     taken_in = {
         "200": _answer("What was taken in.", pushed),
         "422": _answer("No event could be taken in.", {"anyOf": [pushed, error]}),
     }
-    push = {
-        "summary": "Take in live events: when the answer comes, reads see them.",
-        "description": _PUSH,
-        "requestBody": {"required": True, **_content(events)},
-        "responses": answers(taken_in, 400, 403, 404, 413, 415, 421, 500, 501, 503),
-    }
+    push = answers(taken_in, 400, 403, 404, 413, 415, 421, 500, 501, 503)
     ready = page("Whether reads can be answered, and why not.")
     ready["get"]["responses"]["503"] = _answer("Not ready.", _OBJECT)
     metrics = _answer("The answer.", _TEXT, "text/plain")
     why = "Why a stream view's feature has its value."
     explained = _answer("The answer.", explanation)
     paths = {
-        READ_PATH: {"post": read},
-        PUSH_PATH: {"post": push},
+        READ_PATH: posted("Feature values of some entities now.", _READ, request, read),
+        PUSH_PATH: posted("Take in live events: when the answer comes, reads see them.", _PUSH, events, push),
         "/health": page("The process answers."),
         "/ready": ready,
         "/metrics": page("Metrics in Prometheus's text format.", answer=metrics),

@@ -1,11 +1,13 @@
 """Every path but the feature read: health, metrics, the API's description, and the registry to look at."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import orjson
@@ -17,17 +19,20 @@ from starlette.routing import Route
 
 from ..definitions.registry import Registry
 from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError
-from ..online.live import LiveSource
+from ..online.live import LiveSource, read_live
 from ..online.registry import OnlineRegistry
 from ..online.verified import LastVerified
 from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers
+from ..settings import Settings
 from ..templates.render import compile_pages, render
 from ..verify.explanation import bounds
 from .describe import describe_entity, describe_service, describe_view, service_request, view_request
 from .explain import EXPLAIN_ROUTE, Explainer, parse_question
 from .features import INTERNAL_ERROR, FeatureServer, log, log_failure
-from .live import LiveSources
 from .openapi import openapi
+
+if TYPE_CHECKING:
+    from ..online.store import OnlineStore
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Described = dict[str, Any]
@@ -39,13 +44,14 @@ SAFE = {
     ),
     "x-content-type-options": "nosniff",
 }
+LIVE_SECONDS = 2.0  # in which Redis says what waits
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def create_pages(server: FeatureServer, explainer: Explainer, live: LiveSources) -> Starlette:
+def create_pages(server: FeatureServer, redis_url: str, settings: Settings) -> Starlette:
     """The Starlette application behind `server`."""
     compile_pages()
-    pages = _Pages(server, explainer, live)
+    pages = _Pages(server, redis_url, settings)
     first_features = partial(view_request, most=3)
     routes: dict[str, Endpoint] = {
         "/": pages.index,
@@ -73,9 +79,12 @@ def create_pages(server: FeatureServer, explainer: Explainer, live: LiveSources)
 
 
 class _Pages:
-    def __init__(self, server: FeatureServer, explainer: Explainer, live: LiveSources) -> None:
-        self._server, self._explainer, self._live = server, explainer, live
+    def __init__(self, server: FeatureServer, redis_url: str, settings: Settings) -> None:
+        self._server, self._redis_url = server, redis_url
+        self._explainer = Explainer(redis_url, settings)
+        self._store: OnlineStore | None = None  # for what waits: connected when first asked
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
+        self._live_thread = ThreadPoolExecutor(1, thread_name_prefix="live")
         self._not_ready: list[str] = []  # why, when last asked
 
     def counted(self, path: str, answer: Endpoint) -> Endpoint:
@@ -128,7 +137,7 @@ class _Pages:
             online = await server.online()
             epoch = server.reader.loaded.epoch if server.reader.loaded else None
             verified = await server.verified(online)
-            live = await self._live.read(online)
+            live = await self._live(online)
         except OnlineStoreError:
             pass  # told by features_online_store_up
         text = exposition(server.counts.total(), online, epoch, verified, live, server.reader.now_us())
@@ -144,7 +153,7 @@ class _Pages:
         return await self._page(
             "index.html",
             online=online,
-            live=await self._live.read(online),
+            live=await self._live(online),
             now_us=self._server.reader.now_us(),
             clock=self._server.clock,
         )
@@ -213,6 +222,20 @@ class _Pages:
         """Starlette logs the traceback."""
         self._server.reader.counts.count_request("other", 500)
         return Response(INTERNAL_ERROR, 500, {"content-type": JSON})
+
+    async def _live(self, online: OnlineRegistry) -> list[LiveSource]:
+        """What waits of each event source of the registry; OnlineStoreUnavailable when Redis does not answer."""
+        names = [source.name for source in online.registry.sources]
+        if not names:
+            return []
+        return await asyncio.get_running_loop().run_in_executor(self._live_thread, self._read_live, names)
+
+    def _read_live(self, names: list[str]) -> list[LiveSource]:
+        if self._store is None:
+            from ..online.store import OnlineStore
+
+            self._store = OnlineStore(self._redis_url, timeout_seconds=LIVE_SECONDS)
+        return [read_live(self._store, name) for name in names]
 
     async def _page_or_json(self, request: Request, name: str, value: Any, **facts: Any) -> Response:
         """JSON or, for a browser, the page of that name."""

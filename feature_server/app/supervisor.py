@@ -81,8 +81,7 @@ class Supervisor:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         with tempfile.TemporaryDirectory(prefix="features-serve-") as self._folder:
             try:
-                pipes = [self._start(slot) for slot in self._slots]
-                for pipe in pipes:
+                for pipe in [self._start(slot) for slot in self._slots]:
                     self._await_ready(pipe)
                 on_ready()
                 self._watch()

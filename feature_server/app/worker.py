@@ -18,9 +18,7 @@ from types import FrameType
 import msgspec
 import uvicorn
 
-from .explain import Explainer
 from .features import FeatureServer
-from .live import LiveSources
 from .pages import create_pages
 from .supervisor import DRAIN_SECONDS, GRACE_SECONDS, WorkerConfig
 
@@ -116,14 +114,6 @@ class Worker(uvicorn.Server):
         self.should_exit = True
 
 
-def create_server(config: WorkerConfig) -> FeatureServer:
-    """The application, with its pages."""
-    server = FeatureServer(config.redis_url, config.settings, config.access)
-    explainer = Explainer(config.redis_url, config.settings)
-    server.other = create_pages(server, explainer, LiveSources(config.redis_url))
-    return server
-
-
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
@@ -132,7 +122,9 @@ def main() -> None:
     config = msgspec.json.decode(told, type=WorkerConfig, dec_hook=lambda path, text: path(text))
     listener = socket.socket(fileno=config.socket_fd)
     sys.setswitchinterval(THREAD_SECONDS)
-    Worker(create_server(config), config).run(sockets=[listener])
+    server = FeatureServer(config.redis_url, config.settings, config.access)
+    server.other = create_pages(server, config.redis_url, config.settings)
+    Worker(server, config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

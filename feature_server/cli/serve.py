@@ -1,5 +1,6 @@
 """`features serve`."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -57,15 +58,10 @@ def _example(url: str) -> dict[str, object]:
     from ..app.describe import example_request
     from ..definitions.registry import Registry
     from ..errors import FeatureStoreError
-    from ..online.readers import RedisReader
-    from ..online.registry import OnlineRegistry, decode_online_registry
-    from ..serving.reader import RELOAD_KEYS
+    from ..online.registry import OnlineRegistry
+    from ..online.store import OnlineStore
 
-    reader = RedisReader(url)
-    try:
-        online = decode_online_registry(reader.mget(RELOAD_KEYS)[1])
-    except FeatureStoreError:
-        online = OnlineRegistry(registry=Registry(project=""))
-    finally:
-        reader.close()
-    return example_request(online)
+    online = None
+    with suppress(FeatureStoreError), OnlineStore(url, timeout_seconds=1) as store:
+        online = store.registry()
+    return example_request(online or OnlineRegistry(registry=Registry(project="")))

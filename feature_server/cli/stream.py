@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from ..settings import Settings, load_settings, parse_time
@@ -94,6 +95,7 @@ def stream(
 
     from ..durable import make_private
     from ..history.log import landing_folder
+    from ..ingest.dead import dead_letters
     from ..ingest.transaction import Ingestor
     from ..ingest.worker import Worker
     from ..online.embedded import connect
@@ -102,7 +104,9 @@ def stream(
     settings = load_settings(project_dir=project_dir)
     found = _source(settings, source)
     if dead:
-        _print_dead(settings, source, drop)
+        with online_store(settings) as online:
+            for letter in dead_letters(online, source, drop=drop):
+                typer.echo(msgspec.json.encode(letter))
         return
     make_private(settings.home)
     folder = landing_folder(found, settings.project_dir)
@@ -122,16 +126,6 @@ def stream(
             report=lambda line: None if json else typer.echo(line),
         )
     print_json(done) if json else typer.echo(done)
-
-
-def _print_dead(settings: Settings, source: str, drop: bool) -> None:
-    import msgspec
-
-    from ..ingest.dead import dead_letters
-
-    with online_store(settings) as online:
-        for letter in dead_letters(online, source, drop=drop):
-            typer.echo(msgspec.json.encode(letter))
 
 
 def _source(settings: Settings, name: str) -> EventSource:

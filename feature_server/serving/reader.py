@@ -177,7 +177,7 @@ class OnlineFeatures(msgspec.Struct):
 class Loaded(msgspec.Struct):
     """The online registry of one epoch, and the plans made with it."""
 
-    epoch: bytes
+    epoch: bytes | None
     online: OnlineRegistry
     plans: dict[Any, Plan] = {}
 
@@ -200,9 +200,7 @@ class FeatureReader:
         loaded = self.loaded
         if loaded is not None and epoch == loaded.epoch:
             return loaded
-        online = decode_online_registry(stored)
-        if epoch is None:
-            raise NotSynced("the online store is empty", remedy="run `features sync`")
+        online = decode_online_registry(epoch and stored)
         self.loaded = loaded = Loaded(epoch, online)
         self.counts.reloads += 1
         return loaded
