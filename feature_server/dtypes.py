@@ -128,6 +128,14 @@ def parse_sql_type(data_type: str) -> DType:
     )
 
 
+def known_sql_type(data_type: str) -> DType | None:
+    """As `parse_sql_type`; None for anything outside the list."""
+    try:
+        return parse_sql_type(data_type)
+    except UnknownType:
+        return None
+
+
 def json_value(value: Any) -> Any:
     """A value, also in a dict or list, as JSON can say it: NaN and infinities by name, a decimal with its digits."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,5 +1,6 @@
-"""One window function → what it aggregates."""
+"""One window function → what it aggregates, over which frame."""
 
+from contextlib import suppress
 from functools import cache
 
 import msgspec
@@ -8,7 +9,14 @@ from sqlglot import exp
 
 from ..definitions.aggregates import FUNCTIONS, listed
 from ..definitions.aggregates import call as sql_call
+from ..definitions.stream import Frame
+from ..errors import WarehouseError
+from .layers import sql_text
+from .lookups import Session
 from .refusals import Refusals
+
+LONGEST_US = 90 * 86_400_000_000
+_RANGE = "`range between interval 1 hour preceding and current row`"
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -16,9 +24,8 @@ class Call(msgspec.Struct, frozen=True):
 
     function: str
     arguments: tuple[exp.Expr, ...]
-    distinct: bool
     filter: exp.Expr | None
-    parameter: float | None
+    parameter: float | None = None
 
 
 _ALSO: dict[type[exp.Expr], str] = {
@@ -63,8 +70,8 @@ def _class(function: exp.Expr) -> type[exp.Expr] | str:
     return function.name.lower() if isinstance(function, exp.Anonymous) else type(function)
 
 
-def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -> Call | None:
-    """The aggregate of a window function; None, with a refusal, when it is not supported.
+def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -> Call:
+    """The aggregate of a window function, which is refused when it is not supported.
 
     `last` says how many of a list are taken from its end.
     """
@@ -75,29 +82,23 @@ def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -
     ignored = isinstance(function, exp.IgnoreNulls)
     if isinstance(function, exp.IgnoreNulls | exp.RespectNulls):
         function = function.this
-    argument = _argument(function)
+    argument, call = _argument(function), None
     distinct = isinstance(argument, exp.Distinct)
-    arguments = tuple(argument.expressions) if distinct else ()
-    if isinstance(function, exp.Count):
-        if distinct:
-            call = _call("count_distinct", arguments, True, condition) if len(arguments) == 1 else None
-        elif isinstance(function.this, exp.Star) or function.this is None:
-            call = _call("count_star", (), False, condition)
-        else:
-            call = _call("count", (function.this,), False, condition)
-    elif distinct:
-        call = None
+    if distinct:
+        if isinstance(function, exp.Count) and len(argument.expressions) == 1:
+            call = Call("count_distinct", tuple(argument.expressions), condition)
+    elif isinstance(function, exp.Count):
+        counted = () if isinstance(function.this, exp.Star | None) else (function.this,)
+        call = Call("count" if counted else "count_star", counted, condition)
     elif (name := _by_class().get(_class(function))) is not None:
         call = _plain(name, function, condition)
     elif isinstance(function, exp.ArrayAgg) and not isinstance(function.this, exp.Order) and last is not None:
-        call = _call("list", (function.this,), False, condition, float(last))
-    else:
-        call = None
+        call = Call("list", (function.this,), condition, float(last))
     if ignored and call is not None:
         call = _without_nulls(call) if call.function in ("first", "last") else None
     if call is None:
         instead = _OF_DISTINCT if distinct else _INSTEAD.get(type(function), SUPPORTED)
-        refusals.add(window, "a window function that cannot be kept in real time", instead)
+        refusals.refuse(window, "a window function that cannot be kept in real time", instead)
     return call
 
 
@@ -114,16 +115,6 @@ def list_of_last(expression: exp.Expr) -> tuple[exp.Window, int] | None:
     return (window, int(start.this.name)) if part.args.get("step") is None and int(start.this.name) > 0 else None
 
 
-def _call(
-    function: str,
-    arguments: tuple[exp.Expr, ...],
-    distinct: bool,
-    condition: exp.Expr | None,
-    parameter: float | None = None,
-) -> Call:
-    return Call(function, arguments, distinct, condition, parameter)
-
-
 def _plain(name: str, function: exp.Expr, condition: exp.Expr | None) -> Call | None:
     """The call of a function as its row says; None with what that does not know, as the n of min(x, n)."""
     level = None
@@ -134,7 +125,7 @@ def _plain(name: str, function: exp.Expr, condition: exp.Expr | None) -> Call | 
     if function.args.get("count"):
         return None
     given = (_argument(function), function.expression)[: len(FUNCTIONS[name].takes)]
-    return _call(name, given, False, condition, None if level is None else float(level.name))
+    return Call(name, given, condition, None if level is None else float(level.name))
 
 
 def _without_nulls(call: Call) -> Call:
@@ -148,3 +139,45 @@ def _argument(function: exp.Expr) -> exp.Expr:
     if isinstance(function, exp.LogicalAnd | exp.LogicalOr) and isinstance(argument, exp.Cast):
         return argument.this
     return argument
+
+
+def read_frame(window: exp.Window, session: Session, refusals: Refusals) -> Frame:
+    """The frame of a window function over event time, which is refused when it cannot be kept in real time."""
+    spec = window.args.get("spec")
+    if spec is None:
+        refusals.refuse(window, "a window without a frame", f"name the frame, e.g. {_RANGE}")
+    if str(spec.args.get("kind")).upper() != "RANGE":
+        refusals.refuse(window, "a frame that counts rows", f"a frame of time, e.g. {_RANGE}")
+    if spec.args.get("exclude"):
+        refusals.refuse(window, "a frame with EXCLUDE", "leave EXCLUDE out")
+    start, end = spec.args.get("start"), spec.args.get("end")
+    if "FOLLOWING" in (str(spec.args.get(side)).upper() for side in ("start_side", "end_side")):
+        refusals.refuse(window, "a frame that looks ahead of the row", f"end at `current row`, e.g. {_RANGE}")
+    preceding = None if _is(start, "UNBOUNDED") else _microseconds(start, window, session, refusals)
+    delay = 0 if end is None else _microseconds(end, window, session, refusals)
+    if preceding is not None and preceding > LONGEST_US:
+        longest = "at most 90 days, or `unbounded preceding` for a lifetime"
+        refusals.refuse(window, "a frame longer than 90 days", longest)
+    if preceding is not None and preceding < delay:
+        refusals.refuse(window, "a frame that ends before it starts", f"the longer interval first, e.g. {_RANGE}")
+    return Frame(preceding, delay)
+
+
+def _microseconds(bound: object, window: exp.Window, session: Session, refusals: Refusals) -> int:
+    """The length of a constant interval, as DuckDB has it; months, years and what is no interval are refused."""
+    if _is(bound, "CURRENT ROW"):
+        return 0
+    if isinstance(bound, exp.Expr) and bound.find(exp.Column) is None:
+        with suppress(WarehouseError):
+            ((months, found),) = session.rows(
+                "select datepart('year', i) * 12 + datepart('month', i), epoch_us(i) "
+                f"from (select cast({sql_text(bound)} as interval) as i)"
+            )
+            if months == 0 and found > 0:
+                return int(found)
+    lengths = "an interval of seconds, minutes, hours or days"
+    refusals.refuse(window, "a frame bound that is not a fixed length of time", lengths)
+
+
+def _is(bound: object, word: str) -> bool:
+    return (bound if isinstance(bound, str) else getattr(bound, "name", "")).upper() == word

@@ -3,7 +3,7 @@
 from sqlglot import exp
 
 from ..definitions.stream import Node
-from ..dtypes import UnknownType, parse_sql_type
+from ..dtypes import known_sql_type
 from .refusals import Refusals
 
 _BINARY: dict[type[exp.Expr], str] = {
@@ -102,10 +102,7 @@ def _case(expression: exp.Expr, refusals: Refusals) -> Node:
 
 def _cast(expression: exp.Expr, refusals: Refusals) -> Node:
     target = expression.args["to"].sql(dialect="duckdb")
-    try:
-        dtype = parse_sql_type(target)
-    except UnknownType:
-        dtype = None
+    dtype = known_sql_type(target)
     if dtype is None or not (dtype.is_number or dtype.kind in ("bool", "decimal")):
         refusals.add(expression, "a cast that cannot be evaluated on live values", SUPPORTED)
     return Node("cast", (read_node(expression.this, refusals),), target.lower())

@@ -5,7 +5,7 @@ from sqlglot import exp
 from sqlglot.optimizer.scope import Scope
 
 from ..definitions.stream import EventSource
-from .layers import chain, only_source, same_name, source_column
+from .layers import chain, conjuncts, only_source, same_name, source_column
 from .refusals import Refusals
 
 _COUNTS, _KEPT = "_counts", "_kept"
@@ -35,7 +35,8 @@ def move_filters(scope: Scope, events: EventSource) -> Filters:
     passed: dict[str, exp.Expr] = {}
     for place in reversed(range(len(layers))):
         layer, select = layers[place], layers[place].expression
-        conditions = _conjuncts(select)
+        where = select.args.get("where")
+        conditions = [part.copy() for part in conjuncts(where and where.this)]
         own = [condition for condition in conditions if not _is_build_bound(condition, layer, events)]
         known_by_build |= len(own) < len(conditions)
         select.set("qualify", None)
@@ -50,14 +51,6 @@ def move_filters(scope: Scope, events: EventSource) -> Filters:
             select.set("expressions", [*select.expressions, *added])
     counts = exp.and_(*passed.values()) if passed else exp.true()
     return Filters(counts, passed.get(_KEPT), versioning is not None, known_by_build)
-
-
-def _conjuncts(select: exp.Expr) -> list[exp.Expr]:
-    where = select.args.get("where")
-    if where is None:
-        return []
-    condition = where.this.unnest()
-    return [part.copy() for part in condition.flatten()] if isinstance(condition, exp.And) else [condition.copy()]
 
 
 def _is_build_bound(condition: exp.Expr, layer: Scope, events: EventSource) -> bool:

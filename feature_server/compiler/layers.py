@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import msgspec
 import sqlglot
@@ -10,9 +10,10 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import Scope, build_scope
+from sqlglot.transforms import eliminate_window_clause
 
 from ..definitions.stream import EventSource
-from .refusals import WRITTEN, Refusals, Refused
+from .refusals import WRITTEN, Refusals
 
 EVENTS = "events"
 LOOKUP = "_lookup_{}"  # tables of the session that compiles, in place of constant relations
@@ -32,23 +33,19 @@ class Constant(msgspec.Struct, frozen=True):
 Upstream = Callable[[exp.Table], "str | Constant | None"]
 
 
-def parse(sql: str, refusals: Refusals) -> exp.Expr:
-    try:
-        return sqlglot.parse_one(sql, dialect="duckdb")
-    except SqlglotError as error:
-        refusals.add(str(error).splitlines()[0], "SQL that cannot be read", "one SELECT statement")
-        refusals.check()
-        raise
-
-
 def put_together(sql: str, upstream: Upstream, refusals: Refusals, constants: dict[str, Mapping[str, str]]) -> exp.Expr:
     """The model with each relation it reads replaced by that relation's own SQL, down to the table `events`.
 
     `upstream` gives the SQL of a relation, EVENTS for the view's event source, a Constant, which is noted in
     `constants`, or None for anything else.
     """
-    query = parse(sql, refusals)
-    _inline_named_windows(query)
+    try:
+        query = sqlglot.parse_one(sql, dialect="duckdb")
+    except SqlglotError as error:
+        refusals.refuse(str(error).splitlines()[0], "SQL that cannot be read", "one SELECT statement")
+    for select in query.find_all(exp.Select):
+        eliminate_window_clause(select)
+    query = query.copy()  # windows that had one name share its parts no longer
     _join_in_select(query)
     _note_as_written(query)
     names = {cte.alias for cte in query.find_all(exp.CTE)}
@@ -57,28 +54,24 @@ def put_together(sql: str, upstream: Upstream, refusals: Refusals, constants: di
     for table in list(query.find_all(exp.Table)):
         if not table.db and table.name in names and isinstance(table.this, exp.Identifier):
             continue
-        try:
+        with refusals.gathered():
             found = upstream(table)
-        except Refused as refused:
-            refusals.found += refused.refusals
-            continue
-        alias = table.alias or (table.name if _PLAIN.fullmatch(table.name) else EVENTS)  # a file's name cannot qualify
-        if found is None:
-            refusals.add(
-                table,
-                "a relation that is neither the stream's source nor a staging model of it",
-                "read the view's event source, and look up constants in a seed or VALUES; put other data into a view "
-                "of its own",
-            )
-        elif isinstance(found, Constant):
-            constants[found.name] = found.columns
-            table.replace(exp.alias_(exp.to_table(found.name), alias, table=True))
-        elif found == EVENTS:
-            table.replace(exp.alias_(exp.to_table(EVENTS), alias, table=True))
-        else:
-            table.replace(
-                exp.alias_(exp.Subquery(this=put_together(found, upstream, refusals, constants)), alias, table=True)
-            )
+            if found is None:
+                refusals.refuse(
+                    table,
+                    "a relation that is neither the stream's source nor a staging model of it",
+                    "read the view's event source, and look up constants in a seed or VALUES; put other data into a "
+                    "view of its own",
+                )
+            if isinstance(found, Constant):
+                constants[found.name] = found.columns
+                read: exp.Expr = exp.to_table(found.name)
+            elif found == EVENTS:
+                read = exp.to_table(EVENTS)
+            else:
+                read = exp.Subquery(this=put_together(found, upstream, refusals, constants))
+            alias = table.alias or (table.name if _PLAIN.fullmatch(table.name) else EVENTS)  # a file's cannot qualify
+            table.replace(exp.alias_(read, alias, table=True))
     return query
 
 
@@ -92,38 +85,33 @@ def qualified(query: exp.Expr, tables: Mapping[str, Mapping[str, str]], refusals
             quote_identifiers=False,
         )
     except SqlglotError as error:
-        refusals.add(str(error).splitlines()[0], "a column that cannot be resolved", "a column of the source's YAML")
-        refusals.check()
+        refusals.refuse(str(error).splitlines()[0], "a column that cannot be resolved", "a column of the source's YAML")
     scope = build_scope(query)
     if scope is None or not isinstance(scope.expression, exp.Select):
         what = "a set operation" if isinstance(query, exp.SetOperation) else "a query that is not a SELECT"
-        refusals.add(query, what, "one SELECT over the view's event source")
-        refusals.check()
-        raise AssertionError
+        refusals.refuse(query, what, "one SELECT over the view's event source")
     return scope
 
 
 def window_scope(root: Scope, events: EventSource, refusals: Refusals) -> Scope:
     """The one SELECT with window functions, or else the first that can see the event id; the others keep no state."""
-    with_windows = [scope for scope in root.traverse() if _windows(scope.expression)]
+    layers = chain(root, refusals)
+    with_windows = [scope for scope in root.traverse() if windows_of(scope.expression)]
+    found = with_windows[0] if with_windows else _sees_event_id(layers, events)
+    above, below = list(takewhile(lambda scope: scope is not found, layers)), chain(found, refusals)[1:]
     if len(with_windows) > 1:
         refusals.add(
             with_windows[1].expression, "window functions in more than one SELECT", "all window functions in one SELECT"
         )
-    found = with_windows[0] if with_windows else _sees_event_id(root, events, refusals)
-    above, below = _positions(root, found)
-    for scope in root.traverse():
-        if scope is found:
-            _check_rowwise(scope, refusals, where_allowed=True)
-        elif scope in below:
-            _check_rowwise(scope, refusals, where_allowed=True, events=events)
-        elif scope in above:
-            _check_rowwise(scope, refusals, where_allowed=False)
+    for scope in reversed(below):
+        _check_rowwise(scope, refusals, where_allowed=True, events=events)
+    _check_rowwise(found, refusals, where_allowed=True)
+    for scope in reversed(above):
+        _check_rowwise(scope, refusals, where_allowed=False)
     return found
 
 
-def _sees_event_id(root: Scope, events: EventSource, refusals: Refusals) -> Scope:
-    layers = chain(root, refusals)
+def _sees_event_id(layers: list[Scope], events: EventSource) -> Scope:
     for scope, below in pairwise(layers):
         alias = only_source(scope)[0]
         columns = (exp.column(select.alias_or_name, table=alias) for select in selects(below))
@@ -183,8 +171,16 @@ def is_lookup(join: exp.Expr) -> bool:
     return isinstance(join.this, exp.Table) and re.fullmatch(LOOKUP.format(r"\d+"), join.this.name) is not None
 
 
-def visible_ctes(node: exp.Expr) -> list[exp.CTE]:
-    """Copies of the CTEs that can be read where a node stands, outer ones first."""
+def conjuncts(condition: exp.Expr | None) -> list[exp.Expr]:
+    """What a condition demands all of; nothing without one."""
+    if condition is None:
+        return []
+    condition = condition.unnest()
+    return list(condition.flatten()) if isinstance(condition, exp.And) else [condition]
+
+
+def see_ctes(query: exp.Expr, node: exp.Expr) -> exp.Expr:
+    """Give a query copies of the CTEs that can be read where a node stands, outer ones first, in place."""
     found: list[exp.CTE] = []
     inner: exp.Expr | None = None
     at: exp.Expr | None = node
@@ -195,7 +191,9 @@ def visible_ctes(node: exp.Expr) -> list[exp.CTE]:
         elif clause is not None and inner is not clause:
             found = [cte.copy() for cte in clause.expressions] + found
         inner, at = at, at.parent
-    return found
+    if found:
+        query.set("with_", exp.With(expressions=found))
+    return query
 
 
 def selects(scope: Scope) -> list[exp.Expr]:
@@ -209,24 +207,6 @@ def projection(scope: Scope, column: str) -> exp.Expr:
         if same_name(select.alias_or_name, column):
             return select.unalias()
     raise KeyError(column)
-
-
-def _positions(root: Scope, found: Scope) -> tuple[list[Scope], list[Scope]]:
-    below: list[Scope] = []
-    waiting = [source for _, source in found.selected_sources.values() if isinstance(source, Scope)]
-    while waiting:
-        scope = waiting.pop()
-        below.append(scope)
-        waiting.extend(source for _, source in scope.selected_sources.values() if isinstance(source, Scope))
-    above: list[Scope] = []
-    scope = root
-    while scope is not found:
-        above.append(scope)
-        sources = [source for _, source in scope.selected_sources.values() if isinstance(source, Scope)]
-        if len(sources) != 1:
-            break
-        scope = sources[0]
-    return above, below
 
 
 def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, events: EventSource | None = None) -> None:
@@ -322,7 +302,7 @@ def _named(column: str) -> str:
     return sqlglot.to_identifier(column).sql(dialect="duckdb") if column != "<created>" else column
 
 
-def _windows(select: exp.Expr) -> list[exp.Window]:
+def windows_of(select: exp.Expr) -> list[exp.Window]:
     """Window functions of this SELECT itself, those of its QUALIFY left out."""
     return [
         window
@@ -344,19 +324,3 @@ def _join_in_select(query: exp.Expr) -> None:
         if clause is not None and isinstance(clause.this, exp.Table) and clause.this.args.get("joins"):
             select.set("joins", [*clause.this.args["joins"], *(select.args.get("joins") or [])])
             clause.this.set("joins", None)
-
-
-def _inline_named_windows(query: exp.Expr) -> None:
-    for select in list(query.find_all(exp.Select)):
-        named = {window.this.name: window for window in select.args.get("windows") or []}
-        for window in list(select.find_all(exp.Window)):
-            name = window.args.get("alias")
-            if name is None or name.name not in named or window.find_ancestor(exp.Select) is not select:
-                continue
-            for part in ("partition_by", "order", "spec"):
-                value = named[name.name].args.get(part)
-                if value is not None:
-                    window.set(part, [item.copy() for item in value] if isinstance(value, list) else value.copy())
-            window.set("alias", None)
-        if named:
-            select.set("windows", None)

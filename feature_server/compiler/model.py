@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import cast
+from dataclasses import dataclass, field
 
 import msgspec
 from sqlglot import exp
@@ -10,12 +10,10 @@ from sqlglot.optimizer.scope import Scope
 
 from ..definitions.aggregates import FUNCTIONS, listed, takes
 from ..definitions.stream import Aggregate, Argument, EventSource, Frame, Output, StreamPlan
-from ..dtypes import DType, UnknownType, parse_sql_type
-from ..errors import WarehouseError
-from .aggregates import list_of_last, other_type, read_call
+from ..dtypes import DType, UnknownType, known_sql_type, parse_sql_type
+from .aggregates import list_of_last, other_type, read_call, read_frame
 from .expressions import read_node
 from .filters import move_filters
-from .frames import read_frame
 from .layers import (
     EVENTS,
     Upstream,
@@ -24,11 +22,12 @@ from .layers import (
     put_together,
     qualified,
     same_name,
+    see_ctes,
     selects,
     source_column,
     sql_text,
-    visible_ctes,
     window_scope,
+    windows_of,
 )
 from .lookups import Lookups, Session, take_out_lookups, with_rows
 from .refusals import Refusals
@@ -63,7 +62,7 @@ def compile_stream_view(model: CompiledModel, source: EventSource, upstream: Ups
     constants: dict[str, Mapping[str, str]] = {}
     query = put_together(model.sql, upstream, refusals, constants)
     refusals.check()
-    types = {column.name: _sql_name(column.dtype) for column in source.columns}
+    types = {column.name: sql_type_name(column.dtype) for column in source.columns}
     root = qualified(query, {EVENTS: types, **constants}, refusals)
     _refuse_unrepeatable(root.expression, refusals)
     refusals.check()
@@ -76,25 +75,20 @@ def compile_stream_view(model: CompiledModel, source: EventSource, upstream: Ups
     return compiler.plan()
 
 
+@dataclass
 class _Compiler:
     """The state of one compilation: arguments, frames and aggregates get positions as they are met."""
 
-    def __init__(
-        self,
-        model: CompiledModel,
-        source: EventSource,
-        root: Scope,
-        scope: Scope,
-        lookups: Lookups,
-        session: Session,
-        refusals: Refusals,
-    ) -> None:
-        self.model, self.source, self.root, self.scope = model, source, root, scope
-        self.lookups, self.session, self.refusals = lookups, session, refusals
-        self.arguments: dict[str, exp.Expr] = {}
-        self.frames: list[Frame] = []
-        self.aggregates: dict[str, tuple[str, dict[str, object]]] = {}
-        self.aggregate_sql: list[exp.Expr] = []
+    model: CompiledModel
+    source: EventSource
+    root: Scope
+    scope: Scope
+    lookups: Lookups
+    session: Session
+    refusals: Refusals
+    arguments: dict[str, exp.Expr] = field(default_factory=dict)
+    frames: list[Frame] = field(default_factory=list)
+    aggregates: dict[str, tuple[exp.Expr, Aggregate]] = field(default_factory=dict)  # of no type yet
 
     def plan(self) -> StreamPlan:
         keys = [self._column(name) for name in self.model.join_keys]
@@ -106,7 +100,7 @@ class _Compiler:
         self.refusals.check()
         # Arguments in the order of their SQL: the same ones always make the same rows, whatever is computed from them.
         self.arguments = dict(sorted(self.arguments.items()))
-        self.frames, self.aggregates, self.aggregate_sql = [], {}, []
+        self.frames, self.aggregates = [], {}
         trees = [self._output(name, expression) for name, expression in outputs]
         created, event_id = self._created(event), self._passed_on(self.source.event_id)
         self.refusals.check()
@@ -115,9 +109,9 @@ class _Compiler:
             keys = [exp.case().when(filters.kept.copy(), keys[0].copy()), *keys[1:]]
         row_sql = self._row_sql(keys, event, created, event_id, filters.counts)
         argument_types = self.session(row_sql)
-        aggregate_types = self.session(self._select(self.aggregate_sql, "g"))
+        aggregate_types = self.session(self._select([window for window, _ in self.aggregates.values()], "g"))
         self._check_argument_types(argument_types)
-        return StreamPlan(
+        plan = StreamPlan(
             source=self.source.name,
             row_sql=row_sql,
             event_id=self._dtype(argument_types["event_id"], self.source.event_id),
@@ -129,27 +123,20 @@ class _Compiler:
             ),
             frames=tuple(self.frames),
             aggregates=tuple(
-                Aggregate(name=name, dtype=self._dtype(aggregate_types[name], sql), **parts)  # type: ignore[arg-type]
-                for sql, (name, parts) in self.aggregates.items()
+                msgspec.structs.replace(aggregate, dtype=self._dtype(aggregate_types[aggregate.name], sql))
+                for sql, (_, aggregate) in self.aggregates.items()
             ),
-            outputs=self._checked(trees),
+            outputs=tuple(trees),
         )
-
-    def _checked(self, outputs: Sequence[Output]) -> tuple[Output, ...]:
         self.refusals.check()
-        return tuple(outputs)
+        return plan
 
     def _column(self, name: str) -> exp.Expr:
         """An output column of the model in terms of what the SELECT with the windows reads."""
         try:
-            found = projection(self.root, name)
+            expression = projection(self.root, name)
         except KeyError:
-            self.refusals.add(name, "a column the model does not give", f"add {name} to the model's last SELECT")
-            self.refusals.check()
-            raise
-        return self._expand_to_scope(found)
-
-    def _expand_to_scope(self, expression: exp.Expr) -> exp.Expr:
+            self.refusals.refuse(name, "a column the model does not give", f"add {name} to the model's last SELECT")
         scope = self.root
         while scope is not self.scope:
             _, below = only_source(scope)
@@ -167,19 +154,17 @@ class _Compiler:
     def _check_argument_types(self, types: Mapping[str, str]) -> None:
         """Refuse what an aggregate cannot take exactly: the kernel reckons with numbers, decimals and booleans."""
         arguments = list(self.arguments)
-        for sql, (_, parts) in self.aggregates.items():
-            for place, number in enumerate(cast("tuple[int, ...]", parts["arguments"])):
+        for sql, (_, aggregate) in self.aggregates.items():
+            for place, number in enumerate(aggregate.arguments):
                 dtype = self._dtype(types[f"a{number}"], arguments[number])
-                if not takes(str(parts["function"]), place, dtype):
-                    self.refusals.add(sql, f"{parts['function']} of a {dtype}", other_type(str(parts["function"])))
+                if not takes(aggregate.function, place, dtype):
+                    self.refusals.add(sql, f"{aggregate.function} of a {dtype}", other_type(aggregate.function))
         self.refusals.check()
 
     def _check_windows(self, keys: Sequence[exp.Expr], event: exp.Expr) -> None:
         """Every window is partitioned by the join keys and ordered by the event timestamp."""
         wanted = {key.sql() for key in keys}
-        for window in self.scope.expression.find_all(exp.Window):
-            if window.find_ancestor(exp.Select) is not self.scope.expression or window.find_ancestor(exp.Qualify):
-                continue
+        for window in windows_of(self.scope.expression):
             if {key.sql() for key in window.args.get("partition_by") or []} != wanted:
                 names = ", ".join(self.model.join_keys)
                 self.refusals.add(window, "a window over other keys than the view's", f"partition by {names}")
@@ -228,43 +213,28 @@ class _Compiler:
         if window.find(exp.IgnoreNulls) is not None:  # which is left out of the SQL of first and last
             sql += " ignore nulls"
         if sql not in self.aggregates:
-            call = read_call(window, self.refusals, last)
-            frame = None if call is None else read_frame(window, self._length, self.refusals)
-            if frame is None or call is None:
-                return exp.null()
-            if frame.preceding_us is None and not FUNCTIONS[call.function].states:
-                self.refusals.add(
-                    window,
-                    f"{call.function} over a lifetime",
-                    f"at most 90 days; over a lifetime: {listed(lifetime=True)}",
-                )
-            if frame not in self.frames:
-                self.frames.append(frame)
-            name = f"g{len(self.aggregates)}"
-            parts: dict[str, object] = {
-                "function": call.function,
-                "arguments": tuple(self._argument(argument) for argument in call.arguments),
-                "distinct": call.distinct,
-                "filter": None if call.filter is None else self._argument(call.filter),
-                "frame": self.frames.index(frame),
-                "parameter": call.parameter,
-            }
-            self.aggregates[sql] = (name, parts)
-            self.aggregate_sql.append(window.copy())
-        return exp.column(self.aggregates[sql][0])
+            with self.refusals.gathered():
+                self.aggregates[sql] = (window.copy(), self._read_aggregate(window, last))
+        return exp.column(self.aggregates[sql][1].name) if sql in self.aggregates else exp.null()
 
-    def _length(self, interval: exp.Expr) -> int | None:
-        """The microseconds of a constant interval, as DuckDB has it; None for months, years and what is no interval."""
-        if interval.find(exp.Column) is not None:
-            return None
-        try:
-            ((months, found),) = self.session.rows(
-                "select datepart('year', i) * 12 + datepart('month', i), epoch_us(i) "
-                f"from (select cast({sql_text(interval)} as interval) as i)"
-            )
-        except WarehouseError:
-            return None
-        return int(found) if months == 0 and found > 0 else None
+    def _read_aggregate(self, window: exp.Window, last: int | None) -> Aggregate:
+        call = read_call(window, self.refusals, last)
+        frame = read_frame(window, self.session, self.refusals)
+        if frame.preceding_us is None and not FUNCTIONS[call.function].states:
+            instead = f"at most 90 days; over a lifetime: {listed(lifetime=True)}"
+            self.refusals.add(window, f"{call.function} over a lifetime", instead)
+        if frame not in self.frames:
+            self.frames.append(frame)
+        return Aggregate(
+            name=f"g{len(self.aggregates)}",
+            function=call.function,
+            arguments=tuple(self._argument(argument) for argument in call.arguments),
+            distinct=call.function == "count_distinct",
+            filter=None if call.filter is None else self._argument(call.filter),
+            frame=self.frames.index(frame),
+            parameter=call.parameter,
+            dtype=DType(""),
+        )
 
     def _passed_on(self, name: str) -> exp.Expr:
         """The column of the windows' SELECT that passes on a column of the source."""
@@ -275,13 +245,8 @@ class _Compiler:
             column = exp.column(select.alias_or_name, table=alias)
             if same_name(source_column(column, self.scope), name):
                 return column
-        self.refusals.add(
-            name,
-            "a column of the source that does not reach the SELECT with the window functions",
-            f"pass {name} on in the staging model",
-        )
-        self.refusals.check()
-        raise AssertionError
+        what = "a column of the source that does not reach the SELECT with the window functions"
+        self.refusals.refuse(name, what, f"pass {name} on in the staging model")
 
     def _row_sql(
         self,
@@ -309,9 +274,7 @@ class _Compiler:
         select = self.scope.expression.copy()
         columns = [*before, *(exp.alias_(e.copy(), f"{prefix}{i}") for i, e in enumerate(expressions))]
         select.set("expressions", columns or [exp.alias_(exp.null(), "nothing")])
-        if ctes := visible_ctes(self.scope.expression):
-            select.set("with_", exp.With(expressions=ctes))
-        return sql_text(with_rows(select, self.lookups))
+        return sql_text(with_rows(see_ctes(select, self.scope.expression), self.lookups))
 
     def _dtype(self, sql_type: str, expression: str) -> DType:
         try:
@@ -338,10 +301,7 @@ def _check_result_types(model: CompiledModel, found: Mapping[str, str], refusals
     found = {name.lower(): text for name, text in found.items()}
     for name in model.features:
         wanted, text = model.types.get(name), found.get(name.lower(), "")
-        try:
-            given = parse_sql_type(text)
-        except UnknownType:
-            given = None
+        given = known_sql_type(text)
         if name.lower() in found and (given is None or (wanted is not None and given != wanted)):
             instead = f"cast(… as {'bigint' if wanted is None else sql_type_name(wanted)}) as {name}"
             if given is None and text.endswith("[]"):
@@ -364,8 +324,3 @@ def sql_type_name(dtype: DType) -> str:
              "uint16": "usmallint", "uint32": "uinteger", "uint64": "ubigint", "float32": "float", "float64": "double",
              "bool": "boolean", "string": "varchar"}  # fmt: skip
     return f"{names[str(dtype.item)]}[]" if dtype.kind == "list" else names.get(dtype.kind, str(dtype))
-
-
-def _sql_name(dtype: DType) -> str:
-    """A type that sqlglot knows; it is used to resolve columns only, never to infer types."""
-    return {"int64": "bigint", "float64": "double", "string": "varchar", "bool": "boolean"}.get(dtype.kind, "varchar")

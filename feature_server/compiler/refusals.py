@@ -1,5 +1,9 @@
 """Why a model cannot be evaluated on live events."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
 import msgspec
 from sqlglot import exp
 
@@ -40,6 +44,19 @@ class Refusals:
         refusal = Refusal(text, what, instead)
         if refusal not in self.found:
             self.found.append(refusal)
+
+    def refuse(self, expression: exp.Expr | str, what: str, instead: str) -> NoReturn:
+        """Refuse an expression that nothing more can be said without."""
+        self.add(expression, what, instead)
+        raise Refused(self.found)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Note what a block refuses, and go on after it."""
+        try:
+            yield
+        except Refused as refused:
+            self.found += [refusal for refusal in refused.refusals if refusal not in self.found]
 
     def check(self) -> None:
         """Raise Refused if anything was refused so far."""
