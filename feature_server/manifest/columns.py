@@ -1,7 +1,7 @@
 """The columns of a model and their types."""
 
 from ..dbt.artifacts import Catalog, Node
-from ..dtypes import DType, UnknownType, parse_sql_type
+from ..dtypes import DType, UnknownType, known_sql_type, parse_sql_type
 from ..errors import nearest_name
 from .report import Report, Step
 
@@ -48,7 +48,7 @@ class Columns:
             expected = str(error).partition("; use ")[2] or str(error)
             self.wrong_type(name, f"column {name!r} has a type that features cannot have", expected, CAST)
             return None
-        if found is not None and not _same_type(dtype, found.type):
+        if found is not None and known_sql_type(found.type) != dtype:
             remedy = "correct `data_type`, or build the model and run `dbt docs generate` again"
             self.wrong_type(name, f"column {name!r} has another type in the warehouse", found.type, remedy)
             return None
@@ -81,10 +81,3 @@ class Columns:
                     nearest=nearest_name(name, self.names),
                     remedy="describe the column; if it is gone, build the model and run `dbt docs generate` again",
                 )  # fmt: skip
-
-
-def _same_type(dtype: DType, catalog_type: str) -> bool:
-    try:
-        return parse_sql_type(catalog_type) == dtype
-    except UnknownType:
-        return False

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -15,12 +14,6 @@ Step = str | int
 META = ("config", "meta")
 
 
-class _Finding(NamedTuple):
-    node: Node
-    path: tuple[Step, ...]
-    problem: Problem
-
-
 class Report:
     """Every problem found so far; a mistake in the part that all versions of a model share is reported once."""
 
@@ -28,7 +21,7 @@ class Report:
         self._project_name = project_name
         self.project_dir = project_dir
         self.lines = YamlLines(project_dir)
-        self._findings: list[_Finding] = []
+        self._findings: list[tuple[Node, tuple[Step, ...], Problem]] = []
         self._versions: dict[tuple[str, str], set[str]] = {}
 
     def add(
@@ -55,7 +48,7 @@ class Report:
             key_path=_key_path(node.section, node.label, path),
             what=what, expected=expected, got=got, nearest=nearest, remedy=remedy,
         )  # fmt: skip
-        self._findings.append(_Finding(node, path, problem))
+        self._findings.append((node, path, problem))
 
     def unknown_name(
         self, node: Node, path: Iterable[Step], kind: str, name: str, known: Iterable[str], remedy: str | None = None

@@ -1,9 +1,15 @@
-"""Feature views with `stream`: their compiled SQL, down to the events → StreamPlan, or why that cannot be."""
+"""Feature views with `stream`: their compiled SQL, down to the events → StreamPlan, or why that cannot be.
+
+Seeds that they look up become tables of constant rows, from their CSV files, as dbt-duckdb loads them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,9 +17,7 @@ import msgspec
 from ..dbt.artifacts import Manifest, Node
 from ..definitions.stream import EventSource
 from ..errors import WarehouseError
-from .macros import way_to_macro
 from .report import Report
-from .seeds import load_seed
 from .sources import SourceDraft
 from .views import BLOCK, ViewDraft, fingerprint
 
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
     from ..offline.session import EventTypes
 
 STREAM = (*BLOCK, "stream")
+_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
+_STRING = r""""[^"]*"|'[^']*'"""
+_BLOCK = re.compile(rf"""\{{[{{%](?:{_STRING}|[^"'])*?[}}%]\}}""", re.DOTALL)
+_CALL = re.compile(r"(?:(\w+)\.)?(\w+)\s*\(")
 
 
 def compile_streams(
@@ -31,6 +39,7 @@ def compile_streams(
 ) -> None:
     """Give each view that names a stream its plan, and each source the relation that the models read for it."""
     streamed = [(draft, draft.stream) for draft in views.values() if draft.stream is not None]
+    models = {model.unique_id: model for model in manifest.models()}
     with ExitStack() as stack:
         sessions: dict[str, EventTypes] = {}  # one a source: to open DuckDB costs as much as to compile a view
         for draft, name in streamed:
@@ -41,7 +50,7 @@ def compile_streams(
                     from ..offline.session import event_types
 
                     sessions[name] = stack.enter_context(event_types(source.source))
-                if not _is_incremental(draft.node, manifest, report):
+                if not _is_incremental(draft.node, models, manifest, report):
                     _compile(draft, source, source.source, sessions[name], manifest, report)
 
 
@@ -86,7 +95,7 @@ def _compile(
         types={feature.name: feature.dtype for feature in view.features},
     )
     try:
-        upstream = _Upstream(node, source.node, manifest, lambda seed: load_seed(seed, report.project_dir, session))
+        upstream = _Upstream(node, source.node, manifest, session, report.project_dir)
         view = msgspec.structs.replace(view, stream=compile_stream_view(model, events, upstream, session))
         draft.view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
         source.source = msgspec.structs.replace(events, relation=upstream.relation or events.relation)
@@ -104,11 +113,11 @@ def _compile(
         )  # fmt: skip
 
 
-def _is_incremental(node: Node, manifest: Manifest, report: Report) -> bool:
+def _is_incremental(node: Node, models: dict[str, Node], manifest: Manifest, report: Report) -> bool:
     """Whether the view or a model under it gives other SQL in an incremental run; reported for each that does."""
     found = False
-    for model in (node, *_models_under(node, manifest)):
-        way = way_to_macro(model, "is_incremental", manifest)
+    for model in _walk(node, lambda reader: [models[name] for name in reader.depends_on.nodes if name in models]):
+        way = _way_to_macro(model, "is_incremental", manifest)
         if way is not None:
             found = True
             through = f" (by {' → '.join(f'{name}()' for name in way)})" if len(way) > 1 else ""
@@ -121,16 +130,45 @@ def _is_incremental(node: Node, manifest: Manifest, report: Report) -> bool:
     return found
 
 
-def _models_under(node: Node, manifest: Manifest) -> list[Node]:
-    """The models that a model reads, itself or through others."""
-    found: dict[str, Node] = {}
-    waiting = list(node.depends_on.nodes)
+def _way_to_macro(node: Node, name: str, manifest: Manifest) -> tuple[str, ...] | None:
+    """The macros from the one that a model's SQL calls to dbt's own macro `name`; None when there is no such way.
+
+    Hooks are not the model's SQL, though dbt counts their macros among the model's.
+    """
+    goal = f"macro.dbt.{name}"
+    ways: list[tuple[str, ...]] = [(macro,) for macro in _called(node, name, manifest)]
+    seen = {way[-1] for way in ways}
+    while ways:
+        way = ways.pop(0)
+        if way[-1] == goal:
+            return tuple(unique_id.rpartition(".")[2] for unique_id in way)
+        macro = manifest.macros.get(way[-1])
+        below = [found for found in macro.depends_on.macros if found not in seen] if macro else []
+        seen.update(below)
+        ways += [(*way, found) for found in below]
+    return None
+
+
+def _called(node: Node, name: str, manifest: Manifest) -> Iterator[str]:
+    """The macros that the model's Jinja may call; a name may be that of macros in several packages."""
+    named: dict[str, list[str]] = {name: [f"macro.dbt.{name}"]}
+    for unique_id in manifest.macros:
+        named.setdefault(unique_id.rpartition(".")[2], []).append(unique_id)
+    for block in _BLOCK.findall(_COMMENT.sub("", node.raw_code)):
+        for package, called in _CALL.findall(re.sub(_STRING, "", block)):
+            for unique_id in named.get(called, []):
+                if not package or unique_id == f"macro.{package}.{called}":
+                    yield unique_id
+
+
+def _walk(node: Node, below: Callable[[Node], Iterable[Node]]) -> Iterator[Node]:
+    """A node and all that it reads, itself or through others, each once."""
+    waiting, seen = [node], {node.unique_id}
     while waiting:
-        below = manifest.nodes.get(waiting.pop())
-        if below is not None and below.resource_type == "model" and below.unique_id not in found:
-            found[below.unique_id] = below
-            waiting += below.depends_on.nodes
-    return list(found.values())
+        yield (reader := waiting.pop())
+        found = [read for read in below(reader) if read.unique_id not in seen]
+        seen.update(read.unique_id for read in found)
+        waiting += found
 
 
 class _Upstream:
@@ -140,17 +178,12 @@ class _Upstream:
     nothing else is that source.
     """
 
-    def __init__(self, node: Node, source: Node, manifest: Manifest, seed: Callable[[Node], Constant]) -> None:
-        self.source, self.manifest, self.seed = source, manifest, seed
+    def __init__(self, node: Node, source: Node, manifest: Manifest, session: EventTypes, project_dir: Path) -> None:
+        self.source, self.manifest, self.session, self.project_dir = source, manifest, session, project_dir
         self.relation: str | None = None
         self._nodes: dict[str, Node] = {}
-        waiting, seen = [node], {node.unique_id}
-        while waiting:
-            reader = waiting.pop()
+        for reader in _walk(node, self._parents):
             self._read(reader)
-            below = [found for found in self._parents(reader) if found.unique_id not in seen]
-            seen.update(found.unique_id for found in below)
-            waiting += below
 
     def __call__(self, table: exp.Table) -> str | Constant | None:
         from ..compiler.layers import EVENTS
@@ -163,8 +196,38 @@ class _Upstream:
             self.relation = literal(table.name) if is_file else text
             return EVENTS
         if node is not None and node.resource_type == "seed":
-            return self.seed(node)
+            return self._load_seed(node)
         return None if node is None or node.resource_type != "model" else node.compiled_code
+
+    def _load_seed(self, node: Node) -> Constant:
+        """The seed as a table of the session; Refused when its file cannot be loaded or leaves types to be guessed."""
+        from ..compiler.layers import Constant
+        from ..compiler.refusals import Refusals
+        from ..offline.sql import literal, quote
+
+        refuse, session, path = Refusals().refuse, self.session, self.project_dir / node.original_file_path
+        if not path.exists() and node.root_path is not None:  # of another package
+            path = Path(node.root_path) / node.original_file_path
+        delimiter = str(node.config.get("delimiter") or ",")
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                names = [name.strip() for name in next(csv.reader(file, delimiter=delimiter), [])]
+        except (OSError, UnicodeDecodeError) as error:
+            refuse(str(path), f"a seed that cannot be read ({error})", "a CSV file in UTF-8 with a header")
+        types = node.config.get("column_types") or {}
+        if missing := [name for name in names if name not in types]:
+            wanted = ", ".join(f"{name}: {types.get(name, 'varchar')}" for name in names)
+            instead = f"config: {{column_types: {{{wanted}}}}} for seed {node.name}, with the types that fit"
+            refuse(f"{node.name}.{missing[0]}", "a column of a seed whose type dbt would guess", instead)
+        name, texts = f"_seed_{node.name}", (literal(str(path)), literal(delimiter))
+        listed = ", ".join(f"{quote(column)} {types[column]}" for column in names)
+        try:
+            session.rows(f"create or replace temp table {quote(name)} ({listed})")
+            session.rows(f"copy {quote(name)} from {texts[0]} (format csv, header true, delimiter {texts[1]})")
+            return Constant(name, session(f"select * from {quote(name)}"))
+        except WarehouseError as error:
+            remedy = f"rows that fit the seed's column_types, in {node.original_file_path}"
+            refuse(node.name, f"a seed that DuckDB cannot load ({error.got})", remedy)
 
     def _parents(self, node: Node) -> Iterator[Node]:
         """The models and sources that a model's SQL reads, those of ephemeral models, which stand in it, among them."""
