@@ -4,7 +4,7 @@ The file is made as `dbt docs generate --static` makes it: dbt's page with manif
 page loads nothing else, and dbt's usage tracking is off in it.
 """
 
-import os
+import base64
 import re
 from importlib import metadata
 from pathlib import Path
@@ -14,12 +14,14 @@ import msgspec
 
 from ..dbt.build import check_target
 from ..dbt.parse import run_dbt
-from ..durable import make_private
+from ..definitions.registry import Registry
+from ..durable import make_private, write_whole
 from ..errors import UNREADABLE, FeatureStoreError
 from ..manifest.load import load_registry
 from ..settings import Settings
-from .overview import overview
-from .status import read_status
+from ..templates.render import render
+from .lineage import draw, drawn_together, lineage_of
+from .status import Status, read_status
 
 _OVERVIEW = "doc.dbt.__overview__"
 
@@ -45,13 +47,11 @@ def write_docs(settings: Settings, out: Path, *, build: bool = True) -> DocsSite
     catalog = _read_json(settings.target_path / "catalog.json")
     registry = load_registry(settings.project_dir, settings.target_path)
     check_target(registry.feature_views, settings)
-    page = overview(registry, read_status(settings, registry), manifest, _own_overview(manifest))
+    page = _overview(registry, read_status(settings, registry), manifest)
     html = _inline(_page_of_dbt(), _with_overview(manifest, page), catalog)
     make_private(settings.home)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    partial.write_bytes(html)
-    partial.replace(out)
+    write_whole(out, lambda file: file.write(html))
     return DocsSite(
         path=out,
         bytes=len(html),
@@ -61,10 +61,37 @@ def write_docs(settings: Settings, out: Path, *, build: bool = True) -> DocsSite
     )
 
 
-def _own_overview(manifest: dict[str, Any]) -> str:
-    """The text of the project's own `{% docs __overview__ %}` block, or nothing."""
-    project = manifest["metadata"]["project_name"]
-    return str(manifest["docs"].get(f"doc.{project}.__overview__", {}).get("block_contents", ""))
+def _overview(registry: Registry, status: Status, manifest: dict[str, Any]) -> str:
+    """The first page's Markdown: own text, then feature views, freshness, services, entities, lineage.
+
+    The own text is that of the project's `{% docs __overview__ %}` block, or nothing.
+    """
+    own = manifest["docs"].get(f"doc.{manifest['metadata']['project_name']}.__overview__", {})
+    views = {view.id: view for view in registry.feature_views}
+    models = {
+        entity["name"]: unique_id
+        for unique_id, node in manifest["nodes"].items()
+        if (entity := node.get("config", {}).get("meta", {}).get("entity"))
+    }
+    lineage = lineage_of(registry, manifest)
+    drawn = drawn_together(lineage)
+    return render(
+        "overview.md",
+        registry=registry,
+        status=status,
+        own_text=str(own.get("block_contents", "")).strip(),
+        freshness=[(views[state.view], state) for state in status.views],
+        services=[
+            (service, [views[name] for name in dict.fromkeys(ref.view for ref in service.features)])
+            for service in registry.feature_services
+        ],
+        entities=[
+            (entity, models[entity.name], [view for view in views.values() if entity.name in view.entities])
+            for entity in registry.entities
+        ],
+        picture=base64.b64encode(draw(drawn).encode()).decode(),
+        grouped=len(drawn.nodes) < len(lineage.nodes),
+    )
 
 
 def _with_overview(manifest: dict[str, Any], page: str) -> dict[str, Any]:

@@ -63,26 +63,16 @@ def source_status(
     names = tuple(view.id for view in views)
     if online is None:
         return SourceStatus(source=source.name, views=names)
-    live = read_live(online, source.name)
+    live = msgspec.structs.asdict(read_live(online, source.name))
     folder, problems = None, list[str]()
     try:
         folder = landing_folder(source, project_dir)
     except OnlineStoreError as error:
         problems.append(f"cannot land: {error}")
-    last_push = live.last_push_seconds
-    events, newest = _logged_events(source, online, live.pushes, folder)
-    status = SourceStatus(
-        source=source.name,
-        views=names,
-        pushes=live.pushes,
-        events=events,
-        oldest_seconds=live.oldest_seconds,
-        unread=live.unread,
-        unread_seconds=live.unread_seconds,
-        dead_letters=live.dead_letters,
-        last_pushed_at=None if last_push is None else EPOCH + timedelta(seconds=last_push),
-        newest_event=newest,
-    )
+    last_push = live.pop("last_push_seconds")
+    pushed_at = None if last_push is None else EPOCH + timedelta(seconds=last_push)
+    events, newest = _logged_events(source, online, live["pushes"], folder)
+    status = SourceStatus(views=names, events=events, last_pushed_at=pushed_at, newest_event=newest, **live)
     cadences = [view.refresh for view in views if allowed_delay(view.refresh) is not None]
     refresh = min(cadences, key=allowed_delay, default=None)  # type: ignore[arg-type]
     problems += [*_late(status, refresh), *_dead_letters(status, online)]

@@ -6,13 +6,14 @@ differs when its last `features verify` found keys whose values no sync to come 
 """
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
 from ..errors import FeatureStoreError
-from ..offline.store import OfflineStore, OfflineTable
+from ..offline.store import OfflineStore
 from ..online.embedded import connect
 from ..online.registry import OnlineRegistry, OnlineView
 from ..online.store import OnlineStore
@@ -107,86 +108,83 @@ def _read_online(settings: Settings, registry: Registry) -> tuple[_Online, tuple
 def _view_status(
     view: FeatureView, offline: OfflineStore, online: _Online, now: datetime, reachable: bool
 ) -> ViewStatus:
-    status = ViewStatus(view=view.id, entities=view.entities, refresh=view.refresh, online=view.online)
+    problems: list[str] = []
+    published, synced, verified = dict[str, Any](), dict[str, Any](), dict[str, Any]()
     try:
-        table = offline.table(view.id) if offline.exists(view.id) else None
-        if table is not None:
-            status = _add_offline(status, view, table)
-        else:
-            status = _add(status, problem=f"never published: run `features publish {view.id}`")
+        published = _published(view, offline, problems)
     except FeatureStoreError as error:
-        table, status = None, _add(status, problem=str(error))
-    synced = online.registry.synced(view.id) if online.registry is not None else None
-    if synced is not None:
-        status = _add_online(status, view, synced)
-    elif view.online and table is not None and reachable:
-        status = _add(status, problem=f"never synced: run `features sync {view.id}`")
-    return _add_verified(_add_age(status, view, now), online.verified.get(view.id))
-
-
-def _add_offline(status: ViewStatus, view: FeatureView, table: OfflineTable) -> ViewStatus:
-    newest = table.newest_event_us
-    published_at = from_us(table.published_at_us)
-    status = msgspec.structs.replace(
-        status,
-        rows=table.rows,
-        published_version=table.version,
-        published_at=published_at,
-        refreshed_at=published_at,
-        newest_event=None if newest is None else from_us(newest),
+        problems.append(str(error))
+    if online.registry is not None and (found := online.registry.synced(view.id)) is not None:
+        synced = _synced(view, found, published.get("published_version"), problems)
+    elif view.online and published and reachable:
+        problems.append(f"never synced: run `features sync {view.id}`")
+    refreshes = [at for at in (published.get("published_at"), synced.get("synced_at")) if at is not None]
+    refreshed_at, newest = max(refreshes, default=None), published.get("newest_event")
+    age = None if newest is None else (now - newest).total_seconds()
+    allowed = allowed_delay(view.refresh)
+    if allowed is not None and refreshed_at is not None and now - refreshed_at > allowed:
+        ago, limit = span((now - refreshed_at).total_seconds()), span(allowed.total_seconds())
+        problems.append(f"late: refreshed {ago} ago, {view.refresh} allows {limit}; look at its DAG's last run")
+    if age is not None and view.ttl_us is not None and age > view.ttl_us / 1e6:
+        problems.append(f"expired: its newest event is {span(age)} old, the ttl is {view.ttl}; look at its sources")
+    if (last := online.verified.get(view.id)) is not None:
+        verified = _verified(view, last, problems)
+    return ViewStatus(
+        view=view.id,
+        entities=view.entities,
+        refresh=view.refresh,
+        online=view.online,
+        age_seconds=age,
+        refreshed_at=refreshed_at,
+        problems=tuple(problems),
+        **published,
+        **synced,
+        **verified,
     )
+
+
+def _published(view: FeatureView, offline: OfflineStore, problems: list[str]) -> dict[str, Any]:
+    """What the offline table says of a view, and what is wrong with it; nothing of one never published."""
+    if not offline.exists(view.id):
+        problems.append(f"never published: run `features publish {view.id}`")
+        return {}
+    table = offline.table(view.id)
+    found = {
+        "rows": table.rows,
+        "published_version": table.version,
+        "published_at": from_us(table.published_at_us),
+        "newest_event": None if table.newest_event_us is None else from_us(table.newest_event_us),
+    }
     if table.view().fingerprint != view.fingerprint:
-        return _add(status, problem=f"published for an earlier definition: run `features publish {view.id}`")
-    return status
+        problems.append(f"published for an earlier definition: run `features publish {view.id}`")
+    return found
 
 
-def _add_online(status: ViewStatus, view: FeatureView, synced: OnlineView) -> ViewStatus:
-    newest, synced_at = synced.newest_event_us, from_us(synced.synced_at_us)
-    status = msgspec.structs.replace(
-        status,
-        online_rows=synced.rows,
-        online_newest_event=None if newest is None else from_us(newest),
-        synced_version=synced.table_version,
-        synced_at=synced_at,
-        refreshed_at=max(synced_at, status.refreshed_at or synced_at),
-    )
+def _synced(
+    view: FeatureView, synced: OnlineView, published_version: int | None, problems: list[str]
+) -> dict[str, Any]:
+    """What Redis says of a view, and what is wrong with it."""
     if not view.online:
-        return _add(status, problem="still online: its definition says it should not be; run `features sync`")
-    if synced.definition.fingerprint != view.fingerprint:
-        status = _add(status, problem=f"online with an earlier definition: run `features sync {view.id}`")
-    if status.published_version is not None and synced.table_version < status.published_version:
-        behind = f"behind: version {synced.table_version} is online, {status.published_version} is published"
-        status = _add(status, problem=f"{behind}; run `features sync {view.id}`")
-    return status
+        problems.append("still online: its definition says it should not be; run `features sync`")
+    elif synced.definition.fingerprint != view.fingerprint:
+        problems.append(f"online with an earlier definition: run `features sync {view.id}`")
+    if view.online and published_version is not None and synced.table_version < published_version:
+        behind = f"behind: version {synced.table_version} is online, {published_version} is published"
+        problems.append(f"{behind}; run `features sync {view.id}`")
+    return {
+        "online_rows": synced.rows,
+        "online_newest_event": None if synced.newest_event_us is None else from_us(synced.newest_event_us),
+        "synced_version": synced.table_version,
+        "synced_at": from_us(synced.synced_at_us),
+    }
 
 
-def _add_verified(status: ViewStatus, last: LastVerified | None) -> ViewStatus:
-    if last is None:
-        return status
+def _verified(view: FeatureView, last: LastVerified, problems: list[str]) -> dict[str, Any]:
+    """What `features verify` found of a view."""
     at = from_us(last.instant_us)
     if last.unexplained:
-        problem = (
+        problems.append(
             f"differs: {last.unexplained:,} of {last.keys:,} keys compared at {at:%Y-%m-%d %H:%M} UTC have values that "
-            f"training would not see; run `features verify {status.view}`, then `features sync --full {status.view}`"
+            f"training would not see; run `features verify {view.id}`, then `features sync --full {view.id}`"
         )
-        status = _add(status, problem=problem)
-    return msgspec.structs.replace(status, verified_at=at, verified_keys=last.keys, unexplained_keys=last.unexplained)
-
-
-def _add_age(status: ViewStatus, view: FeatureView, now: datetime) -> ViewStatus:
-    allowed = allowed_delay(view.refresh)
-    if allowed is not None and status.refreshed_at is not None and now - status.refreshed_at > allowed:
-        ago, limit = span((now - status.refreshed_at).total_seconds()), span(allowed.total_seconds())
-        problem = f"late: refreshed {ago} ago, {view.refresh} allows {limit}; look at its DAG's last run"
-        status = _add(status, problem=problem)
-    if status.newest_event is None:
-        return status
-    age = (now - status.newest_event).total_seconds()
-    if view.ttl_us is not None and age > view.ttl_us / 1e6:
-        problem = f"expired: its newest event is {span(age)} old, the ttl is {view.ttl}; look at its sources"
-        status = _add(status, problem=problem)
-    return msgspec.structs.replace(status, age_seconds=age)
-
-
-def _add(status: ViewStatus, *, problem: str) -> ViewStatus:
-    return msgspec.structs.replace(status, problems=(*status.problems, problem))
+    return {"verified_at": at, "verified_keys": last.keys, "unexplained_keys": last.unexplained}
