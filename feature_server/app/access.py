@@ -88,12 +88,12 @@ def headers_of(given: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """A request's headers by name; RepeatedHeader where one that decides who is answered is there twice."""
     headers = dict(given)
     if len(headers) < len(given):
-        names = [name for name, _ in given]
         for name in _ONCE:
-            if names.count(name) > 1:
+            values = [value for other, value in given if other == name]
+            if len(values) > 1:
                 raise RepeatedHeader(
                     "a header is there more than once", where=f"the header {name.decode()}", expected="one",
-                    got=", ".join(_shown(value) for other, value in given if other == name), remedy="send it once",
+                    got=", ".join(map(_shown, values)), remedy="send it once",
                 )  # fmt: skip
     return headers
 

@@ -75,36 +75,29 @@ class PushQueue:
         while self._waiting:
             taken = next(portions(self._waiting, lambda pushed: memoryview(pushed[0].df).nbytes, MAX_TOGETHER))
             del self._waiting[: len(taken)]
-            outcomes = await loop.run_in_executor(self._thread, self._ingest, [request for request, _ in taken])
-            for (_, future), outcome in zip(taken, outcomes, strict=True):
-                if future.done():
-                    continue
-                if isinstance(outcome, BaseException):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
+            for source in {request.push_source_name: None for request, _ in taken}:
+                members = [(request.df, future) for request, future in taken if request.push_source_name == source]
+                bodies = [body for body, _ in members]
+                outcomes = await loop.run_in_executor(self._thread, self._ingest, source, bodies)
+                for (_, future), outcome in zip(members, outcomes, strict=True):
+                    if future.done():
+                        continue
+                    if isinstance(outcome, BaseException):
+                        future.set_exception(outcome)
+                    else:
+                        future.set_result(outcome)
         self._running = None
 
-    def _ingest(self, requests: list[PushEvents]) -> list[Any]:
-        """The result of each, or what went wrong."""
-        outcomes: list[Any] = [None] * len(requests)
-        by_source: dict[str, list[int]] = {}
-        for i, request in enumerate(requests):
-            by_source.setdefault(request.push_source_name, []).append(i)
-        for source, members in by_source.items():
-            found: Sequence[Any]
-            try:
-                if self._ingestor is None:
-                    self._ingestor = _make_ingestor(self._redis_url, self._settings)
-                found = self._ingestor.push_together(source, [requests[i].df for i in members])
-            except FeatureStoreError as error:
-                found = [error] * len(members)
-            except Exception as error:  # the edge of the thread: every request gets an answer
+    def _ingest(self, source: str, bodies: list[msgspec.Raw]) -> Sequence[Any]:
+        """The result of each push of a source, or what went wrong."""
+        try:
+            if self._ingestor is None:
+                self._ingestor = _make_ingestor(self._redis_url, self._settings)
+            return self._ingestor.push_together(source, bodies)
+        except Exception as error:  # the edge of the thread: every request gets an answer
+            if not isinstance(error, FeatureStoreError):
                 log.exception("a push failed")
-                found = [error] * len(members)
-            for i, outcome in zip(members, found, strict=True):
-                outcomes[i] = outcome
-        return outcomes
+            return [error] * len(bodies)
 
 
 def _make_ingestor(redis_url: str, settings: Settings) -> Ingestor:

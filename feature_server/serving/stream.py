@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..definitions.aggregates import is_lifetime, is_of_argument
 from ..definitions.facts import Feature
 from ..definitions.stream import Node, collect_steps
-from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, integer_bounds
+from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, integer_bounds
 from ..errors import OnlineStoreError
 from ..layout.decode import Dictionary, EventDecoder, objects
 from ..layout.events import arguments_of, plan_of
@@ -39,16 +39,14 @@ class StreamViewReader(ViewReader):
         plan = plan_of(definition)
         outputs = {output.feature: output for output in plan.outputs}
         self._nodes = [outputs[feature.name].node for feature in features]
-        needed, self._latest = set[int](), set[int]()
-        self._plain: list[bool] = []
-        for node in self._nodes:
-            aggregates, latest = set[int](), set[int]()
+        self._steps = [(set[int](), set[int]()) for _ in features]  # the aggregates and plain columns that each takes
+        for node, (aggregates, latest) in zip(self._nodes, self._steps, strict=True):
             collect_steps(node, aggregates, latest)
-            self._plain.append(bool(latest) and not aggregates)
-            needed |= aggregates
-            self._latest |= latest
-        lifetime = [i for i in sorted(needed) if is_lifetime(plan, plan.aggregates[i])]
-        bounded = [i for i in sorted(needed) if i not in lifetime]
+        self._plain = [bool(latest) and not aggregates for aggregates, latest in self._steps]
+        self._latest = set[int]().union(*(latest for _, latest in self._steps))
+        needed = sorted(set[int]().union(*(aggregates for aggregates, _ in self._steps)))
+        lifetime = [i for i in needed if is_lifetime(plan, plan.aggregates[i])]
+        bounded = [i for i in needed if i not in lifetime]
         self._place = {number: place for place, number in enumerate([*bounded, *lifetime])}
         self._aggregates = [plan.aggregates[i] for i in self._place]
         self._plan = msgspec.structs.replace(plan, aggregates=tuple(plan.aggregates[i] for i in bounded))
@@ -109,7 +107,7 @@ class StreamViewReader(ViewReader):
                     columns.append(values.values.tolist())
                     nulls.append(None)
                     continue
-            column, dictionary = self._value(self._nodes[i], self.features[i].dtype, found, dictionaries)
+            column, dictionary = self._value(i, found, dictionaries)
             if missing:
                 column.null = column.null.copy()
                 column.null[list(missing)] = True
@@ -121,24 +119,18 @@ class StreamViewReader(ViewReader):
             self.counts.add(len(rows), len(flags), sum(map(sum, filter(None, flags))), missing)
         return ViewColumns(event_us, columns, nulls, absent_of)
 
-    def _value(
-        self, node: Node, dtype: DType, found: Evaluated, dictionaries: Sequence[Dictionary]
-    ) -> tuple[Column, Dictionary]:
+    def _value(self, i: int, found: Evaluated, dictionaries: Sequence[Dictionary]) -> tuple[Column, Dictionary]:
         """A feature's values, and what they are places in."""
+        node, dtype = self._nodes[i], self.features[i].dtype
         if node.op in ("latest", "aggregate"):
             column, dictionary = self._input(node.op, node.value, found, dictionaries)
             if column.dtype == dtype:
                 return column, dictionary
-        needed, latest = set[int](), set[int]()
-        collect_steps(node, needed, latest)
-        count = len(found.latest_us)
-        inputs: dict[str, list[Column | None]] = {"aggregate": [], "latest": []}
-        for op, numbers in (("aggregate", needed), ("latest", latest)):
-            inputs[op] = [None] * (max(numbers, default=-1) + 1)
-            for number in numbers:
-                column, dictionary = self._input(op, number, found, dictionaries)
-                inputs[op][number] = column if dictionary is None else _spelled(column, dictionary)
-        column = expression(node, inputs["aggregate"], inputs["latest"], dtype, count)
+        aggregates, latest = (
+            {number: _spelled(*self._input(op, number, found, dictionaries)) for number in numbers}
+            for op, numbers in zip(("aggregate", "latest"), self._steps[i], strict=True)
+        )
+        column = expression(node, aggregates, latest, dtype, len(found.latest_us))
         if dtype.kind == "string":
             column.values = np.array([str(value).encode() for value in column.values], dtype=object)
         return column, None
@@ -188,8 +180,10 @@ class StreamViewReader(ViewReader):
         return found
 
 
-def _spelled(column: Column, dictionary: Sequence[bytes]) -> Column:
+def _spelled(column: Column, dictionary: Dictionary) -> Column:
     """Strings out of their places."""
+    if dictionary is None:
+        return column
     texts = [
         "" if null else dictionary[i].decode() if column.dtype.kind == "string" else dictionary[i]
         for i, null in zip(column.values.tolist(), column.null, strict=True)

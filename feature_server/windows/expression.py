@@ -37,12 +37,11 @@ class Column(msgspec.Struct):
     dtype: DType
 
 
-_Inputs: TypeAlias = Mapping[str, Sequence[Column | None]]
+_Columns: TypeAlias = Sequence[Column | None] | Mapping[int, Column]
+_Inputs: TypeAlias = Mapping[str, _Columns]
 
 
-def evaluate(
-    node: Node, aggregates: Sequence[Column | None], latest: Sequence[Column | None], dtype: DType, rows: int
-) -> Column:
+def evaluate(node: Node, aggregates: _Columns, latest: _Columns, dtype: DType, rows: int) -> Column:
     """The expression for n rows, cast to `dtype`; RequestError where DuckDB refuses too, as for a division by zero."""
     with np.errstate(all="ignore"):
         return _cast(_of(node, {"aggregate": aggregates, "latest": latest}, np.arange(rows)), dtype)
