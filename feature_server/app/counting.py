@@ -76,10 +76,10 @@ def _counters(counts: Counts) -> Iterator[Metric]:
     yield requests
     latency = HistogramMetricFamily("features_read_seconds", "Time from a feature read's arrival to its answer.")
     running, buckets = 0, []
-    for edge, count in zip([*map(str, LATENCY_BUCKETS), "+Inf"], counts.latency.buckets, strict=True):
+    for edge, count in zip([*map(str, LATENCY_BUCKETS), "+Inf"], counts.latency, strict=True):
         running += count
         buckets.append((edge, running))
-    latency.add_metric([], buckets, counts.latency.sum_seconds)
+    latency.add_metric([], buckets, counts.latency_seconds)
     yield latency
     values = CounterMetricFamily("features_values", "Feature values answered.", labels=["view", "status"])
     for view_id, by_status in sorted(counts.values.items()):

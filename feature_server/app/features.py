@@ -80,7 +80,7 @@ class FeatureServer:
         await send({"type": "http.response.start", "status": status, "headers": told})
         await send({"type": "http.response.body", "body": content})
         if route == READ_PATH and status == 200:
-            self.reader.counts.latency.observe(time.perf_counter() - started)
+            self.reader.counts.observe(time.perf_counter() - started)
 
     async def _read(self, receive: Receive) -> tuple[int, bytes] | None:
         """The status and the body of the answer to a read; None when the client has gone."""

@@ -16,13 +16,12 @@ from ..errors import OnlineStoreError
 from ..layout.row import from_stored
 from ..serving.reader import OnlineFeatures, Plan
 from ..serving.rows import to_datetimes
-from .table import MIN_ENTITIES, TableReader, Writer
+from .table import MIN_ENTITIES, PRESENT, TableReader, Writer
 
 _UTC = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _encode = msgspec.json.Encoder().encode  # faster than orjson where times are aware
-_ZERO_TIME = b'"1970-01-01T00:00:00Z"'
+_ZERO_TIME = b'"1970-01-01T00:00:00Z",'
 _KEY_STATUS = (b'"PRESENT"', b'"NULL_VALUE"')
-MAX_REMEMBERED = 256
 
 
 class JsonWriter:
@@ -40,17 +39,14 @@ class JsonWriter:
             None if view.stream else TableReader(view, writers)
             for view, writers in zip(plan.views, self._writers, strict=True)
         ]
-        self._present: dict[int, bytes] = {}  # by number of entities: that many times PRESENT
 
     def write(self, answer: OnlineFeatures) -> bytes:
         """The body of the HTTP answer."""
-        count = answer.count
-        present = self._present.get(count) or self._remember_present(count)
+        present, times = (PRESENT * answer.count)[:-1], (_ZERO_TIME * answer.count)[:-1]
         parts = [self._head]
         for name in self._keys:
             sent = answer.entities[name]
             statuses = present if None not in sent else b",".join([_KEY_STATUS[value is None] for value in sent])
-            times = b",".join([_ZERO_TIME] * count)
             parts += (b'{"values":', orjson.dumps(sent), b',"statuses":[', statuses)
             parts += (b'],"event_timestamps":[', times, b"]},")
         try:
@@ -93,12 +89,6 @@ class JsonWriter:
             if flags is not None:
                 tails[i] = _tail(b",".join([b'"%b"' % text.encode() for text in columns.statuses(i) or ()]), times)
         return values, tails
-
-    def _remember_present(self, count: int) -> bytes:
-        text = b",".join([b'"PRESENT"'] * count)
-        if count <= MAX_REMEMBERED:
-            self._present[count] = text
-        return text
 
 
 def _tail(statuses: bytes, times: bytes) -> bytes:

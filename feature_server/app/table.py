@@ -23,7 +23,7 @@ Write = Callable[[npt.NDArray[Any], Sequence[bytes], Sequence[int]], bytes]
 _BITS = [[bit for bit in range(8) if flags >> bit & 1] for flags in range(256)]
 FEW = 8  # elements that are set faster one by one
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
-_PRESENT = b'"PRESENT",'
+PRESENT = b'"PRESENT",'
 
 
 class TableReader:
@@ -157,6 +157,6 @@ def _statuses(count: int, nulls: Sequence[int], absent: dict[int, str]) -> bytes
     parts: list[bytes] = []
     at = 0
     for i in nulls:
-        parts += (_PRESENT * (i - at), b'"%b",' % absent.get(i, NULL_VALUE).encode())
+        parts += (PRESENT * (i - at), b'"%b",' % absent.get(i, NULL_VALUE).encode())
         at = i + 1
-    return b"".join([*parts, _PRESENT * (count - at)])[:-1]
+    return b"".join([*parts, PRESENT * (count - at)])[:-1]

@@ -26,6 +26,7 @@ Out = Annotated[
 NoBuild = Annotated[
     bool, typer.Option("--no-build", help="Use manifest.json and catalog.json as they are: dbt is not run.")
 ]
+Cells = dict[str, Callable[[Any], object]]
 VIEW_CELLS: dict[str, Callable[[ViewStatus], object]] = {
     "view": lambda view: view.view,
     "entity": lambda view: ",".join(view.entities),
@@ -93,29 +94,25 @@ def status(project_dir: ProjectDir = None, json: Json = False) -> None:
 
 
 def _print_status(found: Status) -> None:
-    tables = [_table("feature view", VIEW_CELLS, found.views)]
+    problems: list[str] = []
+    counts: list[str] = []
+    groups: list[tuple[str, Cells, Sequence[Any]]] = [("feature view", VIEW_CELLS, found.views)]
     if found.sources:
-        tables.append(_table("event source", SOURCE_CELLS, found.sources))
-    for table, _, _ in tables:
+        groups.append(("event source", SOURCE_CELLS, found.sources))
+    for what, cells, members in groups:
+        table = [[*cells, "state"]]
+        for each in members:
+            shown = [_shown(cell(each)) for cell in cells.values()]
+            table.append([*shown, "; ".join(problem.partition(":")[0] for problem in each.problems) or "good"])
+            problems += [f"{shown[0]}: {problem}" for problem in each.problems]
         typer.echo("\n".join([*_aligned(table), ""]))
+        bad = sum(bool(each.problems) for each in members)
+        counts.append(f"{len(members)} {what}{'s' * (len(members) != 1)}, {bad} with problems")
     if found.online_store is not None:
         typer.echo(f"online store: {found.online_store}")
-    for _, problems, _ in tables:
-        for problem in problems:
-            typer.echo(problem)
-    typer.echo(f"{_shown(found.at)} UTC: {'; '.join(count for _, _, count in tables)}")
-
-
-def _table(
-    what: str, cells: dict[str, Callable[[Any], object]], found: Sequence[Any]
-) -> tuple[list[list[str]], list[str], str]:
-    """The heading and a row for each, every problem with the name of what has it, and how many there are."""
-    rows = [[_shown(cell(each)) for cell in cells.values()] for each in found]
-    states = ["; ".join(problem.partition(":")[0] for problem in each.problems) or "good" for each in found]
-    table = [[*cells, "state"], *([*row, state] for row, state in zip(rows, states, strict=True))]
-    problems = [f"{row[0]}: {problem}" for row, each in zip(rows, found, strict=True) for problem in each.problems]
-    bad = sum(bool(each.problems) for each in found)
-    return table, problems, f"{len(found)} {what}{'s' * (len(found) != 1)}, {bad} with problems"
+    for problem in problems:
+        typer.echo(problem)
+    typer.echo(f"{_shown(found.at)} UTC: {'; '.join(counts)}")
 
 
 def _shown(value: object) -> str:

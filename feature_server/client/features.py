@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from ..errors import FeatureStoreError, RequestError
+from ..errors import FeatureStoreError, OnlineStoreUnavailable, RequestError
 from ..online.address import http_login, shown_url
 from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, PushResponse, push_response
@@ -22,7 +22,7 @@ from ..serving.reader import FeatureReader, OnlineFeatures, Steps
 from ..serving.rows import to_datetimes
 from ..serving.statuses import NOT_FOUND, PRESENT
 from ..settings import Settings, load_settings
-from .http import decode_response, encode_request, error_of, unreachable
+from .http import decode_response, encode_request, error_of
 from .push import RETRY_SECONDS, PushResult, decode_push, encode_push, push_events
 from .push import TIMEOUT_SECONDS as PUSH_TIMEOUT_SECONDS
 from .result import FeatureVector, FeatureVectors
@@ -191,7 +191,12 @@ class _Client(Generic[One, Many, Pushed]):
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):  # the connection had been closed
                 return await self._post(endpoint, body, timeout)
         except httpx.HTTPError as error:
-            raise unreachable(self._shown, error) from None
+            raise OnlineStoreUnavailable(
+                "the feature server does not answer",
+                where=self._shown,
+                got=str(error) or type(error).__name__,
+                remedy="start it with `features serve`, or correct the URL; the same call then succeeds",
+            ) from None
 
     def _take_in(self, source: str, columns: bytes) -> PushResponse:
         """Push a batch straight to Redis."""

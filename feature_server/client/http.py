@@ -68,15 +68,6 @@ def error_of(status: int, body: bytes, url: str, headers: Mapping[str, str] = NO
         )  # fmt: skip
 
 
-def unreachable(url: str, error: Exception) -> OnlineStoreUnavailable:
-    return OnlineStoreUnavailable(
-        "the feature server does not answer",
-        where=url,
-        got=str(error) or type(error).__name__,
-        remedy="start it with `features serve`, or correct the URL; the same call then succeeds",
-    )
-
-
 def _restore(dtype: DType) -> Callable[[Any], Any] | None:
     """What makes the Python value of a JSON value; None if it is one."""
     if dtype.kind in FLOAT_WIDTHS:

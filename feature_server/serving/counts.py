@@ -13,22 +13,15 @@ from .statuses import ValueCounts
 LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds
 
 
-class Latency(msgspec.Struct):
-    """A histogram over LATENCY_BUCKETS; the last of `buckets` counts what took longer than all of them."""
-
-    buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS) + 1))
-    sum_seconds: float = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self.buckets[bisect_left(LATENCY_BUCKETS, seconds)] += 1
-        self.sum_seconds += seconds
-
-
 class Counts(msgspec.Struct):
-    """Everything one process has counted since it started."""
+    """Everything one process has counted since it started.
+
+    `latency` is a histogram of feature reads over LATENCY_BUCKETS; its last number is of what took longer than all.
+    """
 
     requests: dict[str, int] = {}  # `route status` → requests
-    latency: Latency = msgspec.field(default_factory=Latency)  # of feature reads
+    latency: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS) + 1))
+    latency_seconds: float = 0.0  # of all feature reads together
     values: dict[str, ValueCounts] = {}  # by view id
     entities: int = 0  # rows asked for
     reloads: int = 0  # of the online registry
@@ -39,18 +32,20 @@ class Counts(msgspec.Struct):
         name = f"{route} {status}"
         self.requests[name] = self.requests.get(name, 0) + 1
 
+    def observe(self, seconds: float) -> None:
+        """Count how long a feature read took."""
+        self.latency[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self.latency_seconds += seconds
+
     def view(self, view_id: str) -> ValueCounts:
-        found = self.values.get(view_id)
-        if found is None:
-            found = self.values[view_id] = ValueCounts()
-        return found
+        return self.values.setdefault(view_id, ValueCounts())
 
     def add(self, other: Self) -> None:
         """Add what another process, or this one's predecessor, has counted."""
         for name, count in other.requests.items():
             self.requests[name] = self.requests.get(name, 0) + count
-        self.latency.buckets = [a + b for a, b in zip(self.latency.buckets, other.latency.buckets, strict=True)]
-        self.latency.sum_seconds += other.latency.sum_seconds
+        self.latency = [a + b for a, b in zip(self.latency, other.latency, strict=True)]
+        self.latency_seconds += other.latency_seconds
         for view_id, counts in other.values.items():
             mine = self.view(view_id)
             for field in counts.__struct_fields__:
