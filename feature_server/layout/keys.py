@@ -54,10 +54,22 @@ def key_encoder(key: JoinKey) -> Callable[[object], str | None]:
 
     Raises RequestError for a value that is not of the key's type: nothing is coerced but a date or UUID given as text.
     """
-    kind = key.dtype.kind
-    if kind in INTEGER_WIDTHS:
+    if key.dtype.kind in INTEGER_WIDTHS:
         return _integer_encoder(key)
-    return {"string": _string_encoder, "date": _date_encoder, "uuid": _uuid_encoder, "bool": _bool_encoder}[kind](key)
+    type_, parse, text = _TEXTS[key.dtype.kind]
+
+    def encode(value: object) -> str | None:
+        if value is None:
+            return None
+        try:
+            found = parse(value) if isinstance(value, str) and parse is not None else value
+        except ValueError:
+            raise _wrong_type(key, value) from None
+        if not isinstance(found, type_) or isinstance(found, datetime):  # which is a date
+            raise _wrong_type(key, found)
+        return text(found)
+
+    return encode
 
 
 def _integer_encoder(key: JoinKey) -> Callable[[object], str | None]:
@@ -77,50 +89,13 @@ def _integer_encoder(key: JoinKey) -> Callable[[object], str | None]:
     return encode
 
 
-def _string_encoder(key: JoinKey) -> Callable[[object], str | None]:
-    def encode(value: object) -> str | None:
-        if value is None:
-            return None
-        if not isinstance(value, str):
-            raise _wrong_type(key, value)
-        return value.translate(_AS_ESCAPED) or "%"
-
-    return encode
-
-
-def _date_encoder(key: JoinKey) -> Callable[[object], str | None]:
-    def encode(value: object) -> str | None:
-        if value is None:
-            return None
-        found = _parsed(key, value, date.fromisoformat) if isinstance(value, str) else value
-        if not isinstance(found, date) or isinstance(found, datetime):
-            raise _wrong_type(key, found)
-        return found.isoformat()
-
-    return encode
-
-
-def _uuid_encoder(key: JoinKey) -> Callable[[object], str | None]:
-    def encode(value: object) -> str | None:
-        if value is None:
-            return None
-        found = _parsed(key, value, UUID) if isinstance(value, str) else value
-        if not isinstance(found, UUID):
-            raise _wrong_type(key, found)
-        return str(found)
-
-    return encode
-
-
-def _bool_encoder(key: JoinKey) -> Callable[[object], str | None]:
-    def encode(value: object) -> str | None:
-        if value is None:
-            return None
-        if not isinstance(value, bool):
-            raise _wrong_type(key, value)
-        return "true" if value else "false"
-
-    return encode
+# Each other type, what reads it from text, if anything, and its text in a row key.
+_TEXTS: dict[str, tuple[type, Callable[[str], object] | None, Callable[[Any], str]]] = {
+    "string": (str, None, lambda value: value.translate(_AS_ESCAPED) or "%"),
+    "date": (date, date.fromisoformat, date.isoformat),
+    "uuid": (UUID, UUID, str),
+    "bool": (bool, None, lambda value: "true" if value else "false"),
+}
 
 
 def key_value(key: JoinKey, text: str) -> Any:
@@ -128,13 +103,6 @@ def key_value(key: JoinKey, text: str) -> Any:
     if key.dtype.kind == "bool":
         return {"true": True, "false": False}.get(text, text)
     return int(text) if key.dtype.kind in INTEGER_WIDTHS and _INTEGER.fullmatch(text) else text
-
-
-def _parsed(key: JoinKey, text: str, parse: Callable[[str], object]) -> object:
-    try:
-        return parse(text)
-    except ValueError:
-        raise _wrong_type(key, text) from None
 
 
 def _wrong_type(key: JoinKey, value: object) -> RequestError:
@@ -164,26 +132,18 @@ def text_encoder(key: JoinKey) -> Callable[[Sequence[Any]], Sequence[Any]]:
 
     What `layout.keys.key_encoder` does value by value, with a short cut for columns of plain integers or plain strings.
     """
-    one = key_encoder(key)
-    kind = key.dtype.kind
-    if kind in INTEGER_WIDTHS:
-        low, high = integer_bounds(kind)
+    one, kind = key_encoder(key), key.dtype.kind
+    low, high = integer_bounds(kind) if kind in INTEGER_WIDTHS else (0, 0)
 
-        def integers(values: Sequence[Any]) -> Sequence[Any]:
-            if set(map(type, values)) == {int} and low <= min(values) and max(values) <= high:
-                return values
-            return [one(value) for value in values]
+    def encode(values: Sequence[Any]) -> Sequence[Any]:
+        types = set(map(type, values))
+        if kind == "string":
+            plain = types == {str} and "" not in values and not _ESCAPED.search("".join(values))
+        else:
+            plain = kind in INTEGER_WIDTHS and types == {int} and low <= min(values) and max(values) <= high
+        return values if plain else [one(value) for value in values]
 
-        return integers
-    if kind == "string":
-
-        def strings(values: Sequence[Any]) -> Sequence[Any]:
-            if set(map(type, values)) == {str} and "" not in values and not _ESCAPED.search("".join(values)):
-                return values
-            return [one(value) for value in values]
-
-        return strings
-    return lambda values: [one(value) for value in values]
+    return encode
 
 
 def row_keys(code: bytes, columns: Sequence[Sequence[Any]]) -> list[bytes]:
