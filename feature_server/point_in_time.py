@@ -58,7 +58,7 @@ def rows_at(
         return result
     groups, at_us = groups[order], at_us[order]
     first = history.starts[groups]
-    rows = _last_not_after(history.event_us, at_us, first - 1, history.starts[groups + 1])
+    rows = last_not_after(history.event_us, at_us, first - 1, history.starts[groups + 1])
     if as_known and history.created_us is not None:
         rows = _last_known(history, history.created_us, at_us, first, rows)
     found = np.flatnonzero(rows >= first)
@@ -69,7 +69,7 @@ def rows_at(
     return result
 
 
-def _last_not_after(events: Int64s, at: Int64s, before: Int64s, after: Int64s) -> Int64s:
+def last_not_after(events: Int64s, at: Int64s, before: Int64s, after: Int64s) -> Int64s:
     """The last row between `before` and `after`, both exclusive, whose event is not after `at`; else `before`."""
     before, after = before.copy(), after.copy()
     while True:
@@ -78,7 +78,7 @@ def _last_not_after(events: Int64s, at: Int64s, before: Int64s, after: Int64s) -
         if count == 0:
             return before
         if count < len(before) // 2:  # some keys have far more rows than most: go on with those alone
-            before[unsure] = _last_not_after(events, at[unsure], before[unsure], after[unsure])
+            before[unsure] = last_not_after(events, at[unsure], before[unsure], after[unsure])
             return before
         middle = (before + after) >> 1
         counts = (middle == before) | (events[middle] <= at)  # where sure, middle is before: another key's row, or -1

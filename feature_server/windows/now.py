@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..definitions.stream import Frame, StreamPlan
 from .reduce import Values, over_ranges
 from .versions import Events, in_force
-from .window import NO_EVENT, Evaluated, aggregate_ranges, evaluate
+from .window import NO_EVENT, Evaluated, evaluate, ranges_of
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
@@ -46,7 +46,7 @@ class WindowsNow:
             elif function in _SIMPLE:
                 found = framed.of_floats(function, aggregate.arguments[0])
             if found is None:
-                found = aggregate_ranges(aggregate, events, self._dtypes, framed.low, framed.high)
+                found = next(ranges_of(aggregate, events, self._dtypes, framed.low, framed.high))
             aggregates.append(found)
         latest_us, latest = groups_now.latest(self._latest)
         return Evaluated(aggregates=aggregates, latest_us=latest_us, latest=latest)

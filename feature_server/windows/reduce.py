@@ -51,10 +51,6 @@ class Ranges(msgspec.Struct):
         return (values / unit if unit > 1 else values).astype(np.float64)
 
 
-def joined(parts: Sequence[Values]) -> Values:
-    return Values(np.concatenate([part.values for part in parts]), np.concatenate([part.null for part in parts]))
-
-
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Integers from 0 that order and tell apart values as SQL does."""
     return np.unique(values, return_inverse=True)[1]
@@ -109,14 +105,14 @@ def _float_extreme(
 ) -> np.ndarray:
     """As SQL orders floats: NaN is the greatest."""
     nan = np.isnan(values) & valid
-    if not nan.any():
-        neutral = np.inf if ufunc is np.minimum else -np.inf
-        return over_ranges(ufunc, values if valid.all() else np.where(valid, values, neutral), low, high, neutral)
-    if ufunc is np.maximum:
-        found = over_ranges(np.fmax, np.where(valid & ~nan, values, -np.inf), low, high, -np.inf)
-        return np.where(count(nan, low, high) > 0, np.nan, found)
-    found = over_ranges(np.fmin, np.where(valid & ~nan, values, np.inf), low, high, np.inf)
-    return np.where(count(valid & ~nan, low, high) > 0, found, np.nan)
+    some_nan = nan.any()
+    known = valid & ~nan if some_nan else valid
+    neutral = np.inf if ufunc is np.minimum else -np.inf
+    found = over_ranges(ufunc, values if known.all() else np.where(known, values, neutral), low, high, neutral)
+    if not some_nan:
+        return found
+    is_nan = count(known, low, high) == 0 if ufunc is np.minimum else count(nan, low, high) > 0
+    return np.where(is_nan, np.nan, found)
 
 
 def _first(of: Ranges) -> np.ndarray:
@@ -182,22 +178,16 @@ def _quantile_positions(of: Ranges, level: float, *, continuous: bool) -> tuple[
     Continuous as DuckDB's quantile_cont: between the values at floor and ceil of (n - 1) * level. Discrete as its
     quantile_disc: the value at ceil(n * level) - 1, at least the first.
     """
-    lower = np.full(len(of.where[1]), -1)
-    upper = np.full(len(of.where[1]), -1)
+    lower, upper = np.full((2, len(of.where[1])), -1)
     weight = np.zeros(len(of.where[1]))
     for ranges, owner, event in expanded(*of.where):
         order = np.lexsort((of.arguments[0].values[event], owner))
         event = event[order]
         size = np.bincount(owner, minlength=ranges.stop - ranges.start)
         begin = np.cumsum(size) - size
-        some = size > 0
-        if continuous:
-            rank = (size - 1) * level
-            at, to = np.floor(rank).astype(int), np.ceil(rank).astype(int)
-        else:
-            at = to = np.maximum(np.ceil(size * level).astype(int) - 1, 0)
-            rank = at
-        chunk = np.flatnonzero(some)
+        rank = (size - 1) * level if continuous else np.maximum(np.ceil(size * level) - 1, 0)
+        at, to = np.floor(rank).astype(int), np.ceil(rank).astype(int)
+        chunk = np.flatnonzero(size)
         lower[ranges.start + chunk] = event[begin[chunk] + at[chunk]]
         upper[ranges.start + chunk] = event[begin[chunk] + to[chunk]]
         weight[ranges.start + chunk] = (rank - at)[chunk]

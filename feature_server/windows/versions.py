@@ -74,9 +74,10 @@ def in_force(events: Events) -> Events:
     return events if superseded is None else msgspec.structs.replace(events, event_id=None, superseded=None)
 
 
-def in_force_at(events: Events, superseded: np.ndarray, rows: np.ndarray, at_us: np.ndarray) -> np.ndarray:
-    """Whether each row is in force as far as was known at its time."""
-    return (events.created_us[rows] <= at_us) & (superseded[rows] > at_us) & events.counts[rows]
+def in_force_at(events: Events, rows: np.ndarray, at_us: np.ndarray) -> np.ndarray:
+    """Whether each row is in force as far as was known at its time, by `superseded`."""
+    known = (events.created_us[rows] <= at_us) & events.counts[rows]
+    return known if events.superseded is None else known & (events.superseded[rows] > at_us)
 
 
 def superseded_of(events: Events) -> np.ndarray | None:

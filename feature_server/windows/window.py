@@ -15,8 +15,9 @@ import numpy as np
 from ..definitions.aggregates import FUNCTIONS, Part
 from ..definitions.stream import Aggregate, Frame, StreamPlan
 from ..dtypes import DType
+from ..point_in_time import last_not_after
 from ..times import NEVER
-from .reduce import KERNELS, Ranges, Values, expanded, joined, picked
+from .reduce import KERNELS, Ranges, Values, expanded, picked
 from .versions import Events, in_force, in_force_at, superseded_of
 
 NO_EVENT = np.iinfo(np.int64).min
@@ -40,14 +41,10 @@ def evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nda
     restore = np.empty_like(order)
     restore[order] = np.arange(len(order))
     groups, at_us = groups[order], at_us[order]
-    superseded = superseded_of(events)
-    found = _evaluate(plan, in_force(msgspec.structs.replace(events, superseded=superseded)), groups, at_us)
-    if as_known:
-        if superseded is None:
-            superseded = np.full(len(events.event_us), NEVER, dtype=np.int64)
-        differing = _as_known_differs(events, superseded, groups, at_us)
-        if len(differing):
-            found = _replace(found, differing, _one_by_one(plan, events, superseded, groups, at_us, differing))
+    events = msgspec.structs.replace(events, superseded=superseded_of(events))
+    found = _evaluate(plan, in_force(events), groups, at_us)
+    if as_known and len(differing := _as_known_differs(events, groups, at_us)):
+        _one_by_one(found, plan, events, groups, at_us, differing)
     return Evaluated(
         aggregates=[values.take(restore) for values in found.aggregates],
         latest_us=found.latest_us[restore],
@@ -66,7 +63,7 @@ class _Search:
         self.known = groups >= 0
         self.first = np.where(self.known, events.starts[np.maximum(groups, 0)], 0)
         self.after = np.where(self.known, events.starts[np.maximum(groups, 0) + 1], 0)
-        self.found: dict[tuple[int, bool], np.ndarray] = {}
+        self.found: dict[int, np.ndarray] = {}
         self.oldest = self.span = 0
         self.packed: np.ndarray | None = None
         if len(events.event_us) and len(groups) * 8 > len(events.starts):
@@ -80,22 +77,22 @@ class _Search:
 
     def bounds(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
         """The range [low, high) of each group's events within the frame at each time."""
-        high = self._end(frame.delay_us, inclusive=True)
+        high = self._before(frame.delay_us - 1)
         if frame.preceding_us is None:
             return self.first, high
-        return np.minimum(self._end(frame.preceding_us, inclusive=False), high), high
+        return np.minimum(self._before(frame.preceding_us), high), high
 
-    def _end(self, before_us: int, *, inclusive: bool) -> np.ndarray:
-        if (before_us, inclusive) not in self.found:
-            self.found[before_us, inclusive] = self._search(self.at_us - before_us, inclusive)
-        return self.found[before_us, inclusive]
-
-    def _search(self, at: np.ndarray, inclusive: bool) -> np.ndarray:
-        if self.packed is None:
-            return _search(self.events.event_us, at, self.first, self.after, inclusive=inclusive)
-        offset = np.clip(at - (self.oldest - 1), 0, self.span - 1)
-        wanted = np.maximum(self.groups, 0) * self.span + offset
-        return np.where(self.known, np.searchsorted(self.packed, wanted, "right" if inclusive else "left"), 0)
+    def _before(self, back_us: int) -> np.ndarray:
+        """How far each group goes with events from before `back_us` ahead of each time."""
+        if back_us not in self.found:
+            at = self.at_us - back_us
+            if self.packed is None:
+                found = last_not_after(self.events.event_us, at - 1, self.first - 1, self.after) + 1
+            else:
+                wanted = np.maximum(self.groups, 0) * self.span + np.clip(at - (self.oldest - 1), 0, self.span - 1)
+                found = np.where(self.known, np.searchsorted(self.packed, wanted), 0)
+            self.found[back_us] = found
+        return self.found[back_us]
 
 
 def _evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.ndarray) -> Evaluated:
@@ -103,7 +100,7 @@ def _evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nd
     used = {aggregate.frame for aggregate in plan.aggregates}
     ranges = {number: search.bounds(frame) for number, frame in enumerate(plan.frames) if number in used}
     dtypes = [argument.dtype for argument in plan.arguments]
-    aggregates = [aggregate_ranges(a, events, dtypes, *ranges[a.frame]) for a in plan.aggregates]
+    aggregates = [next(ranges_of(a, events, dtypes, *ranges[a.frame])) for a in plan.aggregates]
     low, high = search.bounds(Frame(None))
     latest = np.where(high > low, high - 1, -1)
     times = np.append(events.event_us, NO_EVENT)
@@ -114,22 +111,13 @@ def _evaluate(plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.nd
     )
 
 
-def aggregate_ranges(
-    aggregate: Aggregate, events: Events, dtypes: Sequence[DType], low: np.ndarray, high: np.ndarray
-) -> Values:
-    """One aggregate over ranges of events; `dtypes` are those of the arguments, a decimal's values being unscaled."""
-    return next(ranges_of(aggregate, events, dtypes, low, high, aggregate.parameter))
-
-
 def ranges_of(
-    of: Aggregate | Part,
-    events: Events,
-    dtypes: Sequence[DType],
-    low: np.ndarray,
-    high: np.ndarray,
-    parameter: float | None = None,
+    of: Aggregate | Part, events: Events, dtypes: Sequence[DType], low: np.ndarray, high: np.ndarray
 ) -> Iterator[Values]:
-    """A function's values over ranges of events, then of arg_min and arg_max what they are chosen by."""
+    """A function's values over ranges of events, then of arg_min and arg_max what they are chosen by.
+
+    `dtypes` are those of the arguments, a decimal's values being unscaled.
+    """
     if not of.arguments and of.filter is None:  # count(*): no event needs to be looked at
         yield Values(high - low, np.zeros(len(low), dtype=bool))
         return
@@ -140,6 +128,7 @@ def ranges_of(
         kept.append(condition.values.astype(bool) & ~condition.null)
     valid = functools.reduce(np.logical_and, kept) if kept else np.ones(len(events.event_us), dtype=bool)
     dtype = dtypes[of.arguments[0]] if arguments else None
+    parameter = of.parameter if isinstance(of, Aggregate) else None
     found = KERNELS[of.function](Ranges(arguments, (valid, low, high), dtype, parameter))
     if isinstance(found, Values):
         yield found
@@ -148,12 +137,14 @@ def ranges_of(
             yield picked(argument, found)
 
 
-def _as_known_differs(events: Events, superseded: np.ndarray, groups: np.ndarray, at_us: np.ndarray) -> np.ndarray:
+def _as_known_differs(events: Events, groups: np.ndarray, at_us: np.ndarray) -> np.ndarray:
     """The (group, time) pairs at which some event up to that time was not yet known in its latest version.
 
     That is so when an event's latest version was created later than t, or an earlier version was still in force at t.
     """
-    unsettled = np.where(superseded == NEVER, events.created_us, superseded)
+    unsettled = events.created_us
+    if events.superseded is not None:
+        unsettled = np.where(events.superseded == NEVER, unsettled, events.superseded)
     order = np.repeat(np.arange(len(events.starts) - 1), np.diff(events.starts))
     running = _running_maximum(unsettled, order)
     low, high = _Search(events, groups, at_us).bounds(Frame(None))
@@ -171,14 +162,9 @@ def _running_maximum(values: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def _one_by_one(
-    plan: StreamPlan,
-    events: Events,
-    superseded: np.ndarray,
-    groups: np.ndarray,
-    at_us: np.ndarray,
-    positions: np.ndarray,
-) -> Evaluated:
-    """The plan at some (group, time) pairs, each over its own copy of the events in force at its time.
+    found: Evaluated, plan: StreamPlan, events: Events, groups: np.ndarray, at_us: np.ndarray, positions: np.ndarray
+) -> None:
+    """Reckon some of the (group, time) pairs anew, each over its own copy of the events in force at its time.
 
     Some pairs at a time, so that their copies do not fill the memory.
     """
@@ -187,38 +173,24 @@ def _one_by_one(
     low, high = search.bounds(Frame(None))
     if plan.longest_us is not None and all(frame.preceding_us is not None for frame in plan.frames):
         oldest, _ = search.bounds(Frame(plan.longest_us))
-        before = _latest_known_before(events, superseded, low, oldest, at)
+        before = _latest_known_before(events, low, oldest, at)
         low = np.where(before >= 0, np.minimum(before, oldest), oldest)
-    parts = []
     for ranges, owner, row in expanded(np.ones(len(events.event_us), bool), low, high):
         here = at[ranges]
-        known = in_force_at(events, superseded, row, here[owner])
+        known = in_force_at(events, row, here[owner])
         starts = np.append(0, np.cumsum(np.bincount(owner[known], minlength=len(here))))
-        parts.append(_evaluate(plan, events.take(row[known], starts), np.arange(len(here)), here))
-    return _joined(parts)
+        anew = _evaluate(plan, events.take(row[known], starts), np.arange(len(here)), here)
+        _replace(found, positions[ranges], anew)
 
 
-def _joined(parts: Sequence[Evaluated]) -> Evaluated:
-    return Evaluated(
-        aggregates=[joined(column) for column in zip(*(part.aggregates for part in parts), strict=True)],
-        latest_us=np.concatenate([part.latest_us for part in parts]),
-        latest=[
-            None if column[0] is None else joined(column)
-            for column in zip(*(part.latest for part in parts), strict=True)
-        ],
-    )
-
-
-def _latest_known_before(
-    events: Events, superseded: np.ndarray, low: np.ndarray, before: np.ndarray, at: np.ndarray
-) -> np.ndarray:
+def _latest_known_before(events: Events, low: np.ndarray, before: np.ndarray, at: np.ndarray) -> np.ndarray:
     """The last event in [low, before) in force at each time; -1 where none: plain columns may need one that old."""
     found = np.full(len(low), -1, dtype=np.int64)
     row = before - 1
     pending = np.flatnonzero(row >= low)
     while len(pending):
         here = row[pending]
-        good = in_force_at(events, superseded, here, at[pending])
+        good = in_force_at(events, here, at[pending])
         found[pending[good]] = here[good]
         pending = pending[~good]
         row[pending] -= 1
@@ -226,26 +198,12 @@ def _latest_known_before(
     return found
 
 
-def _replace(found: Evaluated, positions: np.ndarray, other: Evaluated) -> Evaluated:
+def _replace(found: Evaluated, positions: np.ndarray, other: Evaluated) -> None:
     for values, new in zip([*found.aggregates, *found.latest], [*other.aggregates, *other.latest], strict=True):
         if values is None or new is None:
             continue
-        values.values = values.values.astype(np.promote_types(values.values.dtype, new.values.dtype))
+        wide = np.promote_types(values.values.dtype, new.values.dtype)
+        values.values = values.values.astype(wide, copy=False)
         values.values[positions] = new.values
         values.null[positions] = new.null
     found.latest_us[positions] = other.latest_us
-    return found
-
-
-def _search(
-    event_us: np.ndarray, at: np.ndarray, first: np.ndarray, after: np.ndarray, *, inclusive: bool
-) -> np.ndarray:
-    """How far each range [first, after) goes with events before `at` (or at it, when inclusive)."""
-    low, high = first.copy(), after.copy()
-    while len(open_ := np.flatnonzero(low < high)):
-        middle = (low[open_] + high[open_]) >> 1
-        event = event_us[middle]
-        passed = event <= at[open_] if inclusive else event < at[open_]
-        low[open_[passed]] = middle[passed] + 1
-        high[open_[~passed]] = middle[~passed]
-    return low
