@@ -30,13 +30,12 @@ def plan_of(view: FeatureView) -> StreamPlan:
 def record_view(view: FeatureView) -> FeatureView:
     """The pseudo view whose packed rows are the records of a stream view's events."""
     plan = plan_of(view)
-    features = [Feature(name=CREATED, dtype=DType("timestamptz")), Feature(name=EVENT_ID, dtype=DType("uint64"))]
-    features.append(Feature(name=COUNTS, dtype=DType("bool")))
     digests = digested(plan)
-    for i, argument in enumerate(plan.arguments):
-        features.append(Feature(name=argument.name, dtype=_DIGEST if i in digests else argument.dtype))
+    dtypes = {CREATED: DType("timestamptz"), EVENT_ID: DType("uint64"), COUNTS: DType("bool")}
+    dtypes |= {a.name: _DIGEST if i in digests else a.dtype for i, a in enumerate(plan.arguments)}
+    features = tuple(Feature(name=name, dtype=dtype) for name, dtype in dtypes.items())
     return msgspec.structs.replace(
-        view, event_timestamp=EVENT, created_timestamp=CREATED, features=tuple(features), stream=None, ttl_us=None
+        view, event_timestamp=EVENT, created_timestamp=CREATED, features=features, stream=None, ttl_us=None
     )
 
 
@@ -126,8 +125,7 @@ def part_features(plan: StreamPlan) -> tuple[tuple[Part, tuple[Feature, ...]], .
 
 def base_view(view: FeatureView) -> FeatureView:
     """The pseudo view whose packed rows are the bases of a stream view with lifetime windows."""
-    assert view.stream is not None
-    features = tuple(feature for _, found in part_features(view.stream) for feature in found)
+    features = tuple(feature for _, found in part_features(plan_of(view)) for feature in found)
     return msgspec.structs.replace(
         view, event_timestamp="cut_", created_timestamp=None, features=features, stream=None, ttl_us=None
     )
@@ -135,8 +133,7 @@ def base_view(view: FeatureView) -> FeatureView:
 
 def bounded_us(view: FeatureView) -> int:
     """How long after its time an event matters to a read but for lifetime windows, unless it is the latest."""
-    plan = view.stream
-    assert plan is not None
+    plan = plan_of(view)
     return max(plan.longest_us or 0, view.ttl_us or 0, *(frame.delay_us for frame in plan.frames))
 
 

@@ -9,8 +9,8 @@ import struct
 from collections.abc import Callable, Collection, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 from ..definitions.facts import Feature
@@ -29,6 +29,7 @@ STRUCT_FORMATS = {
 }  # fmt: skip
 _PREFIX = "<q"  # what stands before the null bitmap: the event timestamp
 _PLAIN_EPOCH = EPOCH.replace(tzinfo=None)
+_Convert: TypeAlias = Callable[[Any], Any]
 
 
 class RowLayout:
@@ -95,7 +96,7 @@ class RowCodec(RowLayout):
         super().__init__(features)
         self._head = self.head(self.offsets)
         self._no_nulls = bytes(self.bitmap_width)
-        self._to_stored = tuple(_to_stored(dtype) for dtype in self.dtypes)
+        self._to_stored = tuple(_converters(dtype)[0] for dtype in self.dtypes)
         self._from_stored = tuple(from_stored(dtype) for dtype in self.dtypes)
         self._plain = not self.variable and all(convert is None for convert in self._from_stored)
 
@@ -179,45 +180,40 @@ def _zero(dtype: DType) -> Any:
     return b"" if _struct_format(dtype) == "16s" else 0
 
 
-def _to_stored(dtype: DType) -> Callable[[Any], Any] | None:
-    kind = dtype.kind
-    if kind == "decimal":
-        scale = dtype.scale or 0
-        if dtype.fixed_width == 8:
-            return lambda value: _unscaled(value, scale)
-        return lambda value: _unscaled(value, scale).to_bytes(16, "little", signed=True)
-    if kind == "list":
-        return lambda value: encode_list(str(dtype.item), value)
-    return {
-        "string": lambda value: value.encode(),
-        "date": lambda value: value.toordinal() - EPOCH_DAY,
-        "timestamp": lambda value: length_us(value - _PLAIN_EPOCH),
-        "timestamptz": lambda value: length_us(value - EPOCH),
-        "uuid": lambda value: value.bytes,
-    }.get(kind)
+def _converters(dtype: DType) -> tuple[_Convert | None, _Convert | None]:
+    """What makes of a Python value what is stored, and back; None where that is one."""
+    scale = dtype.scale or 0
+    match dtype.kind:
+        case "decimal" if dtype.fixed_width == 8:
+            return partial(_unscaled, scale), partial(_scaled, scale)
+        case "decimal":
+            return (
+                lambda value: _unscaled(scale, value).to_bytes(16, "little", signed=True),
+                lambda stored: _scaled(scale, int.from_bytes(stored, "little", signed=True)),
+            )
+        case "list":
+            return partial(encode_list, str(dtype.item)), partial(decode_list, str(dtype.item))
+    return _CONVERTERS.get(dtype.kind, (None, None))
 
 
-def from_stored(dtype: DType) -> Callable[[Any], Any] | None:
+_CONVERTERS: dict[str, tuple[_Convert, _Convert]] = {
+    "string": (str.encode, bytes.decode),
+    "date": (lambda value: value.toordinal() - EPOCH_DAY, lambda stored: date.fromordinal(stored + EPOCH_DAY)),
+    "timestamp": (
+        lambda value: length_us(value - _PLAIN_EPOCH),
+        lambda stored: _PLAIN_EPOCH + timedelta(microseconds=stored),
+    ),
+    "timestamptz": (lambda value: length_us(value - EPOCH), from_us),
+    "uuid": (lambda value: value.bytes, lambda stored: UUID(bytes=stored)),
+}
+
+
+def from_stored(dtype: DType) -> _Convert | None:
     """What makes a Python value of what `struct`, or a slice for strings and lists, gives; None if that is one."""
-    kind = dtype.kind
-    if kind == "decimal":
-        scale = dtype.scale or 0
-        if dtype.fixed_width == 8:
-            return lambda stored: _scaled(stored, scale)
-        return lambda stored: _scaled(int.from_bytes(stored, "little", signed=True), scale)
-    if kind == "list":
-        return lambda stored: decode_list(str(dtype.item), stored)
-    converters: dict[str, Callable[[Any], Any]] = {
-        "string": bytes.decode,
-        "date": lambda stored: date.fromordinal(stored + EPOCH_DAY),
-        "timestamp": lambda stored: _PLAIN_EPOCH + timedelta(microseconds=stored),
-        "timestamptz": from_us,
-        "uuid": lambda stored: UUID(bytes=stored),
-    }
-    return converters.get(kind)
+    return _converters(dtype)[1]
 
 
-def _unscaled(value: Decimal, scale: int) -> int:
+def _unscaled(scale: int, value: Decimal) -> int:
     """The digits of a decimal as an integer; the context's precision (28 digits) never rounds them."""
     sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int) or exponent < -scale:
@@ -226,6 +222,6 @@ def _unscaled(value: Decimal, scale: int) -> int:
     return -number if sign else number
 
 
-def _scaled(number: int, scale: int) -> Decimal:
+def _scaled(scale: int, number: int) -> Decimal:
     digits = tuple(map(int, str(abs(number))))
     return Decimal((1 if number < 0 else 0, digits, -scale))

@@ -267,11 +267,8 @@ def _lock(file: IO[bytes], kind: int, *, seconds: float = 0.0) -> bool:
 
 def _ask(path: Path, *command: str, seconds: float) -> str:
     """The first reply of the server at `path`; empty when nobody answers, or when it closes the connection."""
-    with suppress(OSError, ProtocolError), closing(_connect(path, seconds)) as connection:
+    address = RedisAddress(shown=str(path), path=str(path))
+    with suppress(OSError, ProtocolError), closing(Connection(address, seconds)) as connection:
         reply = connection.ask(pack_command(command))
         return reply.decode() if isinstance(reply, bytes) else str(reply)
     return ""
-
-
-def _connect(path: Path, seconds: float) -> Connection:
-    return Connection(RedisAddress(shown=str(path), path=str(path)), seconds)

@@ -10,7 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import hiredis
 
@@ -22,6 +22,7 @@ from .refusals import refusal
 TIMEOUT_SECONDS = 1.0
 MAX_BATCH_KEYS = 10_000
 BACKOFF_SECONDS = (0.02, 0.5)  # the first wait after a failed connection attempt, and the longest
+_Batch: TypeAlias = "list[tuple[Sequence[bytes], asyncio.Future[Any]]]"  # keys, and who waits for what is there
 
 
 class ConnectionLost(Exception):
@@ -51,16 +52,13 @@ class RedisReader:
             try:
                 return self._ask(connection, command)
             except ConnectionLost:
-                self._drop_idle()
+                self.close()
                 self.on_reconnect()
                 connection = self._connect()
         try:
             return self._ask(connection, command)
         except ConnectionLost as lost:
             raise self.address.unavailable(lost) from None
-
-    def close(self) -> None:
-        self._drop_idle()
 
     def _ask(self, connection: Connection, command: bytes) -> list[bytes | None]:
         try:
@@ -84,7 +82,7 @@ class RedisReader:
         except OSError as error:
             raise self.address.unavailable(error) from None
 
-    def _drop_idle(self) -> None:
+    def close(self) -> None:
         while self._idle:
             try:
                 self._idle.pop().close()
@@ -133,7 +131,6 @@ class AsyncRedisReader:
     async def _open(self) -> "_Link":
         address = self.address
         loop = asyncio.get_running_loop()
-
         link = _Link(address, self.timeout, loop)
         try:
             async with asyncio.timeout(self.timeout):
@@ -172,8 +169,8 @@ class _Link(asyncio.Protocol):
         self.loop = loop
         self._parser = reply_parser()
         self._transport: Any = None
-        self._asked: list[tuple[Sequence[bytes], asyncio.Future[Any]]] = []
-        self._sent: deque[tuple[float, Any]] = deque()  # when, and who waits: a future, or a batch as in `_asked`
+        self._asked: _Batch = []
+        self._sent: deque[tuple[float, _Batch]] = deque()  # when, and who waits
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -182,8 +179,8 @@ class _Link(asyncio.Protocol):
     async def greet(self) -> None:
         for command in self._address.greeting():
             future = self.loop.create_future()
-            self._send(command, future)
-            check_reply(self._address, await future)
+            self._send(command, [((), future)])
+            await future
 
     def mget(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
         future = self.loop.create_future()
@@ -198,7 +195,7 @@ class _Link(asyncio.Protocol):
             for _, future in asked:
                 _fail(future, ConnectionLost("connection closed"))
             return
-        batch: list[tuple[Sequence[bytes], asyncio.Future[Any]]] = []
+        batch: _Batch = []
         command: list[bytes] = [b"MGET"]
         for item in asked:
             if batch and len(command) + len(item[0]) > MAX_BATCH_KEYS:
@@ -209,7 +206,7 @@ class _Link(asyncio.Protocol):
         if batch:
             self._send(hiredis.pack_command(tuple(command)), batch)
 
-    def _send(self, command: bytes, waiting: Any) -> None:
+    def _send(self, command: bytes, waiting: _Batch) -> None:
         self._sent.append((self.loop.time(), waiting))
         self._transport.write(command)
         if self._watch is None:
@@ -223,11 +220,7 @@ class _Link(asyncio.Protocol):
         except hiredis.ProtocolError as error:
             self._drop(ConnectionLost(str(error)))
 
-    def _deliver(self, waiting: Any, reply: Any) -> None:
-        if isinstance(waiting, asyncio.Future):
-            if not waiting.done():
-                waiting.set_result(reply)
-            return
+    def _deliver(self, waiting: _Batch, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
             error = refusal(str(reply), where=self._address.shown)
             for _, future in waiting:
@@ -270,8 +263,7 @@ class _Link(asyncio.Protocol):
         if self._transport is not None and not self.loop.is_closed():
             self._transport.abort() if isinstance(error, OnlineStoreUnavailable) else self._transport.close()
         while self._sent:
-            waiting = self._sent.popleft()[1]
-            for future in [waiting] if isinstance(waiting, asyncio.Future) else [item[1] for item in waiting]:
+            for _, future in self._sent.popleft()[1]:
                 _fail(future, error)
 
 

@@ -85,10 +85,6 @@ def with_views(now: OnlineRegistry | None, registry: Registry, views: dict[str, 
     return OnlineRegistry(registry=registry, views=views, filling=filling)
 
 
-def encode_online_registry(online: OnlineRegistry) -> bytes:
-    return msgspec.json.encode(online)
-
-
 def decode_online_registry(stored: bytes | None) -> OnlineRegistry:
     """The value of `layout.keys.REGISTRY`; NotSynced where there is none."""
     if stored is None:

@@ -8,9 +8,9 @@ would need a hash tag and a fence for each slot; nothing else assumes one server
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import redis
@@ -21,7 +21,7 @@ from ..errors import OnlineStoreUnavailable, SyncConflict
 from ..layout import keys
 from .address import RedisAddress, parse_redis_url
 from .refusals import refusal
-from .registry import OnlineRegistry, decode_online_registry, encode_online_registry
+from .registry import OnlineRegistry, decode_online_registry
 
 TIMEOUT_SECONDS = 30.0
 
@@ -91,7 +91,7 @@ def _connections(address: RedisAddress, timeout_seconds: float) -> redis.Connect
     )
 
 
-class OnlineStore:
+class OnlineStore(AbstractContextManager["OnlineStore"]):
     """A connection to the online store; `url` is `redis://`, `rediss://` or `unix://`, with user, password and database
     if need be."""
 
@@ -101,9 +101,6 @@ class OnlineStore:
 
     def close(self) -> None:
         self.client.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -165,7 +162,7 @@ class OnlineStore:
                 self._watch(pipeline, fence, keys.REGISTRY, keys.EPOCH)
                 stored, epoch = pipeline.mget(keys.REGISTRY, keys.EPOCH)
                 online = change(self._decoded(stored))
-                encoded = encode_online_registry(online)
+                encoded = msgspec.json.encode(online)
                 pipeline.multi()
                 if encoded != stored:
                     pipeline.set(keys.REGISTRY, encoded)
@@ -199,10 +196,9 @@ class OnlineStore:
     def scan(self, code: str) -> Iterator[list[bytes]]:
         """All row and base keys of a code, found by looking at every key of the server."""
         with redis_errors():
-            cursor, found = self.client.scan(0, match=f"{code}[.{{]*", count=5000)
-            yield found
-            while cursor:
-                cursor, found = self.client.scan(cursor, match=f"{code}[.{{]*", count=5000)
+            cursor = None
+            while cursor != 0:
+                cursor, found = self.client.scan(cursor or 0, match=f"{code}[.{{]*", count=5000)
                 yield found
 
 

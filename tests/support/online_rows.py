@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import redis
 
 from feature_server.definitions.facts import (
@@ -25,7 +26,7 @@ from feature_server.definitions.registry import Registry
 from feature_server.dtypes import parse_dtype
 from feature_server.layout.keys import EPOCH, REGISTRY, key_encoder, row_key
 from feature_server.layout.row import RowCodec
-from feature_server.online.registry import OnlineRegistry, OnlineView, encode_online_registry
+from feature_server.online.registry import OnlineRegistry, OnlineView
 from feature_server.times import to_us
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -100,7 +101,7 @@ class OnlineRows:
             },
         )
         with self.redis.pipeline() as pipeline:
-            pipeline.set(REGISTRY, encode_online_registry(online))
+            pipeline.set(REGISTRY, msgspec.json.encode(online))
             pipeline.set(EPOCH, time.time_ns())  # never one that an emptied server has had before
             pipeline.execute()
 
