@@ -179,7 +179,7 @@ class _Comparison:
     def _compare(
         self, names: dict[int, tuple[bytes, str]], online: dict[int, Row], offline: dict[int, Row]
     ) -> list[Difference]:
-        different = [n for n in names if not self._equal(online.get(n), offline.get(n))]
+        different = {n: places for n in names if (places := self._unequal(online.get(n), offline.get(n)))}
         if not different:
             return []
         synced: dict[int, Row] = {}
@@ -187,14 +187,14 @@ class _Comparison:
             chosen = f"chosen.n in ({', '.join(map(str, different))})"
             synced = self._read_offline(self.synced, self.found.synced_at_us, chosen)
         found: list[Difference] = []
-        for n in different:
-            if self.synced is not None and self._equal(online.get(n), synced.get(n)):
+        for n, places in different.items():
+            if self.synced is not None and not self._unequal(online.get(n), synced.get(n)):
                 cause = NOT_YET_SYNCED
             elif n not in online and self.found.expires and self._is_expired_in_redis(offline.get(n)):
                 cause = EXPIRED
             else:
                 cause = WRONG
-            found += self._describe(names[n][1], online.get(n), offline.get(n), cause)
+            found += _described(names[n][1], places, cause)
         return found
 
     def _is_expired_in_redis(self, offline: Row | None) -> bool:
@@ -205,29 +205,20 @@ class _Comparison:
             seconds, microseconds = self.online.client.time()
         return bool(offline.event_us + self.ttl_us < seconds * 1_000_000 + microseconds)
 
-    def _equal(self, one: Row | None, other: Row | None) -> bool:
-        if one is None or other is None:
-            return one is other
-        return one.event_us == other.event_us and not self._unequal_features(one, other)
-
-    def _unequal_features(self, one: Row, other: Row) -> list[int]:
-        return [
-            i
-            for i, (a, b, dtype) in enumerate(zip(one.values, other.values, self.codec.dtypes, strict=True))
-            # The text of a float tells zeros of either sign apart, and one NaN not from another.
-            if (repr(a) != repr(b) if dtype.kind in ("float32", "float64", "list") else a != b)
-        ]
-
-    def _describe(self, key: str, online: Row | None, offline: Row | None, cause: str) -> list[Difference]:
+    def _unequal(self, online: Row | None, offline: Row | None) -> list[tuple[str, str, str]]:
+        """What differs, as it is online and offline: features, the event timestamp, or `*` where one has no row."""
         if online is None or offline is None:
             sides = ["no value" if row is None else f"a row of {_time(row.event_us)}" for row in (online, offline)]
-            return [Difference(key=key, feature="*", online=sides[0], offline=sides[1], cause=cause)]
-        pairs = []
+            return [] if online is offline else [("*", sides[0], sides[1])]
+        found = []
         if online.event_us != offline.event_us:
-            pairs.append((self.view.event_timestamp, _time(online.event_us), _time(offline.event_us)))
-        for i in self._unequal_features(online, offline):
-            pairs.append((self.codec.names[i], repr(online.values[i]), repr(offline.values[i])))
-        return [Difference(key=key, feature=name, online=a, offline=b, cause=cause) for name, a, b in pairs]
+            found.append((self.view.event_timestamp, _time(online.event_us), _time(offline.event_us)))
+        values = zip(self.codec.names, self.codec.dtypes, online.values, offline.values, strict=True)
+        for name, dtype, one, other in values:
+            # The text of a float tells zeros of either sign apart, and one NaN not from another.
+            if repr(one) != repr(other) if dtype.kind in ("float32", "float64", "list") else one != other:
+                found.append((name, repr(one), repr(other)))
+        return found
 
     def _unknown_keys(self, expected: set[bytes]) -> list[Difference]:
         """Rows in Redis, found by looking at every key, of keys that the offline table does not have."""
@@ -235,7 +226,7 @@ class _Comparison:
         for names in self.online.scan(self.found.code):
             unknown = list(set(names) - expected)
             for n, row in self._counting(enumerate(self._get(unknown))).items():
-                found += self._describe(unknown[n].decode(), row, None, WRONG)
+                found += _described(unknown[n].decode(), self._unequal(row, None), WRONG)
         return found
 
 
@@ -270,6 +261,10 @@ def check_online(views: Sequence[FeatureView]) -> None:
             expected="views with `online: true`",
             remedy="leave them out, or set `online: true` in their meta",
         )
+
+
+def _described(key: str, places: Iterable[tuple[str, str, str]], cause: str) -> list[Difference]:
+    return [Difference(key=key, feature=name, online=a, offline=b, cause=cause) for name, a, b in places]
 
 
 def _time(event_us: int) -> str:
