@@ -178,18 +178,15 @@ class TrainingSet:
             yield pa.table([*chunk.columns, *(columns[name] for name in self.feature_columns)], schema=self.schema)
 
     def _features(self, read: Source, chunk: pa.Table, at_us: Int64s, no_time: np.ndarray) -> dict[str, pa.Array]:
-        index = open_read(self._sources, read)
+        opened, as_known = open_read(self._sources, read), self._asked.as_known
         keys = [key_values(chunk, key) for key in read.view.join_keys]
-        if read.view.stream is not None:
-            found, known = open_stream(self._sources, read, index).at(
-                keys, at_us, no_time, as_known=self._asked.as_known
-            )
-            self._missing[read.view.id] += int(np.count_nonzero(~known))
-            return dict(zip(read.columns.values(), found, strict=True))
-        positions = index.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=self._asked.as_known)
-        positions[no_time] = -1
-        values = index.take(list(read.columns), positions)
-        self._missing[read.view.id] += int(np.count_nonzero(positions < 0))
+        if isinstance(opened, StreamReader):
+            values, known = opened.at(keys, at_us, no_time, as_known=as_known)
+        else:
+            positions = opened.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=as_known)
+            positions[no_time] = -1
+            values, known = opened.take(list(read.columns), positions), positions >= 0
+        self._missing[read.view.id] += int(np.count_nonzero(~known))
         return dict(zip(read.columns.values(), values, strict=True))
 
     def _record(self, fingerprint: Fingerprint) -> str:
@@ -209,23 +206,15 @@ class TrainingSet:
         return msgspec.json.encode(record).decode()
 
 
-def open_read(sources: Sources, read: Source, notice: Notice = lambda text: None) -> Index:
+def open_read(sources: Sources, read: Source, notice: Notice = lambda text: None) -> Index | StreamReader:
     """The index with the columns that a training set takes from a view, built where it is not there yet.
 
-    Of a stream view those are the columns of its events.
+    Of a stream view those are the columns of its events, and it is read through them.
     """
-    names = list(read.columns)
-    if (plan := read.view.stream) is not None:
-        names = [COUNTS, EVENT_ID, *(plan.arguments[n].name for n in needs(plan, names).arguments)]
-    index = open_index(read.table, names, sources.index_path, memory_limit=sources.memory_limit, notice=notice)
-    if plan is not None:
-        open_stream(sources, read, index)
-    return index
-
-
-def open_stream(sources: Sources, read: Source, index: Index) -> StreamReader:
-    """The events of a stream view under its index, for the features that a training set takes."""
-    plan, features = read.view.stream, list(read.columns)
-    assert plan is not None
-    folder = sources.index_path / read.view.id
-    return StreamReader(read.view, features, open_events(index, plan, needs(plan, features).arguments, folder))
+    names, plan = list(read.columns), read.view.stream
+    arguments = [] if plan is None else needs(plan, names).arguments
+    columns = names if plan is None else [COUNTS, EVENT_ID, *(plan.arguments[n].name for n in arguments)]
+    index = open_index(read.table, columns, sources.index_path, memory_limit=sources.memory_limit, notice=notice)
+    if plan is None:
+        return index
+    return StreamReader(read.view, names, open_events(index, plan, arguments, sources.index_path / read.view.id))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,7 @@ class Spine:
     def __init__(
         self, given: Any, schema: pa.Schema, rows: int | None, read: Callable[[], Iterator[pa.RecordBatch]]
     ) -> None:
-        self.given = given
-        self.rows = rows
-        self._read = read
+        self.given, self.rows, self._read = given, rows, read
         repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if repeated:
             raise RequestError(
@@ -47,8 +46,7 @@ class Spine:
     def chunks(self, rows: int) -> Iterator[pa.Table]:
         """The rows in order, `rows` at a time, each column in one piece; one empty chunk when there are none."""
         pending: list[pa.RecordBatch] = []
-        count = 0
-        empty = True
+        count, empty = 0, True
         for batch in self._read():
             while count + batch.num_rows >= rows:
                 head = batch.slice(0, rows - count)
@@ -137,29 +135,28 @@ def parquet_spine(path: str | Path, columns: Sequence[str] | None = None) -> Spi
 
 
 def _sql_spine(sql: str, connect: Callable[[str], duckdb.DuckDBPyConnection]) -> Spine:
-    def failure(error: duckdb.Error) -> RequestError:
-        return RequestError(
-            "the query fails",
-            where="spine",
-            got=str(error).splitlines()[0],
-            remedy="it may read files, and published feature views by their names",
-        )
+    @contextmanager
+    def session() -> Iterator[duckdb.DuckDBPyConnection]:
+        try:
+            with connect(sql) as connection:
+                yield connection
+        except duckdb.Error as error:
+            raise RequestError(
+                "the query fails",
+                where="spine",
+                got=str(error).splitlines()[0],
+                remedy="it may read files, and published feature views by their names",
+            ) from None
 
     def read() -> Iterator[pa.RecordBatch]:
-        with connect(sql) as connection:
-            try:
-                yield from connection.sql(sql).to_arrow_reader(READ_ROWS)
-            except duckdb.Error as error:
-                raise failure(error) from None
+        with session() as connection:
+            yield from connection.sql(sql).to_arrow_reader(READ_ROWS)
 
-    try:
-        with connect(sql) as connection:
-            relation = connection.sql(sql)
-            if relation is None:
-                raise RequestError("the query gives no rows", where="spine", expected="a select", got=sql)
-            schema = relation.limit(0).to_arrow_table().schema
-    except duckdb.Error as error:
-        raise failure(error) from None
+    with session() as connection:
+        relation = connection.sql(sql)
+        if relation is None:
+            raise RequestError("the query gives no rows", where="spine", expected="a select", got=sql)
+        schema = relation.limit(0).to_arrow_table().schema
     return Spine(sql, schema, None, read)
 
 
