@@ -99,8 +99,8 @@ class _Client(Generic[One, Many, Pushed]):
         **entity: Any,
     ) -> One:
         """The features of one entity: of a service by name, or of a list of `view:feature`."""
-        asked = self._get(service, features, full_feature_names, _one, entity)
-        return self._run(_first(asked))
+        entities = {name: [value] for name, value in entity.items()}
+        return self._run(_first(self._get(service, features, full_feature_names, entities)))
 
     def get_many(
         self,
@@ -111,7 +111,7 @@ class _Client(Generic[One, Many, Pushed]):
         **entities: Sequence[Any],
     ) -> Many:
         """The features of many entities, given as a column of values for each join key."""
-        return self._run(self._get(service, features, full_feature_names, _listed, entities))
+        return self._run(self._get(service, features, full_feature_names, entities))
 
     def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> Pushed:
         """Take in live events of a dbt source: a list of mappings, or a DataFrame, of all of the source's columns.
@@ -147,12 +147,7 @@ class _Client(Generic[One, Many, Pushed]):
         )
 
     async def _get(
-        self,
-        service: str | None,
-        features: Sequence[str] | None,
-        full_feature_names: bool,
-        columns: Callable[[dict[str, Any]], dict[str, list[Any]]],
-        entities: dict[str, Any],
+        self, service: str | None, features: Sequence[str] | None, full_feature_names: bool, entities: dict[str, Any]
     ) -> FeatureVectors:
         if isinstance(features, str):
             raise RequestError(
@@ -160,7 +155,7 @@ class _Client(Generic[One, Many, Pushed]):
                 remedy="a service is named by the first argument",
             )  # fmt: skip
         request = GetOnlineFeatures(
-            entities=columns(entities),
+            entities=_listed(entities),
             features=None if features is None else list(features),
             feature_service=service,
             full_feature_names=full_feature_names,
@@ -320,10 +315,6 @@ class AsyncFeatureClient(
 
 async def _first(asked: Awaitable[FeatureVectors]) -> FeatureVector:
     return (await asked).row(0)
-
-
-def _one(entity: dict[str, Any]) -> dict[str, list[Any]]:
-    return {name: [value] for name, value in entity.items()}
 
 
 def _listed(entities: dict[str, Any]) -> dict[str, list[Any]]:
