@@ -19,7 +19,7 @@ from ..definitions.registry import Registry
 from ..errors import NotSynced, OnlineStoreUnavailable, RequestError, UnknownNameError
 from ..layout import keys
 from ..layout.events import COUNTS, CREATED, EVENT, EVENT_ID, GRACE_US, retention_us, same_records, window_us
-from ..layout.pack import EventPacker, PackedEvents
+from ..layout.records import EventPacker, PackedEvents
 from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry, with_views
 from ..online.store import OnlineStore
 from .link import Changed, Link

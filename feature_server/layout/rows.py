@@ -53,7 +53,9 @@ class RowPacker:
         column = _one_chunk(rows[name])
         if column.null_count:
             raise self._cannot_keep(rows, name, int(np.flatnonzero(_nulls(column))[0]), "an event timestamp")
-        return self._within(rows, name, column, _microseconds(column), _TIMES)
+        if column.type != pa.timestamp("us", column.type.tz):
+            column = column.cast(pa.timestamp("us", column.type.tz))
+        return self._within(rows, name, column, _buffer(column, np.dtype("<i8")), _TIMES)
 
     def entities(self, rows: pa.Table) -> Column:
         """What each row's key has between its braces: the join key values as `layout.keys.row_key` joins them."""
@@ -81,7 +83,9 @@ class RowPacker:
         tails, lengths = [], np.zeros(count, dtype=np.int64)
         for i in layout.variable:
             dtype = layout.dtypes[i]
-            tail = _strings(columns[i]) if dtype.kind == "string" else _lists(columns[i], dtype)
+            tail = text_bytes(columns[i]) if dtype.kind == "string" else _lists(columns[i], dtype)
+            for null in np.flatnonzero(_nulls(columns[i])) if nulls[i] else ():
+                tail[null] = b""
             lengths += np.fromiter(map(len, tail), dtype=np.int64, count=count)
             if count and int(lengths.max()) > 2**32 - 1:
                 row = int(lengths.argmax())
@@ -121,7 +125,7 @@ class RowPacker:
             if dtype.fixed_width == 8:
                 values = values.view("<i8").reshape(len(column), 2)[:, 0]
         elif dtype.is_timestamp:
-            values = self._within(rows, name, column, _microseconds(column), _TIMES)
+            values = self._within(rows, name, column, _buffer(column, np.dtype("<i8")), _TIMES)
         elif dtype.kind == "date":
             values = self._within(rows, name, column, _buffer(column, np.dtype("<i4")), _DAYS)
         else:
@@ -220,12 +224,6 @@ def _buffer(column: Column, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     return np.frombuffer(buffer, dtype=dtype, count=column.offset + len(column))[column.offset :]
 
 
-def _microseconds(column: Column) -> npt.NDArray[np.int64]:
-    if column.type != pa.timestamp("us", column.type.tz):
-        column = column.cast(pa.timestamp("us", column.type.tz))
-    return _buffer(column, np.dtype("<i8"))
-
-
 def text_buffers(column: Column) -> tuple[npt.NDArray[np.int64], Bytes2D]:
     """Offsets (one more than rows) and bytes of a large string column."""
     buffers: Any = column.buffers()
@@ -243,14 +241,6 @@ def text_bytes(column: Column) -> list[bytes]:
     return [stored[a - start : b - start] for a, b in pairwise(ends)]
 
 
-def _strings(column: Column) -> list[bytes]:
-    values = text_bytes(column)
-    if column.null_count:
-        for i in np.flatnonzero(_nulls(column)):
-            values[i] = b""
-    return values
-
-
 def _lists(column: Column, dtype: DType) -> list[bytes]:
     if len(column) == 0:
         return []
@@ -261,10 +251,7 @@ def _lists(column: Column, dtype: DType) -> list[bytes]:
     width = np.dtype(STRUCT_FORMATS[item]).itemsize
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy() * width
     ends = np.cumsum(lengths).tolist()
-    values = [b"\0" + stored[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-    for i in np.flatnonzero(_nulls(column)):
-        values[i] = b""
-    return values
+    return [b"\0" + stored[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
 
 def _shown(value: pa.Scalar) -> str:

@@ -18,8 +18,7 @@ from ..history.bases import added_before, bases, hold_back, records_since
 from ..history.events import History
 from ..layout import keys
 from ..layout.events import base_view, cut_off_us
-from ..layout.pack import EventPacker
-from ..layout.records import Facts, KeyEvents, Records, in_force, key_events
+from ..layout.records import EventPacker, Facts, KeyEvents, Records, in_force, key_events
 from ..layout.row import event_timestamp_us
 from ..layout.rows import RowPacker, text_bytes
 from ..online.store import Fence, OnlineStore, overtaken, redis_errors

@@ -25,8 +25,7 @@ from ..errors import OnlineStoreError
 from ..history.events import History, open_history
 from ..history.log import landing_folder
 from ..layout.events import GRACE_US, bounded_us, plan_of, retention_us, same_records
-from ..layout.pack import EventPacker
-from ..layout.records import KeyEvents, Records, key_events
+from ..layout.records import EventPacker, KeyEvents, Records, key_events
 from ..online.registry import OnlineRegistry, OnlineView, with_views
 from ..online.store import Attempt, OnlineStore, overtaken, redis_errors
 from .bases import BaseSync, by_entity
