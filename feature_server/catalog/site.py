@@ -42,13 +42,21 @@ def write_docs(settings: Settings, out: Path, *, build: bool = True) -> DocsSite
     Raises DefinitionError when the project's definitions are wrong, FeatureStoreError when dbt fails.
     """
     if build:
-        generate(settings)
+        run_dbt(
+            settings.project_dir,
+            settings.target_path,
+            ["docs", "generate", "--quiet"],
+            "`dbt docs generate` failed",
+            env={"FEATURES_HOME": str(settings.home), "FEATURES_WAREHOUSE": str(settings.warehouse)},
+            remedy="build the project first with `dbt build`, and let no other process hold the DuckDB file",
+        )
     manifest = _read_json(settings.target_path / "manifest.json")
     catalog = _read_json(settings.target_path / "catalog.json")
     registry = load_registry(settings.project_dir, settings.target_path)
     check_target(registry.feature_views, settings)
     page = _overview(registry, read_status(settings, registry), manifest)
-    html = _inline(_page_of_dbt(), _with_overview(manifest, page), catalog)
+    of_dbt = Path(str(metadata.distribution("dbt-core").locate_file("dbt/task/docs/index.html"))).read_text("utf-8")
+    html = _inline(of_dbt, _with_overview(manifest, page), catalog)
     make_private(settings.home)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, lambda file: file.write(html))
@@ -125,11 +133,6 @@ def _inline(page: str, manifest: dict[str, Any], catalog: dict[str, Any]) -> byt
     return re.sub(r'"(MANIFEST|CATALOG)\.JSON INLINE DATA"', lambda match: texts[match[1]], page).encode()
 
 
-def _page_of_dbt() -> str:
-    """The docs page that dbt-core ships."""
-    return Path(str(metadata.distribution("dbt-core").locate_file("dbt/task/docs/index.html"))).read_text("utf-8")
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     remedy = "run `features docs` without `--no-build`, or `dbt docs generate`"
     try:
@@ -138,15 +141,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise FeatureStoreError("dbt has not written this file", where=str(path), remedy=remedy) from None
     except UNREADABLE as error:
         raise FeatureStoreError("not a file that dbt wrote", where=str(path), got=str(error), remedy=remedy) from None
-
-
-def generate(settings: Settings) -> None:
-    """Run `dbt docs generate` in the project, which writes manifest.json and catalog.json; DuckDB must be free."""
-    run_dbt(
-        settings.project_dir,
-        settings.target_path,
-        ["docs", "generate", "--quiet"],
-        "`dbt docs generate` failed",
-        env={"FEATURES_HOME": str(settings.home), "FEATURES_WAREHOUSE": str(settings.warehouse)},
-        remedy="build the project first with `dbt build`, and let no other process hold the DuckDB file",
-    )

@@ -94,8 +94,11 @@ def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -
         call = _plain(name, function, condition)
     elif isinstance(function, exp.ArrayAgg) and not isinstance(function.this, exp.Order) and last is not None:
         call = Call("list", (function.this,), condition, float(last))
-    if ignored and call is not None:
-        call = _without_nulls(call) if call.function in ("first", "last") else None
+    if ignored and call is not None and call.function in ("first", "last"):
+        present = exp.not_(exp.Is(this=call.arguments[0].copy(), expression=exp.null()))
+        call = msgspec.structs.replace(call, filter=present if condition is None else exp.and_(condition, present))
+    elif ignored:
+        call = None
     if call is None:
         instead = _OF_DISTINCT if distinct else _INSTEAD.get(type(function), SUPPORTED)
         refusals.refuse(window, "a window function that cannot be kept in real time", instead)
@@ -126,11 +129,6 @@ def _plain(name: str, function: exp.Expr, condition: exp.Expr | None) -> Call | 
         return None
     given = (_argument(function), function.expression)[: len(FUNCTIONS[name].takes)]
     return Call(name, given, condition, None if level is None else float(level.name))
-
-
-def _without_nulls(call: Call) -> Call:
-    present = exp.not_(exp.Is(this=call.arguments[0].copy(), expression=exp.null()))
-    return msgspec.structs.replace(call, filter=present if call.filter is None else exp.and_(call.filter, present))
 
 
 def _argument(function: exp.Expr) -> exp.Expr:

@@ -81,10 +81,8 @@ def _spelled_out(expression: exp.Expr) -> exp.Expr:
 
 
 def _constant(literal: exp.Literal) -> str | int | float:
-    if literal.is_string:
-        return str(literal.this)
     text = str(literal.this)
-    return int(text) if text.isdigit() else float(text)
+    return text if literal.is_string else int(text) if text.isdigit() else float(text)
 
 
 def _case(expression: exp.Expr, refusals: Refusals) -> Node:

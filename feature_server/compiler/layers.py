@@ -201,12 +201,10 @@ def selects(scope: Scope) -> list[exp.Expr]:
     return list(scope.expression.selects)  # type: ignore[attr-defined]
 
 
-def projection(scope: Scope, column: str) -> exp.Expr:
-    """The expression behind an output column of a scope."""
-    for select in selects(scope):
-        if same_name(select.alias_or_name, column):
-            return select.unalias()
-    raise KeyError(column)
+def projection(scope: Scope, column: str) -> exp.Expr | None:
+    """The expression behind an output column of a scope; None without such a column."""
+    found = (select.unalias() for select in selects(scope) if same_name(select.alias_or_name, column))
+    return next(found, None)
 
 
 def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, events: EventSource | None = None) -> None:
@@ -280,21 +278,13 @@ def _keeps_latest_version(clause: exp.Expr, scope: Scope, events: EventSource) -
     )
 
 
-def source_column(expression: exp.Expr, scope: Scope) -> str | None:
+def source_column(expression: exp.Expr | None, scope: Scope) -> str | None:
     """The column of `events` that an expression over `scope`'s source passes on as it is; None if it does not."""
-    while isinstance(expression, exp.Paren):
-        expression = expression.this
-    if not isinstance(expression, exp.Column):
-        return None
+    column = None if expression is None else expression.unnest()
     alias, source = only_source(scope)
-    if expression.table != alias:
+    if not isinstance(column, exp.Column) or column.table != alias:
         return None
-    if not isinstance(source, Scope):
-        return expression.name
-    try:
-        return source_column(projection(source, expression.name), source)
-    except KeyError:
-        return None
+    return source_column(projection(source, column.name), source) if isinstance(source, Scope) else column.name
 
 
 def _named(column: str) -> str:

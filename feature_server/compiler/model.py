@@ -133,9 +133,7 @@ class _Compiler:
 
     def _column(self, name: str) -> exp.Expr:
         """An output column of the model in terms of what the SELECT with the windows reads."""
-        try:
-            expression = projection(self.root, name)
-        except KeyError:
+        if (expression := projection(self.root, name)) is None:
             self.refusals.refuse(name, "a column the model does not give", f"add {name} to the model's last SELECT")
         scope = self.root
         while scope is not self.scope:
@@ -260,14 +258,9 @@ class _Compiler:
             if name in ROW_COLUMNS or re.fullmatch(r"a\d+", name):
                 self.refusals.add(name, "a join key with a name that rows of events use", f"another name for {name}")
         self.refusals.check()
-        columns: list[exp.Expr] = [
-            *(exp.alias_(key.copy(), name) for key, name in zip(keys, self.model.join_keys, strict=True)),
-            exp.alias_(event.copy(), "event_timestamp"),
-            exp.alias_(created.copy(), "created_timestamp"),
-            exp.alias_(event_id.copy(), "event_id"),
-            exp.alias_(counts.copy(), "counts"),
-        ]
-        return self._select(list(self.arguments.values()), "a", before=columns)
+        names, columns = (*self.model.join_keys, *ROW_COLUMNS), (*keys, event, created, event_id, counts)
+        before = [exp.alias_(column.copy(), name) for name, column in zip(names, columns, strict=True)]
+        return self._select(list(self.arguments.values()), "a", before)
 
     def _select(self, expressions: Sequence[exp.Expr], prefix: str, before: Sequence[exp.Expr] = ()) -> str:
         """The windows' SELECT, with the CTEs it can see, giving other columns; at least one."""
@@ -290,7 +283,9 @@ def _lowered(expression: exp.Expr, below: Scope) -> exp.Expr:
     def lower(node: exp.Expr) -> exp.Expr:
         if not isinstance(node, exp.Column):
             return node
-        found = projection(below, node.name).copy()
+        found = projection(below, node.name)
+        assert found is not None
+        found = found.copy()
         return exp.paren(found) if isinstance(found, exp.Binary | exp.Unary | exp.Case) else found
 
     return expression.copy().transform(lower)

@@ -13,10 +13,9 @@ import msgspec
 
 from ..durable import write_whole
 from ..errors import FeatureStoreError
-from .artifacts import Manifest, read_manifest
+from .artifacts import read_manifest
 
 _NOISE = re.compile(r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|^\s*$")
-_LOCKED = re.compile(r"Could not set lock on file")
 _TARGET = """{{ tojson({
     'profile': target.profile_name, 'name': target.name, 'kind': target.type, 'path': target.get('path') or '',
     'schema': target.schema
@@ -30,12 +29,6 @@ def dbt_command() -> list[str]:
     return [str(beside)] if beside.exists() else [sys.executable, "-m", "dbt.cli.main"]
 
 
-def profiles_dir(project_dir: Path) -> Path | None:
-    """The project's own `profiles` folder, when there is one and DBT_PROFILES_DIR is not set; None leaves it to dbt."""
-    own = project_dir / "profiles"
-    return own if "DBT_PROFILES_DIR" not in os.environ and (own / "profiles.yml").exists() else None
-
-
 def dbt_parse(project_dir: Path, target_path: Path) -> None:
     """Write `target_path`/manifest.json anew from the project's files; an error holds dbt's own words."""
     run_dbt(project_dir, target_path, ["parse"], "dbt cannot parse the project")
@@ -47,8 +40,8 @@ def dbt_manifest(project_dir: Path, target_path: Path) -> None:
     Compiling opens the warehouse only for a macro that queries it; that fails while a build holds it.
     """
     dbt_parse(project_dir, target_path)
-    names = stream_models(read_manifest(target_path))
-    if names:
+    blocks = ((node.name, node.meta.get("feature_view")) for node in read_manifest(target_path).models())
+    if names := sorted({name for name, block in blocks if isinstance(block, dict) and "stream" in block}):
         arguments = ["compile", "--full-refresh", "--no-populate-cache", "--quiet"]
         arguments += ["--select", *(f"+{name}" for name in names)]
         run_dbt(project_dir, target_path, arguments, "dbt cannot compile the feature views that name a stream")
@@ -84,12 +77,6 @@ def dbt_target(project_dir: Path, target_path: Path, ran: Mapping[str, Any] | No
         raise FeatureStoreError("dbt does not say where it builds", where=str(project_dir), got=said) from None
 
 
-def stream_models(manifest: Manifest) -> list[str]:
-    """The names of the models with `stream` in their feature view."""
-    blocks = ((node.name, node.meta.get("feature_view")) for node in manifest.models())
-    return sorted({name for name, block in blocks if isinstance(block, dict) and "stream" in block})
-
-
 def run_dbt(
     project_dir: Path,
     target_path: Path,
@@ -99,7 +86,10 @@ def run_dbt(
     env: dict[str, str] | None = None,
     remedy: str | None = None,
 ) -> str:
-    """What dbt prints; an error holds dbt's own words. The last build's run_results.json stays as it is."""
+    """What dbt prints; an error holds dbt's own words. The last build's run_results.json stays as it is.
+
+    The project's own `profiles` folder, if any, has its profile unless the arguments or DBT_PROFILES_DIR say otherwise.
+    """
     if not (project_dir / "dbt_project.yml").exists():
         raise FeatureStoreError(
             "there is no dbt project", where=str(project_dir), expected="a folder with dbt_project.yml",
@@ -107,7 +97,8 @@ def run_dbt(
         )  # fmt: skip
     command = [*dbt_command(), "--no-use-colors", *arguments, "--project-dir", str(project_dir)]
     command += ["--target-path", str(target_path)]
-    if "--profiles-dir" not in arguments and (own := profiles_dir(project_dir)) is not None:
+    own = project_dir / "profiles"
+    if not {"--profiles-dir", "DBT_PROFILES_DIR"} & {*arguments, *os.environ} and (own / "profiles.yml").exists():
         command += ["--profiles-dir", str(own)]
     quiet = {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PYTHONWARNINGS": "ignore"}
     environ = {
@@ -117,7 +108,7 @@ def run_dbt(
         run = subprocess.run(command, cwd=project_dir, env=environ, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         words = _own_words(run.stdout + run.stderr)
-        if _LOCKED.search(words):
+        if "Could not set lock on file" in words:
             raise FeatureStoreError(
                 f"{failure} while the warehouse is being built", where=str(project_dir), got=words,
                 expected="models that dbt compiles without a query, or a warehouse that nothing holds",

@@ -11,6 +11,10 @@ from .stream import EventSource
 
 Definition = Entity | EventSource | FeatureView | FeatureService
 
+_FIELDS = {
+    "entity": "entities", "event_source": "sources", "feature_view": "feature_views",
+    "feature_service": "feature_services",
+}  # fmt: skip
 _SILENT = ("fingerprint", "stream", "ttl_us", "features", "name", "version", "identifier", "unique_id")
 
 
@@ -31,19 +35,15 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 def plan(in_force: Registry | None, wanted: Registry) -> tuple[Change, ...]:
     """The changes that lead from the registry in force (None: there is none yet) to the wanted one."""
     before = in_force or Registry(project=wanted.project)
-    return (
-        *_changes("entity", _by_name(before.entities), _by_name(wanted.entities)),
-        *_changes("event_source", _by_name(before.sources), _by_name(wanted.sources)),
-        *_changes("feature_view", _by_name(before.feature_views), _by_name(wanted.feature_views)),
-        *_changes("feature_service", _by_name(before.feature_services), _by_name(wanted.feature_services)),
+    return tuple(
+        change
+        for kind, field in _FIELDS.items()
+        for change in _changes(kind, getattr(before, field), getattr(wanted, field))
     )
 
 
-def _by_name(definitions: Sequence[Definition]) -> dict[str, Definition]:
-    return {item.id if isinstance(item, FeatureView) else item.name: item for item in definitions}
-
-
-def _changes(kind: Any, before: dict[str, Definition], after: dict[str, Definition]) -> Iterator[Change]:
+def _changes(kind: Any, *sides: Sequence[Definition]) -> Iterator[Change]:
+    before, after = ({item.id if isinstance(item, FeatureView) else item.name: item for item in side} for side in sides)
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
         if old == new:

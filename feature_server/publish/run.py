@@ -7,24 +7,27 @@ anything of it, so a run that dies leaves the previous version in force and the 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
 from ..dbt.build import check_warehouse
-from ..definitions.facts import FeatureView, event_view
+from ..definitions.facts import FeatureView, always_known, event_view
 from ..definitions.stream import EventSource
 from ..errors import FeatureStoreError, OfflineStoreError, WarehouseError
 from ..offline.commit import CommitConflict, commit
-from ..offline.files import keep, new_file
-from ..offline.store import OfflineStore
+from ..offline.files import Extent, Fingerprint, bucket_of, choose_grain, fingerprints, keep, new_file
+from ..offline.sql import columns
+from ..offline.store import DataFile, OfflineStore, OfflineTable, PublishedState
 from ..settings import Settings
-from ..warehouse.relations import Warehouse, open_warehouse
-from .compare import Plan, make_plan
+from ..times import from_us
+from ..warehouse.relations import Build, Newest, Part, Portion, Scan, Warehouse, open_warehouse
 
 Progress = Callable[[int, int], None]  # files written, files to write
 BUCKET_ROWS = 2_000_000  # a bucket holds at most about this many rows: what one late row costs to rewrite
+FILES_A_BUCKET = 12  # a bucket with this many files is written as one instead of getting another
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,10 +49,15 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-@contextmanager
-def no_progress(title: str) -> Iterator[Progress]:
-    """Progress that is not shown."""
-    yield lambda done, total: None
+class Plan(msgspec.Struct, frozen=True):
+    """How to make the next version: of nothing or of other columns when `replace`, else of the present one."""
+
+    state: PublishedState
+    writes: tuple[Portion, ...]
+    removed: tuple[DataFile, ...]
+    changed_buckets: int
+    rows_compared: int
+    replace: bool
 
 
 def publish_all(
@@ -60,7 +68,9 @@ def publish_all(
     wait_seconds: float = 0,
     full: bool = False,
     report: Callable[[Published], None] = lambda published: None,
-    show_progress: Callable[[str], AbstractContextManager[Progress]] = no_progress,
+    show_progress: Callable[[str], AbstractContextManager[Progress]] = lambda title: nullcontext(
+        lambda done, total: None
+    ),
 ) -> tuple[list[Published], dict[str, FeatureStoreError]]:
     """Publish `views` from one state of the warehouse: what was done, and, by view id, what could not be and why.
 
@@ -144,3 +154,129 @@ def _commit_changes(
     state = msgspec.structs.replace(plan.state, features=view.features if view.stream is not None else ())
     commit(path, state, base=base, added=files, removed=plan.removed, replace=plan.replace)
     return plan, True
+
+
+def make_plan(
+    view: FeatureView, warehouse: Warehouse, base: OfflineTable | None, *, full: bool, bucket_rows: int
+) -> Plan:
+    """Compare the relation with the table and say what to write, reading the warehouse but writing nothing.
+
+    WarehouseError when a test of the view failed at its last run: what it wrote is not published.
+    """
+    if failed := warehouse.failed_tests(view):
+        raise WarehouseError(
+            "tests of the view failed when last run, so its rows are not published",
+            where=view.id,
+            expected="all tests green",
+            got=", ".join(failed),
+            remedy=f"correct the data or the model, then `dbt build --select {view.name}` and publish again",
+        )
+    check = warehouse.hash_check()
+    builds = warehouse.builds(view) if view.stream is None else ()  # the log does not speak of events
+    old = None if base is None else _comparable(base, view, check, bucket_rows)
+    kept = None if old is None else base  # what the new version adds to
+    newest = None if kept is None else Newest(kept.newest_event_us, kept.state.newest_created_us)
+    since = None if kept is None or full else _first_bucket_changed(builds, kept.state)
+    scan = _scan(view, warehouse, since, newest)
+    if old is not None and since is not None:
+        rows_before = sum(fingerprint.rows for bucket, fingerprint in old.items() if bucket < since)
+        if rows_before + scan.rows != warehouse.row_count(view):  # a change that the build log does not know of
+            since, scan = None, _scan(view, warehouse, None, newest)
+    days = ((part.day, part.extent.fingerprint.rows) for part in scan.parts)
+    grain = choose_grain(days, bucket_rows) if kept is None else kept.state.grain
+    before = {bucket: found for bucket, found in (old or {}).items() if since is None or bucket >= since}
+    writes, removed, changed = _differences(before, () if kept is None else kept.files(), scan, grain, newest)
+    created = (scan.newest_created_us, None if newest is None else newest.created_us)
+    state = PublishedState(
+        view=view,
+        grain=grain,
+        hash_check=check,
+        builds_seen=len(builds),
+        last_build=builds[-1].invocation_id if builds else None,
+        newest_created_us=max((us for us in created if us is not None), default=None),
+    )
+    return Plan(state, writes, removed, changed, scan.rows, replace=base is not kept)
+
+
+def _comparable(base: OfflineTable, view: FeatureView, check: str, bucket_rows: int) -> dict[str, Fingerprint] | None:
+    """The table's fingerprint for each bucket; None when the table must be written anew."""
+    try:
+        state, found = base.state, fingerprints(base.files())
+    except OfflineStoreError:  # another program's commit
+        return None
+    if found is None or state.hash_check != check or state.view.fingerprint != view.fingerprint:
+        return None
+    if tuple(columns(state.view)) != tuple(columns(view)):
+        return None
+    largest = max((fingerprint.rows for fingerprint in found.values()), default=0)
+    return None if state.grain != "day" and largest > 4 * bucket_rows else found
+
+
+def _differences(
+    before: dict[str, Fingerprint], kept: Iterable[DataFile], scan: Scan, grain: str, newest: Newest | None
+) -> tuple[tuple[Portion, ...], tuple[DataFile, ...], int]:
+    """What to write, which files of those kept to remove, and how many buckets differ from what they were `before`.
+
+    That a bucket gained its fresh rows and nothing else is a guess, used where fingerprints prove it.
+    """
+    new, fresh = _by_bucket(scan.parts, grain), _by_bucket((part for part in scan.parts if part.fresh), grain)
+    files: dict[str, list[DataFile]] = defaultdict(list)
+    for file in kept:
+        files[file.bucket].append(file)
+    after = {bucket: extent.fingerprint for bucket, extent in new.items()}
+    changed = [bucket for bucket in sorted(before.keys() | after.keys()) if before.get(bucket) != after.get(bucket)]
+    writes: list[Portion] = []
+    removed: list[DataFile] = []
+    for bucket in changed:
+        gained = fresh.get(bucket)
+        if (
+            gained is not None
+            and len(files[bucket]) < FILES_A_BUCKET
+            and before.get(bucket, Fingerprint()) + gained.fingerprint == after[bucket]
+        ):
+            writes.append(Portion(bucket, gained, newest))
+            continue
+        removed += files[bucket]
+        if bucket in new:
+            writes.append(Portion(bucket, new[bucket]))
+    return tuple(writes), tuple(removed), len(changed)
+
+
+def _scan(view: FeatureView, warehouse: Warehouse, since: str | None, newest: Newest | None) -> Scan:
+    """What the relation holds; a row without a key or a time can never be looked up: an error, not to be dropped."""
+    scan = warehouse.scan(view, since=since, newest=newest)
+    keys, time = ", ".join(always_known(view)), view.event_timestamp
+    counts = ((scan.keyless, f"a null in {keys}"), (scan.timeless, f"{time} null or outside the years 1 to 9998"))
+    if problems := [f"{count} rows with {what}" for count, what in counts if count]:
+        raise WarehouseError(
+            "rows that no key and time can find",
+            where=f"{view.id} in {warehouse.path}",
+            expected=f"{keys} and {time} in every row",
+            got=" and ".join(problems),
+            remedy="filter them in the model and give these columns dbt's not_null test",
+        )
+    return scan
+
+
+def _first_bucket_changed(builds: tuple[Build, ...], state: PublishedState) -> str | None:
+    """The first bucket that builds since the last publish can have touched; None when that cannot be told."""
+    seen = state.builds_seen
+    if not 0 < seen < len(builds) or builds[seen - 1].invocation_id != state.last_build:
+        return None
+    starts = [build.changed_from_us for build in builds[seen:]]
+    known = [start for start in starts if start is not None]
+    if len(known) < len(starts):
+        return None
+    try:
+        day = from_us(min(known)).date().isoformat()
+    except OverflowError:
+        return None
+    return bucket_of(day, state.grain)
+
+
+def _by_bucket(parts: Iterable[Part], grain: str) -> dict[str, Extent]:
+    found: dict[str, Extent] = {}
+    for part in parts:
+        bucket = bucket_of(part.day, grain)
+        found[bucket] = found[bucket] + part.extent if bucket in found else part.extent
+    return found

@@ -10,7 +10,7 @@ import msgspec
 
 from ..definitions.facts import FeatureView, always_known
 from ..definitions.stream import EventSource, StreamPlan
-from ..dtypes import DType, UnknownType, parse_sql_type
+from ..dtypes import DType, known_sql_type
 from ..errors import WarehouseError
 from ..offline.files import Extent, Fingerprint, bucket_days, grain_of
 from ..offline.session import connect
@@ -350,8 +350,5 @@ def _any_null(names: Iterable[str]) -> str:
 
 def _fits(found: str, dtype: DType, any_time: bool) -> bool:
     """Whether a column of a type, as DuckDB spells it, is one of `dtype`, or of either timestamp type if `any_time`."""
-    try:
-        parsed = parse_sql_type(found)
-    except UnknownType:
-        return False
-    return parsed.is_timestamp if any_time else parsed == dtype
+    parsed = known_sql_type(found)
+    return parsed is not None and parsed.is_timestamp if any_time else parsed == dtype

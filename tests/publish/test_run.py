@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from feature_server.errors import WarehouseError
 from feature_server.offline.commit import CommitConflict, commit
-from feature_server.publish.compare import FILES_A_BUCKET, make_plan
+from feature_server.publish.run import FILES_A_BUCKET, make_plan
 from feature_server.warehouse.relations import BUCKETS_A_SCAN, open_warehouse
 from tests.support.relations import BUILD_LOG, Relations, view_of
 
