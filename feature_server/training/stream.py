@@ -64,9 +64,7 @@ class StreamReader:
         return self._evaluated(columns, nothing, in_ttl), known & ~nothing
 
     def _decoded(self, aggregate: Aggregate, values: Values) -> Any:
-        dictionary = None
-        if is_of_argument(aggregate):
-            dictionary = self.events.dictionaries.get(aggregate.arguments[0])
+        dictionary = self.events.dictionaries.get(aggregate.arguments[0]) if is_of_argument(aggregate) else None
         try:
             return decode(values, aggregate.dtype, dictionary)
         except OverflowError as error:
@@ -89,8 +87,7 @@ class StreamReader:
         if asked:
             done |= self._by_duckdb(asked, columns, len(nothing))
         for name in self.features:
-            aggregates: set[int] = set()
-            latest: set[int] = set()
+            aggregates, latest = set[int](), set[int]()
             collect_steps(self.outputs[name].node, aggregates, latest)
             null = nothing if aggregates or not latest else nothing | ~in_ttl
             if null.any():
@@ -98,13 +95,10 @@ class StreamReader:
         return [_one(done[name], arrow_type(dtypes[name])) for name in self.features]
 
     def _by_duckdb(self, asked: dict[str, str], columns: dict[str, Any], rows: int) -> dict[str, Any]:
-        exact = {
-            a.name: "hugeint"
-            for a in self.aggregates
-            if FUNCTIONS[a.function].gives == "sum" and a.dtype.kind == "int64"
-        }
-        exact |= {a.name: "uuid" for a in self.aggregates if a.dtype.kind == "uuid"}
+        exact = {a.name: "uuid" for a in self.aggregates if a.dtype.kind == "uuid"}
         exact |= {a.name: "uuid" for a in self.plan.arguments if a.dtype.kind == "uuid"}
+        sums = (a for a in self.aggregates if FUNCTIONS[a.function].gives == "sum")
+        exact |= {a.name: "hugeint" for a in sums if a.dtype.kind == "int64"}
         inputs = [f"cast({name} as {exact[name]}) as {name}" if name in exact else name for name in columns]
         table = pa.table({"n": pa.array(np.arange(rows)), **columns})
         outputs = ", ".join(f"{sql} as {quote(name)}" for name, sql in asked.items())

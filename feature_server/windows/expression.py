@@ -278,12 +278,9 @@ def _extreme(node: Node, *parts: Column) -> Column:
 
 def _conjunction(node: Node, *parts: Column) -> Column:
     first, second = (_cast(part, _BOOL) for part in parts)
-    null = first.null | second.null
-    if node.op == "and":
-        values = (first.values | first.null) & (second.values | second.null)
-        return Column(values, null & values, _BOOL)
-    values = (first.values & ~first.null) | (second.values & ~second.null)
-    return Column(values, null & ~values, _BOOL)
+    settles = node.op == "or"  # the value of one part with which the other does not matter
+    settled = ((first.values == settles) & ~first.null) | ((second.values == settles) & ~second.null)
+    return Column(settled == settles, (first.null | second.null) & ~settled, _BOOL)
 
 
 def _nullif(node: Node, first: Column, second: Column) -> Column:
