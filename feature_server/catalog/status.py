@@ -17,7 +17,7 @@ from ..offline.store import OfflineStore
 from ..online.embedded import connect
 from ..online.registry import OnlineRegistry, OnlineView
 from ..online.store import OnlineStore
-from ..online.verified import LastVerified, read_verified
+from ..online.verified import LastVerified
 from ..settings import Settings
 from ..times import from_us
 from .lateness import allowed_delay, span
@@ -101,7 +101,7 @@ def _read_online(settings: Settings, registry: Registry) -> tuple[_Online, tuple
     if settings.redis_url is None and not (settings.home / "valkey").is_dir():
         return _Online(), tuple(source_status(source, views, None, project_dir) for source in registry.sources)
     with connect(settings) as url, OnlineStore(url, timeout_seconds=ANSWER_SECONDS) as store:
-        online = _Online(store.registry(), read_verified(store, [view.id for view in views]))
+        online = _Online(store.registry(), store.verified([view.id for view in views]))
         return online, tuple(source_status(source, views, store, project_dir) for source in registry.sources)
 
 

@@ -65,7 +65,6 @@ def verify(
     for the feature server's /metrics and `features status`.
     """
     from ..offline.store import OfflineStore
-    from ..online.verified import keep_verified
     from ..verify.events import verify_events
     from ..verify.rows import check_online
     from ..verify.rows import verify as run
@@ -94,7 +93,7 @@ def verify(
                 typer.echo(f"failed {error}", err=True)
                 continue
             results.append(result)
-            keep_verified(online, view.id, result.summary)
+            online.keep_verified(view.id, result.summary)
             if not json:
                 for difference in result.differences:
                     typer.echo(f"{view.id} {difference}")

@@ -63,14 +63,12 @@ class RedisReader:
     def _ask(self, connection: Connection, command: bytes) -> list[bytes | None]:
         try:
             reply = connection.ask(command)
-        except TimeoutError:
+        except BaseException as error:  # also interrupted: the reply is still to come, nobody else may use this one
             connection.close()
-            raise self.address.unavailable(f"no answer within {self.timeout:g} s") from None
-        except (OSError, hiredis.ProtocolError) as error:
-            connection.close()
-            raise ConnectionLost(str(error) or "connection closed") from None
-        except BaseException:  # interrupted: the reply is still to come, so nobody else may use this connection
-            connection.close()
+            if isinstance(error, TimeoutError):
+                raise self.address.unavailable(f"no answer within {self.timeout:g} s") from None
+            if isinstance(error, OSError | hiredis.ProtocolError):
+                raise ConnectionLost(str(error) or "connection closed") from None
             raise
         self._idle.append(connection)
         found: list[bytes | None] = check_reply(self.address, reply)

@@ -30,11 +30,7 @@ _ANSWERS = {
         "wait if it is being promoted, else set FEATURES_REDIS_URL to the primary",
         1,
     ),
-    "OOM": _Answer(
-        "Redis' memory is full",
-        "raise its maxmemory; pushes, syncs and landing then go on",
-        10,
-    ),
+    "OOM": _Answer("Redis' memory is full", "raise its maxmemory; pushes, syncs and landing then go on", 10),
     "MISCONF": _Answer(
         "Redis cannot save its data and takes no writes", "see Redis' log, and whether its disk is full", 10
     ),

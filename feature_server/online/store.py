@@ -7,7 +7,7 @@ would need a hash tag and a fence for each slot; nothing else assumes one server
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
@@ -22,6 +22,7 @@ from ..layout import keys
 from .address import RedisAddress, parse_redis_url
 from .refusals import refusal
 from .registry import OnlineRegistry, decode_online_registry
+from .verified import LastVerified, decode_verified, verified_key
 
 TIMEOUT_SECONDS = 30.0
 
@@ -145,6 +146,23 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
         with self._transaction(fence) as transaction:
             transaction.hdel(keys.CODES, code)
             transaction.hdel(keys.ROWS, code)
+
+    def keep_verified(self, view_id: str, found: LastVerified) -> None:
+        """Put what a verify found in the place of the view's last result."""
+        with redis_errors():
+            self.client.set(verified_key(view_id), msgspec.json.encode(found))
+
+    def verified(self, views: Sequence[str]) -> dict[str, LastVerified]:
+        """The last result of each of these views that was ever verified."""
+        with redis_errors():
+            stored = self.client.mget(list(map(verified_key, views))) if views else []
+        found = zip(views, map(decode_verified, stored), strict=True)
+        return {view_id: last for view_id, last in found if last is not None}
+
+    def forget_verified(self, view_id: str) -> None:
+        """Drop the result of a view that is gone."""
+        with redis_errors():
+            self.client.delete(verified_key(view_id))
 
     def publish(
         self,

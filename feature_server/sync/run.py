@@ -9,7 +9,6 @@ from ..errors import FeatureStoreError, OnlineStoreError, RequestError
 from ..offline.store import OfflineStore
 from ..online.registry import with_views
 from ..online.store import OnlineStore
-from ..online.verified import forget_verified
 from .lock import fenced
 from .session import Progress, Session, SyncOptions
 from .view import SyncResult, ViewSync, grace_us
@@ -66,7 +65,7 @@ def sync(
                 run = ViewSync(Session(online, offline, registry, fence, options, progress(view_id)))
                 results.append(run.sync(now_us) if view_id in known else run.remove())
                 if view_id not in known:
-                    forget_verified(online, view_id)
+                    online.forget_verified(view_id)
             report(results[-1])
             if results[-1].leftover:
                 failures[view_id] = _leftover(results[-1])
