@@ -104,7 +104,7 @@ def test_refusals_are_counted(server: Served, http: httpx.Client) -> None:
     assert after[name] - before.get(name, 0) == 1
 
 
-def test_names_that_the_setting_gives_are_answered(valkey_server: str) -> None:
+def test_names_that_the_setting_gives_are_answered(server: Served, valkey_server: str) -> None:
     named = "features.internal, Shop.example:8443,[fd00::7]"
     with served(valkey_server, FEATURES_ALLOWED_HOSTS=named) as running, httpx.Client(trust_env=False) as client:
 
