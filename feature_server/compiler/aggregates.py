@@ -107,15 +107,12 @@ def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -
 
 def list_of_last(expression: exp.Expr) -> tuple[exp.Window, int] | None:
     """The window function and n of `(list(x) over w)[-n:]`; None for anything else."""
-    if not isinstance(expression, exp.Bracket) or len(expression.expressions) != 1:
-        return None
-    window, part = expression.this.unnest(), expression.expressions[0]
-    if not isinstance(window, exp.Window) or not isinstance(part, exp.Slice) or part.expression is not None:
-        return None
-    start = part.this
-    if not isinstance(start, exp.Neg) or not isinstance(start.this, exp.Literal) or not start.this.name.isdigit():
-        return None
-    return (window, int(start.this.name)) if part.args.get("step") is None and int(start.this.name) > 0 else None
+    match expression:
+        case exp.Bracket(expressions=[exp.Slice(this=exp.Neg(this=exp.Literal() as last), expression=None) as part]):
+            window = expression.this.unnest()
+            if isinstance(window, exp.Window) and part.args.get("step") is None and last.name.isdigit():
+                return (window, int(last.name)) if int(last.name) > 0 else None
+    return None
 
 
 def _plain(name: str, function: exp.Expr, condition: exp.Expr | None) -> Call | None:

@@ -259,23 +259,18 @@ def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, eve
 
 def _keeps_latest_version(clause: exp.Expr, scope: Scope, events: EventSource) -> bool:
     """Whether QUALIFY is `row_number() over (partition by <event id> order by <created> desc) = 1`."""
-    condition = clause.this
-    window = condition.this if isinstance(condition, exp.EQ) else None
-    if not isinstance(window, exp.Window) or not isinstance(window.this, exp.RowNumber):
-        return False
-    keys = window.args.get("partition_by") or []
-    order = window.args.get("order")
-    if order is None or (
-        events.created_timestamp is not None
-        and not same_name(source_column(order.expressions[0].this, scope), events.created_timestamp)
-    ):
-        return False
-    return (
-        condition.expression.sql() == "1"
-        and len(keys) == 1
-        and same_name(source_column(keys[0], scope), events.event_id)
-        and all(ordered.args.get("desc") for ordered in order.expressions)
-    )
+    match clause.this:
+        case exp.EQ(this=exp.Window(this=exp.RowNumber()) as window, expression=exp.Literal(this="1", is_string=False)):
+            keys, order = window.args.get("partition_by") or [], window.args.get("order")
+            created = events.created_timestamp
+            return (
+                len(keys) == 1
+                and same_name(source_column(keys[0], scope), events.event_id)
+                and order is not None
+                and all(ordered.args.get("desc") for ordered in order.expressions)
+                and (created is None or same_name(source_column(order.expressions[0].this, scope), created))
+            )
+    return False
 
 
 def source_column(expression: exp.Expr | None, scope: Scope) -> str | None:

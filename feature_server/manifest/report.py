@@ -20,7 +20,7 @@ class Report:
     def __init__(self, project_dir: Path, project_name: str) -> None:
         self._project_name = project_name
         self.project_dir = project_dir
-        self.lines = YamlLines(project_dir)
+        self._trees: dict[str, yaml.Node | None] = {}  # of YAML files, each read when first asked for
         self._findings: list[tuple[Node, tuple[Step, ...], Problem]] = []
         self._versions: dict[tuple[str, str], set[str]] = {}
 
@@ -78,13 +78,53 @@ class Report:
             shared.setdefault(problem, set()).add(node.unique_id)
         kept: dict[Problem, int] = {}
         for node, path, problem in self._findings:
-            line = self.lines.find(problem.file, node.keys, node.version, path)
+            line = self._line(problem.file, node, path)
             of_some = shared[problem] < self._versions.get((node.package_name, node.name), set())
             if of_some and node.version is not None:
                 named = _key_path(node.section, f"{node.name}@v{node.version}", path)
                 problem = msgspec.structs.replace(problem, key_path=named)
             kept.setdefault(msgspec.structs.replace(problem, line=line), len(kept))
         return sorted(kept, key=lambda problem: (problem.file, problem.line or 0, kept[problem]))
+
+    def _line(self, file: str, node: Node, path: tuple[Step, ...]) -> int | None:
+        """The line of the key `path` of a definition, or of its nearest enclosing key that is there.
+
+        What a version says of itself is preferred to what the model says of all. None when the file has no such
+        definition, or is not YAML.
+        """
+        top, line, complete = _walk(self._tree(file), node.keys)
+        if not complete:
+            return None
+        if node.version is not None and path:
+            _, own, complete = _walk(top, ("versions", str(node.version), *path))
+            if complete:
+                return own
+        _, nearest, _ = _walk(top, path)
+        return nearest or line
+
+    def keys(self, node: Node) -> list[str]:
+        """The keys of a model's or exposure's definition, also those that dbt does not keep."""
+        top, _, complete = _walk(self._tree(node.file), (node.section, node.name))
+        return [str(key.value) for key, _ in top.value] if complete and isinstance(top, yaml.MappingNode) else []
+
+    def column_names(self, node: Node) -> list[str]:
+        """The names under `columns` of a model's definition, one that is listed twice occurring twice."""
+        columns, _, complete = _walk(self._tree(node.file), (node.section, node.name, "columns"))
+        if not complete or not isinstance(columns, yaml.SequenceNode):
+            return []
+        items = (item for item in columns.value if isinstance(item, yaml.MappingNode))
+        return [str(value.value) for item in items for key, value in item.value if key.value == "name"]
+
+    def _tree(self, file: str) -> yaml.Node | None:
+        if file not in self._trees:
+            self._trees[file] = None
+            if file.endswith((".yml", ".yaml")):
+                try:
+                    text = (self.project_dir / file).read_text(encoding="utf-8")
+                    self._trees[file] = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+                except (OSError, UnicodeDecodeError, yaml.YAMLError):
+                    pass  # the problem is reported all the same, without a line
+        return self._trees[file]
 
 
 def duplicates(names: Iterable[str]) -> list[str]:
@@ -101,59 +141,7 @@ def _key_path(section: str, name: str, path: tuple[Step, ...]) -> str:
     return text
 
 
-class YamlLines:
-    """Line numbers of keys in a project's YAML files, each file read once when first asked for."""
-
-    def __init__(self, project_dir: Path) -> None:
-        self._project_dir = project_dir
-        self._trees: dict[str, yaml.Node | None] = {}
-
-    def find(
-        self, file: str, definition: Sequence[str], version: str | int | float | None, path: Sequence[str | int]
-    ) -> int | None:
-        """The line of the key `path` of a definition, or of its nearest enclosing key that is there.
-
-        `definition` are the keys that lead to it, such as `models` and its name.
-
-        What a version says of itself is preferred to what the model says of all. None when the file has no such
-        definition, or is not YAML.
-        """
-        top, line, complete = _walk(self._tree(file), definition)
-        if not complete:
-            return None
-        if version is not None and path:
-            _, own, complete = _walk(top, ("versions", str(version), *path))
-            if complete:
-                return own
-        _, nearest, _ = _walk(top, path)
-        return nearest or line
-
-    def keys(self, file: str, section: str, name: str) -> list[str]:
-        """The keys of the definition `name`, also those that dbt does not keep."""
-        top, _, complete = _walk(self._tree(file), (section, name))
-        return [str(key.value) for key, _ in top.value] if complete and isinstance(top, yaml.MappingNode) else []
-
-    def column_names(self, file: str, section: str, name: str) -> list[str]:
-        """The names under `columns` of the definition `name`, one that is listed twice occurring twice."""
-        columns, _, complete = _walk(self._tree(file), (section, name, "columns"))
-        if not complete or not isinstance(columns, yaml.SequenceNode):
-            return []
-        items = (item for item in columns.value if isinstance(item, yaml.MappingNode))
-        return [str(value.value) for item in items for key, value in item.value if key.value == "name"]
-
-    def _tree(self, file: str) -> yaml.Node | None:
-        if file not in self._trees:
-            self._trees[file] = None
-            if file.endswith((".yml", ".yaml")):
-                try:
-                    text = (self._project_dir / file).read_text(encoding="utf-8")
-                    self._trees[file] = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-                except (OSError, UnicodeDecodeError, yaml.YAMLError):
-                    pass  # the problem is reported all the same, without a line
-        return self._trees[file]
-
-
-def _walk(node: yaml.Node | None, path: Sequence[str | int]) -> tuple[yaml.Node | None, int | None, bool]:
+def _walk(node: yaml.Node | None, path: Sequence[Step]) -> tuple[yaml.Node | None, int | None, bool]:
     """The deepest node that `path` leads to, the line it is named on, and whether that is all of the path."""
     line = None
     for step in path:

@@ -24,7 +24,7 @@ def report_stray_keys(manifest: Manifest, report: Report) -> None:
         _report_meta(node, report)
         outside: list[tuple[str, ...]] = [("config", key) for key in node.config]
         if node.resource_type in ("model", "exposure"):
-            outside += [(key,) for key in report.lines.keys(node.file, node.section, node.name)]
+            outside += [(key,) for key in report.keys(node)]
         for path in outside:
             if (block := _meant(path[-1])) is not None:
                 report.add(
@@ -32,7 +32,7 @@ def report_stray_keys(manifest: Manifest, report: Report) -> None:
                     expected=f"config.meta.{block}", got=".".join(path), remedy=f"move it to config.meta.{block}",
                 )  # fmt: skip
         if not BLOCKS.keys().isdisjoint(node.meta):
-            for name in duplicates(report.lines.column_names(node.file, node.section, node.name)):
+            for name in duplicates(report.column_names(node)):
                 report.add(node, ("columns", name), f"column {name!r} is listed twice", expected="each column once")
         for column in node.columns.values():
             for key in column.meta:

@@ -49,15 +49,13 @@ def attach(connection: duckdb.DuckDBPyConnection, path: Path, *, wait_seconds: f
                     remedy="remove the file and run `dbt build`",
                 ) from None
             if time.monotonic() >= deadline:
-                raise _locked(path, str(error)) from None
+                holder = _HOLDER.search(str(error))
+                raise WarehouseError(
+                    f"the warehouse is being built by process {holder[2]}"
+                    if holder
+                    else "the warehouse is being built",
+                    where=str(path),
+                    got=f"lock held by {holder[1]}" if holder else str(error).splitlines()[0],
+                    remedy="wait for the build to end, or give --wait SECONDS",
+                ) from None
         time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
-
-
-def _locked(path: Path, message: str) -> WarehouseError:
-    holder = _HOLDER.search(message)
-    return WarehouseError(
-        f"the warehouse is being built by process {holder[2]}" if holder else "the warehouse is being built",
-        where=str(path),
-        got=f"lock held by {holder[1]}" if holder else message.splitlines()[0],
-        remedy="wait for the build to end, or give --wait SECONDS",
-    )
