@@ -5,7 +5,7 @@ back, unless it came later than the cut-off already there: such an event is left
 base and its records change in one transaction, that fails when a push comes between.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -82,20 +82,17 @@ class BaseSync:
         names = text_bytes(self._bases.entities(changed))
         found = {entity: _Key(row=row, entity=entity) for row, entity in enumerate(names)}
         chosen = list(found.values())
-        self._read_bases(chosen)
+        for key, base in self._stored(chosen, self._base_name):
+            if base is not None:
+                key.old_base, key.old_us = base, event_timestamp_us(base)
         _choose(history, changed, chosen, [key.old_us for key in chosen])
         since = records_since(history, _NEVER_CUT, changed=True)
-        for entity, events in by_entity(history, self._packer, since).items():
-            found[entity].wanted = events
-        for entity, events in by_entity(history, self._packer, history.gone()).items():
-            found[entity].gone = events
-        for start in range(0, len(chosen), _PAGE):
-            part = chosen[start : start + _PAGE]
-            with redis_errors():
-                values = self._online.client.mget([self._name(key) for key in part])
-            for key, value in zip(part, values, strict=True):
-                key.cut_us = max(self._cut_us, key.old_us)
-                key.size = sum(map(len, self._merged(key, value).records))
+        wanted, gone = (by_entity(history, self._packer, sql) for sql in (since, history.gone()))
+        for entity, key in found.items():
+            key.wanted, key.gone = wanted.get(entity), gone.get(entity)
+        for key, value in self._stored(chosen, self._name):
+            key.cut_us = max(self._cut_us, key.old_us)
+            key.size = sum(map(len, self._merged(key, value).records))
         self._add_corrections(history, found)
         while chosen:
             _choose(history, changed, chosen, [key.cut_us for key in chosen])
@@ -121,15 +118,13 @@ class BaseSync:
                     more = msgspec.structs.replace(events, records=b"".join(wanted), count=len(wanted))
                     key.wanted = more.after(key.wanted)
 
-    def _read_bases(self, chosen: Sequence[_Key]) -> None:
+    def _stored(self, chosen: Sequence[_Key], name: Callable[[_Key], bytes]) -> Iterator[tuple[_Key, bytes | None]]:
+        """What Redis holds for each key under a name of it."""
         for start in range(0, len(chosen), _PAGE):
             part = chosen[start : start + _PAGE]
             with redis_errors():
-                stored = self._online.client.mget([self._base_name(key) for key in part])
-            for key, base in zip(part, stored, strict=True):
-                key.old_base = base
-                if base is not None:
-                    key.old_us = event_timestamp_us(base)
+                values = self._online.client.mget(list(map(name, part)))
+            yield from zip(part, values, strict=True)
 
     def _merged(self, key: _Key, value: bytes | None) -> _Merged:
         """What a key that holds `value` should hold; its cut-off held back by what is not in the table."""

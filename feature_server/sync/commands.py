@@ -170,9 +170,6 @@ def _general(
         yield Transaction([head, b"".join(lines)], count, stop - start, existing, int(count_existing))
 
 
-_MAX_BYTES = 1 << 20  # of a transaction
-
-
 def append_commands(code: str, events: Iterable[KeyEvents], keep_us: int | None) -> Iterator[Transaction]:
     """Transactions that append records to keys, kept for at least `keep_us` after their newest event."""
     commands: list[bytes | memoryview] = []
@@ -185,7 +182,7 @@ def append_commands(code: str, events: Iterable[KeyEvents], keep_us: int | None)
             moment = b"%d" % -(-(of.newest_us + keep_us) // 1000)
             commands += [pack_command((b"PEXPIREAT", name, moment, rule)) for rule in (b"NX", b"GT")]
             count += 2
-        if size >= _MAX_BYTES or keys >= EXPIRING_ROWS_PER_TRANSACTION:
+        if size >= _MAX_TRANSACTION_BYTES or keys >= EXPIRING_ROWS_PER_TRANSACTION:
             yield Transaction([b"".join(commands)], count, rows)
             commands, count, rows, size, keys = [], 0, 0, 0, 0
     if count:

@@ -13,10 +13,9 @@ when a push comes between. Keys that live pushes alone made are found in log and
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
-import redis
 
 from ..definitions.aggregates import has_bases
 from ..definitions.facts import FeatureView, event_view
@@ -123,27 +122,26 @@ class EventFilling:
 
     def _replace(self, name: bytes, records: Records, new: KeyEvents | None, old: KeyEvents | None) -> int:
         """Write a key's events anew, whatever is pushed meanwhile; how many records were taken out."""
-        while True:
-            with redis_errors(), self.session.online.client.pipeline() as pipeline:
-                pipeline.watch(name, self.session.fence.key)
-                token, value = pipeline.get(self.session.fence.key), pipeline.get(name)
-                if token != self.session.fence.token:
-                    raise overtaken(self.view.id)
-                merged = records.merge(value, new, old)
-                pipeline.multi()
-                if merged.value:
-                    pipeline.set(name, merged.value, keepttl=True)
-                    if new is not None and self._keep_us is not None:
-                        moment = -(-(new.newest_us + self._keep_us) // 1000)
-                        pipeline.pexpireat(name, moment, nx=True)
-                        pipeline.pexpireat(name, moment, gt=True)
-                else:
-                    pipeline.delete(name)
-                try:
-                    pipeline.execute()
-                    return merged.removed
-                except redis.WatchError:
-                    continue
+        fence = self.session.fence
+
+        def replace(pipeline: Any) -> int:
+            token, value = pipeline.get(fence.key), pipeline.get(name)
+            if token != fence.token:
+                raise overtaken(self.view.id)
+            merged = records.merge(value, new, old)
+            pipeline.multi()
+            if merged.value:
+                pipeline.set(name, merged.value, keepttl=True)
+                if new is not None and self._keep_us is not None:
+                    moment = -(-(new.newest_us + self._keep_us) // 1000)
+                    pipeline.pexpireat(name, moment, nx=True)
+                    pipeline.pexpireat(name, moment, gt=True)
+            else:
+                pipeline.delete(name)
+            return merged.removed
+
+        with redis_errors():
+            return int(self.session.online.client.transaction(replace, name, fence.key, value_from_callable=True))
 
     def _bases(self, code: str) -> BaseSync | None:
         """What writes the bases of the view; None where it has no lifetime windows."""

@@ -10,12 +10,11 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-import redis
 
 from ..errors import FeatureStoreError, SyncConflict
 from ..layout import keys
@@ -25,6 +24,7 @@ LEASE_SECONDS = 15.0
 WAIT_SECONDS = 600.0
 FENCE_MS = 7 * 86_400_000  # the longest that a sync may take; renewing it would disturb the writes that watch it
 _POLL_SECONDS = 0.1
+Result = TypeVar("Result")
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -44,13 +44,12 @@ def fenced(
     store: OnlineStore, view_id: str, *, lease_seconds: float = LEASE_SECONDS, wait_seconds: float = WAIT_SECONDS
 ) -> Iterator[Fence]:
     """Hold a view's lock while the block runs; SyncConflict when another sync has it for longer than `wait_seconds`."""
-    name = keys.LOCK + view_id.encode()
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     holder = Holder(token=uuid.uuid4().hex, host=socket.gethostname(), process=os.getpid(), since=since)
     fence = Fence(view_id, holder.token.encode())
-    value, lease_ms = msgspec.json.encode(holder), int(lease_seconds * 1000)
+    lock = _Lock(store, fence, msgspec.json.encode(holder), int(lease_seconds * 1000))
     deadline = time.monotonic() + wait_seconds
-    while (other := _try_lock(store, name, value, fence, lease_ms)) is not None:
+    while (other := lock.take()) is not None:
         if time.monotonic() >= deadline:
             raise SyncConflict(
                 f"another sync of {view_id!r} is running",
@@ -60,71 +59,64 @@ def fenced(
             )
         time.sleep(_POLL_SECONDS)
     done = threading.Event()
-    renewer = threading.Thread(target=_renew, args=(store, name, value, fence, lease_ms, done), daemon=True)
+    renewer = threading.Thread(target=lock.renew, args=(done,), daemon=True)
     renewer.start()
     try:
         yield fence
     finally:
         done.set()
         renewer.join()
-        _unlock(store, name, value, fence)
+        with suppress(FeatureStoreError):  # the block's own error says that Redis is gone; the lock expires by itself
+            lock.if_mine(lambda pipeline, name: pipeline.delete(name, fence.key))
 
 
-def _try_lock(store: OnlineStore, name: bytes, value: bytes, fence: Fence, lease_ms: int) -> Holder | None:
-    """Take the lock and set the fence, both or neither; the present holder when there is one that may be alive."""
+class _Lock(NamedTuple):
+    """A view's lock as one sync would hold it: `value` is what Redis then has."""
 
-    def take(pipeline: Any, found: bytes | None) -> Holder | None:
-        other = None if found is None else msgspec.json.decode(found, type=Holder)
-        if other is not None and not _is_dead(other):
-            return other
-        pipeline.multi()
-        pipeline.set(name, value, px=lease_ms)
-        pipeline.set(fence.key, fence.token, px=FENCE_MS)
-        return None
+    store: OnlineStore
+    fence: Fence
+    value: bytes
+    lease_ms: int
 
-    return _watching(store, name, take)
+    def take(self) -> Holder | None:
+        """Set lock and fence, both or neither; the present holder when there is one that may be alive."""
 
+        def take(pipeline: Any, name: bytes, found: bytes | None) -> Holder | None:
+            other = None if found is None else msgspec.json.decode(found, type=Holder)
+            if other is not None and not _is_dead(other):
+                return other
+            pipeline.multi()
+            pipeline.set(name, self.value, px=self.lease_ms)
+            pipeline.set(self.fence.key, self.fence.token, px=FENCE_MS)
+            return None
 
-def _unlock(store: OnlineStore, name: bytes, value: bytes, fence: Fence) -> None:
-    def release(pipeline: Any, found: bytes | None) -> None:
-        mine = found == value or (found is None and pipeline.get(fence.key) == fence.token)
-        pipeline.multi()
-        if mine:
-            pipeline.delete(name, fence.key)
+        return self._watching(take)
 
-    try:
-        _watching(store, name, release)
-    except FeatureStoreError:
-        return  # the block's own error says that Redis is gone; the lock expires by itself
+    def renew(self, done: threading.Event) -> None:
+        """Keep the lock alive until `done`, also when it expired but nobody else has taken it."""
+        while not done.wait(self.lease_ms / 3000):
+            with suppress(FeatureStoreError):  # if Redis stays away, the writes fail and say so
+                self.if_mine(lambda pipeline, name: pipeline.set(name, self.value, px=self.lease_ms))
 
+    def if_mine(self, change: Callable[[Any, bytes], object]) -> None:
+        """Make a change unless somebody else has taken the lock."""
 
-def _renew(store: OnlineStore, name: bytes, value: bytes, fence: Fence, lease_ms: int, done: threading.Event) -> None:
-    """Keep the lock alive until `done`, also when it expired but nobody else has taken it."""
+        def work(pipeline: Any, name: bytes, found: bytes | None) -> None:
+            mine = found == self.value or (found is None and pipeline.get(self.fence.key) == self.fence.token)
+            pipeline.multi()
+            if mine:
+                change(pipeline, name)
 
-    def renew(pipeline: Any, found: bytes | None) -> None:
-        mine = found == value or (found is None and pipeline.get(fence.key) == fence.token)
-        pipeline.multi()
-        if mine:
-            pipeline.set(name, value, px=lease_ms)
+        self._watching(work)
 
-    while not done.wait(lease_ms / 3000):
-        try:
-            _watching(store, name, renew)
-        except FeatureStoreError:
-            continue  # if Redis stays away, the writes fail and say so
-
-
-def _watching(store: OnlineStore, name: bytes, work: Any) -> Any:
-    """Run `work(pipeline, value)` and what it queued as one transaction, again while others change the lock."""
-    while True:
-        with redis_errors(), store.client.pipeline() as pipeline:
-            pipeline.watch(name)
-            result = work(pipeline, pipeline.get(name))
-            try:
-                pipeline.execute()
-                return result
-            except redis.WatchError:
-                continue
+    def _watching(self, work: Callable[[Any, bytes, bytes | None], Result]) -> Result:
+        """Run `work` and what it queued as one transaction, again while others change the lock."""
+        name = keys.LOCK + self.fence.view.encode()
+        with redis_errors():
+            result: Result = self.store.client.transaction(
+                lambda pipeline: work(pipeline, name, pipeline.get(name)), name, value_from_callable=True
+            )
+        return result
 
 
 def _is_dead(holder: Holder) -> bool:
@@ -136,5 +128,5 @@ def _is_dead(holder: Holder) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False
+        pass
     return False

@@ -45,23 +45,16 @@ class FencedWriter:
                 raise self._failure
             self._queue.put(transaction)
 
-    def close(self) -> None:
-        """Wait until everything is written."""
-        self._queue.put(None)
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-            return
-        self._failure = self._failure or OnlineStoreError("the sync ended early")
+        if kind is not None:
+            self._failure = self._failure or OnlineStoreError("the sync ended early")
         self._queue.put(None)
         self._thread.join()
+        if kind is None and self._failure is not None:
+            raise self._failure
 
     def _run(self) -> None:
         try:
