@@ -5,7 +5,7 @@ A DuckDB session with the relations `stored` (the offline table), `live` (files 
 `unlanded`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..definitions.stream import EventSource
 from ..errors import OnlineStoreError
 from ..layout.events import bounded_us, plan_of, retention_us
 from ..offline.session import connect
-from ..offline.sql import columns, literal, quote, sql_type
+from ..offline.sql import cast_list, columns, events_table, literal, quote, sql_type
 from ..offline.store import OfflineTable
 from ..online.store import OnlineStore
 from .log import EntryId, last_id, live_files, logged
@@ -146,30 +146,21 @@ class History:
             ) from None  # fmt: skip
 
     def _nothing(self) -> str:
-        nulls = ", ".join(
-            f"cast(null as {sql_type(column.dtype)}) as {quote(column.name)}"
-            for column in columns(event_view(self.view))
-        )
-        return f"select {nulls} where false"
+        return f"select {cast_list(event_view(self.view), sql_type, 'null')} where false"
 
     def load(self, online: OnlineStore, source: EventSource, folder: Path, *, until: EntryId | None = None) -> None:
-        """Make `live` from the log, up to an entry or all of it, and the files in `folder`.
+        """Make `live` from the log, up to an entry or all, and the files in `folder`; each version of an event once.
 
         The log is read before the files are listed: what moves to a file in between is found in both, or in the file.
         """
         newest = until or last_id(online, source.name)
         log = [] if newest is None else list(logged(online, source, until=newest))
-        self._load_live(source, live_files(folder), log)
-
-    def _load_live(self, source: EventSource, files: Iterable[Path], log: Iterable[pa.Table]) -> None:
-        """Make `live`: the view's rows of landed files and of log entries, each version of an event once."""
+        paths = ", ".join(literal(str(path)) for path in live_files(folder))
         known = ", ".join(literal(column.name) for column in source.columns)
         chosen = (
             f"insert into events by name select columns(lambda name: name in ({known}))"  # others are null, or gone
         )
-        listed = ", ".join(f"{quote(column.name)} {sql_type(column.dtype)}" for column in source.columns)
-        self.connection.execute(f"create or replace temp table events ({listed})")
-        paths = ", ".join(literal(str(path)) for path in files)
+        self.connection.execute(f"create or replace temp {events_table(source)}")
         with self._errors("live events"):
             if paths:
                 self.connection.execute(f"{chosen} from read_parquet([{paths}], union_by_name = true)")
@@ -177,10 +168,7 @@ class History:
                 self.connection.register("entry", table)
                 self.connection.execute(f"{chosen} from entry")
                 self.connection.unregister("entry")
-        wanted = ", ".join(
-            f"cast({quote(column.name)} as {sql_type(column.dtype)}) as {quote(column.name)}"
-            for column in columns(event_view(self.view))
-        )
+        wanted = cast_list(event_view(self.view), sql_type)
         with self._errors("live events"):
             self.connection.execute(
                 f"create or replace temp table live as select distinct on ({self.keys}, event_id, created_timestamp) "
@@ -202,8 +190,7 @@ def open_history(
 
     With `known_by_us` live events created later than that are not `known`.
     """
-    connection = connect(spill)
-    try:
+    with connect(spill) as connection:
         history = History(connection, view, known_by_us)
         if live is None:
             connection.execute(f"create temp table live as {history._nothing()}")
@@ -211,5 +198,3 @@ def open_history(
             history.load(*live)
         history.store(table)
         yield history
-    finally:
-        connection.close()

@@ -6,7 +6,6 @@ what it added, and a column is written when it is first asked for.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import accumulate
@@ -20,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..arrow import arrow_array, arrow_int64, arrow_type, numpy_bools
+from ..durable import flush
 from ..errors import OfflineStoreError
 from ..offline.sql import columns
 from ..offline.store import DataFile, OfflineTable
 from ..point_in_time import Int64s
-from .files import Mapped, move_into_place, touch, write_synced
+from .files import Mapped, move_into_place, touch
 
 MAX_FOLDERS = 16  # that one column is read from; beyond, it is written anew in one
 _BATCH_ROWS = 1 << 18
@@ -100,7 +100,8 @@ class Columns:
             encoded = msgspec.json.encode(contents)
             path = self.folder / f"columns-{hashlib.sha256(encoded).hexdigest()[:24]}"
             self._write(connection, files, absent, scratch / path.name)
-            write_synced(scratch / path.name / _CONTENTS, encoded)
+            (scratch / path.name / _CONTENTS).write_bytes(encoded)
+            flush(scratch / path.name / _CONTENTS)
             move_into_place(scratch / path.name, path)
             self._present.insert(0, Folder(path, contents))
 
@@ -170,10 +171,10 @@ class Columns:
                 for writer, schema, values in zip(writers, schemas, batch.columns, strict=True):
                     writer.write_batch(pa.record_batch([values.cast(schema.field(0).type)], schema=schema))
                 rows += batch.num_rows
-            for writer, sink in zip(writers, sinks, strict=True):
+            for writer in writers:
                 writer.close()
-                sink.flush()
-                os.fsync(sink.fileno())
+        for sink in sinks:
+            flush(Path(sink.name))
         if rows != (expected := sum(file.rows for file in files)):
             raise OfflineStoreError(
                 "the offline table's files do not have the rows that its log says",

@@ -32,6 +32,8 @@ from .files import move_into_place
 from .find import Index
 from .values import encode, from_halves, to_halves
 
+_load: Callable[[Path], np.ndarray] = partial(np.load, mmap_mode="r")
+
 
 class StreamIndex:
     """The events of one version of a stream view's table, with the arguments that were asked for."""
@@ -130,9 +132,3 @@ def _load_argument(folder: Path) -> tuple[Values, pa.Array | None]:
         with pa.memory_map(str(folder / "dictionary.arrow")) as source:
             dictionary = pa.ipc.open_file(source).get_batch(0).column(0)
     return Values(values, _load(null) if null.exists() else np.zeros(len(values), dtype=bool)), dictionary
-
-
-def _load(path: Path) -> np.ndarray:
-    """A memory map; an empty array cannot be mapped."""
-    found: np.ndarray = np.load(path, mmap_mode="r")
-    return found

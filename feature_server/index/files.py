@@ -35,14 +35,6 @@ class Mapped:
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Writes a file and waits until it is on disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def move_into_place(built: Path, path: Path) -> None:
     """Makes a finished folder visible under its name; one that another process made meanwhile is as good."""
     flush(built)

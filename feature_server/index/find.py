@@ -24,6 +24,7 @@ from ..arrow import arrow_int64, numpy_bools, numpy_integers
 from ..dtypes import INTEGER_WIDTHS
 from ..durable import make_private
 from ..errors import OfflineStoreError, SettingsError
+from ..offline.session import connect
 from ..offline.sql import literal
 from ..offline.store import OfflineTable
 from ..point_in_time import NO_ROW, History, Int64s, rows_at
@@ -164,7 +165,8 @@ def _build(
         make_private(folder)
         scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        connection = stack.enter_context(_connect(scratch, memory_limit))
+        connection = stack.enter_context(connect(scratch / "spill"))
+        _limit_memory(connection, memory_limit)
         if not order_path.is_dir():
             build_order(connection, table, scratch / "order")
             move_into_place(scratch / "order", order_path)
@@ -194,19 +196,17 @@ def _explained(table: OfflineTable, memory_limit: str | None) -> Iterator[None]:
         ) from None
 
 
-def _connect(scratch: Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    connection.execute(f"set TimeZone = 'UTC'; set temp_directory = {literal(str(scratch / 'spill'))}")
-    if memory_limit is not None:
-        if not _AMOUNT.fullmatch(memory_limit):
-            raise SettingsError(
-                "not an amount of memory",
-                where="memory_limit",
-                expected="a number and a unit, such as 500MB or 2GB",
-                got=repr(memory_limit),
-            )
-        connection.execute(f"set memory_limit = {literal(memory_limit)}")
-    return connection
+def _limit_memory(connection: duckdb.DuckDBPyConnection, memory_limit: str | None) -> None:
+    if memory_limit is None:
+        return
+    if not _AMOUNT.fullmatch(memory_limit):
+        raise SettingsError(
+            "not an amount of memory",
+            where="memory_limit",
+            expected="a number and a unit, such as 500MB or 2GB",
+            got=repr(memory_limit),
+        )
+    connection.execute(f"set memory_limit = {literal(memory_limit)}")
 
 
 def _content_hash(table: OfflineTable) -> str:

@@ -9,7 +9,6 @@
 Rows with a null join key or event timestamp can never be found and are left out.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import accumulate
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..definitions.facts import FeatureView
+from ..durable import flush
 from ..offline.sql import INSTANT, Column, literal, quote, restore
 from ..offline.store import OfflineTable
 from ..point_in_time import NO_CREATED, History, Int64s
@@ -87,9 +87,8 @@ def build_order(connection: duckdb.DuckDBPyConnection, table: OfflineTable, path
         _write(files["starts"], np.array([rows]))
         assert keys is not None  # there is at least one batch
         keys.close()
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
+    for name in files:
+        flush(path / name)
 
 
 def _sorted_batches(connection: duckdb.DuckDBPyConnection, table: OfflineTable) -> Iterator[pa.RecordBatch]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..arrow import arrow_type
+from ..arrow import arrow_array, arrow_type
 from ..dtypes import DType
 from ..windows.reduce import Values
 
@@ -35,15 +35,14 @@ def encode(column: Any, dtype: DType) -> tuple[Values, pa.Array | None]:
 
 def decode(values: Values, dtype: DType, dictionary: Any = None) -> Any:
     """An Arrow array of the declared type; OverflowError when an integer is too large for it."""
-    target = arrow_type(dtype)
+    target, valid = arrow_type(dtype), ~values.null if values.null.any() else None
     if dictionary is not None:
         places = pa.array(np.where(values.null, 0, values.values).astype(np.int64), mask=values.null)
         return dictionary.take(places).cast(target)
     if dtype.kind == "list":
         return pa.array([None if null else item for item, null in zip(values.values, values.null, strict=True)], target)
     if dtype.kind == "decimal":
-        halves = to_halves(np.where(values.null, 0, values.values))
-        return _array(target, halves, values.null)
+        return arrow_array(target, to_halves(np.where(values.null, 0, values.values)), valid)
     numbers = values.values
     if dtype.kind == "bool":
         return pa.array(numbers.astype(bool), mask=values.null)
@@ -56,7 +55,7 @@ def decode(values: Values, dtype: DType, dictionary: Any = None) -> Any:
         if len(zeroed) and (int(zeroed.min()) < least or int(zeroed.max()) > largest):
             raise OverflowError(f"a value beyond {dtype}")
         numbers = zeroed
-    return _array(target, numbers.astype(wanted), values.null)
+    return arrow_array(target, numbers.astype(wanted), valid)
 
 
 def to_halves(values: np.ndarray) -> np.ndarray:
@@ -99,11 +98,3 @@ def _encode_strings(column: Any, null: np.ndarray) -> tuple[Values, pa.Array]:
     codes = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
     values = place[codes] if len(order) else np.zeros(len(column), dtype=np.int64)
     return Values(values, null), encoded.dictionary.take(pa.array(order))
-
-
-def _array(target: pa.DataType, data: np.ndarray, null: np.ndarray) -> Any:
-    valid: Any = np.packbits(~null, bitorder="little") if null.any() else None
-    values: Any = np.ascontiguousarray(data)
-    return pa.Array.from_buffers(
-        target, len(null), [valid if valid is None else pa.py_buffer(valid), pa.py_buffer(values)]
-    )

@@ -86,23 +86,19 @@ class Link:
         if self._process != os.getpid():  # a fork shares its parent's connection, and would read its parent's replies
             self.close()
             self._process = os.getpid()
-        fresh = self._open is None
-        try:
-            return work()
-        except (OSError, hiredis.ProtocolError) as error:
-            self.close()
-            if fresh or not isinstance(error, ConnectionError):
-                raise self.address.unavailable(error) from None
-        except Changed:
-            raise
-        except BaseException:  # replies may still be to come
-            self.close()
-            raise
-        try:
-            return work()
-        except (OSError, hiredis.ProtocolError) as error:
-            self.close()
-            raise self.address.unavailable(error) from None
+        while True:
+            fresh = self._open is None
+            try:
+                return work()
+            except (OSError, hiredis.ProtocolError) as error:
+                self.close()
+                if fresh or not isinstance(error, ConnectionError):
+                    raise self.address.unavailable(error) from None
+            except Changed:
+                raise
+            except BaseException:  # replies may still be to come
+                self.close()
+                raise
 
     def _transaction(self, commands: bytes, count: int, after: bytes = b"") -> list[Any] | None:
         """The replies of EXEC; the replies to `after` are still to be read."""

@@ -9,7 +9,7 @@ import duckdb
 
 from ..definitions.stream import EventSource
 from ..errors import WarehouseError
-from .sql import literal, quote, sql_type
+from .sql import events_table, literal
 
 
 def connect(spill: Path | None = None) -> duckdb.DuckDBPyConnection:
@@ -30,8 +30,7 @@ class EventTypes:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, source: EventSource) -> None:
         self.connection = connection
-        listed = ", ".join(f"{quote(column.name)} {sql_type(column.dtype)}" for column in source.columns)
-        self.connection.execute(f"create table events ({listed})")
+        self.connection.execute(f"create {events_table(source)}")
 
     def __call__(self, sql: str, /) -> dict[str, str]:
         return {name: str(type_) for name, type_, *_ in self.rows(f"describe {sql}")}

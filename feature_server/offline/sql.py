@@ -4,13 +4,14 @@ Delta Lake has no unsigned integers and no UUID: those are kept in the next wide
 created timestamps are always kept as UTC instants.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from ..arrow import arrow_type
 from ..definitions.facts import FeatureView
+from ..definitions.stream import EventSource
 from ..dtypes import DType
 
 BUCKET = "_bucket"  # hidden partition column: the event time's year, month or day
@@ -92,12 +93,21 @@ def restore_list(view: FeatureView, names: Sequence[str] | None = None) -> str:
     )
 
 
+def cast_list(view: FeatureView, type_of: Callable[[DType], str], value: str | None = None) -> str:
+    """The SELECT list that gives a view's columns, or `value` for each, the types that `type_of` names."""
+    return ", ".join(
+        f"cast({value or quote(name)} as {type_of(dtype)}) as {quote(name)}" for name, dtype in columns(view)
+    )
+
+
 def store_list(view: FeatureView) -> str:
     """The SELECT list that gives the columns of a view's rows the types that its files keep."""
-    return ", ".join(
-        f"cast({quote(column.name)} as {stored_sql_type(column.dtype)}) as {quote(column.name)}"
-        for column in columns(view)
-    )
+    return cast_list(view, stored_sql_type)
+
+
+def events_table(source: EventSource) -> str:
+    """The statement part that declares a relation `events` with the source's columns."""
+    return f"table events ({', '.join(f'{quote(column.name)} {sql_type(column.dtype)}' for column in source.columns)})"
 
 
 def arrow_schema(view: FeatureView) -> pa.Schema:

@@ -17,7 +17,7 @@ from deltalake.exceptions import DeltaError
 
 from ..definitions.facts import Feature, FeatureView
 from ..errors import UNREADABLE, OfflineStoreError
-from .sql import BUCKET, columns, literal, quote, restore_list, stored_sql_type
+from .sql import BUCKET, cast_list, literal, restore_list, stored_sql_type
 
 LOG_KEY = "feature_warehouse"  # of a commit's custom metadata: a PublishedState
 
@@ -172,8 +172,7 @@ class OfflineTable:
         if paths:
             source = f"read_parquet([{', '.join(paths)}], hive_partitioning = false)"
         else:
-            nulls = (f"cast(null as {stored_sql_type(dtype)}) as {quote(name)}" for name, dtype in columns(view))
-            source = f"(select {', '.join(nulls)} where false)"
+            source = f"(select {cast_list(view, stored_sql_type, 'null')} where false)"
         return f"select {restore_list(view, names)} from {source}"
 
     @cached_property
