@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from ..definitions.aggregates import Part, part_calls
+from ..definitions.aggregates import part_calls
 from ..layout.events import part_features, plan_of
 from ..offline.sql import quote, sql_type
 from .events import History
@@ -60,8 +60,10 @@ def bases(history: History, cut_us: int, *, changed: bool = False) -> str:
         condition = "in_force_"
         if part.filter is not None:
             condition += f" and {quote(plan.arguments[part.filter].name)}"
+        if len(names) > 1:  # of arg_min and arg_max only events that have both values count
+            condition += "".join(f" and {name} is not null" for name in names)
         for feature, call in zip(features, part_calls(part, names), strict=True):
-            filtered = f"{call} filter (where {condition}{_known(part, names)})"
+            filtered = f"{call} filter (where {condition})"
             states.append(f", cast({filtered} as {sql_type(feature.dtype)}) as {feature.name}")
     return f"""
         select {history.keys}, cut_at_ as cut_{"".join(states)}
@@ -104,11 +106,6 @@ def leave_late_out(history: History, cut_offs: Mapping[int, int]) -> set[int]:
     ).fetchall()
     history.know("arrived where late_ is not true")
     return {n for (n,) in found}
-
-
-def _known(part: Part, names: list[str]) -> str:
-    """Of arg_min and arg_max only events that have both values count."""
-    return "".join(f" and {name} is not null" for name in names) if len(names) > 1 else ""
 
 
 def _cut(history: History, relation: str, cut_us: int, changed: bool) -> str:

@@ -21,7 +21,7 @@ from ..offline.session import connect
 from ..offline.sql import cast_list, columns, events_table, literal, quote, sql_type
 from ..offline.store import OfflineTable
 from ..online.store import OnlineStore
-from .log import EntryId, last_id, live_files, logged
+from .log import EntryId, last_id, live_files, log_key, logged
 
 BATCH_ROWS = 50_000
 
@@ -125,14 +125,9 @@ class History:
     def tables(self, sql: str) -> Iterator[pa.Table]:
         """The rows of a query, a part at a time."""
         with self._errors("the events of the view"):
-            batches = iter(self.connection.sql(sql).to_arrow_reader(BATCH_ROWS))
-        while True:
-            with self._errors("the events of the view"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            if batch.num_rows:
-                yield pa.Table.from_batches([batch])
+            for batch in self.connection.sql(sql).to_arrow_reader(BATCH_ROWS):
+                if batch.num_rows:
+                    yield pa.Table.from_batches([batch])
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -153,7 +148,7 @@ class History:
 
         The log is read before the files are listed: what moves to a file in between is found in both, or in the file.
         """
-        newest = until or last_id(online, source.name)
+        newest = until or last_id(online, log_key(source.name))
         log = [] if newest is None else list(logged(online, source, until=newest))
         paths = ", ".join(literal(str(path)) for path in live_files(folder))
         known = ", ".join(literal(column.name) for column in source.columns)

@@ -93,10 +93,10 @@ def live_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("live-*.parquet") if _FILE.fullmatch(path.name))
 
 
-def last_id(online: OnlineStore, source: str) -> EntryId | None:
-    """The id of the newest entry of a source's log; None for an empty one."""
+def last_id(online: OnlineStore, stream: bytes) -> EntryId | None:
+    """The id of the newest entry of a Redis stream; None for an empty one."""
     with redis_errors():
-        entries = online.client.xrevrange(log_key(source), count=1)
+        entries = online.client.xrevrange(stream, count=1)
     return entry_id(entries[0][0]) if entries else None
 
 

@@ -23,6 +23,7 @@ def values_at(history: History, view: FeatureView, *, at_us: int) -> dict[int, t
     latest = "".join(
         f", {_of_latest(argument.name, at_us, view.ttl_us)} as {argument.name}" for argument in plan.arguments
     )
+    names = ", ".join(aggregate.name for aggregate in plan.aggregates) or "null as nothing_"
     outputs = {output.feature: output.sql for output in plan.outputs}
     features = "".join(
         f", cast({outputs[feature.name]} as {sql_type(feature.dtype)}) as {quote(feature.name)}"
@@ -41,7 +42,7 @@ def values_at(history: History, view: FeatureView, *, at_us: int) -> dict[int, t
             from chosen left join counted using ({history.keys})
             group by chosen.n
         ),
-        named as (select n_, latest_us_, {_names(plan)} {latest} from reduced)
+        named as (select n_, latest_us_, {names} {latest} from reduced)
         select n_{features} from named
     """
     return {n: tuple(values) for n, *values in history.connection.execute(sql).fetchall()}
@@ -67,10 +68,6 @@ def events_in(
     rows = relation.fetchall()
     names = relation.columns[:-1]
     return rows[0][-1] if rows else 0, [dict(zip(names, row, strict=False)) for row in reversed(rows)]
-
-
-def _names(plan: StreamPlan) -> str:
-    return ", ".join([aggregate.name for aggregate in plan.aggregates]) or "null as nothing_"
 
 
 def _aggregate(plan: StreamPlan, aggregate: Aggregate, at_us: int) -> str:

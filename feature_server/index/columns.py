@@ -209,22 +209,16 @@ def _take_ascending(values: pa.ChunkedArray, places: Int64s) -> Iterator[tuple[i
 
 def _scatter(values: pa.Array, places: Int64s, size: int) -> pa.Array:
     """An array of `size` with `values` at `places` and null elsewhere."""
-    width = _byte_width(values.type)
-    if width is None:
+    kind = values.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)):
         source = np.zeros(size, dtype=np.int64)
         present = np.zeros(size, dtype=bool)
         source[places], present[places] = np.arange(len(places)), True
         return values.take(arrow_array(pa.int64(), source, present))
     valid = np.zeros(size, dtype=bool)
     valid[places] = True if values.null_count == 0 else numpy_bools(pc.is_valid(values))
-    numbers = np.zeros(size, dtype=f"i{width}")
+    number = f"i{kind.bit_width // 8}"  # NumPy moves a value as an integer of its width
+    numbers = np.zeros(size, dtype=number)
     data: Any = values.buffers()[1]
-    numbers[places] = np.frombuffer(data, dtype=f"i{width}")[values.offset :][: len(values)]
+    numbers[places] = np.frombuffer(data, dtype=number)[values.offset :][: len(values)]
     return arrow_array(values.type, numbers, valid)
-
-
-def _byte_width(type_: pa.DataType) -> int | None:
-    """Bytes of a value that NumPy can move as an integer."""
-    if pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_temporal(type_):
-        return type_.bit_width // 8
-    return None

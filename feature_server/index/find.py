@@ -44,12 +44,10 @@ Notice: TypeAlias = Callable[[str], None]
 class Index:
     """The index of one table version; open it with `open_index`, and use it while that version's files exist."""
 
-    def __init__(self, table: OfflineTable, order: Order, columns: Columns, order_name: str) -> None:
-        self.view = table.view()
-        self.order_name = order_name
-        self.version = table.version
-        self._order = order
-        self._columns = columns
+    def __init__(self, columns: Columns, order_path: Path) -> None:
+        self.view, self.version = columns.table.view(), columns.table.version
+        self.order_name = order_path.name.removeprefix("order-")
+        self._order, self._columns = Order.open(order_path, self.view), columns
 
     @property
     def rows(self) -> int:
@@ -147,20 +145,14 @@ def open_index(
     missing = columns.missing(names)
     if missing or not order_path.is_dir():
         notice(f"indexing {table.view_id} version {table.version}")
-        _build(table, folder, order_path, columns, names, memory_limit)
+        _build(columns, order_path, names, memory_limit)
     touch(order_path)
     columns.touch()
-    return Index(table, Order.open(order_path, table.view()), columns, order_path.name.removeprefix("order-"))
+    return Index(columns, order_path)
 
 
-def _build(
-    table: OfflineTable,
-    folder: Path,
-    order_path: Path,
-    columns: Columns,
-    names: Sequence[str],
-    memory_limit: str | None,
-) -> None:
+def _build(columns: Columns, order_path: Path, names: Sequence[str], memory_limit: str | None) -> None:
+    table, folder = columns.table, columns.folder
     with _explained(table, memory_limit), ExitStack() as stack:
         make_private(folder)
         scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))

@@ -75,7 +75,6 @@ class EventReader:
             rename=rename,
             forbid_unknown_fields=True,
         )
-        self._values = msgspec.structs.astuple
         self._event_decoder = msgspec.json.Decoder(self._event)
         self._columns_decoder = msgspec.json.Decoder(self._columns)
 
@@ -94,7 +93,7 @@ class EventReader:
         """
         rejected: list[tuple[int, str]] = []
         try:
-            columns = list(self._values(self._columns_decoder.decode(body)))
+            columns = list(msgspec.structs.astuple(self._columns_decoder.decode(body)))
         except Exception:  # noqa: BLE001 - see `refusal`
             columns, index, rejected = self._read_each_value(body)
         else:
@@ -111,7 +110,7 @@ class EventReader:
                 index.append(i)
             except Exception as error:  # noqa: BLE001 - see `refusal`
                 rejected.append((i, refusal(error)))
-        columns = list(map(list, zip(*map(self._values, found), strict=True))) or [[] for _ in self._names]
+        columns = list(map(list, zip(*map(msgspec.structs.astuple, found), strict=True))) or [[] for _ in self._names]
         return self._batch(columns, np.array(index, dtype=np.int64), len(events), rejected, now_us)
 
     def _decode(self, line: bytes) -> Any:

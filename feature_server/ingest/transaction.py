@@ -77,7 +77,6 @@ class _Source:
 class _Written(NamedTuple):
     """One view's part of a transaction; the first reply for each key is its new length."""
 
-    trimmer: Trimmer
     keys: list[bytes]
     commands: bytes
     commands_a_key: int
@@ -185,7 +184,7 @@ class Ingestor:
                     }
                     refused |= self._of_keys(source, view, whole.table, failed)
                     lengths = [0 if key in failed else length for key, length in replied.items()]
-                each.trimmer.grown(self._link, each.keys, lengths, now_us)
+                view.trimmer.grown(self._link, each.keys, lengths, now_us)
                 start = stop
             source.log_refused = hiredis.ReplyError in set(map(type, replies[start:]))
             for reply in replies[start:]:
@@ -306,12 +305,12 @@ class Ingestor:
                 command % (len(key), key, len(records), records, len(key), key)
                 for key, records in zip(row_keys, batch.records, strict=True)
             ]
-            return _Written(view.trimmer, row_keys, b"".join(packed), 2)
+            return _Written(row_keys, b"".join(packed), 2)
         packed = [
             _APPEND % (len(key), key, len(records), records)
             for key, records in zip(row_keys, batch.records, strict=True)
         ]
-        return _Written(view.trimmer, row_keys, b"".join(packed), 1)
+        return _Written(row_keys, b"".join(packed), 1)
 
 
 def _result(batch: Batch) -> PushResult:

@@ -15,7 +15,7 @@ import msgspec
 
 from ..definitions.stream import EventSource
 from ..errors import CannotLand, FeatureStoreError, NotSynced, OnlineStoreError, UnknownNameError
-from ..history.log import entry_id, land
+from ..history.log import entry_id, land, last_id
 from ..layout.keys import DEAD, EVENTS, GROUP
 from ..online.store import OnlineStore, redis_errors
 from .portions import portions
@@ -102,10 +102,9 @@ class Worker:
 
     def _take_all(self, stopped: Callable[[], bool]) -> None:
         """Take in what this worker had read when it was stopped, and what is in the stream now."""
-        with redis_errors():
-            newest = self.online.client.xrevrange(self._events, count=1)
+        newest = last_id(self.online, self._events)
         self._take_pending()
-        while newest and not stopped() and self.take() and self._last_read < entry_id(newest[0][0]):
+        while newest and not stopped() and self.take() and self._last_read < newest:
             pass
 
     def _waiting(self, error: FeatureStoreError) -> str:
@@ -122,23 +121,23 @@ class Worker:
                 self._events, GROUP, self.consumer, min_idle_time=CLAIM_MS, count=BATCH_EVENTS
             )[1]
             if not claimed:
-                found = self.online.client.xreadgroup(
-                    GROUP, self.consumer, {self._events: ">"}, count=BATCH_EVENTS, block=block_ms
-                )
-                claimed = found[0][1] if found else []
+                claimed = self._read(">", block_ms)
                 self._last_read = entry_id(claimed[-1][0]) if claimed else self._last_read
         self._push(claimed)
         return len(claimed)
 
     def _take_pending(self) -> None:
         """Take in what this worker had read when it was stopped."""
-        while True:
-            with redis_errors():
-                found = self.online.client.xreadgroup(GROUP, self.consumer, {self._events: "0"}, count=BATCH_EVENTS)
-            entries = found[0][1] if found else []
-            if not entries:
-                return
+        while entries := self._read("0"):
             self._push(entries)
+
+    def _read(self, after: str, block_ms: int | None = None) -> list[Entry]:
+        """Entries of the producers' stream for this worker: those that nobody has read (`>`), or its own again."""
+        with redis_errors():
+            found = self.online.client.xreadgroup(
+                GROUP, self.consumer, {self._events: after}, count=BATCH_EVENTS, block=block_ms
+            )
+        return found[0][1] if found else []
 
     def _push(self, entries: list[Entry]) -> None:
         """Push events in order."""

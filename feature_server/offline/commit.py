@@ -60,7 +60,7 @@ def commit(
                 commit_properties=properties,
             )
     except DeltaError as error:
-        if _is_conflict(error):
+        if type(error).__name__ == "CommitFailedError" or "already exists" in str(error):
             raise _conflict(path) from error
         raise OfflineStoreError(
             "the commit failed", where=str(path), got=str(error), remedy="run `features publish` again"
@@ -68,10 +68,6 @@ def commit(
     log = path / "_delta_log"
     flush(log / f"{0 if base is None else base.version + 1:020}.json")
     flush(log)
-
-
-def _is_conflict(error: DeltaError) -> bool:
-    return type(error).__name__ == "CommitFailedError" or "already exists" in str(error)
 
 
 def _conflict(path: Path) -> CommitConflict:

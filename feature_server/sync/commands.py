@@ -26,14 +26,13 @@ _MAX_TRANSACTION_BYTES = 1 << 20
 class Transaction:
     """Commands to run together: `commands` holds `count` of them, about `rows` rows.
 
-    `existing` holds `questions` EXISTS commands on the same keys, to be asked before; empty where nothing is counted.
+    `existing` is an EXISTS command on the same keys, to be asked before; empty where nothing is counted.
     """
 
     commands: list[bytes | memoryview]
     count: int
     rows: int
     existing: bytes = b""
-    questions: int = 0
     deletes: bool = False
 
 
@@ -58,10 +57,8 @@ def write_commands(
         else:
             name_bytes = data[offsets[chosen][:, None] + np.arange(width)]
             values, expiry = rows[chosen], None if expire_ms is None else expire_ms[chosen]
-        if expiry is None:
-            yield from _msets(name_bytes, values, count_existing)
-        elif int(expiry.min()) >= 10**12 and int(expiry.max()) < 10**13:
-            yield from _sets(name_bytes, values, expiry, count_existing)
+        if expiry is None or (int(expiry.min()) >= 10**12 and int(expiry.max()) < 10**13):
+            yield from _of_one_width(name_bytes, values, expiry, count_existing)
         else:
             yield from _general([bytes(name) for name in name_bytes], _row_bytes(values), expiry, count_existing)
 
@@ -75,9 +72,7 @@ def delete_key_commands(names: Sequence[bytes], *, count_existing: bool) -> Iter
     for start in range(0, len(names), ROWS_PER_TRANSACTION):
         chosen = names[start : start + ROWS_PER_TRANSACTION]
         existing = pack_command((b"EXISTS", *chosen)) if count_existing else b""
-        yield Transaction(
-            [pack_command((b"UNLINK", *chosen))], 1, len(chosen), existing, int(count_existing), deletes=True
-        )
+        yield Transaction([pack_command((b"UNLINK", *chosen))], 1, len(chosen), existing, deletes=True)
 
 
 def _names(code: str, entities: Column) -> Column:
@@ -103,41 +98,35 @@ def _template(count: int, parts: Sequence[bytes | Bytes2D]) -> Bytes2D:
     return lines
 
 
-def _msets(names: Bytes2D, rows: Bytes2D, count_existing: bool) -> Iterator[Transaction]:
+def _of_one_width(
+    names: Bytes2D, rows: Bytes2D, expire_ms: npt.NDArray[np.int64] | None, count_existing: bool
+) -> Iterator[Transaction]:
+    """Rows and names of equal width each, with expiries of 13 digits or none: MSETs, or a SET for each."""
     head, middle = b"$%d\r\n" % names.shape[1], b"\r\n$%d\r\n" % rows.shape[1]
-    lines = _template(len(names), [head, names, middle, rows, b"\r\n"])
-    for start, stop in _cuts(len(names), lines.shape[1]):
+    if expire_ms is None:
+        most, lines = ROWS_PER_TRANSACTION, _template(len(names), [head, names, middle, rows, b"\r\n"])
+    else:
+        _, digits = text_buffers(pa.array(expire_ms).cast(pa.large_string()))
+        times, end = digits[: 13 * len(names)].reshape(-1, 13), b"\r\n$4\r\nPXAT\r\n$13\r\n"
+        head = b"*5\r\n$3\r\nSET\r\n" + head
+        most = EXPIRING_ROWS_PER_TRANSACTION
+        lines = _template(len(names), [head, names, middle, rows, end, times, b"\r\n"])
+    step = max(1, min(most, _MAX_TRANSACTION_BYTES // lines.shape[1]))  # fewer where rows are wide
+    for start in range(0, len(names), step):
+        stop = min(start + step, len(names))
         commands: list[bytes | memoryview] = []
         for at in range(start, stop, ROWS_PER_COMMAND):
             part = lines[at : min(at + ROWS_PER_COMMAND, stop)]
-            commands += [b"*%d\r\n$4\r\nMSET\r\n" % (2 * len(part) + 1), part.reshape(-1).data]
-        existing = _existing(names[start:stop]) if count_existing else b""
-        yield Transaction(commands, len(commands) // 2, stop - start, existing, int(count_existing))
-
-
-def _sets(
-    names: Bytes2D, rows: Bytes2D, expire_ms: npt.NDArray[np.int64], count_existing: bool
-) -> Iterator[Transaction]:
-    _, digits = text_buffers(pa.array(expire_ms).cast(pa.large_string()))
-    times = digits[: 13 * len(names)].reshape(-1, 13)
-    head = b"*5\r\n$3\r\nSET\r\n$%d\r\n" % names.shape[1]
-    middle, end = b"\r\n$%d\r\n" % rows.shape[1], b"\r\n$4\r\nPXAT\r\n$13\r\n"
-    lines = _template(len(names), [head, names, middle, rows, end, times, b"\r\n"])
-    for start, stop in _cuts(len(names), lines.shape[1], EXPIRING_ROWS_PER_TRANSACTION):
-        existing = _existing(names[start:stop]) if count_existing else b""
-        commands: list[bytes | memoryview] = [lines[start:stop].reshape(-1).data]
-        yield Transaction(commands, stop - start, stop - start, existing, int(count_existing))
+            if expire_ms is None:
+                commands.append(b"*%d\r\n$4\r\nMSET\r\n" % (2 * len(part) + 1))
+            commands.append(part.reshape(-1).data)
+        count = len(commands) // 2 if expire_ms is None else stop - start
+        yield Transaction(commands, count, stop - start, _existing(names[start:stop]) if count_existing else b"")
 
 
 def _existing(names: Bytes2D) -> bytes:
     lines = _template(len(names), [b"$%d\r\n" % names.shape[1], names, b"\r\n"])
     return b"*%d\r\n$6\r\nEXISTS\r\n" % (len(names) + 1) + lines.tobytes()
-
-
-def _cuts(count: int, width: int, most: int = ROWS_PER_TRANSACTION) -> Iterator[tuple[int, int]]:
-    """Ranges of at most `most` rows, fewer where rows are wide."""
-    step = max(1, min(most, _MAX_TRANSACTION_BYTES // width))
-    return ((start, min(start + step, count)) for start in range(0, count, step))
 
 
 def _general(
@@ -167,7 +156,7 @@ def _general(
             ]
             head, count = b"", len(lines)
         existing = pack_command((b"EXISTS", *names[start:stop])) if count_existing else b""
-        yield Transaction([head, b"".join(lines)], count, stop - start, existing, int(count_existing))
+        yield Transaction([head, b"".join(lines)], count, stop - start, existing)
 
 
 def append_commands(code: str, events: Iterable[KeyEvents], keep_us: int | None) -> Iterator[Transaction]:

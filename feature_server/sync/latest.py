@@ -113,50 +113,46 @@ class KeySet:
         self._integer = integer
         parts = list(ids)
         if integer:
-            self._ids: Ids = np.unique(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
+            self.ids: Ids = np.unique(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
         else:
             chunks = [pc.unique(part) for part in parts]
-            self._ids = pc.unique(pa.chunked_array(chunks, pa.large_string())).cast(pa.large_string())
+            self.ids = pc.unique(pa.chunked_array(chunks, pa.large_string())).cast(pa.large_string())
 
     def __len__(self) -> int:
-        return len(self._ids)
-
-    @property
-    def ids(self) -> Ids:
-        return self._ids
+        return len(self.ids)
 
     @property
     def entities(self) -> Column:
         """The entities' names in row keys."""
-        return pa.array(self._ids).cast(pa.large_string()) if self._integer else self._ids
+        return pa.array(self.ids).cast(pa.large_string()) if self._integer else self.ids
 
     def contains(self, ids: Ids) -> Mask:
         if len(self) == 0:
             return np.zeros(len(ids), dtype=np.bool_)
         if not self._integer:
-            return pc.is_in(ids, value_set=self._ids).to_numpy(zero_copy_only=False)
-        places = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        found: Mask = self._ids[places] == ids
+            return pc.is_in(ids, value_set=self.ids).to_numpy(zero_copy_only=False)
+        places = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        found: Mask = self.ids[places] == ids
         return found
 
     def may_overlap(self, bounds: tuple[int, int] | None) -> bool:
         """False only when no integer of the set lies within the bounds."""
         if bounds is None:
             return True
-        low, high = np.searchsorted(self._ids, bounds[0]), np.searchsorted(self._ids, bounds[1], side="right")
+        low, high = np.searchsorted(self.ids, bounds[0]), np.searchsorted(self.ids, bounds[1], side="right")
         return bool(low < high)
 
     def add(self, ids: Ids) -> None:
         """Add entities that are not in the set."""
         if self._integer:
-            self._ids = np.sort(np.concatenate([self._ids.astype(ids.dtype), ids]), kind="stable")
+            self.ids = np.sort(np.concatenate([self.ids.astype(ids.dtype), ids]), kind="stable")
         else:
-            self._ids = pa.concat_arrays([self._ids, ids])
+            self.ids = pa.concat_arrays([self.ids, ids])
 
     def discard(self, ids: Ids) -> None:
         """Take out entities, all of which are in the set."""
-        gone = KeySet([ids], integer=self._integer).contains(self._ids)
-        self._ids = self._ids[~gone] if self._integer else self._ids.filter(pa.array(~gone))
+        gone = KeySet([ids], integer=self._integer).contains(self.ids)
+        self.ids = self.ids[~gone] if self._integer else self.ids.filter(pa.array(~gone))
 
 
 def key_set(reader: KeyReader, files: Iterable[DataFile], *, after_us: int | None = None, until_us: int) -> KeySet:

@@ -44,13 +44,10 @@ class RowFilling:
 
     def fill(self, code: str) -> int:
         """Write everything under a new code: how many rows."""
-        return self._write(code, None)[0]
+        return self.merge(code, None, ())[0]
 
-    def merge(self, code: str, changed: KeySet, attempts: tuple[Attempt, ...]) -> tuple[int, int]:
-        """Bring the keys that changed since `attempts` up to date: how many rows were written, how many deleted."""
-        return self._write(code, changed)
-
-    def _write(self, code: str, wanted: KeySet | None) -> tuple[int, int]:
+    def merge(self, code: str, wanted: KeySet | None, attempts: tuple[Attempt, ...]) -> tuple[int, int]:
+        """Bring the keys that changed since `attempts` up to date, None for all: rows written, and rows deleted."""
         session, now_us = self.session, self.target.now_us
         with FencedWriter(session.online, session.fence, code) as writer:
             for _, rows in latest_rows(

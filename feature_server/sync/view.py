@@ -141,7 +141,7 @@ class ViewSync:
 
     def _write_all(self) -> SyncResult:
         code = self.online.new_code()
-        self._record(code, (self.target.attempt,))
+        self.online.record(self.session.fence, code, self._generation((self.target.attempt,)))
         written = self.filling.fill(code)
         entry = self._publish(code)
         _, leftover = clean(self.session, self.generations, self.live)
@@ -155,15 +155,13 @@ class ViewSync:
         written = deleted = 0
         if len(changed):
             if self.target.attempt not in attempts:
-                self._record(code, (*attempts, self.target.attempt))
+                generation = self._generation((*attempts, self.target.attempt))
+                self.online.record(self.session.fence, code, generation)
             written, deleted = self.filling.merge(code, changed, attempts)
         return self._result("changes", self._publish(code), rows=written, deleted=deleted, leftover=leftover)
 
     def _stopped_filling(self, now: OnlineRegistry | None) -> OnlineRegistry:
         return self._without_filling(now or OnlineRegistry(registry=self.session.registry))
-
-    def _record(self, code: str, attempts: tuple[Attempt, ...]) -> None:
-        self.online.record(self.session.fence, code, self._generation(attempts))
 
     def _publish(self, code: str) -> OnlineView:
         """Move the watermark, and with it readers to `code`; pushes go there alone from then on."""

@@ -96,10 +96,10 @@ class FencedWriter:
         self._answer()
         if self._answer() != self._fence.token:
             raise overtaken(self._fence.view)
-        existing = sum(self._answer() for _ in range(transaction.questions))
+        existing = self._answer() if transaction.existing else 0
         for _ in range(1 + transaction.count):  # OK to MULTI, QUEUED to each command
             self._answer()
-        return -existing if transaction.deletes else transaction.rows - existing
+        return (0 if transaction.deletes else transaction.rows) - int(existing)
 
     def _finish(self, transaction: Transaction) -> None:
         self._answer()  # QUEUED to HINCRBY
