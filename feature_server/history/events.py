@@ -37,7 +37,7 @@ class History:
         self.order = f"order by {self.keys}, event_timestamp, created_timestamp"
         order = "order by created_timestamp desc, event_timestamp desc"
         self.latest_version = f"row_number() over (partition by {self.keys}, event_id {order}) = 1"
-        self.in_force = f"({self.latest_version} and counts)"  # as in `windows.versions`; for QUALIFY
+        self.in_force = f"({self.latest_version} and counts)"  # as in `windows.window`; for QUALIFY
 
     def store(self, table: OfflineTable | None) -> None:
         """Make `stored`, `unlanded` and `known` from a version of the offline table, or from none."""

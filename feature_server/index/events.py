@@ -2,7 +2,7 @@
 
 Folder `events-<order>` holds a folder for each part, moved into place when it is finished:
 
-    base/counts.npy           as in `windows.versions.Events`
+    base/counts.npy           as in `windows.window.Events`
     base/superseded.npy       likewise; only when some event has a later version
     a0/values.npy             of each argument, as `index.values.encode` gives them
     a0/null.npy               which are null; only when some are
@@ -27,7 +27,7 @@ from ..definitions.stream import Argument, StreamPlan
 from ..durable import make_private
 from ..times import NEVER
 from ..windows.reduce import Values
-from ..windows.versions import Events, superseded_at
+from ..windows.window import Events, superseded_at
 from .files import move_into_place
 from .find import Index
 from .values import encode, from_halves, to_halves

@@ -1,4 +1,4 @@
-"""The bytes that Redis holds of a stream view's keys → `windows.versions.Events`, with NumPy alone."""
+"""The bytes that Redis holds of a stream view's keys → `windows.window.Events`, with NumPy alone."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -11,8 +11,7 @@ from ..definitions.facts import FeatureView
 from ..errors import OnlineStoreError
 from ..times import NEVER
 from ..windows.reduce import Values
-from ..windows.versions import Events, superseded_at
-from ..windows.window import NO_EVENT
+from ..windows.window import NO_EVENT, Events, superseded_at
 from .events import FIRST_ARGUMENT, LENGTH_BYTES, base_view, part_features, plan_of, record_view
 from .row import RowCodec, RowLayout
 

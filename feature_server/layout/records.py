@@ -163,7 +163,7 @@ class Records:
 
 
 def in_force(facts: Iterable[Facts]) -> list[Facts]:
-    """The facts of the events of one key that count, each in its version in force (as in `windows.versions`)."""
+    """The facts of the events of one key that count, each in its version in force (as in `windows.window`)."""
     latest: dict[int, Facts] = {}
     for fact in facts:
         event_us, created_us, number, _ = fact

@@ -17,8 +17,7 @@ from ..errors import OnlineStoreError
 from ..layout.decode import Array, BaseDecoder, Dictionary, objects
 from ..layout.events import plan_of
 from ..windows.reduce import Values, mean
-from ..windows.versions import Events
-from ..windows.window import NO_EVENT, ranges_of
+from ..windows.window import NO_EVENT, Events, ranges_of
 
 _FEW_GROUPS = 8
 

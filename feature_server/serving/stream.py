@@ -19,8 +19,7 @@ from ..times import NEVER
 from ..windows.expression import Column
 from ..windows.expression import evaluate as expression
 from ..windows.now import WindowsNow
-from ..windows.versions import in_force
-from ..windows.window import NO_EVENT, Evaluated
+from ..windows.window import NO_EVENT, Evaluated, in_force
 from .lifetime import Lifetime
 from .rows import ViewColumns, ViewReader
 from .statuses import NOT_FOUND, absent_at

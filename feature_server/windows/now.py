@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from ..definitions.stream import Frame, StreamPlan
 from .reduce import Values, over_ranges
-from .versions import Events, in_force
-from .window import NO_EVENT, Evaluated, evaluate, ranges_of
+from .window import NO_EVENT, Evaluated, Events, evaluate, in_force, ranges_of
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]

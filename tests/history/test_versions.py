@@ -20,9 +20,8 @@ from feature_server.layout.records import Records, in_force
 from feature_server.layout.row import RowCodec
 from feature_server.times import EPOCH
 from feature_server.windows.reduce import Values
-from feature_server.windows.versions import Events
-from feature_server.windows.versions import in_force as events_in_force
-from feature_server.windows.window import evaluate
+from feature_server.windows.window import Events, evaluate
+from feature_server.windows.window import in_force as events_in_force
 from tests.support.versions import CASES, Case, Version
 
 INTEGER, INTEGERS = parse_dtype("int64"), parse_dtype("list<int64>")
