@@ -6,32 +6,39 @@ that say to be created ahead of the clock: builds leave those out. A key that di
 of the table that was synced: equal to that it is merely not yet synced.
 """
 
+import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..definitions.aggregates import has_bases
 from ..definitions.facts import FeatureView
+from ..definitions.stream import EventSource
+from ..errors import OnlineStoreError
 from ..history.bases import leave_late_out
 from ..history.events import History, open_history
-from ..history.log import EntryId, entry_id, log_key
+from ..history.log import EntryId, entry_id, landing_folder, log_key
 from ..history.values import values_at
 from ..layout import keys
 from ..layout.events import GRACE_US, event_id_number, plan_of
 from ..layout.records import Records
-from ..layout.row import event_timestamp_us
+from ..layout.row import event_timestamp_us, from_stored
 from ..offline.store import OfflineStore, OfflineTable
-from ..online.registry import OnlineView
+from ..online.registry import OnlineRegistry, OnlineView
 from ..online.store import OnlineStore, redis_errors
+from ..serving.rows import ViewColumns
+from ..serving.statuses import ValueCounts
+from ..serving.stream import StreamViewReader
 from .result import EXPIRED, NOT_YET_SYNCED, WRONG, Difference, Progress, Verified, compared, never_synced
 from .rows import SAMPLE, named_keys, synced_table
-from .served import Values, live_of, served_values, unequal
 
 LOST, UNKNOWN, LATE = "lost", "in no table, file or log", "late event"
 AHEAD = "an event created ahead of the clock: take it out of its live-….parquet file, then `features sync --full`"
 EXPLAINED = {NOT_YET_SYNCED, LATE}  # what the next sync, or the one after the event has landed, makes equal
 _PAGE = 2000
 _TRIES = 3
+Values = tuple[Any, ...]
 
 
 def verify_events(
@@ -178,3 +185,47 @@ class _Comparison:
             return f"{LOST}: {len(missing)} of its events are not online"
         unknown = {number for _, number in present} - {number for _, number in known}
         return f"{len(unknown)} of its events are {UNKNOWN}" if unknown else WRONG
+
+
+def live_of(
+    online: OnlineStore, registry: OnlineRegistry, view: FeatureView, project_dir: Path
+) -> tuple[OnlineStore, EventSource, Path]:
+    """Where a view's live events are: in which store, of which source, landed in which folder."""
+    for source in registry.registry.sources:
+        if source.name == plan_of(view).source:
+            return online, source, landing_folder(source, project_dir)
+    raise OnlineStoreError(
+        "the online registry lacks the view's event source", where=view.id, expected=plan_of(view).source,
+        remedy="run `features apply` and `features sync`",
+    )  # fmt: skip
+
+
+def served_values(
+    found: OnlineView, stored: Sequence[bytes | None], bases: Sequence[bytes | None], at_us: int
+) -> tuple[list[Values], ViewColumns]:
+    """What a read at an instant gives for the values and bases of some keys: the view's features, None for no value.
+
+    Also the read itself.
+    """
+    view = found.definition
+    read = StreamViewReader(found, view.ttl_us, view.features, ValueCounts()).read(stored, at_us, (), bases)
+    columns = []
+    for i, feature in enumerate(view.features):
+        convert, nulls = from_stored(feature.dtype) or (lambda value: value), read.nulls[i]
+        columns.append(
+            [None if nulls is not None and nulls[row] else convert(value) for row, value in enumerate(read.columns[i])]
+        )
+    return [tuple(column[row] for column in columns) for row in range(len(stored))], read
+
+
+def unequal(one: Values, other: Values) -> list[int]:
+    """Places where values differ; sums of floats may differ in their last digits, for their order is not fixed."""
+    return [i for i, (a, b) in enumerate(zip(one, other, strict=True)) if not _equal(a, b)]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return bool(a == b)

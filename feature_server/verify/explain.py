@@ -16,9 +16,9 @@ from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry
 from ..online.store import OnlineStore, redis_errors
 from ..serving.statuses import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
 from ..times import from_us, to_us
+from .events import live_of, served_values, unequal
 from .explanation import Explanation, Window
 from .rows import named_keys
-from .served import live_of, served_values, unequal
 
 SHOWN_EVENTS = 20
 

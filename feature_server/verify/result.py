@@ -6,8 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 
 from ..offline.store import OfflineTable
-from ..online.registry import OnlineView
-from ..online.verified import LastVerified
+from ..online.registry import LastVerified, OnlineView
 
 Progress = Callable[[int, int], None]
 
