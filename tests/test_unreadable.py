@@ -14,8 +14,7 @@ from feature_server.dbt.artifacts import read_manifest
 from feature_server.dbt.build import read_last_run
 from feature_server.definitions.registry import read_registry
 from feature_server.errors import FeatureStoreError
-from feature_server.online.registry import decode_online_registry
-from feature_server.online.verified import decode_verified
+from feature_server.online.registry import decode_online_registry, decode_verified
 from feature_server.training.record import METADATA_KEY, read_record
 
 

@@ -11,8 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 
 from ..online.live import LiveSource
-from ..online.registry import OnlineRegistry
-from ..online.verified import LastVerified
+from ..online.registry import LastVerified, OnlineRegistry
 from ..serving.counts import LATENCY_BUCKETS, Counts
 
 

@@ -10,8 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..errors import Error, FeatureStoreError
 from ..layout.keys import EPOCH
 from ..online.readers import AsyncRedisReader
-from ..online.registry import OnlineRegistry
-from ..online.verified import LastVerified, decode_verified, verified_key
+from ..online.registry import LastVerified, OnlineRegistry, decode_verified, verified_key
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, encode_error, error_headers, push_response
 from ..serving.drive import AsyncFeatures
 from ..serving.reader import FeatureReader

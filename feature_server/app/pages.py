@@ -20,8 +20,7 @@ from starlette.routing import Route
 from ..definitions.registry import Registry
 from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError
 from ..online.live import LiveSource, read_live
-from ..online.registry import OnlineRegistry
-from ..online.verified import LastVerified
+from ..online.registry import LastVerified, OnlineRegistry
 from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers
 from ..settings import Settings
 from ..templates.render import compile_pages, render

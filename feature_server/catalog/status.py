@@ -15,9 +15,8 @@ from ..definitions.registry import Registry
 from ..errors import FeatureStoreError
 from ..offline.store import OfflineStore
 from ..online.embedded import connect
-from ..online.registry import OnlineRegistry, OnlineView
+from ..online.registry import LastVerified, OnlineRegistry, OnlineView
 from ..online.store import OnlineStore
-from ..online.verified import LastVerified
 from ..settings import Settings
 from ..times import from_us
 from .lateness import allowed_delay, span

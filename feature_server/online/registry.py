@@ -1,14 +1,19 @@
 """What is online, as Redis says it: the definitions in force, and how each view's rows are keyed and laid out.
 
-Written by `sync` in one step with the watermark it stands for; read by every reader. Light on purpose: the client
-imports it.
+Written by `sync` in one step with the watermark it stands for; read by every reader. Beside it Redis keeps what the
+last `features verify` of each view found, for `/metrics` and status. Light on purpose: the client imports it.
 """
+
+from typing import TypeVar
 
 import msgspec
 
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
 from ..errors import UNREADABLE, NotSynced, OnlineStoreError, UnknownNameError
+from ..layout.keys import REGISTRY, VERIFIED
+
+_Kept = TypeVar("_Kept")
 
 
 class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,12 +94,34 @@ def decode_online_registry(stored: bytes | None) -> OnlineRegistry:
     """The value of `layout.keys.REGISTRY`; NotSynced where there is none."""
     if stored is None:
         raise NotSynced("the online store is empty", remedy="run `features sync`")
+    remedy = "run `features sync` with the version of feature-warehouse that readers use"
+    return _decoded(stored, OnlineRegistry, "the online registry", REGISTRY.decode(), remedy)
+
+
+class LastVerified(msgspec.Struct, frozen=True, kw_only=True):
+    """A comparison of `keys` keys of a view at an instant: `different` keys differed, `unexplained` of them wrongly."""
+
+    instant_us: int
+    keys: int
+    different: int
+    unexplained: int
+
+
+def verified_key(view_id: str) -> bytes:
+    return VERIFIED + view_id.encode()
+
+
+def decode_verified(stored: bytes | None) -> LastVerified | None:
+    """The value of `verified_key`; None for a view that was never verified."""
+    if stored is None:
+        return None
+    remedy = "run `features verify` with the version of feature-warehouse that serves"
+    what = "the result of the last `features verify`"
+    return _decoded(stored, LastVerified, what, f"{VERIFIED.decode()}<view>", remedy)
+
+
+def _decoded(stored: bytes, kind: type[_Kept], what: str, where: str, remedy: str) -> _Kept:
     try:
-        return msgspec.json.decode(stored, type=OnlineRegistry)
+        return msgspec.json.decode(stored, type=kind)
     except UNREADABLE as error:
-        raise OnlineStoreError(
-            "the online registry cannot be read",
-            where="features:registry",
-            got=str(error),
-            remedy="run `features sync` with the version of feature-warehouse that readers use",
-        ) from None
+        raise OnlineStoreError(f"{what} cannot be read", where=where, got=str(error), remedy=remedy) from None

@@ -21,8 +21,7 @@ from ..errors import OnlineStoreUnavailable, SyncConflict
 from ..layout import keys
 from .address import RedisAddress, parse_redis_url
 from .refusals import refusal
-from .registry import OnlineRegistry, decode_online_registry
-from .verified import LastVerified, decode_verified, verified_key
+from .registry import LastVerified, OnlineRegistry, decode_online_registry, decode_verified, verified_key
 
 TIMEOUT_SECONDS = 30.0
 
