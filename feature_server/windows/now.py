@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..definitions.stream import Frame, StreamPlan
-from .reduce import Values, over_ranges
+from .reduce import Values, over_ranges, running_totals
 from .window import NO_EVENT, Evaluated, Events, evaluate, in_force, ranges_of
 
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -79,8 +79,7 @@ class _Groups:
             if len(self.size) == 1:
                 found = np.searchsorted(event_us, [time_us])
             else:
-                running = np.zeros(len(event_us) + 1, dtype=np.int64)
-                np.cumsum(event_us < time_us, out=running[1:])
+                running = running_totals(event_us < time_us)
                 found = self.first + running[self.after] - running[self.first]
             self._passed[time_us] = found
         return found

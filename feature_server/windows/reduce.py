@@ -60,12 +60,18 @@ def _never_null(values: np.ndarray) -> Values:
     return Values(values, np.zeros(len(values), dtype=bool))
 
 
+def running_totals(values: np.ndarray) -> np.ndarray:
+    """The sum of the values before each place, and of all."""
+    running = np.zeros(len(values) + 1, dtype=np.int64)
+    np.cumsum(values, out=running[1:])
+    return running
+
+
 def count(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """How many of each range are valid."""
     if np.count_nonzero(valid) == len(valid):
         return high - low
-    running = np.zeros(len(valid) + 1, dtype=np.int64)
-    np.cumsum(valid, out=running[1:])
+    running = running_totals(valid)
     return running[high] - running[low]
 
 
@@ -79,9 +85,8 @@ def total(values: np.ndarray, valid: np.ndarray, low: np.ndarray, high: np.ndarr
     largest = max(abs(int(kept.max(initial=0))), abs(int(kept.min(initial=0))))
     if largest * max(longest, 1) >= 2**63:
         return over_ranges(np.add, kept.astype(object), low, high, 0)
-    running = np.zeros(len(kept) + 1, dtype=np.int64)
     with np.errstate(over="ignore"):
-        np.cumsum(kept.astype(np.int64), out=running[1:])
+        running = running_totals(kept.astype(np.int64))
         return running[high] - running[low]
 
 
@@ -115,21 +120,12 @@ def _float_extreme(
     return np.where(is_nan, np.nan, found)
 
 
-def _first(of: Ranges) -> np.ndarray:
-    """Position of the first valid event of each range; -1 where there is none."""
+def _end(of: Ranges, *, last: bool) -> np.ndarray:
+    """Position of the first or last valid event of each range; -1 where there is none."""
     valid, low, high = of.where
-    following = np.where(valid, np.arange(len(valid)), len(valid))
-    following = np.minimum.accumulate(following[::-1])[::-1]
-    found = np.concatenate((following, [len(valid)]))[low]
-    return np.where(found < high, found, -1)
-
-
-def _last(of: Ranges) -> np.ndarray:
-    """Position of the last valid event of each range; -1 where there is none."""
-    valid, low, high = of.where
-    preceding = np.maximum.accumulate(np.where(valid, np.arange(len(valid)), -1)) if len(valid) else np.array([], int)
-    found = np.concatenate((preceding, [-1]))[high - 1]
-    return np.where((high > low) & (found >= low), found, -1)
+    before = running_totals(valid)
+    places = np.append(np.flatnonzero(valid), -1)
+    return np.where(before[high] > before[low], places[before[high] - 1 if last else before[low]], -1)
 
 
 def expanded(valid: np.ndarray, low: np.ndarray, high: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
@@ -281,10 +277,6 @@ def mean(total: np.ndarray, size: np.ndarray, unit: int) -> np.ndarray:
     return (total.astype(np.longdouble) / (size * unit)).astype(np.float64)
 
 
-def _count(of: Ranges) -> Values:
-    return _never_null(count(*of.where))
-
-
 def _sum(of: Ranges) -> Values:
     return Values(total(of.arguments[0].values, *of.where), count(*of.where) == 0)
 
@@ -335,17 +327,13 @@ def _list(of: Ranges) -> Values:
 
 
 KERNELS: dict[str, Callable[[Ranges], Values | np.ndarray]] = {  # values, or the positions of the events that have them
-    "count_star": _count,
-    "count": _count,
+    **dict.fromkeys(("count_star", "count"), lambda of: _never_null(count(*of.where))),
     "count_distinct": _count_distinct,
-    "count_if": _sum,
-    "sum": _sum,
+    **dict.fromkeys(("count_if", "sum"), _sum),
     "product": _product,
     "avg": _avg,
-    "min": partial(_extreme, np.minimum),
-    "max": partial(_extreme, np.maximum),
-    "bool_and": partial(_extreme, np.minimum),
-    "bool_or": partial(_extreme, np.maximum),
+    **dict.fromkeys(("min", "bool_and"), partial(_extreme, np.minimum)),
+    **dict.fromkeys(("max", "bool_or"), partial(_extreme, np.maximum)),
     "stddev_samp": partial(_deviation, 1),
     "stddev_pop": partial(_deviation, 0),
     "var_samp": partial(_variance, 1),
@@ -353,8 +341,8 @@ KERNELS: dict[str, Callable[[Ranges], Values | np.ndarray]] = {  # values, or th
     "median": partial(_quantile, 0.5),
     "quantile_cont": partial(_quantile, None),
     "quantile_disc": lambda of: _quantile_positions(of, float(of.parameter or 0), continuous=False)[0],
-    "first": _first,
-    "last": _last,
+    "first": partial(_end, last=False),
+    "last": partial(_end, last=True),
     "arg_min": partial(_arg_extreme, largest=False),
     "arg_max": partial(_arg_extreme, largest=True),
     "list": _list,

@@ -18,7 +18,7 @@ from ..definitions.stream import Aggregate, Frame, StreamPlan
 from ..dtypes import DType
 from ..point_in_time import last_not_after
 from ..times import NEVER
-from .reduce import KERNELS, Ranges, Values, expanded, picked
+from .reduce import KERNELS, Ranges, Values, expanded, picked, running_totals
 
 NO_EVENT = np.iinfo(np.int64).min
 _PACKED_BITS = 62
@@ -79,9 +79,7 @@ def in_force(events: Events) -> Events:
     superseded = superseded_of(events)
     keep = events.counts if superseded is None else (superseded == NEVER) & events.counts
     if np.count_nonzero(keep) < len(keep):
-        kept = np.zeros(len(keep) + 1, dtype=np.int64)
-        np.cumsum(keep, out=kept[1:])
-        events = events.take(np.flatnonzero(keep), kept[events.starts])
+        events = events.take(np.flatnonzero(keep), running_totals(keep)[events.starts])
     return events if superseded is None else msgspec.structs.replace(events, event_id=None, superseded=None)
 
 
