@@ -27,7 +27,7 @@ from ..offline.store import OfflineStore, OfflineTable
 from ..point_in_time import Int64s
 from ..settings import local_path
 from .record import METADATA_KEY, Asked, Fingerprint, SpineRecord, TrainingRecord, ViewRecord, content_of
-from .spine import Spine, key_values, time_values
+from .spine import Spine, check_spine, key_values, time_values
 from .stream import StreamReader
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 class TrainingSet:
     """The spine's columns, then the features in the order asked for; the spine's rows, all of them, in its order.
 
-    Computed when it is asked for, each time anew: whole by `to_arrow`, `to_pandas` and `to_polars`, in pieces by
+    Raises RequestError for a spine that does not fit, and builds the indexes that are missing, of which `notice` is
+    told. Computed when it is asked for, each time anew: whole by `to_arrow`, `to_pandas` and `to_polars`, in pieces by
     `write_parquet`.
     """
 
@@ -82,7 +83,21 @@ class TrainingSet:
         *,
         event_timestamp: str,
         chunk_rows: int | None = None,
+        notice: Notice = lambda text: None,
     ) -> None:
+        check_spine(spine, [read.view for read in reads], event_timestamp)
+        for read in reads:
+            clash = sorted(set(read.columns.values()) & set(spine.schema.names))
+            if clash:
+                raise RequestError(
+                    f"the spine already has columns named like features: {', '.join(clash)}",
+                    where="spine",
+                    expected="other names than the features'",
+                    remedy="rename the spine's columns"
+                    + ("" if asked.full_feature_names else ", or give full_feature_names=True (--full-feature-names)"),
+                )
+        for read in reads:
+            open_read(sources, read, notice)
         self._sources, self._spine, self._reads, self._asked = sources, spine, reads, asked
         self._event_timestamp = event_timestamp
         by_view = {read.view.id: read for read in reads}

@@ -20,8 +20,8 @@ from ..offline.sql import quote
 from ..offline.store import OfflineStore, OfflineTable
 from ..settings import load_settings, local_path
 from .record import Asked, Fingerprint, TrainingRecord, content_of, read_record
-from .sets import Source, Sources, TrainingSet, open_read
-from .spine import Spine, check_spine, open_spine, parquet_spine
+from .sets import Source, Sources, TrainingSet
+from .spine import Spine, open_spine, parquet_spine
 
 
 class FeatureStore:
@@ -87,7 +87,7 @@ class FeatureStore:
             full_feature_names=full_feature_names, as_known=as_known,
         )  # fmt: skip
         opened = open_spine(spine, self._connect)
-        return self._training_set(opened, reads, asked, event_timestamp, notice)
+        return TrainingSet(self._sources, opened, reads, asked, event_timestamp=event_timestamp, notice=notice)
 
     def reproduce(self, path: str | Path, *, notice: Notice = lambda text: None) -> TrainingSet:
         """The training set of a file that `write_parquet` wrote, made again from the definitions and table versions
@@ -114,31 +114,11 @@ class FeatureStore:
                     remedy="restore the offline table, or train again",
                 )
             reads.append(Source(view.definition, table, columns[name]))
-        return self._training_set(spine, reads, record, record.spine.event_timestamp, notice, record.spine.chunk_rows)
-
-    def _training_set(
-        self,
-        spine: Spine,
-        reads: Sequence[Source],
-        asked: Asked,
-        event_timestamp: str,
-        notice: Notice,
-        chunk_rows: int | None = None,
-    ) -> TrainingSet:
-        check_spine(spine, [read.view for read in reads], event_timestamp)
-        for read in reads:
-            clash = sorted(set(read.columns.values()) & set(spine.schema.names))
-            if clash:
-                raise RequestError(
-                    f"the spine already has columns named like features: {', '.join(clash)}",
-                    where="spine",
-                    expected="other names than the features'",
-                    remedy="rename the spine's columns"
-                    + ("" if asked.full_feature_names else ", or give full_feature_names=True (--full-feature-names)"),
-                )
-        for read in reads:
-            open_read(self._sources, read, notice)
-        return TrainingSet(self._sources, spine, reads, asked, event_timestamp=event_timestamp, chunk_rows=chunk_rows)
+        made = record.spine
+        return TrainingSet(
+            self._sources, spine, reads, record,
+            event_timestamp=made.event_timestamp, chunk_rows=made.chunk_rows, notice=notice,
+        )  # fmt: skip
 
     def _connect(self, sql: str) -> duckdb.DuckDBPyConnection:
         """A DuckDB session in which the published views that the text of the query mentions can be read by name."""
