@@ -15,6 +15,7 @@ from ..windows.window import NO_EVENT, Events, superseded_at
 from .events import FIRST_ARGUMENT, LENGTH_BYTES, base_view, part_features, plan_of, record_view
 from .row import RowCodec, RowLayout
 
+Array: TypeAlias = npt.NDArray[Any]
 Dictionary: TypeAlias = Sequence[bytes] | None
 _CREATED, _EVENT_ID, _COUNTS = 0, 1, 2
 
@@ -52,18 +53,19 @@ class EventDecoder:
         for i in self._wanted:
             null = self._layout.nulls(heads, i) if some_null else no_null
             found[i - FIRST_ARGUMENT] = self._argument(records, i, null)
-        steps = _Steps(starts, len(heads))
+        # The steps from one group's last event to the next group's first, which may go anywhere.
+        between = starts[np.searchsorted(starts, 0, "right") : np.searchsorted(starts, len(heads))] - 1
         events = Events(
             starts=starts,
             event_us=event_us,
             created_us=heads[f"v{_CREATED}"],
-            event_id=None if steps.all_up(event_id) or _are_distinct(event_id) else event_id,
+            event_id=None if _ascend(between, event_id) or _are_distinct(event_id) else event_id,
             counts=heads[f"v{_COUNTS}"],
             arguments=[values for values, _ in found],
         )
-        if not steps.all_up(event_us):
+        if not _ascend(between, event_us):
             created_us = _column(heads, f"v{_CREATED}")
-            if not steps.all_up(event_us, created_us):
+            if not _ascend(between, event_us, created_us):
                 group = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
                 events = events.take(np.lexsort((created_us, event_us, group)), starts)
         return events, [dictionary for _, dictionary in found]
@@ -177,22 +179,13 @@ class _Records(NamedTuple):
     begin: npt.NDArray[np.int64] | None
 
 
-class _Steps:
-    """The steps from one event to the next within the groups."""
-
-    def __init__(self, starts: npt.NDArray[np.int64], size: int) -> None:
-        inner = starts[1:-1]
-        if len(inner) and (inner[0] == 0 or inner[-1] == size):  # groups without events at either end
-            inner = inner[(inner > 0) & (inner < size)]
-        self._between = inner - 1  # those from one group to the next
-
-    def all_up(self, values: npt.NDArray[Any], ties: npt.NDArray[Any] | None = None) -> bool:
-        """Whether `values` increase within each group, or stay equal while `ties` do not decrease."""
-        up = values[1:] > values[:-1]
-        if ties is not None:
-            up |= (values[1:] == values[:-1]) & (ties[1:] >= ties[:-1])
-        up[self._between] = True
-        return np.count_nonzero(up) == len(up)
+def _ascend(between: Array, values: Array, ties: Array | None = None) -> bool:
+    """Whether values increase at all steps but those `between` groups, or stay equal while `ties` do not decrease."""
+    up = values[1:] > values[:-1]
+    if ties is not None:
+        up |= (values[1:] == values[:-1]) & (ties[1:] >= ties[:-1])
+    up[between] = True
+    return np.count_nonzero(up) == len(up)
 
 
 def _are_distinct(event_id: npt.NDArray[np.int64]) -> bool:
@@ -226,9 +219,6 @@ def _uint32(whole: bytes, places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np
         return places, np.zeros(len(places), dtype=np.int64)  # too short for any record
     anywhere = np.ndarray(len(whole) - LENGTH_BYTES + 1, "<u4", whole, 0, (1,))
     return places, anywhere[places].astype(np.int64)
-
-
-Array: TypeAlias = npt.NDArray[Any]
 
 
 class BaseDecoder:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cached_property, partial
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
@@ -95,44 +96,29 @@ class RowCodec(RowLayout):
     def __init__(self, features: Sequence[Feature]) -> None:
         super().__init__(features)
         self._head = self.head(self.offsets)
-        self._no_nulls = bytes(self.bitmap_width)
         self._to_stored = tuple(_converters(dtype)[0] for dtype in self.dtypes)
         self._from_stored = tuple(from_stored(dtype) for dtype in self.dtypes)
-        self._plain = not self.variable and all(convert is None for convert in self._from_stored)
 
     def encode(self, event_timestamp_us: int, values: Sequence[Any]) -> bytes:
         """The packed row of `values`, one a feature in the view's order, None for null."""
-        fixed = [_zero(self.dtypes[i]) if values[i] is None else self._store(i, values[i]) for i in self.fixed]
-        tail, ends = bytearray(), []
-        for i in self.variable:
-            if values[i] is not None:
-                tail += self._store(i, values[i])
-            ends.append(len(tail))
-        return self._head.pack(event_timestamp_us, _bitmap(values), *fixed, *ends) + bytes(tail)
+        stored = [None if value is None else of(value) for of, value in zip(self._to_stored, values, strict=True)]
+        fixed = [(b"" if self._codes[i] == "16s" else 0) if stored[i] is None else stored[i] for i in self.fixed]
+        tails = [stored[i] or b"" for i in self.variable]
+        ends = accumulate(map(len, tails))
+        return self._head.pack(event_timestamp_us, _bitmap(values), *fixed, *ends) + b"".join(tails)
 
     def decode(self, row: bytes) -> tuple[int, list[Any]]:
         """Event timestamp in microseconds, and the values in the view's order, None for null."""
         event_timestamp_us, bitmap, *stored = self._head.unpack_from(row)
-        if self._plain and bitmap == self._no_nulls:
-            return event_timestamp_us, stored
-        values: list[Any] = [None] * len(self.dtypes)
-        for position, i in enumerate(self.fixed):
-            values[i] = stored[position]
-        start = base = self.width
-        for position, i in enumerate(self.variable, start=len(self.fixed)):
-            end = base + stored[position]
-            values[i] = row[start:end]
-            start = end
+        values, count = dict(zip(self.fixed, stored, strict=False)), len(self.fixed)
+        spans = pairwise(self.width + end for end in (0, *stored[count:]))
+        values |= {i: row[begin:end] for i, (begin, end) in zip(self.variable, spans, strict=True)}
         for i, convert in enumerate(self._from_stored):
             if bitmap[i >> 3] >> (i & 7) & 1:
                 values[i] = None
             elif convert is not None:
                 values[i] = convert(values[i])
-        return event_timestamp_us, values
-
-    def _store(self, i: int, value: Any) -> Any:
-        convert = self._to_stored[i]
-        return value if convert is None else convert(value)
+        return event_timestamp_us, [values[i] for i in range(len(self.dtypes))]
 
 
 def event_timestamp_us(row: bytes) -> int:
@@ -162,11 +148,8 @@ def decode_list(item: str, stored: bytes) -> list[Any]:
 
 def _bitmap(values: Sequence[Any]) -> bytes:
     """A bit for each value, 1 where it is null, the lowest first."""
-    bitmap = bytearray((len(values) + 7) // 8)
-    for i, value in enumerate(values):
-        if value is None:
-            bitmap[i >> 3] |= 1 << (i & 7)
-    return bytes(bitmap)
+    bits = "".join("01"[value is None] for value in reversed(values))
+    return int(bits or "0", 2).to_bytes((len(values) + 7) // 8, "little")
 
 
 def _struct_format(dtype: DType) -> str:
@@ -176,11 +159,7 @@ def _struct_format(dtype: DType) -> str:
     return STRUCT_FORMATS[dtype.kind]
 
 
-def _zero(dtype: DType) -> Any:
-    return b"" if _struct_format(dtype) == "16s" else 0
-
-
-def _converters(dtype: DType) -> tuple[_Convert | None, _Convert | None]:
+def _converters(dtype: DType) -> tuple[_Convert, _Convert | None]:
     """What makes of a Python value what is stored, and back; None where that is one."""
     scale = dtype.scale or 0
     match dtype.kind:
@@ -193,7 +172,7 @@ def _converters(dtype: DType) -> tuple[_Convert | None, _Convert | None]:
             )
         case "list":
             return partial(encode_list, str(dtype.item)), partial(decode_list, str(dtype.item))
-    return _CONVERTERS.get(dtype.kind, (None, None))
+    return _CONVERTERS.get(dtype.kind, (lambda value: value, None))
 
 
 _CONVERTERS: dict[str, tuple[_Convert, _Convert]] = {

@@ -31,6 +31,7 @@ Column: TypeAlias = Any  # an Arrow array
 
 _DAYS = (date.min.toordinal() - EPOCH_DAY, date.max.toordinal() - EPOCH_DAY)
 _TIMES = (to_us(datetime.min), to_us(datetime.max))
+_TIME = DType("timestamptz")
 _HEX = np.full(256, 255, dtype=np.uint8)
 _HEX[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 _HEX[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16)
@@ -50,11 +51,7 @@ class RowPacker:
     def event_times(self, rows: pa.Table) -> npt.NDArray[np.int64]:
         """The event timestamps in microseconds since 1970 UTC."""
         name = self.view.event_timestamp
-        column = _one_chunk(rows[name])
-        if column.null_count:
-            raise self._cannot_keep(rows, name, int(np.flatnonzero(_nulls(column))[0]), "an event timestamp")
-        if column.type != pa.timestamp("us", column.type.tz):
-            column = column.cast(pa.timestamp("us", column.type.tz))
+        column = self._known(rows, name, _TIME, "an event timestamp")
         return self._within(rows, name, column, _buffer(column, np.dtype("<i8")), _TIMES)
 
     def entities(self, rows: pa.Table) -> Column:
@@ -112,6 +109,13 @@ class RowPacker:
                 remedy=f"correct the model, then `features publish {self.view.id}`",
             ) from None
 
+    def _known(self, rows: pa.Table, name: str, dtype: DType, what: str) -> Column:
+        """A column that has no null."""
+        column = self._column(rows, name, dtype)
+        if column.null_count:
+            raise self._cannot_keep(rows, name, int(np.flatnonzero(_nulls(column))[0]), what)
+        return column
+
     def _fixed(self, rows: pa.Table, i: int, column: Column) -> npt.NDArray[Any]:
         """Stored values of a fixed-width feature; zeros where it is null."""
         name, dtype = self._layout.names[i], self._layout.dtypes[i]
@@ -155,9 +159,7 @@ class RowPacker:
         return np.frombuffer(b"".join(values), dtype="V16")
 
     def _key_text(self, rows: pa.Table, name: str, dtype: DType) -> Column:
-        column = self._column(rows, name, dtype)
-        if column.null_count:
-            raise self._cannot_keep(rows, name, int(np.flatnonzero(_nulls(column))[0]), "a join key")
+        column = self._known(rows, name, dtype, "a join key")
         if dtype.kind == "date":
             self._within(rows, name, column, _buffer(column, np.dtype("<i4")), _DAYS)
         if dtype.kind == "uuid":
