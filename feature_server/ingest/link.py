@@ -6,8 +6,7 @@ from typing import Any, TypeVar
 
 import hiredis
 
-from ..online.address import RedisAddress, parse_redis_url
-from ..online.connection import Connection, check_reply
+from ..online.address import Connection, RedisAddress, check_reply, parse_redis_url
 
 TIMEOUT_SECONDS = 30.0
 _MULTI, _EXEC = hiredis.pack_command((b"MULTI",)), hiredis.pack_command((b"EXEC",))

@@ -1,20 +1,26 @@
-"""A Redis URL → where to connect and how to introduce oneself. The forms are redis-py's."""
+"""A Redis URL → where to connect and how to introduce oneself, in redis-py's forms; and one blocking connection.
+
+Packed commands go out over that, replies are read by hiredis.
+"""
 
 import os
 import socket
 import ssl
+from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+import hiredis
 import msgspec
-from hiredis import pack_command
 
 from ..errors import OnlineStoreUnavailable, SettingsError
+from .refusals import refusal
 
 _EXPECTED = "redis://[user:password@]host[:port][/db], rediss://… with TLS, or unix:///path/to/socket[?db=0]"
 _ESCAPE = "in user and password write / as %2F, # as %23, ? as %3F and @ as %40"
 _SECRETS = ("username", "password")
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _OPTIONS = {"db", *_SECRETS, "ssl_cert_reqs", *_TLS_FILES}
+KEPT_BUFFER_BYTES = 8 << 20  # of a connection; by default hiredis gives back more than 16 KiB after each reply
 
 
 class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +43,9 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         commands: list[bytes] = []
         if self.username is not None or self.password is not None:
             login = () if self.username is None else (self.username,)
-            commands.append(pack_command(("AUTH", *login, self.password or "")))
+            commands.append(hiredis.pack_command(("AUTH", *login, self.password or "")))
         if self.db:
-            commands.append(pack_command(("SELECT", str(self.db))))
+            commands.append(hiredis.pack_command(("SELECT", str(self.db))))
         return commands
 
     def connect(self, timeout: float) -> socket.socket:
@@ -182,3 +188,58 @@ def _tls(options: dict[str, str]) -> dict[str, str]:
     if tls.get("ssl_cert_reqs", "required") not in ("none", "required"):
         raise _wrong(f"ssl_cert_reqs {tls['ssl_cert_reqs']!r}, which is neither none nor required")
     return tls
+
+
+def reply_parser() -> hiredis.Reader:
+    """Parses one connection's replies; memory for long ones is kept, getting it anew costs more than they do."""
+    parser = hiredis.Reader()
+    parser.setmaxbuf(KEPT_BUFFER_BYTES)
+    return parser
+
+
+def check_reply(address: RedisAddress, reply: Any) -> Any:
+    """The reply; the error that it stands for if it is one."""
+    if isinstance(reply, hiredis.ReplyError):
+        raise refusal(str(reply), where=address.shown)
+    return reply
+
+
+class Connection:
+    """Made and introduced at once, raising OSError or what Redis refuses; `timeout` in seconds, for each step.
+
+    After an error replies may still be to come: close it then.
+    """
+
+    def __init__(self, address: RedisAddress, timeout: float) -> None:
+        self._link: socket.socket = address.connect(timeout)
+        self.parser = reply_parser()
+        try:
+            for command in address.greeting():
+                check_reply(address, self.ask(command))
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, command: bytes) -> Any:
+        """The reply to one command: an error is given, not raised."""
+        self._link.sendall(command)
+        return self.reply()
+
+    def send(self, commands: bytes) -> None:
+        self._link.sendall(commands)
+
+    def reply(self) -> Any:
+        """The next reply."""
+        while (reply := self.parser.gets()) is False:
+            self.parser.feed(self.receive())
+        return reply
+
+    def receive(self) -> bytes:
+        """What Redis has sent, for `parser`; raises ConnectionError when it has closed the connection."""
+        data = self._link.recv(1 << 18)
+        if not data:
+            raise ConnectionError("connection closed by Redis")
+        return data
+
+    def close(self) -> None:
+        self._link.close()

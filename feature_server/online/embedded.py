@@ -29,8 +29,7 @@ from hiredis import ProtocolError, pack_command
 from ..durable import make_private
 from ..errors import OnlineStoreError, OnlineStoreUnavailable
 from ..settings import Settings
-from .address import RedisAddress
-from .connection import Connection
+from .address import Connection, RedisAddress
 
 MAX_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 on Linux, 104 on macOS
 START_SECONDS = 60.0

@@ -10,13 +10,13 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import hiredis
 
 from ..errors import OnlineStoreError, OnlineStoreUnavailable
-from .address import RedisAddress, parse_redis_url
-from .connection import Connection, check_reply, reply_parser
+from .address import Connection, RedisAddress, check_reply, parse_redis_url, reply_parser
 from .refusals import refusal
 
 TIMEOUT_SECONDS = 1.0
@@ -81,11 +81,9 @@ class RedisReader:
             raise self.address.unavailable(error) from None
 
     def close(self) -> None:
-        while self._idle:
-            try:
+        with suppress(IndexError):  # another thread may take the last one
+            while self._idle:
                 self._idle.pop().close()
-            except IndexError:
-                return
 
 
 class AsyncRedisReader:
