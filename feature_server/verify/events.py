@@ -141,19 +141,14 @@ class _Comparison:
     ) -> tuple[dict[int, Values], dict[int, Values], set[int]]:
         """The values with the version that was synced, those with it and without late events, and keys that have late
         events but whose values cannot be told."""
-        history, synced = self.history, synced_table(table, self.found) if different else None
-        earlier: dict[int, Values] = {}
-        punctual: dict[int, Values] = {}
-        unclear: set[int] = set()
-        if synced is None:
-            return earlier, punctual, unclear
+        history = self.history
+        if not different or (synced := synced_table(table, self.found)) is None:
+            return {}, {}, set()
         history.store(synced)
-        if synced.version != table.version:
-            earlier = values_at(history, self.view, at_us=self.now_us)
+        earlier = {} if synced.version == table.version else values_at(history, self.view, at_us=self.now_us)
         cut_offs = {n: event_timestamp_us(base) for n in different if (base := self.bases[n]) is not None}
-        if cut_offs:
-            unclear = leave_late_out(history, cut_offs)
-            punctual = values_at(history, self.view, at_us=self.now_us)
+        unclear = leave_late_out(history, cut_offs) if cut_offs else set()
+        punctual = values_at(history, self.view, at_us=self.now_us) if cut_offs else {}
         history.store(table)
         return earlier, punctual, unclear
 
