@@ -5,14 +5,13 @@ of a key. The offline table of a stream view (`definitions.facts.event_view`) ha
 ids as they are.
 """
 
-from collections.abc import Iterator
 from hashlib import blake2b
 
 import msgspec
 
 from ..definitions.aggregates import Part, is_count, is_of_argument, plan_parts
 from ..definitions.facts import Feature, FeatureView
-from ..definitions.stream import Aggregate, Node, StreamPlan
+from ..definitions.stream import Aggregate, StreamPlan, needs
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
 
 CREATED, EVENT_ID, COUNTS, EVENT = "created_timestamp", "event_id", "counts", "event_timestamp"
@@ -41,28 +40,20 @@ def record_view(view: FeatureView) -> FeatureView:
 
 def digested(plan: StreamPlan) -> frozenset[int]:
     """The string arguments that are only told apart, by count(distinct): a digest stands for each."""
-    told_apart, needed = set[int](), set[int]()
+    told_apart, needed = set[int](), {*_plain(plan)}
     for aggregate in plan.aggregates:
         (told_apart if aggregate.function == "count_distinct" else needed).update(aggregate.arguments)
-        if aggregate.filter is not None:
-            needed.add(aggregate.filter)
-    for output in plan.outputs:
-        needed.update(latest_arguments(output.node))
-    strings = {i for i, argument in enumerate(plan.arguments) if argument.dtype.kind == "string"}
-    return frozenset(strings & told_apart - needed)
+    return frozenset(i for i in told_apart - needed if plan.arguments[i].dtype.kind == "string")
+
+
+def _plain(plan: StreamPlan) -> tuple[int, ...]:
+    """The arguments of the latest event that outputs read."""
+    return needs(plan, [output.feature for output in plan.outputs]).latest
 
 
 def arguments_of(aggregate: Aggregate) -> tuple[int, ...]:
     """The arguments that an aggregate reads, its filter among them."""
     return aggregate.arguments if aggregate.filter is None else (*aggregate.arguments, aggregate.filter)
-
-
-def latest_arguments(node: Node) -> Iterator[int]:
-    """The arguments of the latest event that an output reads."""
-    if node.op == "latest":
-        yield node.value
-    for part in node.args:
-        yield from latest_arguments(part)
 
 
 def same_records(one: FeatureView, other: FeatureView) -> bool:
@@ -82,16 +73,12 @@ def same_records(one: FeatureView, other: FeatureView) -> bool:
 
 def window_us(view: FeatureView) -> int | None:
     """How long after its time an event matters to a read, unless it is the latest; None for ever, as for a lifetime."""
-    plan = plan_of(view)
-    if any(frame.preceding_us is None for frame in plan.frames):
-        return None
-    return max(plan.longest_us or 0, view.ttl_us or 0)
+    return None if any(frame.preceding_us is None for frame in plan_of(view).frames) else bounded_us(view)
 
 
 def retention_us(view: FeatureView) -> int | None:
     """How long after its latest event a key matters; None for ever, as for a lifetime or a plain column without ttl."""
-    plain = any(True for output in plan_of(view).outputs for _ in latest_arguments(output.node))
-    return None if plain and view.ttl_us is None else window_us(view)
+    return None if view.ttl_us is None and _plain(plan_of(view)) else window_us(view)
 
 
 def event_id_number(value: object, dtype: DType) -> int:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ..arrow import arrow_type
 from ..definitions.aggregates import FUNCTIONS, is_of_argument
 from ..definitions.facts import FeatureView
-from ..definitions.stream import Aggregate, Output, collect_steps, needs
+from ..definitions.stream import Aggregate, Output, needs
 from ..dtypes import DType
 from ..errors import RequestError
 from ..index.events import StreamIndex
@@ -36,6 +36,8 @@ class StreamReader:
         self.needs = needs(view.stream, features)
         self.aggregates = [view.stream.aggregates[number] for number in self.needs.aggregates]
         self.plan = msgspec.structs.replace(view.stream, aggregates=tuple(self.aggregates))
+        each = {name: needs(view.stream, [name]) for name in features}
+        self.only_latest = {name for name, of in each.items() if of.latest and not of.aggregates}
         self.outputs = {output.feature: output for output in view.stream.outputs}
 
     def at(
@@ -87,9 +89,7 @@ class StreamReader:
         if asked:
             done |= self._by_duckdb(asked, columns, len(nothing))
         for name in self.features:
-            aggregates, latest = set[int](), set[int]()
-            collect_steps(self.outputs[name].node, aggregates, latest)
-            null = nothing if aggregates or not latest else nothing | ~in_ttl
+            null = nothing | ~in_ttl if name in self.only_latest else nothing
             if null.any():
                 done[name] = pc.if_else(pa.array(~null), done[name], pa.scalar(None, done[name].type))
         return [_one(done[name], arrow_type(dtypes[name])) for name in self.features]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..definitions.stream import Frame, StreamPlan, collect_steps
+from ..definitions.stream import Frame, StreamPlan, needs
 from ..errors import NotSynced, OfflineStoreError, RequestError
 from ..history.events import History, open_history
 from ..history.values import events_in, values_at
@@ -53,14 +53,13 @@ def explain(
     with open_history(view, table, spill=spill, live=live, known_by_us=known_by_us) as history:
         values = _choose(history, key)
         output = next(output for output in plan.outputs if output.feature == name)
-        aggregates, plain = set[int](), set[int]()
-        collect_steps(output.node, aggregates, plain)
+        needed = needs(plan, [name])
         _, newest = events_in(history, Frame(None), at_us=at_us, last=1)
         wanted, place = values_at(history, view, at_us=at_us)[0], view.feature_names.index(name)
         if at_us < now_us - GRACE_US:
             served, agree = wanted, None
-            of_latest = bool(plain) and not aggregates
-            status = _past_status(wanted[place], newest, ttl_us=view.ttl_us, plain=of_latest, at_us=at_us)
+            plain = bool(needed.latest) and not needed.aggregates
+            status = _past_status(wanted[place], newest, ttl_us=view.ttl_us, plain=plain, at_us=at_us)
         else:
             stored, base = _stored(history, online, found)
             (served,), read = served_values(found, [stored], [base], at_us)
@@ -74,8 +73,8 @@ def explain(
             status=status,
             warehouse=wanted[place],
             agree=agree,
-            windows=tuple(_window(history, plan, number, at_us) for number in sorted(aggregates)),
-            latest=_shown(plan, newest[0]) if plain and newest else None,
+            windows=tuple(_window(history, plan, number, at_us) for number in needed.aggregates),
+            latest=_shown(plan, newest[0]) if needed.latest and newest else None,
             newest_event=newest[0]["event_timestamp"] if newest else None,
             sql=output.source_sql,
             file=view.path,
