@@ -25,7 +25,7 @@ from .events import (
     record_view,
 )
 from .row import RowLayout
-from .rows import RowPacker, pc, text_bytes
+from .rows import RowPacker, one_chunk, pc, text_bytes
 
 Facts: TypeAlias = tuple[int, int, int, bool]  # of a record: event time, created timestamp, event id's number, counts
 
@@ -75,7 +75,7 @@ class EventPacker:
 
     def _stored(self, rows: pa.Table) -> pa.Table:
         columns: dict[str, Any] = {EVENT_ID: event_id_numbers(rows[EVENT_ID], self._event_id)}
-        columns |= {name: _digests(rows[name]) for name in self._digested}
+        columns |= {name: _digests(one_chunk(rows[name])) for name in self._digested}
         if rows[COUNTS].null_count:
             columns[COUNTS] = pc.fill_null(rows[COUNTS], False)
         for name, column in columns.items():
@@ -85,7 +85,7 @@ class EventPacker:
 
 def event_id_numbers(ids: Any, dtype: DType) -> pa.Array:
     """A column of event ids as records keep them, uint64: `layout.events.event_id_number`, many at a time."""
-    ids = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+    ids = one_chunk(ids)
     if dtype.kind == "uint64":
         return ids
     if dtype.kind in INTEGER_WIDTHS:
@@ -94,8 +94,6 @@ def event_id_numbers(ids: Any, dtype: DType) -> pa.Array:
 
 
 def _digests(texts: Any) -> pa.Array:
-    if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks()
     coded = texts.dictionary_encode()
     numbers = pa.array([digest(text) for text in coded.dictionary.to_pylist()], pa.uint64())
     return numbers.take(coded.indices)

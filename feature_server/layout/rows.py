@@ -95,7 +95,7 @@ class RowPacker:
 
     def _column(self, rows: pa.Table, name: str, dtype: DType) -> Column:
         """The column in the Arrow type its bytes are cut from, cast without loss."""
-        column = _one_chunk(rows[name])
+        column = one_chunk(rows[name])
         target = _arrow_type(dtype, column.type)
         if column.type == target:
             return column
@@ -205,7 +205,7 @@ def _arrow_type(dtype: DType, given: pa.DataType) -> pa.DataType:
     return pa.large_string() if dtype.kind in ("string", "uuid") else arrow_type(dtype)
 
 
-def _one_chunk(column: Any) -> Column:
+def one_chunk(column: Any) -> Column:
     if column.num_chunks == 1:
         return column.chunk(0)
     whole = column.combine_chunks()

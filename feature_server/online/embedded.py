@@ -173,7 +173,11 @@ class EmbeddedValkey:
                 _ask(self._socket_path(), "SHUTDOWN", "NOSAVE", "FORCE", seconds=STOP_SECONDS)
                 if not _lock(lock, fcntl.LOCK_EX, seconds=STOP_SECONDS):
                     raise self._unavailable("the embedded Valkey does not shut down")
-            self._remove_socket()
+            path = self._socket_path()
+            path.unlink(missing_ok=True)
+            if path.parent != self.folder:
+                shutil.rmtree(path.parent, ignore_errors=True)
+                (self.folder / "socket_path").unlink(missing_ok=True)
 
     def _socket_path(self) -> Path:
         path = self.folder / "valkey.sock"
@@ -201,13 +205,6 @@ class EmbeddedValkey:
         written.write_text(str(path))
         written.rename(self.folder / "socket_path")
         return path
-
-    def _remove_socket(self) -> None:
-        path = self._socket_path()
-        path.unlink(missing_ok=True)
-        if path.parent != self.folder:
-            shutil.rmtree(path.parent, ignore_errors=True)
-            (self.folder / "socket_path").unlink(missing_ok=True)
 
     def _last_log_line(self) -> str:
         with suppress(OSError):

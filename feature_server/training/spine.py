@@ -16,7 +16,6 @@ from ..arrow import arrow_type, numpy_bools, numpy_integers
 from ..definitions.facts import FeatureView, JoinKey
 from ..dtypes import INTEGER_WIDTHS, integer_bounds
 from ..errors import RequestError
-from ..offline.sql import quote
 from ..point_in_time import Int64s
 from ..settings import local_path
 
@@ -237,17 +236,16 @@ def key_values(chunk: pa.Table, key: JoinKey) -> pa.Array:
 
 
 def _uuid_text(values: pa.Array, name: str) -> pa.Array:
-    column = quote(name)
     with duckdb.connect() as connection:
-        connection.register("spine", pa.table({name: values}))
+        connection.register("spine", pa.table({"key": values}))
         wrong = connection.execute(
-            f"select {column} from spine where {column} is not null and try_cast({column} as uuid) is null limit 1"
+            "select key from spine where key is not null and try_cast(key as uuid) is null limit 1"
         ).fetchone()
         if wrong is not None:
             raise RequestError(
                 "a join key is not a UUID", where=f"spine column {name!r}", expected="a UUID", got=repr(wrong[0])
             )
-        text = connection.sql(f"select cast(cast({column} as uuid) as varchar) from spine").to_arrow_table()
+        text = connection.sql("select cast(cast(key as uuid) as varchar) from spine").to_arrow_table()
         return text.column(0).combine_chunks()
 
 

@@ -16,8 +16,7 @@ import pyarrow.compute as pc
 from ..arrow import arrow_type
 from ..definitions.aggregates import FUNCTIONS, is_of_argument
 from ..definitions.facts import FeatureView
-from ..definitions.stream import Aggregate, Output, needs
-from ..dtypes import DType
+from ..definitions.stream import Aggregate, needs
 from ..errors import RequestError
 from ..index.events import StreamIndex
 from ..index.values import decode
@@ -85,7 +84,8 @@ class StreamReader:
             if output.sql in columns and columns[output.sql].type == arrow_type(dtypes[name]):
                 done[name] = columns[output.sql]
             else:
-                asked[name] = _as_declared(output, dtypes[name])
+                sql = f"cast({output.sql} as {sql_type(dtypes[name])})"
+                asked[name] = f"cast({sql} as varchar)" if dtypes[name].kind == "uuid" else sql
         if asked:
             done |= self._by_duckdb(asked, columns, len(nothing))
         for name in self.features:
@@ -113,11 +113,6 @@ class StreamReader:
                     remedy="guard it in the model, e.g. with nullif(…, 0) under a division",
                 ) from None  # fmt: skip
         return {name: result.column(name) for name in asked}
-
-
-def _as_declared(output: Output, dtype: DType) -> str:
-    sql = f"cast({output.sql} as {sql_type(dtype)})"
-    return f"cast({sql} as varchar)" if dtype.kind == "uuid" else sql
 
 
 def _one(values: Any, target: pa.DataType) -> Any:

@@ -47,7 +47,13 @@ def explain(
             expected="the offline store that the view was published to",
             remedy="set FEATURES_OFFLINE and FEATURES_PROJECT_DIR, or run `features explain` where views are published",
         )  # fmt: skip
-    _check_begin(feature, at_us - (plan.longest_us or 0))
+    begin_us = at_us - (plan.longest_us or 0)
+    try:
+        from_us(begin_us)
+    except OverflowError:
+        raise RequestError(
+            "the windows begin before the year 1", where=feature, expected="a later time", got=f"{begin_us} µs"
+        ) from None
     live = live_of(online, registry, view, project_dir)
     spill, known_by_us = store.root / ".spill", now_us + GRACE_US
     with open_history(view, table, spill=spill, live=live, known_by_us=known_by_us) as history:
@@ -79,15 +85,6 @@ def explain(
             sql=output.source_sql,
             file=view.path,
         )
-
-
-def _check_begin(feature: str, begin_us: int) -> None:
-    try:
-        from_us(begin_us)
-    except OverflowError:
-        raise RequestError(
-            "the windows begin before the year 1", where=feature, expected="a later time", got=f"{begin_us} µs"
-        ) from None
 
 
 def _find(registry: OnlineRegistry, feature: str) -> tuple[OnlineView, str]:

@@ -98,10 +98,8 @@ def extreme(ufunc: np.ufunc, values: np.ndarray, valid: np.ndarray, low: np.ndar
         in_order, places = np.unique(values, return_inverse=True)
         found = extreme(ufunc, places, valid, low, high)
         return np.append(in_order, 0)[np.clip(found, 0, len(in_order))]
-    if values.dtype.kind == "b":
-        values = values.astype(np.int8)
-    bounds = np.iinfo(values.dtype)
-    neutral = bounds.max if ufunc is np.minimum else bounds.min
+    bounds = (False, True) if values.dtype.kind == "b" else (np.iinfo(values.dtype).min, np.iinfo(values.dtype).max)
+    neutral = bounds[ufunc is np.minimum]
     return over_ranges(ufunc, np.where(valid, values, neutral), low, high, neutral)
 
 
@@ -294,9 +292,7 @@ def _avg(of: Ranges) -> Values:
 
 
 def _extreme(ufunc: np.ufunc, of: Ranges) -> Values:
-    values, empty = of.arguments[0].values, count(*of.where) == 0
-    found = extreme(ufunc, values, *of.where)
-    return Values(found.astype(bool) if values.dtype.kind == "b" else found, empty)
+    return Values(extreme(ufunc, of.arguments[0].values, *of.where), count(*of.where) == 0)
 
 
 def _deviation(spare: int, of: Ranges) -> Values:
