@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, NamedTuple, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import redis
 
 from ..definitions.stream import EventSource
 from ..durable import write_whole
@@ -31,6 +30,7 @@ from ..online.store import OnlineStore, redis_errors
 from ..settings import local_path
 
 EntryId: TypeAlias = tuple[int, int]  # milliseconds, sequence number
+Fields: TypeAlias = tuple[bytes, dict[bytes, bytes]]  # of an entry: its name, and what it holds
 MAX_ENTRIES = 10_000
 MAX_BYTES = 256 << 20
 _PAGE = 200
@@ -95,9 +95,7 @@ def live_files(folder: Path) -> list[Path]:
 
 def last_id(online: OnlineStore, stream: bytes) -> EntryId | None:
     """The id of the newest entry of a Redis stream; None for an empty one."""
-    with redis_errors():
-        entries = online.client.xrevrange(stream, count=1)
-    return entry_id(entries[0][0]) if entries else None
+    return entry_id(newest[0]) if (newest := _newest(online, stream)) else None
 
 
 def logged(online: OnlineStore, source: EventSource, *, until: EntryId | None = None) -> Iterator[pa.Table]:
@@ -109,9 +107,12 @@ def logged(online: OnlineStore, source: EventSource, *, until: EntryId | None = 
 
 def last_logged(online: OnlineStore, source: EventSource) -> pa.Table | None:
     """The newest entry of a source's log; None for an empty one."""
+    return _read(source, *newest).events if (newest := _newest(online, log_key(source.name))) else None
+
+
+def _newest(online: OnlineStore, stream: bytes) -> Fields | None:
     with redis_errors():
-        entries = online.client.xrevrange(log_key(source.name), count=1)
-    return _read(source, *entries[0]).events if entries else None
+        return next(iter(online.client.xrevrange(stream, count=1)), None)
 
 
 def land(online: OnlineStore, source: EventSource, folder: Path, *, max_entries: int = MAX_ENTRIES) -> Landed:
@@ -159,19 +160,18 @@ def _cut(online: OnlineStore, source: EventSource, max_entries: int) -> bytes | 
     with redis_errors():
         agreed: bytes | None = online.client.get(name)
         if agreed is None:
-            first = last = schema = None
-            size = 0
-            for place, entry in enumerate(_entries(online, source)):
+            names, schema, size = list[bytes](), None, 0
+            for entry in _entries(online, source):
                 if entry.events is not None:
                     if schema is not None and entry.events.schema != schema:
                         break
                     schema, size = entry.events.schema, size + entry.events.nbytes
-                first, last = first or entry.name, entry.name
-                if place + 1 >= max_entries or size >= MAX_BYTES:
+                names.append(entry.name)
+                if len(names) >= max_entries or size >= MAX_BYTES:
                     break
-            if first is None or last is None:
+            if not names:
                 return None
-            agreed = first + b" " + last
+            agreed = names[0] + b" " + names[-1]
             if not online.client.set(name, agreed, nx=True):
                 return _cut(online, source, max_entries)
     return agreed
@@ -182,18 +182,19 @@ def _is_current(online: OnlineStore, source: str, cut: bytes) -> bool:
 
     An agreement on entries that the log does not begin with is that of a log which is gone: it is withdrawn.
     """
-    with redis_errors(), online.client.pipeline() as pipeline:
-        pipeline.watch(_cut_key(source))
+
+    def look(pipeline: Any) -> bool:
         if pipeline.get(_cut_key(source)) != cut:
             return False
         entries = pipeline.xrange(log_key(source), count=1)
-        if entries and entries[0][0] == cut.split()[0]:
-            return True
+        current = bool(entries) and entries[0][0] == cut.split()[0]
         pipeline.multi()
-        pipeline.delete(_cut_key(source))
-        with suppress(redis.WatchError):  # another process did
-            pipeline.execute()
-    return False
+        if not current:
+            pipeline.delete(_cut_key(source))
+        return current
+
+    with redis_errors():
+        return bool(online.client.transaction(look, _cut_key(source), value_from_callable=True))
 
 
 def _landed(folder: Path, entries: list[_Entry]) -> set[str]:
@@ -231,21 +232,20 @@ def _finish(online: OnlineStore, source: str, cut: bytes, entries: list[_Entry])
     """Drop from the log what its file holds, and the agreement on that file, if it is still the one in force; those
     that cannot be read become dead letters: how many."""
     unreadable = [entry for entry in entries if entry.events is None]
-    with redis_errors(), online.client.pipeline() as pipeline:
-        pipeline.watch(_cut_key(source))
+
+    def finish(pipeline: Any) -> int:
         if pipeline.get(_cut_key(source)) != cut:
-            return 0
+            return 0  # another process did
         pipeline.multi()
         for entry in unreadable:
             reason = f"an entry of {log_key(source).decode()} that cannot be read: {entry.reason}"
             pipeline.xadd(keys.DEAD + source.encode(), {**entry.fields, b"id": entry.name, b"reason": reason})
         pipeline.xdel(log_key(source), *[entry.name for entry in entries])
         pipeline.delete(_cut_key(source))
-        try:
-            pipeline.execute()
-        except redis.WatchError:  # another process did
-            return 0
-    return len(unreadable)
+        return len(unreadable)
+
+    with redis_errors():
+        return int(online.client.transaction(finish, _cut_key(source), value_from_callable=True))
 
 
 def _remove_unfinished(folder: Path) -> None:
@@ -258,14 +258,20 @@ def _remove_unfinished(folder: Path) -> None:
 
 def _entries(online: OnlineStore, source: EventSource, start: bytes = b"-", end: bytes = b"+") -> Iterator[_Entry]:
     """The entries of a source's log from one to another, oldest first."""
+    for page in pages(online, log_key(source.name), start, end):
+        yield from (_read(source, name, fields) for name, fields in page)
+
+
+def pages(online: OnlineStore, stream: bytes, start: bytes = b"-", end: bytes = b"+") -> Iterator[list[Fields]]:
+    """The entries of a Redis stream from one to another, oldest first, some at a time."""
     while True:
         with redis_errors():
-            entries = online.client.xrange(log_key(source.name), start, end, count=_PAGE)
-        for name, fields in entries:
-            yield _read(source, name, fields)
-        if len(entries) < _PAGE:
+            page: list[Fields] = online.client.xrange(stream, start, end, count=_PAGE)
+        if page:
+            yield page
+        if len(page) < _PAGE:
             return
-        start = b"(" + entries[-1][0]
+        start = b"(" + page[-1][0]
 
 
 def _read(source: EventSource, name: bytes, fields: dict[bytes, bytes]) -> _Entry:
@@ -276,8 +282,7 @@ def _read(source: EventSource, name: bytes, fields: dict[bytes, bytes]) -> _Entr
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         return _Entry(name, fields, None, f"no Arrow IPC stream in `events`: {str(error).splitlines()[0]}")
-    needed = (source.event_id, source.event_timestamp, source.created_timestamp)
-    for column in needed:
+    for column in (source.event_id, source.event_timestamp, source.created_timestamp):
         if column is not None and column not in table.column_names:
             return _Entry(name, fields, None, f"no column {column!r}")
     return _Entry(name, fields, table)

@@ -5,12 +5,11 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from ..history.log import pages
 from ..layout.keys import DEAD
 from ..online.live import entry_seconds
 from ..online.store import OnlineStore, redis_errors
 from ..times import EPOCH
-
-_PAGE = 1000
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,10 +26,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 def dead_letters(online: OnlineStore, source: str, *, drop: bool = False) -> Iterator[DeadLetter]:
     """The refused events of a source, oldest first; with `drop` those that were given are deleted."""
-    name, after = DEAD + source.encode(), b"-"
-    while True:
-        with redis_errors():
-            entries = online.client.xrange(name, after, count=_PAGE)
+    name = DEAD + source.encode()
+    for entries in pages(online, name):
         for entry, fields in entries:
             event = fields.get(b"event")
             yield DeadLetter(
@@ -39,9 +36,6 @@ def dead_letters(online: OnlineStore, source: str, *, drop: bool = False) -> Ite
                 reason=fields.get(b"reason", b"").decode(errors="replace"),
                 event=None if event is None else event.decode(errors="backslashreplace"),
             )
-        if not entries:
-            return
         if drop:
             with redis_errors():
                 online.client.xdel(name, *[entry for entry, _ in entries])
-        after = b"(" + entries[-1][0]
