@@ -44,8 +44,8 @@ class Link:
         def run() -> list[Any]:
             if self._guarded != (expected,):
                 self._guarded = (self._exchange(self._watch, 2)[1],)
-                if self._guarded != (expected,):
-                    raise Changed
+            if self._guarded != (expected,):
+                raise Changed
             self._guarded = None
             results = self._transaction(commands, count, self._watch)
             self._guarded = (self._replies(2)[1],)

@@ -64,19 +64,19 @@ class EventReader:
             for column in source.columns
         ]
         self._arrow = pa.schema([(column.name, arrow_type(column.dtype, uuid=pa.uuid())) for column in source.columns])
+        self.nothing = self._arrow.empty_table()
         fields = [f"c{i}" for i in range(len(self._names))]
         rename = dict(zip(fields, self._names, strict=True))
-        self._event = msgspec.defstruct(
-            "Event", list(zip(fields, self._types, strict=True)), rename=rename, forbid_unknown_fields=True
-        )
-        self._columns = msgspec.defstruct(
-            "Columns",
-            [(field, list[kind]) for field, kind in zip(fields, self._types, strict=True)],  # type: ignore[valid-type]
-            rename=rename,
-            forbid_unknown_fields=True,
-        )
+
+        def struct(name: str, types: Sequence[Any]) -> type[msgspec.Struct]:
+            return msgspec.defstruct(
+                name, list(zip(fields, types, strict=True)), rename=rename, forbid_unknown_fields=True
+            )
+
+        self._event = struct("Event", self._types)
         self._event_decoder = msgspec.json.Decoder(self._event)
-        self._columns_decoder = msgspec.json.Decoder(self._columns)
+        columns = struct("Columns", [list[kind] for kind in self._types])  # type: ignore[valid-type]
+        self._columns_decoder = msgspec.json.Decoder(columns)
 
     def read(self, events: Sequence[Any], now_us: int) -> Batch:
         """Events as Python values: a mapping of the source's columns each."""
@@ -136,17 +136,14 @@ class EventReader:
         given = [raw[name] for name in self._names]
         self._check_lengths(given)
         wrong: dict[int, str] = {}
-        columns: list[list[Any]] = []
-        for name, kind, values in zip(self._names, self._types, given, strict=True):
+        columns: list[list[Any]] = [[None] * len(values) for values in given]
+        for name, kind, values, column in zip(self._names, self._types, given, columns, strict=True):
             decode = msgspec.json.Decoder(kind).decode
-            column: list[Any] = []
             for i, value in enumerate(values):
                 try:
-                    column.append(decode(value))
+                    column[i] = decode(value)
                 except Exception as error:  # noqa: BLE001 - see `refusal`
-                    column.append(None)
                     wrong.setdefault(i, f"{refusal(error)} - at `$.{name}`")
-            columns.append(column)
         index = np.array([i for i in range(len(given[0])) if i not in wrong], dtype=np.int64)
         return [[column[i] for i in index] for column in columns], index, sorted(wrong.items())
 

@@ -18,24 +18,20 @@ class RowQueries:
 
     def __init__(self) -> None:
         self._duckdb: Any = None
-        self._batch: _Batch | None = None
+        self._batch = _Batch()
         self._relations: dict[str, Any] = {}
 
-    def _open(self, events: pa.Table) -> "_Batch":
-        self._duckdb = duckdb.connect(":memory:")
-        self._duckdb.execute("set TimeZone = 'UTC'; set threads = 1; set preserve_insertion_order = true")
+    def _open(self) -> Any:
+        connection = duckdb.connect(":memory:")
+        connection.execute("set TimeZone = 'UTC'; set threads = 1; set preserve_insertion_order = true")
         # A left join keeps the order of the events unless its sides are exchanged.
-        self._duckdb.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
-        batch = _Batch(events)
-        self._duckdb.register("events", batch)
-        return batch
+        connection.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
+        return connection.register("events", self._batch)
 
     def rows(self, view: FeatureView, events: pa.Table) -> pa.Table:
         """One row an event, in order. Raises ValueError with DuckDB's reason when an expression fails."""
-        if self._batch is None:
-            self._batch = self._open(events)
-        self._batch.table = events
-        sql = plan_of(view).row_sql
+        self._batch.table, sql = events, plan_of(view).row_sql
+        self._duckdb = self._duckdb or self._open()
         try:
             if sql not in self._relations:
                 self._relations[sql] = self._duckdb.sql(sql)
@@ -55,17 +51,16 @@ class RowQueries:
         return rows
 
     def close(self) -> None:
-        self._batch = None
         self._relations.clear()
         if self._duckdb is not None:
             self._duckdb.close()
+            self._duckdb = None
 
 
 class _Batch:
     """The relation `events`: the table of the moment, in Arrow's C interface."""
 
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
+    table: pa.Table
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         return self.table.__arrow_c_stream__(requested_schema)

@@ -155,12 +155,11 @@ class Ingestor:
 
     def _commit(self, source: _Source, batches: Sequence[Batch]) -> None:
         """Write the batches; Changed when the online registry is no longer the one they were read by."""
-        now_us, whole = self._now_us(), None
-        if batches:
-            tables = pa.concat_tables([batch.table for batch in batches]).combine_chunks()
-            whole = Batch(tables, np.arange(tables.num_rows), 0, [])
-        packed = [] if whole is None else self._pack(source, whole)
-        if whole is None or not whole.table.num_rows:
+        now_us, tables = self._now_us(), [batch.table for batch in batches] or [source.reader.nothing]
+        table = pa.concat_tables(tables).combine_chunks()
+        whole = Batch(table, np.arange(table.num_rows), 0, [])
+        packed = self._pack(source, whole)
+        if not whole.table.num_rows:
             if self._link.ask(b"GET", keys.EPOCH) != self._epoch:
                 raise Changed
         else:
@@ -178,20 +177,17 @@ class Ingestor:
                 stop = start + len(each.keys) * each.commands_a_key
                 lengths = replies[start : stop : each.commands_a_key]
                 if hiredis.ReplyError in set(map(type, lengths)):
-                    replied = dict(zip(each.keys, lengths, strict=True))
-                    failed = {
-                        key: str(reply) for key, reply in replied.items() if isinstance(reply, hiredis.ReplyError)
-                    }
+                    replied = zip(each.keys, lengths, strict=True)
+                    failed = {key: str(reply) for key, reply in replied if isinstance(reply, hiredis.ReplyError)}
                     refused |= self._of_keys(source, view, whole.table, failed)
-                    lengths = [0 if key in failed else length for key, length in replied.items()]
+                    lengths = [0 if key in failed else length for key, length in zip(each.keys, lengths, strict=True)]
                 view.trimmer.grown(self._link, each.keys, lengths, now_us)
                 start = stop
             source.log_refused = hiredis.ReplyError in set(map(type, replies[start:]))
             for reply in replies[start:]:
                 self._link.check(reply)
             whole.refuse(refused)
-        if whole is not None:
-            _give_back(batches, dict(whole.rejected))
+        _give_back(batches, dict(whole.rejected))
 
     def _source(self, name: str) -> _Source:
         """The source as the online registry has it; views that are not online yet are put there."""
@@ -204,22 +200,20 @@ class Ingestor:
                 raise NotSynced("the online store is empty", remedy="run `features sync`")
             self._epoch = epoch
         assert self._online is not None
-        source = self._sources.get(name)
-        if source is None:
-            try:
-                source = _Source(self._online, name)
-            except UnknownNameError:
-                if loaded_before:  # it may have come since
-                    self._epoch = None
-                    return self._source(name)
+        if name in self._sources:
+            return self._sources[name]
+        try:
+            source = _Source(self._online, name)
+        except UnknownNameError:
+            if not loaded_before:
                 raise
-            if source.missing:
-                with OnlineStore(self._url) as store:
-                    put_streams_online(store, self._online.registry, source.missing, now_us=self._now_us())
-                self._epoch = None
-                return self._source(name)
-            self._sources[name] = source
-        return source
+        else:
+            if not source.missing:
+                return self._sources.setdefault(name, source)
+            with OnlineStore(self._url) as store:
+                put_streams_online(store, self._online.registry, source.missing, now_us=self._now_us())
+        self._epoch = None  # the registry has just changed, or the source may have come since
+        return self._source(name)
 
     def _forget_sources(self) -> None:
         for source in self._sources.values():
@@ -246,22 +240,16 @@ class Ingestor:
     def _pack_view(self, source: _Source, view: _View, events: pa.Table) -> PackedEvents:
         rows = source.queries.rows(view.view, events)
         needed = (*view.view.key_names, EVENT, CREATED, EVENT_ID)
-        if any(rows[name].null_count for name in needed):
-            nulls = {name: rows[name].is_null() for name in needed}
-            counts = rows[COUNTS].fill_null(pa.scalar(False)).to_numpy()
-            null_any = np.zeros(rows.num_rows, dtype=np.bool_)
-            wrong: dict[int, str] = {}
+        if nulls := {name: rows[name].is_null().to_numpy() for name in needed if rows[name].null_count}:
+            counts, wrong = rows[COUNTS].fill_null(pa.scalar(False)).to_numpy(), dict[int, str]()
             for name, null in nulls.items():
-                null_here = null.to_numpy()
-                null_any |= null_here
-                for row in np.flatnonzero(null_here & counts).tolist():
+                for row in np.flatnonzero(null & counts).tolist():
                     wrong.setdefault(row, f"{name} of {view.view.id} is null")
             if wrong:
                 raise _Refused(wrong)
-            rows = rows.filter(pa.array(~null_any))  # the model leaves these events out
+            rows = rows.filter(pa.array(~np.any(list(nulls.values()), axis=0)))  # the model leaves these events out
         packed = view.packer.pack(rows)
-        moved = view.packer.moved(rows)
-        if moved:
+        if moved := view.packer.moved(rows):
             raise _Refused(dict.fromkeys(moved, f"another version of the event has another key of {view.view.id}"))
         return packed
 
@@ -298,19 +286,14 @@ class Ingestor:
     def _written(self, view: _View, batch: PackedEvents, now_us: int) -> _Written:
         """Appends each key's records and renews its expiry."""
         row_keys = list(map(view.key, batch.entities))
-        if self._expire and view.retention_us is not None:
-            until = b"%d" % -(-(now_us + view.retention_us) // 1000)
-            command = _APPEND + _EXPIRE + b"$%d\r\n%b\r\n" % (len(until), until)
-            packed = [
-                command % (len(key), key, len(records), records, len(key), key)
-                for key, records in zip(row_keys, batch.records, strict=True)
-            ]
-            return _Written(row_keys, b"".join(packed), 2)
-        packed = [
-            _APPEND % (len(key), key, len(records), records)
-            for key, records in zip(row_keys, batch.records, strict=True)
-        ]
-        return _Written(row_keys, b"".join(packed), 1)
+        pairs = zip(row_keys, batch.records, strict=True)
+        if not self._expire or view.retention_us is None:
+            packed = [_APPEND % (len(key), key, len(records), records) for key, records in pairs]
+            return _Written(row_keys, b"".join(packed), 1)
+        until = b"%d" % -(-(now_us + view.retention_us) // 1000)
+        command = _APPEND + _EXPIRE + b"$%d\r\n%b\r\n" % (len(until), until)
+        packed = [command % (len(key), key, len(records), records, len(key), key) for key, records in pairs]
+        return _Written(row_keys, b"".join(packed), 2)
 
 
 def _result(batch: Batch) -> PushResult:
@@ -327,7 +310,7 @@ def _readable(reason: str) -> str:
 
 
 class _Refused(Exception):
-    """Events that a view cannot take: their position and why."""
+    """Events that a view cannot take: their position and why, `reasons`."""
 
     def __init__(self, reasons: dict[int, str]) -> None:
         self.reasons = reasons
@@ -349,10 +332,8 @@ def _by_halves(events: pa.Table, look: Callable[[pa.Table], dict[int, str] | Non
 
 def _give_back(batches: Sequence[Batch], rejected: dict[int, str]) -> None:
     """Tell each batch which of its events were refused when all were looked at together."""
-    if not rejected:
-        return
     start = 0
-    for batch in batches:
+    for batch in batches if rejected else ():
         count = batch.table.num_rows
         batch.refuse({row - start: why for row, why in rejected.items() if start <= row < start + count})
         start += count
