@@ -49,13 +49,11 @@ class Folder:
         self.columns = contents.columns
         offsets = [0, *accumulate(rows for _, rows in contents.files)]
         self.starts = {file: start for (file, _), start in zip(contents.files, offsets, strict=False)}
-        self.rows = offsets[-1]
 
     def open(self, name: str) -> tuple[pa.ChunkedArray, Mapped]:
         """The column's values, and the map that they are in."""
-        number = list(self.columns).index(name)
-        mapped = Mapped(self.path / f"{number}.arrow")
-        return pa.ipc.open_file(pa.BufferReader(mapped.buffer)).read_all().column(0), mapped
+        mapped = Mapped(self.path / f"{list(self.columns).index(name)}.arrow")
+        return mapped.arrow().column(0), mapped
 
 
 class Run(NamedTuple):

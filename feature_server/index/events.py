@@ -11,8 +11,6 @@ Folder `events-<order>` holds a folder for each part, moved into place when it i
 Like the rest of the index it is a cache of the table's rows.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,11 +22,10 @@ import pyarrow.compute as pc
 
 from ..definitions.facts import COUNTS, EVENT_ID
 from ..definitions.stream import Argument, StreamPlan
-from ..durable import make_private
 from ..times import NEVER
 from ..windows.reduce import Values
 from ..windows.window import Events, superseded_at
-from .files import move_into_place
+from .files import move_into_place, scratch_in
 from .find import Index
 from .values import encode, from_halves, to_halves
 
@@ -75,24 +72,20 @@ class StreamIndex:
 def open_events(index: Index, plan: StreamPlan, arguments: Sequence[int], root: Path) -> StreamIndex:
     """The events under an open index that holds the columns COUNTS, EVENT_ID and `arguments`, written where missing."""
     folder = root / f"events-{index.order_name}"
-    if not (folder / "base").is_dir():
-        _build(folder, "base", partial(_write_base, index))
-    for number in arguments:
-        argument = plan.arguments[number]
-        if not (folder / argument.name).is_dir():
-            _build(folder, argument.name, partial(_write_argument, index, argument))
+    parts: dict[str, Callable[[Path], None]] = {"base": partial(_write_base, index)}
+    for argument in (plan.arguments[number] for number in arguments):
+        parts[argument.name] = partial(_write_argument, index, argument)
+    for name, write in parts.items():
+        if not (folder / name).is_dir():
+            _build(folder / name, write)
     return StreamIndex(index, plan, arguments, folder)
 
 
-def _build(folder: Path, part: str, write: Callable[[Path], None]) -> None:
-    make_private(folder)
-    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
-    try:
-        (scratch / part).mkdir()
-        write(scratch / part)
-        move_into_place(scratch / part, folder / part)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def _build(path: Path, write: Callable[[Path], None]) -> None:
+    with scratch_in(path.parent) as scratch:
+        (scratch / path.name).mkdir()
+        write(scratch / path.name)
+        move_into_place(scratch / path.name, path)
 
 
 def _write_base(index: Index, path: Path) -> None:

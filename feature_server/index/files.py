@@ -2,14 +2,16 @@
 
 import mmap
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ..durable import flush
+from ..durable import flush, make_private
 from ..point_in_time import Int64s
 
 
@@ -19,20 +21,27 @@ class Mapped:
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
             empty = os.fstat(file.fileno()).st_size == 0
-            self._map = None if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.data: Any = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     @property
     def int64s(self) -> Int64s:
-        return np.frombuffer(self._map if self._map is not None else b"", dtype=np.int64)
+        return np.frombuffer(self.data, dtype=np.int64)
 
-    @property
-    def buffer(self) -> pa.Buffer:
-        data: Any = self._map if self._map is not None else b""
-        return pa.py_buffer(data)
+    def arrow(self) -> pa.Table:
+        """What an Arrow file holds."""
+        return pa.ipc.open_file(pa.py_buffer(self.data)).read_all()
 
     def release(self) -> None:
-        if self._map is not None:
-            self._map.madvise(mmap.MADV_DONTNEED)
+        if self.data:
+            self.data.madvise(mmap.MADV_DONTNEED)
+
+
+@contextmanager
+def scratch_in(folder: Path) -> Iterator[Path]:
+    """A folder in a private one, made if need be, to build what is then moved into place; it is gone afterwards."""
+    make_private(folder)
+    with TemporaryDirectory(prefix=".building-", dir=folder, ignore_cleanup_errors=True) as scratch:
+        yield Path(scratch)
 
 
 def move_into_place(built: Path, path: Path) -> None:

@@ -7,10 +7,8 @@ created) in `index.order`, the features' values in `index.columns`. It is a cach
 import hashlib
 import re
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,14 +20,13 @@ import pyarrow.compute as pc
 
 from ..arrow import arrow_int64, numpy_bools, numpy_integers
 from ..dtypes import INTEGER_WIDTHS
-from ..durable import make_private
 from ..errors import OfflineStoreError, SettingsError
 from ..offline.session import connect
 from ..offline.sql import literal
 from ..offline.store import OfflineTable
-from ..point_in_time import NO_ROW, History, Int64s, rows_at
+from ..point_in_time import NO_ROW, Int64s, rows_at
 from .columns import Columns
-from .files import move_into_place, touch
+from .files import move_into_place, scratch_in, touch
 from .order import Order, build_order
 
 KEEP_VERSIONS = 3
@@ -42,21 +39,17 @@ Notice: TypeAlias = Callable[[str], None]
 
 
 class Index:
-    """The index of one table version; open it with `open_index`, and use it while that version's files exist."""
+    """The index of one table version; open it with `open_index`, and use it while that version's files exist.
+
+    `history` has the rows' groups and times, sorted.
+    """
 
     def __init__(self, columns: Columns, order_path: Path) -> None:
         self.view, self.version = columns.table.view(), columns.table.version
         self.order_name = order_path.name.removeprefix("order-")
         self._order, self._columns = Order.open(order_path, self.view), columns
-
-    @property
-    def rows(self) -> int:
-        return len(self._order.history.event_us)
-
-    @property
-    def history(self) -> History:
-        """The rows' groups and times, sorted."""
-        return self._order.history
+        self.history = self._order.history
+        self.rows = len(self.history.event_us)
 
     def in_order(self, names: Sequence[str]) -> list[pa.Array]:
         """The values of the columns `names` of all rows, in the order of `history`."""
@@ -72,13 +65,13 @@ class Index:
         groups = self.groups(keys)
         order = np.argsort(groups)
         order = order[np.searchsorted(groups[order], 0) :]
-        first = self._order.history.starts[groups[order]]
+        first = self.history.starts[groups[order]]
         edges = np.searchsorted(first, np.arange(0, self.rows + _SPAN, _SPAN))
         positions = np.full(len(groups), NO_ROW, dtype=np.int64)
         for low, high in pairwise(edges.tolist()):
             part = order[low:high]
             if len(part):
-                rows = rows_at(self._order.history, groups[part], at_us[part], ttl_us=ttl_us, as_known=as_known)
+                rows = rows_at(self.history, groups[part], at_us[part], ttl_us=ttl_us, as_known=as_known)
                 part, rows = part[rows >= 0], rows[rows >= 0]
                 positions[part] = self._order.positions[rows]
                 self._order.release()
@@ -153,25 +146,14 @@ def open_index(
 
 def _build(columns: Columns, order_path: Path, names: Sequence[str], memory_limit: str | None) -> None:
     table, folder = columns.table, columns.folder
-    with _explained(table, memory_limit), ExitStack() as stack:
-        make_private(folder)
-        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
-        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        connection = stack.enter_context(connect(scratch / "spill"))
-        _limit_memory(connection, memory_limit)
-        if not order_path.is_dir():
-            build_order(connection, table, scratch / "order")
-            move_into_place(scratch / "order", order_path)
-        columns.add(connection, names, scratch)
-        columns.touch()
-    _remove_old(folder, keep=order_path)
-
-
-@contextmanager
-def _explained(table: OfflineTable, memory_limit: str | None) -> Iterator[None]:
-    """Failures of DuckDB and the disk as errors for a user."""
     try:
-        yield
+        with scratch_in(folder) as scratch, connect(scratch / "spill") as connection:
+            _limit_memory(connection, memory_limit)
+            if not order_path.is_dir():
+                build_order(connection, table, scratch / "order")
+                move_into_place(scratch / "order", order_path)
+            columns.add(connection, names, scratch)
+            columns.touch()
     except duckdb.OutOfMemoryException as error:
         raise SettingsError(
             "the memory limit is too small to build the index",
@@ -186,6 +168,7 @@ def _explained(table: OfflineTable, memory_limit: str | None) -> Iterator[None]:
             got=str(error).splitlines()[0],
             remedy=f"see that the disk has room; `features publish {table.view_id}` writes a new version",
         ) from None
+    _remove_old(folder, keep=order_path)
 
 
 def _limit_memory(connection: duckdb.DuckDBPyConnection, memory_limit: str | None) -> None:

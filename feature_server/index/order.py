@@ -9,7 +9,6 @@
 Rows with a null join key or event timestamp can never be found and are left out.
 """
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
@@ -45,8 +44,7 @@ class Order(NamedTuple):
         maps = {name: Mapped(path / name) for name in names}
         arrays = {name: mapped.int64s for name, mapped in maps.items()}
         history = History(arrays["starts"], arrays["event_us"], arrays.get("created_us"))
-        keys = pa.ipc.open_file(pa.BufferReader(Mapped(path / "keys.arrow").buffer)).read_all()
-        return cls(keys, history, arrays["positions"], tuple(maps.values()))
+        return cls(Mapped(path / "keys.arrow").arrow(), history, arrays["positions"], tuple(maps.values()))
 
     def release(self) -> None:
         """Gives back the memory of what was touched."""
@@ -60,42 +58,34 @@ def build_order(connection: duckdb.DuckDBPyConnection, table: OfflineTable, path
     path.mkdir()
     offsets = np.array([0, *accumulate(file.rows for file in table.files())], dtype=np.int64)
     names = ["event_us"] + (["created_us"] if view.created_timestamp is not None else [])
+    batches = _sorted_batches(connection, table)
+    schema = pa.schema([field.with_name(name) for field, name in zip(batches.schema, view.key_names, strict=False)])
     with ExitStack() as stack:
         files = {
             name: stack.enter_context((path / name).open("wb"))
             for name in (*names, "positions", "starts", "keys.arrow")
         }
-        keys: pa.RecordBatchFileWriter | None = None
+        keys = stack.enter_context(pa.ipc.new_file(files["keys.arrow"], schema))
         rows = 0
         last: list[pa.Scalar] = []
-        for batch in _sorted_batches(connection, table):
+        for batch in filter(len, batches):
             columns = batch.columns[: len(view.join_keys)]
             new_group = _starts_group(columns, last)
-            first_keys = pa.record_batch(
-                [column.filter(pa.array(new_group)) for column in columns], names=list(view.key_names)
-            )
-            if keys is None:
-                keys = pa.ipc.new_file(files["keys.arrow"], first_keys.schema)
-            keys.write_batch(first_keys)
+            keys.write_batch(pa.record_batch([column.filter(pa.array(new_group)) for column in columns], schema=schema))
             _write(files["starts"], np.flatnonzero(new_group) + rows)
             for name, times in zip(names, batch.columns[len(columns) :], strict=False):
                 _write(files[name], times.to_numpy())
             place = batch.columns[-1].to_numpy()
             _write(files["positions"], offsets[place >> _FILE_SHIFT] + (place & ((1 << _FILE_SHIFT) - 1)))
             rows += batch.num_rows
-            last = [column[-1] for column in columns] if batch.num_rows else last
+            last = [column[-1] for column in columns]
         _write(files["starts"], np.array([rows]))
-        assert keys is not None  # there is at least one batch
-        keys.close()
     for name in files:
         flush(path / name)
 
 
-def _sorted_batches(connection: duckdb.DuckDBPyConnection, table: OfflineTable) -> Iterator[pa.RecordBatch]:
-    """Batches of every row's join keys, event_us, created_us (for a view that has one) and place, sorted.
-
-    At least one batch, so that the types of the keys are known.
-    """
+def _sorted_batches(connection: duckdb.DuckDBPyConnection, table: OfflineTable) -> pa.RecordBatchReader:
+    """Batches of every row's join keys, event_us, created_us (for a view that has one) and place, sorted."""
     view = table.view()
     parts = [restore(Column(key.name, key.dtype)) for key in view.join_keys]
     parts.append(f"epoch_us({restore(Column(view.event_timestamp, INSTANT))})")
@@ -112,18 +102,14 @@ def _sorted_batches(connection: duckdb.DuckDBPyConnection, table: OfflineTable) 
     present = " and ".join(f"{quote(name)} is not null" for name in (*view.key_names, view.event_timestamp))
     order = ", ".join(str(number + 1) for number in range(len(parts)))
     connection.execute("set preserve_insertion_order = false")
-    reader = connection.sql(f"select {select} from {source} where {present} order by {order}").to_arrow_reader(
+    return connection.sql(f"select {select} from {source} where {present} order by {order}").to_arrow_reader(
         _BATCH_ROWS
     )
-    yield pa.RecordBatch.from_pylist([], schema=reader.schema)
-    yield from reader
 
 
 def _starts_group(columns: list[pa.Array], last: list[pa.Scalar]) -> np.ndarray:
     """Whether each row's keys differ from those of the row before; `last` holds the keys before the first row."""
     changed = np.zeros(len(columns[0]), dtype=bool)
-    if len(changed) == 0:
-        return changed
     changed[0] = not last or any(column[0] != key for column, key in zip(columns, last, strict=True))
     for column in columns:
         changed[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
