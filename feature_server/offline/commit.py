@@ -99,8 +99,7 @@ def _relative(path: Path, file: DataFile) -> str:
 
 
 def _iso(event_us: int) -> str:
-    moment = from_us(event_us)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06}Z".rjust(27, "0")
+    return from_us(event_us).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _now_ms() -> int:

@@ -76,21 +76,17 @@ def stored_sql_type(dtype: DType) -> str:
     return sql_type(_STORED_AS.get(dtype.kind, dtype))
 
 
-def restore(column: Column, source: str | None = None) -> str:
-    """The SQL expression that gives a stored column its declared type; `source` qualifies the column's name."""
-    name = quote(column.name) if source is None else f"{source}.{quote(column.name)}"
-    declared = sql_type(column.dtype)
+def restore(column: Column) -> str:
+    """The SQL expression that gives a stored column its declared type."""
+    name, declared = quote(column.name), sql_type(column.dtype)
     return name if declared == stored_sql_type(column.dtype) else f"cast({name} as {declared})"
 
 
 def restore_list(view: FeatureView, names: Sequence[str] | None = None) -> str:
     """The SELECT list that gives the columns of a view's files, or those in `names`, their declared types."""
     known = {column.name: column for column in columns(view)}
-    chosen = [known[name] for name in names] if names is not None else list(known.values())
-    return ", ".join(
-        expression if (expression := restore(column)) == quote(column.name) else f"{expression} as {quote(column.name)}"
-        for column in chosen
-    )
+    chosen = known if names is None else names
+    return ", ".join(f"{restore(known[name])} as {quote(name)}" for name in chosen)
 
 
 def cast_list(view: FeatureView, type_of: Callable[[DType], str], value: str | None = None) -> str:
@@ -98,11 +94,6 @@ def cast_list(view: FeatureView, type_of: Callable[[DType], str], value: str | N
     return ", ".join(
         f"cast({value or quote(name)} as {type_of(dtype)}) as {quote(name)}" for name, dtype in columns(view)
     )
-
-
-def store_list(view: FeatureView) -> str:
-    """The SELECT list that gives the columns of a view's rows the types that its files keep."""
-    return cast_list(view, stored_sql_type)
 
 
 def events_table(source: EventSource) -> str:
