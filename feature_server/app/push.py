@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import FeatureStoreError, RequestError
-from ..ingest.portions import portions
+from ..online.portions import portions
 from ..protocol import PUSH_PATH, PushEvents
 from .bodies import decode_body
 

@@ -34,9 +34,9 @@ def push(
     An event that does not fit the source's columns is refused alone, with its index in the file and the reason; the
     exit code is then 1. Pushed twice, an event counts once, so the same file may be pushed again.
     """
-    from ..ingest.portions import portions
     from ..ingest.transaction import Ingestor
     from ..online.embedded import connect
+    from ..online.portions import portions
 
     settings = load_settings(project_dir=project_dir)
     accepted, rejected, start = 0, [], 0

@@ -17,8 +17,8 @@ from ..definitions.stream import EventSource
 from ..errors import CannotLand, FeatureStoreError, NotSynced, OnlineStoreError, UnknownNameError
 from ..history.log import entry_id, land, last_id
 from ..layout.keys import DEAD, EVENTS, GROUP
+from ..online.portions import portions
 from ..online.store import OnlineStore, redis_errors
-from .portions import portions
 from .transaction import Ingestor
 
 BATCH_EVENTS = 1000

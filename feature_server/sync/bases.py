@@ -5,7 +5,7 @@ back, unless it came later than the cut-off already there: such an event is left
 base and its records change in one transaction, that fails when a push comes between.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..layout.events import base_view, cut_off_us
 from ..layout.records import EventPacker, Facts, KeyEvents, Records, in_force, key_events
 from ..layout.row import event_timestamp_us
 from ..layout.rows import RowPacker, text_bytes
+from ..online.portions import portions
 from ..online.store import Fence, OnlineStore, overtaken, redis_errors
 from .commands import write_commands
 from .writer import FencedWriter
@@ -38,7 +39,8 @@ class _Key(msgspec.Struct, kw_only=True):
     """
 
     row: int
-    entity: bytes
+    name: bytes
+    base_name: bytes
     wanted: KeyEvents | None = None
     gone: KeyEvents | None = None
     old_base: bytes | None = None
@@ -80,9 +82,13 @@ class BaseSync:
         """Bring the keys in relation `changed` up to date."""
         changed = history.connection.sql("from changed").to_arrow_table()
         names = text_bytes(self._bases.entities(changed))
-        found = {entity: _Key(row=row, entity=entity) for row, entity in enumerate(names)}
+        code, base_code = self._code, self._code + keys.BASE
+        found = {
+            entity: _Key(row=row, name=b"%b{%b}" % (code, entity), base_name=b"%b{%b}" % (base_code, entity))
+            for row, entity in enumerate(names)
+        }
         chosen = list(found.values())
-        for key, base in self._stored(chosen, self._base_name):
+        for key, base in zip(chosen, values_of(self._online, [key.base_name for key in chosen]), strict=True):
             if base is not None:
                 key.old_base, key.old_us = base, event_timestamp_us(base)
         _choose(history, changed, chosen, [key.old_us for key in chosen])
@@ -90,7 +96,7 @@ class BaseSync:
         wanted, gone = (by_entity(history, self._packer, sql) for sql in (since, history.gone()))
         for entity, key in found.items():
             key.wanted, key.gone = wanted.get(entity), gone.get(entity)
-        for key, value in self._stored(chosen, self._name):
+        for key, value in zip(chosen, values_of(self._online, [key.name for key in chosen]), strict=True):
             key.cut_us = max(self._cut_us, key.old_us)
             key.size = sum(map(len, self._merged(key, value).records))
         self._add_corrections(history, found)
@@ -103,7 +109,7 @@ class BaseSync:
                 for entity, base in zip(entities, packed, strict=True):
                     found[entity].base = bytes(base)
             again: list[_Key] = []
-            for together in _groups(chosen):
+            for together in portions(chosen, lambda key: key.size, _KEYS_TOGETHER, _BYTES_TOGETHER):
                 again += self._write(together)
             chosen = again
 
@@ -117,14 +123,6 @@ class BaseSync:
                 if wanted:
                     more = msgspec.structs.replace(events, records=b"".join(wanted), count=len(wanted))
                     key.wanted = more.after(key.wanted)
-
-    def _stored(self, chosen: Sequence[_Key], name: Callable[[_Key], bytes]) -> Iterator[tuple[_Key, bytes | None]]:
-        """What Redis holds for each key under a name of it."""
-        for start in range(0, len(chosen), _PAGE):
-            part = chosen[start : start + _PAGE]
-            with redis_errors():
-                values = self._online.client.mget(list(map(name, part)))
-            yield from zip(part, values, strict=True)
 
     def _merged(self, key: _Key, value: bytes | None) -> _Merged:
         """What a key that holds `value` should hold; its cut-off held back by what is not in the table."""
@@ -154,7 +152,7 @@ class BaseSync:
 
     def _write(self, chosen: Sequence[_Key]) -> list[_Key]:
         """Write the bases and records of some keys; those of which an event pushed meanwhile holds the cut-off back."""
-        names = [self._name(key) for key in chosen]
+        names = [key.name for key in chosen]
         while True:
             again: list[_Key] = []
             added = removed = 0
@@ -174,7 +172,7 @@ class BaseSync:
                     added += sum(self._records.version(record) not in present for record in kept)
                     removed += merged.removed
                     _set(pipeline, name, value, b"".join(kept))
-                    _set(pipeline, self._base_name(key), key.old_base, key.base)
+                    _set(pipeline, key.base_name, key.old_base, key.base)
                 try:
                     pipeline.execute()
                 except redis.WatchError:
@@ -185,11 +183,13 @@ class BaseSync:
             self.appended, self.removed = self.appended + added, self.removed + removed
             return again
 
-    def _name(self, key: _Key) -> bytes:
-        return b"%b{%b}" % (self._code, key.entity)
 
-    def _base_name(self, key: _Key) -> bytes:
-        return b"%b%b{%b}" % (self._code, keys.BASE, key.entity)
+def values_of(online: OnlineStore, names: Sequence[bytes]) -> Iterator[bytes | None]:
+    """What Redis holds under each name, asked for some at a time."""
+    for start in range(0, len(names), _PAGE):
+        with redis_errors():
+            values = online.client.mget(names[start : start + _PAGE])
+        yield from values
 
 
 def by_entity(history: History, packer: EventPacker, sql: str) -> dict[bytes, KeyEvents]:
@@ -199,18 +199,6 @@ def by_entity(history: History, packer: EventPacker, sql: str) -> dict[bytes, Ke
         for events in key_events(packer, rows):
             found[events.entity] = events.after(found.get(events.entity))
     return found
-
-
-def _groups(chosen: Sequence[_Key]) -> Iterator[list[_Key]]:
-    """The keys that are written together."""
-    group, size = list[_Key](), 0
-    for key in chosen:
-        if group and (len(group) == _KEYS_TOGETHER or size + key.size > _BYTES_TOGETHER):
-            yield group
-            group, size = [], 0
-        group.append(key)
-        size += key.size
-    yield group
 
 
 def _set(pipeline: Any, name: bytes, old: bytes | None, new: bytes | None) -> None:

@@ -14,6 +14,7 @@ from hiredis import pack_command
 
 from ..layout.records import KeyEvents
 from ..layout.rows import Bytes2D, Column, PackedRows, pc, text_buffers, text_bytes
+from ..online.portions import portions
 
 ROWS_PER_COMMAND = 500
 ROWS_PER_TRANSACTION = 1000  # a millisecond of Redis' time, in which it answers nobody else
@@ -161,18 +162,12 @@ def _general(
 
 def append_commands(code: str, events: Iterable[KeyEvents], keep_us: int | None) -> Iterator[Transaction]:
     """Transactions that append records to keys, kept for at least `keep_us` after their newest event."""
-    commands: list[bytes | memoryview] = []
-    count = rows = size = keys = 0
-    for of in events:
-        name = b"%b{%b}" % (code.encode(), of.entity)
-        commands.append(pack_command((b"APPEND", name, of.records)))
-        count, rows, size, keys = count + 1, rows + of.count, size + len(of.records), keys + 1
-        if keep_us is not None:
-            moment = b"%d" % -(-(of.newest_us + keep_us) // 1000)
-            commands += [pack_command((b"PEXPIREAT", name, moment, rule)) for rule in (b"NX", b"GT")]
-            count += 2
-        if size >= _MAX_TRANSACTION_BYTES or keys >= EXPIRING_ROWS_PER_TRANSACTION:
-            yield Transaction([b"".join(commands)], count, rows)
-            commands, count, rows, size, keys = [], 0, 0, 0, 0
-    if count:
-        yield Transaction([b"".join(commands)], count, rows)
+    for part in portions(events, lambda of: len(of.records), EXPIRING_ROWS_PER_TRANSACTION, _MAX_TRANSACTION_BYTES):
+        commands: list[bytes] = []
+        for of in part:
+            name = b"%b{%b}" % (code.encode(), of.entity)
+            commands.append(pack_command((b"APPEND", name, of.records)))
+            if keep_us is not None:
+                moment = b"%d" % -(-(of.newest_us + keep_us) // 1000)
+                commands += [pack_command((b"PEXPIREAT", name, moment, rule)) for rule in (b"NX", b"GT")]
+        yield Transaction([b"".join(commands)], len(commands), sum(of.count for of in part))

@@ -27,7 +27,7 @@ from ..layout.events import GRACE_US, bounded_us, plan_of, retention_us, same_re
 from ..layout.records import EventPacker, KeyEvents, Records, key_events
 from ..online.registry import OnlineRegistry, OnlineView, with_views
 from ..online.store import Attempt, OnlineStore, overtaken, redis_errors
-from .bases import BaseSync, by_entity
+from .bases import BaseSync, by_entity, values_of
 from .commands import append_commands
 from .latest import KeyReader, KeySet
 from .rows import RowFilling
@@ -35,7 +35,6 @@ from .session import Session, Target
 from .writer import FencedWriter
 
 _KEYS_MERGED = 20_000
-_KEYS_READ = 500
 
 
 class EventFilling:
@@ -47,6 +46,7 @@ class EventFilling:
         retention = retention_us(self.view)
         # How long after its newest event a key is kept, as long as ingest keeps it; None for ever.
         self._keep_us = None if retention is None or not session.options.expire else retention + 2 * GRACE_US
+        self.appended = self.removed = 0
 
     def same_layout(self, live: OnlineView) -> bool:
         """Whether what is online can be brought up to date key by key."""
@@ -77,48 +77,35 @@ class EventFilling:
 
     def merge(self, code: str, changed: KeySet, attempts: tuple[Attempt, ...]) -> tuple[int, int]:
         """Bring the keys that changed since `attempts` up to date: records appended, and records taken out."""
+        session, table, bases = self.session, self.target.table, self._bases(code)
         versions = sorted({attempt.table_version for attempt in attempts})
-        table, appended, removed = self.target.table, 0, 0
-        with self._history(None) as history:
+        with self._history(None) as history, FencedWriter(session.online, session.fence, code) as writer:
             count = history.find_changes(table, [table.at(version) for version in versions])
-            if (bases := self._bases(code)) is not None:
-                for _ in self._portions(history, count):
+            for start in range(0, count, _KEYS_MERGED):
+                history.choose_changed(start, _KEYS_MERGED)
+                if bases is not None:
                     bases.merge(history)
-                return bases.appended, bases.removed
-            with FencedWriter(self.session.online, self.session.fence, code) as writer:
-                for _ in self._portions(history, count):
-                    added, taken_out = self._merge_portion(history, writer, code)
-                    appended, removed = appended + added, removed + taken_out
-        return appended, removed
+                else:
+                    writer.put(append_commands(code, self._missing(history, code), self._keep_us))
+                session.progress(min(start + _KEYS_MERGED, count), count)
+        done = bases or self
+        return done.appended, done.removed
 
-    def _portions(self, history: History, count: int) -> Iterator[None]:
-        """Choose the keys that changed, some at a time."""
-        for start in range(0, count, _KEYS_MERGED):
-            history.choose_changed(start, _KEYS_MERGED)
-            yield
-            self.session.progress(min(start + _KEYS_MERGED, count), count)
-
-    def _merge_portion(self, history: History, writer: FencedWriter, code: str) -> tuple[int, int]:
+    def _missing(self, history: History, code: str) -> Iterator[KeyEvents]:
+        """The events to append of the keys in relation `changed`; those with records to take out are written anew."""
         packer, records = EventPacker(self.view), Records(self.view)
         wanted_sql = history.wanted(now_us=self.target.now_us, grace_us=GRACE_US, changed=True)
         wanted, gone = by_entity(history, packer, wanted_sql), by_entity(history, packer, history.gone())
-        entities = sorted({*wanted, *gone})
-        appended = removed = 0
-        for first in range(0, len(entities), _KEYS_READ):
-            missing, chosen = [], entities[first : first + _KEYS_READ]
-            names = [b"%b{%b}" % (code.encode(), entity) for entity in chosen]
-            with redis_errors():
-                stored = self.session.online.client.mget(names)
-            for entity, name, value in zip(chosen, names, stored, strict=True):
-                new, old = wanted.get(entity), gone.get(entity)
-                merged = records.merge(value, new, old)
-                if merged.removed:
-                    removed += self._replace(name, records, new, old)
-                elif new is not None and merged.added:
-                    missing.append(msgspec.structs.replace(new, records=merged.missing, count=merged.added))
-                appended += merged.added
-            writer.put(append_commands(code, missing, self._keep_us))
-        return appended, removed
+        names = {entity: b"%b{%b}" % (code.encode(), entity) for entity in sorted({*wanted, *gone})}
+        stored = values_of(self.session.online, list(names.values()))
+        for (entity, name), value in zip(names.items(), stored, strict=True):
+            new, old = wanted.get(entity), gone.get(entity)
+            merged = records.merge(value, new, old)
+            if merged.removed:
+                self.removed += self._replace(name, records, new, old)
+            elif new is not None and merged.added:
+                yield msgspec.structs.replace(new, records=merged.missing, count=merged.added)
+            self.appended += merged.added
 
     def _replace(self, name: bytes, records: Records, new: KeyEvents | None, old: KeyEvents | None) -> int:
         """Write a key's events anew, whatever is pushed meanwhile; how many records were taken out."""

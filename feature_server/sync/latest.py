@@ -59,8 +59,9 @@ class KeyReader:
         columns = [*self._order, *names]
         with pq.ParquetFile(file.path) as parquet:
             for group in range(parquet.num_row_groups):
-                self.rows_read += parquet.metadata.row_group(group).num_rows
-                if wanted is not None and self.integer and not wanted.may_overlap(_key_range(parquet, group)):
+                metadata = parquet.metadata.row_group(group)
+                self.rows_read += metadata.num_rows
+                if wanted is not None and not wanted.may_overlap(metadata.column(0).statistics):
                     continue
                 rows = parquet.read_row_group(group, columns=columns)
                 rows = pa.table(
@@ -135,11 +136,11 @@ class KeySet:
         found: Mask = self.ids[places] == ids
         return found
 
-    def may_overlap(self, bounds: tuple[int, int] | None) -> bool:
-        """False only when no integer of the set lies within the bounds."""
-        if bounds is None:
+    def may_overlap(self, keys: Any) -> bool:
+        """False only when no integer of the set lies within the bounds that a row group's statistics of the key say."""
+        if not self._integer or keys is None or not keys.has_min_max or not isinstance(keys.min, int):
             return True
-        low, high = np.searchsorted(self.ids, bounds[0]), np.searchsorted(self.ids, bounds[1], side="right")
+        low, high = np.searchsorted(self.ids, keys.min), np.searchsorted(self.ids, keys.max, side="right")
         return bool(low < high)
 
     def add(self, ids: Ids) -> None:
@@ -151,8 +152,7 @@ class KeySet:
 
     def discard(self, ids: Ids) -> None:
         """Take out entities, all of which are in the set."""
-        gone = KeySet([ids], integer=self._integer).contains(self.ids)
-        self.ids = self.ids[~gone] if self._integer else self.ids.filter(pa.array(~gone))
+        self.ids = _filtered(self.ids, ~KeySet([ids], integer=self._integer).contains(self.ids))
 
 
 def key_set(reader: KeyReader, files: Iterable[DataFile], *, after_us: int | None = None, until_us: int) -> KeySet:
@@ -276,14 +276,6 @@ def _neighbours_equal(column: pa.ChunkedArray) -> Mask:
         equal: Mask = values[1:] == values[:-1]
         return equal
     return pc.equal(whole.slice(1), whole.slice(0, len(whole) - 1)).to_numpy(zero_copy_only=False)
-
-
-def _key_range(parquet: pq.ParquetFile, group: int) -> tuple[int, int] | None:
-    """The least and greatest integer key of a row group, where its statistics say so."""
-    statistics: Any = parquet.metadata.row_group(group).column(0).statistics
-    if statistics is None or not statistics.has_min_max or not isinstance(statistics.min, int):
-        return None
-    return statistics.min, statistics.max
 
 
 def newest_event(reader: KeyReader, files: Iterable[DataFile], *, now_us: int) -> int | None:

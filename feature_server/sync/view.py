@@ -97,13 +97,15 @@ class ViewSync:
     def remove(self) -> SyncResult:
         """Take the view offline, then delete its rows."""
         if self.live is not None or self.left_filling:
-            self.online.publish(self._without_view, fence=self.session.fence)
+            self.online.publish(lambda now: self._changed_to(now, None), fence=self.session.fence)
         deleted, leftover = clean(self.session, self.generations, self.live)
         return self._result("removed", deleted=deleted, leftover=leftover)
 
-    def _without_view(self, now: OnlineRegistry | None) -> OnlineRegistry:
-        views = {view_id: view for view_id, view in (now.views if now else {}).items() if view_id != self.view_id}
-        return self._without_filling(with_views(now, self.session.registry, views))
+    def _changed_to(self, now: OnlineRegistry | None, entry: OnlineView | None) -> OnlineRegistry:
+        """The online registry with another entry of the view, or with none."""
+        views = (now.views if now else {}) | {self.view_id: entry}
+        kept = {view_id: view for view_id, view in views.items() if view is not None}
+        return self._without_filling(with_views(now, self.session.registry, kept))
 
     def _without_filling(self, now: OnlineRegistry) -> OnlineRegistry:
         """Have pushes go nowhere but where readers look."""
@@ -149,7 +151,8 @@ class ViewSync:
 
     def _write_changes(self, code: str, attempts: tuple[Attempt, ...], changed: KeySet) -> SyncResult:
         if self.left_filling:
-            self.online.publish(self._stopped_filling, fence=self.session.fence)
+            nothing = OnlineRegistry(registry=self.session.registry)
+            self.online.publish(lambda now: self._without_filling(now or nothing), fence=self.session.fence)
         stale = {other: generation for other, generation in self.generations.items() if other != code}
         _, leftover = clean(self.session, stale, self.live)
         written = deleted = 0
@@ -159,9 +162,6 @@ class ViewSync:
                 self.online.record(self.session.fence, code, generation)
             written, deleted = self.filling.merge(code, changed, attempts)
         return self._result("changes", self._publish(code), rows=written, deleted=deleted, leftover=leftover)
-
-    def _stopped_filling(self, now: OnlineRegistry | None) -> OnlineRegistry:
-        return self._without_filling(now or OnlineRegistry(registry=self.session.registry))
 
     def _publish(self, code: str) -> OnlineView:
         """Move the watermark, and with it readers to `code`; pushes go there alone from then on."""
@@ -179,13 +179,8 @@ class ViewSync:
             table_id=table.id,
             expires=self.session.options.expire,
         )
-
-        def change(now: OnlineRegistry | None) -> OnlineRegistry:
-            views = {**(now.views if now else {}), self.view_id: entry}
-            return self._without_filling(with_views(now, self.session.registry, views))
-
-        generation = self._generation((self.target.attempt,))
-        self.online.publish(change, fence=self.session.fence, generation=(code, generation))
+        generation = code, self._generation((self.target.attempt,))
+        self.online.publish(lambda now: self._changed_to(now, entry), fence=self.session.fence, generation=generation)
         return entry
 
     def _generation(self, attempts: tuple[Attempt, ...]) -> Generation:
