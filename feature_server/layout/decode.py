@@ -13,7 +13,7 @@ from ..times import NEVER
 from ..windows.reduce import Values
 from ..windows.window import NO_EVENT, Events, superseded_at
 from .events import FIRST_ARGUMENT, LENGTH_BYTES, base_view, part_features, plan_of, record_view
-from .row import RowCodec, RowLayout
+from .row import RowLayout
 
 Array: TypeAlias = npt.NDArray[Any]
 Dictionary: TypeAlias = Sequence[bytes] | None
@@ -227,9 +227,13 @@ class BaseDecoder:
     def __init__(self, view: FeatureView, wanted: Sequence[Part]) -> None:
         self._view_id, self._parts, self._wanted = view.id, part_features(plan_of(view)), frozenset(wanted)
         features = base_view(view).features
-        self._layout = codec = RowCodec(features)
+        self._layout = RowLayout(features)
         counted = {feature.name for part, found in self._parts if is_count(part) for feature in found}
-        self._none = codec.encode(NO_EVENT, [0 if feature.name in counted else None for feature in features])
+        none = np.zeros(1, self._layout.head_dtype)
+        none["event"] = NO_EVENT
+        for i in (i for i, feature in enumerate(features) if feature.name not in counted):
+            none["nulls"][0, i >> 3] |= 1 << (i & 7)
+        self._none = none.tobytes()
 
     def decode(self, bases: Sequence[bytes | None]) -> tuple[npt.NDArray[np.int64], dict[Part, list[Values]]]:
         """The cut-off of each key, NO_EVENT where it has no base, and each state."""

@@ -1,6 +1,6 @@
 """How the live events of a stream view lie in Redis: an event record is a packed row of a pseudo view.
 
-`record_view` gives that view; `layout.row.RowCodec` of its features gives the bytes, `docs/redis_layout.md` the value
+`record_view` gives that view; `layout.row.RowDecoder` of its features gives the bytes, `docs/redis_layout.md` the value
 of a key. The offline table of a stream view (`definitions.facts.event_view`) has the same columns, strings and event
 ids as they are.
 """

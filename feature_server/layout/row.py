@@ -1,4 +1,4 @@
-"""One packed row ⇄ the values of one (view, entity). `docs/redis_layout.md` describes the bytes.
+"""One packed row → the values of one (view, entity). `docs/redis_layout.md` describes the bytes.
 
 Pure `struct`, so that the light client needs nothing else; bulk encoding with NumPy lives in `layout.rows`.
 """
@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cached_property, partial
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ..definitions.facts import Feature
 from ..dtypes import DType
-from ..times import EPOCH, EPOCH_DAY, NEVER, from_us, length_us
+from ..times import EPOCH, EPOCH_DAY, NEVER, from_us
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,6 @@ STRUCT_FORMATS = {
 }  # fmt: skip
 _PREFIX = "<q"  # what stands before the null bitmap: the event timestamp
 _PLAIN_EPOCH = EPOCH.replace(tzinfo=None)
-_Convert: TypeAlias = Callable[[Any], Any]
 
 
 class RowLayout:
@@ -90,22 +89,13 @@ class RowLayout:
         return head + bytes(self.width - len(head))
 
 
-class RowCodec(RowLayout):
-    """Encodes and decodes the rows of one feature view."""
+class RowDecoder(RowLayout):
+    """Decodes the rows of one feature view."""
 
     def __init__(self, features: Sequence[Feature]) -> None:
         super().__init__(features)
         self._head = self.head(self.offsets)
-        self._to_stored = tuple(_converters(dtype)[0] for dtype in self.dtypes)
         self._from_stored = tuple(from_stored(dtype) for dtype in self.dtypes)
-
-    def encode(self, event_timestamp_us: int, values: Sequence[Any]) -> bytes:
-        """The packed row of `values`, one a feature in the view's order, None for null."""
-        stored = [None if value is None else of(value) for of, value in zip(self._to_stored, values, strict=True)]
-        fixed = [(b"" if self._codes[i] == "16s" else 0) if stored[i] is None else stored[i] for i in self.fixed]
-        tails = [stored[i] or b"" for i in self.variable]
-        ends = accumulate(map(len, tails))
-        return self._head.pack(event_timestamp_us, _bitmap(values), *fixed, *ends) + b"".join(tails)
 
     def decode(self, row: bytes) -> tuple[int, list[Any]]:
         """Event timestamp in microseconds, and the values in the view's order, None for null."""
@@ -159,46 +149,26 @@ def _struct_format(dtype: DType) -> str:
     return STRUCT_FORMATS[dtype.kind]
 
 
-def _converters(dtype: DType) -> tuple[_Convert, _Convert | None]:
-    """What makes of a Python value what is stored, and back; None where that is one."""
+def from_stored(dtype: DType) -> Callable[[Any], Any] | None:
+    """What makes a Python value of what `struct`, or a slice for strings and lists, gives; None if that is one."""
     scale = dtype.scale or 0
     match dtype.kind:
         case "decimal" if dtype.fixed_width == 8:
-            return partial(_unscaled, scale), partial(_scaled, scale)
+            return partial(_scaled, scale)
         case "decimal":
-            return (
-                lambda value: _unscaled(scale, value).to_bytes(16, "little", signed=True),
-                lambda stored: _scaled(scale, int.from_bytes(stored, "little", signed=True)),
-            )
+            return lambda stored: _scaled(scale, int.from_bytes(stored, "little", signed=True))
         case "list":
-            return partial(encode_list, str(dtype.item)), partial(decode_list, str(dtype.item))
-    return _CONVERTERS.get(dtype.kind, (lambda value: value, None))
+            return partial(decode_list, str(dtype.item))
+    return _FROM_STORED.get(dtype.kind)
 
 
-_CONVERTERS: dict[str, tuple[_Convert, _Convert]] = {
-    "string": (str.encode, bytes.decode),
-    "date": (lambda value: value.toordinal() - EPOCH_DAY, lambda stored: date.fromordinal(stored + EPOCH_DAY)),
-    "timestamp": (
-        lambda value: length_us(value - _PLAIN_EPOCH),
-        lambda stored: _PLAIN_EPOCH + timedelta(microseconds=stored),
-    ),
-    "timestamptz": (lambda value: length_us(value - EPOCH), from_us),
-    "uuid": (lambda value: value.bytes, lambda stored: UUID(bytes=stored)),
+_FROM_STORED: dict[str, Callable[[Any], Any]] = {
+    "string": bytes.decode,
+    "date": lambda stored: date.fromordinal(stored + EPOCH_DAY),
+    "timestamp": lambda stored: _PLAIN_EPOCH + timedelta(microseconds=stored),
+    "timestamptz": from_us,
+    "uuid": lambda stored: UUID(bytes=stored),
 }
-
-
-def from_stored(dtype: DType) -> _Convert | None:
-    """What makes a Python value of what `struct`, or a slice for strings and lists, gives; None if that is one."""
-    return _converters(dtype)[1]
-
-
-def _unscaled(scale: int, value: Decimal) -> int:
-    """The digits of a decimal as an integer; the context's precision (28 digits) never rounds them."""
-    sign, digits, exponent = value.as_tuple()
-    if not isinstance(exponent, int) or exponent < -scale:
-        raise ValueError(f"{value} does not fit a scale of {scale}")
-    number = int("".join(map(str, digits))) * 10 ** (scale + exponent)
-    return -number if sign else number
 
 
 def _scaled(scale: int, number: int) -> Decimal:

@@ -1,4 +1,4 @@
-"""Columns of rows → packed rows, many at a time: the bytes that `layout.row.RowCodec.encode` gives for one.
+"""Columns of rows → packed rows, many at a time: the bytes that docs/redis_layout.md describes.
 
 A view whose features all have a fixed width is one NumPy structured array; strings and lists are cut from Arrow's own
 buffers. Nothing is converted on the way: a value that the row cannot keep, such as an infinite date, is an error that

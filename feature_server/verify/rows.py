@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..definitions.facts import FeatureView
 from ..errors import OfflineStoreError, RequestError, SyncConflict
 from ..layout import keys
-from ..layout.row import RowCodec
+from ..layout.row import RowDecoder
 from ..offline.session import connect
 from ..offline.sql import columns, quote
 from ..offline.store import OfflineStore, OfflineTable
@@ -89,7 +89,7 @@ class _Comparison:
         self.online, self.found, self.view = online, found, found.definition
         self.now_us = max(now_us, found.synced_at_us)
         self.ttl_us = registry.registry.feature_view(self.view.id).ttl_us
-        self.codec = RowCodec(self.view.features)
+        self.codec = RowDecoder(self.view.features)
         synced = synced_table(table, found)
         same = synced is not None and tuple(columns(synced.view())) == tuple(columns(self.view))
         self.synced = synced if same else None

@@ -17,11 +17,11 @@ from feature_server.history.events import open_history
 from feature_server.layout.decode import EventDecoder
 from feature_server.layout.events import record_view
 from feature_server.layout.records import Records, in_force
-from feature_server.layout.row import RowCodec
 from feature_server.times import EPOCH
 from feature_server.windows.reduce import Values
 from feature_server.windows.window import Events, evaluate
 from feature_server.windows.window import in_force as events_in_force
+from tests.support.packed import RowCodec
 from tests.support.versions import CASES, Case, Version
 
 INTEGER, INTEGERS = parse_dtype("int64"), parse_dtype("list<int64>")

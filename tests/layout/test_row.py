@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from feature_server.definitions.facts import Feature
 from feature_server.dtypes import DType
-from feature_server.layout.row import RowCodec, event_timestamp_us
+from feature_server.layout.row import event_timestamp_us
+from tests.support.packed import RowCodec
 from tests.support.values import VALUES
 
 

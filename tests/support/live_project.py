@@ -26,7 +26,6 @@ from feature_server.ingest.transaction import Ingestor
 from feature_server.layout.events import LENGTH_BYTES, record_view
 from feature_server.layout.keys import BASE
 from feature_server.layout.records import Records
-from feature_server.layout.row import RowCodec
 from feature_server.manifest.views import fingerprint
 from feature_server.offline.session import event_types
 from feature_server.offline.store import OfflineStore
@@ -36,6 +35,7 @@ from feature_server.sync.run import SyncReport, sync
 from feature_server.sync.view import SyncOptions
 from feature_server.times import to_us
 from feature_server.warehouse.relations import open_warehouse
+from tests.support.packed import RowCodec
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 COLUMNS = {

@@ -25,9 +25,9 @@ from feature_server.definitions.facts import (
 from feature_server.definitions.registry import Registry
 from feature_server.dtypes import parse_dtype
 from feature_server.layout.keys import EPOCH, REGISTRY, key_encoder, row_key
-from feature_server.layout.row import RowCodec
 from feature_server.online.registry import OnlineRegistry, OnlineView
 from feature_server.times import to_us
+from tests.support.packed import RowCodec
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -17,7 +17,6 @@ from feature_server.definitions.facts import Feature, FeatureView, JoinKey, pars
 from feature_server.definitions.registry import Registry
 from feature_server.dtypes import DType, parse_dtype
 from feature_server.layout.keys import key_encoder
-from feature_server.layout.row import RowCodec
 from feature_server.offline.commit import commit
 from feature_server.offline.sql import arrow_schema
 from feature_server.offline.store import DataFile, OfflineStore, PublishedState
@@ -25,6 +24,7 @@ from feature_server.online.store import OnlineStore
 from feature_server.sync.run import SyncReport, sync
 from feature_server.sync.view import SyncOptions, SyncResult, grace_us
 from feature_server.times import to_us
+from tests.support.packed import RowCodec
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 Row = tuple[Any, ...]  # join keys, event timestamp, created timestamp (if any), features

@@ -13,13 +13,13 @@ from feature_server.definitions.facts import FeatureView
 from feature_server.definitions.registry import Registry
 from feature_server.errors import OfflineStoreError, RequestError
 from feature_server.layout.keys import row_key
-from feature_server.layout.row import RowCodec
 from feature_server.online.store import OnlineStore
 from feature_server.sync.run import sync
 from feature_server.sync.view import SyncOptions
 from feature_server.times import to_us
 from feature_server.verify.result import Verified
 from feature_server.verify.rows import check_online, verify
+from tests.support.packed import RowCodec
 from tests.support.relations import Relations, view_of
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)

@@ -19,11 +19,11 @@ from feature_server.dtypes import parse_dtype
 from feature_server.errors import OnlineStoreError
 from feature_server.layout.decode import EventDecoder
 from feature_server.layout.events import record_view
-from feature_server.layout.row import RowCodec
 from feature_server.times import EPOCH
 from feature_server.windows.now import WindowsNow
 from feature_server.windows.reduce import Values
 from feature_server.windows.window import NO_EVENT, Evaluated, Events, evaluate
+from tests.support.packed import RowCodec
 
 NOW_US = 1_000
 FLOAT, INTEGER, FLAG = 0, 1, 2  # the arguments
