@@ -108,6 +108,10 @@ def window_scope(root: Scope, events: EventSource, refusals: Refusals) -> Scope:
     _check_rowwise(found, refusals, where_allowed=True)
     for scope in reversed(above):
         _check_rowwise(scope, refusals, where_allowed=False)
+    refusals.check()
+    if found not in layers:
+        instead = "leave the CTE out, or read the events from it"
+        refusals.refuse(found.expression, "window functions in a CTE that nothing reads", instead)
     return found
 
 

@@ -69,7 +69,6 @@ def compile_stream_view(model: CompiledModel, source: EventSource, upstream: Ups
     root, lookups = take_out_lookups(root, session, refusals)
     refusals.check()
     scope = window_scope(root, source, refusals)
-    refusals.check()
     compiler = _Compiler(model, source, root, scope, lookups, session, refusals)
     _check_result_types(model, session(sql_text(root.expression)), refusals)
     return compiler.plan()

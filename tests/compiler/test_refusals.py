@@ -152,6 +152,12 @@ def over(frame: str, order: str = "paid_at") -> str:
             "in one",
         ),
         (
+            f"with unused as (select customer_id, paid_at, count(*) {HOUR} as n from raw.payments) "
+            "select customer_id, paid_at as event_timestamp, items as f from raw.payments",
+            "window functions in a CTE that nothing reads",
+            "leave the CTE out",
+        ),
+        (
             "select customer_id, paid_at as event_timestamp, items as f from raw.payments "
             "qualify row_number() over (partition by customer_id order by paid_at desc) = 1",
             "QUALIFY other than",
