@@ -48,7 +48,7 @@ def _changes(kind: Any, *sides: Sequence[Definition]) -> Iterator[Change]:
         old, new = before.get(name), after.get(name)
         if old == new:
             continue
-        details = tuple(_details(old, new)) if old and new else _summary(new or old)
+        details = tuple(_details(old, new)) if old and new else (_summary(before.get(name) or after[name]),)
         action: Any = "added" if old is None else "removed" if new is None else "changed"
         yield Change(action=action, kind=kind, name=name, details=details, new_rows=_rewrites(old, new))
 
@@ -59,19 +59,13 @@ def _rewrites(old: Definition | None, new: Definition | None) -> bool:
     return not isinstance(old, FeatureView) or old.fingerprint != new.fingerprint or not old.online
 
 
-def _summary(item: Definition | None) -> tuple[str, ...]:
-    if isinstance(item, FeatureView):
-        return (f"{_features(item)} of {', '.join(item.entities)}",)
-    if isinstance(item, FeatureService):
-        views = dict.fromkeys(ref.view for ref in item.features)
-        return (f"{_features(item)} of {', '.join(views)}",)
+def _summary(item: Definition) -> str:
     if isinstance(item, EventSource):
-        return (f"columns {', '.join(column.name for column in item.columns)}",)
-    return () if item is None else (f"join keys {', '.join(key.name for key in item.join_keys)}",)
-
-
-def _features(item: FeatureView | FeatureService) -> str:
-    return f"{len(item.features)} feature{'s' * (len(item.features) != 1)}"
+        return f"columns {', '.join(column.name for column in item.columns)}"
+    if isinstance(item, Entity):
+        return f"join keys {', '.join(key.name for key in item.join_keys)}"
+    of = item.entities if isinstance(item, FeatureView) else dict.fromkeys(ref.view for ref in item.features)
+    return f"{len(item.features)} feature{'s' * (len(item.features) != 1)} of {', '.join(of)}"
 
 
 def _details(old: Definition, new: Definition) -> Iterator[str]:
@@ -107,26 +101,19 @@ def _stream_details(old: FeatureView, new: FeatureView) -> Iterator[str]:
 
 
 def _feature_details(old: Sequence[Feature], new: Sequence[Feature]) -> Iterator[str]:
-    yield from _list_details([feature.name for feature in old], [feature.name for feature in new])
     before = {feature.name: feature for feature in old}
+    yield from _list_details([*before], [feature.name for feature in new])
     for feature in new:
-        same = before.get(feature.name)
-        if same is None or same == feature:
-            continue
+        same = before.get(feature.name, feature)
         if same.dtype != feature.dtype:
             yield f"type of {feature.name}: {same.dtype} → {feature.dtype}"
-        for field in ("description", "tags"):
-            if getattr(same, field) != getattr(feature, field):
-                yield f"{field} of {feature.name}"
+        differ = (field for field in ("description", "tags") if getattr(same, field) != getattr(feature, field))
+        yield from (f"{field} of {feature.name}" for field in differ)
 
 
 def _list_details(old: list[str], new: list[str]) -> Iterator[str]:
-    for name in new:
-        if name not in old:
-            yield f"{name} added"
-    for name in old:
-        if name not in new:
-            yield f"{name} removed"
+    yield from (f"{name} added" for name in new if name not in old)
+    yield from (f"{name} removed" for name in old if name not in new)
     if [name for name in old if name in new] != [name for name in new if name in old]:
         yield "features in another order"
 

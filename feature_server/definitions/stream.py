@@ -127,11 +127,7 @@ class Needs(msgspec.Struct, frozen=True):
 
 
 def needs(plan: StreamPlan, features: Sequence[str]) -> Needs:
-    aggregates: set[int] = set()
-    latest: set[int] = set()
-    for output in plan.outputs:
-        if output.feature in features:
-            collect_steps(output.node, aggregates, latest)
+    aggregates, latest = steps_of(*(output.node for output in plan.outputs if output.feature in features))
     arguments = set(latest)
     for number in aggregates:
         aggregate = plan.aggregates[number]
@@ -139,9 +135,11 @@ def needs(plan: StreamPlan, features: Sequence[str]) -> Needs:
     return Needs(tuple(sorted(aggregates)), tuple(sorted(latest)), tuple(sorted(arguments)))
 
 
-def collect_steps(node: Node, aggregates: set[int], latest: set[int]) -> None:
-    """Add the positions of the aggregates, and of the arguments' latest values, that an expression needs."""
-    if node.op in ("aggregate", "latest"):
-        (aggregates if node.op == "aggregate" else latest).add(node.value)
-    for inner in node.args:
-        collect_steps(inner, aggregates, latest)
+def steps_of(*nodes: Node) -> tuple[set[int], set[int]]:
+    """The positions of the aggregates, and of the arguments' latest values, that expressions need."""
+    found, waiting = {"aggregate": set[int](), "latest": set[int]()}, [*nodes]
+    for node in waiting:
+        waiting += node.args
+        if node.op in found:
+            found[node.op].add(node.value)
+    return found["aggregate"], found["latest"]

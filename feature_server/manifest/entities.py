@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..dbt.artifacts import Catalog, Manifest, Node
+from ..dbt.artifacts import Catalog, Node
 from ..definitions.facts import Entity, JoinKey
 from ..dtypes import DType
 from .blocks import NAME, NAME_IN_WORDS, read_block
@@ -24,10 +24,10 @@ class EntityDraft:
         return Entity(name=self.name, join_keys=keys, description=node.text, path=node.original_file_path)
 
 
-def read_entities(manifest: Manifest, catalog: Catalog, report: Report) -> dict[str, EntityDraft]:
+def read_entities(catalog: Catalog, report: Report) -> dict[str, EntityDraft]:
     """Every entity by name, those with problems among them so that views naming them get no problem of their own."""
     drafts: dict[str, EntityDraft] = {}
-    for node in (node for node in manifest.models() if "entity" in node.meta):
+    for node in (node for node in report.manifest.models() if "entity" in node.meta):
         draft = _read_entity(node, catalog, report)
         if draft is None:
             continue
@@ -58,9 +58,8 @@ def _read_entity(node: Node, catalog: Catalog, report: Report) -> EntityDraft | 
         report.add(node, (*path, "join_keys"), f"join key {name!r} is named twice", expected="each join key once")
     keys = []
     for position, name in enumerate(dict.fromkeys(names)):
-        dtype = None
-        if columns.expect(name, (*path, "join_keys", position), "join key"):
-            dtype = columns.dtype(name)
+        listed = columns.expect(name, (*path, "join_keys", position), "join key")
+        dtype = columns.dtype(name) if listed else None
         if dtype is not None and not dtype.can_be_join_key:
             what = f"join key {name!r} has a type that cannot identify an entity"
             columns.wrong_type(name, what, "an integer, varchar, uuid, date or boolean")

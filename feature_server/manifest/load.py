@@ -23,19 +23,17 @@ def load_registry(project_dir: Path, target_path: Path) -> Registry:
     Raises DefinitionError holding every problem found, FeatureStoreError when there is no manifest to read.
     `project_dir` is where the YAML files are looked up for line numbers.
     """
-    manifest = read_manifest(target_path)
-    catalog = read_catalog(target_path)
-    report = Report(project_dir, manifest.metadata.project_name)
-    report_stray_keys(manifest, report)
-    entities = read_entities(manifest, catalog, report)
-    sources = read_sources(manifest, report)
-    views = read_views(manifest, catalog, entities, report)
-    compile_streams(manifest, views, sources, report)
-    services = read_services(manifest, views, report)
+    report, catalog = Report(project_dir, read_manifest(target_path)), read_catalog(target_path)
+    report_stray_keys(report)
+    entities = read_entities(catalog, report)
+    sources = read_sources(report)
+    views = read_views(catalog, entities, report)
+    compile_streams(views, sources, report)
+    services = read_services(views, report)
     if problems := report.problems():
         raise DefinitionError(problems)
     return Registry(
-        project=manifest.metadata.project_name,
+        project=report.manifest.metadata.project_name,
         entities=tuple(draft.entity() for _, draft in sorted(entities.items())),
         sources=tuple(draft.source for _, draft in sorted(sources.items()) if draft.source is not None),
         feature_views=tuple(draft.view for _, draft in sorted(views.items())),

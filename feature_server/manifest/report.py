@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from ..dbt.artifacts import Node
+from ..dbt.artifacts import Manifest, Node
 from ..errors import Problem, nearest_name
 
 Step = str | int
@@ -15,11 +15,10 @@ META = ("config", "meta")
 
 
 class Report:
-    """Every problem found so far; a mistake in the part that all versions of a model share is reported once."""
+    """Every problem found so far in a manifest; a mistake in what all versions of a model share is reported once."""
 
-    def __init__(self, project_dir: Path, project_name: str) -> None:
-        self._project_name = project_name
-        self.project_dir = project_dir
+    def __init__(self, project_dir: Path, manifest: Manifest) -> None:
+        self.manifest, self.project_dir = manifest, project_dir
         self._trees: dict[str, yaml.Node | None] = {}  # of YAML files, each read when first asked for
         self._findings: list[tuple[Node, tuple[Step, ...], Problem]] = []
         self._versions: dict[tuple[str, str], set[str]] = {}
@@ -41,7 +40,7 @@ class Report:
         `file` is where it stands if not in the file of the definition, such as the model's SQL.
         """
         path = tuple(path)
-        own = node.package_name == self._project_name
+        own = node.package_name == self.manifest.metadata.project_name
         file = file or node.file
         problem = Problem(
             file=file if own else f"{node.package_name}://{file}",
@@ -110,9 +109,8 @@ class Report:
     def column_names(self, node: Node) -> list[str]:
         """The names under `columns` of a model's definition, one that is listed twice occurring twice."""
         columns, _, complete = _walk(self._tree(node.file), (node.section, node.name, "columns"))
-        if not complete or not isinstance(columns, yaml.SequenceNode):
-            return []
-        items = (item for item in columns.value if isinstance(item, yaml.MappingNode))
+        listed = columns.value if complete and isinstance(columns, yaml.SequenceNode) else []
+        items = (item for item in listed if isinstance(item, yaml.MappingNode))
         return [str(value.value) for item in items for key, value in item.value if key.value == "name"]
 
     def _tree(self, file: str) -> yaml.Node | None:

@@ -3,20 +3,20 @@
 from ..dbt.artifacts import Manifest, Node
 from ..definitions.facts import FeatureRef, FeatureService
 from .blocks import read_block
-from .report import META, Report
+from .report import META, Report, Step
 from .views import ViewDraft, owner_of
 
 BLOCK = (*META, "feature_service")
 
 
-def read_services(manifest: Manifest, views: dict[str, ViewDraft], report: Report) -> tuple[FeatureService, ...]:
+def read_services(views: dict[str, ViewDraft], report: Report) -> tuple[FeatureService, ...]:
     """Every feature service, by name."""
     named = dict(views) | {draft.node.name: draft for draft in views.values() if draft.view.latest}
     services: dict[str, tuple[Node, FeatureService]] = {}
-    for node in sorted(manifest.exposures.values(), key=lambda node: (node.name, node.unique_id)):
+    for node in sorted(report.manifest.exposures.values(), key=lambda node: (node.name, node.unique_id)):
         if "feature_service" not in node.meta:
             continue
-        service = _read_service(node, manifest, named, report)
+        service = _read_service(node, named, report)
         first, _ = services.setdefault(node.name, (node, service))
         if first is not node:
             report.add(
@@ -26,7 +26,7 @@ def read_services(manifest: Manifest, views: dict[str, ViewDraft], report: Repor
     return tuple(service for _, service in services.values())
 
 
-def _read_service(node: Node, manifest: Manifest, named: dict[str, ViewDraft], report: Report) -> FeatureService:
+def _read_service(node: Node, named: dict[str, ViewDraft], report: Report) -> FeatureService:
     block = read_block(node, "feature_service", report)
     if node.type != "ml":
         report.add(node, ("type",), "a feature service is an exposure of type ml", expected="ml", got=node.type)
@@ -35,7 +35,7 @@ def _read_service(node: Node, manifest: Manifest, named: dict[str, ViewDraft], r
     missing: set[str] = set()
     for position, text in enumerate(block.get("features", [])):
         path = (*BLOCK, "features", position)
-        found = _find_feature(node, path, text, manifest, named, report)
+        found = _find_feature(node, path, text, named, report)
         if found is None:
             continue
         draft, feature = found
@@ -62,12 +62,7 @@ def _read_service(node: Node, manifest: Manifest, named: dict[str, ViewDraft], r
 
 
 def _find_feature(
-    node: Node,
-    path: tuple[str | int, ...],
-    text: str,
-    manifest: Manifest,
-    named: dict[str, ViewDraft],
-    report: Report,
+    node: Node, path: tuple[Step, ...], text: str, named: dict[str, ViewDraft], report: Report
 ) -> tuple[ViewDraft, str] | None:
     """The view and feature that `text` names; None, and a problem, when there is none."""
     view, colon, feature = text.partition(":")
@@ -79,7 +74,7 @@ def _find_feature(
         return None
     draft = named.get(view)
     if draft is None:
-        report.unknown_name(node, path, "feature view", view, named, _why_not(view, manifest))
+        report.unknown_name(node, path, "feature view", view, named, _why_not(view, report.manifest))
         return None
     if feature not in draft.features:
         report.unknown_name(node, path, f"feature of {view}", feature, draft.features)

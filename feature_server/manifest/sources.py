@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..dbt.artifacts import Catalog, Manifest, Node
+from ..dbt.artifacts import Catalog, Node
 from ..definitions.stream import EventSource, SourceColumn
 from ..dtypes import DType
 from .blocks import read_block
@@ -21,9 +21,9 @@ class SourceDraft:
     source: EventSource | None
 
 
-def read_sources(manifest: Manifest, report: Report) -> dict[str, SourceDraft]:
+def read_sources(report: Report) -> dict[str, SourceDraft]:
     """Every event source by name, `<source>.<table>`, those with problems among them."""
-    nodes = sorted(manifest.sources.values(), key=lambda node: node.unique_id)
+    nodes = sorted(report.manifest.sources.values(), key=lambda node: node.unique_id)
     return {node.label: _read_source(node, report) for node in nodes if "event_stream" in node.meta}
 
 

@@ -5,7 +5,7 @@ import re
 from functools import cache
 from typing import Any
 
-from ..dbt.artifacts import Manifest, Node
+from ..dbt.artifacts import Node
 from .blocks import BLOCKS
 from .report import META, Report, duplicates
 
@@ -19,7 +19,8 @@ _KIND = {"model": "a model", "exposure": "an exposure", "source": "a source's ta
 _CLOSE = 0.86  # takes feature_veiw and entitiy, leaves identity and feature_view_note alone
 
 
-def report_stray_keys(manifest: Manifest, report: Report) -> None:
+def report_stray_keys(report: Report) -> None:
+    manifest = report.manifest
     for node in (*manifest.nodes.values(), *manifest.sources.values(), *manifest.exposures.values()):
         _report_meta(node, report)
         outside: list[tuple[str, ...]] = [("config", key) for key in node.config]

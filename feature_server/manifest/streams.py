@@ -34,28 +34,26 @@ _BLOCK = re.compile(rf"""\{{[{{%](?:{_STRING}|[^"'])*?[}}%]\}}""", re.DOTALL)
 _CALL = re.compile(r"(?:(\w+)\.)?(\w+)\s*\(")
 
 
-def compile_streams(
-    manifest: Manifest, views: dict[str, ViewDraft], sources: dict[str, SourceDraft], report: Report
-) -> None:
+def compile_streams(views: dict[str, ViewDraft], sources: dict[str, SourceDraft], report: Report) -> None:
     """Give each view that names a stream its plan, and each source the relation that the models read for it."""
     streamed = [(draft, draft.stream) for draft in views.values() if draft.stream is not None]
-    models = {model.unique_id: model for model in manifest.models()}
+    models = {model.unique_id: model for model in report.manifest.models()}
     with ExitStack() as stack:
         sessions: dict[str, EventTypes] = {}  # one a source: to open DuckDB costs as much as to compile a view
         for draft, name in streamed:
             if (source := sources.get(name)) is None:
-                _report_unknown(draft.node, name, manifest, sources, report)
+                _report_unknown(draft.node, name, sources, report)
             elif source.source is not None:
                 if name not in sessions:
                     from ..offline.session import event_types
 
                     sessions[name] = stack.enter_context(event_types(source.source))
-                if not _is_incremental(draft.node, models, manifest, report):
-                    _compile(draft, source, source.source, sessions[name], manifest, report)
+                if not _is_incremental(draft.node, models, report):
+                    _compile(draft, source, source.source, sessions[name], report)
 
 
-def _report_unknown(node: Node, name: str, manifest: Manifest, sources: dict[str, SourceDraft], report: Report) -> None:
-    plain = next((source for source in manifest.sources.values() if source.label == name), None)
+def _report_unknown(node: Node, name: str, sources: dict[str, SourceDraft], report: Report) -> None:
+    plain = next((source for source in report.manifest.sources.values() if source.label == name), None)
     remedy = "declare event_stream in config.meta of the source's table"
     if plain is not None:
         report.add(
@@ -66,14 +64,7 @@ def _report_unknown(node: Node, name: str, manifest: Manifest, sources: dict[str
         report.unknown_name(node, STREAM, "event source", name, sources, remedy)
 
 
-def _compile(
-    draft: ViewDraft,
-    source: SourceDraft,
-    events: EventSource,
-    session: EventTypes,
-    manifest: Manifest,
-    report: Report,
-) -> None:
+def _compile(draft: ViewDraft, source: SourceDraft, events: EventSource, session: EventTypes, report: Report) -> None:
     """Give the view its plan, and the source its relation as the models write it, or report why there is no plan."""
     from ..compiler.model import CompiledModel, compile_stream_view
     from ..compiler.refusals import Refused
@@ -95,7 +86,7 @@ def _compile(
         types={feature.name: feature.dtype for feature in view.features},
     )
     try:
-        upstream = _Upstream(node, source.node, manifest, session, report.project_dir)
+        upstream = _Upstream(node, source.node, session, report)
         view = msgspec.structs.replace(view, stream=compile_stream_view(model, events, upstream, session))
         draft.view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
         source.source = msgspec.structs.replace(events, relation=upstream.relation or events.relation)
@@ -113,11 +104,11 @@ def _compile(
         )  # fmt: skip
 
 
-def _is_incremental(node: Node, models: dict[str, Node], manifest: Manifest, report: Report) -> bool:
+def _is_incremental(node: Node, models: dict[str, Node], report: Report) -> bool:
     """Whether the view or a model under it gives other SQL in an incremental run; reported for each that does."""
     found = False
     for model in _walk(node, lambda reader: [models[name] for name in reader.depends_on.nodes if name in models]):
-        way = _way_to_macro(model, "is_incremental", manifest)
+        way = _way_to_macro(model, "is_incremental", report.manifest)
         if way is not None:
             found = True
             through = f" (by {' → '.join(f'{name}()' for name in way)})" if len(way) > 1 else ""
@@ -178,8 +169,13 @@ class _Upstream:
     nothing else is that source.
     """
 
-    def __init__(self, node: Node, source: Node, manifest: Manifest, session: EventTypes, project_dir: Path) -> None:
-        self.source, self.manifest, self.session, self.project_dir = source, manifest, session, project_dir
+    def __init__(self, node: Node, source: Node, session: EventTypes, report: Report) -> None:
+        self.source, self.session, self.project_dir, self.manifest = (
+            source,
+            session,
+            report.project_dir,
+            report.manifest,
+        )
         self.relation: str | None = None
         self._nodes: dict[str, Node] = {}
         for reader in _walk(node, self._parents):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ..dbt.artifacts import Catalog, Manifest, Node
+from ..dbt.artifacts import Catalog, Node
 from ..definitions.facts import Feature, FeatureView, JoinKey, Owner, parse_duration
 from ..dtypes import DType
 from .blocks import NAME, NAME_IN_WORDS, read_block
@@ -31,14 +31,12 @@ class ViewDraft:
     stream: str | None
 
 
-def read_views(
-    manifest: Manifest, catalog: Catalog, entities: dict[str, EntityDraft], report: Report
-) -> dict[str, ViewDraft]:
+def read_views(catalog: Catalog, entities: dict[str, EntityDraft], report: Report) -> dict[str, ViewDraft]:
     """Every feature view by id, those with problems among them."""
     drafts: dict[str, ViewDraft] = {}
-    for node in (node for node in manifest.models() if "feature_view" in node.meta):
+    for node in (node for node in report.manifest.models() if "feature_view" in node.meta):
         report.saw_version(node)
-        draft = _ViewReader(Columns(node, catalog, report), manifest, entities).read()
+        draft = _ViewReader(Columns(node, catalog, report), entities).read()
         if (other := drafts.get(draft.view.id)) is not None:
             report.add(
                 node, BLOCK, f"feature view {draft.view.id!r} is defined twice",
@@ -71,8 +69,8 @@ def fingerprint(view: FeatureView) -> str:
 class _ViewReader:
     """Reads one view; each method reports what is wrong with one part of it."""
 
-    def __init__(self, columns: Columns, manifest: Manifest, entities: dict[str, EntityDraft]) -> None:
-        self.columns, self.manifest, self.entities = columns, manifest, entities
+    def __init__(self, columns: Columns, entities: dict[str, EntityDraft]) -> None:
+        self.columns, self.entities = columns, entities
         self.node, self.report = columns.node, columns.report
 
     def read(self) -> ViewDraft:
@@ -108,7 +106,7 @@ class _ViewReader:
             online=block.get("online", True),
             features=features,
             description=node.text,
-            owner=read_owner(node, self.manifest, self.report),
+            owner=read_owner(node, self.report),
             tags=node.tags,
             relation=node.relation_name or "",
             identifier=node.alias or node.name,
@@ -176,9 +174,8 @@ class _ViewReader:
 
     def _features(self, used: set[str]) -> tuple[Feature, ...]:
         features = []
-        for name, column in self.node.columns.items():
-            if name in used:
-                continue
+        besides = {name: column for name, column in self.node.columns.items() if name not in used}
+        for name, column in besides.items():
             path = ("columns", name)
             if not NAME.fullmatch(name) or name in RESERVED:
                 self.report.add(self.node, path, "a feature cannot have this name", expected=NAME_IN_WORDS, got=name)
@@ -192,7 +189,7 @@ class _ViewReader:
                 features.append(
                     Feature(name=name, dtype=dtype, description=column.description.strip(), tags=column.tags)
                 )
-        if not set(self.node.columns) - used:
+        if not besides:
             self.report.add(
                 self.node, ("columns",), "the feature view has no feature",
                 expected="a column besides the join keys and timestamps",
@@ -200,18 +197,18 @@ class _ViewReader:
         return tuple(features)
 
 
-def read_owner(node: Node, manifest: Manifest, report: Report) -> Owner | None:
+def read_owner(node: Node, report: Report) -> Owner | None:
     """The owner of the model's dbt group; a problem when it has no group."""
-    name = node.config.get("group")
-    named = [group for group in manifest.groups.values() if group.name == name]
+    name, groups = node.config.get("group"), report.manifest.groups.values()
+    named = [group for group in groups if group.name == name]
     group = next((group for group in named if group.package_name == node.package_name), next(iter(named), None))
     if group is None:
         report.add(
             node, ("config", "group"), "the feature view has no owner",
             expected="the name of a dbt group, whose owner answers for the features",
             got=None if name is None else str(name),
-            remedy="set config.group to one of " + ", ".join(sorted(g.name for g in manifest.groups.values()))
-            if manifest.groups else "declare a group with an owner under `groups:` in a YAML file",
+            remedy="set config.group to one of " + ", ".join(sorted(g.name for g in groups))
+            if groups else "declare a group with an owner under `groups:` in a YAML file",
         )  # fmt: skip
         return None
     return owner_of(group.owner, group=group.name)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..definitions.aggregates import is_lifetime, is_of_argument
 from ..definitions.facts import Feature
-from ..definitions.stream import Node, collect_steps
+from ..definitions.stream import Node, steps_of
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, integer_bounds
 from ..errors import OnlineStoreError
 from ..layout.decode import Dictionary, EventDecoder, objects
@@ -38,9 +38,7 @@ class StreamViewReader(ViewReader):
         plan = plan_of(definition)
         outputs = {output.feature: output for output in plan.outputs}
         self._nodes = [outputs[feature.name].node for feature in features]
-        self._steps = [(set[int](), set[int]()) for _ in features]  # the aggregates and plain columns that each takes
-        for node, (aggregates, latest) in zip(self._nodes, self._steps, strict=True):
-            collect_steps(node, aggregates, latest)
+        self._steps = [steps_of(node) for node in self._nodes]  # the aggregates and plain columns that each takes
         self._plain = [bool(latest) and not aggregates for aggregates, latest in self._steps]
         self._latest = set[int]().union(*(latest for _, latest in self._steps))
         needed = sorted(set[int]().union(*(aggregates for aggregates, _ in self._steps)))
