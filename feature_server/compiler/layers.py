@@ -1,4 +1,7 @@
-"""One query out of the model and the staging models under it, and the SELECT in it where the windows stand."""
+"""One query out of the model and the staging models under it, and the SELECT in it where the windows stand.
+
+Its filters become a column of its rows, for an event that is filtered out is still a version of itself.
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +23,7 @@ LOOKUP = "_lookup_{}"  # tables of the session that compiles, in place of consta
 _CLAUSES = (exp.Join, exp.Where, exp.Group, exp.Having, exp.Qualify, exp.Order, exp.Limit, exp.Offset, exp.Lateral)
 _MANY_ROWS = {"unnest", "generate_subscripts", "regexp_split_to_table"}
 MANY_ROWS_INSTEAD = "one row an event: what a list function says of it, as len(…) or list_contains(…, …)"
+_COUNTS, _KEPT = "_counts", "_kept"
 _PLAIN = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -122,6 +126,48 @@ def _sees_event_id(layers: list[Scope], events: EventSource) -> Scope:
         if any(same_name(source_column(column, scope), events.event_id) for column in columns):
             return scope
     return layers[-1]
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """Conditions over what the SELECT with the windows reads.
+
+    An event for which `counts` is not true is left out; one for which `kept`, if any, is not true is no version at all.
+    """
+
+    counts: exp.Expr
+    kept: exp.Expr | None
+    versioned: bool
+    known_by_build: bool
+
+
+def move_filters(scope: Scope, events: EventSource) -> Filters:
+    """Take the filters out of `scope` and the SELECTs under it, in place, so that every event has a row.
+
+    A filter below or beside the QUALIFY that keeps the latest version chooses among versions. The QUALIFY itself goes,
+    for readers apply its rule, and so does what only says by when the build knew.
+    """
+    layers = chain(scope, Refusals())
+    versioning = next((i for i, layer in enumerate(layers) if layer.expression.args.get("qualify")), None)
+    known_by_build = False
+    passed: dict[str, exp.Expr] = {}
+    for place in reversed(range(len(layers))):
+        layer, select = layers[place], layers[place].expression
+        where = select.args.get("where")
+        conditions = [part.copy() for part in conjuncts(where and where.this)]
+        own = [condition for condition in conditions if not _is_build_bound(condition, layer, events)]
+        known_by_build |= len(own) < len(conditions)
+        select.set("qualify", None)
+        select.set("where", None)
+        passed = {name: exp.column(name, table=only_source(layer)[0]) for name in passed}
+        if own:
+            name = _KEPT if versioning is not None and place >= versioning else _COUNTS
+            parts = [exp.func("coalesce", exp.and_(*own), exp.false()), *([passed[name]] if name in passed else [])]
+            passed[name] = exp.and_(*parts)
+        if place > 0:
+            added = [exp.alias_(condition, name) for name, condition in passed.items()]
+            select.set("expressions", [*select.expressions, *added])
+    counts = exp.and_(*passed.values()) if passed else exp.true()
+    return Filters(counts, passed.get(_KEPT), versioning is not None, known_by_build)
 
 
 def sql_text(query: exp.Expr) -> str:
@@ -289,6 +335,15 @@ def source_column(expression: exp.Expr | None, scope: Scope) -> str | None:
 def _named(column: str) -> str:
     """A column as an analyst writes it."""
     return sqlglot.to_identifier(column).sql(dialect="duckdb") if column != "<created>" else column
+
+
+def _is_build_bound(condition: exp.Expr, layer: Scope, events: EventSource) -> bool:
+    """Whether a condition is `<created> <= <constant>`, which says by when the build knew and nothing of the event."""
+    condition = condition.unnest()
+    if not isinstance(condition, exp.LTE | exp.LT) or events.created_timestamp is None:
+        return False
+    column = source_column(condition.this, layer)
+    return same_name(column, events.created_timestamp) and condition.expression.find(exp.Column) is None
 
 
 def windows_of(select: exp.Expr) -> list[exp.Window]:

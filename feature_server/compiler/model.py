@@ -13,10 +13,10 @@ from ..definitions.stream import Aggregate, Argument, EventSource, Frame, Output
 from ..dtypes import DType, UnknownType, known_sql_type, parse_sql_type
 from .aggregates import list_of_last, other_type, read_call, read_frame
 from .expressions import read_node
-from .filters import move_filters
 from .layers import (
     EVENTS,
     Upstream,
+    move_filters,
     only_source,
     projection,
     put_together,

@@ -8,12 +8,11 @@ from pathlib import Path
 from ..dbt.artifacts import read_catalog, read_manifest
 from ..definitions.registry import Registry
 from ..errors import DefinitionError
+from .blocks import report_stray_keys
 from .entities import read_entities
 from .report import Report
 from .services import read_services
-from .sources import read_sources
-from .strays import report_stray_keys
-from .streams import compile_streams
+from .streams import compile_streams, read_sources
 from .views import read_views
 
 
