@@ -107,12 +107,11 @@ class _Join:
         for conjunct in conjuncts(self.join.args.get("on")):
             sides = [conjunct.this, conjunct.expression] if isinstance(conjunct, exp.EQ) else []
             tables = [{column.table for column in side.find_all(exp.Column)} for side in sides]
-            if sides and tables[1] == {self.alias} and self.alias not in tables[0]:
-                keys.append((sides[0], sides[1]))
-            elif sides and tables[0] == {self.alias} and self.alias not in tables[1]:
-                keys.append((sides[1], sides[0]))
-            else:
+            of_lookup = [side for side, read in zip(sides, tables, strict=True) if read == {self.alias}]
+            of_event = [side for side, read in zip(sides, tables, strict=True) if self.alias not in read]
+            if not of_lookup or not of_event:
                 self.refusals.refuse(conjunct, "a lookup joined by something other than equality", _LEFT_JOIN)
+            keys.append((of_event[0], of_lookup[0]))
         if not keys:
             self.refusals.refuse(self.join, "a lookup joined without ON", _LEFT_JOIN)
         return keys

@@ -9,7 +9,7 @@ anything of it, so a run that dies leaves the previous version in force and the 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import msgspec
 
@@ -263,15 +263,12 @@ def _first_bucket_changed(builds: tuple[Build, ...], state: PublishedState) -> s
     seen = state.builds_seen
     if not 0 < seen < len(builds) or builds[seen - 1].invocation_id != state.last_build:
         return None
-    starts = [build.changed_from_us for build in builds[seen:]]
-    known = [start for start in starts if start is not None]
-    if len(known) < len(starts):
+    starts = [build.changed_from_us for build in builds[seen:] if build.changed_from_us is not None]
+    if len(starts) < len(builds) - seen:
         return None
-    try:
-        day = from_us(min(known)).date().isoformat()
-    except OverflowError:
-        return None
-    return bucket_of(day, state.grain)
+    with suppress(OverflowError):
+        return bucket_of(from_us(min(starts)).date().isoformat(), state.grain)
+    return None
 
 
 def _by_bucket(parts: Iterable[Part], grain: str) -> dict[str, Extent]:

@@ -272,12 +272,10 @@ class Warehouse:
         except WarehouseError as error:
             if not isinstance(error.__cause__, duckdb.CatalogException):
                 raise
-            remedy = f"run `dbt build --select {view.name}`"
-            what = "the warehouse has no such relation"
+            what, remedy = "the warehouse has no such relation", f"run `dbt build --select {view.name}`"
             raise self._error(what, view, expected=view.relation, remedy=remedy) from None
-        problems = []
-        if BUCKET in actual:
-            problems.append((BUCKET, "no column of this name: the offline store uses it", actual[BUCKET]))
+        taken = "no column of this name: the offline store uses it"
+        problems = [(BUCKET, taken, actual[BUCKET])] if BUCKET in actual else []
         for column in columns(view):
             found = actual.get(column.name.lower(), _ABSENT)
             is_time = column.name in (view.event_timestamp, view.created_timestamp)
