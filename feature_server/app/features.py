@@ -14,12 +14,12 @@ from ..online.registry import LastVerified, OnlineRegistry, decode_verified, ver
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, encode_error, error_headers, push_response
 from ..serving.drive import AsyncFeatures
 from ..serving.reader import FeatureReader
-from ..settings import Settings
-from .access import Access, check_json, headers_of
+from .access import check_json, headers_of
 from .bodies import BodyTooLarge, decode_body, read_body
 from .counting import SharedCounts
 from .json import JsonWriter
 from .push import PushQueue, parse_push
+from .supervisor import Served
 
 log = logging.getLogger("feature_server")
 _decode = msgspec.json.Decoder(GetOnlineFeatures).decode
@@ -34,14 +34,14 @@ class FeatureServer:
     `draining` is set when the worker is asked to end: each answer then closes its connection.
     """
 
-    def __init__(self, redis_url: str, settings: Settings, access: Access) -> None:
-        self.clock = settings.clock and settings.clock.isoformat()
-        self.access = access
-        self.reader = FeatureReader(settings.now_us)
-        self.redis = AsyncRedisReader(redis_url)
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        self.clock = served.settings.clock and served.settings.clock.isoformat()
+        self.reader = FeatureReader(served.settings.now_us)
+        self.redis = AsyncRedisReader(served.redis_url)
         self.features = AsyncFeatures(self.reader, self.redis)
         self.counts = SharedCounts(self.reader.counts)
-        self.pushes = PushQueue(redis_url, settings)
+        self.pushes = PushQueue(served)
         self.draining = False
         self.other: ASGIApp
 
@@ -53,7 +53,7 @@ class FeatureServer:
         answer: tuple[int, bytes] | None = None
         try:
             headers = headers_of(scope["headers"])
-            self.access.check(scope["method"], headers)
+            self.served.access.check(scope["method"], headers)
             if scope["method"] == "POST" and scope["path"] == READ_PATH:
                 route = READ_PATH
                 answer = await self._read(receive)

@@ -22,11 +22,10 @@ from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable
 from ..online.live import LiveSource, read_live
 from ..online.registry import LastVerified, OnlineRegistry
 from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers
-from ..settings import Settings
 from ..templates.render import compile_pages, render
 from ..verify.explanation import bounds
 from .describe import describe_entity, describe_service, describe_view, service_request, view_request
-from .explain import EXPLAIN_ROUTE, Explainer, parse_question
+from .explain import EXPLAIN_ROUTE, explain_feature, parse_question
 from .features import INTERNAL_ERROR, FeatureServer, log, log_failure
 from .openapi import openapi
 
@@ -47,10 +46,10 @@ LIVE_SECONDS = 2.0  # in which Redis says what waits
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def create_pages(server: FeatureServer, redis_url: str, settings: Settings) -> Starlette:
+def create_pages(server: FeatureServer) -> Starlette:
     """The Starlette application behind `server`."""
     compile_pages()
-    pages = _Pages(server, redis_url, settings)
+    pages = _Pages(server)
     first_features = partial(view_request, most=3)
     routes: dict[str, Endpoint] = {
         "/": pages.index,
@@ -78,12 +77,12 @@ def create_pages(server: FeatureServer, redis_url: str, settings: Settings) -> S
 
 
 class _Pages:
-    def __init__(self, server: FeatureServer, redis_url: str, settings: Settings) -> None:
-        self._server, self._redis_url = server, redis_url
-        self._explainer = Explainer(redis_url, settings)
+    def __init__(self, server: FeatureServer) -> None:
+        self._server = server
         self._store: OnlineStore | None = None  # for what waits: connected when first asked
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
         self._live_thread = ThreadPoolExecutor(1, thread_name_prefix="live")
+        self._explain_thread = ThreadPoolExecutor(1, thread_name_prefix="explain")  # each reads a view's history
         self._not_ready: list[str] = []  # why, when last asked
 
     def counted(self, path: str, answer: Endpoint) -> Endpoint:
@@ -191,7 +190,8 @@ class _Pages:
         feature, key, at_us = parse_question(request.query_params.multi_items(), now_us)
         online = await self._server.online()
         online.registry.resolve([feature])
-        found = await self._explainer.explain(feature, key, at_us=at_us, now_us=now_us)
+        ask = partial(explain_feature, self._server.served, feature, key, at_us=at_us, now_us=now_us)
+        found = await asyncio.get_running_loop().run_in_executor(self._explain_thread, ask)
         return await self._page_or_json(request, "explain.html", found.as_json(), found=found, bounds=bounds)
 
     async def wrong_method(self, request: Request) -> Response:
@@ -233,7 +233,7 @@ class _Pages:
         if self._store is None:
             from ..online.store import OnlineStore
 
-            self._store = OnlineStore(self._redis_url, timeout_seconds=LIVE_SECONDS)
+            self._store = OnlineStore(self._server.served.redis_url, timeout_seconds=LIVE_SECONDS)
         return [read_live(self._store, name) for name in names]
 
     async def _page_or_json(self, request: Request, name: str, value: Any, **facts: Any) -> Response:

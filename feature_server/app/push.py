@@ -17,7 +17,7 @@ from .bodies import decode_body
 
 if TYPE_CHECKING:
     from ..ingest.transaction import Ingestor, PushResult
-    from ..settings import Settings
+    from .supervisor import Served
 
 MAX_TOGETHER = 500  # pushes that are written as one
 log = logging.getLogger("feature_server")
@@ -52,8 +52,8 @@ def parse_push(body: bytes) -> PushEvents:
 class PushQueue:
     """Writes pushes from a thread of its own, all that wait at a time."""
 
-    def __init__(self, redis_url: str, settings: Settings) -> None:
-        self._redis_url, self._settings = redis_url, settings
+    def __init__(self, served: Served) -> None:
+        self._served = served
         self._ingestor: Ingestor | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="push")
         self._waiting: list[tuple[PushEvents, asyncio.Future[PushResult]]] = []
@@ -92,7 +92,7 @@ class PushQueue:
         """The result of each push of a source, or what went wrong."""
         try:
             if self._ingestor is None:
-                self._ingestor = _make_ingestor(self._redis_url, self._settings)
+                self._ingestor = _make_ingestor(self._served)
             return self._ingestor.push_together(source, bodies)
         except Exception as error:  # the edge of the thread: every request gets an answer
             if not isinstance(error, FeatureStoreError):
@@ -100,7 +100,7 @@ class PushQueue:
             return [error] * len(bodies)
 
 
-def _make_ingestor(redis_url: str, settings: Settings) -> Ingestor:
+def _make_ingestor(served: Served) -> Ingestor:
     try:
         from ..ingest.transaction import Ingestor
     except ImportError as error:
@@ -109,4 +109,4 @@ def _make_ingestor(redis_url: str, settings: Settings) -> Ingestor:
             expected="feature-warehouse[warehouse]", got=str(error), remedy="install that where events are pushed to",
         ) from None  # fmt: skip
 
-    return Ingestor(redis_url, settings.now_us, expire=settings.clock is None)
+    return Ingestor(served.redis_url, served.settings.now_us, expire=served.settings.clock is None)

@@ -24,16 +24,22 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 log = logging.getLogger("feature_server")
 
 
-class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """What a feature server serves, and to whom."""
+
+    redis_url: str
+    settings: Settings
+    access: Access
+
+
+class WorkerConfig(msgspec.Struct, frozen=True):
     """What a worker is told: `slot` is its number among the workers, `ready_fd` a pipe to report on once it serves."""
 
     slot: int
     socket_fd: int
     ready_fd: int
     counts_folder: str
-    redis_url: str
-    settings: Settings
-    access: Access
+    served: Served
 
 
 class WorkerProcess(msgspec.Struct):
@@ -65,14 +71,8 @@ def listen(host: str, port: int) -> socket.socket:
 class Supervisor:
     """Runs `workers` processes on `listener` until SIGTERM or SIGINT."""
 
-    def __init__(
-        self, listener: socket.socket, settings: Settings, access: Access, *, workers: int, redis_url: str
-    ) -> None:
-        self._listener = listener
-        self._settings = settings
-        self._access = access
-        self._slots = range(workers)
-        self._redis_url = redis_url
+    def __init__(self, listener: socket.socket, served: Served, *, workers: int) -> None:
+        self._listener, self._served, self._slots = listener, served, range(workers)
         self._workers: dict[int, WorkerProcess] = {}
         self._folder = ""
 
@@ -93,21 +93,10 @@ class Supervisor:
     def _start(self, slot: int) -> int:
         """Start the worker of a slot; what is returned reads one byte when it serves, or ends when it fails."""
         reading, writing = os.pipe()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "feature_server.app.worker"],
-            stdin=subprocess.PIPE,
-            pass_fds=(self._listener.fileno(), writing),
-        )
+        config = WorkerConfig(slot, self._listener.fileno(), writing, self._folder, self._served)
+        command = [sys.executable, "-m", "feature_server.app.worker"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(config.socket_fd, writing))
         os.close(writing)
-        config = WorkerConfig(
-            slot=slot,
-            socket_fd=self._listener.fileno(),
-            ready_fd=writing,
-            counts_folder=self._folder,
-            redis_url=self._redis_url,
-            settings=self._settings,
-            access=self._access,
-        )
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(config, enc_hook=str) + b"\n")
         process.stdin.flush()

@@ -121,8 +121,8 @@ def main() -> None:
     config = msgspec.json.decode(told, type=WorkerConfig, dec_hook=lambda path, text: path(text))
     listener = socket.socket(fileno=config.socket_fd)
     sys.setswitchinterval(THREAD_SECONDS)
-    server = FeatureServer(config.redis_url, config.settings, config.access)
-    server.other = create_pages(server, config.redis_url, config.settings)
+    server = FeatureServer(config.served)
+    server.other = create_pages(server)
     Worker(server, config).run(sockets=[listener])
 
 

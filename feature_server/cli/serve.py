@@ -27,7 +27,7 @@ def serve(
     import logging
 
     from ..app.access import create_access
-    from ..app.supervisor import Supervisor, listen
+    from ..app.supervisor import Served, Supervisor, listen
     from ..online.address import parse_redis_url
     from ..online.embedded import connect
 
@@ -50,7 +50,8 @@ def serve(
             typer.echo(f"serving features on {address} workers={workers} redis={parse_redis_url(url).shown}")
             typer.echo(f"try: curl {address}/get-online-features -d '{example}'")
 
-        Supervisor(listener, settings, access, workers=workers, redis_url=url).run(announce)
+        served = Served(redis_url=url, settings=settings, access=access)
+        Supervisor(listener, served, workers=workers).run(announce)
 
 
 def _example(url: str) -> dict[str, object]:
