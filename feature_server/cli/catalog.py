@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,7 @@ import typer
 
 from ..catalog.lateness import span
 from ..settings import load_settings
-from .common import Json, ProjectDir, TargetPath, app, in_force, print_json, written_here
+from .common import Json, ProjectDir, TargetPath, app, in_force, show, written_here
 
 if TYPE_CHECKING:
     from ..catalog.sources import SourceStatus
@@ -67,13 +67,11 @@ def docs(
     settings = load_settings(project_dir=project_dir, target_path=target_path)
     path = (settings.home / "docs" / "index.html") if out is None else out.resolve()
     site = write_docs(settings, path, build=not no_build)
-    if json:
-        print_json(asdict(site) | {"path": str(site.path)})
-        return
-    typer.echo(
+    line = (
         f"{site.path}: {site.feature_views} feature views, {site.feature_services} services, {site.entities} entities,"
         f" {site.bytes / 1e6:.1f} MB"
     )
+    show(asdict(site) | {"path": str(site.path)}, [line], json=json)
 
 
 @app.command(epilog="Example: features status --json")
@@ -85,15 +83,12 @@ def status(project_dir: ProjectDir = None, json: Json = False) -> None:
     from ..catalog.status import read_status
 
     found = read_status(*in_force(project_dir))
-    if json:
-        print_json(found)
-    else:
-        _print_status(found)
+    show(found, _lines(found), json=json)
     if not found.good:
         raise typer.Exit(1)
 
 
-def _print_status(found: Status) -> None:
+def _lines(found: Status) -> Iterator[str]:
     problems: list[str] = []
     counts: list[str] = []
     groups: list[tuple[str, Cells, Sequence[Any]]] = [("feature view", VIEW_CELLS, found.views)]
@@ -105,14 +100,14 @@ def _print_status(found: Status) -> None:
             shown = [_shown(cell(each)) for cell in cells.values()]
             table.append([*shown, "; ".join(problem.partition(":")[0] for problem in each.problems) or "good"])
             problems += [f"{shown[0]}: {problem}" for problem in each.problems]
-        typer.echo("\n".join([*_aligned(table), ""]))
+        yield from _aligned(table)
+        yield ""
         bad = sum(bool(each.problems) for each in members)
         counts.append(f"{len(members)} {what}{'s' * (len(members) != 1)}, {bad} with problems")
     if found.online_store is not None:
-        typer.echo(f"online store: {found.online_store}")
-    for problem in problems:
-        typer.echo(problem)
-    typer.echo(f"{_shown(found.at)} UTC: {'; '.join(counts)}")
+        yield f"online store: {found.online_store}"
+    yield from problems
+    yield f"{_shown(found.at)} UTC: {'; '.join(counts)}"
 
 
 def _shown(value: object) -> str:
@@ -121,7 +116,7 @@ def _shown(value: object) -> str:
     return "-" if value in (None, "") else str(value)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Rows as lines of text with aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +63,15 @@ def online_store(settings: Settings) -> Iterator[OnlineStore]:
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def show(value: Any, lines: Iterable[object], *, json: bool) -> None:
+    """What a command has to say, as JSON or as text."""
+    if json:
+        print_json(value)
+        return
+    for line in lines:
+        typer.echo(line)
 
 
 def finish(results: dict[str, Any], name: str, failures: Mapping[str, FeatureStoreError], *, json: bool) -> None:

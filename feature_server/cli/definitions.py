@@ -8,10 +8,10 @@ import typer
 
 from ..errors import DefinitionError
 from ..settings import Settings, load_settings
-from .common import Json, ProjectDir, TargetPath, app, print_json
+from .common import Json, ProjectDir, TargetPath, app, show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ..definitions.changes import Change
     from ..definitions.registry import Registry
@@ -27,10 +27,8 @@ def check(
 ) -> None:
     """Check every definition of the dbt project and print every mistake; exit code 1 when there is one."""
     _, registry = _project(project_dir, target_path, no_parse, json)
-    if json:
-        print_json({"problems": [], "project": registry.project} | _counts(registry))
-    else:
-        typer.echo(f"{registry.project}: {_summary(registry)}; no problems")
+    value = {"problems": [], "project": registry.project} | _counts(registry)
+    show(value, [f"{registry.project}: {_summary(registry)}; no problems"], json=json)
 
 
 @app.command(name="plan", epilog="Example: features plan")
@@ -39,10 +37,7 @@ def plan_command(
 ) -> None:
     """Show what `features apply` would change in the registry in force."""
     changes = _plan(*_project(project_dir, target_path, no_parse, json))
-    if json:
-        print_json({"changes": changes})
-    else:
-        _print_changes(changes)
+    show({"changes": changes}, _lines(changes), json=json)
 
 
 @app.command(epilog="Example: features apply --no-parse --json")
@@ -57,11 +52,9 @@ def apply(
     check_target(registry.feature_views, settings)
     changes = _plan(settings, registry)
     write_registry(settings.registry_path, registry)
-    if json:
-        print_json({"changes": changes, "registry": str(settings.registry_path)} | _counts(registry))
-    else:
-        _print_changes(changes)
-        typer.echo(f"in force: {_summary(registry)} ({settings.registry_path})")
+    value = {"changes": changes, "registry": str(settings.registry_path)} | _counts(registry)
+    in_force = f"in force: {_summary(registry)} ({settings.registry_path})"
+    show(value, [*_lines(changes), in_force], json=json)
 
 
 def _project(project_dir: ProjectDir, target_path: TargetPath, no_parse: bool, json: bool) -> tuple[Settings, Registry]:
@@ -75,12 +68,8 @@ def _project(project_dir: ProjectDir, target_path: TargetPath, no_parse: bool, j
     try:
         return settings, load_registry(settings.project_dir, settings.target_path)
     except DefinitionError as error:
-        if json:
-            print_json({"problems": error.problems})
-        else:
-            for problem in error.problems:
-                typer.echo(f"{problem}\n")
-            typer.echo(f"{len(error.problems)} problem{'s' * (len(error.problems) != 1)}")
+        count = f"{len(error.problems)} problem{'s' * (len(error.problems) != 1)}"
+        show({"problems": error.problems}, [*(f"{problem}\n" for problem in error.problems), count], json=json)
         raise typer.Exit(1) from None
 
 
@@ -92,15 +81,14 @@ def _plan(settings: Settings, registry: Registry) -> Sequence[Change]:
     return plan(in_force, registry)
 
 
-def _print_changes(changes: Sequence[Change]) -> None:
+def _lines(changes: Sequence[Change]) -> Iterator[str]:
     signs = {"added": "+", "removed": "-", "changed": "~"}
     for change in changes:
         note = "  [new rows online at the next sync]" if change.new_rows else ""
-        typer.echo(f"{signs[change.action]} {change.kind} {change.name}{note}")
-        for detail in change.details:
-            typer.echo(f"    {detail}")
+        yield f"{signs[change.action]} {change.kind} {change.name}{note}"
+        yield from (f"    {detail}" for detail in change.details)
     if not changes:
-        typer.echo("no changes")
+        yield "no changes"
 
 
 def _counts(registry: Registry) -> dict[str, int]:

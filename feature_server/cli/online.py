@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 from ..dtypes import json_value
 from ..layout.keys import key_value
 from ..settings import load_settings
-from .common import Json, Progress, ProjectDir, app, finish, in_force, online_store, print_json, progress_bar
+from .common import Json, Progress, ProjectDir, app, finish, in_force, online_store, progress_bar, show
 from .offline import Refresh, select_views
 
 if TYPE_CHECKING:
@@ -102,15 +102,16 @@ def get(
         found = client.get(
             None if features else service, features=features, full_feature_names=full_feature_names, **entity
         )
-    if json:
-        print_json(_as_json(found))
-        return
+    show(_as_json(found), _lines(found), json=json)
+
+
+def _lines(found: FeatureVector) -> Iterator[str]:
     width = max(map(len, found.values))
     for name, value in found.values.items():
         time = found.event_timestamps[name]
         shown = "" if value is None else str(value)
         line = f"{name:<{width}}  {shown:<24}  {found.statuses[name]:<15}"
-        typer.echo(f"{line}  {time:%Y-%m-%dT%H:%M:%SZ}" if time else line.rstrip())
+        yield f"{line}  {time:%Y-%m-%dT%H:%M:%SZ}" if time else line.rstrip()
 
 
 def _entity(texts: list[str], registry: Registry, features: str | list[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 
 from ..settings import Settings, load_settings, parse_time
 from ..times import to_us
-from .common import Json, ProjectDir, app, online_store, print_json, progress_bar
+from .common import Json, ProjectDir, app, online_store, progress_bar, show
 
 if TYPE_CHECKING:
     from ..definitions.stream import EventSource
@@ -57,10 +57,8 @@ def push(
             start += len(lines)
             done += sum(map(len, lines)) + len(lines)
             progress(done, size)
-    if json:
-        print_json({"source": source, "accepted": accepted, "rejected": rejected})
-    else:
-        typer.echo(f"pushed {source} accepted={accepted} rejected={len(rejected)}")
+    line = f"pushed {source} accepted={accepted} rejected={len(rejected)}"
+    show({"source": source, "accepted": accepted, "rejected": rejected}, [line], json=json)
     if rejected:
         raise typer.Exit(1)
 
@@ -125,7 +123,7 @@ def stream(
             stopped=lambda: bool(ended),
             report=lambda line: None if json else typer.echo(line),
         )
-    print_json(done) if json else typer.echo(done)
+    show(done, [done], json=json)
 
 
 def _source(settings: Settings, name: str) -> EventSource:
@@ -172,8 +170,4 @@ def explain(
             feature, pairs, online, OfflineStore(settings.offline), at_us=at_us, now_us=now_us,
             project_dir=settings.project_dir,
         )  # fmt: skip
-    if json:
-        print_json(found.as_json())
-        return
-    for line in found.lines():
-        typer.echo(line)
+    show(found.as_json(), found.lines(), json=json)

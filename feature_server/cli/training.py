@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Json, ProjectDir, app, print_json, progress_bar, written_here
+from .common import Json, ProjectDir, app, progress_bar, show, written_here
 
 if TYPE_CHECKING:
     from ..training.sets import TrainingSet
@@ -107,9 +107,7 @@ def _notice(text: str) -> None:
 def _write(training_set: TrainingSet, out: Path, json: bool) -> None:
     with progress_bar("rows") as progress:
         summary = training_set.write_parquet(out, progress=progress)
-    if json:
-        print_json(summary)
-        return
-    typer.echo(f"wrote {out} rows={summary.rows} features={summary.features} seconds={summary.seconds:.2f}")
-    for view, version in summary.versions.items():
-        typer.echo(f"  {view} version={version} without_row={summary.null_share[view]:.1%}")
+    wrote = f"wrote {out} rows={summary.rows} features={summary.features} seconds={summary.seconds:.2f}"
+    shares = summary.null_share
+    views = [f"  {view} version={at} without_row={shares[view]:.1%}" for view, at in summary.versions.items()]
+    show(summary, [wrote, *views], json=json)

@@ -229,12 +229,11 @@ class FeatureClient(_Client[FeatureVector, FeatureVectors, PushResult]):
         else:
             self._redis = RedisReader(self.url, timeout=self.timeout)
             self._redis.on_reconnect = self._reader.forget
+            self._resources.callback(self._redis.close)
 
     def close(self) -> None:
         if self._over_http:
             self._http.close()
-        else:
-            self._redis.close()
         self._resources.close()
 
     def __enter__(self) -> Self:
@@ -279,13 +278,12 @@ class AsyncFeatureClient(
     def _open(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None  # whose the HTTP connections are
         if not self._over_http:
-            self._redis = AsyncRedisReader(self.url, timeout=self.timeout)
-            self._features = AsyncFeatures(self._reader, self._redis)
+            redis = AsyncRedisReader(self.url, timeout=self.timeout)
+            self._features = AsyncFeatures(self._reader, redis)
+            self._resources.callback(redis.close)
 
     async def aclose(self) -> None:
-        if not self._over_http:
-            self._redis.close()
-        elif self._loop is asyncio.get_running_loop():
+        if self._loop is asyncio.get_running_loop():
             await self._http.aclose()
         self._resources.close()
 
