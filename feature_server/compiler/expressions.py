@@ -6,16 +6,14 @@ from ..definitions.stream import Node
 from ..dtypes import known_sql_type
 from .refusals import Refusals
 
-_BINARY: dict[type[exp.Expr], str] = {
+_OPERATIONS: dict[type[exp.Expr], str] = {
     exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.IntDiv: "//", exp.Mod: "%",
     exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
     exp.And: "and", exp.Or: "or", exp.Nullif: "nullif",
-}  # fmt: skip
-_UNARY: dict[type[exp.Expr], str] = {
     exp.Neg: "neg", exp.Not: "not", exp.Abs: "abs", exp.Ln: "ln", exp.Exp: "exp", exp.Sqrt: "sqrt",
     exp.Floor: "floor", exp.Ceil: "ceil", exp.Sign: "sign",
+    exp.Greatest: "greatest", exp.Least: "least", exp.Coalesce: "coalesce",
 }  # fmt: skip
-_VARIADIC: dict[type[exp.Expr], str] = {exp.Greatest: "greatest", exp.Least: "least", exp.Coalesce: "coalesce"}
 SUPPORTED = (
     "scalar functions of the event inside the aggregate, as in last(upper(…)); over aggregates: arithmetic, "
     "comparisons, between, in, and/or/not, is null, case, if, coalesce, nullif, greatest, least, abs, round, floor, "
@@ -28,26 +26,18 @@ def read_node(expression: exp.Expr, refusals: Refusals) -> Node:
 
     An unsupported function is refused and stands as a null literal.
     """
-    expression = _spelled_out(expression)
+    expression = _spelled_out(expression.unnest())
     kind = type(expression)
-    if isinstance(expression, exp.Paren):
-        return read_node(expression.this, refusals)
     if isinstance(expression, exp.Column):
         name = expression.name
         return Node("aggregate" if name[0] == "g" else "latest", value=int(name[1:]))
     if isinstance(expression, exp.Literal):
         return Node("literal", value=_constant(expression))
-    if isinstance(expression, exp.Boolean):
-        return Node("literal", value=bool(expression.this))
-    if isinstance(expression, exp.Null):
-        return Node("literal")
-    if kind in _BINARY:
-        return Node(_BINARY[kind], (read_node(expression.this, refusals), read_node(expression.expression, refusals)))
-    if kind in _UNARY and not expression.args.get("decimals"):
-        return Node(_UNARY[kind], (read_node(expression.this, refusals),))
-    if kind in _VARIADIC:
-        parts = [expression.this, *expression.expressions]
-        return Node(_VARIADIC[kind], tuple(read_node(part, refusals) for part in parts if part is not None))
+    if isinstance(expression, exp.Boolean | exp.Null):
+        return Node("literal", value=expression.to_py())
+    if kind in _OPERATIONS and not expression.args.get("decimals"):
+        parts = (expression.this, expression.args.get("expression"), *expression.expressions)
+        return Node(_OPERATIONS[kind], tuple(read_node(part, refusals) for part in parts if part is not None))
     if isinstance(expression, exp.Is) and isinstance(expression.expression, exp.Null):
         return Node("is null", (read_node(expression.this, refusals),))
     if isinstance(expression, exp.Round):

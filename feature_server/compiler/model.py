@@ -106,7 +106,7 @@ class _Compiler:
         filters = move_filters(self.scope, self.source)
         if filters.kept is not None:  # a row without its key is none, wherever rows are read
             keys = [exp.case().when(filters.kept.copy(), keys[0].copy()), *keys[1:]]
-        row_sql = self._row_sql(keys, event, created, event_id, filters.counts)
+        row_sql = self._row_sql([*keys, event, created, event_id, filters.counts])
         argument_types = self.session(row_sql)
         aggregate_types = self.session(self._select([window for window, _ in self.aggregates.values()], "g"))
         self._check_argument_types(argument_types)
@@ -245,19 +245,13 @@ class _Compiler:
         what = "a column of the source that does not reach the SELECT with the window functions"
         self.refusals.refuse(name, what, f"pass {name} on in the staging model")
 
-    def _row_sql(
-        self,
-        keys: Sequence[exp.Expr],
-        event: exp.Expr,
-        created: exp.Expr,
-        event_id: exp.Expr,
-        counts: exp.Expr,
-    ) -> str:
+    def _row_sql(self, columns: Sequence[exp.Expr]) -> str:
+        """The SELECT of the join keys and ROW_COLUMNS, given as expressions, and of the arguments."""
         for name in self.model.join_keys:
             if name in ROW_COLUMNS or re.fullmatch(r"a\d+", name):
                 self.refusals.add(name, "a join key with a name that rows of events use", f"another name for {name}")
         self.refusals.check()
-        names, columns = (*self.model.join_keys, *ROW_COLUMNS), (*keys, event, created, event_id, counts)
+        names = (*self.model.join_keys, *ROW_COLUMNS)
         before = [exp.alias_(column.copy(), name) for name, column in zip(names, columns, strict=True)]
         return self._select(list(self.arguments.values()), "a", before)
 

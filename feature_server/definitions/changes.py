@@ -88,13 +88,12 @@ def _details(old: Definition, new: Definition) -> Iterator[str]:
 
 
 def _stream_details(old: FeatureView, new: FeatureView) -> Iterator[str]:
-    before, after = (None if view.stream is None else view.stream.source for view in (old, new))
-    if before != after:
-        yield _detail("stream", before, after)
+    before, after = old.stream, new.stream
+    if before is None or after is None or before.source != after.source:
+        yield _detail("stream", before and before.source, after and after.source)
         return
-    sql = {} if old.stream is None else {output.feature: output.source_sql for output in old.stream.outputs}
-    outputs = () if new.stream is None else new.stream.outputs
-    changed = [out.feature for out in outputs if sql.get(out.feature, out.source_sql) != out.source_sql]
+    sql = {output.feature: output.source_sql for output in before.outputs}
+    changed = [out.feature for out in after.outputs if sql.get(out.feature, out.source_sql) != out.source_sql]
     yield from (f"SQL of {feature}" for feature in changed)
     if not changed and old.fingerprint != new.fingerprint:
         yield "staging SQL or rows that it looks up"
