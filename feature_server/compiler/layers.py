@@ -295,12 +295,13 @@ def _check_rowwise(scope: Scope, refusals: Refusals, *, where_allowed: bool, eve
             refusals.add(node, "several rows of one event", MANY_ROWS_INSTEAD)
     qualify_clause = select.args.get("qualify")
     if qualify_clause and (events is None or not _keeps_latest_version(qualify_clause, scope, events)):
-        event_id = "the event id" if events is None else _named(events.event_id)
-        created = _named(events.created_timestamp or "<created>" if events else "<created>")
+        columns = (events.event_id, events.created_timestamp) if events else (None, None)
+        event_id, created = (column and sqlglot.to_identifier(column).sql(dialect="duckdb") for column in columns)
         refusals.add(
             qualify_clause,
             "QUALIFY other than keeping the latest version of each event",
-            f"in staging: qualify row_number() over (partition by {event_id} order by {created} desc) = 1",
+            f"in staging: qualify row_number() over (partition by {event_id or 'the event id'} "
+            f"order by {created or '<created>'} desc) = 1",
         )
     for node in select.find_all(exp.AggFunc):
         if node.find_ancestor(exp.Select) is select and not node.find_ancestor(exp.Window):
@@ -330,11 +331,6 @@ def source_column(expression: exp.Expr | None, scope: Scope) -> str | None:
     if not isinstance(column, exp.Column) or column.table != alias:
         return None
     return source_column(projection(source, column.name), source) if isinstance(source, Scope) else column.name
-
-
-def _named(column: str) -> str:
-    """A column as an analyst writes it."""
-    return sqlglot.to_identifier(column).sql(dialect="duckdb") if column != "<created>" else column
 
 
 def _is_build_bound(condition: exp.Expr, layer: Scope, events: EventSource) -> bool:

@@ -77,7 +77,7 @@ _BELONGS = {
     "feature_service": "an exposure",
     "event_stream": "a source's table",
 }
-_KIND = {"model": "a model", "exposure": "an exposure", "source": "a source's table"}
+_KIND = {"exposure": "an exposure", "source": "a source's table"}
 _CLOSE = 0.86  # takes feature_veiw and entitiy, leaves identity and feature_view_note alone
 
 

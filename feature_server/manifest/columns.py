@@ -1,6 +1,6 @@
 """The columns of a model and their types."""
 
-from ..dbt.artifacts import Catalog, Node
+from ..dbt.artifacts import Node
 from ..dtypes import DType, UnknownType, known_sql_type, parse_sql_type
 from ..errors import nearest_name
 from .report import Report, Step
@@ -16,16 +16,12 @@ class Columns:
     gives types that the YAML leaves out, and what it says otherwise than the YAML is a problem.
     """
 
-    def __init__(self, node: Node, catalog: Catalog, report: Report) -> None:
+    def __init__(self, node: Node, report: Report) -> None:
         self.node, self.report = node, report
         contract = node.config.get("contract")
         self.enforced = isinstance(contract, dict) and bool(contract.get("enforced"))
-        table = catalog.nodes.get(node.unique_id)
+        table = report.catalog.nodes.get(node.unique_id)
         self.in_catalog = {} if table is None or self.enforced else table.columns
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.node.columns)
 
     def written(self, name: str) -> str | None:
         """The type of a listed column as the YAML, or else the catalog, spells it."""
@@ -61,12 +57,13 @@ class Columns:
 
     def expect(self, name: str, path: tuple[Step, ...], role: str, remedy: str | None = None) -> bool:
         """Whether column `name` is listed; a problem at `path` when it is not."""
-        if name in self.node.columns:
+        listed = self.node.columns
+        if name in listed:
             return True
         self.report.add(
             self.node, path, f"{role} {name!r} is not a column of the {_OWNERS[self.node.resource_type]}",
-            expected=f"one of {', '.join(self.names)}" if self.names else "a column listed under `columns`",
-            got=name, nearest=nearest_name(name, self.names),
+            expected=f"one of {', '.join(listed)}" if listed else "a column listed under `columns`",
+            got=name, nearest=nearest_name(name, listed),
             remedy=remedy or "list the column under `columns`",
         )  # fmt: skip
         return False
@@ -78,6 +75,6 @@ class Columns:
                 self.report.add(
                     self.node, ("columns",), f"column {name!r} is in the warehouse but not described",
                     expected=f"{name} ({column.type}) listed under `columns`, with a description",
-                    nearest=nearest_name(name, self.names),
+                    nearest=nearest_name(name, self.node.columns),
                     remedy="describe the column; if it is gone, build the model and run `dbt docs generate` again",
                 )  # fmt: skip

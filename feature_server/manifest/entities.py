@@ -1,13 +1,17 @@
-"""Models with `meta.entity` → entities."""
+"""What views are of: models with `meta.entity` → entities, sources' tables with `meta.event_stream` → event sources."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from ..dbt.artifacts import Catalog, Node
+from ..dbt.artifacts import Node
 from ..definitions.facts import Entity, JoinKey
+from ..definitions.stream import EventSource, SourceColumn
 from ..dtypes import DType
 from .blocks import NAME, NAME_IN_WORDS, read_block
 from .columns import Columns
 from .report import META, Report, duplicates
+
+SOURCE = (*META, "event_stream")
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,11 @@ class EntityDraft:
         return Entity(name=self.name, join_keys=keys, description=node.text, path=node.original_file_path)
 
 
-def read_entities(catalog: Catalog, report: Report) -> dict[str, EntityDraft]:
+def read_entities(report: Report) -> dict[str, EntityDraft]:
     """Every entity by name, those with problems among them so that views naming them get no problem of their own."""
     drafts: dict[str, EntityDraft] = {}
     for node in (node for node in report.manifest.models() if "entity" in node.meta):
-        draft = _read_entity(node, catalog, report)
+        draft = _read_entity(node, report)
         if draft is None:
             continue
         if draft.name in drafts:
@@ -43,7 +47,7 @@ def read_entities(catalog: Catalog, report: Report) -> dict[str, EntityDraft]:
     return drafts
 
 
-def _read_entity(node: Node, catalog: Catalog, report: Report) -> EntityDraft | None:
+def _read_entity(node: Node, report: Report) -> EntityDraft | None:
     path = (*META, "entity")
     block = read_block(node, "entity", report)
     report.check_description(node, "entity", "what one row is")
@@ -52,7 +56,7 @@ def _read_entity(node: Node, catalog: Catalog, report: Report) -> EntityDraft | 
             node, (*path, "name"), "an entity cannot have this name",
             expected=NAME_IN_WORDS, got=block["name"],
         )  # fmt: skip
-    columns = Columns(node, catalog, report)
+    columns = Columns(node, report)
     names = block.get("join_keys", [])
     for name in duplicates(names):
         report.add(node, (*path, "join_keys"), f"join key {name!r} is named twice", expected="each join key once")
@@ -78,3 +82,52 @@ def _compare_types(draft: EntityDraft, others: dict[str, EntityDraft]) -> None:
                 expected = f"{other.columns.written(name)}, as in {other.columns.node.file}"
                 draft.columns.wrong_type(name, what, expected)
                 return
+
+
+@dataclass
+class SourceDraft:
+    """An event source whose definition may hold problems; then `source` is None."""
+
+    node: Node
+    source: EventSource | None
+
+
+def read_sources(report: Report) -> dict[str, SourceDraft]:
+    """Every event source by name, `<source>.<table>`, those with problems among them."""
+    nodes = sorted(report.manifest.sources.values(), key=lambda node: node.unique_id)
+    return {node.label: _read_source(node, report) for node in nodes if "event_stream" in node.meta}
+
+
+def _read_source(node: Node, report: Report) -> SourceDraft:
+    block = read_block(node, "event_stream", report)
+    columns = Columns(node, report)
+    found = [(name, columns.dtype(name)) for name in node.columns]
+    types = dict(found)
+    if not found:
+        report.add(
+            node, ("columns",), "an event source without columns",
+            expected="every column of the source's table with its data_type: live events are checked against them",
+        )  # fmt: skip
+    roles = {key: block[key] for key in ("event_id", "event_timestamp", "created_timestamp") if key in block}
+    fits = [_check_role(key, name, types, columns) for key, name in roles.items()]
+    known = tuple(SourceColumn(name, dtype) for name, dtype in found if dtype is not None)
+    if not all(fits) or not {"event_id", "event_timestamp"} <= roles.keys() or len(known) < len(found):
+        return SourceDraft(node, None)
+    relation = node.relation_name or ""
+    return SourceDraft(
+        node, EventSource(name=node.label, columns=known, relation=relation, path=node.original_file_path, **roles)
+    )
+
+
+def _check_role(key: str, name: str, types: dict[str, DType | None], columns: Columns) -> bool:
+    """Whether the column named for event id or a timestamp is there and of a type that can be that."""
+    if not types or not columns.expect(name, (*SOURCE, key), key):
+        return False
+    dtype: Any = types[name]
+    if dtype is None:
+        return False
+    fits = dtype.kind in ("string", "uuid") or "int" in dtype.kind if key == "event_id" else dtype.is_timestamp
+    if not fits:
+        expected = "an integer, varchar or uuid" if key == "event_id" else "timestamp or timestamptz"
+        columns.wrong_type(name, f"{key} {name!r} has a type that it cannot have", expected)
+    return bool(fits)

@@ -9,10 +9,9 @@ from ..dbt.artifacts import read_catalog, read_manifest
 from ..definitions.registry import Registry
 from ..errors import DefinitionError
 from .blocks import report_stray_keys
-from .entities import read_entities
+from .entities import read_entities, read_sources
 from .report import Report
 from .services import read_services
-from .streams import compile_streams, read_sources
 from .views import read_views
 
 
@@ -22,12 +21,15 @@ def load_registry(project_dir: Path, target_path: Path) -> Registry:
     Raises DefinitionError holding every problem found, FeatureStoreError when there is no manifest to read.
     `project_dir` is where the YAML files are looked up for line numbers.
     """
-    report, catalog = Report(project_dir, read_manifest(target_path)), read_catalog(target_path)
+    report = Report(project_dir, read_manifest(target_path), read_catalog(target_path))
     report_stray_keys(report)
-    entities = read_entities(catalog, report)
+    entities = read_entities(report)
     sources = read_sources(report)
-    views = read_views(catalog, entities, report)
-    compile_streams(views, sources, report)
+    views = read_views(entities, report)
+    if any(draft.stream is not None for draft in views.values()):
+        from .streams import compile_streams  # with sqlglot and DuckDB
+
+        compile_streams(views, sources, report)
     services = read_services(views, report)
     if problems := report.problems():
         raise DefinitionError(problems)

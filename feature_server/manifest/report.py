@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from ..dbt.artifacts import Manifest, Node
+from ..dbt.artifacts import Catalog, Manifest, Node
 from ..errors import Problem, nearest_name
 
 Step = str | int
@@ -15,10 +15,10 @@ META = ("config", "meta")
 
 
 class Report:
-    """Every problem found so far in a manifest; a mistake in what all versions of a model share is reported once."""
+    """Every problem found so far in what dbt wrote; one in what all versions of a model share is reported once."""
 
-    def __init__(self, project_dir: Path, manifest: Manifest) -> None:
-        self.manifest, self.project_dir = manifest, project_dir
+    def __init__(self, project_dir: Path, manifest: Manifest, catalog: Catalog) -> None:
+        self.project_dir, self.manifest, self.catalog = project_dir, manifest, catalog
         self._trees: dict[str, yaml.Node | None] = {}  # of YAML files, each read when first asked for
         self._findings: list[tuple[Node, tuple[Step, ...], Problem]] = []
         self._versions: dict[tuple[str, str], set[str]] = {}

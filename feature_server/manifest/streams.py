@@ -1,91 +1,36 @@
-"""Tables of dbt sources with `meta.event_stream` → event sources, and feature views with `stream` → their plans.
-
-A view's compiled SQL, down to the events, becomes a StreamPlan, or it is said why that cannot be.
+"""Feature views with `stream`: their compiled SQL, down to the events → StreamPlan, or why that cannot be.
 
 Seeds that they look up become tables of constant rows, from their CSV files, as dbt-duckdb loads them.
 """
-
-from __future__ import annotations
 
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import msgspec
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
-from ..dbt.artifacts import Catalog, Manifest, Node
-from ..definitions.stream import EventSource, SourceColumn
-from ..dtypes import DType
+from ..compiler.layers import EVENTS, Constant
+from ..compiler.model import CompiledModel, compile_stream_view
+from ..compiler.refusals import Refusals, Refused
+from ..dbt.artifacts import Manifest, Node
+from ..definitions.stream import EventSource
 from ..errors import WarehouseError
-from .blocks import read_block
-from .columns import Columns
-from .report import META, Report
+from ..offline.session import EventTypes, event_types
+from ..offline.sql import literal, quote
+from .entities import SourceDraft
+from .report import Report
 from .views import BLOCK, ViewDraft, fingerprint
 
-if TYPE_CHECKING:
-    from sqlglot import exp
-
-    from ..compiler.layers import Constant
-    from ..offline.session import EventTypes
-
-STREAM, SOURCE = (*BLOCK, "stream"), (*META, "event_stream")
+STREAM = (*BLOCK, "stream")
 _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 _STRING = r""""[^"]*"|'[^']*'"""
 _BLOCK = re.compile(rf"""\{{[{{%](?:{_STRING}|[^"'])*?[}}%]\}}""", re.DOTALL)
 _CALL = re.compile(r"(?:(\w+)\.)?(\w+)\s*\(")
-
-
-@dataclass
-class SourceDraft:
-    """An event source whose definition may hold problems; then `source` is None."""
-
-    node: Node
-    source: EventSource | None
-
-
-def read_sources(report: Report) -> dict[str, SourceDraft]:
-    """Every event source by name, `<source>.<table>`, those with problems among them."""
-    nodes = sorted(report.manifest.sources.values(), key=lambda node: node.unique_id)
-    return {node.label: _read_source(node, report) for node in nodes if "event_stream" in node.meta}
-
-
-def _read_source(node: Node, report: Report) -> SourceDraft:
-    block = read_block(node, "event_stream", report)
-    columns = Columns(node, Catalog(), report)
-    found = [(name, columns.dtype(name)) for name in columns.names]
-    types = dict(found)
-    if not found:
-        report.add(
-            node, ("columns",), "an event source without columns",
-            expected="every column of the source's table with its data_type: live events are checked against them",
-        )  # fmt: skip
-    roles = {key: block[key] for key in ("event_id", "event_timestamp", "created_timestamp") if key in block}
-    fits = [_check_role(key, name, types, columns) for key, name in roles.items()]
-    known = tuple(SourceColumn(name, dtype) for name, dtype in found if dtype is not None)
-    if not all(fits) or not {"event_id", "event_timestamp"} <= roles.keys() or len(known) < len(found):
-        return SourceDraft(node, None)
-    relation = node.relation_name or ""
-    return SourceDraft(
-        node, EventSource(name=node.label, columns=known, relation=relation, path=node.original_file_path, **roles)
-    )
-
-
-def _check_role(key: str, name: str, types: dict[str, DType | None], columns: Columns) -> bool:
-    """Whether the column named for event id or a timestamp is there and of a type that can be that."""
-    if not types or not columns.expect(name, (*SOURCE, key), key):
-        return False
-    dtype: Any = types[name]
-    if dtype is None:
-        return False
-    fits = dtype.kind in ("string", "uuid") or "int" in dtype.kind if key == "event_id" else dtype.is_timestamp
-    if not fits:
-        expected = "an integer, varchar or uuid" if key == "event_id" else "timestamp or timestamptz"
-        columns.wrong_type(name, f"{key} {name!r} has a type that it cannot have", expected)
-    return bool(fits)
 
 
 def compile_streams(views: dict[str, ViewDraft], sources: dict[str, SourceDraft], report: Report) -> None:
@@ -99,8 +44,6 @@ def compile_streams(views: dict[str, ViewDraft], sources: dict[str, SourceDraft]
                 _report_unknown(draft.node, name, sources, report)
             elif source.source is not None:
                 if name not in sessions:
-                    from ..offline.session import event_types
-
                     sessions[name] = stack.enter_context(event_types(source.source))
                 if not _is_incremental(draft.node, models, report):
                     _compile(draft, source, source.source, sessions[name], report)
@@ -120,9 +63,6 @@ def _report_unknown(node: Node, name: str, sources: dict[str, SourceDraft], repo
 
 def _compile(draft: ViewDraft, source: SourceDraft, events: EventSource, session: EventTypes, report: Report) -> None:
     """Give the view its plan, and the source its relation as the models write it, or report why there is no plan."""
-    from ..compiler.model import CompiledModel, compile_stream_view
-    from ..compiler.refusals import Refused
-
     node, view = draft.node, draft.view
     sql_file = node.original_file_path
     if not node.compiled_code:
@@ -183,8 +123,7 @@ def _way_to_macro(node: Node, name: str, manifest: Manifest) -> tuple[str, ...] 
     goal = f"macro.dbt.{name}"
     ways: list[tuple[str, ...]] = [(macro,) for macro in _called(node, name, manifest)]
     seen = {way[-1] for way in ways}
-    while ways:
-        way = ways.pop(0)
+    for way in ways:  # the list grows
         if way[-1] == goal:
             return tuple(unique_id.rpartition(".")[2] for unique_id in way)
         macro = manifest.macros.get(way[-1])
@@ -224,21 +163,13 @@ class _Upstream:
     """
 
     def __init__(self, node: Node, source: Node, session: EventTypes, report: Report) -> None:
-        self.source, self.session, self.project_dir, self.manifest = (
-            source,
-            session,
-            report.project_dir,
-            report.manifest,
-        )
+        self.source, self.session, self.report = source, session, report
         self.relation: str | None = None
         self._nodes: dict[str, Node] = {}
         for reader in _walk(node, self._parents):
             self._read(reader)
 
     def __call__(self, table: exp.Table) -> str | Constant | None:
-        from ..compiler.layers import EVENTS
-        from ..offline.sql import literal
-
         text = _text(table)
         node = self._nodes.get(text)
         if node is not None and node.unique_id == self.source.unique_id:
@@ -251,11 +182,7 @@ class _Upstream:
 
     def _load_seed(self, node: Node) -> Constant:
         """The seed as a table of the session; Refused when its file cannot be loaded or leaves types to be guessed."""
-        from ..compiler.layers import Constant
-        from ..compiler.refusals import Refusals
-        from ..offline.sql import literal, quote
-
-        refuse, session, path = Refusals().refuse, self.session, self.project_dir / node.original_file_path
+        refuse, session, path = Refusals().refuse, self.session, self.report.project_dir / node.original_file_path
         if not path.exists() and node.root_path is not None:  # of another package
             path = Path(node.root_path) / node.original_file_path
         delimiter = str(node.config.get("delimiter") or ",")
@@ -281,9 +208,9 @@ class _Upstream:
 
     def _parents(self, node: Node) -> Iterator[Node]:
         """The models and sources that a model's SQL reads, those of ephemeral models, which stand in it, among them."""
+        manifest = self.report.manifest
         for unique_id in node.depends_on.nodes:
-            parent = self.manifest.nodes.get(unique_id) or self.manifest.sources.get(unique_id)
-            if parent is None:
+            if (parent := manifest.nodes.get(unique_id) or manifest.sources.get(unique_id)) is None:
                 continue
             if parent.config.get("materialized") == "ephemeral":
                 yield from self._parents(parent)
@@ -292,10 +219,6 @@ class _Upstream:
 
     def _read(self, reader: Node) -> None:
         """Note what each relation in a model's SQL stands for."""
-        import sqlglot
-        from sqlglot import exp
-        from sqlglot.errors import SqlglotError
-
         if not reader.compiled_code:
             return
         above = list(self._parents(reader))

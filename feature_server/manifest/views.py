@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ..dbt.artifacts import Catalog, Node
+from ..dbt.artifacts import Node
 from ..definitions.facts import Feature, FeatureView, JoinKey, Owner, parse_duration
 from ..dtypes import DType
 from .blocks import NAME, NAME_IN_WORDS, read_block
@@ -31,12 +31,12 @@ class ViewDraft:
     stream: str | None
 
 
-def read_views(catalog: Catalog, entities: dict[str, EntityDraft], report: Report) -> dict[str, ViewDraft]:
+def read_views(entities: dict[str, EntityDraft], report: Report) -> dict[str, ViewDraft]:
     """Every feature view by id, those with problems among them."""
     drafts: dict[str, ViewDraft] = {}
     for node in (node for node in report.manifest.models() if "feature_view" in node.meta):
         report.saw_version(node)
-        draft = _ViewReader(Columns(node, catalog, report), entities).read()
+        draft = _ViewReader(Columns(node, report), entities).read()
         if (other := drafts.get(draft.view.id)) is not None:
             report.add(
                 node, BLOCK, f"feature view {draft.view.id!r} is defined twice",
@@ -114,7 +114,7 @@ class _ViewReader:
             path=node.original_file_path,
         )
         view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
-        names = tuple(name for name in self.columns.names if name not in used)
+        names = tuple(name for name in node.columns if name not in used)
         return ViewDraft(node, names, view, block.get("stream"))
 
     def _check_node(self, version: str | None) -> None:
