@@ -99,12 +99,12 @@ def view_request(view: dict[str, Any], *, most: int) -> dict[str, Any]:
     return {"features": features, "entities": _example_entities(view["join_keys"])}
 
 
-def example_request(online: OnlineRegistry) -> dict[str, Any]:
+def example_request(online: OnlineRegistry | None) -> dict[str, Any]:
     """A request that the definitions in force can answer; without any, one for a service named fraud_v1."""
-    for service in online.registry.feature_services:
-        return service_request(describe_service(online, service))
-    for view in online.registry.feature_views:
-        return view_request(describe_view(online, view), most=1)
+    if online and online.registry.feature_services:
+        return service_request(describe_service(online, online.registry.feature_services[0]))
+    if online and online.registry.feature_views:
+        return view_request(describe_view(online, online.registry.feature_views[0]), most=1)
     return {"feature_service": "fraud_v1", "entities": {"customer_id": [42], "merchant_id": [7]}}
 
 

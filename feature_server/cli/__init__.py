@@ -1,4 +1,1 @@
-"""The `features` command. Face: `main.main`.
-
-Each group of commands lives in its own module; none holds logic of its own.
-"""
+"""The `features` command. Face: `main.main`."""

@@ -11,21 +11,12 @@ import typer
 
 from ..catalog.lateness import span
 from ..settings import load_settings
-from .common import Json, ProjectDir, TargetPath, app, in_force, show, written_here
+from .main import Json, ProjectDir, TargetPath, app, in_force, show, written_here
 
 if TYPE_CHECKING:
     from ..catalog.sources import SourceStatus
     from ..catalog.status import Status, ViewStatus
 
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        help="HTML file to write. [default: docs/index.html in the folder FEATURES_HOME]", callback=written_here
-    ),
-]
-NoBuild = Annotated[
-    bool, typer.Option("--no-build", help="Use manifest.json and catalog.json as they are: dbt is not run.")
-]
 Cells = dict[str, Callable[[Any], object]]
 VIEW_CELLS: dict[str, Callable[[ViewStatus], object]] = {
     "view": lambda view: view.view,
@@ -53,10 +44,17 @@ SOURCE_CELLS: dict[str, Callable[[SourceStatus], object]] = {
 
 @app.command(epilog="Example: features docs --out site/index.html")
 def docs(
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="HTML file to write. [default: docs/index.html in the folder FEATURES_HOME]", callback=written_here
+        ),
+    ] = None,
     project_dir: ProjectDir = None,
     target_path: TargetPath = None,
-    no_build: NoBuild = False,
+    no_build: Annotated[
+        bool, typer.Option("--no-build", help="Use manifest.json and catalog.json as they are: dbt is not run.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write the dbt docs site as one HTML file whose first page lists every feature view, service and entity."""

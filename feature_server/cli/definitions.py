@@ -8,7 +8,7 @@ import typer
 
 from ..errors import DefinitionError
 from ..settings import Settings, load_settings
-from .common import Json, ProjectDir, TargetPath, app, show
+from .main import Json, ProjectDir, TargetPath, app, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,16 +102,6 @@ def _counts(registry: Registry) -> dict[str, int]:
 
 
 def _summary(registry: Registry) -> str:
-    return ", ".join(
-        f"{count} {name.replace('_', ' ') if count != 1 else SINGULAR[name]}"
-        for name, count in _counts(registry).items()
-    )
-
-
-SINGULAR = {
-    "entities": "entity",
-    "event_sources": "event source",
-    "feature_views": "feature view",
-    "features": "feature",
-    "feature_services": "feature service",
-}
+    one = {"entities": "entity"}  # the others lose their s
+    named = ((name if count != 1 else one.get(name, name[:-1]), count) for name, count in _counts(registry).items())
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in named)

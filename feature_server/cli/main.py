@@ -1,16 +1,104 @@
-"""The `features` command. Each group of commands lives in its own module; none holds logic of its own."""
+"""The `features` command, and what its commands share: the app they join, options, what is in force, output, progress.
+
+Each group of commands lives in its own module; none holds logic of its own.
+"""
+
+from __future__ import annotations
 
 import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from ..errors import FeatureStoreError
-from .common import app
+from ..settings import Settings, load_settings, local_path
 
-COMMAND_MODULES = ("definitions", "offline", "training", "online", "serve", "stream", "catalog")  # as --help lists them
+if TYPE_CHECKING:
+    from ..definitions.registry import Registry
+    from ..online.store import OnlineStore
+
+COMMAND_MODULES = ("definitions", "offline", "training", "online", "stream", "catalog")  # as --help lists them
+app = typer.Typer(
+    name="features",
+    help="Feature warehouse: dbt models become training sets and online values.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+ProjectDir = Annotated[
+    Path | None, typer.Option(help="Folder of dbt_project.yml. [env: FEATURES_PROJECT_DIR; default: here]")
+]
+TargetPath = Annotated[
+    Path | None, typer.Option(help="Folder of dbt's manifest.json. [env: FEATURES_TARGET_PATH; default: target]")
+]
+Progress = Callable[[int, int], None]  # called with how much is done and how much there is, 0 where that is unknown
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def written_here(out: Path | None) -> Path | None:
+    """The value of --out, before anything is done for it."""
+    return None if out is None else local_path(out, where="--out")
+
+
+def in_force(project_dir: Path | None) -> tuple[Settings, Registry]:
+    """Where things are, and the definitions in force."""
+    from ..definitions.registry import read_registry
+
+    settings = load_settings(project_dir=project_dir)
+    return settings, read_registry(settings.registry_path)
+
+
+@contextmanager
+def online_store(settings: Settings) -> Iterator[OnlineStore]:
+    """The online store, of the embedded Valkey unless a Redis is named."""
+    from ..online.embedded import connect
+    from ..online.store import OnlineStore
+
+    with connect(settings) as url, OnlineStore(url) as online:
+        yield online
+
+
+def show(value: Any, lines: Iterable[object], *, json: bool) -> None:
+    """What a command has to say, as one JSON document or as text."""
+    if json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+        return
+    for line in lines:
+        typer.echo(line)
+
+
+def finish(results: dict[str, Any], name: str, failures: Mapping[str, FeatureStoreError], *, json: bool) -> None:
+    """Print what was done, if as JSON with the failures under their `name`, and what failed; exit code 1 for that."""
+    show(results | {name: {view: error.as_dict() for view, error in failures.items()}}, [], json=json)
+    for error in failures.values():
+        typer.echo(f"failed {error}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A progress bar on standard error, only when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
 def load_commands() -> typer.Typer:

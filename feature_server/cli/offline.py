@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SyncConflict
-from .common import Json, ProjectDir, app, finish, in_force, online_store, print_json, progress_bar
+from .main import Json, ProjectDir, app, finish, in_force, online_store, progress_bar, show
 
 if TYPE_CHECKING:
     from ..definitions.facts import FeatureView
@@ -95,11 +95,9 @@ def verify(
             results.append(result)
             online.keep_verified(view.id, result.summary)
             if not json:
-                for difference in result.differences:
-                    typer.echo(f"{view.id} {difference}")
-                typer.echo(result)
-    if json:
-        print_json({"verified": results, "failed": {view: error.as_dict() for view, error in failed.items()}})
+                typer.echo("\n".join([*(f"{view.id} {difference}" for difference in result.differences), str(result)]))
+    told = {"verified": results, "failed": {view: error.as_dict() for view, error in failed.items()}}
+    show(told, [], json=json)
     if failed or any(result.unexplained for result in results):
         raise typer.Exit(1)
 

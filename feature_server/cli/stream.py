@@ -11,7 +11,7 @@ import typer
 
 from ..settings import Settings, load_settings, parse_time
 from ..times import to_us
-from .common import Json, ProjectDir, app, online_store, progress_bar, show
+from .main import Json, ProjectDir, app, online_store, progress_bar, show
 
 if TYPE_CHECKING:
     from ..definitions.stream import EventSource
@@ -136,8 +136,7 @@ def _source(settings: Settings, name: str) -> EventSource:
     if settings.registry_path.exists():
         sources = {found.name: found for found in read_registry(settings.registry_path).sources}
     if name not in sources and (settings.target_path / "manifest.json").exists():
-        defined = load_registry(settings.project_dir, settings.target_path)
-        sources |= {found.name: found for found in defined.sources}
+        sources |= {found.name: found for found in load_registry(settings.project_dir, settings.target_path).sources}
     if name not in sources:
         raise UnknownNameError("event source", name, sources)
     return sources[name]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Json, ProjectDir, app, progress_bar, show, written_here
+from .main import Json, ProjectDir, app, progress_bar, show, written_here
 
 if TYPE_CHECKING:
     from ..training.sets import TrainingSet
