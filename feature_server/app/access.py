@@ -71,17 +71,15 @@ class Access(msgspec.Struct, frozen=True):
                     expected="one of " + ", ".join(sorted(self.hosts)),
                     remedy=f"name it in {SETTING} where the server runs, or ask under a name above",
                 )  # fmt: skip
-        if b"origin" in headers:
-            self._check_origin(headers[b"origin"], host)
+        origin = headers.get(b"origin")
+        if origin is not None:
+            _, _, site = origin.lower().partition(b"://")
+            if not site or (site != (host or b"").lower() and host_name(site) not in self.named):
+                raise _foreign("the header origin", origin, f"http://{(host or b'').decode('latin-1')}")
         elif headers.get(b"sec-fetch-site") in _PAGES_ELSEWHERE and not (
             method == "GET" and (headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest")) == _LINK
         ):
             raise _foreign("the header sec-fetch-site", headers[b"sec-fetch-site"], "same-origin")
-
-    def _check_origin(self, origin: bytes, host: bytes | None) -> None:
-        _, _, site = origin.lower().partition(b"://")
-        if not site or (site != (host or b"").lower() and host_name(site) not in self.named):
-            raise _foreign("the header origin", origin, f"http://{(host or b'').decode('latin-1')}")
 
 
 def headers_of(given: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ class SharedCounts:
     A worker that takes another's place goes on from what that one had counted.
     """
 
+    _file: Path
+
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
-        self._file: Path | None = None
 
     def share(self, folder: Path, name: str) -> None:
         """Write to, and begin from, `folder/name`."""
@@ -32,18 +34,16 @@ class SharedCounts:
             self._counts.add(msgspec.msgpack.decode(self._file.read_bytes(), type=Counts))
 
     def write(self) -> None:
-        if self._file is not None:
-            new = self._file.with_suffix(".new")
-            new.write_bytes(msgspec.msgpack.encode(self._counts))
-            os.replace(new, self._file)
+        new = self._file.with_suffix(".new")
+        new.write_bytes(msgspec.msgpack.encode(self._counts))
+        os.replace(new, self._file)
 
     def total(self) -> Counts:
         total = Counts()
         total.add(self._counts)
-        if self._file is not None:
-            for path in self._file.parent.glob("*.counts"):
-                if path != self._file:
-                    total.add(msgspec.msgpack.decode(path.read_bytes(), type=Counts))
+        for path in self._file.parent.glob("*.counts"):
+            if path != self._file:
+                total.add(msgspec.msgpack.decode(path.read_bytes(), type=Counts))
         return total
 
 
@@ -74,11 +74,8 @@ def _counters(counts: Counts) -> Iterator[Metric]:
         requests.add_metric(name.rsplit(" ", 1), count)
     yield requests
     latency = HistogramMetricFamily("features_read_seconds", "Time from a feature read's arrival to its answer.")
-    running, buckets = 0, []
-    for edge, count in zip([*map(str, LATENCY_BUCKETS), "+Inf"], counts.latency, strict=True):
-        running += count
-        buckets.append((edge, running))
-    latency.add_metric([], buckets, counts.latency_seconds)
+    buckets = zip([*map(str, LATENCY_BUCKETS), "+Inf"], accumulate(counts.latency), strict=True)
+    latency.add_metric([], list(buckets), counts.latency_seconds)
     yield latency
     values = CounterMetricFamily("features_values", "Feature values answered.", labels=["view", "status"])
     for view_id, by_status in sorted(counts.values.items()):

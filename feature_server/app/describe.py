@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from ..definitions.facts import Entity, FeatureService, FeatureView, JoinKey
+from ..definitions.facts import Entity, Feature, FeatureService, FeatureView, JoinKey
 from ..online.registry import OnlineRegistry
 from ..times import from_us
 
@@ -49,12 +49,7 @@ def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
         "owner": to_builtins(view.owner),
         "tags": list(view.tags),
         "features": [
-            {
-                "name": feature.name,
-                "type": str(feature.dtype),
-                "description": feature.description,
-                "tags": list(feature.tags),
-            }
+            {**_column(feature), "description": feature.description, "tags": list(feature.tags)}
             for feature in view.features
         ],
         "feature_services": [service.name for service in online.registry.services_using(view.id)],
@@ -76,13 +71,7 @@ def describe_service(online: OnlineRegistry, service: FeatureService) -> dict[st
         "tags": list(service.tags),
         "join_keys": _join_keys(join_keys.values()),
         "features": [
-            {
-                "feature": ref.text,
-                "feature_view": ref.view,
-                "name": found.name,
-                "type": str(found.dtype),
-                "description": found.description,
-            }
+            {"feature": ref.text, "feature_view": ref.view, **_column(found), "description": found.description}
             for ref, found in features
         ],
     }
@@ -116,5 +105,9 @@ def _example_entities(join_keys: Iterable[dict[str, str]]) -> dict[str, list[Any
     return {key["name"]: [values.get(key["type"], 42)] for key in join_keys}
 
 
-def _join_keys(keys: Iterable[JoinKey]) -> list[dict[str, str]]:
-    return [{"name": key.name, "type": str(key.dtype)} for key in keys]
+def _join_keys(keys: Iterable[JoinKey]) -> list[dict[str, Any]]:
+    return list(map(_column, keys))
+
+
+def _column(column: JoinKey | Feature) -> dict[str, Any]:
+    return {"name": column.name, "type": str(column.dtype)}

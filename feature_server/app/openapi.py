@@ -14,6 +14,7 @@ from .bodies import MAX_BODY_BYTES
 from .explain import EXPLAIN_ROUTE
 
 Described = dict[str, Any]
+JSON = "application/json"
 _TEXT = {"type": "string"}
 _OBJECT = {"type": "object"}
 _MANY = {"type": "array", "items": _OBJECT}
@@ -41,16 +42,15 @@ def openapi() -> Described:
         return good | {str(status): _answer(_FAILURES[status], error) for status in failures}
 
     def page(
-        summary: str, *failures: int, answer: Described | None = None, parameters: Sequence[Described] = ()
+        summary: str, *failures: int, schema: Described = _OBJECT, kind: str = JSON, asked: Sequence[Described] = ()
     ) -> Described:
-        responses = answers({"200": answer or _answer("The answer.", _OBJECT)}, 400, 403, 421, *failures)
-        return {"get": {"summary": summary, "parameters": list(parameters), "responses": responses}}
+        responses = answers({"200": _answer("The answer.", schema, kind)}, 400, 403, 421, *failures)
+        return {"get": {"summary": summary, "parameters": list(asked), "responses": responses}}
 
     def posted(summary: str, description: str, body: Described, responses: Described) -> Described:
         asked = {"summary": summary, "description": description, "requestBody": {"required": True, **_content(body)}}
         return {"post": asked | {"responses": responses}}
 
-    many = _answer("The answer.", _MANY)
     read = answers({"200": _answer("The features.", response)}, 400, 403, 404, 413, 421, 422, 500, 503)
     taken_in = {
         "200": _answer("What was taken in.", pushed),
@@ -59,23 +59,21 @@ def openapi() -> Described:
     push = answers(taken_in, 400, 403, 404, 413, 415, 421, 500, 501, 503)
     ready = page("Whether reads can be answered, and why not.")
     ready["get"]["responses"]["503"] = _answer("Not ready.", _OBJECT)
-    metrics = _answer("The answer.", _TEXT, "text/plain")
     why = "Why a stream view's feature has its value."
-    explained = _answer("The answer.", explanation)
     paths = {
         READ_PATH: posted("Feature values of some entities now.", _READ, request, read),
         PUSH_PATH: posted("Take in live events: when the answer comes, reads see them.", _PUSH, events, push),
         "/health": page("The process answers."),
         "/ready": ready,
-        "/metrics": page("Metrics in Prometheus's text format.", answer=metrics),
+        "/metrics": page("Metrics in Prometheus's text format.", schema=_TEXT, kind="text/plain"),
         "/openapi.json": page("This description."),
-        "/entities": page("All entities.", 503, answer=many),
-        "/entities/{name}": page("An entity.", 404, 503, parameters=_NAME),
-        "/feature-views": page("All feature views, and what is online of each.", 503, answer=many),
-        "/feature-views/{name}": page("A feature view, by name or name@v2.", 404, 503, parameters=_NAME),
-        "/feature-services": page("All feature services.", 503, answer=many),
-        "/feature-services/{name}": page("A feature service.", 404, 503, parameters=_NAME),
-        EXPLAIN_ROUTE: page(why, 404, 422, 500, 501, 503, answer=explained, parameters=_QUESTION),
+        "/entities": page("All entities.", 503, schema=_MANY),
+        "/entities/{name}": page("An entity.", 404, 503, asked=_NAME),
+        "/feature-views": page("All feature views, and what is online of each.", 503, schema=_MANY),
+        "/feature-views/{name}": page("A feature view, by name or name@v2.", 404, 503, asked=_NAME),
+        "/feature-services": page("All feature services.", 503, schema=_MANY),
+        "/feature-services/{name}": page("A feature service.", 404, 503, asked=_NAME),
+        EXPLAIN_ROUTE: page(why, 404, 422, 500, 501, 503, schema=explanation, asked=_QUESTION),
     }
     return {
         "openapi": "3.1.0",
@@ -85,11 +83,11 @@ def openapi() -> Described:
     }
 
 
-def _answer(description: str, schema: Described, kind: str = "application/json") -> Described:
+def _answer(description: str, schema: Described, kind: str = JSON) -> Described:
     return {"description": description, **_content(schema, kind)}
 
 
-def _content(schema: Described, kind: str = "application/json") -> Described:
+def _content(schema: Described, kind: str = JSON) -> Described:
     return {"content": {kind: {"schema": schema}}}
 
 

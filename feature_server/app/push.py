@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -54,18 +55,20 @@ class PushQueue:
 
     def __init__(self, served: Served) -> None:
         self._served = served
-        self._ingestor: Ingestor | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="push")
-        self._waiting: list[tuple[PushEvents, asyncio.Future[PushResult]]] = []
+        self._waiting: list[tuple[PushEvents, asyncio.Future[PushResult | Exception]]] = []
         self._running: asyncio.Task[None] | None = None
 
     async def push(self, request: PushEvents) -> PushResult:
         """Returns when the events can be read and are in the log."""
-        future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[PushResult | Exception] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        return await future
+        outcome = await future
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def close(self) -> None:
         self._thread.shutdown(wait=False)
@@ -80,33 +83,28 @@ class PushQueue:
                 bodies = [body for body, _ in members]
                 outcomes = await loop.run_in_executor(self._thread, self._ingest, source, bodies)
                 for (_, future), outcome in zip(members, outcomes, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(outcome, BaseException):
-                        future.set_exception(outcome)
-                    else:
+                    if not future.done():
                         future.set_result(outcome)
         self._running = None
 
-    def _ingest(self, source: str, bodies: list[msgspec.Raw]) -> Sequence[Any]:
+    def _ingest(self, source: str, bodies: list[msgspec.Raw]) -> Sequence[PushResult | Exception]:
         """The result of each push of a source, or what went wrong."""
         try:
-            if self._ingestor is None:
-                self._ingestor = _make_ingestor(self._served)
             return self._ingestor.push_together(source, bodies)
         except Exception as error:  # the edge of the thread: every request gets an answer
             if not isinstance(error, FeatureStoreError):
                 log.exception("a push failed")
             return [error] * len(bodies)
 
-
-def _make_ingestor(served: Served) -> Ingestor:
-    try:
-        from ..ingest.transaction import Ingestor
-    except ImportError as error:
-        raise CannotPush(
-            "this server is installed without what takes events in", where=PUSH_PATH,
-            expected="feature-warehouse[warehouse]", got=str(error), remedy="install that where events are pushed to",
-        ) from None  # fmt: skip
-
-    return Ingestor(served.redis_url, served.settings.now_us, expire=served.settings.clock is None)
+    @cached_property
+    def _ingestor(self) -> Ingestor:
+        try:
+            from ..ingest.transaction import Ingestor
+        except ImportError as error:
+            raise CannotPush(
+                "this server is installed without what takes events in", where=PUSH_PATH,
+                expected="feature-warehouse[warehouse]", got=str(error),
+                remedy="install that where events are pushed to",
+            ) from None  # fmt: skip
+        settings = self._served.settings
+        return Ingestor(self._served.redis_url, settings.now_us, expire=settings.clock is None)
