@@ -81,9 +81,7 @@ def status(project_dir: ProjectDir = None, json: Json = False) -> None:
     from ..catalog.status import read_status
 
     found = read_status(*in_force(project_dir))
-    show(found, _lines(found), json=json)
-    if not found.good:
-        raise typer.Exit(1)
+    show(found, _lines(found), json=json, good=found.good)
 
 
 def _lines(found: Status) -> Iterator[str]:
@@ -98,7 +96,8 @@ def _lines(found: Status) -> Iterator[str]:
             shown = [_shown(cell(each)) for cell in cells.values()]
             table.append([*shown, "; ".join(problem.partition(":")[0] for problem in each.problems) or "good"])
             problems += [f"{shown[0]}: {problem}" for problem in each.problems]
-        yield from _aligned(table)
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        yield from ("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
         yield ""
         bad = sum(bool(each.problems) for each in members)
         counts.append(f"{len(members)} {what}{'s' * (len(members) != 1)}, {bad} with problems")
@@ -112,10 +111,3 @@ def _shown(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     return "-" if value in (None, "") else str(value)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows as lines of text with aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

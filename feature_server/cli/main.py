@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..definitions.registry import Registry
     from ..online.store import OnlineStore
 
-COMMAND_MODULES = ("definitions", "offline", "training", "online", "stream", "catalog")  # as --help lists them
+COMMAND_MODULES = ("definitions", "offline", "online", "stream", "catalog")  # as --help lists them
 app = typer.Typer(
     name="features",
     help="Feature warehouse: dbt models become training sets and online values.",
@@ -67,22 +67,20 @@ def online_store(settings: Settings) -> Iterator[OnlineStore]:
         yield online
 
 
-def show(value: Any, lines: Iterable[object], *, json: bool) -> None:
-    """What a command has to say, as one JSON document or as text."""
-    if json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
-        return
-    for line in lines:
+def show(value: Any, lines: Iterable[object], *, json: bool, good: bool = True) -> None:
+    """What a command has to say, as one JSON document or as text; exit code 1 where not all is `good`."""
+    for line in [msgspec.json.format(msgspec.json.encode(value), indent=2).decode()] if json else lines:
         typer.echo(line)
+    if not good:
+        raise typer.Exit(1)
 
 
 def finish(results: dict[str, Any], name: str, failures: Mapping[str, FeatureStoreError], *, json: bool) -> None:
     """Print what was done, if as JSON with the failures under their `name`, and what failed; exit code 1 for that."""
-    show(results | {name: {view: error.as_dict() for view, error in failures.items()}}, [], json=json)
     for error in failures.values():
         typer.echo(f"failed {error}", err=True)
-    if failures:
-        raise typer.Exit(1)
+    failed = {view: error.as_dict() for view, error in failures.items()}
+    show(results | {name: failed}, [], json=json, good=not failures)
 
 
 @contextmanager

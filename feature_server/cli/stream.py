@@ -39,14 +39,13 @@ def push(
     from ..online.portions import portions
 
     settings = load_settings(project_dir=project_dir)
-    accepted, rejected, start = 0, [], 0
+    accepted, rejected, start, done = 0, [], 0, 0
     size = Path(file.name).stat().st_size if Path(file.name).is_file() else 0
     with (
         connect(settings) as url,
         Ingestor(url, settings.now_us, expire=settings.clock is None) as ingestor,
         progress_bar(f"push {source}") as progress,
     ):
-        done = 0
         for lines in portions(filter(None, map(bytes.strip, file)), len, BATCH_EVENTS):
             result = ingestor.push_lines(source, lines)
             accepted += result.accepted
@@ -58,9 +57,7 @@ def push(
             done += sum(map(len, lines)) + len(lines)
             progress(done, size)
     line = f"pushed {source} accepted={accepted} rejected={len(rejected)}"
-    show({"source": source, "accepted": accepted, "rejected": rejected}, [line], json=json)
-    if rejected:
-        raise typer.Exit(1)
+    show({"source": source, "accepted": accepted, "rejected": rejected}, [line], json=json, good=not rejected)
 
 
 @app.command(epilog="Example: features stream payments.transactions --once")
