@@ -145,7 +145,7 @@ def batches(keys: int, expire: bool) -> Iterator[Any]:
     import numpy as np
 
     from feature_server.layout.rows import RowPacker
-    from feature_server.sync.commands import write_commands
+    from feature_server.sync.writer import write_commands
 
     view, rows = rows_in_memory(keys)
     packer = RowPacker(view)
@@ -159,7 +159,7 @@ def batches(keys: int, expire: bool) -> Iterator[Any]:
 def write_path(keys: int, folder: str, expire: bool = False) -> Numbers:
     """Packing and sending alone."""
     from feature_server.online.store import OnlineStore
-    from feature_server.sync.lock import fenced
+    from feature_server.sync.session import fenced
     from feature_server.sync.writer import FencedWriter
 
     rows_in_memory(10)
@@ -197,7 +197,7 @@ def limit(keys: int, folder: str) -> Numbers:
 def readers_wait(keys: int, folder: str) -> Numbers:
     """How long a reader of one key waits while a sync writes: milliseconds."""
     from feature_server.online.store import OnlineStore
-    from feature_server.sync.lock import fenced
+    from feature_server.sync.session import fenced
     from feature_server.sync.writer import FencedWriter
 
     waits: list[float] = []

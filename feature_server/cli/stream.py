@@ -90,9 +90,8 @@ def stream(
 
     from ..durable import make_private
     from ..history.log import landing_folder
-    from ..ingest.dead import dead_letters
     from ..ingest.transaction import Ingestor
-    from ..ingest.worker import Worker
+    from ..ingest.worker import Worker, dead_letters
     from ..online.embedded import connect
     from ..online.store import OnlineStore
 

@@ -2,12 +2,14 @@
 
 Producers add events to `features:events:<source>`, each as JSON in the field `event`. The worker reads them as a member
 of the consumer group `features`, pushes them, and acknowledges them together with what it writes about those refused to
-`features:dead:<source>`: an event that was read by a worker that was killed is pushed again, which counts once.
+`features:dead:<source>`: an event that was read by a worker that was killed is pushed again, which counts once. Those
+refused are kept there with the reason until somebody has dealt with them (`dead_letters`).
 """
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,10 +17,12 @@ import msgspec
 
 from ..definitions.stream import EventSource
 from ..errors import CannotLand, FeatureStoreError, NotSynced, OnlineStoreError, UnknownNameError
-from ..history.log import entry_id, land, last_id
+from ..history.log import entry_id, land, last_id, pages
 from ..layout.keys import DEAD, EVENTS, GROUP
+from ..online.live import entry_seconds
 from ..online.portions import portions
 from ..online.store import OnlineStore, redis_errors
+from ..times import EPOCH
 from .transaction import Ingestor
 
 BATCH_EVENTS = 1000
@@ -189,3 +193,32 @@ class Worker:
         except OnlineStoreError as error:
             if "BUSYGROUP" not in (error.got or ""):
                 raise
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as its producer wrote it, None for an entry without one; `id` is that of the producers' stream.
+
+    Bytes that are not UTF-8 are shown as `\\xff`.
+    """
+
+    id: str
+    refused_at: datetime
+    reason: str
+    event: str | None
+
+
+def dead_letters(online: OnlineStore, source: str, *, drop: bool = False) -> Iterator[DeadLetter]:
+    """The refused events of a source, oldest first; with `drop` those that were given are deleted."""
+    name = DEAD + source.encode()
+    for entries in pages(online, name):
+        for entry, fields in entries:
+            event = fields.get(b"event")
+            yield DeadLetter(
+                id=fields.get(b"id", b"").decode(errors="replace"),
+                refused_at=EPOCH + timedelta(seconds=entry_seconds(entry)),
+                reason=fields.get(b"reason", b"").decode(errors="replace"),
+                event=None if event is None else event.decode(errors="backslashreplace"),
+            )
+        if drop:
+            with redis_errors():
+                online.client.xdel(name, *[entry for entry, _ in entries])

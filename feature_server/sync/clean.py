@@ -16,11 +16,10 @@ from ..layout.rows import Column, RowPacker
 from ..offline.store import OfflineTable
 from ..online.registry import OnlineView
 from ..online.store import Generation
-from .commands import delete_commands, delete_key_commands
 from .events import live_events, spill
 from .latest import KeyReader
 from .session import Session
-from .writer import FencedWriter
+from .writer import FencedWriter, delete_commands, delete_key_commands
 
 _FOREVER = np.iinfo(np.int64).max
 

@@ -8,33 +8,48 @@ Later syncs look at the keys with rows that were added to the offline table or r
 online is appended, which no push can undo and which is harmless where a push is appending it too, for readers count an
 event once. Records that the table no longer has, or has otherwise, are replaced key by key, in a transaction that fails
 when a push comes between. Keys that live pushes alone made are found in log and landed files when a code is deleted.
+
+Of lifetime windows each key's events up to a cut-off become its base, those after it stay records. A base holds events
+of the offline table alone. What was pushed and is not in the table yet holds its key's cut-off back, unless it came
+later than the cut-off already there: such an event is left out until the table has it. A key's base and its records
+change in one transaction, that fails when a push comes between.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
+import pyarrow as pa
+import redis
 
 from ..definitions.aggregates import has_bases
 from ..definitions.facts import FeatureView, event_view
 from ..definitions.stream import EventSource
 from ..errors import OnlineStoreError
+from ..history.bases import added_before, bases, hold_back, records_since
 from ..history.events import History, open_history
 from ..history.log import landing_folder
-from ..layout.events import GRACE_US, bounded_us, plan_of, retention_us, same_records
-from ..layout.records import EventPacker, KeyEvents, Records, key_events
+from ..layout import keys
+from ..layout.events import GRACE_US, base_view, bounded_us, cut_off_us, plan_of, retention_us, same_records
+from ..layout.records import EventPacker, Facts, KeyEvents, Records, in_force, key_events
+from ..layout.row import event_timestamp_us
+from ..layout.rows import RowPacker, text_bytes
+from ..online.portions import portions
 from ..online.registry import OnlineRegistry, OnlineView, with_views
 from ..online.store import Attempt, OnlineStore, overtaken, redis_errors
-from .bases import BaseSync, by_entity, values_of
-from .commands import append_commands
 from .latest import KeyReader, KeySet
 from .rows import RowFilling
 from .session import Session, Target
-from .writer import FencedWriter
+from .writer import FencedWriter, append_commands, write_commands
 
 _KEYS_MERGED = 20_000
+_KEYS_TOGETHER = 100
+_BYTES_TOGETHER = 1 << 20
+_PAGE = 500
+_NEVER_CUT = -62_135_596_800_000_000  # the year 1: no event is older
 
 
 class EventFilling:
@@ -67,8 +82,10 @@ class EventFilling:
         packer, done = EventPacker(self.view), 0
         live = live_events(session, self.view)
         with self._history(live) as history, FencedWriter(session.online, session.fence, code) as writer:
-            bases = self._bases(code)
-            wanted = bases.fill(history, writer) if bases else history.wanted(now_us=now_us, grace_us=GRACE_US)
+            if has_bases(self.view):
+                wanted = BaseSync(session, self.target, code).fill(history, writer)
+            else:
+                wanted = history.wanted(now_us=now_us, grace_us=GRACE_US)
             for rows in history.tables(wanted):
                 writer.put(append_commands(code, key_events(packer, rows), self._keep_us))
                 done += rows.num_rows
@@ -77,18 +94,19 @@ class EventFilling:
 
     def merge(self, code: str, changed: KeySet, attempts: tuple[Attempt, ...]) -> tuple[int, int]:
         """Bring the keys that changed since `attempts` up to date: records appended, and records taken out."""
-        session, table, bases = self.session, self.target.table, self._bases(code)
+        session, table = self.session, self.target.table
+        lifetime = BaseSync(session, self.target, code) if has_bases(self.view) else None
         versions = sorted({attempt.table_version for attempt in attempts})
         with self._history(None) as history, FencedWriter(session.online, session.fence, code) as writer:
             count = history.find_changes(table, [table.at(version) for version in versions])
             for start in range(0, count, _KEYS_MERGED):
                 history.choose_changed(start, _KEYS_MERGED)
-                if bases is not None:
-                    bases.merge(history)
+                if lifetime is not None:
+                    lifetime.merge(history)
                 else:
                     writer.put(append_commands(code, self._missing(history, code), self._keep_us))
                 session.progress(min(start + _KEYS_MERGED, count), count)
-        done = bases or self
+        done = lifetime or self
         return done.appended, done.removed
 
     def _missing(self, history: History, code: str) -> Iterator[KeyEvents]:
@@ -130,12 +148,6 @@ class EventFilling:
         with redis_errors():
             return int(self.session.online.client.transaction(replace, name, fence.key, value_from_callable=True))
 
-    def _bases(self, code: str) -> BaseSync | None:
-        """What writes the bases of the view; None where it has no lifetime windows."""
-        if not has_bases(self.view):
-            return None
-        return BaseSync(self.view, self.session.online, self.session.fence, code, self.target.now_us)
-
     def _with_filling(self, now: OnlineRegistry | None, entry: OnlineView) -> OnlineRegistry:
         online = with_views(now, self.session.registry, now.views if now else {})
         return msgspec.structs.replace(online, filling={**online.filling, self.view.id: entry})
@@ -162,3 +174,191 @@ def live_events(session: Session, view: FeatureView) -> LiveEvents:
         "the registry lacks the view's event source", where=view.path or view.id, expected=plan_of(view).source,
         remedy="run `features apply`",
     )  # fmt: skip
+
+
+class _Key(msgspec.Struct, kw_only=True):
+    """A key with changes: its row in `changed`, its events of the table, its cut-off so far and the one to come.
+
+    `size` is about how many bytes of records it has, `unlanded` the events with a version that the table lacks.
+    """
+
+    row: int
+    name: bytes
+    base_name: bytes
+    wanted: KeyEvents | None = None
+    gone: KeyEvents | None = None
+    old_base: bytes | None = None
+    old_us: int = _NEVER_CUT
+    cut_us: int = _NEVER_CUT
+    size: int = 0
+    unlanded: set[int] = msgspec.field(default_factory=set)
+    base: bytes | None = None
+
+
+class _Merged(msgspec.Struct, frozen=True, kw_only=True):
+    """The records that a key should hold if it had no base: each with its facts; how many were wrong."""
+
+    records: list[bytes]
+    facts: list[Facts]
+    removed: int
+
+
+class BaseSync:
+    """Writes the bases of one stream view under one code."""
+
+    def __init__(self, session: Session, target: Target, code: str) -> None:
+        view, self._online, self._fence, self._code = target.view, session.online, session.fence, code.encode()
+        self._cut_us = cut_off_us(view, target.now_us)
+        self._records, self._packer, self._bases = Records(view), EventPacker(view), RowPacker(base_view(view))
+        self.appended = self.removed = 0
+
+    def fill(self, history: History, writer: FencedWriter) -> str:
+        """Write the bases of all keys, which no reader sees yet; a SELECT of the events to write records of."""
+        hold_back(history, self._cut_us)
+        for rows in history.tables(bases(history, self._cut_us)):
+            entities, packed = self._bases.entities(rows), self._bases.pack(rows)
+            code = (self._code + keys.BASE).decode()
+            commands = write_commands(code, entities, packed, expire_ms=None, count_existing=False)
+            writer.put(replace(transaction, rows=0) for transaction in commands)
+        return records_since(history, self._cut_us)
+
+    def merge(self, history: History) -> None:
+        """Bring the keys in relation `changed` up to date."""
+        changed = history.connection.sql("from changed").to_arrow_table()
+        names = text_bytes(self._bases.entities(changed))
+        code, base_code = self._code, self._code + keys.BASE
+        found = {
+            entity: _Key(row=row, name=b"%b{%b}" % (code, entity), base_name=b"%b{%b}" % (base_code, entity))
+            for row, entity in enumerate(names)
+        }
+        chosen = list(found.values())
+        for key, base in zip(chosen, values_of(self._online, [key.base_name for key in chosen]), strict=True):
+            if base is not None:
+                key.old_base, key.old_us = base, event_timestamp_us(base)
+        _choose(history, changed, chosen, [key.old_us for key in chosen])
+        since = records_since(history, _NEVER_CUT, changed=True)
+        wanted, gone = (by_entity(history, self._packer, sql) for sql in (since, history.gone()))
+        for entity, key in found.items():
+            key.wanted, key.gone = wanted.get(entity), gone.get(entity)
+        for key, value in zip(chosen, values_of(self._online, [key.name for key in chosen]), strict=True):
+            key.cut_us = max(self._cut_us, key.old_us)
+            key.size = sum(map(len, self._merged(key, value).records))
+        self._add_corrections(history, found)
+        while chosen:
+            _choose(history, changed, chosen, [key.cut_us for key in chosen])
+            for key in chosen:
+                key.base = None
+            for rows in history.tables(bases(history, _NEVER_CUT, changed=True)):
+                entities, packed = text_bytes(self._bases.entities(rows)), self._bases.pack(rows)
+                for entity, base in zip(entities, packed, strict=True):
+                    found[entity].base = bytes(base)
+            again: list[_Key] = []
+            for together in portions(chosen, lambda key: key.size, _KEYS_TOGETHER, _BYTES_TOGETHER):
+                again += self._write(together)
+            chosen = again
+
+    def _add_corrections(self, history: History, found: dict[bytes, _Key]) -> None:
+        """Want new versions up to the cut-off too, of events that are online and not in the table in that version."""
+        for rows in history.tables(added_before(history)):
+            for events in key_events(self._packer, rows):
+                key = found[events.entity]
+                split = self._records.split(events.records) if key.unlanded else []
+                wanted = [record for record in split if self._records.version(record)[1] in key.unlanded]
+                if wanted:
+                    more = msgspec.structs.replace(events, records=b"".join(wanted), count=len(wanted))
+                    key.wanted = more.after(key.wanted)
+
+    def _merged(self, key: _Key, value: bytes | None) -> _Merged:
+        """What a key that holds `value` should hold; its cut-off held back by what is not in the table."""
+        records = self._records
+        merged = records.merge(value, key.wanted, key.gone)
+        split = records.split(merged.value)
+        facts = [records.facts(record) for record in split]
+        landed = {records.version(record) for record in records.split(key.wanted.records)} if key.wanted else set()
+        unlanded = {number for _, created, number, _ in facts if (created, number) not in landed}
+        key.unlanded |= unlanded
+        if unlanded:
+            held = [event_us - 1 for event_us, _, number, _ in facts if number in unlanded and event_us > key.old_us]
+            key.cut_us = min([key.cut_us, *held])
+        return _Merged(records=split, facts=facts, removed=merged.removed)
+
+    def _kept(self, key: _Key, merged: _Merged) -> list[bytes]:
+        """The records that a key needs besides its base."""
+        if key.base is None:
+            return merged.records
+        needed = {number for event_us, _, number, _ in merged.facts if event_us > key.cut_us}
+        old = [fact[:3] for fact in in_force(merged.facts) if fact[0] <= key.cut_us]
+        if old:
+            needed.add(max(old)[2])  # plain columns have the latest event's values, however old
+        return [
+            record for record, (_, _, number, _) in zip(merged.records, merged.facts, strict=True) if number in needed
+        ]
+
+    def _write(self, chosen: Sequence[_Key]) -> list[_Key]:
+        """Write the bases and records of some keys; those of which an event pushed meanwhile holds the cut-off back."""
+        names = [key.name for key in chosen]
+        while True:
+            again: list[_Key] = []
+            added = removed = 0
+            with redis_errors(), self._online.client.pipeline() as pipeline:
+                pipeline.watch(self._fence.key, *names)
+                token, *values = pipeline.mget(self._fence.key, *names)
+                if token != self._fence.token:
+                    raise overtaken(self._fence.view)
+                pipeline.multi()
+                for key, name, value in zip(chosen, names, values, strict=True):
+                    merged = self._merged(key, value)
+                    if key.base is not None and key.cut_us < event_timestamp_us(key.base):
+                        again.append(key)
+                        continue
+                    kept = self._kept(key, merged)
+                    present = {self._records.version(record) for record in self._records.split(value or b"")}
+                    added += sum(self._records.version(record) not in present for record in kept)
+                    removed += merged.removed
+                    _set(pipeline, name, value, b"".join(kept))
+                    _set(pipeline, key.base_name, key.old_base, key.base)
+                try:
+                    pipeline.execute()
+                except redis.WatchError:
+                    if len(chosen) == 1:
+                        continue
+                    half = len(chosen) // 2
+                    return self._write(chosen[:half]) + self._write(chosen[half:])
+            self.appended, self.removed = self.appended + added, self.removed + removed
+            return again
+
+
+def values_of(online: OnlineStore, names: Sequence[bytes]) -> Iterator[bytes | None]:
+    """What Redis holds under each name, asked for some at a time."""
+    for start in range(0, len(names), _PAGE):
+        with redis_errors():
+            values = online.client.mget(names[start : start + _PAGE])
+        yield from values
+
+
+def by_entity(history: History, packer: EventPacker, sql: str) -> dict[bytes, KeyEvents]:
+    """The events that a query of the history gives, by key."""
+    found: dict[bytes, KeyEvents] = {}
+    for rows in history.tables(sql):
+        for events in key_events(packer, rows):
+            found[events.entity] = events.after(found.get(events.entity))
+    return found
+
+
+def _set(pipeline: Any, name: bytes, old: bytes | None, new: bytes | None) -> None:
+    if new:
+        if new != old:
+            pipeline.set(name, new)
+    elif old is not None:
+        pipeline.delete(name)
+
+
+def _choose(history: History, changed: pa.Table, chosen: Sequence[_Key], cuts: Sequence[int]) -> None:
+    """Make `changed` and `cuts`, of these keys."""
+    names = changed.take(pa.array([key.row for key in chosen], pa.int64()))
+    with_cuts = names.append_column("cut_", pa.array(cuts, pa.int64()).cast(pa.timestamp("us", "UTC")))
+    connection = history.connection
+    connection.register("chosen_cuts", with_cuts)
+    connection.execute(f"create or replace temp table changed as select {history.keys} from chosen_cuts")
+    connection.execute(f"create or replace temp table cuts as select {history.keys}, cut_ from chosen_cuts")
+    connection.unregister("chosen_cuts")

@@ -7,10 +7,9 @@ import pyarrow as pa
 from ..definitions.facts import FeatureView
 from ..online.registry import OnlineView
 from ..online.store import Attempt
-from .commands import Transaction, delete_commands, write_commands
 from .latest import KeyReader, KeySet, latest_rows
 from .session import Session, Target
-from .writer import FencedWriter
+from .writer import FencedWriter, Transaction, delete_commands, write_commands
 
 MAX_GRACE_US = 3_600_000_000
 _PACK_ROWS = 40_000

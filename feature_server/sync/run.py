@@ -9,8 +9,7 @@ from ..errors import FeatureStoreError, OnlineStoreError, RequestError
 from ..offline.store import OfflineStore
 from ..online.registry import with_views
 from ..online.store import OnlineStore
-from .lock import fenced
-from .session import Progress, Session, SyncOptions
+from .session import Progress, Session, SyncOptions, fenced
 from .view import SyncResult, ViewSync, grace_us
 
 __all__ = ["SyncOptions", "SyncReport", "SyncResult", "grace_us", "sync"]

@@ -24,9 +24,8 @@ from feature_server.definitions.stream import SourceColumn
 from feature_server.dtypes import parse_sql_type
 from feature_server.errors import RequestError
 from feature_server.history.log import log_key
-from feature_server.ingest.dead import dead_letters
 from feature_server.ingest.transaction import Ingestor
-from feature_server.ingest.worker import Worker
+from feature_server.ingest.worker import Worker, dead_letters
 from feature_server.layout.keys import EVENTS
 from feature_server.online.store import OnlineStore
 from feature_server.settings import load_settings

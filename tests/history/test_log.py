@@ -18,7 +18,7 @@ from feature_server.dtypes import parse_sql_type
 from feature_server.history import log as online_log
 from feature_server.history.events import open_history
 from feature_server.history.log import land, log_key
-from feature_server.ingest.dead import dead_letters
+from feature_server.ingest.worker import dead_letters
 from feature_server.layout.keys import DEAD
 from feature_server.online.store import OnlineStore
 from tests.support.live_project import SOURCE, LiveProject, make_live_view, payment

@@ -12,9 +12,8 @@ import pytest
 import redis
 
 from feature_server.errors import OnlineStoreRefused
-from feature_server.ingest.dead import dead_letters
 from feature_server.ingest.transaction import Ingestor
-from feature_server.ingest.worker import Worker
+from feature_server.ingest.worker import Worker, dead_letters
 from feature_server.layout.keys import EVENTS, LOG
 from feature_server.online.store import OnlineStore
 from feature_server.times import to_us

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from feature_server.ingest import trim as ingest_trim
-from feature_server.sync import commands as online_commands
+from feature_server.sync import writer as online_commands
 from tests.interleaving.shop import TRIM_BYTES
 from tests.interleaving.store import Machine, Step, random_steps
 

@@ -16,7 +16,7 @@ from redis.connection import AbstractConnection
 
 from feature_server.definitions.facts import FeatureView
 from feature_server.errors import SyncConflict
-from feature_server.sync import commands as online_commands
+from feature_server.sync import writer as online_commands
 from tests.support.sync_project import Tables, run_sync
 
 _context = multiprocessing.get_context("forkserver")

@@ -18,7 +18,7 @@ import redis
 
 from feature_server.definitions.facts import FeatureView
 from feature_server.layout.keys import CODES, LOCK, REGISTRY, ROWS
-from feature_server.sync import commands as online_commands
+from feature_server.sync import writer as online_commands
 from tests.support.sync_crash import small_transactions, sync_until_killed
 from tests.support.sync_project import Row, Tables, expected_rows, make_view, online_rows, run_sync
 
