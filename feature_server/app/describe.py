@@ -18,7 +18,7 @@ def iso(microseconds: int) -> str:
 def describe_entity(online: OnlineRegistry, entity: Entity) -> dict[str, Any]:
     return {
         "name": entity.name,
-        "join_keys": _join_keys(entity.join_keys),
+        "join_keys": list(map(_column, entity.join_keys)),
         "description": entity.description,
         "feature_views": [view.id for view in online.registry.feature_views if entity.name in view.entities],
     }
@@ -39,7 +39,7 @@ def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
         "version": view.version,
         "latest": view.latest,
         "entities": list(view.entities),
-        "join_keys": _join_keys(view.join_keys),
+        "join_keys": list(map(_column, view.join_keys)),
         "stream": None if view.stream is None else view.stream.source,
         "event_timestamp": view.event_timestamp,
         "created_timestamp": view.created_timestamp,
@@ -69,7 +69,7 @@ def describe_service(online: OnlineRegistry, service: FeatureService) -> dict[st
         "description": service.description,
         "owner": to_builtins(service.owner),
         "tags": list(service.tags),
-        "join_keys": _join_keys(join_keys.values()),
+        "join_keys": list(map(_column, join_keys.values())),
         "features": [
             {"feature": ref.text, "feature_view": ref.view, **_column(found), "description": found.description}
             for ref, found in features
@@ -103,10 +103,6 @@ def _example_entities(join_keys: Iterable[dict[str, str]]) -> dict[str, list[Any
         "string": "JFK", "date": "2013-12-31", "uuid": "123e4567-e89b-12d3-a456-426614174000", "bool": True,
     }  # fmt: skip
     return {key["name"]: [values.get(key["type"], 42)] for key in join_keys}
-
-
-def _join_keys(keys: Iterable[JoinKey]) -> list[dict[str, Any]]:
-    return list(map(_column, keys))
 
 
 def _column(column: JoinKey | Feature) -> dict[str, Any]:

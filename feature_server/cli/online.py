@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,30 +55,24 @@ def sync(
     options = SyncOptions(
         full=full, expire=settings.clock is None, sweep=sweep, wait_seconds=wait, project_dir=settings.project_dir
     )
-    with ExitStack() as stack:
+    with online_store(settings) as online, ExitStack() as bars:
+
+        def progress(view_id: str) -> Progress:
+            bars.close()  # that of the view before
+            return bars.enter_context(progress_bar(view_id))
+
         done = run(
-            stack.enter_context(online_store(settings)),
+            online,
             OfflineStore(settings.offline),
             registry,
             views=views or None,
             refresh=refresh,
             now_us=settings.now_us,
             options=options,
-            progress=_bars(stack),
+            progress=progress,
             report=(lambda result: None) if json else typer.echo,
         )
     finish({"results": done.results}, "failures", done.failures, json=json)
-
-
-def _bars(stack: ExitStack) -> Callable[[str], Progress]:
-    """Shows a progress bar for one view after the other, until the stack ends."""
-    bars = stack.enter_context(ExitStack())
-
-    def progress(view_id: str) -> Progress:
-        bars.close()
-        return bars.enter_context(progress_bar(view_id))
-
-    return progress
 
 
 @app.command(epilog="Example: features get fraud_v1 customer_id=42 merchant_id=7")
@@ -132,17 +126,12 @@ def _entity(texts: list[str], registry: Registry, features: str | list[str]) -> 
 
 
 def _as_json(found: FeatureVector) -> dict[str, Any]:
-    return {
-        "entity": found.entity,
-        "features": {
-            name: {
-                "value": json_value(value),
-                "status": found.statuses[name],
-                "event_timestamp": found.event_timestamps[name],
-            }
-            for name, value in found.values.items()
-        },
+    times = found.event_timestamps
+    features = {
+        name: {"value": json_value(value), "status": found.statuses[name], "event_timestamp": times[name]}
+        for name, value in found.values.items()
     }
+    return {"entity": found.entity, "features": features}
 
 
 @app.command("serve", epilog="Example: features serve --port 6566 --workers 2")
