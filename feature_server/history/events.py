@@ -76,9 +76,7 @@ class History:
 
         With `changed`, of the keys in relation `changed`.
         """
-        known = "known"
-        if changed:
-            known = f"(select known.* from known semi join changed using ({self.keys}))"
+        known = f"(select known.* from known semi join changed using ({self.keys}))" if changed else "known"
         cut = f"make_timestamptz({now_us - bounded_us(self.view) - grace_us})"
         recent = f"select event_id from {known} where event_timestamp >= {cut}"
         chosen = f"event_timestamp >= {cut} or event_id in ({recent})"
@@ -152,9 +150,8 @@ class History:
         log = [] if newest is None else list(logged(online, source, until=newest))
         paths = ", ".join(literal(str(path)) for path in live_files(folder))
         known = ", ".join(literal(column.name) for column in source.columns)
-        chosen = (
-            f"insert into events by name select columns(lambda name: name in ({known}))"  # others are null, or gone
-        )
+        # Other columns are null, or gone.
+        chosen = f"insert into events by name select columns(lambda name: name in ({known}))"
         self.connection.execute(f"create or replace temp {events_table(source)}")
         with self._errors("live events"):
             if paths:
@@ -163,8 +160,7 @@ class History:
                 self.connection.register("entry", table)
                 self.connection.execute(f"{chosen} from entry")
                 self.connection.unregister("entry")
-        wanted = cast_list(event_view(self.view), sql_type)
-        with self._errors("live events"):
+            wanted = cast_list(event_view(self.view), sql_type)
             self.connection.execute(
                 f"create or replace temp table live as select distinct on ({self.keys}, event_id, created_timestamp) "
                 f"{wanted} from ({plan_of(self.view).row_sql}) where {self.present}"

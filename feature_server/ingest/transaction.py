@@ -7,7 +7,8 @@ sent twice lies in Redis twice and counts once, so a push may be repeated.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self, TypeAlias
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, TypeAlias
 
 import hiredis
 import msgspec
@@ -82,7 +83,7 @@ class _Written(NamedTuple):
     commands_a_key: int
 
 
-class Ingestor:
+class Ingestor(AbstractContextManager["Ingestor"]):
     """Takes events into the online store of one Redis; threads may share one.
 
     `expire`: let keys expire by Redis' own clock; False where `now_us` stands still.
@@ -118,9 +119,6 @@ class Ingestor:
     def close(self) -> None:
         self._link.close()
         self._forget_sources()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -144,27 +144,22 @@ class Worker:
         return found[0][1] if found else []
 
     def _push(self, entries: list[Entry]) -> None:
-        """Push events in order."""
+        """Push events in order, a portion at a time; acknowledge each and keep what it refuses, both or neither."""
         for portion in portions(entries, lambda entry: sum(map(len, (entry[1] or {}).values())), BATCH_EVENTS):
-            self._push_portion(portion)
-
-    def _push_portion(self, entries: list[Entry]) -> None:
-        """Push events, then acknowledge them and keep those refused, both or neither."""
-        present = [(name, fields) for name, fields in entries if fields]
-        events = [(name, fields[b"event"]) for name, fields in present if b"event" in fields]
-        reasons = {name: "no field `event`" for name, fields in present if b"event" not in fields}
-        if events:
-            result = self.ingestor.push_lines(self.source.name, [event for _, event in events])
-            reasons |= {events[index][0]: reason for index, reason in result.rejected}
-            self.done.accepted += result.accepted
-        with redis_errors(), self.online.client.pipeline() as pipeline:
-            for name, fields in present:
-                if name in reasons:
-                    letter: dict[Any, Any] = {**fields, b"id": name, b"reason": reasons[name].encode()}
-                    pipeline.xadd(self._dead, letter)
-            pipeline.xack(self._events, GROUP, *[name for name, _ in entries])
-            pipeline.execute()
-        self.done.rejected += len(reasons)
+            present = [(name, fields) for name, fields in portion if fields]
+            events = [(name, fields[b"event"]) for name, fields in present if b"event" in fields]
+            reasons = {name: "no field `event`" for name, fields in present if b"event" not in fields}
+            if events:
+                result = self.ingestor.push_lines(self.source.name, [event for _, event in events])
+                reasons |= {events[index][0]: reason for index, reason in result.rejected}
+                self.done.accepted += result.accepted
+            with redis_errors(), self.online.client.pipeline() as pipeline:
+                for name, fields in present:
+                    if name in reasons:
+                        pipeline.xadd(self._dead, {**fields, b"id": name, b"reason": reasons[name].encode()})
+                pipeline.xack(self._events, GROUP, *[name for name, _ in portion])
+                pipeline.execute()
+            self.done.rejected += len(reasons)
 
     def _land(self, report: Callable[[str], None]) -> None:
         landed = land(self.online, self.source, self.folder)

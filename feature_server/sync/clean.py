@@ -10,13 +10,12 @@ import numpy as np
 
 from ..definitions.facts import FeatureView, event_view
 from ..errors import OfflineStoreError
-from ..history.events import open_history
 from ..layout import keys
 from ..layout.rows import Column, RowPacker
 from ..offline.store import OfflineTable
 from ..online.registry import OnlineView
 from ..online.store import Generation
-from .events import live_events, spill
+from .events import open_events
 from .latest import KeyReader
 from .session import Session
 from .writer import FencedWriter, delete_commands, delete_key_commands
@@ -75,7 +74,7 @@ def _published(table: OfflineTable) -> Iterator[Column]:
 
 def _pushed(session: Session, view: FeatureView) -> Iterator[Column]:
     packer = RowPacker(event_view(view))
-    with open_history(view, None, spill=spill(session), live=live_events(session, view)) as history:
+    with open_events(session, view, None, live=True) as history:
         for rows in history.tables(history.live_keys()):
             yield packer.entities(rows)
 

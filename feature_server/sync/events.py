@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -37,6 +37,7 @@ from ..layout.events import GRACE_US, base_view, bounded_us, cut_off_us, plan_of
 from ..layout.records import EventPacker, Facts, KeyEvents, Records, in_force, key_events
 from ..layout.row import event_timestamp_us
 from ..layout.rows import RowPacker, text_bytes
+from ..offline.store import OfflineTable
 from ..online.portions import portions
 from ..online.registry import OnlineRegistry, OnlineView, with_views
 from ..online.store import Attempt, OnlineStore, overtaken, redis_errors
@@ -80,8 +81,8 @@ class EventFilling:
         )  # fmt: skip
         session.online.publish(lambda now: self._with_filling(now, entry), fence=session.fence)
         packer, done = EventPacker(self.view), 0
-        live = live_events(session, self.view)
-        with self._history(live) as history, FencedWriter(session.online, session.fence, code) as writer:
+        events = open_events(session, self.view, self.target.table, live=True)
+        with events as history, FencedWriter(session.online, session.fence, code) as writer:
             if has_bases(self.view):
                 wanted = BaseSync(session, self.target, code).fill(history, writer)
             else:
@@ -97,7 +98,8 @@ class EventFilling:
         session, table = self.session, self.target.table
         lifetime = BaseSync(session, self.target, code) if has_bases(self.view) else None
         versions = sorted({attempt.table_version for attempt in attempts})
-        with self._history(None) as history, FencedWriter(session.online, session.fence, code) as writer:
+        events = open_events(session, self.view, table, live=False)
+        with events as history, FencedWriter(session.online, session.fence, code) as writer:
             count = history.find_changes(table, [table.at(version) for version in versions])
             for start in range(0, count, _KEYS_MERGED):
                 history.choose_changed(start, _KEYS_MERGED)
@@ -152,19 +154,16 @@ class EventFilling:
         online = with_views(now, self.session.registry, now.views if now else {})
         return msgspec.structs.replace(online, filling={**online.filling, self.view.id: entry})
 
-    def _history(self, live: "LiveEvents | None") -> AbstractContextManager[History]:
-        return open_history(self.view, self.target.table, spill=spill(self.session), live=live)
+
+def open_events(
+    session: Session, view: FeatureView, table: OfflineTable | None, *, live: bool
+) -> AbstractContextManager[History]:
+    """The events of a stream view, with those that are live if they count."""
+    found = _live_events(session, view) if live else None
+    return open_history(view, table, spill=session.offline.root / ".spill", live=found)
 
 
-LiveEvents: TypeAlias = tuple[OnlineStore, EventSource, Path]
-
-
-def spill(session: Session) -> Path:
-    return session.offline.root / ".spill"
-
-
-def live_events(session: Session, view: FeatureView) -> LiveEvents:
-    """Where a stream view's live events are, as `history.events.open_history` takes it."""
+def _live_events(session: Session, view: FeatureView) -> tuple[OnlineStore, EventSource, Path]:
     online = session.online.registry()
     for registry in (session.registry, *([online.registry] if online else [])):
         for source in registry.sources:
@@ -193,14 +192,6 @@ class _Key(msgspec.Struct, kw_only=True):
     size: int = 0
     unlanded: set[int] = msgspec.field(default_factory=set)
     base: bytes | None = None
-
-
-class _Merged(msgspec.Struct, frozen=True, kw_only=True):
-    """The records that a key should hold if it had no base: each with its facts; how many were wrong."""
-
-    records: list[bytes]
-    facts: list[Facts]
-    removed: int
 
 
 class BaseSync:
@@ -242,7 +233,7 @@ class BaseSync:
             key.wanted, key.gone = wanted.get(entity), gone.get(entity)
         for key, value in zip(chosen, values_of(self._online, [key.name for key in chosen]), strict=True):
             key.cut_us = max(self._cut_us, key.old_us)
-            key.size = sum(map(len, self._merged(key, value).records))
+            key.size = sum(len(record) for record, _ in self._merged(key, value)[0])
         self._add_corrections(history, found)
         while chosen:
             _choose(history, changed, chosen, [key.cut_us for key in chosen])
@@ -268,31 +259,30 @@ class BaseSync:
                     more = msgspec.structs.replace(events, records=b"".join(wanted), count=len(wanted))
                     key.wanted = more.after(key.wanted)
 
-    def _merged(self, key: _Key, value: bytes | None) -> _Merged:
-        """What a key that holds `value` should hold; its cut-off held back by what is not in the table."""
+    def _merged(self, key: _Key, value: bytes | None) -> tuple[list[tuple[bytes, Facts]], int]:
+        """The records that a key that holds `value` should hold if it had no base, each with its facts; how many were
+        wrong. Its cut-off is held back by what is not in the table."""
         records = self._records
         merged = records.merge(value, key.wanted, key.gone)
-        split = records.split(merged.value)
-        facts = [records.facts(record) for record in split]
+        facts = [(record, records.facts(record)) for record in records.split(merged.value)]
         landed = {records.version(record) for record in records.split(key.wanted.records)} if key.wanted else set()
-        unlanded = {number for _, created, number, _ in facts if (created, number) not in landed}
+        unlanded = {number for _, (_, created, number, _) in facts if (created, number) not in landed}
         key.unlanded |= unlanded
         if unlanded:
-            held = [event_us - 1 for event_us, _, number, _ in facts if number in unlanded and event_us > key.old_us]
-            key.cut_us = min([key.cut_us, *held])
-        return _Merged(records=split, facts=facts, removed=merged.removed)
+            times = [event_us for _, (event_us, _, number, _) in facts if number in unlanded]
+            key.cut_us = min([key.cut_us, *(event_us - 1 for event_us in times if event_us > key.old_us)])
+        return facts, merged.removed
 
-    def _kept(self, key: _Key, merged: _Merged) -> list[bytes]:
+    def _kept(self, key: _Key, records: list[tuple[bytes, Facts]]) -> list[bytes]:
         """The records that a key needs besides its base."""
         if key.base is None:
-            return merged.records
-        needed = {number for event_us, _, number, _ in merged.facts if event_us > key.cut_us}
-        old = [fact[:3] for fact in in_force(merged.facts) if fact[0] <= key.cut_us]
+            return [record for record, _ in records]
+        facts = [fact for _, fact in records]
+        needed = {number for event_us, _, number, _ in facts if event_us > key.cut_us}
+        old = [fact[:3] for fact in in_force(facts) if fact[0] <= key.cut_us]
         if old:
             needed.add(max(old)[2])  # plain columns have the latest event's values, however old
-        return [
-            record for record, (_, _, number, _) in zip(merged.records, merged.facts, strict=True) if number in needed
-        ]
+        return [record for record, (_, _, number, _) in records if number in needed]
 
     def _write(self, chosen: Sequence[_Key]) -> list[_Key]:
         """Write the bases and records of some keys; those of which an event pushed meanwhile holds the cut-off back."""
@@ -307,14 +297,14 @@ class BaseSync:
                     raise overtaken(self._fence.view)
                 pipeline.multi()
                 for key, name, value in zip(chosen, names, values, strict=True):
-                    merged = self._merged(key, value)
+                    merged, wrong = self._merged(key, value)
                     if key.base is not None and key.cut_us < event_timestamp_us(key.base):
                         again.append(key)
                         continue
                     kept = self._kept(key, merged)
                     present = {self._records.version(record) for record in self._records.split(value or b"")}
                     added += sum(self._records.version(record) not in present for record in kept)
-                    removed += merged.removed
+                    removed += wrong
                     _set(pipeline, name, value, b"".join(kept))
                     _set(pipeline, key.base_name, key.old_base, key.base)
                 try:

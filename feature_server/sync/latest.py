@@ -6,7 +6,7 @@ taken together. What makes one key equal to another is decided by `layout.keys`:
 has a single integer key, else by the text that names the entity in Redis.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..dtypes import INTEGER_WIDTHS
 from ..errors import OfflineStoreError
 from ..layout.rows import Column, RowPacker, pc
 from ..offline.store import DataFile
+from .session import Progress
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Ids: TypeAlias = Any  # entities: an integer array, or Arrow strings
@@ -64,9 +65,8 @@ class KeyReader:
                 if wanted is not None and not wanted.may_overlap(metadata.column(0).statistics):
                     continue
                 rows = parquet.read_row_group(group, columns=columns)
-                rows = pa.table(
-                    rows.columns, names=columns
-                )  # some files declare a column without nulls so, some do not
+                # Some files declare a column without nulls so, some do not.
+                rows = pa.table(rows.columns, names=columns)
                 rows = rows.filter(keep) if (keep := self._countable(rows, after_us, until_us)) is not None else rows
                 yield self.last_of_runs(rows)
 
@@ -83,8 +83,7 @@ class KeyReader:
         step = (event[1:] < event[:-1]) | ((event[1:] == event[:-1]) & (created[1:] < created[:-1]))
         if bool((same & step).any()):  # null created timestamps are sorted behind the others; they are the earliest
             order = [(name, "ascending", "at_start") for name in self._order]
-            rows = rows.take(pc.sort_indices(rows, sort_keys=order))
-            return self.last_of_runs(rows)
+            return self.last_of_runs(rows.take(pc.sort_indices(rows, sort_keys=order)))
         return rows.filter(pa.array(np.append(~same, True)))
 
     def times(self, rows: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -167,14 +166,9 @@ def key_set(reader: KeyReader, files: Iterable[DataFile], *, after_us: int | Non
 
 
 def latest_rows(
-    reader: KeyReader,
-    files: Iterable[DataFile],
-    *,
-    now_us: int,
-    wanted: KeySet | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[tuple[Ids, pa.Table]]:
-    """Entities and latest rows, every key once: of all keys, or of those in `wanted`, which keeps those not found."""
+    reader: KeyReader, files: Iterable[DataFile], *, now_us: int, wanted: KeySet | None, progress: Progress
+) -> Iterator[pa.Table]:
+    """Latest rows, every key once: of all keys, or of those in `wanted`, which keeps those not found."""
     files = [file for file in files if file.min_event_us <= now_us]
     total, before = sum(file.rows for file in files), reader.rows_read
     seen = KeySet([], integer=reader.integer)
@@ -194,7 +188,7 @@ def latest_rows(
             found.append(ids)
             progress(reader.rows_read - before, total)
             if latest.num_rows:
-                yield ids, latest
+                yield latest
         for ids in found:
             if wanted is not None:
                 wanted.discard(ids)

@@ -49,7 +49,7 @@ class RowFilling:
         """Bring the keys that changed since `attempts` up to date, None for all: rows written, and rows deleted."""
         session, now_us = self.session, self.target.now_us
         with FencedWriter(session.online, session.fence, code) as writer:
-            for _, rows in latest_rows(
+            for rows in latest_rows(
                 self.reader, self.target.table.files(), now_us=now_us, wanted=wanted, progress=session.progress
             ):
                 for start in range(0, rows.num_rows, _PACK_ROWS):

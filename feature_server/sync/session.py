@@ -171,8 +171,6 @@ def _is_dead(holder: Holder) -> bool:
         return False
     try:
         os.kill(holder.process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
+    except OSError as error:  # PermissionError: it is another user's
+        return isinstance(error, ProcessLookupError)
     return False

@@ -10,9 +10,10 @@ commands are sent before this one's EXEC is answered, so Redis always has work; 
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -186,7 +187,7 @@ def append_commands(code: str, events: Iterable[KeyEvents], keep_us: int | None)
         yield Transaction([b"".join(commands)], len(commands), sum(of.count for of in part))
 
 
-class FencedWriter:
+class FencedWriter(AbstractContextManager["FencedWriter"]):
     """Writes under one code. Use as a context manager: leaving it without an error waits until all is written.
 
     `written` and `deleted` count rows; of those deleted only the ones that were there.
@@ -209,9 +210,6 @@ class FencedWriter:
             if self._failure is not None:
                 raise self._failure
             self._queue.put(transaction)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
