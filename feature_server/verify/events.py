@@ -30,8 +30,20 @@ from ..online.store import OnlineStore, redis_errors
 from ..serving.rows import ViewColumns
 from ..serving.statuses import ValueCounts
 from ..serving.stream import StreamViewReader
-from .result import EXPIRED, NOT_YET_SYNCED, WRONG, Difference, Progress, Verified, compared, never_synced
-from .rows import SAMPLE, named_keys, synced_table
+from .rows import (
+    EXPIRED,
+    NOT_YET_SYNCED,
+    SAMPLE,
+    WRONG,
+    Difference,
+    Progress,
+    Verified,
+    compared,
+    described,
+    named_keys,
+    never_synced,
+    synced_table,
+)
 
 LOST, UNKNOWN, LATE = "lost", "in no table, file or log", "late event"
 AHEAD = "an event created ahead of the clock: take it out of its live-….parquet file, then `features sync --full`"
@@ -131,9 +143,8 @@ class _Comparison:
                 cause = LATE
             else:
                 cause = self._cause(n)
-            for place in places:
-                feature, one, other = view.feature_names[place], repr(served[n][place]), repr(expected[n][place])
-                found.append(Difference(key=chosen[n][1], feature=feature, online=one, offline=other, cause=cause))
+            sides = [(view.feature_names[i], repr(served[n][i]), repr(expected[n][i])) for i in places]
+            found += described(chosen[n][1], sides, cause)
         return found
 
     def _explanations(

@@ -6,8 +6,10 @@ synced from: equal to that it is merely not yet synced, else it is wrong.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
+
+import msgspec
 
 from ..definitions.facts import FeatureView
 from ..errors import OfflineStoreError, RequestError, SyncConflict
@@ -16,15 +18,64 @@ from ..layout.row import RowDecoder
 from ..offline.session import connect
 from ..offline.sql import columns, quote
 from ..offline.store import OfflineStore, OfflineTable
-from ..online.registry import OnlineRegistry, OnlineView
+from ..online.registry import LastVerified, OnlineRegistry, OnlineView
 from ..online.store import OnlineStore, redis_errors
 from ..times import from_us
-from .result import EXPIRED, NOT_YET_SYNCED, WRONG, Difference, Progress, Verified, compared, never_synced
 
 SAMPLE = 1000
 _BATCH = 50_000  # keys a query
 _PIPELINE = 5000  # keys a command to Redis
 _TRIES = 5
+Progress = Callable[[int, int], None]
+
+NOT_YET_SYNCED, NEVER_SYNCED, EXPIRED, WRONG = "not yet synced", "never synced", "expired early", "wrong"
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A value that differs; `feature` is `*` where one side has no row, `key` also where that is so of a whole view."""
+
+    key: str
+    feature: str
+    online: str
+    offline: str
+    cause: str
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.feature}: online {self.online}, offline {self.offline}: {self.cause}"
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What a comparison of `keys` keys of one view at `instant_us` found.
+
+    `different` counts keys with a difference, `unexplained` those of them that the next sync would not make equal,
+    nor, for an event that came late for a lifetime window, the one after it has landed.
+    `behind_versions` counts commits of the offline table not yet synced, `behind_seconds` how much later the newest
+    event offline is than the newest online, both as of the instant.
+    """
+
+    view: str
+    instant_us: int
+    keys: int = 0
+    different: int
+    unexplained: int
+    differences: tuple[Difference, ...]
+    online_version: int | None = None
+    offline_version: int
+    behind_versions: int | None = None
+    behind_seconds: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def summary(self) -> LastVerified:
+        """What is kept of it in Redis."""
+        return msgspec.convert(self, LastVerified, from_attributes=True)
+
+    def __str__(self) -> str:
+        return (
+            f"verified {self.view} keys={self.keys} different={self.different} unexplained={self.unexplained} "
+            f"online_version={_shown(self.online_version)} offline_version={self.offline_version} "
+            f"behind_seconds={_shown(self.behind_seconds)} seconds={self.seconds:.2f}"
+        )
 
 
 class Row(NamedTuple):
@@ -70,6 +121,43 @@ def verify(
     )
 
 
+def compared(
+    table: OfflineTable,
+    found: OnlineView,
+    differences: Sequence[Difference],
+    *,
+    instant_us: int,
+    key_count: int,
+    newest_event_us: int | None,
+    explained: Collection[str] = (NOT_YET_SYNCED,),
+    started: float,
+) -> Verified:
+    """The outcome of a comparison begun at `started`, a time of `time.monotonic`."""
+    known = newest_event_us is not None and found.newest_event_us is not None
+    return Verified(
+        view=table.view_id,
+        instant_us=instant_us,
+        keys=key_count,
+        different=len({difference.key for difference in differences}),
+        unexplained=len({difference.key for difference in differences if difference.cause not in explained}),
+        differences=tuple(differences),
+        online_version=found.table_version,
+        offline_version=table.version,
+        behind_versions=table.version - found.table_version,
+        behind_seconds=max(0, newest_event_us - found.newest_event_us) / 1e6 if known else None,  # type: ignore[operator]
+        seconds=time.monotonic() - started,
+    )
+
+
+def never_synced(table: OfflineTable, now_us: int) -> Verified:
+    rows = table.rows
+    differences = described("*", [("*", "nothing", f"{rows} rows")] if rows else [], NEVER_SYNCED)
+    return Verified(
+        view=table.view_id, instant_us=now_us, different=len(differences), unexplained=len(differences),
+        differences=tuple(differences), offline_version=table.version,
+    )  # fmt: skip
+
+
 def _being_synced(view: FeatureView, online: OnlineStore, before: OnlineView) -> bool:
     """Whether a sync of the view is running, or has ended since it was as `before`."""
     with redis_errors():
@@ -106,9 +194,7 @@ class _Comparison:
     def differences(self, sample: int, progress: Progress) -> list[Difference]:
         found: list[Difference] = []
         if self.is_new_definition:
-            found.append(
-                Difference(key="*", feature="*", online="old definition", offline="new one", cause=NOT_YET_SYNCED)
-            )
+            found += described("*", [("*", "old definition", "new one")], NOT_YET_SYNCED)
         self._choose(sample)
         expected: set[bytes] = set()
         for start in range(0, self.count, _BATCH):
@@ -194,7 +280,7 @@ class _Comparison:
                 cause = EXPIRED
             else:
                 cause = WRONG
-            found += _described(names[n][1], places, cause)
+            found += described(names[n][1], places, cause)
         return found
 
     def _is_expired_in_redis(self, offline: Row | None) -> bool:
@@ -226,7 +312,7 @@ class _Comparison:
         for names in self.online.scan(self.found.code):
             unknown = list(set(names) - expected)
             for n, row in self._counting(enumerate(self._get(unknown))).items():
-                found += _described(unknown[n].decode(), self._unequal(row, None), WRONG)
+                found += described(unknown[n].decode(), self._unequal(row, None), WRONG)
         return found
 
 
@@ -263,9 +349,13 @@ def check_online(views: Sequence[FeatureView]) -> None:
         )
 
 
-def _described(key: str, places: Iterable[tuple[str, str, str]], cause: str) -> list[Difference]:
+def described(key: str, places: Iterable[tuple[str, str, str]], cause: str) -> list[Difference]:
     return [Difference(key=key, feature=name, online=a, offline=b, cause=cause) for name, a, b in places]
 
 
 def _time(event_us: int) -> str:
     return from_us(event_us).isoformat()
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"

@@ -16,7 +16,7 @@ from feature_server.online.store import OnlineStore
 from feature_server.times import to_us
 from feature_server.verify.events import AHEAD, verify_events
 from feature_server.verify.explain import explain
-from feature_server.verify.result import Verified
+from feature_server.verify.rows import Verified
 from tests.support.live_project import NOW, SOURCE, LiveProject, make_live_view, payment
 
 VIEW = make_live_view(

@@ -17,8 +17,7 @@ from feature_server.online.store import OnlineStore
 from feature_server.sync.run import sync
 from feature_server.sync.view import SyncOptions
 from feature_server.times import to_us
-from feature_server.verify.result import Verified
-from feature_server.verify.rows import check_online, verify
+from feature_server.verify.rows import Verified, check_online, verify
 from tests.support.packed import RowCodec
 from tests.support.relations import Relations, view_of
 
