@@ -61,8 +61,7 @@ def run_sync(url: str, home: str) -> Any:
     from feature_server.offline.store import OfflineStore
     from feature_server.online.store import OnlineStore
     from feature_server.settings import load_settings
-    from feature_server.sync.run import sync
-    from feature_server.sync.view import SyncOptions
+    from feature_server.sync.run import SyncOptions, sync
 
     settings = load_settings({}, home=home, clock="2025-02-02T00:00:00Z")
     with OnlineStore(url) as online:

@@ -25,8 +25,7 @@ from feature_server.offline.store import OfflineStore
 from feature_server.online.store import OnlineStore
 from feature_server.publish.run import publish
 from feature_server.settings import load_settings
-from feature_server.sync.run import sync
-from feature_server.sync.view import SyncOptions
+from feature_server.sync.run import SyncOptions, sync
 from feature_server.times import to_us
 from feature_server.verify.events import verify_events
 from feature_server.verify.explain import explain

@@ -44,8 +44,8 @@ def sync(
     A view that cannot be synced does not keep the others from it. Killed at any moment and run again, it ends the same.
     """
     from ..offline.store import OfflineStore
+    from ..sync.run import SyncOptions
     from ..sync.run import sync as run
-    from ..sync.view import SyncOptions
 
     settings, registry = in_force(project_dir)
     if views and refresh:

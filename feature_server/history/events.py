@@ -116,10 +116,6 @@ class History:
         """A SELECT of the rows that the table no longer has, of the keys in `changed`."""
         return f"select {self.columns} from removed semi join changed using ({self.keys}) {self.order}"
 
-    def live_keys(self) -> str:
-        """A SELECT of the keys of landed and logged events, once each, with the newest event time."""
-        return f"select {self.keys} from live group by {self.keys}"
-
     def tables(self, sql: str) -> Iterator[pa.Table]:
         """The rows of a query, a part at a time."""
         with self._errors("the events of the view"):

@@ -20,10 +20,10 @@ def values_at(history: History, view: FeatureView, *, at_us: int) -> dict[int, t
     """The values of the view's features for each chosen key, by its n."""
     plan = plan_of(view)
     aggregates = "".join(f", {_aggregate(plan, aggregate, at_us)} as {aggregate.name}" for aggregate in plan.aggregates)
-    latest = "".join(
-        f", {_of_latest(argument.name, at_us, view.ttl_us)} as {argument.name}" for argument in plan.arguments
-    )
-    names = ", ".join(aggregate.name for aggregate in plan.aggregates) or "null as nothing_"
+    names = [argument.name for argument in plan.arguments]
+    alive = "true" if view.ttl_us is None else f"latest_us_ >= {at_us - view.ttl_us}"
+    latest = "".join(f", case when {alive} then latest_.{name} end as {name}" for name in names)
+    reduced = ", ".join(aggregate.name for aggregate in plan.aggregates) or "null as nothing_"
     outputs = {output.feature: output.sql for output in plan.outputs}
     features = "".join(
         f", cast({outputs[feature.name]} as {sql_type(feature.dtype)}) as {quote(feature.name)}"
@@ -42,7 +42,7 @@ def values_at(history: History, view: FeatureView, *, at_us: int) -> dict[int, t
             from chosen left join counted using ({history.keys})
             group by chosen.n
         ),
-        named as (select n_, latest_us_, {names} {latest} from reduced)
+        named as (select n_, latest_us_, {reduced} {latest} from reduced)
         select n_{features} from named
     """
     return {n: tuple(values) for n, *values in history.connection.execute(sql).fetchall()}
@@ -86,8 +86,3 @@ def _inside(frame: Frame, at_us: int) -> str:
     if frame.preceding_us is not None:
         inside += f" and event_timestamp >= make_timestamptz({at_us - frame.preceding_us})"
     return inside
-
-
-def _of_latest(name: str, at_us: int, ttl_us: int | None) -> str:
-    value = f"latest_.{name}"
-    return value if ttl_us is None else f"case when latest_us_ >= {at_us - ttl_us} then {value} end"

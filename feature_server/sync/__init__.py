@@ -1,4 +1,4 @@
 """`features sync`: the latest rows and events → Redis, behind a fence.
 
-Face: `run.sync`, with the options and result of `view`.
+Face: `run.sync`, with its options and result.
 """

@@ -16,7 +16,7 @@ from ..offline.store import OfflineTable
 from ..online.registry import OnlineView
 from ..online.store import Generation
 from .events import open_events
-from .latest import KeyReader
+from .rows import KeyReader
 from .session import Session
 from .writer import FencedWriter, delete_commands, delete_key_commands
 
@@ -75,7 +75,7 @@ def _published(table: OfflineTable) -> Iterator[Column]:
 def _pushed(session: Session, view: FeatureView) -> Iterator[Column]:
     packer = RowPacker(event_view(view))
     with open_events(session, view, None, live=True) as history:
-        for rows in history.tables(history.live_keys()):
+        for rows in history.tables(f"select {history.keys} from live group by {history.keys}"):
             yield packer.entities(rows)
 
 

@@ -41,8 +41,7 @@ from ..offline.store import OfflineTable
 from ..online.portions import portions
 from ..online.registry import OnlineRegistry, OnlineView, with_views
 from ..online.store import Attempt, OnlineStore, overtaken, redis_errors
-from .latest import KeyReader, KeySet
-from .rows import RowFilling
+from .rows import KeyReader, KeySet, RowFilling
 from .session import Session, Target
 from .writer import FencedWriter, append_commands, write_commands
 

@@ -1,18 +1,212 @@
-"""Offline → online: the latest row of each key at an instant, only what changed. `sync.view` has the rules."""
+"""Offline → online: the latest row of each key at an instant, only what changed.
 
+After a sync of table version V at time `now`, what is online of a view is the latest row of each key at `now` as V has
+it, whatever happened before. The watermark (version and instant) lives in Redis with the rows and moves in one
+transaction after they are written. Keys that may differ are those in files added or removed since, and those with rows
+whose time came since; each gets its latest row, or is deleted. A sync that was killed left its version and instant
+recorded, so the next one looks at what it may have written too.
+
+A change of layout (definition, ttl) or `full` writes every row under a new code, then switches readers to it, then
+deletes the old code's rows. What a view is filled with is rows (`sync.rows`) or events (`sync.events`).
+Neither the table's version nor the instant ever goes back, but by `full`.
+"""
+
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from ..definitions.registry import Registry
-from ..errors import FeatureStoreError, OnlineStoreError, RequestError
+from ..errors import FeatureStoreError, OfflineStoreError, OnlineStoreError, RequestError
 from ..offline.store import OfflineStore
-from ..online.registry import with_views
-from ..online.store import OnlineStore
-from .session import Progress, Session, SyncOptions, fenced
-from .view import SyncResult, ViewSync, grace_us
+from ..online.registry import OnlineRegistry, OnlineView, with_views
+from ..online.store import Attempt, Generation, OnlineStore
+from ..times import from_us
+from .clean import clean
+from .events import EventFilling
+from .rows import KeySet, RowFilling, grace_us, key_set, newest_event
+from .session import Progress, Session, SyncOptions, Target, fenced
 
 __all__ = ["SyncOptions", "SyncReport", "SyncResult", "grace_us", "sync"]
+
+
+class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one sync did to one view: `rows` written, keys `deleted`, `online` rows there are now.
+
+    `mode` is `full` (every row was written), `changes`, or `removed` (the view is no longer online). `leftover` names
+    codes whose rows could not be listed because their offline table is gone; `features sync --sweep` deletes them.
+    """
+
+    view: str
+    mode: str
+    rows: int
+    deleted: int
+    online: int
+    seconds: float
+    newest_event_us: int | None = None
+    table_version: int | None = None
+    leftover: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"rows={self.rows} deleted={self.deleted} seconds={self.seconds:.1f}"]
+        if self.newest_event_us is not None:
+            parts.append(f"newest={from_us(self.newest_event_us):%Y-%m-%dT%H:%M:%SZ}")
+        if self.table_version is not None:
+            parts.append(f"version={self.table_version}")
+        verb = "removed" if self.mode == "removed" else "synced"
+        return f"{verb} {self.view} {' '.join(parts)}"
+
+
+class ViewSync:
+    """One sync of the view `session.fence.view`; use it once."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.online, self.view_id = session, session.online, session.fence.view
+        self.started = time.monotonic()
+        found, generations = self.online.registry(), self.online.generations()
+        self.live = found.views.get(self.view_id) if found else None
+        self.left_filling = found is not None and self.view_id in found.filling  # by a sync that was killed
+        self.generations = {code: of for code, of in generations.items() if of.view == self.view_id}
+        if (live := self.live) is None:
+            return
+        if not live.table_id:  # put online by a push: its keys are those of log and landed files
+            self.generations[live.code] = Generation(view=self.view_id, table_id="", attempts=())
+        elif live.code not in self.generations:  # somebody deleted its record
+            attempts = (Attempt(live.table_version, live.synced_at_us),)
+            self.generations[live.code] = Generation(view=self.view_id, table_id=live.table_id, attempts=attempts)
+
+    def sync(self, clock: Callable[[], int]) -> SyncResult:
+        view = self.session.registry.feature_view(self.view_id)
+        table = self.session.offline.table(view.id)
+        if table.view().fingerprint != view.fingerprint:
+            raise OfflineStoreError(
+                "the definition in force is not the one that was published",
+                where=view.id,
+                remedy=f"run dbt, then `features publish {view.id}`",
+            )
+        attempts = self.generations[self.live.code].attempts if self.live else ()
+        now_us = clock()
+        if self.live is not None and not self.session.options.full:
+            now_us = max([now_us, self.live.synced_at_us, *(attempt.now_us for attempt in attempts)])
+        self.target = Target(view, table, now_us)
+        self.filling = (RowFilling if view.stream is None else EventFilling)(self.session, self.target)
+        changed = self._changed(attempts)
+        if self.live is None or changed is None:
+            return self._write_all()
+        return self._write_changes(self.live.code, attempts, changed)
+
+    def remove(self) -> SyncResult:
+        """Take the view offline, then delete its rows."""
+        if self.live is not None or self.left_filling:
+            self.online.publish(lambda now: self._changed_to(now, None), fence=self.session.fence)
+        deleted, leftover = clean(self.session, self.generations, self.live)
+        return self._result("removed", deleted=deleted, leftover=leftover)
+
+    def _changed_to(self, now: OnlineRegistry | None, entry: OnlineView | None) -> OnlineRegistry:
+        """The online registry with another entry of the view, or with none."""
+        views = (now.views if now else {}) | {self.view_id: entry}
+        kept = {view_id: view for view_id, view in views.items() if view is not None}
+        return self._without_filling(with_views(now, self.session.registry, kept))
+
+    def _without_filling(self, now: OnlineRegistry) -> OnlineRegistry:
+        """Have pushes go nowhere but where readers look."""
+        kept = {view_id: entry for view_id, entry in now.filling.items() if view_id != self.view_id}
+        return msgspec.structs.replace(now, filling=kept)
+
+    def _changed(self, attempts: tuple[Attempt, ...]) -> KeySet | None:
+        """The keys whose row online may differ from the one it should be; None when all may."""
+        live, table, now_us, reader = self.live, self.target.table, self.target.now_us, self.filling.reader
+        if live is None or self.session.options.full or not self.filling.same_layout(live):
+            return None
+        if table.id != live.table_id:
+            return None
+        newest = max(attempt.table_version for attempt in attempts)
+        if table.version < newest:
+            raise OfflineStoreError(
+                "the offline table is older than what is online",
+                where=self.view_id,
+                expected=f"version {newest} or later",
+                got=f"version {table.version}",
+                remedy=f"restore the offline store, or run `features sync --full {self.view_id}` to go back",
+            )
+        sets: list[KeySet] = []
+        for attempt in attempts:
+            changes = table.changes_since(attempt.table_version)
+            if changes is None:
+                return None
+            added, removed = changes
+            kept = set(table.files()) - set(added)
+            sets.append(key_set(reader, [*added, *removed], until_us=now_us))
+            sets.append(key_set(reader, kept, after_us=attempt.now_us, until_us=now_us))
+            if (grace := grace_us(self.target.view)) is not None and not live.expires:
+                sets.append(key_set(reader, kept, after_us=attempt.now_us - grace, until_us=now_us - grace))
+        return KeySet([keys.ids for keys in sets if len(keys)], integer=reader.integer)
+
+    def _write_all(self) -> SyncResult:
+        code = self.online.new_code()
+        self.online.record(self.session.fence, code, self._generation((self.target.attempt,)))
+        written = self.filling.fill(code)
+        entry = self._publish(code)
+        _, leftover = clean(self.session, self.generations, self.live)
+        return self._result("full", entry, rows=written, leftover=leftover)
+
+    def _write_changes(self, code: str, attempts: tuple[Attempt, ...], changed: KeySet) -> SyncResult:
+        if self.left_filling:
+            nothing = OnlineRegistry(registry=self.session.registry)
+            self.online.publish(lambda now: self._without_filling(now or nothing), fence=self.session.fence)
+        stale = {other: generation for other, generation in self.generations.items() if other != code}
+        _, leftover = clean(self.session, stale, self.live)
+        written = deleted = 0
+        if len(changed):
+            if self.target.attempt not in attempts:
+                generation = self._generation((*attempts, self.target.attempt))
+                self.online.record(self.session.fence, code, generation)
+            written, deleted = self.filling.merge(code, changed, attempts)
+        return self._result("changes", self._publish(code), rows=written, deleted=deleted, leftover=leftover)
+
+    def _publish(self, code: str) -> OnlineView:
+        """Move the watermark, and with it readers to `code`; pushes go there alone from then on."""
+        view, table, now_us = self.target.view, self.target.table, self.target.now_us
+        newest, grace = newest_event(self.filling.reader, table.files(), now_us=now_us), grace_us(view)
+        if newest is not None and grace is not None and newest <= now_us - grace:
+            newest = None
+        entry = OnlineView(
+            code=code,
+            definition=view,
+            table_version=table.version,
+            synced_at_us=now_us,
+            rows=self.online.row_count(code),
+            newest_event_us=newest,
+            table_id=table.id,
+            expires=self.session.options.expire,
+        )
+        generation = code, self._generation((self.target.attempt,))
+        self.online.publish(lambda now: self._changed_to(now, entry), fence=self.session.fence, generation=generation)
+        return entry
+
+    def _generation(self, attempts: tuple[Attempt, ...]) -> Generation:
+        return Generation(view=self.view_id, table_id=self.target.table.id, attempts=attempts)
+
+    def _result(
+        self,
+        mode: str,
+        entry: OnlineView | None = None,
+        *,
+        rows: int = 0,
+        deleted: int = 0,
+        leftover: tuple[str, ...],
+    ) -> SyncResult:
+        return SyncResult(
+            view=self.view_id,
+            mode=mode,
+            rows=rows,
+            deleted=deleted,
+            online=entry.rows if entry else 0,
+            seconds=round(time.monotonic() - self.started, 3),
+            newest_event_us=entry.newest_event_us if entry else None,
+            table_version=entry.table_version if entry else None,
+            leftover=leftover,
+        )
 
 
 class SyncReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,8 +31,7 @@ from feature_server.offline.session import event_types
 from feature_server.offline.store import OfflineStore
 from feature_server.online.store import OnlineStore
 from feature_server.publish.run import publish
-from feature_server.sync.run import SyncReport, sync
-from feature_server.sync.view import SyncOptions
+from feature_server.sync.run import SyncOptions, SyncReport, sync
 from feature_server.times import to_us
 from feature_server.warehouse.relations import open_warehouse
 from tests.support.packed import RowCodec

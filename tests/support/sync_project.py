@@ -21,8 +21,7 @@ from feature_server.offline.commit import commit
 from feature_server.offline.sql import arrow_schema
 from feature_server.offline.store import DataFile, OfflineStore, PublishedState
 from feature_server.online.store import OnlineStore
-from feature_server.sync.run import SyncReport, sync
-from feature_server.sync.view import SyncOptions, SyncResult, grace_us
+from feature_server.sync.run import SyncOptions, SyncReport, SyncResult, grace_us, sync
 from feature_server.times import to_us
 from tests.support.packed import RowCodec
 

@@ -19,8 +19,7 @@ from feature_server.errors import (
 from feature_server.layout.keys import CODES, EPOCH
 from feature_server.online.registry import decode_online_registry
 from feature_server.online.store import OnlineStore
-from feature_server.sync.run import sync
-from feature_server.sync.view import SyncResult
+from feature_server.sync.run import SyncResult, sync
 from feature_server.times import to_us
 from tests.support.sync_project import (
     VIEW,

@@ -14,8 +14,7 @@ from feature_server.definitions.registry import Registry
 from feature_server.errors import OfflineStoreError, RequestError
 from feature_server.layout.keys import row_key
 from feature_server.online.store import OnlineStore
-from feature_server.sync.run import sync
-from feature_server.sync.view import SyncOptions
+from feature_server.sync.run import SyncOptions, sync
 from feature_server.times import to_us
 from feature_server.verify.rows import Verified, check_online, verify
 from tests.support.packed import RowCodec
