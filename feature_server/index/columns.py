@@ -42,18 +42,13 @@ class Contents(msgspec.Struct, frozen=True):
 
 
 class Folder:
-    """One folder; its files are opened for each use."""
+    """One folder; its files, named by the columns' order, are opened for each use."""
 
     def __init__(self, path: Path, contents: Contents) -> None:
         self.path = path
         self.columns = contents.columns
         offsets = [0, *accumulate(rows for _, rows in contents.files)]
         self.starts = {file: start for (file, _), start in zip(contents.files, offsets, strict=False)}
-
-    def open(self, name: str) -> tuple[pa.ChunkedArray, Mapped]:
-        """The column's values, and the map that they are in."""
-        mapped = Mapped(self.path / f"{list(self.columns).index(name)}.arrow")
-        return mapped.arrow().column(0), mapped
 
 
 class Run(NamedTuple):
@@ -121,7 +116,8 @@ class Columns:
         runs, _ = self._locate(name)
         parts: list[tuple[int, pa.Array]] = []
         for folder in {run.folder.path: run.folder for run in runs}.values():
-            values, mapped = folder.open(name)
+            mapped = Mapped(folder.path / f"{list(folder.columns).index(name)}.arrow")
+            values = mapped.arrow().column(0)
             for run in runs:
                 if run.folder is folder:
                     low, high = np.searchsorted(rows, [run.first, run.first + run.rows])

@@ -12,6 +12,7 @@ Like the rest of the index it is a cache of the table's rows.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,36 +26,20 @@ from ..definitions.stream import Argument, StreamPlan
 from ..times import NEVER
 from ..windows.reduce import Values
 from ..windows.window import Events, superseded_at
-from .files import move_into_place, scratch_in
+from .files import Mapped, move_into_place, scratch_in
 from .find import Index
 from .values import encode, from_halves, to_halves
 
 _load: Callable[[Path], np.ndarray] = partial(np.load, mmap_mode="r")
 
 
+@dataclass(frozen=True)
 class StreamIndex:
     """The events of one version of a stream view's table, with the arguments that were asked for."""
 
-    def __init__(self, index: Index, plan: StreamPlan, arguments: Sequence[int], folder: Path) -> None:
-        self.index = index
-        self.dictionaries: dict[int, pa.Array] = {}
-        loaded: list[Values | None] = [None] * len(plan.arguments)
-        for number in arguments:
-            loaded[number], dictionary = _load_argument(folder / plan.arguments[number].name)
-            if dictionary is not None:
-                self.dictionaries[number] = dictionary
-        history = index.history
-        assert history.created_us is not None
-        superseded = folder / "base" / "superseded.npy"
-        starts = np.asarray(history.starts)
-        self.events = Events(
-            starts=starts if len(starts) > 1 else np.zeros(2, dtype=np.int64),
-            event_us=history.event_us,
-            created_us=history.created_us,
-            counts=_load(folder / "base" / "counts.npy"),
-            arguments=loaded,
-            superseded=_load(superseded) if superseded.exists() else None,
-        )
+    index: Index
+    events: Events
+    dictionaries: dict[int, pa.Array | None]  # by an argument's number
 
     def of_groups(self, groups: np.ndarray) -> tuple[Events, np.ndarray]:
         """The events of these groups alone, when they are few, and the groups' numbers in them."""
@@ -71,21 +56,35 @@ class StreamIndex:
 
 def open_events(index: Index, plan: StreamPlan, arguments: Sequence[int], root: Path) -> StreamIndex:
     """The events under an open index that holds the columns COUNTS, EVENT_ID and `arguments`, written where missing."""
-    folder = root / f"events-{index.order_name}"
-    parts: dict[str, Callable[[Path], None]] = {"base": partial(_write_base, index)}
-    for argument in (plan.arguments[number] for number in arguments):
-        parts[argument.name] = partial(_write_argument, index, argument)
-    for name, write in parts.items():
-        if not (folder / name).is_dir():
-            _build(folder / name, write)
-    return StreamIndex(index, plan, arguments, folder)
+    folder, history = root / f"events-{index.order_name}", index.history
+    base = _built(folder / "base", partial(_write_base, index))
+    loaded: list[Values | None] = [None] * len(plan.arguments)
+    dictionaries: dict[int, pa.Array | None] = {}
+    for number in arguments:
+        argument = plan.arguments[number]
+        part = _built(folder / argument.name, partial(_write_argument, index, argument))
+        loaded[number], dictionaries[number] = _load_argument(part)
+    assert history.created_us is not None
+    superseded, starts = base / "superseded.npy", np.asarray(history.starts)
+    events = Events(
+        starts=starts if len(starts) > 1 else np.zeros(2, dtype=np.int64),
+        event_us=history.event_us,
+        created_us=history.created_us,
+        counts=_load(base / "counts.npy"),
+        arguments=loaded,
+        superseded=_load(superseded) if superseded.exists() else None,
+    )
+    return StreamIndex(index, events, dictionaries)
 
 
-def _build(path: Path, write: Callable[[Path], None]) -> None:
-    with scratch_in(path.parent) as scratch:
-        (scratch / path.name).mkdir()
-        write(scratch / path.name)
-        move_into_place(scratch / path.name, path)
+def _built(path: Path, write: Callable[[Path], None]) -> Path:
+    """The folder of a part, written where it is missing."""
+    if not path.is_dir():
+        with scratch_in(path.parent) as scratch:
+            (scratch / path.name).mkdir()
+            write(scratch / path.name)
+            move_into_place(scratch / path.name, path)
+    return path
 
 
 def _write_base(index: Index, path: Path) -> None:
@@ -120,8 +119,6 @@ def _load_argument(folder: Path) -> tuple[Values, pa.Array | None]:
     big = folder / "halves.npy"
     values = from_halves(_load(big)) if big.exists() else _load(folder / "values.npy")
     null = folder / "null.npy"
-    dictionary: Any = None
-    if (folder / "dictionary.arrow").exists():
-        with pa.memory_map(str(folder / "dictionary.arrow")) as source:
-            dictionary = pa.ipc.open_file(source).get_batch(0).column(0)
+    file = folder / "dictionary.arrow"
+    dictionary: Any = Mapped(file).arrow().column(0).chunk(0) if file.exists() else None
     return Values(values, _load(null) if null.exists() else np.zeros(len(values), dtype=bool)), dictionary
