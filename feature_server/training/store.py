@@ -19,9 +19,9 @@ from ..offline.session import connect
 from ..offline.sql import quote
 from ..offline.store import OfflineStore, OfflineTable
 from ..settings import load_settings, local_path
-from .record import Asked, Fingerprint, TrainingRecord, content_of, read_record
+from .record import Asked, Fingerprint, content_of, read_record
 from .sets import Source, Sources, TrainingSet
-from .spine import Spine, open_spine, parquet_spine
+from .spine import open_spine, parquet_spine
 
 
 class FeatureStore:
@@ -99,7 +99,17 @@ class FeatureStore:
         path = local_path(Path(path), where="training set")
         record = read_record(path)
         spine = parquet_spine(path, record.spine.columns)
-        _check_unchanged(spine, record, path)
+        fingerprint = Fingerprint(spine.schema)
+        for chunk in spine.chunks(record.spine.chunk_rows):
+            fingerprint.update(chunk)
+        if fingerprint.hexdigest() != record.spine.fingerprint:
+            raise RequestError(
+                "the spine's columns are not those that the training set was made with",
+                where=str(path),
+                expected=f"{record.spine.rows} rows with fingerprint {record.spine.fingerprint}",
+                got=f"{fingerprint.rows} rows with fingerprint {fingerprint.hexdigest()}",
+                remedy="take the file as `features train` wrote it",
+            )
         columns = _columns(record.features, record.full_feature_names)
         reads = []
         for view in record.views:
@@ -155,17 +165,3 @@ def _columns(refs: Sequence[FeatureRef], full_feature_names: bool) -> dict[str, 
     for ref, name in zip(refs, column_names(refs, full_feature_names), strict=True):
         columns.setdefault(ref.view, {})[ref.feature] = name
     return columns
-
-
-def _check_unchanged(spine: Spine, record: TrainingRecord, path: Path) -> None:
-    fingerprint = Fingerprint(spine.schema)
-    for chunk in spine.chunks(record.spine.chunk_rows):
-        fingerprint.update(chunk)
-    if fingerprint.hexdigest() != record.spine.fingerprint:
-        raise RequestError(
-            "the spine's columns are not those that the training set was made with",
-            where=str(path),
-            expected=f"{record.spine.rows} rows with fingerprint {record.spine.fingerprint}",
-            got=f"{fingerprint.rows} rows with fingerprint {fingerprint.hexdigest()}",
-            remedy="take the file as `features train` wrote it",
-        )

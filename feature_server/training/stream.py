@@ -57,7 +57,7 @@ class StreamReader:
             argument, latest = self.plan.arguments[number], found.latest[number]
             assert latest is not None
             values = Values(latest.values, latest.null | ~in_ttl)
-            columns[argument.name] = decode(values, argument.dtype, self.events.dictionaries.get(number))
+            columns[argument.name] = decode(values, argument.dtype, self.events.dictionaries[number])
         nothing = no_time.copy()
         for key in keys:
             if key.null_count:
@@ -92,7 +92,7 @@ class StreamReader:
             null = nothing | ~in_ttl if name in self.only_latest else nothing
             if null.any():
                 done[name] = pc.if_else(pa.array(~null), done[name], pa.scalar(None, done[name].type))
-        return [_one(done[name], arrow_type(dtypes[name])) for name in self.features]
+        return [done[name].cast(arrow_type(dtypes[name])) for name in self.features]
 
     def _by_duckdb(self, asked: dict[str, str], columns: dict[str, Any], rows: int) -> dict[str, Any]:
         exact = {a.name: "uuid" for a in self.aggregates if a.dtype.kind == "uuid"}
@@ -112,9 +112,4 @@ class StreamReader:
                     "an expression of the model fails", where=self.view.id, got=str(error).splitlines()[0],
                     remedy="guard it in the model, e.g. with nullif(…, 0) under a division",
                 ) from None  # fmt: skip
-        return {name: result.column(name) for name in asked}
-
-
-def _one(values: Any, target: pa.DataType) -> Any:
-    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    return values if values.type == target else values.cast(target)
+        return {name: result.column(name).combine_chunks() for name in asked}
