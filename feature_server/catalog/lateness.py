@@ -2,16 +2,12 @@
 
 from datetime import timedelta
 
-_PERIODS = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(weeks=1)}
-
-
-_ALLOWED_PERIODS = 2
+_ALLOWED = {"hourly": timedelta(hours=2), "daily": timedelta(days=2), "weekly": timedelta(weeks=2)}
 
 
 def allowed_delay(refresh: str | None) -> timedelta | None:
     """Twice the time between the refreshes of a cadence; None for one without a schedule."""
-    period = _PERIODS.get(refresh or "")
-    return None if period is None else period * _ALLOWED_PERIODS
+    return _ALLOWED.get(refresh or "")
 
 
 def span(seconds: float) -> str:

@@ -181,7 +181,8 @@ class OfflineTable:
         # Not pa.table(…): that looks whether it was given a DataFrame, and imports pandas to know.
         actions = pa.RecordBatchReader.from_stream(self.delta.get_add_actions(flatten=True)).read_all()
         names = ("path", "num_records", f"min.{event}", f"max.{event}", f"partition.{BUCKET}")
-        facts: list[list[Any]] = [_plain(actions[name]) for name in names]
+        times = {name: actions[name].cast(pa.int64()) for name in names if pa.types.is_timestamp(actions[name].type)}
+        facts: list[list[Any]] = [times.get(name, actions[name]).to_pylist() for name in names]
         files = (DataFile(self.path / unquote(path), *rest) for path, *rest in zip(*facts, strict=True))
         return tuple(sorted(files, key=lambda file: (file.bucket, str(file.path))))
 
@@ -201,8 +202,3 @@ class OfflineTable:
             expected=f"a commit with {LOG_KEY!r} in its metadata",
             remedy=f"run `features publish {self.view_id}`, which writes it anew",
         )
-
-
-def _plain(values: pa.ChunkedArray) -> list[Any]:
-    """The values as Python objects, a timestamp as microseconds."""
-    return (values.cast(pa.int64()) if pa.types.is_timestamp(values.type) else values).to_pylist()
