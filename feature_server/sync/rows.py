@@ -50,9 +50,7 @@ class KeyReader:
         if not self.integer:
             return self.packer.entities(rows)
         (key,) = self.view.join_keys
-        target = getattr(pa, key.dtype.kind)()
-        column = rows[key.name]
-        return (column if column.type == target else column.cast(target)).to_numpy()
+        return rows[key.name].cast(getattr(pa, key.dtype.kind)()).to_numpy()
 
     def rows(
         self,

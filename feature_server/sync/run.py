@@ -116,9 +116,7 @@ class ViewSync:
     def _changed(self, attempts: tuple[Attempt, ...]) -> KeySet | None:
         """The keys whose row online may differ from the one it should be; None when all may."""
         live, table, now_us, reader = self.live, self.target.table, self.target.now_us, self.filling.reader
-        if live is None or self.session.options.full or not self.filling.same_layout(live):
-            return None
-        if table.id != live.table_id:
+        if live is None or self.session.options.full or not self.filling.same_layout(live) or table.id != live.table_id:
             return None
         newest = max(attempt.table_version for attempt in attempts)
         if table.version < newest:
@@ -131,8 +129,7 @@ class ViewSync:
             )
         sets: list[KeySet] = []
         for attempt in attempts:
-            changes = table.changes_since(attempt.table_version)
-            if changes is None:
+            if (changes := table.changes_since(attempt.table_version)) is None:
                 return None
             added, removed = changes
             kept = set(table.files()) - set(added)
