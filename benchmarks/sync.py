@@ -158,7 +158,7 @@ def batches(keys: int, expire: bool) -> Iterator[Any]:
 def write_path(keys: int, folder: str, expire: bool = False) -> Numbers:
     """Packing and sending alone."""
     from feature_server.online.store import OnlineStore
-    from feature_server.sync.session import fenced
+    from feature_server.sync.lock import fenced
     from feature_server.sync.writer import FencedWriter
 
     rows_in_memory(10)
@@ -196,7 +196,7 @@ def limit(keys: int, folder: str) -> Numbers:
 def readers_wait(keys: int, folder: str) -> Numbers:
     """How long a reader of one key waits while a sync writes: milliseconds."""
     from feature_server.online.store import OnlineStore
-    from feature_server.sync.session import fenced
+    from feature_server.sync.lock import fenced
     from feature_server.sync.writer import FencedWriter
 
     waits: list[float] = []

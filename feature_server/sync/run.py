@@ -24,8 +24,9 @@ from ..online.store import Attempt, Generation, OnlineStore
 from ..times import from_us
 from .clean import clean
 from .events import EventFilling
+from .lock import fenced
 from .rows import KeySet, RowFilling, grace_us, key_set, newest_event
-from .session import Progress, Session, SyncOptions, Target, fenced
+from .session import Progress, Session, SyncOptions, Target
 
 __all__ = ["SyncOptions", "SyncReport", "SyncResult", "grace_us", "sync"]
 

@@ -1,37 +1,17 @@
-"""One sync of a view at a time, and none that was overtaken.
+"""What the parts of one sync of one view work with: the stores, the fence held, and what was asked for."""
 
-A sync holds a lock that expires unless it is renewed, so a killed one blocks nobody for long. Whoever takes the lock
-also sets the view's fence to a token of its own; every write is checked against it inside Redis. A sync that was paused
-past its lease and overtaken finds another token there and can never write again.
-
-What the parts of a sync work with is here too: the stores, the fence held, and what was asked for.
-"""
-
-import os
-import socket
-import threading
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
-from ..errors import FeatureStoreError, SyncConflict
-from ..layout import keys
 from ..offline.store import OfflineStore, OfflineTable
-from ..online.store import Attempt, Fence, OnlineStore, redis_errors
+from ..online.store import Attempt, Fence, OnlineStore
+from .lock import LEASE_SECONDS, WAIT_SECONDS
 
-LEASE_SECONDS = 15.0
-WAIT_SECONDS = 600.0
-FENCE_MS = 7 * 86_400_000  # the longest that a sync may take; renewing it would disturb the writes that watch it
-_POLL_SECONDS = 0.1
-Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 
 
@@ -71,106 +51,3 @@ class Target:
     @property
     def attempt(self) -> Attempt:
         return Attempt(self.table.version, self.now_us)
-
-
-class Holder(msgspec.Struct, frozen=True):
-    """Who holds a view's lock, as the lock itself says."""
-
-    token: str
-    host: str
-    process: int
-    since: str
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.host}, since {self.since}"
-
-
-@contextmanager
-def fenced(
-    store: OnlineStore, view_id: str, *, lease_seconds: float = LEASE_SECONDS, wait_seconds: float = WAIT_SECONDS
-) -> Iterator[Fence]:
-    """Hold a view's lock while the block runs; SyncConflict when another sync has it for longer than `wait_seconds`."""
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    holder = Holder(token=uuid.uuid4().hex, host=socket.gethostname(), process=os.getpid(), since=since)
-    fence = Fence(view_id, holder.token.encode())
-    lock = _Lock(store, fence, msgspec.json.encode(holder), int(lease_seconds * 1000))
-    deadline = time.monotonic() + wait_seconds
-    while (other := lock.take()) is not None:
-        if time.monotonic() >= deadline:
-            raise SyncConflict(
-                f"another sync of {view_id!r} is running",
-                where=view_id,
-                got=f"{other}; waited {wait_seconds:g} s",
-                remedy="wait for it, or end that process: its lock goes with it",
-            )
-        time.sleep(_POLL_SECONDS)
-    done = threading.Event()
-    renewer = threading.Thread(target=lock.renew, args=(done,), daemon=True)
-    renewer.start()
-    try:
-        yield fence
-    finally:
-        done.set()
-        renewer.join()
-        with suppress(FeatureStoreError):  # the block's own error says that Redis is gone; the lock expires by itself
-            lock.if_mine(lambda pipeline, name: pipeline.delete(name, fence.key))
-
-
-class _Lock(NamedTuple):
-    """A view's lock as one sync would hold it: `value` is what Redis then has."""
-
-    store: OnlineStore
-    fence: Fence
-    value: bytes
-    lease_ms: int
-
-    def take(self) -> Holder | None:
-        """Set lock and fence, both or neither; the present holder when there is one that may be alive."""
-
-        def take(pipeline: Any, name: bytes, found: bytes | None) -> Holder | None:
-            other = None if found is None else msgspec.json.decode(found, type=Holder)
-            if other is not None and not _is_dead(other):
-                return other
-            pipeline.multi()
-            pipeline.set(name, self.value, px=self.lease_ms)
-            pipeline.set(self.fence.key, self.fence.token, px=FENCE_MS)
-            return None
-
-        return self._watching(take)
-
-    def renew(self, done: threading.Event) -> None:
-        """Keep the lock alive until `done`, also when it expired but nobody else has taken it."""
-        while not done.wait(self.lease_ms / 3000):
-            with suppress(FeatureStoreError):  # if Redis stays away, the writes fail and say so
-                self.if_mine(lambda pipeline, name: pipeline.set(name, self.value, px=self.lease_ms))
-
-    def if_mine(self, change: Callable[[Any, bytes], object]) -> None:
-        """Make a change unless somebody else has taken the lock."""
-
-        def work(pipeline: Any, name: bytes, found: bytes | None) -> None:
-            mine = found == self.value or (found is None and pipeline.get(self.fence.key) == self.fence.token)
-            pipeline.multi()
-            if mine:
-                change(pipeline, name)
-
-        self._watching(work)
-
-    def _watching(self, work: Callable[[Any, bytes, bytes | None], Result]) -> Result:
-        """Run `work` and what it queued as one transaction, again while others change the lock."""
-        name = keys.LOCK + self.fence.view.encode()
-        with redis_errors():
-            result: Result = self.store.client.transaction(
-                lambda pipeline: work(pipeline, name, pipeline.get(name)), name, value_from_callable=True
-            )
-        return result
-
-
-def _is_dead(holder: Holder) -> bool:
-    """True for a process of this machine that no longer exists. A wrong guess costs its sync, never a wrong value."""
-    if holder.host != socket.gethostname():
-        return False
-    try:
-        os.kill(holder.process, 0)
-    except OSError as error:  # PermissionError: it is another user's
-        return isinstance(error, ProcessLookupError)
-    return False

@@ -13,7 +13,7 @@ from feature_server.errors import NotSynced, OnlineStoreError, SettingsError, Sy
 from feature_server.layout.keys import EPOCH, REGISTRY
 from feature_server.online.registry import OnlineRegistry, OnlineView, decode_online_registry
 from feature_server.online.store import Attempt, Fence, Generation, OnlineStore
-from feature_server.sync.session import fenced
+from feature_server.sync.lock import fenced
 from tests.support.sync_project import make_view, registry_of
 
 EMPTY = OnlineRegistry(registry=registry_of())

@@ -17,8 +17,8 @@ from feature_server.errors import OnlineStoreRefused, SyncConflict
 from feature_server.layout.keys import FENCE, LOCK
 from feature_server.layout.records import KeyEvents
 from feature_server.online.store import Fence, OnlineStore
+from feature_server.sync.lock import Holder, fenced
 from feature_server.sync.run import SyncResult
-from feature_server.sync.session import Holder, fenced
 from feature_server.sync.writer import FencedWriter, append_commands, delete_key_commands
 from tests.support.sync_crash import start_sync
 from tests.support.sync_project import Tables, at, expected_rows, make_view, online_rows, run_sync, sync_one
