@@ -1,4 +1,5 @@
-"""Every command of README.md, run in its order in one shell on the example data; and every link leads somewhere."""
+"""Every command of README.md and of the pages after it, run in their order in one shell on the example data; and every
+link leads somewhere."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
+PAGES = (README, OPERATIONS)  # whose blocks are for a shell, in the order in which they run
 COPIED = ("models", "macros", "tests/dbt", "profiles", "dbt_project.yml")
 LINKED = ("data", "examples", "scripts", "dags", "feature_server", ".venv")
 
@@ -42,7 +45,8 @@ class Block(NamedTuple):
 
 
 def blocks() -> list[Block]:
-    return [Block(found["language"], found["text"], found["path"]) for found in FENCE.finditer(README.read_text())]
+    text = "\n".join(page.read_text() for page in PAGES)
+    return [Block(found["language"], found["text"], found["path"]) for found in FENCE.finditer(text)]
 
 
 class Shell:
@@ -121,7 +125,7 @@ def free_port() -> str:
 
 
 @pytest.mark.heavy
-def test_every_command_of_the_readme_runs(project: Path, shell: Shell) -> None:
+def test_every_command_of_the_pages_runs(project: Path, shell: Shell) -> None:
     port, printed = free_port(), []
     for number, block in enumerate(blocks()):
         text = block.text.replace("6566", port).replace(*SMALLER)
@@ -150,7 +154,7 @@ def test_every_command_of_the_readme_runs(project: Path, shell: Shell) -> None:
         assert expected in output
 
 
-def test_every_block_of_the_readme_is_run_or_written() -> None:
+def test_every_block_of_the_pages_is_run_or_written() -> None:
     unknown = [
         block.language for block in blocks() if not block.path and block.language not in ("bash", "python", "text", "")
     ]
@@ -178,7 +182,7 @@ def test_the_table_of_settings_is_complete() -> None:
         for name in re.findall(r"FEATURES_[A-Z]+(?:_[A-Z]+)*", path.read_text())
     }
     settings = {name for name in read if not name.endswith("_")}
-    assert settings == set(re.findall(r"^\| `(FEATURES_\w+)`", README.read_text(), re.MULTILINE))
+    assert settings == set(re.findall(r"^\| `(FEATURES_\w+)`", OPERATIONS.read_text(), re.MULTILINE))
 
 
 def test_the_table_of_dependencies_is_complete() -> None:
