@@ -8,15 +8,18 @@ import msgspec
 
 from ..durable import make_private, write_whole
 from ..errors import UNREADABLE, FeatureStoreError, RequestError, UnknownNameError
+from ..formats import check_format
 from .facts import Entity, FeatureRef, FeatureService, FeatureView
 from .stream import EventSource
 
+REGISTRY_FORMAT = 1
 Definition = TypeVar("Definition", Entity, FeatureView, FeatureService)
 
 
 class Registry(msgspec.Struct, frozen=True, kw_only=True):
     """All definitions of one project, each tuple sorted by name."""
 
+    format: int = REGISTRY_FORMAT
     project: str
     entities: tuple[Entity, ...] = ()
     sources: tuple[EventSource, ...] = ()
@@ -86,7 +89,12 @@ def parse_feature_ref(text: str, views: dict[str, FeatureView]) -> FeatureRef:
 def read_registry(path: Path) -> Registry:
     """The registry that `features apply` wrote."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Registry)
+        stored = path.read_bytes()
+        check_format(
+            stored, path.name, REGISTRY_FORMAT, kind=FeatureStoreError, where=str(path),
+            remedy="a newer version of feature-warehouse applied it: use that one here too",
+        )  # fmt: skip
+        return msgspec.json.decode(stored, type=Registry)
     except FileNotFoundError:
         raise FeatureStoreError(
             "no registry has been applied", where=str(path), remedy="run `features apply` in the dbt project"

@@ -17,9 +17,11 @@ from deltalake.exceptions import DeltaError
 
 from ..definitions.facts import Feature, FeatureView
 from ..errors import UNREADABLE, OfflineStoreError
+from ..formats import check_format
 from .sql import BUCKET, cast_list, literal, restore_list, stored_sql_type
 
 LOG_KEY = "feature_warehouse"  # of a commit's custom metadata: a PublishedState
+PUBLISHED_FORMAT = 1
 
 
 class DataFile(msgspec.Struct, frozen=True):
@@ -42,6 +44,7 @@ class PublishedState(msgspec.Struct, frozen=True, kw_only=True):
     events: `view` then has their columns, and `features` are those of the definition.
     """
 
+    format: int = PUBLISHED_FORMAT
     view: FeatureView
     grain: str
     hash_check: str
@@ -115,7 +118,19 @@ class OfflineTable:
     @cached_property
     def state(self) -> PublishedState:
         """What the commit of this version says beside its files."""
-        return msgspec.convert(self._commit_info[LOG_KEY], PublishedState)
+        stored = self._commit_info[LOG_KEY]
+        where = f"version {self.version} of {self.path}"
+        try:
+            check_format(
+                stored, "the table's commit", PUBLISHED_FORMAT, kind=OfflineStoreError, where=where,
+                remedy="a newer version of feature-warehouse published it: use that one here too",
+            )  # fmt: skip
+            return msgspec.convert(stored, PublishedState)
+        except UNREADABLE as error:
+            raise OfflineStoreError(
+                "what the table's commit says of the view cannot be read", where=where, got=str(error),
+                remedy=f"restore the folder, or move it away and run `features publish {self.view_id}`",
+            ) from None  # fmt: skip
 
     @property
     def published_at_us(self) -> int:

@@ -11,8 +11,10 @@ import msgspec
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
 from ..errors import UNREADABLE, NotSynced, OnlineStoreError, UnknownNameError
+from ..formats import check_format
 from ..layout.keys import REGISTRY, VERIFIED
 
+ONLINE_FORMAT = 2  # of what is written anew; of 1 a record's flags are `counts` alone
 _Kept = TypeVar("_Kept")
 
 
@@ -23,9 +25,11 @@ class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
     `code` begins their row keys, `definition` is the view as they are laid out. `rows` counts them as written: one that
     expired since is still in the number. `newest_event_us` is the latest event timestamp among them, None when there is
     none. `table_id` is the Delta table's own id. `expires` says whether the keys of a view with a ttl have an expiry in
-    Redis: they have none where the clock is stopped.
+    Redis: they have none where the clock is stopped. `format` is that of a stream view's records under this code; rows
+    have one format.
     """
 
+    format: int = 1
     code: str
     definition: FeatureView
     table_version: int
@@ -52,6 +56,27 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
         entries = {entry.code: entry for entry in (*self.filling.values(), *self.views.values())}
         found = (entry for entry in entries.values() if entry.definition.stream is not None)
         return [entry for entry in found if entry.definition.stream and entry.definition.stream.source == source]
+
+    @property
+    def format(self) -> int:
+        """The number of the whole: that of the latest format among its views."""
+        return max((entry.format for entry in (*self.views.values(), *self.filling.values())), default=1)
+
+    @property
+    def earlier(self) -> list[str]:
+        """The stream views whose records are still in an earlier format than the one written now."""
+        return sorted(
+            view_id
+            for view_id, entry in self.views.items()
+            if entry.definition.stream is not None and entry.format < ONLINE_FORMAT
+        )
+
+    def format_of_new(self, view: FeatureView, *, full: bool = False) -> int:
+        """The format to write a view in that is written anew: an earlier one while all streams are in that, so that
+        servers which read no other go on until the first `features sync --full`."""
+        if view.stream is None:
+            return 1
+        return self.format if self.earlier and not full else ONLINE_FORMAT
 
     def synced(self, view_id: str) -> OnlineView | None:
         """What a sync has put online of a view; None also for a stream view that only pushes have reached so far."""
@@ -90,12 +115,36 @@ def with_views(now: OnlineRegistry | None, registry: Registry, views: dict[str, 
     return OnlineRegistry(registry=registry, views=views, filling=filling)
 
 
+class _Wrapped(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written from format 2 on: code that reads format 1 alone misses `registry` in it, and says so."""
+
+    format: int
+    online: OnlineRegistry
+
+
+def encode_online_registry(online: OnlineRegistry) -> bytes:
+    """The value of `layout.keys.REGISTRY`: with views in format 1 alone as code from before the number reads it."""
+    if online.format == 1:
+        return msgspec.json.encode(online)
+    return msgspec.json.encode(_Wrapped(format=online.format, online=online))
+
+
 def decode_online_registry(stored: bytes | None) -> OnlineRegistry:
     """The value of `layout.keys.REGISTRY`; NotSynced where there is none."""
     if stored is None:
         raise NotSynced("the online store is empty", remedy="run `features sync`")
-    remedy = "run `features sync` with the version of feature-warehouse that readers use"
-    return _decoded(stored, OnlineRegistry, "the online registry", REGISTRY.decode(), remedy)
+    what, where = "the online registry", REGISTRY.decode()
+    try:
+        found = check_format(
+            stored, what, ONLINE_FORMAT, kind=OnlineStoreError, where=where,
+            remedy="a newer version of feature-warehouse wrote it: use that one here too (docs/upgrade.md)",
+        )  # fmt: skip
+    except UNREADABLE:
+        found = 1  # and the error is that of what follows
+    remedy = "run `features sync --full` with the version of feature-warehouse that readers use"
+    if found == 1:
+        return _decoded(stored, OnlineRegistry, what, where, remedy)
+    return _decoded(stored, _Wrapped, what, where, remedy).online
 
 
 class LastVerified(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,14 @@ from ..errors import OnlineStoreUnavailable, SyncConflict
 from ..layout import keys
 from .address import RedisAddress, parse_redis_url
 from .refusals import refusal
-from .registry import LastVerified, OnlineRegistry, decode_online_registry, decode_verified, verified_key
+from .registry import (
+    LastVerified,
+    OnlineRegistry,
+    decode_online_registry,
+    decode_verified,
+    encode_online_registry,
+    verified_key,
+)
 
 TIMEOUT_SECONDS = 30.0
 
@@ -179,7 +186,7 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
                 self._watch(pipeline, fence, keys.REGISTRY, keys.EPOCH)
                 stored, epoch = pipeline.mget(keys.REGISTRY, keys.EPOCH)
                 online = change(self._decoded(stored))
-                encoded = msgspec.json.encode(online)
+                encoded = encode_online_registry(online)
                 pipeline.multi()
                 if encoded != stored:
                     pipeline.set(keys.REGISTRY, encoded)

@@ -9,12 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from msgspec import UNSET, UnsetType
 
 from ..definitions.facts import FeatureRef, FeatureView
 from ..errors import UNREADABLE, RequestError
+from ..formats import check_format
 from ..offline.store import OfflineTable
 
 METADATA_KEY = b"feature_warehouse"
+RECORD_FORMAT = 1
 
 
 class SpineRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,8 +48,12 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainingRecord(Asked, frozen=True, kw_only=True):
-    """All that makes the same training set again: no clock and no path, so that equal sets are equal files."""
+    """All that makes the same training set again: no clock and no path, so that equal sets are equal files.
 
+    `format` is RECORD_FORMAT, or unset in one that was made before there was a number.
+    """
+
+    format: int | UnsetType = UNSET
     spine: SpineRecord
     views: tuple[ViewRecord, ...]
 
@@ -117,7 +124,12 @@ def read_record(path: Path) -> TrainingRecord:
     except (pa.ArrowException, OSError) as error:
         raise RequestError("not a Parquet file", where=str(path), got=str(error).splitlines()[0]) from None
     try:
-        return msgspec.json.decode(metadata[METADATA_KEY], type=TrainingRecord)
+        stored = metadata[METADATA_KEY]
+        check_format(
+            stored, "the training set's record", RECORD_FORMAT, kind=RequestError, where=str(path),
+            remedy="a newer version of feature-warehouse made it: use that one to make it again",
+        )  # fmt: skip
+        return msgspec.json.decode(stored, type=TrainingRecord)
     except (KeyError, *UNREADABLE):
         raise RequestError(
             "the file does not say what it was made from",

@@ -26,7 +26,16 @@ from ..index.find import Index, Notice, open_index
 from ..offline.store import OfflineStore, OfflineTable
 from ..point_in_time import Int64s
 from ..settings import local_path
-from .record import METADATA_KEY, Asked, Fingerprint, SpineRecord, TrainingRecord, ViewRecord, content_of
+from .record import (
+    METADATA_KEY,
+    RECORD_FORMAT,
+    Asked,
+    Fingerprint,
+    SpineRecord,
+    TrainingRecord,
+    ViewRecord,
+    content_of,
+)
 from .spine import Spine, check_spine, key_values, time_values
 from .stream import StreamReader
 
@@ -217,7 +226,8 @@ class TrainingSet:
             for read in self._reads
         )
         asked = {name: getattr(self._asked, name) for name in Asked.__struct_fields__}
-        record = TrainingRecord(spine=spine, views=views, **asked)
+        number = getattr(self._asked, "format", RECORD_FORMAT)  # a set that is made again says what the first one said
+        record = TrainingRecord(format=number, spine=spine, views=views, **asked)
         return msgspec.json.encode(record).decode()
 
 
