@@ -1,9 +1,10 @@
 """Starting services in the background and ending exactly those: what `make up` and `make down` stand on.
 
-Each service leads a session of its own. `<folder>/<name>.json` says who that is: the process id, and when that process
-started, for ids are given out again. `<folder>/<name>.log` holds what it says. Ended with it is its session and what
-descends from it, whatever group or session that has moved to: Airflow's tasks and the commands they run do. The
-embedded Valkey is none of these: its users share it, and it ends with the last of them.
+Each service leads a session of its own. `<folder>/<name>.json` says who that is: the process id, when that process
+started, for ids are given out again, and the boot and container that the id is of. `<folder>/<name>.log` holds what it
+says. Ended with it is its session and what descends from it, whatever group or session that has moved to: Airflow's
+tasks and the commands they run do. The embedded Valkey is none of these: its users share it, and it ends with the last
+of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from feature_server.durable import make_private
 from feature_server.errors import FeatureStoreError
+from feature_server.processes import this_process
 
 POLL_SECONDS = 0.2
 TAIL_LINES = 20
@@ -55,15 +57,16 @@ class Running:
     url: str
     log: str
     settings: dict[str, str] | None = None  # see `_settings`; None for what an older version started
+    place: str | None = None  # see `_place`; None where the system does not say
 
     @property
     def leads(self) -> bool:
         """Whether the process that was started is still there."""
-        return started_at(self.pid) == self.started
+        return self.place in (None, _place()) and started_at(self.pid) == self.started
 
     def members(self) -> set[Process]:
-        """The living processes of the service; none when its id belongs to somebody else by now."""
-        if started_at(self.pid) not in (self.started, None):
+        """The living processes of the service; none when its id is somebody else's by now, or of another place."""
+        if self.place not in (None, _place()) or started_at(self.pid) not in (self.started, None):
             return set()
         processes = list(_processes())
         found = {process for process in processes if self.pid in (process.pid, process.session)}
@@ -84,6 +87,12 @@ class Process:
     @property
     def is_alive(self) -> bool:
         return self.state != "Z"
+
+
+def _place() -> str | None:
+    """The boot and the pid namespace in which process ids mean something; None where the system does not say."""
+    me = this_process()
+    return None if me is None else f"{me.boot} {me.namespace}"
 
 
 def started_at(pid: int) -> str | None:
@@ -184,7 +193,13 @@ def start(service: Service, folder: Path, environment: Mapping[str, str], cwd: P
             start_new_session=True,
         )
     running = Running(
-        service.name, process.pid, started_at(process.pid) or "", service.url, str(log), _settings(environment)
+        service.name,
+        process.pid,
+        started_at(process.pid) or "",
+        service.url,
+        str(log),
+        _settings(environment),
+        _place(),
     )
     file = folder / f"{service.name}.json"
     file.with_suffix(".tmp").write_text(json.dumps(asdict(running), indent=2))

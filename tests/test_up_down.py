@@ -222,6 +222,17 @@ def test_a_process_that_got_the_id_of_a_service_is_left_alone(folder: Path) -> N
         stranger.wait()
 
 
+def test_what_another_container_or_boot_has_started_is_not_ended_here(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        started = started_at(stranger.pid)
+        assert started is not None
+        record = Running("web", stranger.pid, started, "", str(tmp_path / "web.log"), place="another boot pid:[1]")
+        assert not record.leads
+        assert stop(record, tmp_path, 1) == "web was not running"
+        assert stranger.poll() is None
+        stranger.kill()
+
+
 def test_two_ups_at_once_are_refused(tmp_path: Path) -> None:
     with only_one(tmp_path), pytest.raises(FeatureStoreError, match="another `make up`"), only_one(tmp_path):
         pass

@@ -1,8 +1,9 @@
 """One sync of a view at a time, and none that was overtaken.
 
-A sync holds a lock that expires unless it is renewed, so a killed one blocks nobody for long. Whoever takes the lock
-also sets the view's fence to a token of its own; every write is checked against it inside Redis. A sync that was paused
-past its lease and overtaken finds another token there and can never write again.
+A sync holds a lock that expires unless it is renewed, so a killed one blocks nobody for long. The lock says which
+process that is (`processes`): for one of this machine and container that has ended, nobody waits. Whoever takes the
+lock also sets the view's fence to a token of its own; every write is checked against it inside Redis. A sync that was
+paused past its lease and overtaken finds another token there and can never write again.
 """
 
 import os
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from ..errors import FeatureStoreError, SyncConflict
+from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreError, SyncConflict
 from ..layout import keys
 from ..online.store import Fence, OnlineStore, redis_errors
+from ..processes import ProcessId, this_process
 
 LEASE_SECONDS = 15.0
 WAIT_SECONDS = 600.0
@@ -28,12 +30,13 @@ Result = TypeVar("Result")
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who holds a view's lock, as the lock itself says."""
+    """Who holds a view's lock, as the lock itself says; `id` is missing where its system did not tell."""
 
     token: str
     host: str
     process: int
     since: str
+    id: ProcessId | None = None
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}, since {self.since}"
@@ -45,7 +48,7 @@ def fenced(
 ) -> Iterator[Fence]:
     """Hold a view's lock while the block runs; SyncConflict when another sync has it for longer than `wait_seconds`."""
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    holder = Holder(token=uuid.uuid4().hex, host=socket.gethostname(), process=os.getpid(), since=since)
+    holder = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), since, this_process())
     fence = Fence(view_id, holder.token.encode())
     lock = _Lock(store, fence, msgspec.json.encode(holder), int(lease_seconds * 1000))
     deadline = time.monotonic() + wait_seconds
@@ -82,8 +85,8 @@ class _Lock(NamedTuple):
         """Set lock and fence, both or neither; the present holder when there is one that may be alive."""
 
         def take(pipeline: Any, name: bytes, found: bytes | None) -> Holder | None:
-            other = None if found is None else msgspec.json.decode(found, type=Holder)
-            if other is not None and not _is_dead(other):
+            other = None if found is None else _holder(name, found)
+            if other is not None and not (other.id and other.id.has_ended):
                 return other
             pipeline.multi()
             pipeline.set(name, self.value, px=self.lease_ms)
@@ -119,12 +122,11 @@ class _Lock(NamedTuple):
         return result
 
 
-def _is_dead(holder: Holder) -> bool:
-    """True for a process of this machine that no longer exists. A wrong guess costs its sync, never a wrong value."""
-    if holder.host != socket.gethostname():
-        return False
+def _holder(name: bytes, value: bytes) -> Holder:
     try:
-        os.kill(holder.process, 0)
-    except OSError as error:  # PermissionError: it is another user's
-        return isinstance(error, ProcessLookupError)
-    return False
+        return msgspec.json.decode(value, type=Holder)
+    except UNREADABLE as error:
+        raise OnlineStoreError(
+            "a lock is none that a sync has set", where=name.decode(), expected="the JSON of its holder",
+            got=f"{value[:100]!r}: {error}", remedy="delete that key, once it is clear who wrote it",
+        ) from None  # fmt: skip

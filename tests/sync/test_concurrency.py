@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
-import msgspec
 import psutil
 import pytest
 import redis
 
-from feature_server.errors import OnlineStoreRefused, SyncConflict
+from feature_server.errors import OnlineStoreError, OnlineStoreRefused, SyncConflict
 from feature_server.layout.keys import FENCE, LOCK
 from feature_server.layout.records import KeyEvents
 from feature_server.online.store import Fence, OnlineStore
-from feature_server.sync.lock import Holder, fenced
+from feature_server.sync.lock import LEASE_SECONDS, fenced
 from feature_server.sync.run import SyncResult
 from feature_server.sync.writer import FencedWriter, append_commands, delete_key_commands
+from tests.support.container import container_command
 from tests.support.sync_crash import start_sync
 from tests.support.sync_project import Tables, at, expected_rows, make_view, online_rows, run_sync, sync_one
 
@@ -96,17 +100,51 @@ def test_a_transaction_that_fails_ends_the_sync_whether_it_is_the_last_or_not(va
             write(store, fence)
 
 
-def test_the_lock_of_a_process_that_is_gone_is_taken_over_at_once(valkey: str, tables: Tables) -> None:
-    with OnlineStore(valkey) as store, redis.Redis.from_url(valkey) as client:
-        with fenced(store, VIEW.id):
-            mine = msgspec.json.decode(client.get(LOCK_NAME), type=Holder)
-        child = os.fork()
-        if child == 0:
-            os._exit(0)
-        os.waitpid(child, 0)
-        dead = msgspec.structs.replace(mine, process=child)
-        client.set(LOCK_NAME, msgspec.json.encode(dead), ex=3600)
-    assert sync_one(valkey, tables, VIEW, now=at(10), wait_seconds=0).rows == 40
+HOLD = """
+import os, sys
+from feature_server.online.store import OnlineStore
+from feature_server.sync.lock import fenced
+with OnlineStore(sys.argv[1]) as store, fenced(store, sys.argv[2]):
+    print("held", flush=True)
+    sys.stdin.read()
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in a container of the same name"])
+def test_the_lock_of_a_killed_process_is_taken_over_at_once_where_its_end_can_be_known(
+    valkey: str, tables: Tables, elsewhere: bool
+) -> None:
+    command = [*(container_command() if elsewhere else []), sys.executable, "-c", HOLD, valkey, VIEW.id]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(SyncConflict):
+            sync_one(valkey, tables, VIEW, now=at(10), wait_seconds=0.2)
+        process.communicate()
+    if elsewhere:
+        with pytest.raises(SyncConflict):
+            sync_one(valkey, tables, VIEW, now=at(10), wait_seconds=0.2)
+        with redis.Redis.from_url(valkey) as client:
+            assert 0 < client.pttl(LOCK_NAME) <= LEASE_SECONDS * 1000
+    else:
+        assert sync_one(valkey, tables, VIEW, now=at(10), wait_seconds=0).rows == 40
+
+
+def test_a_lock_that_does_not_say_its_process_is_waited_for(valkey: str, tables: Tables) -> None:
+    before = {"token": "t", "host": socket.gethostname(), "process": 2**22, "since": "2026-01-01T00:00:00Z"}
+    with redis.Redis.from_url(valkey) as client:
+        client.set(LOCK_NAME, json.dumps(before), px=400)
+        with pytest.raises(SyncConflict, match="process 4194304 on"):
+            sync_one(valkey, tables, VIEW, now=at(10), wait_seconds=0.1)
+        assert sync_one(valkey, tables, VIEW, now=at(10), wait_seconds=5).rows == 40
+
+
+def test_a_lock_that_no_sync_has_set_is_named(valkey: str, tables: Tables) -> None:
+    with redis.Redis.from_url(valkey) as client:
+        client.set(LOCK_NAME, b"\xffmine")
+    with pytest.raises(OnlineStoreError, match="features:lock:customer__spend: a lock is none that a sync has set"):
+        sync_one(valkey, tables, VIEW, now=at(10), wait_seconds=0)
 
 
 @pytest.mark.parametrize("pause", [9, 12, 15])
