@@ -18,6 +18,9 @@ class ProcessId(msgspec.Struct, frozen=True):
     process: int
     started: str
 
+    def __str__(self) -> str:
+        return f"{self.boot} {self.namespace} {self.process} {self.started}"
+
     @property
     def has_ended(self) -> bool | None:
         """None where that cannot be told from here: of another machine, or of another container."""
@@ -32,6 +35,14 @@ class ProcessId(msgspec.Struct, frozen=True):
             pass
         found = _stat(self.process)
         return None if found is None else found[1] != self.started
+
+
+def parse_process(text: str) -> ProcessId | None:
+    """What `str` makes of a ProcessId; None for any other text."""
+    found = text.split(" ")
+    if len(found) != 4 or not found[2].isdecimal():
+        return None
+    return ProcessId(boot=found[0], namespace=found[1], process=int(found[2]), started=found[3])
 
 
 def this_process() -> ProcessId | None:

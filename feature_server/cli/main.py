@@ -5,6 +5,7 @@ Each group of commands lives in its own module; none holds logic of its own.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -40,6 +41,7 @@ ProjectDir = Annotated[
 TargetPath = Annotated[
     Path | None, typer.Option(help="Folder of dbt's manifest.json. [env: FEATURES_TARGET_PATH; default: target]")
 ]
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOTDIR, errno.EISDIR)
 Progress = Callable[[int, int], None]  # called with how much is done and how much there is, 0 where that is unknown
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -112,8 +114,18 @@ def main() -> None:
     try:
         load_commands()()
     except FeatureStoreError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _end(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        where = None if error.filename is None else os.fsdecode(error.filename)
+        remedy = f"give user {os.getuid()} the right to it, and its disk room; then run the same command again"
+        _end(FeatureStoreError("the system refuses a file", where=where, got=error.strerror, remedy=remedy))
+
+
+def _end(error: FeatureStoreError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)

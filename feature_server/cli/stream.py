@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +72,7 @@ def stream(
     drop: Annotated[bool, typer.Option("--drop", help="With --dead: delete those that were printed.")] = False,
     land_every: Annotated[float, typer.Option(help="Seconds between landings in files.", min=1)] = 300,
     consumer: Annotated[
-        str, typer.Option(help="This worker's name among those of the source; by default the machine's.")
+        str, typer.Option(help="This worker's name among those of the source; by default one that no other has.")
     ] = "",
     project_dir: ProjectDir = None,
     json: Json = False,
@@ -102,7 +102,8 @@ def stream(
             for letter in dead_letters(online, source, drop=drop):
                 typer.echo(msgspec.json.encode(letter))
         return
-    make_private(settings.home)
+    with suppress(OSError):  # landing says what it cannot write, and goes on trying
+        make_private(settings.home)
     folder = landing_folder(found, settings.project_dir)
     ended: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -4,10 +4,15 @@ Producers add events to `features:events:<source>`, each as JSON in the field `e
 of the consumer group `features`, pushes them, and acknowledges them together with what it writes about those refused to
 `features:dead:<source>`: an event that was read by a worker that was killed is pushed again, which counts once. Those
 refused are kept there with the reason until somebody has dealt with them (`dead_letters`).
+
+No two workers share a consumer name: each would take in again what the other has just read. A worker's own name says
+which process it is (`processes`), so that the next one on its machine takes up at once what a killed one had read; what
+one elsewhere had read is taken up after CLAIM_MS.
 """
 
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +27,7 @@ from ..layout.keys import DEAD, EVENTS, GROUP
 from ..online.live import entry_seconds
 from ..online.portions import portions
 from ..online.store import OnlineStore, redis_errors
+from ..processes import parse_process, this_process
 from ..times import EPOCH
 from .transaction import Ingestor
 
@@ -55,7 +61,8 @@ class Worker:
         self, online: OnlineStore, ingestor: Ingestor, source: EventSource, folder: Path, *, consumer: str = ""
     ) -> None:
         self.online, self.ingestor, self.source, self.folder = online, ingestor, source, folder
-        self.consumer = consumer or socket.gethostname()
+        self.consumer = consumer or f"{socket.gethostname()} {uuid.uuid4().hex[:8]} {this_process() or ''}"
+        self._is_named = bool(consumer)
         self.done = Streamed(source=source.name)
         self._events, self._dead = EVENTS + source.name.encode(), DEAD + source.name.encode()
         self._last_read = (0, 0)
@@ -81,6 +88,7 @@ class Worker:
             except (NotSynced, UnknownNameError) as error:
                 report(self._waiting(error))
             self._land(report)
+            self._leave()
             return self.done
         next_landing, trouble = time.monotonic() + land_seconds, "not begun"
         while not stopped():
@@ -102,6 +110,7 @@ class Worker:
                 self.online.client.connection_pool.disconnect()  # the address may be another server's by now
                 time.sleep(retry_seconds)
         self._land(report)
+        self._leave()
         return self.done
 
     def _take_all(self, stopped: Callable[[], bool]) -> None:
@@ -181,13 +190,35 @@ class Worker:
                 self.online.client.xtrim(self._events, minid=first, approximate=False)
 
     def _join(self) -> None:
-        """Make the consumer group where there is none."""
+        """Make the consumer group where there is none, and take over from workers known to have ended."""
         try:
             with redis_errors():
                 self.online.client.xgroup_create(self._events, GROUP, id="0", mkstream=True)
         except OnlineStoreError as error:
             if "BUSYGROUP" not in (error.got or ""):
                 raise
+        with redis_errors():
+            consumers = self.online.client.xinfo_consumers(self._events, GROUP)
+        for name in (consumer["name"] for consumer in consumers):
+            process = parse_process(" ".join(name.decode(errors="replace").split(" ")[2:]))
+            if process is not None and process.has_ended:
+                self._take_over(name)
+
+    def _take_over(self, consumer: bytes) -> None:
+        """Make this worker's what another had read and not acknowledged, and forget that one."""
+        client, stream = self.online.client, self._events
+        with redis_errors():
+            while left := client.xpending_range(stream, GROUP, "-", "+", BATCH_EVENTS, consumername=consumer):
+                client.xclaim(stream, GROUP, self.consumer, 0, [entry["message_id"] for entry in left], justid=True)
+            client.xgroup_delconsumer(stream, GROUP, consumer)
+
+    def _leave(self) -> None:
+        """Forget this worker's own name, where nothing waits under it."""
+        with redis_errors():
+            if not self._is_named and not self.online.client.xpending_range(
+                self._events, GROUP, "-", "+", 1, consumername=self.consumer
+            ):
+                self.online.client.xgroup_delconsumer(self._events, GROUP, self.consumer)
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

@@ -174,3 +174,12 @@ def test_without_a_redis_url_sync_and_get_share_the_embedded_store(
     monkeypatch.delenv("FEATURES_REDIS_URL")
     assert features("sync").code == 0
     assert "12.5" in features("get", "fraud_v1", "customer_id=42").out
+
+
+def test_a_file_that_the_system_refuses_is_named(features: Callable[..., Ran], tmp_path: Path) -> None:
+    (tmp_path / "registry.json").unlink()
+    (tmp_path / "registry.json").mkdir()
+    ran = features("status")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(f"error: {tmp_path}/registry.json: the system refuses a file\n  got: Is a directory\n")
+    assert "Traceback" not in ran.err

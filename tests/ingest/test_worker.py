@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
@@ -28,6 +30,7 @@ from feature_server.online.embedded import EmbeddedValkey
 from feature_server.online.registry import OnlineRegistry
 from feature_server.online.store import OnlineStore
 from feature_server.times import to_us
+from tests.support.container import container_command
 from tests.support.live_project import NOW, SOURCE, LiveProject, make_live_view, payment, versions
 from tests.support.payments import event
 from tests.support.served import eventually
@@ -180,6 +183,45 @@ def test_events_read_by_a_worker_that_was_killed_are_taken_in_by_the_next(projec
         online.client.xgroup_create(name, "features", id="0")
         online.client.xreadgroup("features", worker.consumer, {name: ">"})
         assert worker.run(once=True).accepted == 1
+
+
+READ_AND_DIE = """
+import os, sys
+from pathlib import Path
+from feature_server.ingest.transaction import Ingestor
+from feature_server.ingest.worker import Worker
+from feature_server.online.store import OnlineStore
+from tests.support.live_project import SOURCE
+with OnlineStore(sys.argv[1]) as online, Ingestor(sys.argv[1], lambda: 0) as ingestor:
+    worker = Worker(online, ingestor, SOURCE, Path(sys.argv[2]))
+    worker._join()
+    worker._read(">")
+    print(worker.consumer, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in a container of the same name"])
+def test_two_workers_of_one_host_name_keep_what_each_has_read_until_one_is_known_to_have_ended(
+    project: LiveProject, elsewhere: bool
+) -> None:
+    name = EVENTS + SOURCE.name.encode()
+    command = [*(container_command() if elsewhere else []), sys.executable, "-c", READ_AND_DIE]
+    with (
+        OnlineStore(project.url) as online,
+        Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor,
+    ):
+        online.client.xadd(name, event(7))
+        with subprocess.Popen(
+            [*command, project.url, str(project.landing)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other:
+            assert other.stdout is not None
+            consumer = other.stdout.readline().strip()
+            assert Worker(online, ingestor, SOURCE, project.landing).run(once=True).accepted == 0
+            other.kill()
+        accepted = Worker(online, ingestor, SOURCE, project.landing).run(once=True).accepted
+        consumers = [found["name"].decode() for found in online.client.xinfo_consumers(name, "features")]
+    assert (accepted, consumers) == ((0, [consumer]) if elsewhere else (1, []))
 
 
 def test_a_run_before_a_build_ends_though_producers_do_not(project: LiveProject) -> None:
