@@ -13,6 +13,7 @@ import msgspec
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
 from ..errors import FeatureStoreError
+from ..offline.damage import absent
 from ..offline.store import OfflineStore
 from ..online.embedded import connect
 from ..online.registry import LastVerified, OnlineRegistry, OnlineView
@@ -156,6 +157,11 @@ def _published(view: FeatureView, offline: OfflineStore, problems: list[str]) ->
     }
     if table.view().fingerprint != view.fingerprint:
         problems.append(f"published for an earlier definition: run `features publish {view.id}`")
+    if damaged := list(absent(table)):
+        problems.append(
+            f"damaged: {damaged[0]} ({len(damaged)} of {len(table.files())} files); "
+            f"run `features publish --full {view.id}`"
+        )
     return found
 
 

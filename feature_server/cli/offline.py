@@ -12,8 +12,11 @@ from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SyncCon
 from .main import Json, ProjectDir, app, finish, in_force, online_store, progress_bar, show, written_here
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..definitions.facts import FeatureView
     from ..definitions.registry import Registry
+    from ..offline.store import OfflineStore
     from ..training.sets import TrainingSet
 
 Views = Annotated[list[str] | None, typer.Argument(metavar="[VIEW]...", help="Feature views; all of them by default.")]
@@ -36,7 +39,13 @@ MemoryLimit = Annotated[
 def publish(
     views: Views = None,
     refresh: Refresh = None,
-    full: Annotated[bool, typer.Option("--full", help="Compare every row, whatever dbt's build log says.")] = False,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Compare every row, whatever dbt's build log says, and write anew what damaged files held.",
+        ),
+    ] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for a build that holds the warehouse.", min=0)] = 0,
     project_dir: ProjectDir = None,
     json: Json = False,
@@ -69,13 +78,17 @@ def verify(
     sample: Annotated[
         int, typer.Option(help="How many keys of each view to compare, the same ones every time; 0: all.", min=0)
     ] = 1000,
+    files: Annotated[
+        bool, typer.Option("--files", help="Read the offline tables' files instead, and print every damaged one.")
+    ] = False,
     project_dir: ProjectDir = None,
     json: Json = False,
 ) -> None:
     """Compare the online store with the offline store at one instant, and print every value that differs and why.
 
     Exit code 1 when a difference is not explained by a sync that is still to come. What was found of each view is kept
-    for the feature server's /metrics and `features status`.
+    for the feature server's /metrics and `features status`. With --files the rows of each file are compared with the
+    fingerprint in its name, of views that are not online too; Redis is not asked.
     """
     from ..offline.store import OfflineStore
     from ..verify.events import verify_events
@@ -84,9 +97,12 @@ def verify(
 
     settings, registry = in_force(project_dir)
     chosen = select_views(registry, views or [], refresh)
+    store = OfflineStore(settings.offline)
+    if files:
+        _verify_files(chosen, store, json)
+        return
     if views:
         check_online(chosen)
-    store = OfflineStore(settings.offline)
     results = []
     failed: dict[str, FeatureStoreError] = {}
     with online_store(settings) as online:
@@ -111,6 +127,24 @@ def verify(
                 typer.echo("\n".join([*(f"{view.id} {difference}" for difference in result.differences), str(result)]))
     told = {"verified": results, "failed": {view: error.as_dict() for view, error in failed.items()}}
     show(told, [], json=json, good=not failed and not any(result.unexplained for result in results))
+
+
+def _verify_files(views: Sequence[FeatureView], store: OfflineStore, json: bool) -> None:
+    from ..verify.files import check_files
+
+    checked = []
+    failed: dict[str, FeatureStoreError] = {}
+    for view in views:
+        try:
+            checked.append(check_files(view, store))
+        except OfflineStoreError as error:
+            failed[view.id] = error
+            typer.echo(f"failed {error}", err=True)
+            continue
+        if not json:
+            typer.echo("\n".join([*(f"{view.id} {line}" for line in checked[-1].damaged), str(checked[-1])]))
+    told = {"checked": checked, "failed": {view: error.as_dict() for view, error in failed.items()}}
+    show(told, [], json=json, good=not failed and not any(one.damaged for one in checked))
 
 
 def select_views(registry: Registry, names: list[str], refresh: str | None) -> tuple[FeatureView, ...]:

@@ -6,7 +6,7 @@ A DuckDB session with the relations `stored` (the offline table), `live` (files 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..definitions.facts import FeatureView, event_view
 from ..definitions.stream import EventSource
 from ..errors import OnlineStoreError
 from ..layout.events import bounded_us, plan_of, retention_us
+from ..offline.damage import check_present, reading
 from ..offline.session import connect
 from ..offline.sql import cast_list, columns, events_table, literal, quote, sql_type
 from ..offline.store import OfflineTable
@@ -31,6 +32,7 @@ class History:
 
     def __init__(self, connection: Any, view: FeatureView, known_by_us: int | None = None) -> None:
         self.connection, self.view, self.known_by_us = connection, view, known_by_us
+        self.table: OfflineTable | None = None  # whose rows are `stored`
         self.columns = ", ".join(quote(column.name) for column in columns(event_view(view)))
         self.keys = ", ".join(quote(name) for name in view.key_names)
         self.present = " and ".join(f"{quote(name)} is not null" for name in view.key_names)
@@ -41,6 +43,7 @@ class History:
 
     def store(self, table: OfflineTable | None) -> None:
         """Make `stored`, `unlanded` and `known` from a version of the offline table, or from none."""
+        self.table = table
         scan = table.scan_sql() if table is not None else self._nothing()
         self._view("stored", f"select {self.columns} from ({scan})")
         self._view(
@@ -94,9 +97,10 @@ class History:
             new, old = set(table.files()), set(version.files())
             added, removed = table.scan_sql(files=new - old), version.scan_sql(files=old - new)
             for name, one, other in (("added", added, removed), ("removed", removed, added)):
-                self.connection.execute(
-                    f"insert into {name} select {names} from ({one}) except all select {names} from ({other})"
-                )
+                with reading(table, old - new):
+                    self.connection.execute(
+                        f"insert into {name} select {names} from ({one}) except all select {names} from ({other})"
+                    )
         keys = self.keys
         self.connection.execute(
             f"create temp table all_changed as select {keys}, row_number() over (order by {keys}) - 1 as n from "
@@ -118,7 +122,7 @@ class History:
 
     def tables(self, sql: str) -> Iterator[pa.Table]:
         """The rows of a query, a part at a time."""
-        with self._errors("the events of the view"):
+        with self._errors("the events of the view"), self.reading():
             for batch in self.connection.sql(sql).to_arrow_reader(BATCH_ROWS):
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch])
@@ -133,6 +137,10 @@ class History:
                 f"the SQL of the view fails on {what}", where=self.view.path or self.view.id,
                 got=str(error).splitlines()[0], remedy="correct the model, then `features apply` and `dbt build`",
             ) from None  # fmt: skip
+
+    def reading(self) -> AbstractContextManager[None]:
+        """While `stored` is read: see `offline.damage.reading`."""
+        return nullcontext() if self.table is None else reading(self.table)
 
     def _nothing(self) -> str:
         return f"select {cast_list(event_view(self.view), sql_type, 'null')} where false"
@@ -175,7 +183,8 @@ def open_history(
 ) -> Iterator[History]:
     """The events of a view; `live` gives the online store, the source and the folder of landed files, if they count.
 
-    With `known_by_us` live events created later than that are not `known`.
+    With `known_by_us` live events created later than that are not `known`. A damaged file of the table that makes the
+    block fail is a DamagedFile.
     """
     with connect(spill) as connection:
         history = History(connection, view, known_by_us)
@@ -183,5 +192,11 @@ def open_history(
             connection.execute(f"create temp table live as {history._nothing()}")
         else:
             history.load(*live)
-        history.store(table)
-        yield history
+        if table is None:
+            history.store(None)
+            yield history
+            return
+        with reading(table):
+            check_present(table)
+            history.store(table)
+            yield history

@@ -175,7 +175,7 @@ class Columns:
                 where=f"{self.table.view_id} version {self.table.version}",
                 expected=f"{expected} rows",
                 got=f"{rows} rows",
-                remedy=f"remove {self.table.path} and run `features publish {self.table.view_id}`",
+                remedy=f"run `features publish --full {self.table.view_id}`",
             )
 
     def _read_present(self) -> list[Folder]:

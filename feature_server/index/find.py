@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from ..arrow import arrow_int64, numpy_bools, numpy_integers
 from ..dtypes import INTEGER_WIDTHS
 from ..errors import OfflineStoreError, SettingsError
+from ..offline.damage import check_present, reading
 from ..offline.session import connect
 from ..offline.sql import literal
 from ..offline.store import OfflineTable
@@ -147,7 +148,8 @@ def open_index(
 def _build(columns: Columns, order_path: Path, names: Sequence[str], memory_limit: str | None) -> None:
     table, folder = columns.table, columns.folder
     try:
-        with scratch_in(folder) as scratch, connect(scratch / "spill") as connection:
+        with scratch_in(folder) as scratch, connect(scratch / "spill") as connection, reading(table):
+            check_present(table)
             _limit_memory(connection, memory_limit)
             if not order_path.is_dir():
                 build_order(connection, table, scratch / "order")

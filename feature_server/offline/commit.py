@@ -12,11 +12,12 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 from ..durable import flush
 from ..errors import OfflineStoreError
 from ..times import from_us
+from .log import CHECKPOINT_INTERVAL, commit_file
 from .sql import BUCKET, arrow_schema
 from .store import LOG_KEY, DataFile, OfflineTable, PublishedState
 
 # Training sets name table versions and must be reproducible, so the log that old versions need is never cleaned up.
-_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.checkpointInterval": "50"}
+_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.checkpointInterval": f"{CHECKPOINT_INTERVAL}"}
 
 
 class CommitConflict(OfflineStoreError):
@@ -65,9 +66,9 @@ def commit(
         raise OfflineStoreError(
             "the commit failed", where=str(path), got=str(error), remedy="run `features publish` again"
         ) from error
-    log = path / "_delta_log"
-    flush(log / f"{0 if base is None else base.version + 1:020}.json")
+    log = commit_file(path, 0 if base is None else base.version + 1)
     flush(log)
+    flush(log.parent)
 
 
 def _conflict(path: Path) -> CommitConflict:

@@ -12,14 +12,21 @@ from collections.abc import Iterable
 from datetime import date, timedelta
 from pathlib import Path
 
+import duckdb
 import msgspec
 
+from ..definitions.facts import FeatureView
 from ..durable import flush
 from ..errors import OfflineStoreError
+from .sql import columns, quote
 from .store import DataFile
 
 _NAME = re.compile(r"(\d+)-([0-9a-f]{16})([0-9a-f]{16})-[0-9a-f]{12}\.parquet")
 _MASK = 2**64 - 1
+_HASH_CHECK = """select hash(
+    1::bigint, 'one', 1.5::double, true, date '2013-01-01', timestamptz '2013-01-01 00:00:00+00', 1.25::decimal(5, 2),
+    1.25::decimal(30, 2), [1, null]::float[], null, 'a string longer than sixteen bytes',
+    'c0ffee00-0000-4000-8000-000000000000'::uuid, signbit(-0.0), 255::utinyint, 18446744073709551615::ubigint)"""
 _LENGTHS = {"year": 4, "month": 7, "day": 10}  # of a bucket's name: the beginning of an ISO day
 
 
@@ -32,6 +39,9 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
     def __add__(self, other: "Fingerprint") -> "Fingerprint":
         return Fingerprint(self.rows + other.rows, (self.total + other.total) & _MASK, self.mixed ^ other.mixed)
+
+    def __str__(self) -> str:
+        return f"{self.rows}-{self.total:016x}{self.mixed:016x}"
 
 
 class Extent(msgspec.Struct, frozen=True):
@@ -49,13 +59,36 @@ class Extent(msgspec.Struct, frozen=True):
         )
 
 
+def row_hash(view: FeatureView) -> str:
+    """The SQL expression of a row's hash: every column of the table, and the signs of floating-point zeros.
+
+    Hashed twice, because DuckDB takes the last column in by exclusive or alone: values swapped between rows would keep
+    the rows' exclusive or.
+    """
+    names = [quote(column.name) for column in columns(view)]
+    floats = [quote(feature.name) for feature in view.features if feature.dtype.kind in ("float32", "float64")]
+    return f"hash(hash({', '.join([*names, *(f'signbit({name})' for name in floats)])}))"
+
+
+def hash_check(connection: duckdb.DuckDBPyConnection) -> str:
+    """A text that changes when DuckDB's hash function does."""
+    ((found,),) = connection.execute(_HASH_CHECK).fetchall()
+    return f"{found:016x}"
+
+
+def named_fingerprint(file: DataFile) -> Fingerprint | None:
+    """The fingerprint that a file's name says; None when another program wrote it."""
+    if (found := _NAME.fullmatch(file.path.name)) is None:
+        return None
+    return Fingerprint(int(found[1]), int(found[2], 16), int(found[3], 16))
+
+
 def fingerprints(files: Iterable[DataFile]) -> dict[str, Fingerprint] | None:
     """The fingerprint of each bucket, by the names of its files; None when another program wrote one of them."""
     totals: dict[str, Fingerprint] = {}
     for file in files:
-        if (found := _NAME.fullmatch(file.path.name)) is None:
+        if (fingerprint := named_fingerprint(file)) is None:
             return None
-        fingerprint = Fingerprint(int(found[1]), int(found[2], 16), int(found[3], 16))
         totals[file.bucket] = totals.get(file.bucket, Fingerprint()) + fingerprint
     return totals
 
@@ -91,10 +124,9 @@ def new_file(folder: Path, bucket: str, extent: Extent) -> DataFile:
 
     No reader sees it before it is committed.
     """
-    rows, total, mixed = msgspec.structs.astuple(extent.fingerprint)
-    path = folder / f"_bucket={bucket}" / f"{rows}-{total:016x}{mixed:016x}-{uuid.uuid4().hex[:12]}.parquet"
+    path = folder / f"_bucket={bucket}" / f"{extent.fingerprint}-{uuid.uuid4().hex[:12]}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    return DataFile(path, rows, extent.min_event_us, extent.max_event_us, bucket)
+    return DataFile(path, extent.fingerprint.rows, extent.min_event_us, extent.max_event_us, bucket)
 
 
 def keep(file: DataFile, rows: int, *, view_id: str) -> None:

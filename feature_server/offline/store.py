@@ -18,6 +18,7 @@ from deltalake.exceptions import DeltaError
 from ..definitions.facts import Feature, FeatureView
 from ..errors import UNREADABLE, OfflineStoreError
 from ..formats import check_format
+from .log import check_recent_commits, commit_file, damaged_log
 from .sql import BUCKET, cast_list, literal, restore_list, stored_sql_type
 
 LOG_KEY = "feature_warehouse"  # of a commit's custom metadata: a PublishedState
@@ -25,13 +26,17 @@ PUBLISHED_FORMAT = 1
 
 
 class DataFile(msgspec.Struct, frozen=True):
-    """A Parquet file of an offline table; no row of it lies outside the event times given."""
+    """A Parquet file of an offline table; no row of it lies outside the event times given.
+
+    `size` is its length in bytes; None until it is committed.
+    """
 
     path: Path
     rows: int
     min_event_us: int
     max_event_us: int
     bucket: str
+    size: int | None = None
 
 
 class PublishedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,17 +96,19 @@ class OfflineTable:
         self.path = path
         try:
             self.delta = DeltaTable(str(path), version=version)
-        except DeltaError as error:
+        except (DeltaError, OSError, ValueError) as error:
+            got = str(error).splitlines()[0]
+            if version is None or not _can_be_opened(path):
+                raise damaged_log(view_id, path, got=got) from None
             raise OfflineStoreError(
-                f"version {version} cannot be read" if version is not None else "the table cannot be read",
+                f"version {version} cannot be read",
                 where=str(path),
-                expected="a Delta table" if version is None else "one of the table's versions",
-                got=str(error).splitlines()[0],
-                remedy="`features status` says which version is the latest"
-                if version is not None
-                else f"restore the folder, or move it away and run `features publish {view_id}`",
+                expected="one of the table's versions",
+                got=got,
+                remedy="`features status` says which version is the latest",
             ) from None
         self.version: int = self.delta.version()
+        check_recent_commits(view_id, path, self.version)
 
     def __repr__(self) -> str:
         return f"OfflineTable({self.view_id!r}, version={self.version})"
@@ -119,18 +126,15 @@ class OfflineTable:
     def state(self) -> PublishedState:
         """What the commit of this version says beside its files."""
         stored = self._commit_info[LOG_KEY]
-        where = f"version {self.version} of {self.path}"
         try:
             check_format(
-                stored, "the table's commit", PUBLISHED_FORMAT, kind=OfflineStoreError, where=where,
+                stored, "the table's commit", PUBLISHED_FORMAT, kind=OfflineStoreError,
+                where=f"version {self.version} of {self.path}",
                 remedy="a newer version of feature-warehouse published it: use that one here too",
             )  # fmt: skip
             return msgspec.convert(stored, PublishedState)
         except UNREADABLE as error:
-            raise OfflineStoreError(
-                "what the table's commit says of the view cannot be read", where=where, got=str(error),
-                remedy=f"restore the folder, or move it away and run `features publish {self.view_id}`",
-            ) from None  # fmt: skip
+            raise damaged_log(self.view_id, self.path, got=str(error)) from None
 
     @property
     def published_at_us(self) -> int:
@@ -195,7 +199,10 @@ class OfflineTable:
         event = self.view().event_timestamp
         # Not pa.table(…): that looks whether it was given a DataFrame, and imports pandas to know.
         actions = pa.RecordBatchReader.from_stream(self.delta.get_add_actions(flatten=True)).read_all()
-        names = ("path", "num_records", f"min.{event}", f"max.{event}", f"partition.{BUCKET}")
+        names = ("path", "num_records", f"min.{event}", f"max.{event}", f"partition.{BUCKET}", "size_bytes")
+        if lacking := [name for name in names if name not in actions.schema.names or actions[name].null_count]:
+            got = f"a file without {', '.join(lacking)}"
+            raise damaged_log(self.view_id, self.path, got=got)
         times = {name: actions[name].cast(pa.int64()) for name in names if pa.types.is_timestamp(actions[name].type)}
         facts: list[list[Any]] = [times.get(name, actions[name]).to_pylist() for name in names]
         files = (DataFile(self.path / unquote(path), *rest) for path, *rest in zip(*facts, strict=True))
@@ -203,17 +210,25 @@ class OfflineTable:
 
     @cached_property
     def _commit_info(self) -> dict[str, Any]:
-        log = self.path / "_delta_log" / f"{self.version:020}.json"
+        log = commit_file(self.path, self.version)
         try:
             for line in log.read_bytes().splitlines():
                 info = msgspec.json.decode(line).get("commitInfo")
                 if info is not None and LOG_KEY in info:
                     return info
-        except (OSError, *UNREADABLE) as error:
-            raise OfflineStoreError("the table's log cannot be read", where=str(log), got=str(error)) from None
+        except (OSError, AttributeError, *UNREADABLE) as error:
+            raise damaged_log(self.view_id, self.path, got=str(error)) from None
         raise OfflineStoreError(
             "a version that this product did not publish",
             where=str(log),
             expected=f"a commit with {LOG_KEY!r} in its metadata",
             remedy=f"run `features publish {self.view_id}`, which writes it anew",
         )
+
+
+def _can_be_opened(path: Path) -> bool:
+    try:
+        DeltaTable(str(path))
+    except (DeltaError, OSError, ValueError):
+        return False
+    return True

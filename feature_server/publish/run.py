@@ -1,9 +1,10 @@
 """Bring a view's offline table up to date with its dbt relation, at a cost that grows with what changed.
 
 The relation's rows are fingerprinted a bucket of event time at a time (only those buckets that can have changed, where
-the build log says so) and compared with the fingerprints of the table's files. A bucket that only gained rows gets a
-file with those; any other changed bucket is written anew; one commit swaps them all in. Until then no reader sees
-anything of it, so a run that dies leaves the previous version in force and the next run starts over.
+the build log says so) and compared with the fingerprints of the table's files, as the files' names say them or, with
+`full`, as they are read. A bucket that only gained rows gets a file with those; any other changed bucket, and one with
+a damaged file, is written anew; one commit swaps them all in. Until then no reader sees anything of it, so a run that
+dies leaves the previous version in force and the next run starts over.
 """
 
 import time
@@ -18,6 +19,7 @@ from ..definitions.facts import FeatureView, always_known, event_view
 from ..definitions.stream import EventSource
 from ..errors import FeatureStoreError, OfflineStoreError, WarehouseError
 from ..offline.commit import CommitConflict, commit
+from ..offline.damage import Damage, check_present, damages
 from ..offline.files import Extent, Fingerprint, bucket_of, choose_grain, fingerprints, keep, new_file
 from ..offline.sql import columns
 from ..offline.store import DataFile, OfflineStore, OfflineTable, PublishedState
@@ -31,7 +33,10 @@ FILES_A_BUCKET = 12  # a bucket with this many files is written as one instead o
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """What one `publish` did; `committed` is false when the table equalled the relation already."""
+    """What one `publish` did; `committed` is false when the table equalled the relation already.
+
+    `damaged` says of each damaged file what was wrong with it; the rows of its bucket were written anew.
+    """
 
     view: str
     version: int
@@ -41,11 +46,16 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     rows_compared: int
     committed: bool
     seconds: float
+    damaged: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return (
-            f"published {self.view} version={self.version} rows={self.rows} changed_buckets={self.changed_buckets} "
-            f"rows_written={self.rows_written} seconds={self.seconds:.2f}"
+        damaged = f" damaged_files={len(self.damaged)}" if self.damaged else ""
+        return "\n".join(
+            [
+                f"published {self.view} version={self.version} rows={self.rows} changed_buckets={self.changed_buckets} "
+                f"rows_written={self.rows_written}{damaged} seconds={self.seconds:.2f}",
+                *(f"  written anew: {text}" for text in self.damaged),
+            ]
         )
 
 
@@ -58,6 +68,7 @@ class Plan(msgspec.Struct, frozen=True):
     changed_buckets: int
     rows_compared: int
     replace: bool
+    damaged: tuple[Damage, ...] = ()
 
 
 def publish_all(
@@ -115,8 +126,9 @@ def publish(
     """Commit what differs between `view`'s relation and its offline table; nothing when nothing does.
 
     Of a stream view it is the events that are published.
-    `full` compares all rows whatever the build log says. Raises WarehouseError for a relation that is missing, differs
-    from its definition, or has rows without a key or event time; CommitConflict when another process keeps publishing.
+    `full` compares all rows whatever the build log says, and reads every file of the table. Raises WarehouseError for a
+    relation that is missing, differs from its definition, or has rows without a key or event time; DamagedFile, without
+    `full`, for a file that is gone or has another length; CommitConflict when another process keeps publishing.
     """
     started = time.monotonic()
     try:
@@ -133,6 +145,7 @@ def publish(
         rows_compared=plan.rows_compared,
         committed=committed,
         seconds=time.monotonic() - started,
+        damaged=tuple(map(str, plan.damaged)),
     )
 
 
@@ -176,6 +189,7 @@ def make_plan(
     old = None if base is None else _comparable(base, view, check, bucket_rows)
     kept = None if old is None else base  # what the new version adds to
     newest = None if kept is None else Newest(kept.newest_event_us, kept.state.newest_created_us)
+    damaged = _damaged(kept, full)
     since = None if kept is None or full else _first_bucket_changed(builds, kept.state)
     scan = _scan(view, warehouse, since, newest)
     if old is not None and since is not None:
@@ -185,7 +199,10 @@ def make_plan(
     days = ((part.day, part.extent.fingerprint.rows) for part in scan.parts)
     grain = choose_grain(days, bucket_rows) if kept is None else kept.state.grain
     before = {bucket: found for bucket, found in (old or {}).items() if since is None or bucket >= since}
-    writes, removed, changed = _differences(before, () if kept is None else kept.files(), scan, grain, newest)
+    rewritten = {damage.file.bucket for damage in damaged}
+    writes, removed, changed = _differences(
+        before, () if kept is None else kept.files(), scan, grain, newest, rewritten
+    )
     created = (scan.newest_created_us, None if newest is None else newest.created_us)
     state = PublishedState(
         view=view,
@@ -195,7 +212,17 @@ def make_plan(
         last_build=builds[-1].invocation_id if builds else None,
         newest_created_us=max((us for us in created if us is not None), default=None),
     )
-    return Plan(state, writes, removed, changed, scan.rows, replace=base is not kept)
+    return Plan(state, writes, removed, changed, scan.rows, replace=base is not kept, damaged=damaged)
+
+
+def _damaged(table: OfflineTable | None, full: bool) -> tuple[Damage, ...]:
+    """The damaged files of a table that is to be added to; without `full` none is read, and one that is gone raises."""
+    if table is None:
+        return ()
+    if full:
+        return tuple(damages(table))
+    check_present(table)
+    return ()
 
 
 def _comparable(base: OfflineTable, view: FeatureView, check: str, bucket_rows: int) -> dict[str, Fingerprint] | None:
@@ -213,24 +240,35 @@ def _comparable(base: OfflineTable, view: FeatureView, check: str, bucket_rows: 
 
 
 def _differences(
-    before: dict[str, Fingerprint], kept: Iterable[DataFile], scan: Scan, grain: str, newest: Newest | None
+    before: dict[str, Fingerprint],
+    kept: Iterable[DataFile],
+    scan: Scan,
+    grain: str,
+    newest: Newest | None,
+    rewritten: set[str],
 ) -> tuple[tuple[Portion, ...], tuple[DataFile, ...], int]:
     """What to write, which files of those kept to remove, and how many buckets differ from what they were `before`.
 
-    That a bucket gained its fresh rows and nothing else is a guess, used where fingerprints prove it.
+    Buckets to be `rewritten` differ whatever their fingerprints. That a bucket gained its fresh rows and nothing else
+    is a guess, used where fingerprints prove it.
     """
     new, fresh = _by_bucket(scan.parts, grain), _by_bucket((part for part in scan.parts if part.fresh), grain)
     files: dict[str, list[DataFile]] = defaultdict(list)
     for file in kept:
         files[file.bucket].append(file)
     after = {bucket: extent.fingerprint for bucket, extent in new.items()}
-    changed = [bucket for bucket in sorted(before.keys() | after.keys()) if before.get(bucket) != after.get(bucket)]
+    changed = [
+        bucket
+        for bucket in sorted(before.keys() | after.keys() | rewritten)
+        if bucket in rewritten or before.get(bucket) != after.get(bucket)
+    ]
     writes: list[Portion] = []
     removed: list[DataFile] = []
     for bucket in changed:
         gained = fresh.get(bucket)
         if (
             gained is not None
+            and bucket not in rewritten
             and len(files[bucket]) < FILES_A_BUCKET
             and before.get(bucket, Fingerprint()) + gained.fingerprint == after[bucket]
         ):

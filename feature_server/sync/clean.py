@@ -12,6 +12,7 @@ from ..definitions.facts import FeatureView, event_view
 from ..errors import OfflineStoreError
 from ..layout import keys
 from ..layout.rows import Column, RowPacker
+from ..offline.damage import DamagedFile, reading
 from ..offline.store import OfflineTable
 from ..online.registry import OnlineView
 from ..online.store import Generation
@@ -28,17 +29,21 @@ def clean(
 ) -> tuple[int, tuple[str, ...]]:
     """Delete what is stored under some codes: how many rows there were, and codes whose rows cannot be listed.
 
-    `live` is what was online of the view when the sync began.
+    `live` is what was online of the view when the sync began. Where a damaged file should list the rows, Redis does.
     """
     deleted, leftover = 0, []
     for code, generation in generations.items():
         with FencedWriter(session.online, session.fence, code) as writer:
-            if session.options.sweep:
+            listed = not session.options.sweep
+            try:
+                if listed and not _delete_listed(session, writer, code, generation, live):
+                    leftover.append(code)
+                    continue
+            except DamagedFile:
+                listed = False
+            if not listed:
                 for names in session.online.scan(code):
                     writer.put(delete_key_commands(names, count_existing=False))
-            elif not _delete_listed(session, writer, code, generation, live):
-                leftover.append(code)
-                continue
         session.online.forget(session.fence, code)
         deleted += writer.deleted
     return deleted, tuple(leftover)
@@ -67,9 +72,10 @@ def _delete_listed(
 
 def _published(table: OfflineTable) -> Iterator[Column]:
     reader = KeyReader(table.view())
-    for file in table.files():
-        for rows in reader.rows(file, (), until_us=_FOREVER):
-            yield reader.packer.entities(rows)
+    with reading(table):
+        for file in table.files():
+            for rows in reader.rows(file, (), until_us=_FOREVER):
+                yield reader.packer.entities(rows)
 
 
 def _pushed(session: Session, view: FeatureView) -> Iterator[Column]:

@@ -14,12 +14,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..definitions.facts import FeatureView
 from ..dtypes import INTEGER_WIDTHS
 from ..errors import OfflineStoreError
 from ..layout.rows import Column, RowPacker, pc
+from ..offline.damage import open_file
 from ..offline.store import DataFile
 from ..online.registry import OnlineView
 from ..online.store import Attempt
@@ -63,7 +63,7 @@ class KeyReader:
     ) -> Iterator[pa.Table]:
         """Rows with `after_us < event <= until_us` and no null key, the latest of each run of equal keys."""
         columns = [*self._order, *names]
-        with pq.ParquetFile(file.path) as parquet:
+        with open_file(file) as parquet:
             for group in range(parquet.num_row_groups):
                 metadata = parquet.metadata.row_group(group)
                 self.rows_read += metadata.num_rows
@@ -221,7 +221,7 @@ def _pieces(
             raise OfflineStoreError(
                 "a file is not sorted by the view's join keys",
                 where=str(files[0].path),
-                remedy=f"remove the offline table and run `features publish {reader.view.id}`",
+                remedy=f"run `features publish --full {reader.view.id}`",
             )
         last = int(np.searchsorted(ids, ids[-1]))  # the last key may go on in the next part
         yield [rows.slice(0, last)]

@@ -11,6 +11,7 @@ deletes the old code's rows. What a view is filled with is rows (`sync.rows`) or
 Neither the table's version nor the instant ever goes back, but by `full`.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,7 @@ import msgspec
 
 from ..definitions.registry import Registry
 from ..errors import FeatureStoreError, OfflineStoreError, OnlineStoreError, RequestError
+from ..offline.damage import DamagedFile, reading
 from ..offline.store import OfflineStore
 from ..online.registry import OnlineRegistry, OnlineView, with_views
 from ..online.store import Attempt, Generation, OnlineStore
@@ -28,6 +30,7 @@ from .lock import fenced
 from .rows import KeySet, RowFilling, grace_us, key_set, newest_event
 from .session import Progress, Session, SyncOptions, Target
 
+_log = logging.getLogger(__name__)
 __all__ = ["SyncOptions", "SyncReport", "SyncResult", "grace_us", "sync"]
 
 
@@ -91,10 +94,15 @@ class ViewSync:
             now_us = max([now_us, self.live.synced_at_us, *(attempt.now_us for attempt in attempts)])
         self.target = Target(view, table, now_us)
         self.filling = (RowFilling if view.stream is None else EventFilling)(self.session, self.target)
-        changed = self._changed(attempts)
-        if self.live is None or changed is None:
+        with reading(table):
+            try:
+                if self.live is not None and (changed := self._changed(attempts)) is not None:
+                    return self._write_changes(self.live.code, attempts, changed)
+            except DamagedFile as error:  # what changed since a version with such a file cannot be told
+                if error.file in table.files():
+                    raise
+                _log.warning("every row of %s is written: %s", view.id, error)
             return self._write_all()
-        return self._write_changes(self.live.code, attempts, changed)
 
     def remove(self) -> SyncResult:
         """Take the view offline, then delete its rows."""
@@ -134,7 +142,8 @@ class ViewSync:
                 return None
             added, removed = changes
             kept = set(table.files()) - set(added)
-            sets.append(key_set(reader, [*added, *removed], until_us=now_us))
+            with reading(table, removed):
+                sets.append(key_set(reader, [*added, *removed], until_us=now_us))
             sets.append(key_set(reader, kept, after_us=attempt.now_us, until_us=now_us))
             if (grace := grace_us(self.target.view)) is not None and not live.expires:
                 sets.append(key_set(reader, kept, after_us=attempt.now_us - grace, until_us=now_us - grace))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..errors import RequestError
 from ..point_in_time import Int64s
 from ..settings import local_path
 
+Connected = AbstractContextManager[duckdb.DuckDBPyConnection]
 READ_ROWS = 1 << 18
 _SQL = re.compile(r"\s*((select|with|from)\s|\()", re.IGNORECASE)
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
@@ -75,7 +76,7 @@ def _as_in_parquet(schema: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(field.name, field.type) for field in stored])
 
 
-def open_spine(given: Any, connect: Callable[[str], duckdb.DuckDBPyConnection]) -> Spine:
+def open_spine(given: Any, connect: Callable[[str], Connected]) -> Spine:
     """A spine from a pandas or polars DataFrame, an Arrow table, the path of a Parquet file or the text of a query.
 
     `connect` opens the DuckDB session in which a given query runs.
@@ -133,7 +134,7 @@ def parquet_spine(path: str | Path, columns: Sequence[str] | None = None) -> Spi
     return Spine(path, schema, rows, read)
 
 
-def _sql_spine(sql: str, connect: Callable[[str], duckdb.DuckDBPyConnection]) -> Spine:
+def _sql_spine(sql: str, connect: Callable[[str], Connected]) -> Spine:
     @contextmanager
     def session() -> Iterator[duckdb.DuckDBPyConnection]:
         try:

@@ -4,7 +4,8 @@ A request for features at a spine's times is checked before any work is done.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..definitions.facts import FeatureRef, FeatureView
 from ..definitions.registry import Registry, column_names, read_registry
 from ..errors import OfflineStoreError, RequestError, UnknownNameError
 from ..index.find import Notice
+from ..offline.damage import check_present, reading
 from ..offline.session import connect
 from ..offline.sql import quote
 from ..offline.store import OfflineStore, OfflineTable
@@ -130,16 +132,20 @@ class FeatureStore:
             event_timestamp=made.event_timestamp, chunk_rows=made.chunk_rows, notice=notice,
         )  # fmt: skip
 
-    def _connect(self, sql: str) -> duckdb.DuckDBPyConnection:
+    @contextmanager
+    def _connect(self, sql: str) -> Iterator[duckdb.DuckDBPyConnection]:
         """A DuckDB session in which the published views that the text of the query mentions can be read by name."""
-        connection = connect()
         words = set(re.findall(r"\w+", sql.lower()))
-        for view in self.registry.feature_views:
-            if view.name.lower() in words and self._sources.offline.exists(view.id):
-                scan = self.table(view.id).scan_sql()
-                for name in {view.id, view.name} if view.latest else {view.id}:
-                    connection.execute(f"create view {quote(name)} as {scan}")
-        return connection
+        with ExitStack() as stack:
+            connection = stack.enter_context(connect())
+            for view in self.registry.feature_views:
+                if view.name.lower() in words and self._sources.offline.exists(view.id):
+                    table = self.table(view.id)
+                    stack.enter_context(reading(table))
+                    check_present(table)
+                    for name in {view.id, view.name} if view.latest else {view.id}:
+                        connection.execute(f"create view {quote(name)} as {table.scan_sql()}")
+            yield connection
 
 
 def _as_published(view: FeatureView, table: OfflineTable, features: Mapping[str, str], *, pinned: bool) -> FeatureView:

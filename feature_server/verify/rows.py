@@ -15,6 +15,7 @@ from ..definitions.facts import FeatureView
 from ..errors import OfflineStoreError, RequestError, SyncConflict
 from ..layout import keys
 from ..layout.row import RowDecoder
+from ..offline.damage import check_present, damages, reading
 from ..offline.session import connect
 from ..offline.sql import columns, quote
 from ..offline.store import OfflineStore, OfflineTable
@@ -101,11 +102,12 @@ def verify(
     """
     table = store.table(view.id)
     for _ in range(_TRIES):
+        check_present(table)
         started, registry = time.monotonic(), online.registry()
         if registry is None or (found := registry.views.get(view.id)) is None:
             return never_synced(table, now_us)
         comparison = _Comparison(table, online, registry, found, now_us)
-        with connect(store.root / ".spill") as comparison.connection:
+        with connect(store.root / ".spill") as comparison.connection, reading(comparison.latest):
             differences = comparison.differences(sample, progress)
             newest = comparison.newest_event_us()
         verified = compared(
@@ -332,6 +334,8 @@ def synced_table(table: OfflineTable, found: OnlineView) -> OfflineTable | None:
     """The version that was synced; None when it cannot be told or read."""
     try:
         synced = table.at(found.table_version)
+        if any(damages(synced, set(synced.files()) - set(table.files()))):
+            return None
     except OfflineStoreError:
         return None
     return synced if not found.table_id or str(synced.delta.metadata().id) == found.table_id else None

@@ -12,7 +12,7 @@ from ..definitions.facts import FeatureView, always_known
 from ..definitions.stream import EventSource, StreamPlan
 from ..dtypes import DType, known_sql_type
 from ..errors import WarehouseError
-from ..offline.files import Extent, Fingerprint, bucket_days, grain_of
+from ..offline.files import Extent, Fingerprint, bucket_days, grain_of, hash_check, row_hash
 from ..offline.session import connect
 from ..offline.sql import BUCKET, cast_list, columns, literal, quote, sql_type, stored_sql_type
 from .file import attach, database_name, name_parts
@@ -25,11 +25,6 @@ _Days = tuple[str | None, str | None]  # the first day (ISO), and the first that
 _Types = dict[str, str]  # of a relation's columns, by lower-case name, as DuckDB spells them
 _ROW_GROUP_ROWS = 122_880
 _OLDEST_US, _NEWEST_US = -62_135_596_800_000_000, 253_370_764_799_999_999  # 0001-01-01 to the end of 9998
-
-_HASH_CHECK = """select hash(
-    1::bigint, 'one', 1.5::double, true, date '2013-01-01', timestamptz '2013-01-01 00:00:00+00', 1.25::decimal(5, 2),
-    1.25::decimal(30, 2), [1, null]::float[], null, 'a string longer than sixteen bytes',
-    'c0ffee00-0000-4000-8000-000000000000'::uuid, signbit(-0.0), 255::utinyint, 18446744073709551615::ubigint)"""
 
 
 class Build(msgspec.Struct, frozen=True):
@@ -113,7 +108,7 @@ class Warehouse:
 
     def hash_check(self) -> str:
         """A text that changes when DuckDB's hash function does."""
-        return f"{self.rows(_HASH_CHECK)[0][0]:016x}"
+        return hash_check(self.connection)
 
     def scan(self, view: FeatureView, *, since: str | None = None, newest: Newest | None = None) -> Scan:
         """What the view's relation holds from the start of bucket `since` on; fresh is what is later than `newest`.
@@ -130,7 +125,7 @@ class Warehouse:
                 select
                     case when {event} between {_OLDEST_US} and {_NEWEST_US}
                         then cast(make_timestamp({event}) as date) end as day,
-                    {event} as event_us, {created} as created_us, {_row_hash(view)} as hash,
+                    {event} as event_us, {created} as created_us, {row_hash(view)} as hash,
                     {"false" if newest is None else _later(view, newest)} as fresh,
                     {_any_null(always_known(view))} as keyless
                 from ({self._source(view, self._relation(view), (since and bucket_days(since)[0], None))})
@@ -323,17 +318,6 @@ def open_warehouse(
             connection.execute(f"set file_search_path = {literal(str(project_dir))}")
         attach(connection, path, wait_seconds=wait_seconds)
         yield Warehouse(connection, path, sources)
-
-
-def _row_hash(view: FeatureView) -> str:
-    """The SQL expression of a row's hash: every column of the table, and the signs of floating-point zeros.
-
-    Hashed twice, because DuckDB takes the last column in by exclusive or alone: values swapped between rows would keep
-    the rows' exclusive or.
-    """
-    names = [quote(column.name) for column in columns(view)]
-    floats = [quote(feature.name) for feature in view.features if feature.dtype.kind in ("float32", "float64")]
-    return f"hash(hash({', '.join([*names, *(f'signbit({name})' for name in floats)])}))"
 
 
 def _later(view: FeatureView, newest: Newest) -> str:

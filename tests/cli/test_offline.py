@@ -113,3 +113,26 @@ def test_verify_prints_every_difference_and_fails_on_an_unexplained_one(
     assert view["differences"] == [
         {"key": "customer_id=1", "feature": "spend_eur", "online": "3", "offline": "4", "cause": "not yet synced"}
     ]
+
+
+def test_verify_reads_the_files_of_the_views_named_and_prints_the_damaged_ones(
+    home: Relations, features: Callable[..., Ran]
+) -> None:
+    features("publish", "spend")
+    ran = features("verify", "spend", "--files")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("checked spend version=0 files=1 damaged=0 seconds=")
+    (file,) = home.store.table("spend").files()
+    body = bytearray(file.path.read_bytes())
+    body[len(body) // 2] ^= 255
+    file.path.write_bytes(body[:-1])
+    ran = features("verify", "spend", "--files")
+    assert ran.code == 1
+    first, last, *_ = ran.out.splitlines()
+    length = f"expected {len(body)} bytes, got {len(body) - 1} bytes"
+    assert first == f"spend {file.path}: a data file has another length than was published: {length}"
+    assert last.startswith("checked spend version=0 files=1 damaged=1 seconds=")
+    mended = features("publish", "spend", "--full")
+    assert mended.out.splitlines()[1].startswith(f"  written anew: {file.path}: a data file has another length")
+    answer = json.loads(features("verify", "--files", "--json").out)
+    assert (answer["checked"][0]["damaged"], list(answer["failed"])) == ([], ["visits"])

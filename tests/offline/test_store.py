@@ -95,7 +95,7 @@ def test_a_store_lists_its_tables(relations: Relations, tmp_path: Path) -> None:
 
 def test_a_damaged_table_is_an_error(relations: Relations) -> None:
     (relations.store.path("spend") / "_delta_log" / f"{0:020}.json").unlink()
-    with pytest.raises(OfflineStoreError, match="the table cannot be read"):
+    with pytest.raises(OfflineStoreError, match="the table's log is damaged"):
         relations.store.table("spend")
 
 
