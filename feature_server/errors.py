@@ -151,9 +151,7 @@ class OfflineStoreError(FeatureStoreError):
 
 
 class OnlineStoreError(FeatureStoreError):
-    """What Redis holds cannot be used; `elsewhere`: its address may lead to another server by now."""
-
-    elsewhere = False
+    """What Redis holds cannot be used."""
 
 
 class OnlineStoreUnavailable(OnlineStoreError):

@@ -6,7 +6,6 @@ differs when its last `features verify` found keys whose values no sync to come 
 """
 
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,7 +17,7 @@ from ..offline.damage import absent
 from ..offline.store import OfflineStore
 from ..online.embedded import connect
 from ..online.registry import LastVerified, OnlineRegistry, OnlineView
-from ..online.store import OnlineStore, once_more
+from ..online.store import OnlineStore
 from ..settings import Settings
 from ..times import from_us
 from .lateness import allowed_delay, span
@@ -102,9 +101,8 @@ def _read_online(settings: Settings, registry: Registry) -> tuple[_Online, tuple
     if settings.redis_url is None and not (settings.home / "valkey").is_dir():
         return _Online(), tuple(source_status(source, views, None, project_dir) for source in registry.sources)
     with connect(settings) as url, OnlineStore(url, timeout_seconds=ANSWER_SECONDS) as store:
-        online = once_more(lambda: _Online(store.registry(), store.verified([view.id for view in views])))
-        sources = (once_more(partial(source_status, source, views, store, project_dir)) for source in registry.sources)
-        return online, tuple(sources)
+        online = _Online(store.registry(), store.verified([view.id for view in views]))
+        return online, tuple(source_status(source, views, store, project_dir) for source in registry.sources)
 
 
 def _view_status(

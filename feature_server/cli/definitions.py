@@ -36,7 +36,12 @@ def plan_command(
     project_dir: ProjectDir = None, target_path: TargetPath = None, no_parse: NoParse = False, json: Json = False
 ) -> None:
     """Show what `features apply` would change in the registry in force."""
-    changes = _plan(*_project(project_dir, target_path, no_parse, json))
+    from ..definitions.changes import plan
+    from ..definitions.registry import read_registry
+
+    settings, registry = _project(project_dir, target_path, no_parse, json)
+    in_force = read_registry(settings.registry_path) if settings.registry_path.exists() else None
+    changes = plan(in_force, registry)
     show({"changes": changes}, _lines(changes), json=json)
 
 
@@ -46,11 +51,12 @@ def apply(
 ) -> None:
     """Check the definitions and put them in force: write the registry that every other command reads."""
     from ..dbt.build import check_target
-    from ..definitions.registry import write_registry
+    from ..definitions.changes import plan
+    from ..definitions.registry import replaced_registry, write_registry
 
     settings, registry = _project(project_dir, target_path, no_parse, json)
     check_target(registry.feature_views, settings)
-    changes = _plan(settings, registry)
+    changes = plan(replaced_registry(settings.registry_path), registry)
     write_registry(settings.registry_path, registry)
     value = {"changes": changes, "registry": str(settings.registry_path)} | _counts(registry)
     in_force = f"in force: {_summary(registry)} ({settings.registry_path})"
@@ -71,14 +77,6 @@ def _project(project_dir: ProjectDir, target_path: TargetPath, no_parse: bool, j
         count = f"{len(error.problems)} problem{'s' * (len(error.problems) != 1)}"
         show({"problems": error.problems}, [*(f"{problem}\n" for problem in error.problems), count], json=json)
         raise typer.Exit(1) from None
-
-
-def _plan(settings: Settings, registry: Registry) -> Sequence[Change]:
-    from ..definitions.changes import plan
-    from ..definitions.registry import read_registry
-
-    in_force = read_registry(settings.registry_path) if settings.registry_path.exists() else None
-    return plan(in_force, registry)
 
 
 def _lines(changes: Sequence[Change]) -> Iterator[str]:

@@ -89,12 +89,7 @@ def parse_feature_ref(text: str, views: dict[str, FeatureView]) -> FeatureRef:
 def read_registry(path: Path) -> Registry:
     """The registry that `features apply` wrote."""
     try:
-        stored = path.read_bytes()
-        check_format(
-            stored, path.name, REGISTRY_FORMAT, kind=FeatureStoreError, where=str(path),
-            remedy="a newer version of feature-warehouse applied it: use that one here too",
-        )  # fmt: skip
-        return msgspec.json.decode(stored, type=Registry)
+        return _read(path)
     except FileNotFoundError:
         raise FeatureStoreError(
             "no registry has been applied", where=str(path), remedy="run `features apply` in the dbt project"
@@ -103,6 +98,26 @@ def read_registry(path: Path) -> Registry:
         raise FeatureStoreError(
             "the registry cannot be read", where=str(path), got=str(error), remedy="run `features apply` again"
         ) from None
+
+
+def replaced_registry(path: Path) -> Registry | None:
+    """What `features apply` replaces: None where nothing was applied, or where that can no longer be read.
+
+    A newer version's is an error here too.
+    """
+    try:
+        return _read(path)
+    except (FileNotFoundError, *UNREADABLE):
+        return None
+
+
+def _read(path: Path) -> Registry:
+    stored = path.read_bytes()
+    check_format(
+        stored, path.name, REGISTRY_FORMAT, kind=FeatureStoreError, where=str(path),
+        remedy="a newer version of feature-warehouse applied it: use that one here too",
+    )  # fmt: skip
+    return msgspec.json.decode(stored, type=Registry)
 
 
 def write_registry(path: Path, registry: Registry) -> None:

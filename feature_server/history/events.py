@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..definitions.facts import FeatureView, event_view
 from ..definitions.stream import EventSource
-from ..errors import OnlineStoreError
+from ..errors import OfflineStoreError, OnlineStoreError
 from ..layout.events import bounded_us, plan_of, retention_us
 from ..offline.damage import check_present, reading
 from ..offline.session import connect
@@ -152,14 +152,16 @@ class History:
         """
         newest = until or last_id(online, log_key(source.name))
         log = [] if newest is None else list(logged(online, source, until=newest))
-        paths = ", ".join(literal(str(path)) for path in live_files(folder))
+        files = live_files(folder)
         known = ", ".join(literal(column.name) for column in source.columns)
         # Other columns are null, or gone.
         chosen = f"insert into events by name select columns(lambda name: name in ({known}))"
         self.connection.execute(f"create or replace temp {events_table(source)}")
-        with self._errors("live events"):
-            if paths:
+        if files:
+            with _readable(files):
+                paths = ", ".join(literal(str(path)) for path in files)
                 self.connection.execute(f"{chosen} from read_parquet([{paths}], union_by_name = true)")
+        with self._errors("live events"):
             for table in log:
                 self.connection.register("entry", table)
                 self.connection.execute(f"{chosen} from entry")
@@ -170,6 +172,22 @@ class History:
                 f"{wanted} from ({plan_of(self.view).row_sql}) where {self.present}"
             )
         self.connection.execute("drop table events")
+
+
+@contextmanager
+def _readable(files: list[Path]) -> Iterator[None]:
+    """What DuckDB says of landed files that it cannot read, as the error that names the file."""
+    try:
+        yield
+    except duckdb.Error as error:
+        said = str(error).splitlines()[0]
+        raise OfflineStoreError(
+            "a file of landed events is damaged",
+            where=next((str(path) for path in files if str(path) in said), str(files[0].parent)),
+            expected="a Parquet file as `features stream` wrote it",
+            got=said,
+            remedy="put it back from a copy; without one delete it, and the next build goes without its events",
+        ) from None
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import hiredis
 
-from ..errors import OnlineStoreError
 from ..online.address import Connection, RedisAddress, check_reply, parse_redis_url
 
 TIMEOUT_SECONDS = 30.0
@@ -82,8 +81,7 @@ class Link:
             self._open = None
 
     def _run(self, work: Callable[[], Result]) -> Result:
-        """Do `work`; once more, over another connection, where one that was open turns out to be closed or to lead to a
-        server that was demoted: sent twice, an event counts once."""
+        """Do `work`; once more when an idle connection turns out to be closed: sent twice, an event counts once."""
         if self._process != os.getpid():  # a fork shares its parent's connection, and would read its parent's replies
             self.close()
             self._process = os.getpid()
@@ -97,10 +95,6 @@ class Link:
                     raise self.address.unavailable(error) from None
             except Changed:
                 raise
-            except OnlineStoreError as error:
-                self.close()
-                if fresh or not error.elsewhere:
-                    raise
             except BaseException:  # replies may still be to come
                 self.close()
                 raise

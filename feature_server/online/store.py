@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..errors import OnlineStoreError, OnlineStoreUnavailable, SyncConflict
+from ..errors import OnlineStoreUnavailable, SyncConflict
 from ..layout import keys
 from .address import RedisAddress, parse_redis_url
-from .refusals import leads_elsewhere, refusal
+from .refusals import refusal
 from .registry import (
     LastVerified,
     OnlineRegistry,
@@ -31,7 +31,6 @@ from .registry import (
 )
 
 TIMEOUT_SECONDS = 30.0
-Result = TypeVar("Result")
 
 
 class Attempt(msgspec.Struct, frozen=True, order=True):
@@ -68,27 +67,7 @@ def _decode_generation(value: bytes) -> Generation:
     return msgspec.json.decode(value, type=Generation)
 
 
-class _Leaving:
-    """A connection that its pool closes if what it leads to may no longer be the server to ask."""
-
-    def read_response(self, *args: Any, **options: Any) -> Any:
-        try:
-            return super().read_response(*args, **options)  # type: ignore[misc]
-        except redis.RedisError as error:
-            if leads_elsewhere(_reply(error)):
-                self.mark_for_reconnect()  # type: ignore[attr-defined]
-            raise
-
-
-class _TcpConnection(_Leaving, redis.Connection):
-    pass
-
-
-class _UnixConnection(_Leaving, redis.UnixDomainSocketConnection):
-    pass
-
-
-class _TlsConnection(_Leaving, redis.SSLConnection):
+class _TlsConnection(redis.SSLConnection):
     """Trusts whom reads trust: redis-py itself would trust the machine's authorities beside `ssl_ca_certs`."""
 
     def __init__(self, *, address: RedisAddress, **options: Any) -> None:
@@ -100,9 +79,9 @@ class _TlsConnection(_Leaving, redis.SSLConnection):
 
 
 def _connections(address: RedisAddress, timeout_seconds: float) -> redis.ConnectionPool:
-    place: dict[str, Any] = {"connection_class": _TcpConnection, "host": address.host, "port": address.port}
+    place: dict[str, Any] = {"host": address.host, "port": address.port}
     if address.path is not None:
-        place = {"connection_class": _UnixConnection, "path": address.path}
+        place = {"connection_class": redis.UnixDomainSocketConnection, "path": address.path}
     elif address.tls is not None:
         place |= {"connection_class": _TlsConnection, "address": address}
     return redis.ConnectionPool(
@@ -263,27 +242,9 @@ def redis_errors() -> Iterator[None]:
     except redis.WatchError:
         raise
     except redis.RedisError as error:
-        reply = _reply(error)
+        text = str(error).rpartition(" of pipeline caused error: ")[2]  # before that stand the command's arguments
         if error.status_code is None and isinstance(error, redis.ConnectionError | redis.TimeoutError):
-            silent = OnlineStoreUnavailable(
-                "Redis does not answer", got=reply, remedy="start it, or check FEATURES_REDIS_URL"
-            )
-            silent.elsewhere = not isinstance(error, redis.TimeoutError)
-            raise silent from None
-        raise refusal(reply) from None
-
-
-def _reply(error: redis.RedisError) -> str:
-    """What Redis answered, with its first word, the code; without a command's arguments."""
-    text = str(error).rpartition(" of pipeline caused error: ")[2]
-    return f"{error.status_code or ''} {text}".strip()
-
-
-def once_more(work: Callable[[], Result]) -> Result:
-    """Do what may be done twice; again at once where the server was demoted, or has closed the connection."""
-    try:
-        return work()
-    except OnlineStoreError as error:
-        if not error.elsewhere:
-            raise
-    return work()
+            raise OnlineStoreUnavailable(
+                "Redis does not answer", got=text, remedy="start it, or check FEATURES_REDIS_URL"
+            ) from None
+        raise refusal(f"{error.status_code or ''} {text}".strip()) from None

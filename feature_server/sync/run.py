@@ -14,7 +14,6 @@ Neither the table's version nor the instant ever goes back, but by `full`.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import msgspec
 
@@ -23,7 +22,7 @@ from ..errors import FeatureStoreError, OfflineStoreError, OnlineStoreError, Req
 from ..offline.damage import DamagedFile, reading
 from ..offline.store import OfflineStore
 from ..online.registry import OnlineRegistry, OnlineView, with_views
-from ..online.store import Attempt, Generation, OnlineStore, once_more
+from ..online.store import Attempt, Generation, OnlineStore
 from ..times import from_us
 from .clean import clean
 from .events import EventFilling
@@ -241,7 +240,7 @@ def sync(
     By default all views that are online, or those of one cadence, and those that no longer are online are taken away.
     `now_us` is asked once the lock of a view is held. A view that fails does not keep the others from being synced.
     """
-    found = once_more(online.registry)
+    found = online.registry()
     if found is not None and found.registry.project != registry.project:
         raise OnlineStoreError(
             f"this Redis holds the features of project {found.registry.project!r}",
@@ -249,9 +248,7 @@ def sync(
             remedy="use another Redis or database number in FEATURES_REDIS_URL",
         )
     known = {view.id for view in registry.feature_views if view.online}
-    gone = set(found.views if found else ()) | {
-        generation.view for generation in once_more(online.generations).values()
-    }
+    gone = set(found.views if found else ()) | {generation.view for generation in online.generations().values()}
     gone -= known
     if views is None:
         chosen = [view.id for view in registry.feature_views if view.online and refresh in (None, view.refresh)]
@@ -260,25 +257,21 @@ def sync(
         chosen = _named(registry, views, gone)
     results: list[SyncResult] = []
     failures: dict[str, FeatureStoreError] = {}
-
-    def sync_view(view_id: str) -> SyncResult:
-        with fenced(online, view_id, lease_seconds=options.lease_seconds, wait_seconds=options.wait_seconds) as fence:
-            run = ViewSync(Session(online, offline, registry, fence, options, progress(view_id)))
-            if view_id in known:
-                return run.sync(now_us)
-            removed = run.remove()
-            online.forget_verified(view_id)
-            return removed
-
     for view_id in chosen:
         try:
-            results.append(once_more(partial(sync_view, view_id)))
+            with fenced(
+                online, view_id, lease_seconds=options.lease_seconds, wait_seconds=options.wait_seconds
+            ) as fence:
+                run = ViewSync(Session(online, offline, registry, fence, options, progress(view_id)))
+                results.append(run.sync(now_us) if view_id in known else run.remove())
+                if view_id not in known:
+                    online.forget_verified(view_id)
             report(results[-1])
             if results[-1].leftover:
                 failures[view_id] = _leftover(results[-1])
         except FeatureStoreError as error:
             failures[view_id] = error
-    once_more(lambda: online.publish(lambda now: with_views(now, registry, now.views if now else {})))
+    online.publish(lambda now: with_views(now, registry, now.views if now else {}))
     return SyncReport(results=tuple(results), failures=failures)
 
 

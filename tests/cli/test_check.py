@@ -242,6 +242,38 @@ def test_apply_puts_in_force_what_plan_shows(tiny: Path) -> None:
     assert features("plan", "--no-parse", cwd=tiny).stdout == "no changes\n"
 
 
+def test_apply_replaces_a_registry_that_cannot_be_read(tiny: Path) -> None:
+    assert features("apply", "--no-parse", cwd=tiny).returncode == 0
+    registry = tiny / ".features" / "registry.json"
+    whole = registry.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"\xff" * 100):
+        registry.write_bytes(damaged)
+        refused = features("plan", "--no-parse", cwd=tiny)
+        assert (refused.returncode, "remedy: run `features apply` again" in refused.stderr) == (1, True), refused.stderr
+        applied = features("apply", "--no-parse", cwd=tiny)
+        assert (applied.returncode, applied.stderr) == (0, "")
+        assert registry.read_bytes() == whole
+
+
+def test_a_file_that_the_machine_refuses_to_write_is_an_error_without_a_stack_trace(tiny: Path) -> None:
+    assert features("apply", "--no-parse", cwd=tiny).returncode == 0
+    registry = tiny / ".features" / "registry.json"
+    whole = registry.read_bytes()
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); sys.argv[0] = 'features'; "
+        "from feature_server.cli.main import main; main()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", limited, "apply", "--no-parse"],
+        cwd=tiny, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"error: {registry}: the system refuses a file\n  got: File too large\n  remedy: ")
+    assert registry.read_bytes() == whole
+    assert [path.name for path in registry.parent.glob(".registry*")] == []
+
+
 def test_dbts_own_error_is_shown_in_dbts_words(tmp_path: Path) -> None:
     write_project(tmp_path, {**BROKEN_FILES, "models/shops.sql": "select * from {{ ref('nowhere') }}"})
     run = features("check", cwd=tmp_path)

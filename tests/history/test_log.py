@@ -15,6 +15,7 @@ import pytest
 
 from feature_server.definitions.stream import SourceColumn
 from feature_server.dtypes import parse_sql_type
+from feature_server.errors import OfflineStoreError
 from feature_server.history import log as online_log
 from feature_server.history.events import open_history
 from feature_server.history.log import land, log_key
@@ -211,3 +212,14 @@ def test_events_pushed_before_and_after_a_column_was_added_land(project: LivePro
     assert land(online, more, project.landing).events == 3
     assert landed_ids(project) == [100, 100, 101]
     assert known() == [(100,), (101,)]
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:40], lambda whole: b"", lambda whole: whole + b"more"])
+def test_a_damaged_file_of_landed_events_is_named(project: LiveProject, damage: Callable[[bytes], bytes]) -> None:
+    project.push(payment(100, 2, 10))
+    with OnlineStore(project.url) as online:
+        (path,) = land(online, SOURCE, project.landing).files
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(OfflineStoreError, match="a file of landed events is damaged") as raised:
+        project.sync(full=True)
+    assert raised.value.where == str(path)
