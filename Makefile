@@ -13,7 +13,7 @@ ifeq ($(strip $(UV_INDEX_URL)),)
 unexport UV_INDEX_URL
 endif
 
-.PHONY: help install demo up down test lint unit heavy docs bench lock clean
+.PHONY: help install demo up down test lint unit heavy docs bench trials lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -59,6 +59,10 @@ docs: $(INSTALLED) ## the dbt docs site as one file
 
 bench: $(INSTALLED) ## measure against the physical limit and against Feast
 	@$(BIN)/python -m benchmarks.run
+
+trials: $(INSTALLED) ## try to break the product, a few rounds of each trial: soak, kill, full_disk, damage, evict
+	@status=0; for name in soak kill full_disk damage evict; do \
+		$(BIN)/python -m trials.$$name || status=1; done; exit $$status
 
 lock: $(INSTALLED) ## resolve the locks again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \

@@ -1,0 +1,1 @@
+"""Programs that try to break the product for as long as one likes, and say what they found."""
