@@ -25,6 +25,7 @@ from ..offline.sql import columns
 from ..offline.store import DataFile, OfflineTable
 from ..point_in_time import Int64s
 from .files import Mapped, move_into_place, touch
+from .seal import whole
 
 MAX_FOLDERS = 16  # that one column is read from; beyond, it is written anew in one
 _BATCH_ROWS = 1 << 18
@@ -50,6 +51,13 @@ class Folder:
         offsets = [0, *accumulate(rows for _, rows in contents.files)]
         self.starts = {file: start for (file, _), start in zip(contents.files, offsets, strict=False)}
 
+    def file(self, column: str) -> str:
+        return f"{list(self.columns).index(column)}.arrow"
+
+    def files(self, columns: Sequence[str]) -> list[str]:
+        """The names of the files that hold those of the columns that the folder has."""
+        return [self.file(column) for column in columns if column in self.columns]
+
 
 class Run(NamedTuple):
     """Consecutive rows of the table that a folder holds one after the other, from its row `start` on."""
@@ -70,7 +78,8 @@ class Columns:
         self._present = self._read_present()
 
     def missing(self, names: Sequence[str]) -> dict[tuple[DataFile, ...], list[str]]:
-        """Parquet files → the columns of `names` that no folder holds for them."""
+        """Parquet files → the columns of `names` that no folder holds for them, damaged folders being put away."""
+        self._present = [folder for folder in self._present if whole(folder.path, folder.files(names))]
         found: dict[tuple[DataFile, ...], list[str]] = {}
         for name in names:
             _, absent = self._locate(name)
@@ -116,7 +125,7 @@ class Columns:
         runs, _ = self._locate(name)
         parts: list[tuple[int, pa.Array]] = []
         for folder in {run.folder.path: run.folder for run in runs}.values():
-            mapped = Mapped(folder.path / f"{list(folder.columns).index(name)}.arrow")
+            mapped = Mapped(folder.path / folder.file(name))
             values = mapped.arrow().column(0)
             for run in runs:
                 if run.folder is folder:
@@ -182,6 +191,8 @@ class Columns:
         """The folders there are with rows of this version, those with most of them first."""
         found: list[tuple[int, Folder]] = []
         for path in sorted(self.folder.glob("columns-*")):
+            if not whole(path, [_CONTENTS]):
+                continue
             with suppress(FileNotFoundError):  # another process removes it just now
                 folder = Folder(path, msgspec.json.decode((path / _CONTENTS).read_bytes(), type=Contents))
                 rows = sum(file.rows for file in self.table.files() if str(file.path) in folder.starts)

@@ -28,6 +28,7 @@ from ..windows.reduce import Values
 from ..windows.window import Events, superseded_at
 from .files import Mapped, move_into_place, scratch_in
 from .find import Index
+from .seal import whole
 from .values import encode, from_halves, to_halves
 
 _load: Callable[[Path], np.ndarray] = partial(np.load, mmap_mode="r")
@@ -78,8 +79,8 @@ def open_events(index: Index, plan: StreamPlan, arguments: Sequence[int], root: 
 
 
 def _built(path: Path, write: Callable[[Path], None]) -> Path:
-    """The folder of a part, written where it is missing."""
-    if not path.is_dir():
+    """The folder of a part, written where it is missing or damaged."""
+    if not whole(path):
         with scratch_in(path.parent) as scratch:
             (scratch / path.name).mkdir()
             write(scratch / path.name)

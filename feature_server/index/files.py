@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ..durable import flush, make_private
 from ..point_in_time import Int64s
+from .seal import seal
 
 
 class Mapped:
@@ -45,7 +46,9 @@ def scratch_in(folder: Path) -> Iterator[Path]:
 
 
 def move_into_place(built: Path, path: Path) -> None:
-    """Makes a finished folder visible under its name; one that another process made meanwhile is as good."""
+    """Makes a finished folder visible under its name, which it has already, sealed; one that another process made
+    meanwhile is as good."""
+    seal(built)
     flush(built)
     try:
         os.rename(built, path)

@@ -1,10 +1,12 @@
 """A local index of one version of a view's offline table, for finding rows by key and time without decoding Parquet.
 
 It is built once a version, on first use, and then read through memory maps: the rows' order by (join keys, event,
-created) in `index.order`, the features' values in `index.columns`. It is a cache: safe to delete, rebuilt when absent.
+created) in `index.order`, the features' values in `index.columns`. It is a cache: safe to delete, built anew when
+absent or damaged (`index.seal`).
 """
 
 import hashlib
+import logging
 import re
 import shutil
 import time
@@ -29,6 +31,7 @@ from ..point_in_time import NO_ROW, Int64s, rows_at
 from .columns import Columns
 from .files import move_into_place, scratch_in, touch
 from .order import Order, build_order
+from .seal import put_away, whole
 
 KEEP_VERSIONS = 3
 _FORMAT = b"1"  # of the files; another format is another folder
@@ -36,6 +39,7 @@ _ABANDONED_SECONDS = 24 * 3600
 _SPAN = 1 << 21  # rows of the history that are searched before their memory is given back
 _AMOUNT = re.compile(r"\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
 
+_log = logging.getLogger(__name__)
 Notice: TypeAlias = Callable[[str], None]
 
 
@@ -137,7 +141,7 @@ def open_index(
     order_path = folder / f"order-{_content_hash(table)}"
     columns = Columns(table, folder)
     missing = columns.missing(names)
-    if missing or not order_path.is_dir():
+    if missing or not whole(order_path):
         notice(f"indexing {table.view_id} version {table.version}")
         _build(columns, order_path, names, memory_limit)
     touch(order_path)
@@ -151,9 +155,9 @@ def _build(columns: Columns, order_path: Path, names: Sequence[str], memory_limi
         with scratch_in(folder) as scratch, connect(scratch / "spill") as connection, reading(table):
             check_present(table)
             _limit_memory(connection, memory_limit)
-            if not order_path.is_dir():
-                build_order(connection, table, scratch / "order")
-                move_into_place(scratch / "order", order_path)
+            if not order_path.exists():
+                build_order(connection, table, scratch / order_path.name)
+                move_into_place(scratch / order_path.name, order_path)
             columns.add(connection, names, scratch)
             columns.touch()
     except duckdb.OutOfMemoryException as error:
@@ -171,6 +175,13 @@ def _build(columns: Columns, order_path: Path, names: Sequence[str], memory_limi
             remedy=f"see that the disk has room; `features publish {table.view_id}` writes a new version",
         ) from None
     _remove_old(folder, keep=order_path)
+
+
+def discard(root: Path, view_id: str, reason: object) -> None:
+    """Put away all of a view's index, which is built anew when it is next opened."""
+    _log.warning("the index of %s is built anew, for it cannot be read: %s", view_id, reason)
+    for path in (root / view_id).glob("[!.]*"):
+        put_away(path)
 
 
 def _limit_memory(connection: duckdb.DuckDBPyConnection, memory_limit: str | None) -> None:

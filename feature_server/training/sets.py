@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,7 +22,7 @@ from ..definitions.facts import COUNTS, EVENT_ID, FeatureView
 from ..definitions.stream import needs
 from ..errors import OfflineStoreError, RequestError
 from ..index.events import open_events
-from ..index.find import Index, Notice, open_index
+from ..index.find import Index, Notice, discard, open_index
 from ..offline.store import OfflineStore, OfflineTable
 from ..point_in_time import Int64s
 from ..settings import local_path
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 
 CHUNK_ROWS = 1 << 20
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, IndexError)
+Found = TypeVar("Found")
 LIST_CHUNK_ROWS = 1 << 16  # embeddings: a gigabyte of a thousand floats a row is too much at once
 
 
@@ -106,7 +108,7 @@ class TrainingSet:
                     + ("" if asked.full_feature_names else ", or give full_feature_names=True (--full-feature-names)"),
                 )
         for read in reads:
-            open_read(sources, read, notice)
+            read_index(sources, read, lambda opened: None, notice)
         self._sources, self._spine, self._reads, self._asked = sources, spine, reads, asked
         self._event_timestamp = event_timestamp
         by_view = {read.view.id: read for read in reads}
@@ -188,28 +190,21 @@ class TrainingSet:
             at_us, no_time = time_values(chunk, self._event_timestamp)
             columns: dict[str, pa.Array] = {}
             for read in self._reads:
-                try:
-                    columns |= self._features(read, chunk, at_us, no_time)
-                except FileNotFoundError:  # another process made room and removed this index: build it again
-                    columns |= self._features(read, chunk, at_us, no_time)
-                except (pa.ArrowInvalid, OSError, ValueError) as error:
-                    raise OfflineStoreError(
-                        "the index cannot be read",
-                        where=str(self._sources.index_path / read.view.id),
-                        got=str(error).splitlines()[0],
-                        remedy="remove this folder; it is built again when needed",
-                    ) from None
+                columns |= self._features(read, chunk, at_us, no_time)
             yield pa.table([*chunk.columns, *(columns[name] for name in self.feature_columns)], schema=self.schema)
 
     def _features(self, read: Source, chunk: pa.Table, at_us: Int64s, no_time: np.ndarray) -> dict[str, pa.Array]:
-        opened, as_known = open_read(self._sources, read), self._asked.as_known
+        as_known = self._asked.as_known
         keys = [key_values(chunk, key) for key in read.view.join_keys]
-        if isinstance(opened, StreamReader):
-            values, known = opened.at(keys, at_us, no_time, as_known=as_known)
-        else:
+
+        def found(opened: Index | StreamReader) -> tuple[list[pa.Array], np.ndarray]:
+            if isinstance(opened, StreamReader):
+                return opened.at(keys, at_us, no_time, as_known=as_known)
             positions = opened.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=as_known)
             positions[no_time] = -1
-            values, known = opened.take(list(read.columns), positions), positions >= 0
+            return opened.take(list(read.columns), positions), positions >= 0
+
+        values, known = read_index(self._sources, read, found)
         self._missing[read.view.id] += int(np.count_nonzero(~known))
         return dict(zip(read.columns.values(), values, strict=True))
 
@@ -231,7 +226,32 @@ class TrainingSet:
         return msgspec.json.encode(record).decode()
 
 
-def open_read(sources: Sources, read: Source, notice: Notice = lambda text: None) -> Index | StreamReader:
+def read_index(
+    sources: Sources,
+    read: Source,
+    use: Callable[[Index | StreamReader], Found],
+    notice: Notice = lambda text: None,
+) -> Found:
+    """What `use` gives of the opened index; one that cannot be read, or that another process has just removed to make
+    room, is built anew once."""
+    try:
+        return use(_opened(sources, read, notice))
+    except FileNotFoundError:
+        return use(_opened(sources, read, notice))
+    except _UNREADABLE as error:
+        discard(sources.index_path, read.view.id, error)
+    try:
+        return use(_opened(sources, read, notice))
+    except _UNREADABLE as error:
+        raise OfflineStoreError(
+            "the index cannot be read",
+            where=str(sources.index_path / read.view.id),
+            got=str(error).splitlines()[0],
+            remedy="remove this folder; it is built again when needed",
+        ) from None
+
+
+def _opened(sources: Sources, read: Source, notice: Notice) -> Index | StreamReader:
     """The index with the columns that a training set takes from a view, built where it is not there yet.
 
     Of a stream view those are the columns of its events, and it is read through them.
