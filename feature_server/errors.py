@@ -18,11 +18,14 @@ An error says what happened, where, what was expected, what was got, and what to
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+from typing import overload
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+NO_UTF8 = re.compile(r"[\ud800-\udfff]")  # halves of surrogate pairs, which a Python string may hold alone
 # What is raised for bytes that are not the JSON that was wanted.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -56,11 +59,8 @@ class FeatureStoreError(Exception):
         got: str | None = None,
         remedy: str | None = None,
     ) -> None:
-        self.what = what
-        self.where = where
-        self.expected = expected
-        self.got = got
-        self.remedy = remedy
+        self.what = utf8(what)
+        self.where, self.expected, self.got, self.remedy = map(utf8, (where, expected, got, remedy))
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -180,6 +180,15 @@ class NotSynced(OnlineStoreError):
 
 class SyncConflict(OnlineStoreError):
     """Another sync of the same view is running, or has taken over from this one."""
+
+
+@overload
+def utf8(text: str) -> str: ...
+@overload
+def utf8(text: str | None) -> str | None: ...
+def utf8(text: str | None) -> str | None:
+    """A text as it can be written anywhere: half of a surrogate pair, which has no UTF-8, by its number."""
+    return text if text is None or text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

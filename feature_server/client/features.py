@@ -22,6 +22,7 @@ from ..serving.reader import FeatureReader, OnlineFeatures, Steps
 from ..serving.rows import to_datetimes
 from ..serving.statuses import NOT_FOUND, PRESENT
 from ..settings import Settings, load_settings
+from .columns import python_values, without_na
 from .http import decode_response, encode_request, error_of
 from .push import RETRY_SECONDS, PushResult, decode_push, encode_push, push_events
 from .push import TIMEOUT_SECONDS as PUSH_TIMEOUT_SECONDS
@@ -161,7 +162,14 @@ class _Client(Generic[One, Many, Pushed]):
             full_feature_names=full_feature_names,
         )
         if not self._over_http:
+            try:
+                return self._vectors(await self._read(self._reader.read(request)))
+            except RequestError:
+                request.entities, sent = without_na(request.entities), request.entities
+                if request.entities is sent:
+                    raise
             return self._vectors(await self._read(self._reader.read(request)))
+        request.entities = without_na(request.entities)
         response = await self._ask(self._endpoint, encode_request(request), self.timeout)
         if response.status_code != 200:
             raise error_of(response.status_code, response.content, self._endpoint, response.headers)
@@ -323,5 +331,5 @@ def _listed(entities: dict[str, Any]) -> dict[str, list[Any]]:
                 f"{name!r} is one value", where=f"entities.{name}", expected="a list of them", got=repr(values),
                 remedy="use get() for one entity",
             )  # fmt: skip
-        columns[name] = values.tolist() if hasattr(values, "tolist") else list(values)
+        columns[name] = list(values) if type(values) is list else python_values(values)
     return columns

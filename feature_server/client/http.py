@@ -21,11 +21,16 @@ _decode = msgspec.json.Decoder(OnlineFeaturesResponse).decode
 
 def encode_request(request: GetOnlineFeatures) -> bytes:
     try:
-        return msgspec.json.encode(request, enc_hook=operator.index)  # NumPy's integers
+        return msgspec.json.encode(request, enc_hook=_numpy_key)
     except (TypeError, OverflowError, ValueError) as error:
         raise RequestError(
             "a join key value cannot be sent", where="entities", got=str(error), remedy="send plain Python values"
         ) from None
+
+
+def _numpy_key(value: Any) -> Any:
+    """An integer or a text of NumPy's as Python's."""
+    return str(value) if isinstance(value, str) else operator.index(value)
 
 
 def decode_response(body: bytes, entities: dict[str, list[Any]], url: str) -> FeatureVectors:

@@ -15,6 +15,7 @@ import msgspec
 
 from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreUnavailable, RequestError
 from ..protocol import PushEvents, PushResponse, RejectedEvent
+from .columns import python_values
 from .http import NO_HEADERS, error_of
 
 BATCH_EVENTS = 1000
@@ -63,7 +64,10 @@ async def push_events(
 
 def encode_push(source: str, columns: bytes) -> bytes:
     """The body of `POST /push`."""
-    return msgspec.json.encode(PushEvents(push_source_name=source, df=msgspec.Raw(columns)))
+    try:
+        return msgspec.json.encode(PushEvents(push_source_name=source, df=msgspec.Raw(columns)))
+    except UnicodeEncodeError:
+        raise RequestError("the name of the source has no UTF-8", where="source", got=repr(source)) from None
 
 
 def decode_push(
@@ -81,10 +85,7 @@ def decode_push(
 def _listed(events: Any) -> Iterator[tuple[Sequence[int], dict[str, list[Any]]]]:
     """Events with the same columns together: the places of those, and their columns."""
     if isinstance(events, Mapping | str | bytes) or not isinstance(events, Iterable):
-        raise RequestError(
-            "events are not a list", where="events", expected="a list of mappings, or a DataFrame",
-            got=type(events).__name__, remedy="push one event as [event]",
-        )  # fmt: skip
+        raise _no_list(events)
     groups: dict[tuple[str, ...], list[tuple[int, Any]]] = {}
     for i, event in enumerate(events):
         if not isinstance(event, Mapping):
@@ -97,14 +98,26 @@ def _listed(events: Any) -> Iterator[tuple[Sequence[int], dict[str, list[Any]]]]
         yield [i for i, _ in members], {name: [event[name] for _, event in members] for name in names}
 
 
+def _no_list(events: Any) -> RequestError:
+    return RequestError(
+        "events are not a list", where="events", expected="a list of mappings, or a DataFrame",
+        got=type(events).__name__, remedy="push one event as [event]",
+    )  # fmt: skip
+
+
 def _data_frame(frame: Any) -> Iterator[tuple[Sequence[int], dict[str, list[Any]]]]:
     """The columns of a pandas or polars DataFrame or an Arrow table; what pandas holds to be missing is None."""
+    if hasattr(frame, "collect"):  # a LazyFrame
+        frame = frame.collect()
+    if not hasattr(frame, "columns"):
+        raise _no_list(frame)
+    names = [str(name) for name in (frame.schema.names if hasattr(frame, "to_pydict") else frame.columns)]
+    if len(set(names)) < len(names):
+        raise RequestError("two columns have one name", where="events", got=", ".join(names), remedy="rename one")
     if hasattr(frame, "to_pydict"):
         columns = frame.to_pydict()
     elif hasattr(frame, "isna"):
-        if not frame.columns.is_unique:
-            raise RequestError("two columns have one name", where="events", got=", ".join(map(str, frame.columns)))
-        columns = {str(name): frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame}
+        columns = {name: python_values(frame.iloc[:, place]) for place, name in enumerate(names)}
     else:
         columns = frame.to_dict(as_series=False)
     yield range(len(frame)), columns
@@ -127,7 +140,7 @@ def _batches(
                 wrong = {row: reason for row in rows if (reason := _why(columns, row))}
                 rejected += [RejectedEvent(places[row], reason) for row, reason in wrong.items()]
                 rows = [row for row in rows if row not in wrong]
-                body = _encode(columns, rows)
+                body = _encode(columns, rows) if rows else b""
             if len(body) > BATCH_BYTES and len(rows) > 1:
                 waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]  # type: ignore[list-item]
             elif rows:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
+from ..dtypes import DType
+from ..errors import RequestError
 
 if TYPE_CHECKING:
     import pandas
+    import polars
+    import pyarrow
 
 
 class FeatureVector(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,24 +71,25 @@ class FeatureVectors(msgspec.Struct, frozen=True, kw_only=True):
         """Join keys and values as columns in one dictionary."""
         return self.entities | self.values
 
+    def to_arrow(self) -> pyarrow.Table:
+        """Join keys and values as a table, one row an entity; a column's type depends on the feature's alone."""
+        return _frames().to_arrow(self.to_dict(), self.types)
+
     def to_pandas(self) -> pandas.DataFrame:
-        """Join keys and values as a DataFrame, one row an entity.
+        """Join keys and values as a DataFrame, one row an entity, in the types of docs/types.md."""
+        return _frames().to_pandas(self.to_arrow())
 
-        A column's type depends on the feature's alone: integers and booleans are pandas' nullable ones, so that a null
-        does not turn them into floats; in a float column null is NaN; dates, decimals, UUIDs and lists are objects.
-        """
-        import pandas
-
-        return pandas.DataFrame(
-            {
-                name: pandas.Series(values, dtype=_pandas_type(self.types[name]))
-                for name, values in self.to_dict().items()
-            }
-        )
+    def to_polars(self) -> polars.DataFrame:
+        return _frames().to_polars(self.to_arrow())
 
 
-def _pandas_type(dtype: DType) -> str:
-    if dtype.kind in INTEGER_WIDTHS:
-        return dtype.kind.replace("int", "Int").replace("uI", "UI")
-    names = {"bool": "boolean", "string": "string", "timestamp": "datetime64[us]", "timestamptz": "datetime64[us, UTC]"}
-    return names.get(dtype.kind, dtype.kind if dtype.kind in FLOAT_WIDTHS else "object")
+def _frames() -> ModuleType:
+    """What needs pyarrow, loaded when it is asked for."""
+    try:
+        from .. import frames
+    except ImportError as error:
+        raise RequestError(
+            "tables need pyarrow, which is not installed", where="FeatureVectors", got=str(error),
+            remedy="pip install pyarrow pandas polars, as far as they are used; or take to_dict()",
+        ) from None  # fmt: skip
+    return frames

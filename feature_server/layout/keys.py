@@ -15,7 +15,7 @@ from uuid import UUID
 
 from ..definitions.facts import JoinKey
 from ..dtypes import INTEGER_WIDTHS, integer_bounds
-from ..errors import RequestError
+from ..errors import NO_UTF8, RequestError
 
 REGISTRY = b"features:registry"  # the online registry, JSON (see `online.OnlineRegistry`)
 EPOCH = b"features:epoch"  # changes whenever REGISTRY does; read with every batch of rows
@@ -67,6 +67,8 @@ def key_encoder(key: JoinKey) -> Callable[[object], str | None]:
             raise _wrong_type(key, value) from None
         if not isinstance(found, type_) or isinstance(found, datetime):  # which is a date
             raise _wrong_type(key, found)
+        if isinstance(found, str) and NO_UTF8.search(found):
+            raise _wrong_type(key, found, "text that UTF-8 can hold: half of a surrogate pair is no character")
         return text(found)
 
     return encode
@@ -105,13 +107,15 @@ def key_value(key: JoinKey, text: str) -> Any:
     return int(text) if key.dtype.kind in INTEGER_WIDTHS and _INTEGER.fullmatch(text) else text
 
 
-def _wrong_type(key: JoinKey, value: object) -> RequestError:
+def _wrong_type(key: JoinKey, value: object, example: str | None = None) -> RequestError:
+    if isinstance(value, float) and value != value:
+        example = 'null for a key that is missing; in pandas, the dtypes "Int64" and "string" keep it'
     return RequestError(
         f"a value of join key {key.name!r} has the wrong type",
         where=f"entities.{key.name}",
         expected=f"{key.dtype}",
         got=f"{value!r} ({type(value).__name__})",
-        remedy=f"send {key.name} as {_EXAMPLES.get(key.dtype.kind, 'an integer, e.g. 42')}",
+        remedy=f"send {key.name} as {example or _EXAMPLES.get(key.dtype.kind, 'an integer, e.g. 42')}",
     )
 
 
@@ -124,7 +128,7 @@ _EXAMPLES = {
 
 
 NO_ENTITY = b"{}"  # an entity with a null key: no row has this name, because even an empty string is written as `%`
-_ESCAPED = re.compile(r"[%|{}]")
+_NOT_PLAIN = re.compile(f"[%|{{}}]|{NO_UTF8.pattern}")
 
 
 def text_encoder(key: JoinKey) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -138,7 +142,7 @@ def text_encoder(key: JoinKey) -> Callable[[Sequence[Any]], Sequence[Any]]:
     def encode(values: Sequence[Any]) -> Sequence[Any]:
         types = set(map(type, values))
         if kind == "string":
-            plain = types == {str} and "" not in values and not _ESCAPED.search("".join(values))
+            plain = types == {str} and "" not in values and not _NOT_PLAIN.search("".join(values))
         else:
             plain = kind in INTEGER_WIDTHS and types == {int} and low <= min(values) and max(values) <= high
         return values if plain else [one(value) for value in values]

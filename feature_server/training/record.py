@@ -88,7 +88,7 @@ class Fingerprint:
             values = values.cast(pa.large_string())
         if values.null_count:
             self._add(pc.is_valid(values))
-            values = pc.drop_null(values)
+            values = pc.drop_null(values.cast(pa.large_binary()) if pa.types.is_binary_view(values.type) else values)
         if len(values) == 0:
             return
         type_ = values.type

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .. import frames
 from ..arrow import arrow_type
 from ..definitions.facts import COUNTS, EVENT_ID, FeatureView
 from ..definitions.stream import needs
@@ -137,18 +138,17 @@ class TrainingSet:
         return table.replace_schema_metadata({METADATA_KEY.decode(): self._record(fingerprint)})
 
     def to_polars(self) -> polars.DataFrame:
-        import polars
-
-        frame = polars.from_arrow(self.to_arrow())
-        assert isinstance(frame, polars.DataFrame)
-        return frame
+        return frames.to_polars(self.to_arrow())
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A spine's own pandas columns and index as they are, and features in nullable types, so that integers stay
-        integers and null is not NaN."""
-        from .pandas import to_pandas
+        """A spine's own pandas columns and index as they are, and features in the types of docs/types.md."""
+        import pandas
 
-        return to_pandas(self.to_arrow(), self._spine.given, self.feature_columns)
+        spine, table = self._spine.given, self.to_arrow()
+        if not isinstance(spine, pandas.DataFrame):
+            return frames.to_pandas(table)
+        features = frames.to_pandas(table.select(list(self.feature_columns)))
+        return pandas.concat([spine, features.set_index(spine.index)], axis=1)
 
     def write_parquet(
         self, path: str | Path, *, progress: Callable[[int, int], None] = lambda done, total: None

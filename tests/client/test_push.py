@@ -25,7 +25,7 @@ import redis
 
 from feature_server import AsyncFeatureClient, FeatureClient
 from feature_server.client.push import PushResult
-from feature_server.errors import OnlineStoreUnavailable, RequestError, UnknownNameError
+from feature_server.errors import FeatureStoreError, OnlineStoreUnavailable, RequestError, UnknownNameError
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.protocol import RejectedEvent
 from feature_server.settings import load_settings
@@ -116,6 +116,33 @@ def test_each_event_that_does_not_fit_is_told_by_its_place(push: Push, server: s
         ),
     )
     assert payments_of(server, customer) == 1094
+
+
+HALF = "a\ud800"
+
+
+def test_half_a_surrogate_pair_is_refused_wherever_it_stands(push: Push) -> None:
+    customer = fresh()
+    good = payment(customer, customer_id=customer)
+    found = push(SOURCE, [good, good | {"merchant": HALF}, good | {HALF: 1}])
+    assert found.accepted == 1
+    assert [one.index for one in found.rejected] == [1, 2]
+    assert all("surrogates not allowed" in one.reason for one in found.rejected)
+    with pytest.raises(FeatureStoreError) as caught:
+        push(HALF, [good])
+    str(caught.value).encode()
+
+
+def test_a_lazy_frame_is_pushed_and_columns_of_one_name_are_not(push: Push) -> None:
+    event = payment(number := fresh(), customer_id=number)
+    assert push(SOURCE, pl.DataFrame([event]).lazy()) == PushResult(accepted=1, rejected=())
+    table = pa.table({name: pa.array([value]) for name, value in event.items()})
+    twice = table.append_column("merchant", table.column("merchant"))
+    for frame in (twice, pd.DataFrame([[1, 2]], columns=["a", "a"]), pd.DataFrame([[1, 2]], columns=[1, "1"])):
+        with pytest.raises(RequestError, match="two columns have one name"):
+            push(SOURCE, frame)
+    with pytest.raises(RequestError, match="got: Series"):
+        push(SOURCE, pd.Series([1]))
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,21 @@ def test_spine_times_of_any_zone_and_unit_are_instants(project: Project) -> None
         assert values(project, spine, ["orders:count"]) == [(20,), (10,)], time.type
 
 
+def test_a_date_is_its_first_instant_and_stays_a_date(project: Project) -> None:
+    view = make_view("things", {"customer": "bigint"}, {"number": "integer"})
+    project.publish(view, [(1, T0 - HOUR, 1), (1, T0, 2), (1, T0 + HOUR, 3)])
+    spine = pa.table({"customer": [1, 1], "event_timestamp": [T0.date(), None]})
+    assert values(project, spine, ["things:number"]) == [(2,), (None,)]
+    result = project.store.get_historical_features(spine, ["things:number"]).to_arrow()
+    assert result.column("event_timestamp").type == pa.date32()
+
+
+def test_a_parquet_file_whose_columns_repeat_a_name_is_an_error(project: Project, tmp_path: Path) -> None:
+    publish_orders(project)
+    pq.write_table(pa.table([[1], [2]], names=["customer", "customer"]), tmp_path / "twice.parquet")
+    assert "two columns have the same name" in str(fail(project, tmp_path / "twice.parquet", ["orders:count"]))
+
+
 def test_an_hour_that_daylight_saving_repeats_is_told_apart(project: Project) -> None:
     view = make_view("clock", {"customer": "bigint"}, {"number": "integer"})
     first = datetime(2024, 11, 3, 5, 30, tzinfo=UTC)
@@ -292,7 +307,7 @@ def test_what_does_not_fit_is_an_error_before_any_work(project: Project, tmp_pat
         (with_column("customer", pa.array([1.0])), orders, RequestError, "dtype Int64"),
         (with_column("customer", pa.array(["1"])), orders, RequestError, "expected: int64, as in orders"),
         (with_column("event_timestamp", ["2024-03-10"]), orders, RequestError, "pandas.to_datetime"),
-        (with_column("event_timestamp", pa.array([date(2024, 3, 10)])), orders, RequestError, "got: date32"),
+        (with_column("event_timestamp", pa.array([20240310])), orders, RequestError, "got: int64"),
         (with_column("count", pa.array([1])), orders, RequestError, "full_feature_names=True"),
         (spine, ["orders:count", "unpublished:count"], RequestError, "orders:count and unpublished:count"),
         (spine, ["unpublished:count"], OfflineStoreError, "features publish unpublished"),
@@ -303,7 +318,9 @@ def test_what_does_not_fit_is_an_error_before_any_work(project: Project, tmp_pat
         ("from_labels.parquet", orders, RequestError, "there is no such file"),
         ("select nothing", orders, RequestError, "the query fails"),
         ([1, 2], orders, RequestError, "got: list"),
-        (pd.DataFrame({"customer": [1, "a"]}), orders, RequestError, "values of several types"),
+        (pd.DataFrame({"customer": [1, "a"]}), orders, RequestError, "several kinds of values"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), orders, RequestError, "two columns have the same name: a"),
+        ("select 1 as a, 2 as a", orders, RequestError, "columns a"),
         (pa.table([[1], [2]], names=["customer", "customer"]), orders, RequestError, "two columns have the same name"),
     ]
     for bad, features, kind, message in cases:
