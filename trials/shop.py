@@ -31,7 +31,7 @@ SOURCE, SERVICE = "payments.transactions", "scores_v1"
 STREAM_FEATURES = ("payments_10m", "spent_1h", "spent_lifetime", "payments_lifetime", "last_merchant")
 ALL_FEATURES = (*STREAM_FEATURES, "last_amount")  # of which that of plain rows is right after a refresh
 TRAIN = f"train {SERVICE} --spine spine.parquet --out train.parquet"
-SCHEMA: Any = pa.schema(  # type: ignore[arg-type]
+SCHEMA: Any = pa.schema(
     {
         "transaction_id": pa.int64(), "customer_id": pa.int64(), "merchant": pa.string(),
         "amount_eur": pa.decimal128(12, 2), "occurred_at": pa.timestamp("us", "UTC"),
@@ -260,7 +260,7 @@ class Shop:
                 self.trial.fault(str(done))
 
     def count_landed(self) -> None:
-        """Each acknowledged version of a payment lies in the landed files once; nothing waits any more."""
+        """Every acknowledged version of a payment has landed: what was sent twice may lie in two files."""
         found: dict[tuple[int, int], int] = {}
         for path in self.landing.glob("*.parquet"):
             table = pq.read_table(path, columns=["transaction_id", "ingested_at"], partitioning=None)

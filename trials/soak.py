@@ -8,15 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 from statistics import median
-from threading import Event, Thread
-from typing import Any
 
 import psutil
 import redis
 
 from . import trial
 from .shop import Shop
-from .traffic import Pusher, Reader
+from .traffic import Pusher, Reader, Repeated
 from .trial import Trial
 
 CYCLE_SECONDS, SAMPLE_SECONDS = 30, 2
@@ -26,21 +24,14 @@ LIMITS = {"memory": 64 << 20, "files": 20, "connections": 20}  # what may be mor
 Sample = dict[str, float]  # of one moment: `<what> of <whom>` → how much
 
 
-class Sampler(Thread):
+class Sampler(Repeated):
     """Looks at all processes every few seconds."""
 
-    def __init__(self, shop: Shop) -> None:
-        super().__init__(daemon=True)
-        self.shop, self.samples, self.stopped = shop, list[tuple[float, Sample]](), Event()
+    samples: list[tuple[float, Sample]]
 
-    def run(self) -> None:
-        while not self.stopped.wait(SAMPLE_SECONDS):
-            self.samples.append((self.shop.trial.seconds, sample(self.shop)))
-            self.shop.trial.say(said(self.samples[-1][1]))
-
-    def end(self) -> None:
-        self.stopped.set()
-        self.join()
+    def step(self) -> None:
+        self.samples.append((self.shop.trial.seconds, sample(self.shop)))
+        self.shop.trial.say(said(self.samples[-1][1]))
 
 
 def play(trial: Trial) -> None:
@@ -48,8 +39,9 @@ def play(trial: Trial) -> None:
         shop.create(Random(trial.seed))
         shop.serve()
         shop.work(land_every=5)
-        pusher, sampler = Pusher(shop, Random(trial.seed), pause=0.02), Sampler(shop)
-        threads: list[Any] = [pusher, sampler, *(Reader(shop, pause=0.05) for _ in range(2))]
+        pusher, sampler = Pusher(shop, Random(trial.seed), pause=0.02), Sampler(shop, pause=SAMPLE_SECONDS)
+        sampler.samples = []
+        threads: list[Repeated] = [pusher, sampler, *(Reader(shop, pause=0.05) for _ in range(2))]
         for thread in threads:
             thread.start()
         try:

@@ -18,21 +18,37 @@ from .shop import SOURCE, Shop
 STREAM = f"features:events:{SOURCE}"
 
 
-class Pusher(Thread):
-    """Pushes payments over HTTP and as a producer into the Redis stream; what got no answer it sends again."""
+class Repeated(Thread):
+    """Does its step again and again until it is ended."""
 
-    def __init__(self, shop: Shop, random: Random, *, pause: float) -> None:
+    def __init__(self, shop: Shop, *, pause: float) -> None:
         super().__init__(daemon=True)
-        self.shop, self.random, self.pause = shop, random, pause
-        self.stopped, self.held, self.is_idle = Event(), Event(), Event()
+        self.shop, self.pause, self.stopped = shop, pause, Event()
 
     def run(self) -> None:
         while not self.stopped.wait(self.pause):
-            if self.held.is_set():
-                self.is_idle.set()
-                continue
-            self._send(self.shop.ledger.batch(self.random, self.random.randint(1, 20)))
-        self.is_idle.set()
+            self.step()
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        self.stopped.set()
+        self.join()
+
+
+class Pusher(Repeated):
+    """Pushes payments over HTTP and as a producer into the Redis stream; what got no answer it sends again."""
+
+    def __init__(self, shop: Shop, random: Random, *, pause: float) -> None:
+        super().__init__(shop, pause=pause)
+        self.random, self.held, self.is_idle = random, Event(), Event()
+
+    def step(self) -> None:
+        if self.held.is_set():
+            self.is_idle.set()
+            return
+        self._send(self.shop.ledger.batch(self.random, self.random.randint(1, 20)))
 
     def hold(self) -> None:
         """Send no more once this returns, and have an answer to all that was sent."""
@@ -43,10 +59,6 @@ class Pusher(Thread):
 
     def go_on(self) -> None:
         self.held.clear()
-
-    def end(self) -> None:
-        self.stopped.set()
-        self.join()
 
     def _send(self, versions: list[Version]) -> None:
         for version in versions:
@@ -84,26 +96,17 @@ class Pusher(Thread):
         return True
 
 
-class Reader(Thread):
+class Reader(Repeated):
     """Reads all customers again and again; a value that no order of things explains is a fault."""
 
-    def __init__(self, shop: Shop, *, pause: float) -> None:
-        super().__init__(daemon=True)
-        self.shop, self.pause, self.stopped = shop, pause, Event()
-
-    def run(self) -> None:
-        while not self.stopped.wait(self.pause):
-            try:
-                wrong = self.shop.read()
-            except FeatureStoreError:
-                self.shop.trial.did("reads without an answer")
-                continue
-            for each in wrong[:1]:
-                self.shop.trial.fault(f"read: {each} ({len(wrong)} wrong in this read)")
-
-    def end(self) -> None:
-        self.stopped.set()
-        self.join()
+    def step(self) -> None:
+        try:
+            wrong = self.shop.read()
+        except FeatureStoreError:
+            self.shop.trial.did("reads without an answer")
+            return
+        for each in wrong[:1]:
+            self.shop.trial.fault(f"read: {each} ({len(wrong)} wrong in this read)")
 
 
 def disturb(shop: Shop, do: Callable[[Random], None]) -> None:
