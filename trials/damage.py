@@ -119,7 +119,11 @@ def is_found(shop: Shop, path: Path) -> bool:
 
 def heal(shop: Shop, whole: Path, path: Path, done: Done, what: str) -> None:
     """Do what the error says, where that is a command, else put the file back; then the command works."""
-    remedies = [each for each in dict.fromkeys(REMEDY.findall(done.output)) if not any(p in each for p in PLACES)]
+    remedies = [
+        each
+        for each in dict.fromkeys(REMEDY.findall(" ".join(done.output.split("remedy: ")[1:])))
+        if not any(p in each for p in PLACES)
+    ]
     for each in remedies:
         shop.run("build" if each.startswith("dbt") else each.removeprefix("features "))
     if not remedies:

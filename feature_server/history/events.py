@@ -142,6 +142,23 @@ class History:
         """While `stored` is read: see `offline.damage.reading`."""
         return nullcontext() if self.table is None else reading(self.table)
 
+    def _damaged(self, files: list[Path], error: Exception) -> OfflineStoreError:
+        """The error that names the landed file which DuckDB cannot read; else their folder."""
+        where = files[0].parent
+        for path in files:
+            try:
+                self.connection.execute(f"from read_parquet({literal(str(path))})").fetchall()
+            except duckdb.Error as of_this:
+                where, error = path, of_this
+                break
+        return OfflineStoreError(
+            "a file of landed events is damaged",
+            where=str(where),
+            expected="a Parquet file as `features stream` wrote it",
+            got=str(error).splitlines()[0],
+            remedy="put it back from a copy; without one delete it, and the next build goes without its events",
+        )
+
     def _nothing(self) -> str:
         return f"select {cast_list(event_view(self.view), sql_type, 'null')} where false"
 
@@ -158,9 +175,11 @@ class History:
         chosen = f"insert into events by name select columns(lambda name: name in ({known}))"
         self.connection.execute(f"create or replace temp {events_table(source)}")
         if files:
-            with _readable(files):
-                paths = ", ".join(literal(str(path)) for path in files)
+            paths = ", ".join(literal(str(path)) for path in files)
+            try:
                 self.connection.execute(f"{chosen} from read_parquet([{paths}], union_by_name = true)")
+            except duckdb.Error as error:
+                raise self._damaged(files, error) from None
         with self._errors("live events"):
             for table in log:
                 self.connection.register("entry", table)
@@ -172,22 +191,6 @@ class History:
                 f"{wanted} from ({plan_of(self.view).row_sql}) where {self.present}"
             )
         self.connection.execute("drop table events")
-
-
-@contextmanager
-def _readable(files: list[Path]) -> Iterator[None]:
-    """What DuckDB says of landed files that it cannot read, as the error that names the file."""
-    try:
-        yield
-    except duckdb.Error as error:
-        said = str(error).splitlines()[0]
-        raise OfflineStoreError(
-            "a file of landed events is damaged",
-            where=next((str(path) for path in files if str(path) in said), str(files[0].parent)),
-            expected="a Parquet file as `features stream` wrote it",
-            got=said,
-            remedy="put it back from a copy; without one delete it, and the next build goes without its events",
-        ) from None
 
 
 @contextmanager

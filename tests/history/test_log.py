@@ -214,7 +214,16 @@ def test_events_pushed_before_and_after_a_column_was_added_land(project: LivePro
     assert known() == [(100,), (101,)]
 
 
-@pytest.mark.parametrize("damage", [lambda whole: whole[:40], lambda whole: b"", lambda whole: whole + b"more"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[:40],
+        lambda whole: b"",
+        lambda whole: whole + b"more",
+        lambda whole: whole[:-9] + b"\xff" + whole[-8:],
+        lambda whole: whole[:4] + b"\xff" * 20 + whole[24:],
+    ],
+)
 def test_a_damaged_file_of_landed_events_is_named(project: LiveProject, damage: Callable[[bytes], bytes]) -> None:
     project.push(payment(100, 2, 10))
     with OnlineStore(project.url) as online:
