@@ -11,6 +11,8 @@
     └── OnlineStoreError         what Redis holds cannot be used
         ├── OnlineStoreUnavailable   Redis does not answer, or not yet (HTTP 503, worth a retry)
         ├── OnlineStoreRefused       Redis lets this user, or this product, in only once something is changed (HTTP 503)
+        │   └── EvictingRedis        Redis may evict keys, which stream views do not bear
+        ├── KeysEvicted              Redis has evicted keys, maybe those asked for, until a full sync (HTTP 503)
         ├── NotSynced                the view has no values online yet (HTTP 503)
         └── SyncConflict             another sync of the same view is running or took over
 
@@ -163,6 +165,16 @@ class OnlineStoreUnavailable(OnlineStoreError):
 
 class OnlineStoreRefused(OnlineStoreError):
     """Redis refuses until somebody has changed something: a password, a right, the server."""
+
+    status = 503
+
+
+class EvictingRedis(OnlineStoreRefused):
+    """Redis may evict keys: its maxmemory-policy must be noeviction for stream views."""
+
+
+class KeysEvicted(OnlineStoreError):
+    """Redis has evicted keys, maybe those asked for: what they held is known again after a full sync."""
 
     status = 503
 

@@ -22,7 +22,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     FEATURES_OFFLINE says otherwise, the offline store. `warehouse` (FEATURES_WAREHOUSE) is dbt's DuckDB file.
     `redis_url` (FEATURES_REDIS_URL) is None for the embedded Valkey. `clock` (FEATURES_CLOCK), an ISO time, stops the
     clock there: for examples, replays and tests. `allowed_hosts` (FEATURES_ALLOWED_HOSTS), separated by commas, are
-    further names under which the feature server is asked.
+    further names under which the feature server is asked. `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream
+    views kept in a Redis that may evict keys.
     """
 
     project_dir: Path
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: str | None = None
     clock: datetime | None = None
     allowed_hosts: tuple[str, ...] = ()
+    allow_eviction: bool = False
 
     def __repr__(self) -> str:
         fields = msgspec.structs.asdict(self) | {"redis_url": self.redis_url and "…"}  # it may have a password
@@ -117,6 +119,13 @@ def _dbt_target_path(env: Mapping[str, str], project_dir: Path) -> str:
     return found[2] if found else "target"
 
 
+def _flag(env: Mapping[str, str], name: str) -> bool:
+    value = env.get(name) or "0"
+    if value not in ("0", "1"):
+        raise SettingsError("neither yes nor no", where=name, expected="1 or 0", got=repr(value))
+    return value == "1"
+
+
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:
     """Settings from the environment; keyword arguments that are not None win over it.
 
@@ -144,5 +153,6 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         offline=path("offline", lambda: home / "offline", project_dir),
         redis_url=redis_url,  # type: ignore[arg-type]
         clock=clock,  # type: ignore[arg-type]
+        allow_eviction=_flag(env, "FEATURES_ALLOW_EVICTION"),
         allowed_hosts=tuple(filter(None, map(str.strip, env.get("FEATURES_ALLOWED_HOSTS", "").split(",")))),
     )

@@ -96,6 +96,12 @@ def _online(online: OnlineRegistry | None, epoch: bytes | None, now_us: int) -> 
     )
     if online is None or epoch is None:
         return
+    noticed = "How often it was noticed that Redis had evicted keys."
+    yield GaugeMetricFamily("features_evictions_noticed", noticed, value=online.evictions)
+    doubtful = {view_id: online.is_doubtful(view_id) for view_id in sorted(online.views)}
+    yield _gauge("features_view_doubtful", "1 if keys were evicted since its last full sync.", doubtful, float)
+    lost = "Pushes that the log held when it was last seen, before it went and they had landed."
+    yield _gauge("features_log_lost_pushes", lost, dict(sorted(online.lost.items())), float, label="source")
     yield GaugeMetricFamily("features_registry_epoch", "Version of the online registry.", value=int(epoch))
     views = {view_id: view for view_id in sorted(online.views) if (view := online.synced(view_id))}
     yield _gauge("features_view_rows", "Rows online, as the last sync counted them.", views, attrgetter("rows"))

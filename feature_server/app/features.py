@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import Error, FeatureStoreError
 from ..layout.keys import EPOCH
+from ..online.memory import EvictionWatch, Memory, eviction_refused, stream_views
 from ..online.readers import AsyncRedisReader
 from ..online.registry import LastVerified, OnlineRegistry, decode_verified, verified_key
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, encode_error, error_headers, push_response
@@ -44,6 +45,7 @@ class FeatureServer:
         self.pushes = PushQueue(served)
         self.draining = False
         self.other: ASGIApp
+        self._eviction_accepted = False  # once stream views were read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,6 +104,20 @@ class FeatureServer:
         self.reader.counts.events_rejected += len(result.rejected)
         status = 422 if result.rejected and not result.accepted else 200
         return status, msgspec.json.encode(push_response(result.accepted, result.rejected))
+
+    def watch_memory(self) -> EvictionWatch:
+        """Look every second whether Redis has evicted keys, and, until it first has stream views, whether it may."""
+        return EvictionWatch(self.served.redis_url, looked=self._check_policy)
+
+    def _check_policy(self, memory: Memory) -> None:
+        loaded = self.reader.loaded
+        if self._eviction_accepted or loaded is None:
+            return
+        views, allowed = stream_views(loaded.online.registry), self.served.settings.allow_eviction
+        refused = eviction_refused(memory, views, allowed=allowed)
+        if refused is None or self.reader.refused is None:  # else the same again
+            self.reader.refused = refused
+        self._eviction_accepted = bool(views) and refused is None
 
     async def online(self) -> OnlineRegistry:
         """The online registry as it is now."""

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from ..definitions.registry import Registry
 from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError
 from ..online.live import LiveSource, read_live
+from ..online.memory import doubt
 from ..online.registry import LastVerified, OnlineRegistry
 from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers
 from ..templates.render import compile_pages, render
@@ -115,7 +116,11 @@ class _Pages:
             for view in online.registry.feature_views:
                 if view.online and online.synced(view.id) is None:
                     reasons.append(f"feature view {view.id!r} is not synced: run `features sync {view.id}`")
+        if (refused := self._server.reader.refused) is not None:
+            reasons.append(str(refused))
         answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
+        if online is not None and (doubtful := sorted(filter(online.is_doubtful, online.views))):
+            answer["doubtful"] = [doubt(online, view_id) for view_id in doubtful]
         if self._server.clock is not None:
             answer["clock"] = f"stopped at {self._server.clock} by FEATURES_CLOCK"
         if reasons and reasons != self._not_ready:

@@ -58,6 +58,7 @@ class Worker(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.add_reader(sys.stdin.fileno(), self._supervisor_spoke)
         self._server.counts.share(Path(self._worker.counts_folder), f"{self._worker.slot}.counts")
+        self._memory = self._server.watch_memory()
         await super().startup(sockets)
         gc.collect()
         gc.freeze()  # a full collection would otherwise walk all that was imported, and stop requests meanwhile
@@ -75,6 +76,7 @@ class Worker(uvicorn.Server):
         await self._accept_the_last()
         await asyncio.sleep(LAST_REQUEST_SECONDS)
         await super().shutdown(sockets)
+        self._memory.close()
         self._server.redis.close()
         self._server.pushes.close()
         self._server.counts.write()

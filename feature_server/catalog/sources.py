@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 from ..definitions.facts import FeatureView
 from ..definitions.stream import EventSource
 from ..errors import OnlineStoreError
-from ..history.log import landing_folder, last_logged, live_files, logged
+from ..history.log import cut_key, landing_folder, last_logged, live_files, log_key, logged
 from ..layout.keys import DEAD
 from ..online.live import entry_seconds, read_live
+from ..online.memory import lost_pushes
+from ..online.registry import OnlineRegistry
 from ..online.store import OnlineStore, redis_errors
 from ..times import EPOCH, from_us, to_us
 from .lateness import allowed_delay, span
@@ -56,9 +58,13 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def source_status(
-    source: EventSource, views: Iterable[FeatureView], online: OnlineStore | None, project_dir: Path
+    source: EventSource,
+    views: Iterable[FeatureView],
+    online: OnlineStore | None,
+    project_dir: Path,
+    registry: OnlineRegistry | None = None,
 ) -> SourceStatus:
-    """The state of one source; without `online` nothing was ever pushed."""
+    """The state of one source; without `online` nothing was ever pushed. `registry` is what is online."""
     views = [view for view in views if view.stream is not None and view.stream.source == source.name]
     names = tuple(view.id for view in views)
     if online is None:
@@ -75,7 +81,7 @@ def source_status(
     status = SourceStatus(views=names, events=events, last_pushed_at=pushed_at, newest_event=newest, **live)
     cadences = [view.refresh for view in views if allowed_delay(view.refresh) is not None]
     refresh = min(cadences, key=allowed_delay, default=None)  # type: ignore[arg-type]
-    problems += [*_late(status, refresh), *_dead_letters(status, online)]
+    problems += [*_lost(status, online, registry, folder), *_late(status, refresh), *_dead_letters(status, online)]
     return msgspec.structs.replace(status, problems=tuple(problems))
 
 
@@ -93,6 +99,21 @@ def _logged_events(
     times = (pc.max(table[source.event_timestamp]).as_py() for table in tables)
     newest = max((to_us(time) for time in times if time is not None), default=None)
     return events, None if newest is None else from_us(newest)
+
+
+def _lost(
+    status: SourceStatus, online: OnlineStore, registry: OnlineRegistry | None, folder: Path | None
+) -> Iterator[str]:
+    """What is wrong when the log went before it had landed: as it was noticed, else as what it left behind tells."""
+    if registry is None:
+        return
+    if status.source in registry.lost:
+        yield lost_pushes(status.source, registry.lost[status.source])
+    elif any(map(registry.is_doubtful, status.views)):
+        with redis_errors():
+            begun = online.client.exists(cut_key(status.source)) or (folder is not None and live_files(folder))
+            if begun and not online.client.exists(log_key(status.source)):
+                yield lost_pushes(status.source, None)
 
 
 def _late(status: SourceStatus, refresh: str | None) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 A view is late when nothing was published or synced for twice the time between its refreshes, whatever its rows say: a
 view of rare events may rightly have an old newest event. It is expired when its newest event is older than its ttl. It
-differs when its last `features verify` found keys whose values no sync to come would make equal.
+differs when its last `features verify` found keys whose values no sync to come would make equal. It is evicted when
+Redis has evicted keys since its last full sync: rows online are counted as they were written.
 """
 
 from datetime import datetime
@@ -16,6 +17,7 @@ from ..errors import FeatureStoreError
 from ..offline.damage import absent
 from ..offline.store import OfflineStore
 from ..online.embedded import connect
+from ..online.memory import doubt, eviction_refused, look_at, noted, stream_views
 from ..online.registry import LastVerified, OnlineRegistry, OnlineView
 from ..online.store import OnlineStore
 from ..settings import Settings
@@ -94,6 +96,7 @@ class _Online(msgspec.Struct, frozen=True):
 
     registry: OnlineRegistry | None = None
     verified: dict[str, LastVerified] = {}
+    evicts: str | None = None  # what is wrong with Redis for stream views
 
 
 def _read_online(settings: Settings, registry: Registry) -> tuple[_Online, tuple[SourceStatus, ...]]:
@@ -101,8 +104,15 @@ def _read_online(settings: Settings, registry: Registry) -> tuple[_Online, tuple
     if settings.redis_url is None and not (settings.home / "valkey").is_dir():
         return _Online(), tuple(source_status(source, views, None, project_dir) for source in registry.sources)
     with connect(settings) as url, OnlineStore(url, timeout_seconds=ANSWER_SECONDS) as store:
-        online = _Online(store.registry(), store.verified([view.id for view in views]))
-        return online, tuple(source_status(source, views, store, project_dir) for source in registry.sources)
+        found, memory = store.registry(), look_at(url)
+        found = None if found is None else noted(found, memory.evicted)
+        refused = eviction_refused(memory, stream_views(registry), allowed=settings.allow_eviction)
+        online = _Online(
+            found,
+            store.verified([view.id for view in views]),
+            None if refused is None else str(refused),
+        )
+        return online, tuple(source_status(source, views, store, project_dir, found) for source in registry.sources)
 
 
 def _view_status(
@@ -116,8 +126,12 @@ def _view_status(
         problems.append(str(error))
     if online.registry is not None and (found := online.registry.synced(view.id)) is not None:
         synced = _synced(view, found, published.get("published_version"), problems)
+        if online.registry.is_doubtful(view.id):
+            problems.append(doubt(online.registry, view.id))
     elif view.online and published and reachable:
         problems.append(f"never synced: run `features sync {view.id}`")
+    if view.online and view.stream is not None and online.evicts is not None:
+        problems.append(f"may be evicted: {online.evicts}")
     refreshes = [at for at in (published.get("published_at"), synced.get("synced_at")) if at is not None]
     refreshed_at, newest = max(refreshes, default=None), published.get("newest_event")
     age = None if newest is None else (now - newest).total_seconds()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..dtypes import json_value
-from ..errors import FeatureStoreError
+from ..errors import FeatureStoreError, OnlineStoreUnavailable
 from ..layout.keys import key_value
 from ..settings import load_settings
 from .main import Json, Progress, ProjectDir, app, finish, in_force, online_store, progress_bar, show
@@ -53,8 +53,9 @@ def sync(
     if refresh:
         select_views(registry, [], refresh)
     options = SyncOptions(
-        full=full, expire=settings.clock is None, sweep=sweep, wait_seconds=wait, project_dir=settings.project_dir
-    )
+        full=full, expire=settings.clock is None, sweep=sweep, wait_seconds=wait, project_dir=settings.project_dir,
+        allow_eviction=settings.allow_eviction,
+    )  # fmt: skip
     with online_store(settings) as online, ExitStack() as bars:
 
         def progress(view_id: str) -> Progress:
@@ -156,6 +157,7 @@ def serve(
     from ..app.supervisor import Served, Supervisor, listen
     from ..online.address import parse_redis_url
     from ..online.embedded import connect
+    from ..online.memory import check_memory
     from ..online.store import OnlineStore
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -166,6 +168,8 @@ def serve(
     access = create_access(listener.getsockname()[0], host, settings.allowed_hosts)
     address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
     with connect(settings) as url:
+        with suppress(OnlineStoreUnavailable), OnlineStore(url, timeout_seconds=1) as store:
+            check_memory(store, allowed=settings.allow_eviction)
 
         def announce() -> None:
             if settings.clock is not None:

@@ -89,10 +89,12 @@ def stream(
     import signal
 
     from ..durable import make_private
-    from ..history.log import landing_folder
+    from ..errors import EvictingRedis, OnlineStoreUnavailable
+    from ..history.log import land, landing_folder
     from ..ingest.transaction import Ingestor
     from ..ingest.worker import Worker, dead_letters
     from ..online.embedded import connect
+    from ..online.memory import EvictionWatch, check_memory
     from ..online.store import OnlineStore
 
     settings = load_settings(project_dir=project_dir)
@@ -111,14 +113,24 @@ def stream(
     with ExitStack() as stack:
         url = stack.enter_context(connect(settings))
         ingestor = stack.enter_context(Ingestor(url, settings.now_us, expire=settings.clock is None))
-        worker = Worker(stack.enter_context(OnlineStore(url)), ingestor, found, folder, consumer=consumer)
+        online = stack.enter_context(OnlineStore(url))
+        worker = Worker(online, ingestor, found, folder, consumer=consumer)
+        report = (lambda line: None) if json else typer.echo
+        try:
+            with suppress(OnlineStoreUnavailable):
+                check_memory(online, allowed=settings.allow_eviction)
+        except EvictingRedis:
+            report(str(land(online, found, folder)))  # before they are evicted
+            raise
+        if not once:
+            stack.enter_context(EvictionWatch(url, report=report))
         if not (once or json):
             typer.echo(f"taking in events of {source}, landing them in {folder} every {land_every:g} s")
         done = worker.run(
             once=once,
             land_seconds=land_every,
             stopped=lambda: bool(ended),
-            report=lambda line: None if json else typer.echo(line),
+            report=report,
         )
     show(done, [done], json=json)
 

@@ -156,7 +156,7 @@ def _cut(online: OnlineStore, source: EventSource, max_entries: int) -> bytes | 
 
     All entries of a file have the same columns.
     """
-    name = _cut_key(source.name)
+    name = cut_key(source.name)
     with redis_errors():
         agreed: bytes | None = online.client.get(name)
         if agreed is None:
@@ -184,17 +184,17 @@ def _is_current(online: OnlineStore, source: str, cut: bytes) -> bool:
     """
 
     def look(pipeline: Any) -> bool:
-        if pipeline.get(_cut_key(source)) != cut:
+        if pipeline.get(cut_key(source)) != cut:
             return False
         entries = pipeline.xrange(log_key(source), count=1)
         current = bool(entries) and entries[0][0] == cut.split()[0]
         pipeline.multi()
         if not current:
-            pipeline.delete(_cut_key(source))
+            pipeline.delete(cut_key(source))
         return current
 
     with redis_errors():
-        return bool(online.client.transaction(look, _cut_key(source), value_from_callable=True))
+        return bool(online.client.transaction(look, cut_key(source), value_from_callable=True))
 
 
 def _landed(folder: Path, entries: list[_Entry]) -> set[str]:
@@ -234,18 +234,18 @@ def _finish(online: OnlineStore, source: str, cut: bytes, entries: list[_Entry])
     unreadable = [entry for entry in entries if entry.events is None]
 
     def finish(pipeline: Any) -> int:
-        if pipeline.get(_cut_key(source)) != cut:
+        if pipeline.get(cut_key(source)) != cut:
             return 0  # another process did
         pipeline.multi()
         for entry in unreadable:
             reason = f"an entry of {log_key(source).decode()} that cannot be read: {entry.reason}"
             pipeline.xadd(keys.DEAD + source.encode(), {**entry.fields, b"id": entry.name, b"reason": reason})
         pipeline.xdel(log_key(source), *[entry.name for entry in entries])
-        pipeline.delete(_cut_key(source))
+        pipeline.delete(cut_key(source))
         return len(unreadable)
 
     with redis_errors():
-        return int(online.client.transaction(finish, _cut_key(source), value_from_callable=True))
+        return int(online.client.transaction(finish, cut_key(source), value_from_callable=True))
 
 
 def _remove_unfinished(folder: Path) -> None:
@@ -288,7 +288,7 @@ def _read(source: EventSource, name: bytes, fields: dict[bytes, bytes]) -> _Entr
     return _Entry(name, fields, table)
 
 
-def _cut_key(source: str) -> bytes:
+def cut_key(source: str) -> bytes:
     return b"features:landing:" + source.encode()
 
 

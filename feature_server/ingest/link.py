@@ -17,6 +17,13 @@ class Changed(Exception):
     """A key that the transaction depends on has changed: nothing was done."""
 
 
+class Absent(Exception):
+    """Keys that the transaction needs are not there: nothing was done."""
+
+    def __init__(self, keys: frozenset[bytes]) -> None:
+        self.keys = keys
+
+
 class Link:
     """Sends transactions; connects when first needed, and again after the connection dropped.
 
@@ -35,10 +42,11 @@ class Link:
         """One command's reply."""
         return self._run(lambda: self._exchange(hiredis.pack_command(command), 1)[0])
 
-    def push(self, expected: bytes | None, commands: bytes, count: int) -> list[Any]:
+    def push(self, expected: bytes | None, commands: bytes, count: int, needed: Sequence[bytes] = ()) -> list[Any]:
         """Run `count` packed commands as one transaction while the guard has the value expected; their replies.
 
-        One of them may be an error: what fails as it runs undoes nothing of the others. Raises Changed otherwise.
+        One of them may be an error: what fails as it runs undoes nothing of the others. Raises Changed otherwise, and
+        Absent where a key `needed` is not there.
         """
 
         def run() -> list[Any]:
@@ -46,6 +54,11 @@ class Link:
                 self._guarded = (self._exchange(self._watch, 2)[1],)
             if self._guarded != (expected,):
                 raise Changed
+            if needed:
+                asked = [(b"WATCH", *needed), *((b"EXISTS", key) for key in needed)]
+                found = self._exchange(_commands(asked), len(asked))[1:]
+                if absent := frozenset(key for key, there in zip(needed, found, strict=True) if not there):
+                    raise Absent(absent)
             self._guarded = None
             results = self._transaction(commands, count, self._watch)
             self._guarded = (self._replies(2)[1],)
@@ -93,7 +106,7 @@ class Link:
                 self.close()
                 if fresh or not isinstance(error, ConnectionError):
                     raise self.address.unavailable(error) from None
-            except Changed:
+            except (Changed, Absent):
                 raise
             except BaseException:  # replies may still be to come
                 self.close()

@@ -6,7 +6,7 @@ sent twice lies in Redis twice and counts once, so a push may be repeated.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,7 +23,7 @@ from ..layout.events import COUNTS, CREATED, EVENT, EVENT_ID, GRACE_US, retentio
 from ..layout.records import EventPacker, PackedEvents
 from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry, with_views
 from ..online.store import OnlineStore
-from .link import Changed, Link
+from .link import Absent, Changed, Link
 from .reader import Batch, EventReader, refusal
 from .rows import RowQueries
 from .trim import Trimmer
@@ -47,8 +47,8 @@ class PushResult(msgspec.Struct, kw_only=True):
 class _View:
     """Where and how the events of one stream view are written."""
 
-    def __init__(self, view: FeatureView, code: str) -> None:
-        self.view, self.code = view, code.encode()
+    def __init__(self, view: FeatureView, code: str, doubtful: bool) -> None:
+        self.view, self.code, self.doubtful = view, code.encode(), doubtful
         self.packer = EventPacker(view)
         retention = retention_us(view)
         self.retention_us = None if retention is None else retention + 2 * GRACE_US
@@ -70,7 +70,9 @@ class _Source:
         self.queries = RowQueries()
         self.log = keys.LOG + name.encode()
         self.log_refused = False  # by what else is under its key: looked at before records are appended once more
-        self.views = [_View(target.definition, target.code) for target in online.stream_targets(name)]
+        doubtful = {entry.code for view_id, entry in online.views.items() if online.is_doubtful(view_id)}
+        targets = [(target.definition, target.code) for target in online.stream_targets(name)]
+        self.views = [_View(view, code, code in doubtful) for view, code in targets]
         views = [view for view in online.registry.feature_views if view.online and view.id not in online.views]
         self.missing = [view.id for view in views if view.stream and view.stream.source == name]
 
@@ -161,16 +163,14 @@ class Ingestor(AbstractContextManager["Ingestor"]):
             if self._link.ask(b"GET", keys.EPOCH) != self._epoch:
                 raise Changed
         else:
-            written = [self._written(view, batch, now_us) for view, batch in packed]
             log = [
                 hiredis.pack_command((b"XADD", source.log, b"*", b"events", entry)) for entry in _entries(whole.table)
             ]
             if source.log_refused:
                 self._link.ask(b"XLEN", source.log)
                 source.log_refused = False
-            count = len(log) + sum(len(each.keys) * each.commands_a_key for each in written)
-            commands = b"".join([*(each.commands for each in written), *log])
-            replies, start, refused = self._link.push(self._epoch, commands, count), 0, dict[int, str]()
+            written, replies = self._push_all(packed, log, now_us)
+            start, refused = 0, dict[int, str]()
             for (view, _), each in zip(packed, written, strict=True):
                 stop = start + len(each.keys) * each.commands_a_key
                 lengths = replies[start : stop : each.commands_a_key]
@@ -186,6 +186,27 @@ class Ingestor(AbstractContextManager["Ingestor"]):
                 self._link.check(reply)
             whole.refuse(refused)
         _give_back(batches, dict(whole.rejected))
+
+    def _push_all(
+        self, packed: Sequence[tuple[_View, PackedEvents]], log: Sequence[bytes], now_us: int
+    ) -> tuple[list[_Written], list[Any]]:
+        """Write the records and the log in one transaction; what was written of each view, and the replies.
+
+        A key of a doubtful view that is not there stays so, for it may have been evicted: a read of it is an error, and
+        the full sync to come takes its events from the log.
+        """
+        absent = frozenset[bytes]()
+        while True:
+            written = [self._written(view, batch, now_us, absent) for view, batch in packed]
+            needed = [
+                key for (view, _), each in zip(packed, written, strict=True) if view.doubtful for key in each.keys
+            ]
+            count = len(log) + sum(len(each.keys) * each.commands_a_key for each in written)
+            commands = b"".join([*(each.commands for each in written), *log])
+            try:
+                return written, self._link.push(self._epoch, commands, count, needed)
+            except Absent as found:
+                absent |= found.keys
 
     def _source(self, name: str) -> _Source:
         """The source as the online registry has it; views that are not online yet are put there."""
@@ -281,10 +302,11 @@ class Ingestor(AbstractContextManager["Ingestor"]):
 
         return _by_halves(events, look)
 
-    def _written(self, view: _View, batch: PackedEvents, now_us: int) -> _Written:
+    def _written(self, view: _View, batch: PackedEvents, now_us: int, absent: Collection[bytes]) -> _Written:
         """Appends each key's records and renews its expiry."""
-        row_keys = list(map(view.key, batch.entities))
-        pairs = zip(row_keys, batch.records, strict=True)
+        keyed = zip(map(view.key, batch.entities), batch.records, strict=True)
+        pairs = [(key, records) for key, records in keyed if key not in absent] if absent else list(keyed)
+        row_keys = [key for key, _ in pairs]
         if not self._expire or view.retention_us is None:
             packed = [_APPEND % (len(key), key, len(records), records) for key, records in pairs]
             return _Written(row_keys, b"".join(packed), 1)

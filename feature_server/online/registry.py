@@ -18,6 +18,13 @@ ONLINE_FORMAT = 2  # of what is written anew; of 1 a record's flags are `counts`
 _Kept = TypeVar("_Kept")
 
 
+class Evicted(msgspec.Struct, frozen=True, kw_only=True):
+    """How many keys Redis had evicted since it was started as `run_id`."""
+
+    run_id: str
+    keys: int
+
+
 class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
     """The rows of one view that are online: those of the latest event of each key at `synced_at_us`, as version
     `table_version` of the view's offline table has them.
@@ -26,7 +33,7 @@ class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
     expired since is still in the number. `newest_event_us` is the latest event timestamp among them, None when there is
     none. `table_id` is the Delta table's own id. `expires` says whether the keys of a view with a ttl have an expiry in
     Redis: they have none where the clock is stopped. `format` is that of a stream view's records under this code; rows
-    have one format.
+    have one format. `evictions` is the online registry's when the last full fill began.
     """
 
     format: int = 1
@@ -38,6 +45,7 @@ class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
     newest_event_us: int | None = None
     table_id: str = ""
     expires: bool = True
+    evictions: int = 0
 
 
 class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,11 +53,20 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
 
     `registry` may name a view that `views` does not hold: it has not been synced yet. `filling` holds stream views
     whose events are being written under another code, by view id: pushes go there too, readers do not look.
+    `evictions` says how often it was noticed that Redis had evicted keys, `evicted` how many when last.
+    `lost` has the event sources whose log went before it had landed, and how many pushes it held when seen last.
     """
 
     registry: Registry
     views: dict[str, OnlineView] = {}
     filling: dict[str, OnlineView] = {}
+    evictions: int = 0
+    evicted: Evicted | None = None
+    lost: dict[str, int] = {}
+
+    def is_doubtful(self, view_id: str) -> bool:
+        """Whether keys were evicted since a view's last full fill: one that is absent may have been there."""
+        return view_id in self.views and self.views[view_id].evictions < self.evictions
 
     def stream_targets(self, source: str) -> list[OnlineView]:
         """Where the events of a source go: one or two codes for each of its views."""
@@ -108,11 +125,17 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def with_views(now: OnlineRegistry | None, registry: Registry, views: dict[str, OnlineView]) -> OnlineRegistry:
-    """The online registry with other definitions and views; what is being filled stays, but for views that are gone."""
+def with_views(
+    now: OnlineRegistry | None, registry: Registry, views: dict[str, OnlineView], evicted: Evicted | None = None
+) -> OnlineRegistry:
+    """The online registry with other definitions and views; what is being filled stays, but for views that are gone.
+
+    `evicted` is what a registry that is begun anew says of evictions.
+    """
+    now = OnlineRegistry(registry=registry, evicted=evicted) if now is None else now
     known = {view.id for view in registry.feature_views if view.online}
-    filling = {view_id: entry for view_id, entry in (now.filling if now else {}).items() if view_id in known}
-    return OnlineRegistry(registry=registry, views=views, filling=filling)
+    filling = {view_id: entry for view_id, entry in now.filling.items() if view_id in known}
+    return msgspec.structs.replace(now, registry=registry, views=views, filling=filling)
 
 
 class _Wrapped(msgspec.Struct, frozen=True, kw_only=True):

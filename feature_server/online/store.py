@@ -103,6 +103,7 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
     if need be."""
 
     def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self.url, self.sent_bytes = url, 0  # the latter: of what syncs have sent to be written
         self._last_registry: tuple[bytes, OnlineRegistry] | None = None
         self.client: Any = redis.Redis.from_pool(_connections(parse_redis_url(url), timeout_seconds))
 
@@ -137,9 +138,12 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
         with redis_errors():
             return int(self.client.hget(keys.ROWS, code) or 0)
 
-    def new_code(self) -> str:
-        """A code that no row key has begun with."""
+    def new_code(self, *, fresh: bool = False) -> str:
+        """A code that no row key has begun with. Where the counter is gone, as when it was evicted, the time takes its
+        place, but in a `fresh` Redis that held nothing before."""
         with redis_errors():
+            if not fresh:
+                self.client.set(keys.NEXT_CODE, int(time.time()), nx=True)
             return keys.code_text(int(self.client.incr(keys.NEXT_CODE)))
 
     def record(self, fence: Fence, code: str, generation: Generation) -> None:

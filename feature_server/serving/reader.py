@@ -66,6 +66,7 @@ class Plan:
             self._row_names.append((stored.definition.key_names, stored.code.encode()))
             ttl_us = online.registry.feature_view(view_id).ttl_us
             self.views.append(_reader_of(stored)(stored, ttl_us, features, counts.view(view_id)))
+            self.views[-1].doubtful = online.is_doubtful(view_id)
         based = [i for i, view in enumerate(self.views) if view.bases]
         self.bases = {view: len(self.views) + n for n, view in enumerate(based)}  # where the bases of views are
         self._row_names += [(self._row_names[i][0], self._row_names[i][1] + BASE) for i in based]
@@ -192,6 +193,7 @@ class FeatureReader:
         self.now_us = now_us
         self.counts = Counts()
         self.loaded: Loaded | None = None
+        self.refused: FeatureStoreError | None = None  # why stream views are not read
         self._connection = 0
 
     def load(self, replies: Sequence[bytes | None]) -> Loaded:
@@ -247,6 +249,8 @@ class FeatureReader:
     def _answer(
         self, request: GetOnlineFeatures, plan: Plan, count: int, replies: list[bytes | None]
     ) -> OnlineFeatures:
+        if self.refused is not None and any(view.stream for view in plan.views):
+            raise self.refused.with_traceback(None)
         self.counts.entities += count
         blocks = len(plan.views) + len(plan.bases)
         rows = [replies[start : start + count] for start in range(1, 1 + count * blocks, count or 1)]

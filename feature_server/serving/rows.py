@@ -58,6 +58,7 @@ class ViewReader:
     """
 
     stream = False
+    doubtful = False  # whether Redis may have evicted keys of the view
     bases = False  # whether `read` needs the bases of lifetime windows too
 
     def __init__(

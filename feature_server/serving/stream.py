@@ -11,7 +11,7 @@ from ..definitions.aggregates import is_lifetime, is_of_argument
 from ..definitions.facts import Feature
 from ..definitions.stream import Node, steps_of
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, integer_bounds
-from ..errors import OnlineStoreError
+from ..errors import KeysEvicted, OnlineStoreError
 from ..layout.decode import Dictionary, EventDecoder, objects
 from ..layout.events import arguments_of, plan_of
 from ..layout.row import encode_list
@@ -73,6 +73,8 @@ class StreamViewReader(ViewReader):
         unknown: Collection[int] = (),
         bases: Sequence[bytes | None] = (),
     ) -> ViewColumns:
+        if self.doubtful:
+            self._check_there(rows, unknown, bases)
         events, dictionaries = self._decoder.decode(rows)
         if self._lifetime is not None:
             events = in_force(events)
@@ -115,6 +117,18 @@ class StreamViewReader(ViewReader):
             flags = [flags for flags, plain in zip(nulls, self._plain, strict=True) if plain == of_plain]
             self.counts.add(len(rows), len(flags), sum(map(sum, filter(None, flags))), missing)
         return ViewColumns(event_us, columns, nulls, absent_of)
+
+    def _check_there(
+        self, rows: Sequence[bytes | None], unknown: Collection[int], bases: Sequence[bytes | None]
+    ) -> None:
+        """Refuse to answer for keys that may have been evicted: a window of one would read too low."""
+        absent = {i for values in (rows, bases) for i, value in enumerate(values) if value is None}.difference(unknown)
+        if absent:
+            raise KeysEvicted(
+                f"Redis has evicted keys, and {len(absent):,} of the {len(rows):,} entities asked for have none now",
+                where=self.view_id, expected="all keys of the view's last full sync",
+                remedy=f"give Redis room, set maxmemory-policy noeviction, run `features sync --full {self.view_id}`",
+            )  # fmt: skip
 
     def _value(self, i: int, found: Evaluated, dictionaries: Sequence[Dictionary]) -> tuple[Column, Dictionary]:
         """A feature's values, and what they are places in."""

@@ -76,7 +76,7 @@ class EventFilling:
         session, now_us = self.session, self.target.now_us
         entry = OnlineView(
             code=code, definition=self.view, table_version=self.target.table.version, synced_at_us=now_us, rows=0,
-            table_id="", expires=session.options.expire,
+            table_id="", expires=session.options.expire, evictions=session.evictions,
         )  # fmt: skip
         session.online.publish(lambda now: self._with_filling(now, entry), fence=session.fence)
         packer, done = EventPacker(self.view), 0
@@ -150,7 +150,8 @@ class EventFilling:
             return int(self.session.online.client.transaction(replace, name, fence.key, value_from_callable=True))
 
     def _with_filling(self, now: OnlineRegistry | None, entry: OnlineView) -> OnlineRegistry:
-        online = with_views(now, self.session.registry, now.views if now else {})
+        session = self.session
+        online = with_views(now, session.registry, now.views if now else {}, session.begun.evicted)
         return msgspec.structs.replace(online, filling={**online.filling, self.view.id: entry})
 
 

@@ -7,20 +7,32 @@ whose time came since; each gets its latest row, or is deleted. A sync that was 
 recorded, so the next one looks at what it may have written too.
 
 A change of layout (definition, ttl) or `full` writes every row under a new code, then switches readers to it, then
-deletes the old code's rows. What a view is filled with is rows (`sync.rows`) or events (`sync.events`).
-Neither the table's version nor the instant ever goes back, but by `full`.
+deletes the old code's rows; so does a sync of a view of which Redis has evicted keys. What a view is filled with is
+rows (`sync.rows`) or events (`sync.events`). Neither the table's version nor the instant ever goes back, but by `full`.
+A sync during which Redis evicted keys fails: readers stay where they are.
 """
 
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 
+from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
-from ..errors import FeatureStoreError, OfflineStoreError, OnlineStoreError, RequestError
+from ..errors import (
+    FeatureStoreError,
+    KeysEvicted,
+    OfflineStoreError,
+    OnlineStoreError,
+    OnlineStoreUnavailable,
+    RequestError,
+    SyncConflict,
+)
 from ..offline.damage import DamagedFile, reading
-from ..offline.store import OfflineStore
+from ..offline.store import OfflineStore, OfflineTable
+from ..online.memory import Memory, MemoryReader, evicted_during, eviction_refused, note, noted
 from ..online.registry import OnlineRegistry, OnlineView, with_views
 from ..online.store import Attempt, Generation, OnlineStore
 from ..times import from_us
@@ -39,6 +51,7 @@ class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `mode` is `full` (every row was written), `changes`, or `removed` (the view is no longer online). `leftover` names
     codes whose rows could not be listed because their offline table is gone; `features sync --sweep` deletes them.
+    `doubtful` says that Redis has evicted keys since the view's last full sync: some of its own may be gone.
     """
 
     view: str
@@ -50,6 +63,7 @@ class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
     newest_event_us: int | None = None
     table_version: int | None = None
     leftover: tuple[str, ...] = ()
+    doubtful: bool = False
 
     def __str__(self) -> str:
         parts = [f"rows={self.rows} deleted={self.deleted} seconds={self.seconds:.1f}"]
@@ -58,6 +72,8 @@ class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
         if self.table_version is not None:
             parts.append(f"version={self.table_version}")
         verb = "removed" if self.mode == "removed" else "synced"
+        if self.doubtful:
+            parts.append("doubtful: Redis has evicted keys")
         return f"{verb} {self.view} {' '.join(parts)}"
 
 
@@ -69,7 +85,10 @@ class ViewSync:
         self.started = time.monotonic()
         found, generations = self.online.registry(), self.online.generations()
         self.live = found.views.get(self.view_id) if found else None
+        self.doubtful = found is not None and found.is_doubtful(self.view_id)
         self.left_filling = found is not None and self.view_id in found.filling  # by a sync that was killed
+        evicted = session.begun.evicted
+        self.fresh = found is None and not generations and evicted is not None and not evicted.keys
         self.generations = {code: of for code, of in generations.items() if of.view == self.view_id}
         if (live := self.live) is None:
             return
@@ -88,6 +107,21 @@ class ViewSync:
                 where=view.id,
                 remedy=f"run dbt, then `features publish {view.id}`",
             )
+        if view.stream is not None and (
+            refused := eviction_refused(self.session.begun, [view.id], allowed=self.session.options.allow_eviction)
+        ):
+            raise refused
+        self.sent_before = self.online.sent_bytes
+        try:
+            return self._sync(view, table, clock)
+        except KeysEvicted:
+            raise
+        except OnlineStoreError:
+            with suppress(OnlineStoreUnavailable):
+                self._check_evicted(view)  # of the fence, which looks like another sync
+            raise
+
+    def _sync(self, view: FeatureView, table: OfflineTable, clock: Callable[[], int]) -> SyncResult:
         attempts = self.generations[self.live.code].attempts if self.live else ()
         now_us = clock()
         if self.live is not None and not self.session.options.full:
@@ -109,13 +143,18 @@ class ViewSync:
         if self.live is not None or self.left_filling:
             self.online.publish(lambda now: self._changed_to(now, None), fence=self.session.fence)
         deleted, leftover = clean(self.session, self.generations, self.live)
+        self.doubtful = False
         return self._result("removed", deleted=deleted, leftover=leftover)
 
     def _changed_to(self, now: OnlineRegistry | None, entry: OnlineView | None) -> OnlineRegistry:
         """The online registry with another entry of the view, or with none."""
         views = (now.views if now else {}) | {self.view_id: entry}
         kept = {view_id: view for view_id, view in views.items() if view is not None}
-        return self._without_filling(with_views(now, self.session.registry, kept))
+        online = self._without_filling(with_views(now, self.session.registry, kept, self.session.begun.evicted))
+        if entry is None or (stream := entry.definition.stream) is None or (self.live and entry.code == self.live.code):
+            return online
+        lost = {source: pushes for source, pushes in online.lost.items() if source != stream.source}
+        return msgspec.structs.replace(online, lost=lost)  # it has been filled with all that is left
 
     def _without_filling(self, now: OnlineRegistry) -> OnlineRegistry:
         """Have pushes go nowhere but where readers look."""
@@ -136,6 +175,8 @@ class ViewSync:
                 got=f"version {table.version}",
                 remedy=f"restore the offline store, or run `features sync --full {self.view_id}` to go back",
             )
+        if self.doubtful and (self.target.view.stream is not None or not self.session.begun.evicts):
+            return None  # a key that was evicted would be begun anew with what changed alone
         sets: list[KeySet] = []
         for attempt in attempts:
             if (changes := table.changes_since(attempt.table_version)) is None:
@@ -150,12 +191,34 @@ class ViewSync:
         return KeySet([keys.ids for keys in sets if len(keys)], integer=reader.integer)
 
     def _write_all(self) -> SyncResult:
-        code = self.online.new_code()
+        code = self.online.new_code(fresh=self.fresh)
         self.online.record(self.session.fence, code, self._generation((self.target.attempt,)))
         written = self.filling.fill(code)
-        entry = self._publish(code)
+        try:
+            self._check_evicted(self.target.view)
+        except KeysEvicted:
+            with suppress(SyncConflict):
+                self._give_up(code)
+            raise
+        entry = self._publish(code, self.session.evictions)
         _, leftover = clean(self.session, self.generations, self.live)
         return self._result("full", entry, rows=written, leftover=leftover)
+
+    def _give_up(self, code: str) -> None:
+        """Take away what a full fill has written, so that it takes no memory from others."""
+        nothing = OnlineRegistry(registry=self.session.registry)
+        self.online.publish(lambda now: self._without_filling(now or nothing), fence=self.session.fence)
+        clean(self.session, {code: self._generation((self.target.attempt,))}, self.live)
+
+    def _check_evicted(self, view: FeatureView) -> None:
+        """Fail where Redis evicted keys since the sync began, and say so to all."""
+        session, after = self.session, self.session.memory.look()
+        if not after.evicted_since(session.begun):
+            return
+        with suppress(OnlineStoreUnavailable):  # full, and nothing is left to evict: the next look does it
+            note(self.online, session.memory.look)
+        if view.stream is not None or not session.options.allow_eviction:
+            raise evicted_during(view, session.begun, after, self.online.sent_bytes - self.sent_before)
 
     def _write_changes(self, code: str, attempts: tuple[Attempt, ...], changed: KeySet) -> SyncResult:
         if self.left_filling:
@@ -169,9 +232,12 @@ class ViewSync:
                 generation = self._generation((*attempts, self.target.attempt))
                 self.online.record(self.session.fence, code, generation)
             written, deleted = self.filling.merge(code, changed, attempts)
-        return self._result("changes", self._publish(code), rows=written, deleted=deleted, leftover=leftover)
+        self._check_evicted(self.target.view)
+        assert self.live is not None
+        entry = self._publish(code, self.live.evictions)
+        return self._result("changes", entry, rows=written, deleted=deleted, leftover=leftover)
 
-    def _publish(self, code: str) -> OnlineView:
+    def _publish(self, code: str, evictions: int) -> OnlineView:
         """Move the watermark, and with it readers to `code`; pushes go there alone from then on."""
         view, table, now_us = self.target.view, self.target.table, self.target.now_us
         newest, grace = newest_event(self.filling.reader, table.files(), now_us=now_us), grace_us(view)
@@ -186,9 +252,13 @@ class ViewSync:
             newest_event_us=newest,
             table_id=table.id,
             expires=self.session.options.expire,
+            evictions=evictions,
         )
         generation = code, self._generation((self.target.attempt,))
-        self.online.publish(lambda now: self._changed_to(now, entry), fence=self.session.fence, generation=generation)
+        online = self.online.publish(
+            lambda now: self._changed_to(now, entry), fence=self.session.fence, generation=generation
+        )
+        self.doubtful = online.is_doubtful(self.view_id)
         return entry
 
     def _generation(self, attempts: tuple[Attempt, ...]) -> Generation:
@@ -213,6 +283,7 @@ class ViewSync:
             newest_event_us=entry.newest_event_us if entry else None,
             table_version=entry.table_version if entry else None,
             leftover=leftover,
+            doubtful=self.doubtful,
         )
 
 
@@ -257,22 +328,33 @@ def sync(
         chosen = _named(registry, views, gone)
     results: list[SyncResult] = []
     failures: dict[str, FeatureStoreError] = {}
-    for view_id in chosen:
-        try:
-            with fenced(
-                online, view_id, lease_seconds=options.lease_seconds, wait_seconds=options.wait_seconds
-            ) as fence:
-                run = ViewSync(Session(online, offline, registry, fence, options, progress(view_id)))
-                results.append(run.sync(now_us) if view_id in known else run.remove())
-                if view_id not in known:
-                    online.forget_verified(view_id)
-            report(results[-1])
-            if results[-1].leftover:
-                failures[view_id] = _leftover(results[-1])
-        except FeatureStoreError as error:
-            failures[view_id] = error
+    lease, wait = options.lease_seconds, options.wait_seconds
+    with MemoryReader(online.url) as memory:
+        for view_id in chosen:
+            try:
+                with fenced(online, view_id, lease_seconds=lease, wait_seconds=wait) as fence:
+                    begun = _begin(online, memory)
+                    run = ViewSync(
+                        Session(online, offline, registry, fence, options, progress(view_id), memory, *begun)
+                    )
+                    results.append(run.sync(now_us) if view_id in known else run.remove())
+                    if view_id not in known:
+                        online.forget_verified(view_id)
+                report(results[-1])
+                if results[-1].leftover:
+                    failures[view_id] = _leftover(results[-1])
+            except FeatureStoreError as error:
+                failures[view_id] = error
     online.publish(lambda now: with_views(now, registry, now.views if now else {}))
     return SyncReport(results=tuple(results), failures=failures)
+
+
+def _begin(online: OnlineStore, memory: MemoryReader) -> tuple[Memory, int]:
+    """What Redis says of its memory, and the online registry's mark, which has risen if that gives reason to."""
+    seen, found = memory.look(), online.registry()
+    if found is not None and noted(found, seen.evicted) is not found:
+        found = note(online, memory.look)
+    return seen, found.evictions if found else 0
 
 
 def _leftover(result: SyncResult) -> OnlineStoreError:

@@ -9,6 +9,7 @@ import msgspec
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
 from ..offline.store import OfflineStore, OfflineTable
+from ..online.memory import Memory, MemoryReader
 from ..online.store import Attempt, Fence, OnlineStore
 from .lock import LEASE_SECONDS, WAIT_SECONDS
 
@@ -18,19 +19,24 @@ Progress = Callable[[int, int], None]
 class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`expire`: give keys of views with a ttl an expiry by Redis' own clock; False where this product's clock stands
     still. `sweep`: look through all keys of Redis for rows that can be found in no other way. `project_dir` is where
-    relative locations of event sources begin."""
+    relative locations of event sources begin. `allow_eviction`: put views in a Redis that may evict keys, and those
+    without `stream` also when it did."""
 
     full: bool = False
     project_dir: Path = Path()
     expire: bool = True
     sweep: bool = False
+    allow_eviction: bool = False
     lease_seconds: float = LEASE_SECONDS
     wait_seconds: float = WAIT_SECONDS
 
 
 @dataclass(frozen=True)
 class Session:
-    """A sync of the view `fence.view`."""
+    """A sync of the view `fence.view`.
+
+    `begun` is what Redis said of its memory before, `evictions` the online registry's mark then.
+    """
 
     online: OnlineStore
     offline: OfflineStore
@@ -38,6 +44,9 @@ class Session:
     fence: Fence
     options: SyncOptions
     progress: Progress
+    memory: MemoryReader
+    begun: Memory
+    evictions: int
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ class FencedWriter(AbstractContextManager["FencedWriter"]):
 
     def __init__(self, store: OnlineStore, fence: Fence, code: str) -> None:
         self.written = self.deleted = 0
-        self._fence, self._code = fence, code.encode()
+        self._store, self._fence, self._code = store, fence, code.encode()
         self._opening = pack_command((b"WATCH", fence.key)) + pack_command((b"GET", fence.key))
         self._pool = store.client.connection_pool
         self._queue: queue.Queue[Transaction | None] = queue.Queue(_QUEUED_TRANSACTIONS)
@@ -209,6 +209,7 @@ class FencedWriter(AbstractContextManager["FencedWriter"]):
         for transaction in transactions:
             if self._failure is not None:
                 raise self._failure
+            self._store.sent_bytes += sum(map(len, transaction.commands))
             self._queue.put(transaction)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
