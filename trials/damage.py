@@ -28,6 +28,7 @@ FILES = {  # where the files of a kind are, and what reads them
 }  # fmt: skip
 NAMED = re.compile(r"^(error: |failed )|problem", re.M)
 REMEDY = re.compile(r"`((?:features|dbt) [^`\n]+)`")
+AWAY = re.compile(r"move (\S+) away")
 PLACES = ("VIEW", "SOURCE", "FILE", "<")  # in a remedy for the reader to fill in
 
 
@@ -119,11 +120,10 @@ def is_found(shop: Shop, path: Path) -> bool:
 
 def heal(shop: Shop, whole: Path, path: Path, done: Done, what: str) -> None:
     """Do what the error says, where that is a command, else put the file back; then the command works."""
-    remedies = [
-        each
-        for each in dict.fromkeys(REMEDY.findall(" ".join(done.output.split("remedy: ")[1:])))
-        if not any(p in each for p in PLACES)
-    ]
+    told = " ".join(done.output.split("remedy: ")[1:])
+    remedies = [each for each in dict.fromkeys(REMEDY.findall(told)) if not any(place in each for place in PLACES)]
+    for away in dict.fromkeys(AWAY.findall(told)):
+        shutil.rmtree(away)
     for each in remedies:
         shop.run("build" if each.startswith("dbt") else each.removeprefix("features "))
     if not remedies:

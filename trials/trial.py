@@ -56,6 +56,7 @@ class Trial:
 
     def fault(self, what: str) -> None:
         """Something that is wrong; the trial goes on."""
+        what = " ".join(what.split())
         self.faults.append(f"round {self.round}: {what}")
         self.say(f"WRONG {what}", now=True)
 
