@@ -1,8 +1,9 @@
 """The point-in-time rule: which row of a feature view's history counts for a key at a time.
 
 A row counts at time t if `event <= t` and, with a ttl, `event >= t - ttl`; of these the latest event wins, on a tie the
-latest created, null created being the earliest. `as_known` also demands `created <= t`, which a null created never
-meets; a view without created timestamps knows each row at its event time.
+latest created, null created being the earliest. Of rows that tie in both, a data error, it is the one with the last
+place in the table (`offline.store.PLACE`): training, sync and verify agree on it. `as_known` also demands
+`created <= t`, which a null created never meets; a view without created timestamps knows each row at its event time.
 
 Everything here is whole arrays at a time: a binary search that narrows all spine rows at once, so that any number of
 keys and any span of time cost `log2(rows of the largest key)` steps and no packing of keys and times into one number.

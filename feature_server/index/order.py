@@ -1,4 +1,4 @@
-"""The order of a view's rows by (join keys, event, created timestamp), as arrays in files of raw int64.
+"""The order of a view's rows by (join keys, event, created timestamp, place), as arrays in files of raw int64.
 
     keys.arrow    one row per group, the rows of one key: the join keys, in ascending order
     starts        groups + 1: where each group starts
@@ -22,12 +22,11 @@ import pyarrow.compute as pc
 from ..definitions.facts import FeatureView
 from ..durable import flush
 from ..offline.sql import INSTANT, Column, literal, quote, restore
-from ..offline.store import OfflineTable
+from ..offline.store import FILE_SHIFT, PLACE, OfflineTable
 from ..point_in_time import NO_CREATED, History, Int64s
 from .files import Mapped
 
 _BATCH_ROWS = 1 << 18
-_FILE_SHIFT = 40  # a file's number and a row's number within it travel through the sort in one integer
 
 
 class Order(NamedTuple):
@@ -76,7 +75,7 @@ def build_order(connection: duckdb.DuckDBPyConnection, table: OfflineTable, path
             for name, times in zip(names, batch.columns[len(columns) :], strict=False):
                 _write(files[name], times.to_numpy())
             place = batch.columns[-1].to_numpy()
-            _write(files["positions"], offsets[place >> _FILE_SHIFT] + (place & ((1 << _FILE_SHIFT) - 1)))
+            _write(files["positions"], offsets[place >> FILE_SHIFT] + (place & ((1 << FILE_SHIFT) - 1)))
             rows += batch.num_rows
             last = [column[-1] for column in columns]
         _write(files["starts"], np.array([rows]))
@@ -94,7 +93,7 @@ def _sorted_batches(connection: duckdb.DuckDBPyConnection, table: OfflineTable) 
     if table.files():
         paths = ", ".join(literal(str(file.path)) for file in table.files())
         source = f"read_parquet([{paths}], hive_partitioning = false, file_row_number = true)"
-        parts.append(f"(file_index::bigint << {_FILE_SHIFT}) + file_row_number")
+        parts.append(PLACE)
     else:
         source = f"({table.scan_sql()})"
         parts.append("0::bigint")

@@ -19,8 +19,11 @@ from ..definitions.facts import Feature, FeatureView
 from ..errors import UNREADABLE, OfflineStoreError
 from ..formats import check_format
 from .log import check_recent_commits, commit_file, damaged_log
-from .sql import BUCKET, cast_list, literal, restore_list, stored_sql_type
+from .sql import BUCKET, cast_list, literal, quote, restore_list, stored_sql_type
 
+# SQL of a row's place among all rows of the files that `scan_sql` reads, in the order of `OfflineTable.files()`.
+FILE_SHIFT = 40
+PLACE = f"(file_index::bigint << {FILE_SHIFT}) + file_row_number"
 LOG_KEY = "feature_warehouse"  # of a commit's custom metadata: a PublishedState
 PUBLISHED_FORMAT = 1
 
@@ -181,18 +184,23 @@ class OfflineTable:
         added = tuple(file for path, file in new.items() if path not in old)
         return added, tuple(file for path, file in old.items() if path not in new)
 
-    def scan_sql(self, names: Sequence[str] | None = None, files: Iterable[DataFile] | None = None) -> str:
+    def scan_sql(
+        self, names: Sequence[str] | None = None, files: Iterable[DataFile] | None = None, *, place: str | None = None
+    ) -> str:
         """A SELECT over the files (default: all of this version) of the columns in `names` (default: all).
 
-        Columns have their declared types, event and created timestamps are TIMESTAMP WITH TIME ZONE in UTC.
+        Columns have their declared types, event and created timestamps are TIMESTAMP WITH TIME ZONE in UTC. `place`
+        names a further column with each row's place.
         """
         view = self.view()
         paths = [literal(str(file.path)) for file in (self._files if files is None else files)]
         if paths:
-            source = f"read_parquet([{', '.join(paths)}], hive_partitioning = false)"
+            numbered = "" if place is None else ", file_row_number = true"
+            source = f"read_parquet([{', '.join(paths)}], hive_partitioning = false{numbered})"
         else:
             source = f"(select {cast_list(view, stored_sql_type, 'null')} where false)"
-        return f"select {restore_list(view, names)} from {source}"
+        more = "" if place is None else f", {PLACE if paths else '0::bigint'} as {quote(place)}"
+        return f"select {restore_list(view, names)}{more} from {source}"
 
     @cached_property
     def _files(self) -> tuple[DataFile, ...]:

@@ -2,8 +2,9 @@
 
 Files are parts of the event time, so a key found in one needs no older one. Each file is sorted by its join keys, event
 and created timestamp: the last of a run of equal keys is the latest row of that file; files that overlap in time are
-taken together. What makes one key equal to another is decided by `layout.keys`: by the integers themselves where a view
-has a single integer key, else by the text that names the entity in Redis.
+taken together, in the order of the table's files, so that of rows that tie in both timestamps the last counts
+(`point_in_time`). What makes one key equal to another is decided by `layout.keys`: by the integers themselves where a
+view has a single integer key, else by the text that names the entity in Redis.
 
 What a batch view has online of them: each until its ttl and a grace have passed.
 """
@@ -175,6 +176,7 @@ def latest_rows(
 ) -> Iterator[pa.Table]:
     """Latest rows, every key once: of all keys, or of those in `wanted`, which keeps those not found."""
     files = [file for file in files if file.min_event_us <= now_us]
+    places = {file.path: place for place, file in enumerate(files)}
     total, before = sum(file.rows for file in files), reader.rows_read
     seen = KeySet([], integer=reader.integer)
     groups = list(_overlapping(files))
@@ -184,6 +186,7 @@ def latest_rows(
         least = max(_FIRST_CHUNK_ROWS, reader.rows_read - before) if not reader.integer else len(seen) // 20
         while groups and sum(file.rows for file in chunk) < least:
             chunk += groups.pop()
+        chunk.sort(key=lambda file: places[file.path])
         found = []
         for parts in _pieces(reader, chunk, now_us, wanted):
             ids, latest = _latest_of(reader, parts)

@@ -254,10 +254,11 @@ class _Comparison:
         latest = [f"{event} desc"]
         if self.view.created_timestamp is not None:
             latest.append(f"history.{quote(self.view.created_timestamp)} desc nulls last")
+        latest.append("history.place_ desc")
         features = ", ".join(f"history.{quote(name)}" for name in self.view.feature_names)
         sql = f"""
             select chosen.n, epoch_us({event}), {features}
-            from ({table.scan_sql()}) as history join chosen on {join}
+            from ({table.scan_sql(place="place_")}) as history join chosen on {join}
             where {event} <= make_timestamptz({at_us}) and {wanted}
             qualify row_number() over (partition by chosen.n order by {", ".join(latest)}) = 1
         """
