@@ -114,8 +114,8 @@ def verify(
                         result = run(view, online, store, now_us=now_us, sample=sample, progress=progress)
                     else:
                         result = verify_events(
-                            view, online, store, now_us=now_us, project_dir=settings.project_dir, sample=sample,
-                            progress=progress,
+                            view, online, store, now_us=now_us, project_dir=settings.project_dir,
+                            warehouse=settings.warehouse, sample=sample, progress=progress,
                         )  # fmt: skip
             except (OfflineStoreError, SyncConflict) as error:
                 failed[view.id] = error

@@ -60,14 +60,15 @@ class Extent(msgspec.Struct, frozen=True):
 
 
 def row_hash(view: FeatureView) -> str:
-    """The SQL expression of a row's hash: every column of the table, and the signs of floating-point zeros.
+    """The SQL expression of a row's hash: every column of the table, and the signs of floating-point numbers, for zeros
+    (not of a NaN, which DuckDB's Parquet files do not keep).
 
     Hashed twice, because DuckDB takes the last column in by exclusive or alone: values swapped between rows would keep
     the rows' exclusive or.
     """
     names = [quote(column.name) for column in columns(view)]
     floats = [quote(feature.name) for feature in view.features if feature.dtype.kind in ("float32", "float64")]
-    return f"hash(hash({', '.join([*names, *(f'signbit({name})' for name in floats)])}))"
+    return f"hash(hash({', '.join([*names, *(f'signbit({name}) and not isnan({name})' for name in floats)])}))"
 
 
 def hash_check(connection: duckdb.DuckDBPyConnection) -> str:

@@ -6,11 +6,12 @@ that say to be created ahead of the clock: builds leave those out. A key that di
 of the table that was synced: equal to that it is merely not yet synced.
 """
 
-import math
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ..definitions.aggregates import has_bases
 from ..definitions.facts import FeatureView
@@ -30,6 +31,7 @@ from ..online.store import OnlineStore, redis_errors
 from ..serving.rows import ViewColumns
 from ..serving.statuses import ValueCounts
 from ..serving.stream import StreamViewReader
+from .relation import relation_differences
 from .rows import (
     EXPIRED,
     NOT_YET_SYNCED,
@@ -42,6 +44,7 @@ from .rows import (
     described,
     named_keys,
     never_synced,
+    same,
     synced_table,
 )
 
@@ -60,10 +63,12 @@ def verify_events(
     *,
     now_us: int,
     project_dir: Path,
+    warehouse: Path | None = None,
     sample: int = SAMPLE,
     progress: Progress = lambda done, total: None,
 ) -> Verified:
-    """Compare the features of `sample` keys of a stream view (0: all that are known offline or live) at `now_us`.
+    """Compare the features of `sample` keys of a stream view (0: all that are known offline or live) at `now_us`, and
+    what dbt's relation in the `warehouse`, where one is given, has of those with an event that is held twice.
 
     Events that land in files during the comparison may seem not to be online, a sync may run: it is then done again.
     """
@@ -78,12 +83,16 @@ def verify_events(
             progress(0, len(chosen))
             comparison = _Comparison(history, found, online, now_us)
             history.load(*live, until=comparison.read(chosen))
-            differences = comparison.differences(table, chosen)
+            differences, not_compared = comparison.differences(table, chosen), None
+            if warehouse is not None:
+                built, not_compared = relation_differences(history, found.definition, warehouse, now_us=now_us)
+                differences += built
             progress(len(chosen), len(chosen))
         verified = compared(
             table, found, differences, instant_us=now_us, key_count=len(chosen),
             newest_event_us=table.newest_event_us, explained=EXPLAINED, started=started,
         )  # fmt: skip
+        verified = msgspec.structs.replace(verified, not_compared=not_compared)
         if not verified.unexplained:
             break
     return verified
@@ -226,12 +235,4 @@ def served_values(
 
 def unequal(one: Values, other: Values) -> list[int]:
     """Places where values differ; sums of floats may differ in their last digits, for their order is not fixed."""
-    return [i for i, (a, b) in enumerate(zip(one, other, strict=True)) if not _equal(a, b)]
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_equal, a, b))
-    return bool(a == b)
+    return [i for i, (a, b) in enumerate(zip(one, other, strict=True)) if not same(a, b, close=True)]

@@ -5,6 +5,7 @@ value differs from the latest offline version at the instant is compared again w
 synced from: equal to that it is merely not yet synced, else it is wrong.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -49,7 +50,8 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     """What a comparison of `keys` keys of one view at `instant_us` found.
 
     `different` counts keys with a difference, `unexplained` those of them that the next sync would not make equal,
-    nor, for an event that came late for a lifetime window, the one after it has landed.
+    nor, for an event that came late for a lifetime window, the one after it has landed. `not_compared` says why the dbt
+    relation of a stream view was to be compared and was not.
     `behind_versions` counts commits of the offline table not yet synced, `behind_seconds` how much later the newest
     event offline is than the newest online, both as of the instant.
     """
@@ -65,6 +67,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     behind_versions: int | None = None
     behind_seconds: float | None = None
     seconds: float = 0.0
+    not_compared: str | None = None
 
     @property
     def summary(self) -> LastVerified:
@@ -76,6 +79,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
             f"verified {self.view} keys={self.keys} different={self.different} unexplained={self.unexplained} "
             f"online_version={_shown(self.online_version)} offline_version={self.offline_version} "
             f"behind_seconds={_shown(self.behind_seconds)} seconds={self.seconds:.2f}"
+            + (f" (its dbt relation was not compared: {self.not_compared})" if self.not_compared else "")
         )
 
 
@@ -302,10 +306,8 @@ class _Comparison:
         found = []
         if online.event_us != offline.event_us:
             found.append((self.view.event_timestamp, _time(online.event_us), _time(offline.event_us)))
-        values = zip(self.codec.names, self.codec.dtypes, online.values, offline.values, strict=True)
-        for name, dtype, one, other in values:
-            # The text of a float tells zeros of either sign apart, and one NaN not from another.
-            if repr(one) != repr(other) if dtype.kind in ("float32", "float64", "list") else one != other:
+        for name, one, other in zip(self.codec.names, online.values, offline.values, strict=True):
+            if not same(one, other):
                 found.append((name, repr(one), repr(other)))
         return found
 
@@ -317,6 +319,20 @@ class _Comparison:
             for n, row in self._counting(enumerate(self._get(unknown))).items():
                 found += described(unknown[n].decode(), self._unequal(row, None), WRONG)
         return found
+
+
+def same(one: Any, other: Any, *, close: bool = False) -> bool:
+    """Whether values are equal as SQL has it: zeros of either sign, any two NaN, decimals whatever their scale.
+
+    `close` lets floats differ in their last digits.
+    """
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(same(a, b, close=close) for a, b in zip(one, other, strict=True))
+    if isinstance(one, float) and isinstance(other, float):
+        if math.isnan(one) or math.isnan(other):
+            return math.isnan(one) and math.isnan(other)
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12) if close else one == other
+    return bool(one == other)
 
 
 def named_keys(connection: Any, view: FeatureView, code: bytes = b"", where: str = "") -> dict[int, tuple[bytes, str]]:

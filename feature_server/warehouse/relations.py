@@ -97,6 +97,17 @@ class Warehouse:
     def row_count(self, view: FeatureView) -> int:
         return int(self.rows(f"select count(*) from {self._relation(view)}")[0][0])
 
+    def built(self, view: FeatureView, key: Sequence[Any], *, until_us: int) -> list[tuple[Any, ...]]:
+        """The rows that dbt built for a key of a stream view, up to a time: event time in microseconds, features."""
+        relation = ".".join(map(quote, [self.name, *name_parts(view)[-2:]]))
+        event = f"epoch_us({quote(view.event_timestamp)})"
+        features = ", ".join(f"cast({quote(feature.name)} as {sql_type(feature.dtype)})" for feature in view.features)
+        wanted = " and ".join(
+            f"{quote(join_key.name)} = cast({literal(str(value))} as {sql_type(join_key.dtype)})"
+            for join_key, value in zip(view.join_keys, key, strict=True)
+        )
+        return self.rows(f"select {event}, {features} from {relation} where {wanted} and {event} <= {until_us}")
+
     def builds(self, view: FeatureView) -> tuple[Build, ...]:
         """The view's entries of the build log `feature_builds` in its schema, oldest first; none without such a log."""
         columns = "invocation_id, epoch_us(changed_from), cast(as_of as varchar)"

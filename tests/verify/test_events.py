@@ -6,6 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import duckdb
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -16,8 +17,9 @@ from feature_server.online.store import OnlineStore
 from feature_server.times import to_us
 from feature_server.verify.events import AHEAD, verify_events
 from feature_server.verify.explain import explain
+from feature_server.verify.relation import REPEATED
 from feature_server.verify.rows import Verified
-from tests.support.live_project import NOW, SOURCE, LiveProject, make_live_view, payment
+from tests.support.live_project import MODEL, NOW, SOURCE, LiveProject, make_live_view, payment
 
 VIEW = make_live_view(
     {
@@ -122,3 +124,47 @@ def test_an_event_created_ahead_of_the_clock_of_a_key_with_a_lifetime_window_is_
         found = verify_events(view, online, project.offline, now_us=to_us(NOW), project_dir=project.folder, sample=0)
     assert (found.different, found.unexplained) == (1, 1)
     assert {difference.cause for difference in found.differences} == {AHEAD}
+
+
+def build(project: LiveProject, sql: str) -> None:
+    """What dbt would make of a model."""
+    with duckdb.connect(str(project.warehouse)) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        landed = f"read_parquet('{project.landing}/*.parquet')"
+        connection.execute(f"create or replace table customer__payments as {sql.replace('landed', landed)}")
+
+
+@pytest.mark.parametrize("model_keeps_one", [True, False])
+def test_a_model_that_counts_an_event_twice_is_named(
+    tmp_path: Path, valkey: str, monkeypatch: pytest.MonkeyPatch, model_keeps_one: bool
+) -> None:
+    once = "qualify row_number() over (partition by payment_id order by ingested_at desc) = 1"
+    assert once in MODEL
+    model = MODEL if model_keeps_one else MODEL.replace(once, "")
+    monkeypatch.setattr("tests.support.live_project.MODEL", model)
+    view = make_live_view()
+    project = LiveProject(tmp_path, valkey, view)
+    project.landed("a", [payment(1, 1, 30), payment(2, 2, 20), payment(3, 3, 10, "5.00"), payment(3, 3, 10, "5.00")])
+    build(project, model.format(more=""))
+    project.publish()
+    project.sync()
+    with OnlineStore(valkey) as online:
+        at = {"now_us": to_us(NOW), "project_dir": tmp_path, "sample": 0}
+        found = verify_events(view, online, project.offline, warehouse=project.warehouse, **at)
+        assert found.not_compared is None
+        if model_keeps_one:
+            assert found.differences == ()
+            return
+        assert {str(difference) for difference in found.differences} == {
+            f"customer=3 at 2024-05-01T11:50:00+00:00 n: online 1, offline 2: {REPEATED}",
+            "customer=3 at 2024-05-01T11:50:00+00:00 spent: online Decimal('5.00'), offline Decimal('10.00'): "
+            + REPEATED,
+        }
+        assert found.unexplained == 1
+        build(project, model.format(more="").replace("where amount", "where customer < 3 and amount"))
+        assert verify_events(view, online, project.offline, warehouse=project.warehouse, **at).differences == ()
+        project.warehouse.unlink()
+        found = verify_events(view, online, project.offline, warehouse=project.warehouse, **at)
+        assert (found.differences, found.not_compared) == (
+            (), f"the warehouse does not exist: {project.warehouse}"
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,8 @@ from feature_server.layout.keys import row_key
 from feature_server.online.store import OnlineStore
 from feature_server.sync.run import SyncOptions, sync
 from feature_server.times import to_us
-from feature_server.verify.rows import Verified, check_online, verify
+from feature_server.verify.files import check_files
+from feature_server.verify.rows import Verified, check_online, same, verify
 from tests.support.packed import RowCodec
 from tests.support.relations import Relations, view_of
 
@@ -133,12 +135,49 @@ def test_values_that_no_sync_explains_are_wrong(stores: Stores) -> None:
     assert (verified.different, verified.unexplained) == (4, 4)
 
 
-def test_a_zero_of_the_other_sign_is_wrong(stores: Stores) -> None:
+def test_zeros_of_either_sign_and_any_nan_are_equal(stores: Stores) -> None:
     stores.execute("update spend set spend_eur = 0 where customer_id = 1")
     stores.publish(VIEW)
     stores.sync()
     stores.write_online(1, NOON - timedelta(minutes=30), -0.0, None)
-    assert lines(stores.verify(), "wrong") == {"customer_id=1 spend_eur: online -0.0, offline 0.0"}
+    stores.write_online(2, NOON - timedelta(minutes=30), -float("nan"), "c2")
+    assert stores.verify().differences == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (0.0, -0.0, True),
+        ([1.0, -0.0, None], [1.0, 0.0, None], True),
+        ([float("nan")], [-float("nan")], True),
+        (Decimal("1.0"), Decimal("1.00"), True),
+        ([0.0, None], [0.0, 0.0], False),
+        ([0.0], [0.0, 0.0], False),
+        (float("nan"), 0.0, False),
+        (None, 0.0, False),
+        (0.1 + 0.2, 0.3, False),
+    ],
+)
+def test_values_are_equal_as_sql_has_it(one: object, other: object, equal: bool) -> None:
+    assert same(one, other) is same(other, one) is equal
+
+
+def test_negative_zeros_and_nan_of_either_sign_are_published_and_verified_as_they_are(
+    tmp_path: Path, valkey: str
+) -> None:
+    view = view_of("odd", {"k": "bigint"}, {"d": "double", "f": "real", "l": "double[]"})
+    stores = Stores(tmp_path, valkey)
+    stores.execute(
+        """create table odd as select k, timestamptz '2024-01-01 10:00+00' as event_timestamp,
+           [0.0::double, '-0.0', 'nan', '-nan', null, 1.5][1 + k % 6] as d,
+           [0.0::real, '-0.0', 'nan', '-nan', null, 1.5][1 + k % 6] as f,
+           [['-0.0'::double, 'nan', null], [0.0::double, '-nan'], []][1 + k % 3] as l
+           from range(500) keys(k)"""
+    )
+    stores.publish(view)
+    stores.sync(view)
+    assert stores.verify(view).differences == ()
+    assert check_files(view, stores.store).damaged == ()
 
 
 def test_an_expired_value_equals_none(stores: Stores) -> None:
