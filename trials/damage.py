@@ -29,6 +29,7 @@ FILES = {  # where the files of a kind are, and what reads them
 NAMED = re.compile(r"^(error: |failed )|problem", re.M)
 REMEDY = re.compile(r"`((?:features|dbt) [^`\n]+)`")
 AWAY = re.compile(r"move (\S+) away")
+REMEDIES = 3  # that are followed, one after another
 PLACES = ("VIEW", "SOURCE", "FILE", "<")  # in a remedy for the reader to fill in
 
 
@@ -95,7 +96,7 @@ def damage_one(shop: Shop, whole: Path, random: Random) -> None:
         elif done.code == 1 and NAMED.search(done.output):
             shop.trial.did("named errors")
             if name not in ("status",):  # which tells what is wrong, and is right to
-                heal(shop, whole, path, done, what)
+                heal(shop, whole, done, what)
         else:
             shop.trial.fault(f"{what}: no named error: {done}")
 
@@ -118,24 +119,26 @@ def is_found(shop: Shop, path: Path) -> bool:
     return done.code == 1 and path.name in done.output
 
 
-def heal(shop: Shop, whole: Path, path: Path, done: Done, what: str) -> None:
-    """Do what the error says, where that is a command, else put the file back; then the command works."""
-    told = " ".join(done.output.split("remedy: ")[1:])
-    remedies = [each for each in dict.fromkeys(REMEDY.findall(told)) if not any(place in each for place in PLACES)]
-    for away in dict.fromkeys(AWAY.findall(told)):
-        shutil.rmtree(away)
-    for each in remedies:
-        shop.run("build" if each.startswith("dbt") else each.removeprefix("features "))
-    if not remedies:
-        shop.trial.did("errors without a command as remedy")
-        original = whole / path.relative_to(shop.folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(original.read_bytes())
-    again = shop.run(done.name)
+def heal(shop: Shop, whole: Path, done: Done, what: str) -> None:
+    """Do what the error says, and what the next one says; where that is no command, put all back. Then it works."""
+    did: list[str] = []
+    again = done
+    while again.code != 0 and len(did) < REMEDIES:
+        told = " ".join(again.output.split("remedy: ")[1:])
+        remedies = [each for each in dict.fromkeys(REMEDY.findall(told)) if not any(place in each for place in PLACES)]
+        for away in dict.fromkeys(AWAY.findall(told)):
+            shutil.rmtree(away, ignore_errors=True)
+        for each in remedies:
+            shop.run("build" if each.startswith("dbt") else each.removeprefix("features "))
+        if not remedies:
+            shop.trial.did("errors without a command as remedy")
+            shutil.rmtree(shop.folder)
+            shutil.copytree(whole, shop.folder, symlinks=True)
+        did += remedies or ["the file was put back"]
+        again = shop.run(done.name)
     wrong = [str(again)] if again.code != 0 else wrong_values(shop, again)
     if wrong:
-        did = " and ".join(f"`{each}`" for each in remedies) or "the file was put back"
-        shop.trial.fault(f"{what}: {last_words(done.output)}; after {did}: {wrong[0]}")
+        shop.trial.fault(f"{what}: {last_words(done.output)}; after {' and '.join(did)}: {wrong[0]}")
 
 
 def main(arguments: list[str] | None = None) -> int:
