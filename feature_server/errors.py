@@ -13,6 +13,7 @@
         ├── OnlineStoreRefused       Redis lets this user, or this product, in only once something is changed (HTTP 503)
         │   └── EvictingRedis        Redis may evict keys, which stream views do not bear
         ├── KeysEvicted              Redis has evicted keys, maybe those asked for, until a full sync (HTTP 503)
+        ├── DamagedValue             a key's row, events or base is not laid out as the online registry says
         ├── NotSynced                the view has no values online yet (HTTP 503)
         └── SyncConflict             another sync of the same view is running or took over
 
@@ -177,6 +178,21 @@ class KeysEvicted(OnlineStoreError):
     """Redis has evicted keys, maybe those asked for: what they held is known again after a full sync."""
 
     status = 503
+
+
+class DamagedValue(OnlineStoreError):
+    """What Redis holds of a key is not laid out as the online registry says; `place` is its place among those read."""
+
+    place = 0
+
+    def at(self, place: int) -> "DamagedValue":
+        self.place = place
+        return self
+
+    def of(self, key: str) -> "DamagedValue":
+        """The same error with the key in it."""
+        told = {name: getattr(self, name) for name in ("expected", "got", "remedy")}
+        return DamagedValue(self.what, where=f"{self.where} of {key}", **told).at(self.place)
 
 
 class CannotLand(FeatureStoreError):

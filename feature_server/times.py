@@ -22,3 +22,6 @@ def length_us(length: timedelta) -> int:
 def from_us(microseconds: int) -> datetime:
     """The aware UTC instant; OverflowError outside the years 1 to 9999."""
     return EPOCH + timedelta(0, 0, microseconds)
+
+
+YEARS_US = to_us(datetime.min), to_us(datetime.max)  # the first and the last instant that a datetime can be

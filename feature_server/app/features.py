@@ -39,6 +39,8 @@ class FeatureServer:
         self.served = served
         self.clock = served.settings.clock and served.settings.clock.isoformat()
         self.reader = FeatureReader(served.settings.now_us)
+        self.reader.on_load = self._tell_notice
+        self._notice: str | None = None
         self.redis = AsyncRedisReader(served.redis_url)
         self.features = AsyncFeatures(self.reader, self.redis)
         self.counts = SharedCounts(self.reader.counts)
@@ -118,6 +120,13 @@ class FeatureServer:
         if refused is None or self.reader.refused is None:  # else the same again
             self.reader.refused = refused
         self._eviction_accepted = bool(views) and refused is None
+
+    def _tell_notice(self, online: OnlineRegistry) -> None:
+        """Log what the online registry says to do, once."""
+        if online.notice != self._notice:
+            self._notice = online.notice
+            if online.notice is not None:
+                log.warning("%s", online.notice)
 
     async def online(self) -> OnlineRegistry:
         """The online registry as it is now."""

@@ -18,8 +18,7 @@ import numpy.typing as npt
 import orjson
 
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, json_value
-from ..errors import OnlineStoreError
-from ..layout.row import RowLayout, from_stored
+from ..layout.row import UNDECODABLE, RowLayout, from_stored
 from ..serving.reader import OnlineFeatures, Plan
 from ..serving.rows import ViewReader, to_datetimes
 from ..serving.statuses import NOT_FOUND, NULL_VALUE, absent_at
@@ -65,12 +64,11 @@ class JsonWriter:
             parts += (b'],"event_timestamps":[', times, b"]},")
         try:
             written = [self._write_view(i, answer, present) for i in range(len(self._writers))]
-        except OverflowError:
-            raise OnlineStoreError(
-                "a stored time cannot be written as ISO 8601",
-                expected="years 1 to 9999",
-                remedy="correct the feature's SQL and sync the view again",
-            ) from None
+        except (*UNDECODABLE, TypeError):  # the last of orjson, for a time that it cannot write
+            for column in answer.plan.columns:
+                answer.column(column)  # these say of what key a value cannot be made
+                answer.times(column.view)
+            raise
         for view, position in self._columns:
             values, tails = written[view]
             parts += (b'{"values":[', values[position], tails[position])
@@ -172,16 +170,23 @@ class TableReader:
         self._no_nulls: list[list[int]] = [[] for _ in view.wanted]
 
     def write(self, rows: Sequence[bytes | None], now_us: int) -> tuple[bytes, list[Column]] | None:
-        """The event timestamps as a JSON array, and each feature's column; None for rows of another layout."""
+        """The event timestamps as a JSON array, and each feature's column; None for rows that are damaged."""
         present: Sequence[Any] = rows
         try:
             heads = self._heads(present)
         except TypeError:  # None, which is cheaper to meet than to look for
             present = [self._view.no_row if row is None else row for row in rows]
             heads = self._heads(present)
-        if len(heads) != len(rows) * self._layout.width:
+        width, lengths = self._layout.width, [*map(len, present)]
+        if len(heads) != len(rows) * width:
             return None
         table = np.frombuffer(heads, self._layout.head_dtype)
+        if not self._layout.variable:
+            whole = lengths.count(width) == len(rows)
+        else:
+            whole = bool(self._layout.whole(table, np.array(lengths)).all())
+        if not whole:
+            return None
         event_us = np.ascontiguousarray(table["event"])
         absent = absent_at(event_us, now_us, self._view.ttl_us)
         for i, status in absent.items():

@@ -58,13 +58,15 @@ class ViewStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """All feature views and event sources of the registry as they were `at` an instant.
 
-    `online_store` says what is wrong with Redis; there is then nothing to say of event sources.
+    `online_store` says what is wrong with Redis; there is then nothing to say of event sources. `notice` says what to
+    do though all is well.
     """
 
     at: datetime
     views: tuple[ViewStatus, ...]
     sources: tuple[SourceStatus, ...] = ()
     online_store: str | None = None
+    notice: str | None = None
 
     @property
     def good(self) -> bool:
@@ -88,6 +90,7 @@ def read_status(settings: Settings, registry: Registry) -> Status:
         views=tuple(views),
         sources=tuple(source.with_published(published) for source in sources),
         online_store=trouble,
+        notice=online.registry.notice if online.registry is not None else None,
     )
 
 

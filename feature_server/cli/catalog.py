@@ -104,6 +104,8 @@ def _lines(found: Status) -> Iterator[str]:
     if found.online_store is not None:
         yield f"online store: {found.online_store}"
     yield from problems
+    if found.notice is not None:
+        yield f"note: {found.notice}"
     yield f"{_shown(found.at)} UTC: {'; '.join(counts)}"
 
 

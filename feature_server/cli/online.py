@@ -11,6 +11,7 @@ import typer
 from ..dtypes import json_value
 from ..errors import FeatureStoreError, OnlineStoreUnavailable
 from ..layout.keys import key_value
+from ..online.registry import ONLINE_FORMAT
 from ..settings import load_settings
 from .main import Json, Progress, ProjectDir, app, finish, in_force, online_store, progress_bar, show
 from .offline import Refresh, select_views
@@ -36,6 +37,10 @@ def sync(
         bool,
         typer.Option("--sweep", help="Delete rows whose offline table is gone, looking at every key in Redis (SCAN)."),
     ] = False,
+    number: Annotated[
+        int,
+        typer.Option("--format", help="With --full: the format to write; 1 to go back to the version before.", min=1),
+    ] = ONLINE_FORMAT,
     project_dir: ProjectDir = None,
     json: Json = False,
 ) -> None:
@@ -50,11 +55,14 @@ def sync(
     settings, registry = in_force(project_dir)
     if views and refresh:
         raise typer.BadParameter("name views or a cadence, not both", param_hint="--refresh")
+    if number > ONLINE_FORMAT or (number < ONLINE_FORMAT and not full):
+        wrong = "only a full sync writes another format" if not full else f"this version writes 1 to {ONLINE_FORMAT}"
+        raise typer.BadParameter(wrong, param_hint="--format")
     if refresh:
         select_views(registry, [], refresh)
     options = SyncOptions(
-        full=full, expire=settings.clock is None, sweep=sweep, wait_seconds=wait, project_dir=settings.project_dir,
-        allow_eviction=settings.allow_eviction,
+        full=full, format=number, expire=settings.clock is None, sweep=sweep, wait_seconds=wait,
+        project_dir=settings.project_dir, allow_eviction=settings.allow_eviction,
     )  # fmt: skip
     with online_store(settings) as online, ExitStack() as bars:
 
@@ -73,6 +81,8 @@ def sync(
             progress=progress,
             report=(lambda result: None) if json else typer.echo,
         )
+    if done.notice is not None:
+        typer.echo(f"note: {done.notice}", err=True)
     finish({"results": done.results}, "failures", done.failures, json=json)
 
 

@@ -19,7 +19,6 @@ from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, PushResponse, push_response
 from ..serving.drive import AsyncFeatures, read_features
 from ..serving.reader import FeatureReader, OnlineFeatures, Steps
-from ..serving.rows import to_datetimes
 from ..serving.statuses import NOT_FOUND, PRESENT
 from ..settings import Settings, load_settings
 from .columns import python_values, without_na
@@ -132,9 +131,9 @@ class _Client(Generic[One, Many, Pushed]):
         for column in plan.columns:
             name = column.name
             types[name] = column.feature.dtype
-            values[name], statuses[name], event_us = answer.column(column)
+            values[name], statuses[name], _ = answer.column(column)
             if column.view not in times:
-                times[column.view] = to_datetimes(event_us)
+                times[column.view] = answer.times(column.view)
             event_timestamps[name], found = times[column.view].copy(), statuses[name]
             if found.count(PRESENT) < answer.count and NOT_FOUND in found:  # the first test costs less
                 pairs = zip(times[column.view], found, strict=True)

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ..definitions.aggregates import part_calls
 from ..layout.events import part_features, plan_of
+from ..layout.records import BASED
 from ..offline.sql import quote, sql_type
 from .events import History
 
@@ -26,16 +27,23 @@ def hold_back(history: History, cut_us: int) -> None:
     )
 
 
-def records_since(history: History, cut_us: int, *, changed: bool = False) -> str:
-    """A SELECT of the events after the cut-offs, and of each key the latest up to it that counts, for plain columns.
+def records_since(history: History, cut_us: int, *, changed: bool = False, flagged: bool = False) -> str:
+    """A SELECT of the events after the cut-offs, and of each key the latest up to it that counts, for plain columns; if
+    none counts the latest, so that a key with a base has a record.
 
-    All versions of an event are needed if one is after the cut-off. With `changed`, of the keys in that relation.
+    All versions of an event are needed if one is after the cut-off. With `changed`, of the keys in that relation. With
+    `flagged` a column says of those up to the cut-off that their key has a base: there is one where they are.
     """
+    flag = f", event_timestamp <= cut_at_ as {BASED}" if flagged else ""
+    latest = "arg_max(event_id, (coalesce(in_force_, false), event_timestamp, created_timestamp)) as event_id"
     return f"""
         with keyed as ({_cut(history, "known", cut_us, changed)}),
         since as (select distinct {history.keys}, event_id from keyed where event_timestamp > cut_at_),
-        newest as ({history.newest("keyed", "cut_at_")})
-        select {history.columns}
+        newest as (
+            select {history.keys}, {latest} from (select *, {history.in_force} as in_force_ from keyed)
+            where event_timestamp <= cut_at_ group by {history.keys}
+        )
+        select {history.columns}{flag}
         from keyed semi join (from since union from newest) as needed using ({history.keys}, event_id)
         {history.order}
     """

@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
-from ..errors import NotSynced, OnlineStoreUnavailable, RequestError, UnknownNameError
+from ..errors import OnlineStoreUnavailable, RequestError, UnknownNameError
 from ..layout import keys
 from ..layout.events import COUNTS, CREATED, EVENT, EVENT_ID, GRACE_US, retention_us, same_records, window_us
 from ..layout.records import EventPacker, PackedEvents
-from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry, with_views
+from ..online.registry import OnlineRegistry, OnlineView, registry_of, with_views
 from ..online.store import OnlineStore
 from .link import Absent, Changed, Link
 from .reader import Batch, EventReader, refusal
@@ -214,9 +214,7 @@ class Ingestor(AbstractContextManager["Ingestor"]):
         if self._epoch is None:
             epoch, stored = self._link.ask(b"MGET", keys.EPOCH, keys.REGISTRY)
             self._forget_sources()
-            self._online = decode_online_registry(stored)
-            if epoch is None:
-                raise NotSynced("the online store is empty", remedy="run `features sync`")
+            self._online = registry_of(epoch, stored)
             self._epoch = epoch
         assert self._online is not None
         if name in self._sources:
@@ -384,7 +382,10 @@ def put_streams_online(store: OnlineStore, registry: Registry, views: Sequence[s
                 online[view_id] = msgspec.structs.replace(live, definition=view)
                 continue
             code = codes.get(view_id) or codes.setdefault(view_id, store.new_code())
-            online[view_id] = OnlineView(code=code, definition=view, table_version=0, synced_at_us=now_us, rows=0)
+            number = with_views(now, registry, online).format_of_new(view)
+            online[view_id] = OnlineView(
+                format=number, code=code, definition=view, table_version=0, synced_at_us=now_us, rows=0
+            )
         return with_views(now, registry, online)
 
     return store.publish(change)

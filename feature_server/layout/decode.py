@@ -8,16 +8,44 @@ import numpy.typing as npt
 
 from ..definitions.aggregates import Part, compared_argument, is_count
 from ..definitions.facts import FeatureView
-from ..errors import OnlineStoreError
+from ..errors import DamagedValue
 from ..times import NEVER
 from ..windows.reduce import Values
 from ..windows.window import NO_EVENT, Events, superseded_at
-from .events import FIRST_ARGUMENT, LENGTH_BYTES, base_view, part_features, plan_of, record_view
-from .row import RowLayout
+from .events import (
+    AFTER_EVICTION,
+    COUNTED,
+    FIRST_ARGUMENT,
+    HAS_BASE,
+    LENGTH_BYTES,
+    base_view,
+    part_features,
+    plan_of,
+    record_view,
+)
+from .row import RowLayout, damaged
 
 Array: TypeAlias = npt.NDArray[Any]
 Dictionary: TypeAlias = Sequence[bytes] | None
 _CREATED, _EVENT_ID, _COUNTS = 0, 1, 2
+
+
+class Decoded(NamedTuple):
+    """Events of some keys as groups; what their arguments' integers are places in, where they are no numbers; and the
+    flags of all records, those of each key from `starts` on."""
+
+    events: Events
+    dictionaries: list[Dictionary]
+    flags: npt.NDArray[np.uint8]
+    starts: npt.NDArray[np.int64]
+
+    def of_keys(self) -> npt.NDArray[np.uint8]:
+        """The flags that any record of each key has."""
+        found = np.zeros(len(self.starts) - 1, dtype=np.uint8)
+        some = np.flatnonzero(self.starts[1:] > self.starts[:-1])
+        if len(some):
+            found[some] = np.bitwise_or.reduceat(self.flags, self.starts[some])
+        return found
 
 
 class EventDecoder:
@@ -38,14 +66,14 @@ class EventDecoder:
             FIRST_ARGUMENT + i for aggregate in plan_of(view).aggregates for i in compared_argument(aggregate)
         }
 
-    def decode(self, stored: Sequence[bytes | None]) -> tuple[Events, list[Dictionary]]:
+    def decode(self, stored: Sequence[bytes | None]) -> Decoded:
         """The events of n keys, the values of which are given (None: no such key), as n groups.
 
-        With them, for each argument, what its integers are places in, where it is no number. `event_id` is None where
-        every event has one version.
+        `event_id` is None where every event has one version. Raises DamagedValue, with the first key's place.
         """
         records = self._records(stored)
         heads, starts = records.heads, records.starts
+        flags = _column(heads, f"v{_COUNTS}")
         event_us, event_id = _column(heads, "event"), _column(heads, f"v{_EVENT_ID}").view(np.int64)
         no_null = np.zeros(len(heads), dtype=np.bool_)
         some_null = bool(np.count_nonzero(heads["nulls"]))
@@ -60,7 +88,7 @@ class EventDecoder:
             event_us=event_us,
             created_us=heads[f"v{_CREATED}"],
             event_id=None if _ascend(between, event_id) or _are_distinct(event_id) else event_id,
-            counts=heads[f"v{_COUNTS}"],
+            counts=(flags & COUNTED).view(np.bool_),
             arguments=[values for values, _ in found],
         )
         if not _ascend(between, event_us):
@@ -68,13 +96,14 @@ class EventDecoder:
             if not _ascend(between, event_us, created_us):
                 group = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
                 events = events.take(np.lexsort((created_us, event_us, group)), starts)
-        return events, [dictionary for _, dictionary in found]
+        return Decoded(events, [dictionary for _, dictionary in found], flags, starts)
 
     def trimmed(self, stored: bytes, before_us: int | None) -> bytes:
         """A key's value without the records that no read needs from now on.
 
         Those are superseded versions, and events that occurred and were created before `before_us`, but for the latest
-        of them that counts. One created later may still keep an earlier version, sent again, from counting.
+        of them that counts. One created later may still keep an earlier version, sent again, from counting. What the
+        flags of all say of the key, the first one's say then.
         """
         records = self._records([stored])
         heads = records.heads
@@ -83,18 +112,34 @@ class EventDecoder:
         needed = superseded_at(np.array([0, len(heads)]), event_id, created_us) == NEVER
         if before_us is not None:
             old = np.maximum(heads["event"][order], created_us) < before_us
-            counted = np.flatnonzero(needed & old & (heads[f"v{_COUNTS}"][order] != 0))
+            counted = np.flatnonzero(needed & old & (heads[f"v{_COUNTS}"][order] & COUNTED != 0))
             needed &= ~old
             needed[counted[-1:]] = True
         keep = np.zeros(len(heads), dtype=np.bool_)
         keep[order[needed]] = True
+        at, begin = self._layout.offsets[_COUNTS], 0
         if records.begin is None:
-            return heads[keep].tobytes()
-        ends = records.begin + self._layout.spans(heads, self._layout.variable[-1])[1]
-        spans = zip((records.begin[keep] - LENGTH_BYTES).tolist(), ends[keep].tolist(), strict=True)
-        return b"".join([records.whole[start:end] for start, end in spans])
+            kept = bytearray(heads[keep].tobytes())
+        else:
+            begin, ends = LENGTH_BYTES, records.begin + self._layout.spans(heads, self._layout.variable[-1])[1]
+            spans = zip((records.begin[keep] - LENGTH_BYTES).tolist(), ends[keep].tolist(), strict=True)
+            kept = bytearray(b"").join([records.whole[start:end] for start, end in spans])
+        if kept:
+            kept[begin + at] |= int(np.bitwise_or.reduce(heads[f"v{_COUNTS}"])) & (HAS_BASE | AFTER_EVICTION)
+        return bytes(kept)
 
     def _records(self, stored: Sequence[bytes | None]) -> "_Records":
+        try:
+            return self._taken_apart(stored)
+        except DamagedValue:
+            for place, value in enumerate(stored):
+                try:
+                    self._taken_apart([value])
+                except DamagedValue as error:
+                    raise error.at(place) from None
+            raise
+
+    def _taken_apart(self, stored: Sequence[bytes | None]) -> "_Records":
         values: Any = [value or b"" for value in stored] if None in stored else stored
         ends = np.zeros(len(values) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values)), out=ends[1:])
@@ -115,7 +160,10 @@ class EventDecoder:
             return _Records(np.empty(0, dtype), starts, whole, places)
         begin = places + LENGTH_BYTES
         anywhere = np.ndarray(len(whole) - width + 1, np.dtype((np.void, width)), whole, 0, (1,))  # overlapping
-        return _Records(anywhere[begin].view(dtype), starts, whole, begin)
+        heads = anywhere[begin].view(dtype)
+        if not self._layout.whole(heads, lengths).all():
+            raise self._damaged("a record whose strings or lists do not end where it does")
+        return _Records(heads, starts, whole, begin)
 
     def _argument(self, records: "_Records", i: int, null: npt.NDArray[np.bool_]) -> tuple[Values, Dictionary]:
         dtype, heads = self._layout.dtypes[i], records.heads
@@ -141,13 +189,8 @@ class EventDecoder:
         place = {text: n for n, text in enumerate(dictionary)}
         return Values(np.fromiter(map(place.__getitem__, texts), dtype=np.int64, count=len(texts)), null), dictionary
 
-    def _damaged(self, got: str) -> OnlineStoreError:
-        return OnlineStoreError(
-            f"the stored events of {self._view_id!r} have another layout than the online registry says",
-            where=self._view_id,
-            got=got,
-            remedy=f"run `features sync {self._view_id} --full`",
-        )
+    def _damaged(self, got: str) -> DamagedValue:
+        return damaged(self._view_id, "a stored list of events", got)
 
 
 class _Slices(Sequence[bytes]):
@@ -236,15 +279,20 @@ class BaseDecoder:
         self._none = none.tobytes()
 
     def decode(self, bases: Sequence[bytes | None]) -> tuple[npt.NDArray[np.int64], dict[Part, list[Values]]]:
-        """The cut-off of each key, NO_EVENT where it has no base, and each state."""
+        """The cut-off of each key, NO_EVENT where it has no base, and each state.
+
+        Raises DamagedValue, with the first key's place.
+        """
         rows = [self._none if base is None else base for base in bases]
-        width = self._layout.width
-        if any(len(row) < width for row in rows):
-            raise OnlineStoreError(
-                f"the stored base of a key of {self._view_id!r} has another layout than the online registry says",
-                where=self._view_id, remedy=f"run `features sync {self._view_id} --full`",
-            )  # fmt: skip
-        heads = np.frombuffer(b"".join([row[:width] for row in rows]), self._layout.head_dtype)
+        width, lengths = self._layout.width, np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        short = np.flatnonzero(lengths < width)
+        if not len(short):
+            heads = np.frombuffer(b"".join([row[:width] for row in rows]), self._layout.head_dtype)
+            short = np.flatnonzero(~self._layout.whole(heads, lengths))
+        if len(short):
+            place = int(short[0])
+            got = f"{lengths[place]} bytes, which are not those of its states"
+            raise damaged(self._view_id, "a stored base", got).at(place)
         states, i = dict[Part, list[Values]](), 0
         for part, features in self._parts:
             if part in self._wanted:

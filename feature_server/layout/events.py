@@ -16,6 +16,10 @@ from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
 
 CREATED, EVENT_ID, COUNTS, EVENT = "created_timestamp", "event_id", "counts", "event_timestamp"
 FIRST_ARGUMENT = 3  # where the plan's arguments begin among the pseudo view's features
+# The bits of a record's `counts`. In a view's format 1 only the first occurs.
+COUNTED = 1  # the model's filters take the event
+HAS_BASE = 2  # the key had a base when the record was written with it
+AFTER_EVICTION = 4  # pushed to a key that was not there, of a Redis that had evicted keys
 LENGTH_BYTES = 4  # of the length before each record, where records differ in width
 GRACE_US = 3_600_000_000  # how long events stay after the last window has passed them, and how far ahead one may be
 _DIGEST = DType("uint64")
@@ -30,7 +34,7 @@ def record_view(view: FeatureView) -> FeatureView:
     """The pseudo view whose packed rows are the records of a stream view's events."""
     plan = plan_of(view)
     digests = digested(plan)
-    dtypes = {CREATED: DType("timestamptz"), EVENT_ID: DType("uint64"), COUNTS: DType("bool")}
+    dtypes = {CREATED: DType("timestamptz"), EVENT_ID: DType("uint64"), COUNTS: DType("uint8")}
     dtypes |= {a.name: _DIGEST if i in digests else a.dtype for i, a in enumerate(plan.arguments)}
     features = tuple(Feature(name=name, dtype=dtype) for name, dtype in dtypes.items())
     return msgspec.structs.replace(

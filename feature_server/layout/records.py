@@ -11,22 +11,26 @@ import pyarrow as pa
 
 from ..definitions.facts import FeatureView
 from ..dtypes import INTEGER_WIDTHS, DType
-from ..errors import OnlineStoreError
+from ..errors import DamagedValue
 from .events import (
+    AFTER_EVICTION,
+    COUNTED,
     COUNTS,
     CREATED,
     EVENT,
     EVENT_ID,
     FIRST_ARGUMENT,
+    HAS_BASE,
     LENGTH_BYTES,
     digest,
     digested,
     plan_of,
     record_view,
 )
-from .row import RowLayout
+from .row import RowLayout, damaged
 from .rows import RowPacker, one_chunk, pc, text_bytes
 
+BASED = "has_base_"  # a column beside those of `row_sql`: whether a record says that its key has a base
 Facts: TypeAlias = tuple[int, int, int, bool]  # of a record: event time, created timestamp, event id's number, counts
 
 
@@ -76,8 +80,9 @@ class EventPacker:
     def _stored(self, rows: pa.Table) -> pa.Table:
         columns: dict[str, Any] = {EVENT_ID: event_id_numbers(rows[EVENT_ID], self._event_id)}
         columns |= {name: _digests(one_chunk(rows[name])) for name in self._digested}
-        if rows[COUNTS].null_count:
-            columns[COUNTS] = pc.fill_null(rows[COUNTS], False)
+        columns[COUNTS] = pc.fill_null(rows[COUNTS], False).cast(pa.uint8())
+        if BASED in rows.column_names:
+            columns[COUNTS] = pc.add(columns[COUNTS], pc.multiply(rows[BASED].cast(pa.uint8()), HAS_BASE))
         for name, column in columns.items():
             rows = rows.set_column(rows.schema.get_field_index(name), name, column)
         return rows
@@ -108,19 +113,20 @@ class Records:
         self._begin = LENGTH_BYTES if layout.variable else 0
         created, counts = (self._begin + layout.offsets[layout.names.index(name)] for name in (CREATED, COUNTS))
         self._identity = slice(created, counts)  # created timestamp and event id
+        self.flags_at = counts  # where in a record, with its length before it if it has one, its flags are
         self._head = layout.head(range(FIRST_ARGUMENT))
 
     def split(self, value: bytes) -> list[bytes]:
         """Each record, with its length before it where records have one."""
         if not self._begin:
             if len(value) % self._width:
-                raise self._damaged()
+                raise self._damaged("a length that is no multiple of a record's")
             return [value[at : at + self._width] for at in range(0, len(value), self._width)]
         found, at = [], 0
         while at < len(value):
             end = at + LENGTH_BYTES + int.from_bytes(value[at : at + LENGTH_BYTES], "little")
             if end > len(value) or end - at < LENGTH_BYTES + self._width:
-                raise self._damaged()
+                raise self._damaged("a record that is cut off")
             found.append(value[at:end])
             at = end
         return found
@@ -131,33 +137,46 @@ class Records:
 
     def facts(self, record: bytes) -> Facts:
         """The event time, created timestamp and event id's number of a record, and whether it counts."""
-        event_us, _, created_us, number, counts = self._head.unpack_from(record, self._begin)
-        return event_us, created_us, number, counts
+        event_us, _, created_us, number, flags = self._head.unpack_from(record, self._begin)
+        return event_us, created_us, number, bool(flags & COUNTED)
+
+    def flagged(self, record: bytes, on: int, off: int = 0) -> bytes:
+        """A record with other flags: those in `off` taken out, those in `on` put in."""
+        at = self.flags_at
+        flags = record[at] & ~off | on
+        return record if flags == record[at] else b"%b%c%b" % (record[:at], flags, record[at + 1 :])
 
     def merge(self, value: bytes | None, wanted: "KeyEvents | None", gone: "KeyEvents | None") -> "Merged":
         """What a key that holds `value` should hold: the records wanted, none that is gone, what else is there.
 
-        A record that says otherwise of a version than the one wanted is taken out.
+        A record that says otherwise of a version than the one wanted is taken out; flags do not matter to that.
         """
-        identity = self._identity
+        identity, lost = self._identity, 0
         new = {record[identity]: record for record in (self.split(wanted.records) if wanted else [])}
         old = {record[identity] for record in (self.split(gone.records) if gone else [])} - new.keys()
         kept, removed, present = [], 0, set[bytes]()
         for record in self.split(value or b""):
             version = record[identity]
-            if version in old or new.get(version, record) != record:
+            wanted_so = new.get(version, record)
+            if version in old or (wanted_so != record and wanted_so != self._as_packed(record, wanted_so)):
                 removed += 1
+                lost |= record[self.flags_at] & AFTER_EVICTION
                 continue
             kept.append(record)
             present.add(version)
         missing = [record for version, record in new.items() if version not in present]
-        return Merged(value=b"".join([*kept, *missing]), missing=b"".join(missing), added=len(missing), removed=removed)
+        whole = [*kept, *missing]
+        if lost and whole:
+            whole[0] = self.flagged(whole[0], lost)
+        return Merged(value=b"".join(whole), missing=b"".join(missing), added=len(missing), removed=removed)
 
-    def _damaged(self) -> OnlineStoreError:
-        return OnlineStoreError(
-            "the events of a key cannot be taken apart", where=self._view_id,
-            remedy=f"run `features sync --full {self._view_id}`",
-        )  # fmt: skip
+    def _as_packed(self, record: bytes, like: bytes) -> bytes:
+        """A record with the flags of another one but for `counts`."""
+        flags = HAS_BASE | AFTER_EVICTION
+        return self.flagged(record, like[self.flags_at] & flags, flags)
+
+    def _damaged(self, got: str) -> DamagedValue:
+        return damaged(self._view_id, "a stored list of events", got)
 
 
 def in_force(facts: Iterable[Facts]) -> list[Facts]:

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from ..definitions.facts import Feature
 from ..dtypes import DType
+from ..errors import DamagedValue
 from ..times import EPOCH, EPOCH_DAY, NEVER, from_us
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ STRUCT_FORMATS = {
     "int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "Q",
     "float32": "f", "float64": "d", "bool": "?", "date": "i", "timestamp": "q", "timestamptz": "q", "uuid": "16s",
 }  # fmt: skip
+UNDECODABLE = (struct.error, ValueError, OverflowError)  # what bytes raise that stand for no value of their type
 _PREFIX = "<q"  # what stands before the null bitmap: the event timestamp
 _PLAIN_EPOCH = EPOCH.replace(tzinfo=None)
 
@@ -83,6 +85,16 @@ class RowLayout:
         begin = heads[f"end{self.variable[place - 1]}"].astype(int) if place else 0 * end
         return begin + self.width, end + self.width
 
+    def whole(self, heads: Array, lengths: Array) -> Array:
+        """Whether each row is as long as it says itself: the ends of its strings and lists rise up to its own."""
+        if not self.variable:
+            return lengths == self.width
+        ends = [heads[f"end{i}"] for i in self.variable]
+        fit = ends[-1] == lengths - self.width
+        for end, following in pairwise(ends):
+            fit &= end <= following
+        return fit
+
     def no_row(self) -> bytes:
         """What stands for a row where there is none: one of nulls that never comes to count."""
         head = struct.pack(_PREFIX, NEVER) + b"\xff" * self.bitmap_width
@@ -98,10 +110,16 @@ class RowDecoder(RowLayout):
         self._from_stored = tuple(from_stored(dtype) for dtype in self.dtypes)
 
     def decode(self, row: bytes) -> tuple[int, list[Any]]:
-        """Event timestamp in microseconds, and the values in the view's order, None for null."""
+        """Event timestamp in microseconds, and the values in the view's order, None for null.
+
+        Raises one of UNDECODABLE for bytes that are no such row.
+        """
         event_timestamp_us, bitmap, *stored = self._head.unpack_from(row)
         values, count = dict(zip(self.fixed, stored, strict=False)), len(self.fixed)
-        spans = pairwise(self.width + end for end in (0, *stored[count:]))
+        ends = (0, *stored[count:])
+        if len(row) != self.width + ends[-1] or any(end > following for end, following in pairwise(ends)):
+            raise ValueError(f"{len(row)} bytes, where its ends say {self.width + ends[-1]}")
+        spans = pairwise(self.width + end for end in ends)
         values |= {i: row[begin:end] for i, (begin, end) in zip(self.variable, spans, strict=True)}
         for i, convert in enumerate(self._from_stored):
             if bitmap[i >> 3] >> (i & 7) & 1:
@@ -109,6 +127,14 @@ class RowDecoder(RowLayout):
             elif convert is not None:
                 values[i] = convert(values[i])
         return event_timestamp_us, [values[i] for i in range(len(self.dtypes))]
+
+
+def damaged(view_id: str, what: str, got: str) -> DamagedValue:
+    """The error for what Redis holds of a key of a view."""
+    return DamagedValue(
+        f"{what} of {view_id!r} has another layout than the online registry says", where=view_id, got=got,
+        remedy=f"run `features sync {view_id} --full`",
+    )  # fmt: skip
 
 
 def event_timestamp_us(row: bytes) -> int:
@@ -126,14 +152,25 @@ def encode_list(item: str, values: Sequence[Any]) -> bytes:
 
 
 def decode_list(item: str, stored: bytes) -> list[Any]:
+    """A list of numbers; raises one of UNDECODABLE where the bytes are not those of as many as they say."""
     code = STRUCT_FORMATS[item]
     width = struct.calcsize(code)
-    if stored[0] == 0:
-        return list(struct.unpack_from(f"<{(len(stored) - 1) // width}{code}", stored, 1))
+    if stored[:1] == b"\0":
+        count = (len(stored) - 1) // width
+        _check_length(stored, 1 + count * width)
+        return list(struct.unpack_from(f"<{count}{code}", stored, 1))
+    if stored[:1] != b"\1":
+        raise ValueError("a list that begins with neither 0 nor 1")
     (count,) = struct.unpack_from("<I", stored, 1)
     start = 5 + (count + 7) // 8
+    _check_length(stored, start + count * width)
     values = struct.unpack_from(f"<{count}{code}", stored, start)
     return [None if stored[5 + (i >> 3)] >> (i & 7) & 1 else value for i, value in enumerate(values)]
+
+
+def _check_length(stored: bytes, expected: int) -> None:
+    if len(stored) != expected:
+        raise ValueError(f"a list of {len(stored)} bytes, where its items take {expected}")
 
 
 def _bitmap(values: Sequence[Any]) -> bytes:

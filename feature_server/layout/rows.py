@@ -6,7 +6,7 @@ names it.
 """
 
 import sys
-from datetime import date, datetime
+from datetime import date
 from itertools import pairwise
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -20,7 +20,7 @@ from ..arrow import arrow_type
 from ..definitions.facts import FeatureView
 from ..dtypes import DType
 from ..errors import OnlineStoreError
-from ..times import EPOCH_DAY, to_us
+from ..times import EPOCH_DAY, YEARS_US
 from .keys import ESCAPES
 from .row import STRUCT_FORMATS, RowLayout, encode_list
 
@@ -30,7 +30,6 @@ pc: Any = compute  # the type stubs know a part of what Arrow's functions and ar
 Column: TypeAlias = Any  # an Arrow array
 
 _DAYS = (date.min.toordinal() - EPOCH_DAY, date.max.toordinal() - EPOCH_DAY)
-_TIMES = (to_us(datetime.min), to_us(datetime.max))
 _TIME = DType("timestamptz")
 _HEX = np.full(256, 255, dtype=np.uint8)
 _HEX[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
@@ -52,7 +51,7 @@ class RowPacker:
         """The event timestamps in microseconds since 1970 UTC."""
         name = self.view.event_timestamp
         column = self._known(rows, name, _TIME, "an event timestamp")
-        return self._within(rows, name, column, _buffer(column, np.dtype("<i8")), _TIMES)
+        return self._within(rows, name, column, _buffer(column, np.dtype("<i8")), YEARS_US)
 
     def entities(self, rows: pa.Table) -> Column:
         """What each row's key has between its braces: the join key values as `layout.keys.row_key` joins them."""
@@ -129,7 +128,7 @@ class RowPacker:
             if dtype.fixed_width == 8:
                 values = values.view("<i8").reshape(len(column), 2)[:, 0]
         elif dtype.is_timestamp:
-            values = self._within(rows, name, column, _buffer(column, np.dtype("<i8")), _TIMES)
+            values = self._within(rows, name, column, _buffer(column, np.dtype("<i8")), YEARS_US)
         elif dtype.kind == "date":
             values = self._within(rows, name, column, _buffer(column, np.dtype("<i4")), _DAYS)
         else:

@@ -12,7 +12,7 @@ from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
 from ..errors import UNREADABLE, NotSynced, OnlineStoreError, UnknownNameError
 from ..formats import check_format
-from ..layout.keys import REGISTRY, VERIFIED
+from ..layout.keys import EPOCH, REGISTRY, VERIFIED
 
 ONLINE_FORMAT = 2  # of what is written anew; of 1 a record's flags are `counts` alone
 _Kept = TypeVar("_Kept")
@@ -88,12 +88,23 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
             if entry.definition.stream is not None and entry.format < ONLINE_FORMAT
         )
 
-    def format_of_new(self, view: FeatureView, *, full: bool = False) -> int:
+    @property
+    def notice(self) -> str | None:
+        """What to do about views in an earlier format, if there are any."""
+        if not (views := self.earlier):
+            return None
+        return (
+            f"format 1 holds {', '.join(views)}, which does not tell when Redis has lost a part of a key: run "
+            f"`features sync --full {' '.join(views)}` once every server, worker and client is of this version "
+            "(docs/upgrade.md)"
+        )
+
+    def format_of_new(self, view: FeatureView) -> int:
         """The format to write a view in that is written anew: an earlier one while all streams are in that, so that
         servers which read no other go on until the first `features sync --full`."""
         if view.stream is None:
             return 1
-        return self.format if self.earlier and not full else ONLINE_FORMAT
+        return self.format if self.earlier else ONLINE_FORMAT
 
     def synced(self, view_id: str) -> OnlineView | None:
         """What a sync has put online of a view; None also for a stream view that only pushes have reached so far."""
@@ -150,6 +161,25 @@ def encode_online_registry(online: OnlineRegistry) -> bytes:
     if online.format == 1:
         return msgspec.json.encode(online)
     return msgspec.json.encode(_Wrapped(format=online.format, online=online))
+
+
+def is_epoch(epoch: bytes | None) -> bool:
+    """Whether the value of `layout.keys.EPOCH` is one that a sync wrote; `str.isdigit` would take other digits too."""
+    return epoch is not None and epoch.isdigit() and len(epoch) <= 19
+
+
+def registry_of(epoch: bytes | None, stored: bytes | None) -> OnlineRegistry:
+    """The online registry from the values of `layout.keys.EPOCH` and REGISTRY, fetched in one command."""
+    if epoch is None and stored is None:
+        return decode_online_registry(None)
+    if stored is None or not is_epoch(epoch):
+        key, expected = (REGISTRY, "the online registry") if stored is None else (EPOCH, "a number")
+        held = "no string" if key == REGISTRY or epoch is None else repr(epoch[:100])
+        raise OnlineStoreError(
+            f"{key.decode()} is not what a sync wrote", where=key.decode(), expected=expected, got=held,
+            remedy=f"if TYPE {key.decode()} tells another type than string, delete it; then run `features sync`",
+        )  # fmt: skip
+    return decode_online_registry(stored)
 
 
 def decode_online_registry(stored: bytes | None) -> OnlineRegistry:

@@ -17,7 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..errors import OnlineStoreUnavailable, SyncConflict
+from ..errors import DamagedValue, OnlineStoreUnavailable, SyncConflict
 from ..layout import keys
 from .address import RedisAddress, parse_redis_url
 from .refusals import refusal
@@ -27,10 +27,12 @@ from .registry import (
     decode_online_registry,
     decode_verified,
     encode_online_registry,
+    is_epoch,
     verified_key,
 )
 
 TIMEOUT_SECONDS = 30.0
+_PAGE = 500  # keys a command
 
 
 class Attempt(msgspec.Struct, frozen=True, order=True):
@@ -115,7 +117,7 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
 
     def registry(self) -> OnlineRegistry | None:
         """What is online; None where nothing was ever synced."""
-        with redis_errors():
+        with redis_errors(keys.REGISTRY):
             return self._decoded(self.client.get(keys.REGISTRY))
 
     def _decoded(self, stored: bytes | None) -> OnlineRegistry | None:
@@ -126,6 +128,30 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
         if last is None or last[0] != stored:
             last = self._last_registry = stored, decode_online_registry(stored)
         return last[1]
+
+    def values(self, names: Sequence[bytes]) -> Iterator[bytes | None]:
+        """What Redis holds under each name, asked for some at a time; DamagedValue for one that holds no string."""
+        for start in range(0, len(names), _PAGE):
+            some = names[start : start + _PAGE]
+            with redis_errors():
+                found = self.client.mget(some)
+            if None in found:
+                absent = [name for name, value in zip(some, found, strict=True) if value is None]
+                for name, kind in self.wrong_types(absent).items():
+                    raise wrong_type(name, kind)
+            yield from found
+
+    def wrong_types(self, names: Sequence[bytes]) -> dict[bytes, str]:
+        """Which of these names, of keys that MGET does not find, hold something else than a string, and what."""
+        kinds: list[bytes] = []
+        for start in range(0, len(names), _PAGE):
+            with redis_errors(), self.client.pipeline(transaction=False) as pipeline:
+                for name in names[start : start + _PAGE]:
+                    pipeline.type(name)
+                kinds += pipeline.execute()
+        return {
+            name: kind.decode() for name, kind in zip(names, kinds, strict=True) if kind not in (b"none", b"string")
+        }
 
     def generations(self) -> dict[str, Generation]:
         """Every code under which there may be rows."""
@@ -192,9 +218,10 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
                 online = change(self._decoded(stored))
                 encoded = encode_online_registry(online)
                 pipeline.multi()
-                if encoded != stored:
+                if encoded != stored or not is_epoch(epoch):
                     pipeline.set(keys.REGISTRY, encoded)
-                    pipeline.set(keys.EPOCH, max(int(epoch or 0) + 1, time.time_ns() // 1000))
+                    before = int(epoch) if is_epoch(epoch) else 0
+                    pipeline.set(keys.EPOCH, max(before + 1, time.time_ns() // 1000))
                 if generation is not None:
                     pipeline.hset(keys.CODES, generation[0], msgspec.json.encode(generation[1]))
                 try:
@@ -230,6 +257,14 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
                 yield found
 
 
+def wrong_type(name: bytes, kind: str) -> DamagedValue:
+    return DamagedValue(
+        "a key of the feature store holds what another program wrote", where=name.decode(errors="replace"),
+        expected="a string, or no such key", got=f"a {kind}",
+        remedy="delete it, then `features sync --full` of the view whose keys begin so",
+    )  # fmt: skip
+
+
 def overtaken(view_id: str) -> SyncConflict:
     return SyncConflict(
         f"another sync of {view_id!r} took over from this one, which had paused for longer than its lease",
@@ -239,8 +274,8 @@ def overtaken(view_id: str) -> SyncConflict:
 
 
 @contextmanager
-def redis_errors() -> Iterator[None]:
-    """Errors of the Redis library as this product's."""
+def redis_errors(key: bytes | None = None) -> Iterator[None]:
+    """Errors of the Redis library as this product's; `key` is the one that the command is about."""
     try:
         yield
     except redis.WatchError:
@@ -251,4 +286,6 @@ def redis_errors() -> Iterator[None]:
             raise OnlineStoreUnavailable(
                 "Redis does not answer", got=text, remedy="start it, or check FEATURES_REDIS_URL"
             ) from None
-        raise refusal(f"{error.status_code or ''} {text}".strip()) from None
+        raise refusal(
+            f"{error.status_code or ''} {text}".strip(), where=None if key is None else key.decode()
+        ) from None

@@ -5,19 +5,21 @@ the replies. `online.readers` drives it, sync for the client, async for the serv
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from ..definitions.facts import Feature, FeatureRef, FeatureView, JoinKey
 from ..definitions.registry import column_names
-from ..errors import FeatureStoreError, NotSynced, OnlineStoreUnavailable, RequestError, nearest_name
+from ..errors import DamagedValue, FeatureStoreError, NotSynced, OnlineStoreUnavailable, RequestError, nearest_name
 from ..layout.keys import BASE, EPOCH, REGISTRY, row_keys, text_encoder
-from ..layout.row import from_stored
-from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry
+from ..layout.row import UNDECODABLE, damaged, from_stored
+from ..online.registry import OnlineRegistry, OnlineView, registry_of
 from ..protocol import GetOnlineFeatures
+from ..times import YEARS_US
 from .counts import Counts
-from .rows import ViewColumns, ViewReader
+from .rows import ViewColumns, ViewReader, to_datetimes
 from .statuses import PRESENT
 
 MAX_VALUES = 1_000_000  # entities × features of one request
@@ -150,8 +152,26 @@ class OnlineFeatures(msgspec.Struct):
             reader = self.plan.views[view]
             unknown = self._null_keys(reader.online.definition) if reader.stream else ()
             bases = [self.rows[self.plan.bases[view]]] if reader.bases else []
-            columns = self._columns[view] = reader.read(self.rows[view], self.now_us, unknown, *bases)
+            try:
+                columns = self._columns[view] = reader.read(self.rows[view], self.now_us, unknown, *bases)
+            except DamagedValue as error:
+                raise error.of(self._key(view, error.place)) from None
         return columns
+
+    def times(self, view: int) -> list[datetime]:
+        """The event timestamps of one of the plan's views; 1970 where there is none."""
+        event_us = self.view(view).event_us
+        try:
+            return to_datetimes(event_us)
+        except OverflowError:
+            place = next(i for i, us in enumerate(event_us) if not YEARS_US[0] <= us <= YEARS_US[1])
+            found = damaged(self.plan.views[view].view_id, "a stored event timestamp", f"{event_us[place]} µs")
+            raise found.of(self._key(view, place)) from None
+
+    def _key(self, view: int, place: int) -> str:
+        """An entity as a person reads it, by the join keys of a view."""
+        names = self.plan.views[view].online.definition.key_names
+        return ", ".join(f"{name}={self.entities[name][place]}" for name in names)
 
     def _null_keys(self, view: FeatureView) -> set[int]:
         """The entities with a null in a join key of a view: no event can be theirs."""
@@ -164,15 +184,31 @@ class OnlineFeatures(msgspec.Struct):
         stored: Sequence[Any] = view.columns[column.position]
         convert = from_stored(column.feature.dtype)
         statuses = view.statuses(column.position)
-        if statuses is None:
-            values = list(stored) if convert is None else [convert(value) for value in stored]
-            return values, [PRESENT] * self.count, view.event_us
-        pairs = zip(stored, statuses, strict=True)
-        if convert is None:
-            values = [value if status is PRESENT else None for value, status in pairs]
-        else:
-            values = [convert(value) if status is PRESENT else None for value, status in pairs]
+        try:
+            if statuses is None:
+                values = list(stored) if convert is None else [convert(value) for value in stored]
+                return values, [PRESENT] * self.count, view.event_us
+            pairs = zip(stored, statuses, strict=True)
+            if convert is None:
+                values = [value if status is PRESENT else None for value, status in pairs]
+            else:
+                values = [convert(value) if status is PRESENT else None for value, status in pairs]
+        except UNDECODABLE:
+            raise self._undecodable(column, stored, statuses) from None
         return values, statuses, view.event_us
+
+    def _undecodable(self, column: Column, stored: Sequence[Any], statuses: Sequence[str] | None) -> DamagedValue:
+        """The error for the first of a column's values that cannot be made of its bytes."""
+        convert = from_stored(column.feature.dtype)
+        for place, value in enumerate(stored):
+            try:
+                if convert is not None and (statuses is None or statuses[place] is PRESENT):
+                    convert(value)
+            except UNDECODABLE as error:
+                view = self.plan.views[column.view].online.definition
+                found = damaged(view.id, f"a stored {column.feature.name}", str(error))
+                return found.of(self._key(column.view, place))
+        raise AssertionError("every value can be made")
 
 
 class Loaded(msgspec.Struct):
@@ -194,6 +230,7 @@ class FeatureReader:
         self.counts = Counts()
         self.loaded: Loaded | None = None
         self.refused: FeatureStoreError | None = None  # why stream views are not read
+        self.on_load: Callable[[OnlineRegistry], None] = lambda online: None
         self._connection = 0
 
     def load(self, replies: Sequence[bytes | None]) -> Loaded:
@@ -202,9 +239,10 @@ class FeatureReader:
         loaded = self.loaded
         if loaded is not None and epoch == loaded.epoch:
             return loaded
-        online = decode_online_registry(epoch and stored)
+        online = registry_of(epoch, stored)
         self.loaded = loaded = Loaded(epoch, online)
         self.counts.reloads += 1
+        self.on_load(online)
         return loaded
 
     def forget(self) -> None:

@@ -3,13 +3,15 @@
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
+from operator import le
 from typing import Any
 
 import msgspec
 
 from ..definitions.facts import Feature
-from ..errors import OnlineStoreError
-from ..layout.row import RowLayout
+from ..errors import DamagedValue
+from ..layout.row import RowLayout, damaged
 from ..online.registry import OnlineView
 from ..times import from_us
 from .statuses import NOT_FOUND, NULL_VALUE, PRESENT, ValueCounts, absent_at
@@ -80,9 +82,13 @@ class ViewReader:
         unpacked = [i for i in layout.fixed if i in self.wanted] + list(layout.variable)
         self._places = [(2 + unpacked.index(i), i in layout.variable) for i in self.wanted]
         self._first_variable = 2 + len(unpacked) - len(layout.variable)
+        self._ends = range(self._first_variable, 2 + len(unpacked))
 
     def read(self, rows: Sequence[bytes | None], now_us: int, unknown: Collection[int] = ()) -> ViewColumns:
-        """The columns of `rows`, one row an entity, as of `now_us`; `unknown` entities have a null key."""
+        """The columns of `rows`, one row an entity, as of `now_us`; `unknown` entities have a null key.
+
+        Raises DamagedValue, with the first one's place, for a row that is not laid out as the online registry says.
+        """
         features = len(self.features)
         if not rows:
             return ViewColumns((), [()] * features, [None] * features, [{}] * features)
@@ -106,14 +112,28 @@ class ViewReader:
 
     def _unpacked(self, rows: Sequence[bytes]) -> list[Sequence[Any]]:
         try:
-            return list(zip(*map(self._unpack, rows), strict=True))
-        except struct.error as error:
-            raise OnlineStoreError(
-                f"a stored row of {self.view_id!r} has another layout than the online registry says",
-                where=self.view_id,
-                got=str(error),
-                remedy=f"run `features sync {self.view_id} --full`",
-            ) from None
+            unpacked: list[Sequence[Any]] = list(zip(*map(self._unpack, rows), strict=True))
+        except struct.error:
+            raise self._damaged(rows) from None
+        if self._ends:
+            width, ends = self.layout.width, [unpacked[place] for place in self._ends]
+            rising = all(all(map(le, end, following)) for end, following in pairwise(ends))
+            if not rising or [len(row) - width for row in rows] != [*ends[-1]]:
+                raise self._damaged(rows)
+        return unpacked
+
+    def _damaged(self, rows: Sequence[bytes]) -> DamagedValue:
+        """The error for the first of the rows that is damaged."""
+        for place, row in enumerate(rows):
+            if len(row) < self.layout.width:
+                return self._error(f"{len(row)} bytes, of {self.layout.width} at least").at(place)
+            ends = [0, *(self._unpack(row)[at] for at in self._ends)]
+            if len(row) != self.layout.width + ends[-1] or ends != sorted(ends):
+                return self._error(f"{len(row)} bytes, which are not those of its values").at(place)
+        raise AssertionError("no row is damaged")
+
+    def _error(self, got: str) -> DamagedValue:
+        return damaged(self.view_id, "a stored row", got)
 
     def _slices(self, rows: Sequence[bytes], unpacked: Sequence[Sequence[int]], place: int) -> list[bytes]:
         """Strings or lists: their bytes reach from the end of the ones before to their own."""

@@ -11,9 +11,9 @@ from ..definitions.aggregates import is_lifetime, is_of_argument
 from ..definitions.facts import Feature
 from ..definitions.stream import Node, steps_of
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, integer_bounds
-from ..errors import KeysEvicted, OnlineStoreError
-from ..layout.decode import Dictionary, EventDecoder, objects
-from ..layout.events import arguments_of, plan_of
+from ..errors import DamagedValue, KeysEvicted, OnlineStoreError
+from ..layout.decode import Decoded, Dictionary, EventDecoder, objects
+from ..layout.events import HAS_BASE, arguments_of, plan_of
 from ..layout.row import encode_list
 from ..times import NEVER
 from ..windows.expression import Column
@@ -75,8 +75,11 @@ class StreamViewReader(ViewReader):
     ) -> ViewColumns:
         if self.doubtful:
             self._check_there(rows, unknown, bases)
-        events, dictionaries = self._decoder.decode(rows)
+        decoded = self._decoder.decode(rows)
+        events, dictionaries = decoded.events, decoded.dictionaries
         if self._lifetime is not None:
+            if self.online.format > 1:
+                self._check_bases(decoded, bases)
             events = in_force(events)
         found = self._windows.evaluate(events, now_us)
         if self._lifetime is not None:
@@ -129,6 +132,18 @@ class StreamViewReader(ViewReader):
                 where=self.view_id, expected="all keys of the view's last full sync",
                 remedy=f"give Redis room, set maxmemory-policy noeviction, run `features sync --full {self.view_id}`",
             )  # fmt: skip
+
+    def _check_bases(self, decoded: Decoded, bases: Sequence[bytes | None]) -> None:
+        """A key has a base where one of its records says so, and nowhere else; else Redis has lost one of the two."""
+        says, there = (decoded.of_keys() & HAS_BASE > 0).tolist(), [base is not None for base in bases]
+        if says == there:
+            return
+        place = next(i for i, pair in enumerate(zip(says, there, strict=True)) if pair[0] != pair[1])
+        lost, left = ("events", "base") if there[place] else ("base", "events")
+        raise DamagedValue(
+            f"Redis has lost the {lost} of a key of {self.view_id!r}, of which it has the {left}", where=self.view_id,
+            remedy=f"run `features sync {self.view_id} --full`; Redis must evict nothing (maxmemory-policy noeviction)",
+        ).at(place)  # fmt: skip
 
     def _value(self, i: int, found: Evaluated, dictionaries: Sequence[Dictionary]) -> tuple[Column, Dictionary]:
         """A feature's values, and what they are places in."""

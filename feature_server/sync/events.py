@@ -16,7 +16,7 @@ change in one transaction, that fails when a push comes between.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ import redis
 from ..definitions.aggregates import has_bases
 from ..definitions.facts import FeatureView, event_view
 from ..definitions.stream import EventSource
-from ..errors import OnlineStoreError
+from ..errors import DamagedValue, OnlineStoreError
 from ..history.bases import added_before, bases, hold_back, records_since
 from ..history.events import History, open_history
 from ..history.log import landing_folder
 from ..layout import keys
-from ..layout.events import GRACE_US, base_view, bounded_us, cut_off_us, plan_of, retention_us, same_records
+from ..layout.decode import BaseDecoder
+from ..layout.events import GRACE_US, HAS_BASE, base_view, bounded_us, cut_off_us, plan_of, retention_us, same_records
 from ..layout.records import EventPacker, Facts, KeyEvents, Records, in_force, key_events
 from ..layout.row import event_timestamp_us
 from ..layout.rows import RowPacker, text_bytes
@@ -48,7 +49,6 @@ from .writer import FencedWriter, append_commands, write_commands
 _KEYS_MERGED = 20_000
 _KEYS_TOGETHER = 100
 _BYTES_TOGETHER = 1 << 20
-_PAGE = 500
 _NEVER_CUT = -62_135_596_800_000_000  # the year 1: no event is older
 
 
@@ -75,15 +75,15 @@ class EventFilling:
         """Have pushes go to a new code too, and write all events there: how many."""
         session, now_us = self.session, self.target.now_us
         entry = OnlineView(
-            code=code, definition=self.view, table_version=self.target.table.version, synced_at_us=now_us, rows=0,
-            table_id="", expires=session.options.expire, evictions=session.evictions,
+            format=self.target.format, code=code, definition=self.view, table_version=self.target.table.version,
+            synced_at_us=now_us, rows=0, table_id="", expires=session.options.expire, evictions=session.evictions,
         )  # fmt: skip
         session.online.publish(lambda now: self._with_filling(now, entry), fence=session.fence)
         packer, done = EventPacker(self.view), 0
         events = open_events(session, self.view, self.target.table, live=True)
         with events as history, FencedWriter(session.online, session.fence, code) as writer:
             if has_bases(self.view):
-                wanted = BaseSync(session, self.target, code).fill(history, writer)
+                wanted = BaseSync(session, self.target, code, self.target.format).fill(history, writer)
             else:
                 wanted = history.wanted(now_us=now_us, grace_us=GRACE_US)
             for rows in history.tables(wanted):
@@ -92,10 +92,10 @@ class EventFilling:
                 session.progress(done, 0)
         return writer.written
 
-    def merge(self, code: str, changed: KeySet, attempts: tuple[Attempt, ...]) -> tuple[int, int]:
+    def merge(self, live: OnlineView, changed: KeySet, attempts: tuple[Attempt, ...]) -> tuple[int, int]:
         """Bring the keys that changed since `attempts` up to date: records appended, and records taken out."""
-        session, table = self.session, self.target.table
-        lifetime = BaseSync(session, self.target, code) if has_bases(self.view) else None
+        session, table, code = self.session, self.target.table, live.code
+        lifetime = BaseSync(session, self.target, code, live.format) if has_bases(self.view) else None
         versions = sorted({attempt.table_version for attempt in attempts})
         events = open_events(session, self.view, table, live=False)
         with events as history, FencedWriter(session.online, session.fence, code) as writer:
@@ -116,10 +116,11 @@ class EventFilling:
         wanted_sql = history.wanted(now_us=self.target.now_us, grace_us=GRACE_US, changed=True)
         wanted, gone = by_entity(history, packer, wanted_sql), by_entity(history, packer, history.gone())
         names = {entity: b"%b{%b}" % (code.encode(), entity) for entity in sorted({*wanted, *gone})}
-        stored = values_of(self.session.online, list(names.values()))
+        stored = self.session.online.values(list(names.values()))
         for (entity, name), value in zip(names.items(), stored, strict=True):
             new, old = wanted.get(entity), gone.get(entity)
-            merged = records.merge(value, new, old)
+            with of_key(name):
+                merged = records.merge(value, new, old)
             if merged.removed:
                 self.removed += self._replace(name, records, new, old)
             elif new is not None and merged.added:
@@ -195,11 +196,12 @@ class _Key(msgspec.Struct, kw_only=True):
 
 
 class BaseSync:
-    """Writes the bases of one stream view under one code."""
+    """Writes the bases of one stream view under one code, whose records say from format 2 on that there is one."""
 
-    def __init__(self, session: Session, target: Target, code: str) -> None:
+    def __init__(self, session: Session, target: Target, code: str, number: int) -> None:
+        self._flag = HAS_BASE if number > 1 else 0
         view, self._online, self._fence, self._code = target.view, session.online, session.fence, code.encode()
-        self._cut_us = cut_off_us(view, target.now_us)
+        self._cut_us, self._decoder = cut_off_us(view, target.now_us), BaseDecoder(view, ())
         self._records, self._packer, self._bases = Records(view), EventPacker(view), RowPacker(base_view(view))
         self.appended = self.removed = 0
 
@@ -211,7 +213,7 @@ class BaseSync:
             code = (self._code + keys.BASE).decode()
             commands = write_commands(code, entities, packed, expire_ms=None, count_existing=False)
             writer.put(replace(transaction, rows=0) for transaction in commands)
-        return records_since(history, self._cut_us)
+        return records_since(history, self._cut_us, flagged=bool(self._flag))
 
     def merge(self, history: History) -> None:
         """Bring the keys in relation `changed` up to date."""
@@ -223,15 +225,17 @@ class BaseSync:
             for row, entity in enumerate(names)
         }
         chosen = list(found.values())
-        for key, base in zip(chosen, values_of(self._online, [key.base_name for key in chosen]), strict=True):
+        for key, base in zip(chosen, self._online.values([key.base_name for key in chosen]), strict=True):
             if base is not None:
-                key.old_base, key.old_us = base, event_timestamp_us(base)
+                with of_key(key.base_name):
+                    (cut_us,), _ = self._decoder.decode([base])
+                key.old_base, key.old_us = base, int(cut_us)
         _choose(history, changed, chosen, [key.old_us for key in chosen])
         since = records_since(history, _NEVER_CUT, changed=True)
         wanted, gone = (by_entity(history, self._packer, sql) for sql in (since, history.gone()))
         for entity, key in found.items():
             key.wanted, key.gone = wanted.get(entity), gone.get(entity)
-        for key, value in zip(chosen, values_of(self._online, [key.name for key in chosen]), strict=True):
+        for key, value in zip(chosen, self._online.values([key.name for key in chosen]), strict=True):
             key.cut_us = max(self._cut_us, key.old_us)
             key.size = sum(len(record) for record, _ in self._merged(key, value)[0])
         self._add_corrections(history, found)
@@ -263,7 +267,8 @@ class BaseSync:
         """The records that a key that holds `value` should hold if it had no base, each with its facts; how many were
         wrong. Its cut-off is held back by what is not in the table."""
         records = self._records
-        merged = records.merge(value, key.wanted, key.gone)
+        with of_key(key.name):
+            merged = records.merge(value, key.wanted, key.gone)
         facts = [(record, records.facts(record)) for record in records.split(merged.value)]
         landed = {records.version(record) for record in records.split(key.wanted.records)} if key.wanted else set()
         unlanded = {number for _, (_, created, number, _) in facts if (created, number) not in landed}
@@ -274,15 +279,18 @@ class BaseSync:
         return facts, merged.removed
 
     def _kept(self, key: _Key, records: list[tuple[bytes, Facts]]) -> list[bytes]:
-        """The records that a key needs besides its base."""
+        """The records that a key needs besides its base: where it has one at least one, which says so."""
         if key.base is None:
-            return [record for record, _ in records]
+            return [self._records.flagged(record, 0, HAS_BASE) for record, _ in records]
         facts = [fact for _, fact in records]
         needed = {number for event_us, _, number, _ in facts if event_us > key.cut_us}
         old = [fact[:3] for fact in in_force(facts) if fact[0] <= key.cut_us]
         if old:
             needed.add(max(old)[2])  # plain columns have the latest event's values, however old
-        return [record for record, (_, _, number, _) in records if number in needed]
+        if not needed:
+            needed.add(max(facts)[2])
+        kept = [record for record, (_, _, number, _) in records if number in needed]
+        return [self._records.flagged(record, self._flag, HAS_BASE) for record in kept]
 
     def _write(self, chosen: Sequence[_Key]) -> list[_Key]:
         """Write the bases and records of some keys; those of which an event pushed meanwhile holds the cut-off back."""
@@ -318,12 +326,13 @@ class BaseSync:
             return again
 
 
-def values_of(online: OnlineStore, names: Sequence[bytes]) -> Iterator[bytes | None]:
-    """What Redis holds under each name, asked for some at a time."""
-    for start in range(0, len(names), _PAGE):
-        with redis_errors():
-            values = online.client.mget(names[start : start + _PAGE])
-        yield from values
+@contextmanager
+def of_key(name: bytes) -> Iterator[None]:
+    """What is wrong with a key's value as an error that names the key."""
+    try:
+        yield
+    except DamagedValue as error:
+        raise error.of(name.decode()) from None
 
 
 def by_entity(history: History, packer: EventPacker, sql: str) -> dict[bytes, KeyEvents]:

@@ -323,10 +323,13 @@ class RowFilling:
 
     def fill(self, code: str) -> int:
         """Write everything under a new code: how many rows."""
-        return self.merge(code, None, ())[0]
+        return self._write(code, None)[0]
 
-    def merge(self, code: str, wanted: KeySet | None, attempts: tuple[Attempt, ...]) -> tuple[int, int]:
-        """Bring the keys that changed since `attempts` up to date, None for all: rows written, and rows deleted."""
+    def merge(self, live: OnlineView, wanted: KeySet, attempts: tuple[Attempt, ...]) -> tuple[int, int]:
+        """Bring the keys that changed since `attempts` up to date: rows written, and rows deleted."""
+        return self._write(live.code, wanted)
+
+    def _write(self, code: str, wanted: KeySet | None) -> tuple[int, int]:
         session, now_us = self.session, self.target.now_us
         with FencedWriter(session.online, session.fence, code) as writer:
             for rows in latest_rows(

@@ -84,7 +84,7 @@ class ViewSync:
         self.session, self.online, self.view_id = session, session.online, session.fence.view
         self.started = time.monotonic()
         found, generations = self.online.registry(), self.online.generations()
-        self.live = found.views.get(self.view_id) if found else None
+        self.found, self.live = found, found.views.get(self.view_id) if found else None
         self.doubtful = found is not None and found.is_doubtful(self.view_id)
         self.left_filling = found is not None and self.view_id in found.filling  # by a sync that was killed
         evicted = session.begun.evicted
@@ -126,17 +126,22 @@ class ViewSync:
         now_us = clock()
         if self.live is not None and not self.session.options.full:
             now_us = max([now_us, self.live.synced_at_us, *(attempt.now_us for attempt in attempts)])
-        self.target = Target(view, table, now_us)
+        self.target = Target(view, table, now_us, self._format_of_new(view))
         self.filling = (RowFilling if view.stream is None else EventFilling)(self.session, self.target)
         with reading(table):
             try:
                 if self.live is not None and (changed := self._changed(attempts)) is not None:
-                    return self._write_changes(self.live.code, attempts, changed)
+                    return self._write_changes(self.live, attempts, changed)
             except DamagedFile as error:  # what changed since a version with such a file cannot be told
                 if error.file in table.files():
                     raise
                 _log.warning("every row of %s is written: %s", view.id, error)
             return self._write_all()
+
+    def _format_of_new(self, view: FeatureView) -> int:
+        if self.session.options.full and view.stream is not None:
+            return self.session.options.format
+        return (self.found or OnlineRegistry(registry=self.session.registry)).format_of_new(view)
 
     def remove(self) -> SyncResult:
         """Take the view offline, then delete its rows."""
@@ -200,7 +205,7 @@ class ViewSync:
             with suppress(SyncConflict):
                 self._give_up(code)
             raise
-        entry = self._publish(code, self.session.evictions)
+        entry = self._publish(code, self.target.format, self.session.evictions)
         _, leftover = clean(self.session, self.generations, self.live)
         return self._result("full", entry, rows=written, leftover=leftover)
 
@@ -220,7 +225,8 @@ class ViewSync:
         if view.stream is not None or not session.options.allow_eviction:
             raise evicted_during(view, session.begun, after, self.online.sent_bytes - self.sent_before)
 
-    def _write_changes(self, code: str, attempts: tuple[Attempt, ...], changed: KeySet) -> SyncResult:
+    def _write_changes(self, live: OnlineView, attempts: tuple[Attempt, ...], changed: KeySet) -> SyncResult:
+        code = live.code
         if self.left_filling:
             nothing = OnlineRegistry(registry=self.session.registry)
             self.online.publish(lambda now: self._without_filling(now or nothing), fence=self.session.fence)
@@ -231,19 +237,19 @@ class ViewSync:
             if self.target.attempt not in attempts:
                 generation = self._generation((*attempts, self.target.attempt))
                 self.online.record(self.session.fence, code, generation)
-            written, deleted = self.filling.merge(code, changed, attempts)
+            written, deleted = self.filling.merge(live, changed, attempts)
         self._check_evicted(self.target.view)
-        assert self.live is not None
-        entry = self._publish(code, self.live.evictions)
+        entry = self._publish(code, live.format, live.evictions)
         return self._result("changes", entry, rows=written, deleted=deleted, leftover=leftover)
 
-    def _publish(self, code: str, evictions: int) -> OnlineView:
+    def _publish(self, code: str, number: int, evictions: int) -> OnlineView:
         """Move the watermark, and with it readers to `code`; pushes go there alone from then on."""
         view, table, now_us = self.target.view, self.target.table, self.target.now_us
         newest, grace = newest_event(self.filling.reader, table.files(), now_us=now_us), grace_us(view)
         if newest is not None and grace is not None and newest <= now_us - grace:
             newest = None
         entry = OnlineView(
+            format=number,
             code=code,
             definition=view,
             table_version=table.version,
@@ -288,10 +294,11 @@ class ViewSync:
 
 
 class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Results of views that were synced, errors of those that were not."""
+    """Results of views that were synced, errors of those that were not, and what to do besides."""
 
     results: tuple[SyncResult, ...]
     failures: dict[str, FeatureStoreError]
+    notice: str | None = None
 
 
 def sync(
@@ -345,8 +352,8 @@ def sync(
                     failures[view_id] = _leftover(results[-1])
             except FeatureStoreError as error:
                 failures[view_id] = error
-    online.publish(lambda now: with_views(now, registry, now.views if now else {}))
-    return SyncReport(results=tuple(results), failures=failures)
+    now_online = online.publish(lambda now: with_views(now, registry, now.views if now else {}))
+    return SyncReport(results=tuple(results), failures=failures, notice=now_online.notice)
 
 
 def _begin(online: OnlineStore, memory: MemoryReader) -> tuple[Memory, int]:

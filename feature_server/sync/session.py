@@ -10,6 +10,7 @@ from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
 from ..offline.store import OfflineStore, OfflineTable
 from ..online.memory import Memory, MemoryReader
+from ..online.registry import ONLINE_FORMAT
 from ..online.store import Attempt, Fence, OnlineStore
 from .lock import LEASE_SECONDS, WAIT_SECONDS
 
@@ -20,9 +21,10 @@ class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`expire`: give keys of views with a ttl an expiry by Redis' own clock; False where this product's clock stands
     still. `sweep`: look through all keys of Redis for rows that can be found in no other way. `project_dir` is where
     relative locations of event sources begin. `allow_eviction`: put views in a Redis that may evict keys, and those
-    without `stream` also when it did."""
+    without `stream` also when it did. `format` is that of what a `full` sync writes."""
 
     full: bool = False
+    format: int = ONLINE_FORMAT
     project_dir: Path = Path()
     expire: bool = True
     sweep: bool = False
@@ -51,11 +53,15 @@ class Session:
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be online of `view` after the sync: what `table` has of it at `now_us`."""
+    """What is to be online of `view` after the sync: what `table` has of it at `now_us`.
+
+    `format` is that of records which are written under a new code.
+    """
 
     view: FeatureView
     table: OfflineTable
     now_us: int
+    format: int
 
     @property
     def attempt(self) -> Attempt:

@@ -7,7 +7,7 @@ of the table that was synced: equal to that it is merely not yet synced.
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 from ..definitions.aggregates import has_bases
 from ..definitions.facts import FeatureView
 from ..definitions.stream import EventSource
-from ..errors import OnlineStoreError
+from ..errors import DamagedValue, OnlineStoreError
 from ..history.bases import leave_late_out
 from ..history.events import History, open_history
 from ..history.log import EntryId, entry_id, landing_folder, log_key
@@ -24,15 +24,16 @@ from ..history.values import values_at
 from ..layout import keys
 from ..layout.events import GRACE_US, event_id_number, plan_of
 from ..layout.records import Records
-from ..layout.row import event_timestamp_us, from_stored
+from ..layout.row import UNDECODABLE, damaged, event_timestamp_us, from_stored
 from ..offline.store import OfflineStore, OfflineTable
 from ..online.registry import OnlineRegistry, OnlineView
-from ..online.store import OnlineStore, redis_errors
+from ..online.store import OnlineStore, redis_errors, wrong_type
 from ..serving.rows import ViewColumns
 from ..serving.statuses import ValueCounts
 from ..serving.stream import StreamViewReader
 from .relation import relation_differences
 from .rows import (
+    DAMAGED,
     EXPIRED,
     NOT_YET_SYNCED,
     SAMPLE,
@@ -120,6 +121,7 @@ class _Comparison:
         self.view = found.definition
         self.stored: dict[int, bytes | None] = {}
         self.bases: dict[int, bytes | None] = {}
+        self.damaged: dict[int, str] = {}  # what is wrong with the keys that no read could be made of
 
     def read(self, chosen: dict[int, tuple[bytes, str]]) -> EntryId | None:
         """Read the keys' values; the id of the newest entry in the source's log as of then."""
@@ -134,17 +136,21 @@ class _Comparison:
         values = [value for part in parts for value in part]
         self.stored = dict(zip(chosen, values[: len(chosen)], strict=True))
         self.bases = dict.fromkeys(chosen) | dict(zip(chosen, values[len(chosen) :], strict=False))
+        owners = [*chosen, *chosen][: len(names)]
+        absent = {name: n for n, name, value in zip(owners, names, values, strict=True) if value is None}
+        for name, kind in self.online.wrong_types(list(absent)).items():
+            self.damaged[absent[name]] = str(wrong_type(name, kind).got)
         return entry_id(newest[0][0]) if newest else None
 
     def differences(self, table: OfflineTable, chosen: dict[int, tuple[bytes, str]]) -> list[Difference]:
         view, history = self.view, self.history
-        stored, bases = list(self.stored.values()), list(self.bases.values())
-        values, _ = served_values(self.found, stored, bases, self.now_us)
-        served = dict(zip(chosen, values, strict=True))
+        served = self._served(chosen)
         expected = values_at(history, view, at_us=self.now_us)
-        different = {n: places for n in chosen if (places := unequal(served[n], expected[n]))}
+        different = {n: places for n in served if (places := unequal(served[n], expected[n]))}
         earlier, punctual, unclear = self._explanations(table, different)
         found: list[Difference] = []
+        for n, wrong in self.damaged.items():
+            found += described(chosen[n][1], [("*", wrong, "values")], DAMAGED)
         for n, places in different.items():
             if n in earlier and not unequal(served[n], earlier[n]):
                 cause = NOT_YET_SYNCED
@@ -155,6 +161,24 @@ class _Comparison:
             sides = [(view.feature_names[i], repr(served[n][i]), repr(expected[n][i])) for i in places]
             found += described(chosen[n][1], sides, cause)
         return found
+
+    def _served(self, chosen: Iterable[int]) -> dict[int, Values]:
+        """What a read gives for each key; `damaged` says of which it gives nothing."""
+        served: dict[int, Values] = {}
+        waiting = [[n for n in chosen if n not in self.damaged]]
+        while waiting:
+            some = waiting.pop()
+            stored, bases = [self.stored[n] for n in some], [self.bases[n] for n in some]
+            try:
+                values, _ = served_values(self.found, stored, bases, self.now_us)
+            except DamagedValue as error:
+                if len(some) == 1:
+                    self.damaged[some[0]] = error.what if error.got is None else f"{error.what}: {error.got}"
+                else:
+                    waiting += [some[: len(some) // 2], some[len(some) // 2 :]]
+            else:
+                served |= zip(some, values, strict=True)
+        return served
 
     def _explanations(
         self, table: OfflineTable, different: Collection[int]
@@ -227,9 +251,12 @@ def served_values(
     columns = []
     for i, feature in enumerate(view.features):
         convert, nulls = from_stored(feature.dtype) or (lambda value: value), read.nulls[i]
-        columns.append(
-            [None if nulls is not None and nulls[row] else convert(value) for row, value in enumerate(read.columns[i])]
-        )
+        try:
+            columns.append(
+                [None if nulls is not None and nulls[n] else convert(value) for n, value in enumerate(read.columns[i])]
+            )
+        except UNDECODABLE as error:
+            raise damaged(view.id, f"a stored {feature.name}", str(error)) from None
     return [tuple(column[row] for column in columns) for row in range(len(stored))], read
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..definitions.stream import Frame, StreamPlan, needs
-from ..errors import NotSynced, OfflineStoreError, RequestError
+from ..errors import DamagedValue, NotSynced, OfflineStoreError, RequestError
 from ..history.events import History, open_history
 from ..history.values import events_in, values_at
 from ..layout import keys
@@ -13,7 +13,7 @@ from ..layout.events import GRACE_US, plan_of
 from ..offline.sql import quote, sql_type
 from ..offline.store import OfflineStore
 from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry
-from ..online.store import OnlineStore, redis_errors
+from ..online.store import OnlineStore
 from ..serving.statuses import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
 from ..times import from_us, to_us
 from .events import live_of, served_values, unequal
@@ -68,7 +68,10 @@ def explain(
             status = _past_status(wanted[place], newest, ttl_us=view.ttl_us, plain=plain, at_us=at_us)
         else:
             stored, base = _stored(history, online, found)
-            (served,), read = served_values(found, [stored], [base], at_us)
+            try:
+                (served,), read = served_values(found, [stored], [base], at_us)
+            except DamagedValue as error:
+                raise error.of(", ".join(f"{name}={value}" for name, value in values.items())) from None
             agree = place not in unequal(served, wanted)
             (status,) = read.statuses(place) or [PRESENT]
         return Explanation(
@@ -106,9 +109,7 @@ def _stored(history: History, online: OnlineStore, found: OnlineView) -> list[by
     """What Redis holds of the chosen key: its events, and the base of its lifetime windows."""
     ((row_key, _),) = named_keys(history.connection, history.view).values()
     code = found.code.encode()
-    with redis_errors():
-        stored: list[bytes | None] = online.client.mget(code + row_key, code + keys.BASE + row_key)
-    return stored
+    return list(online.values([code + row_key, code + keys.BASE + row_key]))
 
 
 def _past_status(value: Any, newest: list[dict[str, Any]], *, ttl_us: int | None, plain: bool, at_us: int) -> str:

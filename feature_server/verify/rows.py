@@ -15,14 +15,14 @@ import msgspec
 from ..definitions.facts import FeatureView
 from ..errors import OfflineStoreError, RequestError, SyncConflict
 from ..layout import keys
-from ..layout.row import RowDecoder
+from ..layout.row import UNDECODABLE, RowDecoder
 from ..offline.damage import check_present, damages, reading
 from ..offline.session import connect
 from ..offline.sql import columns, quote
 from ..offline.store import OfflineStore, OfflineTable
 from ..online.registry import LastVerified, OnlineRegistry, OnlineView
 from ..online.store import OnlineStore, redis_errors
-from ..times import from_us
+from ..times import YEARS_US, from_us
 
 SAMPLE = 1000
 _BATCH = 50_000  # keys a query
@@ -31,6 +31,7 @@ _TRIES = 5
 Progress = Callable[[int, int], None]
 
 NOT_YET_SYNCED, NEVER_SYNCED, EXPIRED, WRONG = "not yet synced", "never synced", "expired early", "wrong"
+DAMAGED = "damaged: `features sync --full` writes it anew"
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,7 +210,9 @@ class _Comparison:
             names = named_keys(self.connection, self.view, self.found.code.encode(), f"where {batch}")
             row_keys = [name for name, _ in names.values()]
             expected.update(row_keys)
-            rows = self._counting(zip(names, self._get(row_keys), strict=True))
+            rows, wrong = self._counting(dict(zip(names, row_keys, strict=True)))
+            for n, what in wrong.items():
+                found += described(names.pop(n)[1], [("*", what, "a row, or none")], DAMAGED)
             found += self._compare(names, rows, self._read_offline(self.latest, self.now_us, batch))
         progress(self.count, self.count)
         return found + (self._unknown_keys(expected) if sample == 0 else [])
@@ -244,9 +247,23 @@ class _Comparison:
                 stored += self.online.client.mget(names[start : start + _PIPELINE])
         return stored
 
-    def _counting(self, stored: Iterable[tuple[int, bytes | None]]) -> dict[int, Row]:
-        rows = ((n, Row(*self.codec.decode(packed))) for n, packed in stored if packed is not None)
-        return {n: row for n, row in rows if row.event_us <= self.now_us and self._is_fresh(row)}
+    def _counting(self, row_keys: dict[int, bytes]) -> tuple[dict[int, Row], dict[int, str]]:
+        """The rows that count, and what is wrong with those of which no row can be made."""
+        rows, wrong = dict[int, Row](), dict[int, str]()
+        absent: dict[bytes, int] = {}
+        for (n, name), packed in zip(row_keys.items(), self._get(list(row_keys.values())), strict=True):
+            if packed is None:
+                absent[name] = n
+                continue
+            try:
+                row = Row(*self.codec.decode(packed))
+            except UNDECODABLE as error:
+                wrong[n] = f"a row that cannot be read: {error}"
+                continue
+            if row.event_us <= self.now_us and self._is_fresh(row):
+                rows[n] = row
+        kinds = self.online.wrong_types(list(absent))
+        return rows, wrong | {absent[name]: f"a {kind}" for name, kind in kinds.items()}
 
     def _is_fresh(self, row: Row) -> bool:
         return self.ttl_us is None or row.event_us >= self.now_us - self.ttl_us
@@ -316,8 +333,11 @@ class _Comparison:
         found: list[Difference] = []
         for names in self.online.scan(self.found.code):
             unknown = list(set(names) - expected)
-            for n, row in self._counting(enumerate(self._get(unknown))).items():
+            rows, wrong = self._counting(dict(enumerate(unknown)))
+            for n, row in rows.items():
                 found += described(unknown[n].decode(), self._unequal(row, None), WRONG)
+            for n, what in wrong.items():
+                found += described(unknown[n].decode(), [("*", what, "no value")], DAMAGED)
         return found
 
 
@@ -375,7 +395,8 @@ def described(key: str, places: Iterable[tuple[str, str, str]], cause: str) -> l
 
 
 def _time(event_us: int) -> str:
-    return from_us(event_us).isoformat()
+    within = YEARS_US[0] <= event_us <= YEARS_US[1]
+    return from_us(event_us).isoformat() if within else f"{event_us} µs"
 
 
 def _shown(value: float | None) -> str:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 import httpx
@@ -48,9 +49,18 @@ class Served:
 
 @contextmanager
 def served(
-    redis_url: str | None, *arguments: str, clock: str | None = NOW.isoformat(), **environment: str
+    redis_url: str | None,
+    *arguments: str,
+    clock: str | None = NOW.isoformat(),
+    package: Path | None = None,
+    **environment: str,
 ) -> Iterator[Served]:
-    """`features serve` on a free port, with the clock stopped at NOW unless told otherwise."""
+    """`features serve` on a free port, with the clock stopped at NOW unless told otherwise.
+
+    `package` is a folder that holds another version of the package to run.
+    """
+    if package is not None:
+        environment["PYTHONPATH"] = str(package)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FEATURES_")} | environment
     if redis_url is not None:
         environ["FEATURES_REDIS_URL"] = redis_url
@@ -63,6 +73,7 @@ def served(
         stderr=errors,
         text=True,
         env=environ,
+        cwd=package,
     )
     try:
         assert process.stdout is not None

@@ -148,7 +148,7 @@ def shown(found: Evaluated) -> dict[str, list[Any]]:
 @settings(max_examples=150, deadline=None)
 def test_a_read_gives_what_the_general_kernel_gives(random: Random, kind: str) -> None:
     groups = [random_records(random, kind) for _ in range(random.choice([1, 1, 3, 6]))]
-    events, _ = EventDecoder(VIEW).decode([stored(records) or None for records in groups])
+    events, *_ = EventDecoder(VIEW).decode([stored(records) or None for records in groups])
     with np.errstate(all="ignore"):
         found = WindowsNow(plan(), [INTEGER]).evaluate(events, NOW_US)
         count = len(groups)
@@ -157,7 +157,7 @@ def test_a_read_gives_what_the_general_kernel_gives(random: Random, kind: str) -
 
 
 def test_a_key_without_events_has_no_latest_one() -> None:
-    events, _ = EventDecoder(VIEW).decode([None])
+    events, *_ = EventDecoder(VIEW).decode([None])
     found = WindowsNow(plan(), [INTEGER]).evaluate(events, NOW_US)
     assert found.latest_us.tolist() == [NO_EVENT]
     assert shown(found)["latest"] == [None]
@@ -167,7 +167,7 @@ def test_a_key_without_events_has_no_latest_one() -> None:
 @pytest.mark.parametrize("times", [[10, 20, 30], [30, 20, 10], [10, 10, 10]])
 def test_the_latest_of_equal_times_is_the_one_created_last(times: list[int]) -> None:
     records = [Record(time, time + i, i, True, (1.0, i, True)) for i, time in enumerate(times)]
-    events, _ = EventDecoder(VIEW).decode([stored(records)])
+    events, *_ = EventDecoder(VIEW).decode([stored(records)])
     found = WindowsNow(plan(), [INTEGER]).evaluate(events, NOW_US)
     assert shown(found)["latest_us"] == [max(times)]
     assert shown(found)["latest"] == [max(range(3), key=lambda i: (times[i], i))]
@@ -206,7 +206,7 @@ ROWS = st.tuples(st.none() | st.text(max_size=9), st.integers(-5, 5), st.none() 
 @given(st.lists(st.lists(ROWS, max_size=6), min_size=1, max_size=4))
 @settings(max_examples=150, deadline=None)
 def test_strings_are_read_as_they_were_written(groups: list[list[Named]]) -> None:
-    events, dictionaries = EventDecoder(NAMES_VIEW).decode([named(rows) or None for rows in groups])
+    events, dictionaries, *_ = EventDecoder(NAMES_VIEW).decode([named(rows) or None for rows in groups])
     assert np.diff(events.starts).tolist() == [len(rows) for rows in groups]
     columns = []
     for number, (values, dictionary) in enumerate(zip(events.arguments, dictionaries, strict=True)):
@@ -221,7 +221,7 @@ def test_strings_are_read_as_they_were_written(groups: list[list[Named]]) -> Non
 
 @pytest.mark.parametrize("length", range(200, 250))
 def test_a_long_record_is_read_whatever_its_length(length: int) -> None:
-    events, dictionaries = EventDecoder(NAMES_VIEW).decode([named([("", 1, "\0" * length)])])
+    events, dictionaries, *_ = EventDecoder(NAMES_VIEW).decode([named([("", 1, "\0" * length)])])
     assert events.starts.tolist() == [0, 1]
     assert list(dictionaries[2] or ()) == [b"\0" * length]
 
