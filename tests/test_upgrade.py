@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -111,6 +113,13 @@ def test_commands_say_what_to_do_and_write_the_format_that_is_asked_for(
     settings_of(project, monkeypatch)
     load_commands()
     run = CliRunner()
+    page = (ROOT / "docs" / "upgrade.md").read_text()
+    commands = [line for text in re.findall(r"^```bash\n(.*?)^```$", page, re.M | re.S) for line in text.splitlines()]
+    assert len(commands) == 3
+    for command in commands:  # they end where they began
+        name, *arguments = shlex.split(command)
+        done = run.invoke(app, arguments)
+        assert (name, done.exit_code) == ("features", 0), (command, done.output)
     told = "note: format 1 holds customer__payments, customer__shops"
     assert told in run.invoke(app, ["sync"]).stderr
     assert told in run.invoke(app, ["status"]).stdout

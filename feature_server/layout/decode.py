@@ -13,7 +13,6 @@ from ..times import NEVER
 from ..windows.reduce import Values
 from ..windows.window import NO_EVENT, Events, superseded_at
 from .events import (
-    AFTER_EVICTION,
     COUNTED,
     FIRST_ARGUMENT,
     HAS_BASE,
@@ -125,7 +124,7 @@ class EventDecoder:
             spans = zip((records.begin[keep] - LENGTH_BYTES).tolist(), ends[keep].tolist(), strict=True)
             kept = bytearray(b"").join([records.whole[start:end] for start, end in spans])
         if kept:
-            kept[begin + at] |= int(np.bitwise_or.reduce(heads[f"v{_COUNTS}"])) & (HAS_BASE | AFTER_EVICTION)
+            kept[begin + at] |= int(np.bitwise_or.reduce(heads[f"v{_COUNTS}"])) & HAS_BASE
         return bytes(kept)
 
     def _records(self, stored: Sequence[bytes | None]) -> "_Records":

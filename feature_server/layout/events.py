@@ -19,7 +19,6 @@ FIRST_ARGUMENT = 3  # where the plan's arguments begin among the pseudo view's f
 # The bits of a record's `counts`. In a view's format 1 only the first occurs.
 COUNTED = 1  # the model's filters take the event
 HAS_BASE = 2  # the key had a base when the record was written with it
-AFTER_EVICTION = 4  # pushed to a key that was not there, of a Redis that had evicted keys
 LENGTH_BYTES = 4  # of the length before each record, where records differ in width
 GRACE_US = 3_600_000_000  # how long events stay after the last window has passed them, and how far ahead one may be
 _DIGEST = DType("uint64")

@@ -13,7 +13,6 @@ from ..definitions.facts import FeatureView
 from ..dtypes import INTEGER_WIDTHS, DType
 from ..errors import DamagedValue
 from .events import (
-    AFTER_EVICTION,
     COUNTED,
     COUNTS,
     CREATED,
@@ -113,7 +112,7 @@ class Records:
         self._begin = LENGTH_BYTES if layout.variable else 0
         created, counts = (self._begin + layout.offsets[layout.names.index(name)] for name in (CREATED, COUNTS))
         self._identity = slice(created, counts)  # created timestamp and event id
-        self.flags_at = counts  # where in a record, with its length before it if it has one, its flags are
+        self._flags = counts  # where in a record, with its length before it if it has one, its flags are
         self._head = layout.head(range(FIRST_ARGUMENT))
 
     def split(self, value: bytes) -> list[bytes]:
@@ -142,7 +141,7 @@ class Records:
 
     def flagged(self, record: bytes, on: int, off: int = 0) -> bytes:
         """A record with other flags: those in `off` taken out, those in `on` put in."""
-        at = self.flags_at
+        at = self._flags
         flags = record[at] & ~off | on
         return record if flags == record[at] else b"%b%c%b" % (record[:at], flags, record[at + 1 :])
 
@@ -151,7 +150,7 @@ class Records:
 
         A record that says otherwise of a version than the one wanted is taken out; flags do not matter to that.
         """
-        identity, lost = self._identity, 0
+        identity = self._identity
         new = {record[identity]: record for record in (self.split(wanted.records) if wanted else [])}
         old = {record[identity] for record in (self.split(gone.records) if gone else [])} - new.keys()
         kept, removed, present = [], 0, set[bytes]()
@@ -160,20 +159,15 @@ class Records:
             wanted_so = new.get(version, record)
             if version in old or (wanted_so != record and wanted_so != self._as_packed(record, wanted_so)):
                 removed += 1
-                lost |= record[self.flags_at] & AFTER_EVICTION
                 continue
             kept.append(record)
             present.add(version)
         missing = [record for version, record in new.items() if version not in present]
-        whole = [*kept, *missing]
-        if lost and whole:
-            whole[0] = self.flagged(whole[0], lost)
-        return Merged(value=b"".join(whole), missing=b"".join(missing), added=len(missing), removed=removed)
+        return Merged(value=b"".join([*kept, *missing]), missing=b"".join(missing), added=len(missing), removed=removed)
 
     def _as_packed(self, record: bytes, like: bytes) -> bytes:
-        """A record with the flags of another one but for `counts`."""
-        flags = HAS_BASE | AFTER_EVICTION
-        return self.flagged(record, like[self.flags_at] & flags, flags)
+        """A record that says of its key's base what another one does."""
+        return self.flagged(record, like[self._flags] & HAS_BASE, HAS_BASE)
 
     def _damaged(self, got: str) -> DamagedValue:
         return damaged(self._view_id, "a stored list of events", got)

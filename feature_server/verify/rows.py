@@ -249,19 +249,16 @@ class _Comparison:
 
     def _counting(self, row_keys: dict[int, bytes]) -> tuple[dict[int, Row], dict[int, str]]:
         """The rows that count, and what is wrong with those of which no row can be made."""
-        rows, wrong = dict[int, Row](), dict[int, str]()
-        absent: dict[bytes, int] = {}
+        rows, wrong, absent = dict[int, Row](), dict[int, str](), dict[bytes, int]()
         for (n, name), packed in zip(row_keys.items(), self._get(list(row_keys.values())), strict=True):
             if packed is None:
                 absent[name] = n
                 continue
             try:
-                row = Row(*self.codec.decode(packed))
+                rows[n] = Row(*self.codec.decode(packed))
             except UNDECODABLE as error:
                 wrong[n] = f"a row that cannot be read: {error}"
-                continue
-            if row.event_us <= self.now_us and self._is_fresh(row):
-                rows[n] = row
+        rows = {n: row for n, row in rows.items() if row.event_us <= self.now_us and self._is_fresh(row)}
         kinds = self.online.wrong_types(list(absent))
         return rows, wrong | {absent[name]: f"a {kind}" for name, kind in kinds.items()}
 

@@ -18,7 +18,7 @@ from feature_server.client.features import FeatureClient
 from feature_server.errors import DamagedValue
 from feature_server.history.log import land
 from feature_server.layout.decode import EventDecoder
-from feature_server.layout.events import AFTER_EVICTION, HAS_BASE
+from feature_server.layout.events import HAS_BASE
 from feature_server.layout.records import EventPacker, KeyEvents, Records
 from feature_server.online.store import OnlineStore
 from feature_server.settings import load_settings
@@ -166,10 +166,10 @@ def pack(view: Any, *events: Any) -> bytes:
 def test_what_is_cut_down_still_says_what_the_whole_said(view: Any) -> None:
     records = Records(view)
     first, *others = records.split(pack(view, (1, 0), (1, 5), (2, 6)))
-    flagged = records.flagged(first, HAS_BASE | AFTER_EVICTION)
+    flagged = records.flagged(first, HAS_BASE)
     trimmed = EventDecoder(view).trimmed(b"".join([flagged, *others]), None)
     assert len(records.split(trimmed)) == 2
-    assert EventDecoder(view).decode([trimmed, None, others[0]]).of_keys().tolist() == [7, 0, 1]
+    assert EventDecoder(view).decode([trimmed, None, others[0]]).of_keys().tolist() == [3, 0, 1]
     assert records.facts(records.split(trimmed)[0]) == records.facts(others[0])
 
 
@@ -181,8 +181,3 @@ def test_records_that_differ_in_what_they_say_of_the_key_are_the_same_version(vi
     wanted = KeyEvents(entity=b"1", records=whole, count=2, newest_us=0)
     merged = records.merge(flagged, wanted, None)
     assert (merged.value, merged.added, merged.removed) == (flagged, 0, 0)
-    gone = KeyEvents(entity=b"1", records=records.split(whole)[0], count=1, newest_us=0)
-    evicted = records.flagged(records.split(flagged)[0], AFTER_EVICTION)
-    left = records.merge(evicted + records.split(flagged)[1], None, gone)
-    assert left.removed == 1
-    assert left.value == records.flagged(records.split(flagged)[1], AFTER_EVICTION)
