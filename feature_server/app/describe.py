@@ -100,7 +100,7 @@ def example_request(online: OnlineRegistry | None) -> dict[str, Any]:
 def _example_entities(join_keys: Iterable[dict[str, str]]) -> dict[str, list[Any]]:
     """One entity of the right types."""
     values: dict[str, Any] = {
-        "string": "JFK", "date": "2013-12-31", "uuid": "123e4567-e89b-12d3-a456-426614174000", "bool": True,
+        "string": "…", "date": "2013-12-31", "uuid": "123e4567-e89b-12d3-a456-426614174000", "bool": True,
     }  # fmt: skip
     return {key["name"]: [values.get(key["type"], 42)] for key in join_keys}
 

@@ -101,13 +101,11 @@ def get(
     from ..online.registry import decode_online_registry
 
     settings = load_settings(project_dir=project_dir)
-    features = [service] if ":" in service else None
+    features = [service] if ":" in service else service
     with online_store(settings) as store, FeatureClient(settings.redis_url, settings=settings) as client:
         online = store.registry() or decode_online_registry(None)
-        entity = _entity(keys, online.registry, features or service)
-        found = client.get(
-            None if features else service, features=features, full_feature_names=full_feature_names, **entity
-        )
+        entity = _entity(keys, online.registry, features)
+        found = client.get(features, full_feature_names=full_feature_names, **entity)
     show(_as_json(found), _lines(found), json=json)
 
 

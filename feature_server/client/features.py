@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from ..definitions.registry import feature_list
 from ..errors import FeatureStoreError, OnlineStoreUnavailable, RequestError
 from ..online.address import http_login, shown_url
 from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
@@ -92,26 +93,24 @@ class _Client(Generic[One, Many, Pushed]):
 
     def get(
         self,
-        service: str | None = None,
+        features: str | Sequence[str],
         *,
-        features: Sequence[str] | None = None,
         full_feature_names: bool = False,
         **entity: Any,
     ) -> One:
-        """The features of one entity: of a service by name, or of a list of `view:feature`."""
+        """The features of one entity: those of a service (by name), or of a list of `view:feature`."""
         entities = {name: [value] for name, value in entity.items()}
-        return self._run(_first(self._get(service, features, full_feature_names, entities)))
+        return self._run(_first(self._get(features, full_feature_names, entities)))
 
     def get_many(
         self,
-        service: str | None = None,
+        features: str | Sequence[str],
         *,
-        features: Sequence[str] | None = None,
         full_feature_names: bool = False,
         **entities: Sequence[Any],
     ) -> Many:
         """The features of many entities, given as a column of values for each join key."""
-        return self._run(self._get(service, features, full_feature_names, entities))
+        return self._run(self._get(features, full_feature_names, entities))
 
     def push(self, source: str, events: Any, *, retry_seconds: float = RETRY_SECONDS) -> Pushed:
         """Take in live events of a dbt source: a list of mappings, or a DataFrame, of all of the source's columns.
@@ -147,17 +146,13 @@ class _Client(Generic[One, Many, Pushed]):
         )
 
     async def _get(
-        self, service: str | None, features: Sequence[str] | None, full_feature_names: bool, entities: dict[str, Any]
+        self, features: str | Sequence[str], full_feature_names: bool, entities: dict[str, Any]
     ) -> FeatureVectors:
-        if isinstance(features, str):
-            raise RequestError(
-                "features is a string", where="features", expected="a list of `view:feature`", got=repr(features),
-                remedy="a service is named by the first argument",
-            )  # fmt: skip
+        is_service = isinstance(features, str)
         request = GetOnlineFeatures(
             entities=_listed(entities),
-            features=None if features is None else list(features),
-            feature_service=service,
+            features=None if is_service else feature_list(features),
+            feature_service=features if is_service else None,  # type: ignore[arg-type]
             full_feature_names=full_feature_names,
         )
         if not self._over_http:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -43,11 +43,15 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
         feature asked for twice.
         """
         if isinstance(features, str):
+            if ":" in features:
+                raise RequestError(
+                    f"{features!r} is not the name of a feature service", where="feature_service", got=features,
+                    expected="a feature service, or a list of `view:feature`",
+                    remedy=f"put it in a list: [{features!r}]",
+                )  # fmt: skip
             return self.feature_service(features).features
         views = dict(self._named_views())
-        refs = tuple(parse_feature_ref(text, views) for text in features)
-        if not refs:
-            raise RequestError("no features asked for", expected="at least one `view:feature`", got="an empty list")
+        refs = tuple(parse_feature_ref(text, views) for text in feature_list(features))
         seen: set[tuple[str, str]] = set()
         for ref in refs:
             if (ref.view, ref.feature) in seen:
@@ -66,6 +70,20 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
             yield view.id, view
             if view.version is not None and view.latest:
                 yield view.name, view
+
+
+def feature_list(features: Any) -> list[str]:
+    """A list of references as it may be sent; RequestError for anything else, and for an empty one."""
+    listed = list(features) if isinstance(features, Iterable) else [features]
+    if not listed or not all(isinstance(text, str) for text in listed):
+        wrong = next((text for text in listed if not isinstance(text, str)), None)
+        raise RequestError(
+            "no features are asked for" if not listed else "features are asked for by what is no text",
+            where="features",
+            expected="a feature service's name, or a list of at least one `view:feature`",
+            got="an empty list" if not listed else type(wrong).__name__,
+        )
+    return listed
 
 
 def parse_feature_ref(text: str, views: dict[str, FeatureView]) -> FeatureRef:
@@ -131,19 +149,20 @@ def column_names(refs: Sequence[FeatureRef], full_feature_names: bool, keys: Ite
 
     RequestError where two features, or a feature and one of the join `keys`, would have the same name.
     """
-    if full_feature_names:
-        return [ref.text.replace(":", "__") for ref in refs]
-    taken = dict.fromkeys(keys, "the join key")
+    taken, names = dict.fromkeys(keys, "the join key"), list[str]()
     for ref in refs:
-        if ref.feature in taken:
+        name = ref.text.replace(":", "__") if full_feature_names else ref.feature
+        if name in taken:
             raise RequestError(
-                f"two columns of the answer would be named {ref.feature!r}",
+                f"two columns of the answer would be named {name!r}",
                 where="features",
-                got=f"{taken[ref.feature]} and {ref.text}",
-                remedy="set full_feature_names to true (--full-feature-names)",
-            )
-        taken[ref.feature] = ref.text
-    return [ref.feature for ref in refs]
+                got=f"{taken[name]} and {ref.text}",
+                remedy="ask for them one by one" if full_feature_names
+                else "set full_feature_names to true (--full-feature-names)",
+            )  # fmt: skip
+        taken[name] = ref.text
+        names.append(name)
+    return names
 
 
 def _find(kind: str, name: str, named: Iterable[tuple[str, Definition]]) -> Definition:

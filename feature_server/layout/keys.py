@@ -33,7 +33,7 @@ BASE = b".base"  # between code and braces: the base of the key's lifetime windo
 
 ESCAPES = {"%": "%25", "|": "%7C", "{": "%7B", "}": "%7D"}  # "%" first: the others write one
 _AS_ESCAPED = str.maketrans(ESCAPES)
-_INTEGER = re.compile(r"-?[0-9]{1,20}")
+_INTEGER = re.compile(r"-?[0-9]{1,1000}")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -120,7 +120,7 @@ def _wrong_type(key: JoinKey, value: object, example: str | None = None) -> Requ
 
 
 _EXAMPLES = {
-    "string": 'a string, e.g. "JFK"',
+    "string": 'a string, e.g. "…"',
     "date": 'an ISO date, e.g. "2013-12-31"',
     "uuid": 'a UUID, e.g. "123e4567-e89b-12d3-a456-426614174000"',
     "bool": "true or false",

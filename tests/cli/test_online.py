@@ -183,3 +183,19 @@ def test_a_file_that_the_system_refuses_is_named(features: Callable[..., Ran], t
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith(f"error: {tmp_path}/registry.json: the system refuses a file\n  got: Is a directory\n")
     assert "Traceback" not in ran.err
+
+
+def test_status_shows_versions_as_such(features: Callable[..., Ran]) -> None:
+    features("sync", SPEND.id)
+    header, line, *_ = features("status").out.splitlines()
+    cells = dict(zip(re.split(r"  +", header), re.split(r"  +", line), strict=True))
+    assert (cells["rows"], cells["version"], cells["version online"]) == ("2", "v0", "v0")
+    (view, _) = json.loads(features("status", "--json").out)["views"]
+    assert (view["published_version"], view["synced_version"], view["online_rows"]) == (0, 0, 2)
+
+
+def test_an_integer_too_large_for_its_key_is_called_an_integer(features: Callable[..., Ran]) -> None:
+    features("sync", SPEND.id)
+    ran = features("get", "fraud_v1", f"customer_id={'9' * 40}")
+    assert ran.code == 1
+    assert f"got: {'9' * 40} (int)" in ran.err

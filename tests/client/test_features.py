@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from feature_server import AsyncFeatureClient, FeatureClient
 from feature_server.client.http import decode_response, error_of
 from feature_server.client.push import decode_push
-from feature_server.errors import FeatureStoreError, NotSynced, OnlineStoreError, OnlineStoreUnavailable
+from feature_server.definitions.registry import Registry
+from feature_server.errors import FeatureStoreError, NotSynced, OnlineStoreError, OnlineStoreUnavailable, RequestError
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.settings import load_settings
 from tests.support.online_rows import NOW, OnlineRows, service, view
@@ -217,10 +218,33 @@ def test_a_data_frame_keeps_integers_exact_beside_nulls(rows: OnlineRows, valkey
 
 def test_a_misused_argument_says_which_one(rows: OnlineRows, valkey: str) -> None:
     with FeatureClient(valkey, settings=AT_NOW) as client:
-        with pytest.raises(FeatureStoreError, match="features is a string"):
-            client.get(features="merchant__risk:ratio", merchant_id="a")
+        with pytest.raises(RequestError, match="'merchant__risk:ratio' is not the name of a feature service"):
+            client.get("merchant__risk:ratio", merchant_id="a")
         with pytest.raises(FeatureStoreError, match="use get\\(\\)"):
             client.get_many(features=["merchant__risk:ratio"], merchant_id=1)
+
+
+@pytest.mark.parametrize("over", ["redis", "http"])
+def test_a_service_or_a_list_of_references_stands_first_as_in_the_store(
+    rows: OnlineRows, valkey: str, server: str, over: str
+) -> None:
+    rows.put("merchant__risk", "a", NOW, 0.5)
+    wrong: list[Any] = ["merchant__risk:ratio", [], [7], "no_such_service"]
+    known = Registry(project="test", feature_views=(RISK,), feature_services=(FRAUD,))
+
+    async def read_async() -> object:
+        async with AsyncFeatureClient(valkey if over == "redis" else server, settings=AT_NOW) as client:
+            return (await client.get(["merchant__risk:ratio"], merchant_id="a")).values
+
+    with FeatureClient(valkey if over == "redis" else server, settings=AT_NOW) as client:
+        assert client.get(["merchant__risk:ratio"], merchant_id="a").values == {"ratio": 0.5}
+        assert asyncio.run(read_async()) == {"ratio": 0.5}
+        for features in wrong:
+            with pytest.raises(FeatureStoreError) as expected:
+                known.resolve(features)
+            with pytest.raises(type(expected.value)) as got:
+                client.get(features, merchant_id="a")
+            assert got.value.what == expected.value.what
 
 
 @pytest.mark.parametrize("scheme", ["redis", "http"])

@@ -84,7 +84,7 @@ def test_features_resolve_in_the_order_asked_for() -> None:
 @pytest.mark.parametrize(
     ("features", "error", "what"),
     [
-        ([], RequestError, "no features asked for"),
+        ([], RequestError, "no features are asked for"),
         (["profile"], RequestError, "'profile' is not a feature reference"),
         (["profile:"], RequestError, "'profile:' is not a feature reference"),
         (["a:b:c"], RequestError, "'a:b:c' is not a feature reference"),
