@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..definitions.changes import Change
     from ..definitions.registry import Registry
+    from ..errors import Problem
 
 NoParse = Annotated[
     bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of having dbt write it first.")
@@ -25,9 +26,13 @@ NoParse = Annotated[
 def check(
     project_dir: ProjectDir = None, target_path: TargetPath = None, no_parse: NoParse = False, json: Json = False
 ) -> None:
-    """Check every definition of the dbt project and print every mistake; exit code 1 when there is one."""
-    _, registry = _project(project_dir, target_path, no_parse, json)
-    value = {"problems": [], "project": registry.project} | _counts(registry)
+    """Check every definition of the dbt project and print every mistake; exit code 1 when there is one.
+
+    Warnings, of what is right but may surprise, go to standard error.
+    """
+    warnings: list[Problem] = []
+    _, registry = _project(project_dir, target_path, no_parse, json, warnings)
+    value = {"problems": [], "warnings": warnings, "project": registry.project} | _counts(registry)
     show(value, [f"{registry.project}: {_summary(registry)}; no problems"], json=json)
 
 
@@ -63,16 +68,29 @@ def apply(
     show(value, [*_lines(changes), in_force], json=json)
 
 
-def _project(project_dir: ProjectDir, target_path: TargetPath, no_parse: bool, json: bool) -> tuple[Settings, Registry]:
-    """The registry that the project describes; prints every problem and exits when there are any."""
+def _project(
+    project_dir: ProjectDir,
+    target_path: TargetPath,
+    no_parse: bool,
+    json: bool,
+    warnings: list[Problem] | None = None,
+) -> tuple[Settings, Registry]:
+    """The registry that the project describes; prints every problem and exits when there are any.
+
+    Warnings are printed, and added to `warnings`.
+    """
     from ..dbt.parse import dbt_manifest
     from ..manifest.load import load_registry
 
     settings = load_settings(project_dir=project_dir, target_path=target_path)
     if not no_parse:
         dbt_manifest(settings.project_dir, settings.target_path)
+    warnings = [] if warnings is None else warnings
     try:
-        return settings, load_registry(settings.project_dir, settings.target_path)
+        registry = load_registry(settings.project_dir, settings.target_path, warnings.append)
+        for warning in warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        return settings, registry
     except DefinitionError as error:
         count = f"{len(error.problems)} problem{'s' * (len(error.problems) != 1)}"
         show({"problems": error.problems}, [*(f"{problem}\n" for problem in error.problems), count], json=json)

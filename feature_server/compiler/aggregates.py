@@ -44,7 +44,14 @@ _INSTEAD: dict[type[exp.Expr], str] = {
     exp.ApproxDistinct: "count(distinct …), which is exact",
     exp.WithinGroup: "quantile_cont(…, level) or quantile_disc(…, level)",
 }  # fmt: skip
+_UNORDERED = "the same without ORDER BY among the arguments: events count in the order of their time"
 _OF_DISTINCT = "count(distinct …) of one expression; min and max are the same without DISTINCT"
+
+
+def _orders(function: exp.Expr) -> bool:
+    """Whether ORDER BY stands among the arguments; that of list(…) has an advice of its own."""
+    given = function.iter_expressions()
+    return not isinstance(function, exp.ArrayAgg | exp.WithinGroup) and any(isinstance(one, exp.Order) for one in given)
 
 
 def other_type(function: str) -> str:
@@ -82,6 +89,8 @@ def read_call(window: exp.Window, refusals: Refusals, last: int | None = None) -
     ignored = isinstance(function, exp.IgnoreNulls)
     if isinstance(function, exp.IgnoreNulls | exp.RespectNulls):
         function = function.this
+    if _orders(function):
+        refusals.refuse(window, "a window function with an order of its own", _UNORDERED)
     argument, call = _argument(function), None
     distinct = isinstance(argument, exp.Distinct)
     if distinct:

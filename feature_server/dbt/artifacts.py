@@ -47,6 +47,7 @@ class Node(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     alias: str = ""
     relation_name: str | None = None
+    database: str | None = None
     version: str | int | float | None = None
     latest_version: str | int | float | None = None
     depends_on: DependsOn = DependsOn()

@@ -20,6 +20,7 @@ _TARGET = """{{ tojson({
     'profile': target.profile_name, 'name': target.name, 'kind': target.type, 'path': target.get('path') or '',
     'schema': target.schema
 }) }}"""
+_MARKS = re.compile(r"[\^~ ]+")  # what stands under a line of code in a stack trace
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s\s?")
 
 
@@ -107,7 +108,7 @@ def run_dbt(
     with _kept(target_path / "run_results.json"):
         run = subprocess.run(command, cwd=project_dir, env=environ, capture_output=True, text=True, check=False)
     if run.returncode != 0:
-        words = _own_words(run.stdout + run.stderr)
+        words = own_words(run.stdout + run.stderr)
         if "Could not set lock on file" in words:
             raise FeatureStoreError(
                 f"{failure} while the warehouse is being built", where=str(project_dir), got=words,
@@ -116,9 +117,14 @@ def run_dbt(
             )  # fmt: skip
         raise FeatureStoreError(
             failure, where=str(project_dir), got=words,
-            remedy=remedy or f"correct the project until `dbt {' '.join(arguments)}` succeeds",
+            remedy=(remedy or f"correct the project until `dbt {' '.join(arguments)}` succeeds") + _log(project_dir),
         )  # fmt: skip
     return run.stdout
+
+
+def _log(project_dir: Path) -> str:
+    path = Path(os.environ.get("DBT_LOG_PATH") or project_dir / "logs") / "dbt.log"
+    return f"; the rest is in {path}" if path.is_file() else ""
 
 
 @contextmanager
@@ -134,8 +140,14 @@ def _kept(path: Path) -> Iterator[None]:
             write_whole(path, lambda file: file.write(before))
 
 
-def _own_words(output: str) -> str:
-    """dbt's output without its clock and its progress."""
+def own_words(output: str) -> str:
+    """dbt's output without its clock and its progress; of a stack trace its last lines, which say what went wrong."""
     lines = [_CLOCK.sub("", line) for line in output.splitlines()]
     kept = [line.strip() for line in lines if not _NOISE.search(line) and line.strip() != "Encountered an error:"]
+    if (
+        begun := next((i for i, line in enumerate(kept) if line.startswith("Traceback (most recent")), None)
+    ) is not None:
+        traced = [i for i, line in enumerate(kept) if line.startswith('File "') and ", line " in line]
+        said = [line for line in kept[max([begun, *traced]) + 1 :] if not _MARKS.fullmatch(line)]
+        kept = [*kept[:begun], *(said[1:] or said)]  # the first is the line of code
     return "\n    ".join(kept[-20:]) or "nothing"

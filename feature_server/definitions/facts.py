@@ -11,14 +11,15 @@ from ..dtypes import DType
 from .stream import StreamPlan
 
 MICROSECONDS = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
+LONGEST_DAYS = 1_000_000  # of a duration: an instant and that together are one that Redis and Arrow can hold
 _DURATION = re.compile(r"([1-9][0-9]*)([smhdw])")
 
 
 def parse_duration(text: str) -> int:
-    """Microseconds of a duration such as `15m`, `6h` or `30d`; ValueError for anything else."""
+    """Microseconds of a duration such as `15m`, `6h` or `30d`; ValueError for anything else, and for a longer one."""
     found = _DURATION.fullmatch(text)
-    if not found:
-        raise ValueError(f"{text!r} is not a duration such as 30s, 15m, 6h, 30d or 2w")
+    if not found or len(text) > 20 or int(found[1]) * MICROSECONDS[found[2]] > LONGEST_DAYS * MICROSECONDS["d"]:
+        raise ValueError(f"{text!r} is not a duration such as 30s, 15m, 6h, 30d or 2w, of at most {LONGEST_DAYS}d")
     return int(found[1]) * MICROSECONDS[found[2]]
 
 

@@ -5,12 +5,17 @@ parts: row-level arguments computed from each event by DuckDB (`row_sql`), frame
 and one output expression a feature.
 """
 
+import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
 
 from ..dtypes import DType
+
+_LOCATION = re.compile(r"'((?:[^']|'')+\.parquet)'")
+PATTERN = "meta.external_location with a pattern of Parquet files, e.g. landing/transactions/*.parquet"
 
 
 class SourceColumn(msgspec.Struct, frozen=True):
@@ -34,6 +39,14 @@ class EventSource(msgspec.Struct, frozen=True, kw_only=True):
     created_timestamp: str | None = None
     relation: str = ""
     path: str = ""
+
+    @property
+    def pattern(self) -> str | None:
+        """The Parquet files that the relation reads; None where files of live events would not be among them."""
+        found = _LOCATION.search(self.relation)
+        pattern = found[1].replace("''", "'") if found else ""
+        name = PurePath(pattern).name
+        return pattern if re.search(r"[*?\[]", name) and PurePath("live-0_0-0_0-0.parquet").match(name) else None
 
 
 class Frame(msgspec.Struct, frozen=True):

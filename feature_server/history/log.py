@@ -22,7 +22,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..definitions.stream import EventSource
+from ..definitions.stream import PATTERN, EventSource
 from ..durable import write_whole
 from ..errors import CannotLand, OnlineStoreError
 from ..layout import keys
@@ -38,7 +38,6 @@ _UNFINISHED_SECONDS = 3600
 _FILE = re.compile(r"live-(\d+)_(\d+)-(\d+)_(\d+)(?:-[0-9a-f]+)?\.parquet")  # before, names had no digest
 _ENTRIES = "features_log_entries"  # a landed file's metadata: the digests of its entries, one after another
 _DIGEST_CHARACTERS = 16
-_LOCATION = re.compile(r"'((?:[^']|'')+\.parquet)'")
 _WILDCARDS = re.compile(r"[*?\[]")
 
 
@@ -74,16 +73,14 @@ def log_key(source: str) -> bytes:
 
 def landing_folder(source: EventSource, project_dir: Path) -> Path:
     """Where the files of live events go: where the source's own files are, as its external location says."""
-    found = _LOCATION.search(source.relation)
-    location = Path(found[1].replace("''", "'")) if found else Path()
-    if not found or not _WILDCARDS.search(location.name) or not Path("live-0_0-0_0-0.parquet").match(location.name):
+    if (pattern := source.pattern) is None:
         raise OnlineStoreError(
             "live events cannot be kept where the dbt source would read them",
             where=source.path or source.name,
-            expected="meta.external_location with a pattern of Parquet files, e.g. landing/transactions/*.parquet",
+            expected=PATTERN,
             got=source.relation or "no relation",
         )
-    location = local_path(location, where=source.path or source.name)
+    location = local_path(pattern, where=source.path or source.name)
     parts = [part for part in location.parent.parts if part != "**"]
     return project_dir.joinpath(*("live" if _WILDCARDS.search(part) else part for part in parts)).absolute()
 

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from ..dbt.artifacts import Node
-from ..definitions.facts import parse_duration
+from ..definitions.facts import LONGEST_DAYS, parse_duration
 from ..errors import nearest_name
 from .report import META, Report, duplicates
 
@@ -56,7 +56,7 @@ BLOCKS: dict[str, tuple[Key, ...]] = {
         Key("entities", _is_list_of_names, "a list of entities, e.g. [customer]", required=True),
         Key("event_timestamp", _is_name, _COLUMN),
         Key("created_timestamp", _is_name, _COLUMN),
-        Key("ttl", _is_duration, "a duration such as 30s, 15m, 6h, 30d or 2w"),
+        Key("ttl", _is_duration, f"a duration such as 30s, 15m, 6h, 30d or 2w, of at most {LONGEST_DAYS}d"),
         Key("refresh", lambda value: value in REFRESH, f"one of {', '.join(REFRESH)}", required=True),
         Key("online", lambda value: isinstance(value, bool), "true or false"),
         Key("stream", _is_name, "the source whose events arrive live, e.g. payments.transactions"),

@@ -3,11 +3,12 @@
 dbt itself is run at most as a process (`dbt.parse`), never imported: what it wrote is read as JSON.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..dbt.artifacts import read_catalog, read_manifest
 from ..definitions.registry import Registry
-from ..errors import DefinitionError
+from ..errors import DefinitionError, Problem
 from .blocks import report_stray_keys
 from .entities import read_entities, read_sources
 from .report import Report
@@ -15,11 +16,13 @@ from .services import read_services
 from .views import read_views
 
 
-def load_registry(project_dir: Path, target_path: Path) -> Registry:
+def load_registry(
+    project_dir: Path, target_path: Path, warn: Callable[[Problem], None] = lambda problem: None
+) -> Registry:
     """The registry that `target_path`/manifest.json describes; catalog.json beside it gives types the YAML leaves out.
 
     Raises DefinitionError holding every problem found, FeatureStoreError when there is no manifest to read.
-    `project_dir` is where the YAML files are looked up for line numbers.
+    `project_dir` is where the YAML files are looked up for line numbers. `warn` is told what may surprise.
     """
     report = Report(project_dir, read_manifest(target_path), read_catalog(target_path))
     report_stray_keys(report)
@@ -33,6 +36,8 @@ def load_registry(project_dir: Path, target_path: Path) -> Registry:
     services = read_services(views, report)
     if problems := report.problems():
         raise DefinitionError(problems)
+    for warning in report.warnings():
+        warn(warning)
     return Registry(
         project=report.manifest.metadata.project_name,
         entities=tuple(draft.entity() for _, draft in sorted(entities.items())),

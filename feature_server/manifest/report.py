@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from ..dbt.artifacts import Catalog, Manifest, Node
 from ..errors import Problem, nearest_name
 
 Step = str | int
+_Finding = tuple[Node, tuple[Step, ...], Problem]
 META = ("config", "meta")
 
 
@@ -20,8 +22,15 @@ class Report:
     def __init__(self, project_dir: Path, manifest: Manifest, catalog: Catalog) -> None:
         self.project_dir, self.manifest, self.catalog = project_dir, manifest, catalog
         self._trees: dict[str, yaml.Node | None] = {}  # of YAML files, each read when first asked for
-        self._findings: list[tuple[Node, tuple[Step, ...], Problem]] = []
+        self._findings: list[_Finding] = []
+        self._warnings: list[_Finding] = []
         self._versions: dict[tuple[str, str], set[str]] = {}
+
+    @cached_property
+    def own_database(self) -> str | None:
+        """The database of models that name none: dbt's own file."""
+        nodes = (node for node in self.manifest.nodes.values() if node.database and not node.config.get("database"))
+        return next((node.database for node in nodes), None)
 
     def add(
         self,
@@ -34,10 +43,12 @@ class Report:
         nearest: str | None = None,
         remedy: str | None = None,
         file: str | None = None,
+        warning: bool = False,
     ) -> None:
         """A problem of `node` at the keys `path` below it; a name in `path` that follows `columns` is in brackets.
 
-        `file` is where it stands if not in the file of the definition, such as the model's SQL.
+        `file` is where it stands if not in the file of the definition, such as the model's SQL. A `warning` is told,
+        and does not keep the definitions from being in force.
         """
         path = tuple(path)
         own = node.package_name == self.manifest.metadata.project_name
@@ -47,7 +58,7 @@ class Report:
             key_path=_key_path(node.section, node.label, path),
             what=what, expected=expected, got=got, nearest=nearest, remedy=remedy,
         )  # fmt: skip
-        self._findings.append((node, path, problem))
+        (self._warnings if warning else self._findings).append((node, path, problem))
 
     def unknown_name(
         self, node: Node, path: Iterable[Step], kind: str, name: str, known: Iterable[str], remedy: str | None = None
@@ -72,11 +83,18 @@ class Report:
 
     def problems(self) -> list[Problem]:
         """All problems, in the order of files and lines."""
+        return self._placed(self._findings)
+
+    def warnings(self) -> list[Problem]:
+        """All warnings, in that order."""
+        return self._placed(self._warnings)
+
+    def _placed(self, findings: list[_Finding]) -> list[Problem]:
         shared: dict[Problem, set[str]] = {}
-        for node, _, problem in self._findings:
+        for node, _, problem in findings:
             shared.setdefault(problem, set()).add(node.unique_id)
         kept: dict[Problem, int] = {}
-        for node, path, problem in self._findings:
+        for node, path, problem in findings:
             line = self._line(problem.file, node, path)
             of_some = shared[problem] < self._versions.get((node.package_name, node.name), set())
             if of_some and node.version is not None:

@@ -55,10 +55,35 @@ def _read_service(node: Node, named: dict[str, ViewDraft], report: Report) -> Fe
                 expected=f"ref('{draft.node.name}'{version})",
                 remedy="add it to depends_on, so that lineage and dbt's selection see it",
             )  # fmt: skip
+    _check_names(node, list(refs.values()), named, report)
     return FeatureService(
         name=node.name, features=tuple(refs.values()), description=node.text,
         owner=owner_of(node.owner), tags=node.tags, path=node.original_file_path,
     )  # fmt: skip
+
+
+def _check_names(node: Node, refs: list[FeatureRef], named: dict[str, ViewDraft], report: Report) -> None:
+    """A warning for a service that can be read by full names alone, a problem for one that cannot be read by those."""
+    views = {ref.view: named[ref.text.partition(":")[0]].view for ref in refs}
+    keys = dict.fromkeys((key.name for view in views.values() for key in view.join_keys), "a join key")
+    path = (*BLOCK, "features")
+    for full in (False, True):
+        taken = dict(keys)
+        for ref in refs:
+            name = ref.text.replace(":", "__") if full else ref.feature
+            if name in taken and full:
+                report.add(
+                    node, path, f"two features would have the full name {name!r}", expected="names that differ",
+                    got=f"{taken[name]} and {ref.text}", remedy="rename a feature, or leave one out",
+                )  # fmt: skip
+            elif name in taken:
+                report.add(
+                    node, path, f"{name!r} would be the name of two columns, so the service needs full names",
+                    got=f"{taken[name]} and {ref.text}", warning=True,
+                    remedy="read it with full_feature_names=True (--full-feature-names), which names the second "
+                    f"{ref.text.replace(':', '__')}; or rename a feature",
+                )  # fmt: skip
+            taken.setdefault(name, ref.text)
 
 
 def _find_feature(

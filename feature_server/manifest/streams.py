@@ -18,15 +18,16 @@ from ..compiler.layers import EVENTS, Constant
 from ..compiler.model import CompiledModel, compile_stream_view
 from ..compiler.refusals import Refusals, Refused
 from ..dbt.artifacts import Manifest, Node
-from ..definitions.stream import EventSource
+from ..definitions.stream import PATTERN, EventSource
 from ..errors import WarehouseError
 from ..offline.session import EventTypes, event_types
 from ..offline.sql import literal, quote
 from .entities import SourceDraft
-from .report import Report
+from .report import META, Report
 from .views import BLOCK, ViewDraft, fingerprint
 
 STREAM = (*BLOCK, "stream")
+LOCATION = (*META, "external_location")
 _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 _STRING = r""""[^"]*"|'[^']*'"""
 _BLOCK = re.compile(rf"""\{{[{{%](?:{_STRING}|[^"'])*?[}}%]\}}""", re.DOTALL)
@@ -47,6 +48,12 @@ def compile_streams(views: dict[str, ViewDraft], sources: dict[str, SourceDraft]
                     sessions[name] = stack.enter_context(event_types(source.source))
                 if not _is_incremental(draft.node, models, report):
                     _compile(draft, source, source.source, sessions[name], report)
+                if draft.view.stream is not None and source.source.pattern is None:
+                    report.add(
+                        source.node, LOCATION, "live events cannot be kept where the dbt source would read them",
+                        expected=PATTERN, got=source.source.relation,
+                        remedy="have the source read Parquet files of a folder: events that arrive live land there too",
+                    )  # fmt: skip
 
 
 def _report_unknown(node: Node, name: str, sources: dict[str, SourceDraft], report: Report) -> None:

@@ -134,6 +134,14 @@ class _ViewReader:
                 expected="incremental, table or view", got="ephemeral",
             )  # fmt: skip
 
+        database, own = node.config.get("database"), self.report.own_database
+        if database and own and str(database).lower() != own.lower():
+            report.add(
+                node, ("config", "database"), "a feature view in another database than dbt's own file is not published",
+                expected=f"no `database`, or {own}", got=str(database),
+                remedy="leave it out, and have the view select from a model in that database",
+            )  # fmt: skip
+
     def _entity_names(self, block: dict[str, Any]) -> tuple[str, ...]:
         names = block.get("entities", [])
         for name in duplicates(names):

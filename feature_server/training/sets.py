@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -159,7 +160,7 @@ class TrainingSet:
         """
         started = time.monotonic()
         path = local_path(path, where="training set")
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
         fingerprint = Fingerprint(self._spine.schema)
         try:
             with pq.ParquetWriter(scratch, self.schema, compression="zstd") as writer:

@@ -175,7 +175,7 @@ def test_the_command_ends_with_1_when_anything_is_wrong_and_0_when_nothing_is(ta
     assert wrong.returncode == 1
     heading, row, _, problem, summary = wrong.stdout.splitlines()
     assert heading.split()[:4] == ["view", "entity", "refresh", "rows"]
-    assert row.split()[:5] == ["customer__spend", "customer", "hourly", "3", "0"]
+    assert row.split()[:5] == ["customer__spend", "customer", "hourly", "3", "v0"]
     assert row.endswith("never synced")
     assert problem == "customer__spend: never synced: run `features sync customer__spend`"
     assert summary == "2024-01-01 01:00 UTC: 1 feature view, 1 with problems"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tiny_project import DBT_PROJECT, ENTITIES, PROFILES, write_project
+from feature_server.dbt.parse import own_words
+from tests.support.tiny_project import DBT_PROJECT, ENTITIES, FILES, PROFILES, SERVICES, write_project
 
 BROKEN_ENTITIES = ENTITIES.replace("join_keys: [country, shop_number]", "join_keys: [country, shop_numbr]")
 
@@ -117,7 +118,8 @@ def test_check_parses_a_sound_project_and_says_what_it_holds(tiny: Path) -> None
     run = features("check", "--no-parse", "--json", cwd=tiny)
     assert run.returncode == 0
     assert json.loads(run.stdout) == {
-        "problems": [], "project": "tiny", "entities": 2, "feature_views": 3, "features": 4, "feature_services": 1,
+        "problems": [], "warnings": [], "project": "tiny", "entities": 2, "feature_views": 3, "features": 4,
+        "feature_services": 1,
     }  # fmt: skip
 
 
@@ -314,3 +316,71 @@ def test_the_definitions_of_this_repository_are_sound(tmp_path: Path) -> None:
     run = features("check", "--target-path", str(tmp_path / "target"), cwd=Path(__file__).parents[2])
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.endswith("; no problems\n")
+
+
+BOTH = """
+            - customer_shop__visits:minutes
+            - customer__activity@v1:transactions_1h
+            - customer__activity:transactions_1h
+"""
+
+
+def test_a_service_that_needs_full_names_is_in_force_with_a_warning(tmp_path: Path) -> None:
+    listed = SERVICES.partition("          features:")[0] + "          features:" + BOTH
+    depends = listed.replace("    depends_on:", "    depends_on:\n      - ref('customer_shop__visits')")
+    folder = write_project(tmp_path, FILES | {"models/services.yml": depends})
+    run = features("check", cwd=folder)
+    assert (run.returncode, run.stdout.endswith("1 feature service; no problems\n")) == (0, True)
+    assert run.stderr == (
+        "warning: models/services.yml:13: exposures[fraud_v1].config.meta.feature_service.features: 'transactions_1h' "
+        "would be the name of two columns, so the service needs full names\n"
+        "  got: customer__activity@v1:transactions_1h and customer__activity:transactions_1h\n"
+        "  remedy: read it with full_feature_names=True (--full-feature-names), which names the second "
+        "customer__activity__transactions_1h; or rename a feature\n"
+    )
+    (warning,) = json.loads(features("check", "--no-parse", "--json", cwd=folder).stdout)["warnings"]
+    assert warning["what"].startswith("'transactions_1h' would be the name of two columns")
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "told"),
+    [
+        ("features.yml", ("ttl: 30d", "ttl: 99999999999999999999d"), "of at most 1000000d"),
+        ("features.yml", ("refresh: manual, online: false}", "refresh: manual, online: false}\n      database: lake"),
+         "expected: no `database`, or tiny"),
+    ],
+)  # fmt: skip
+def test_what_could_not_be_published_or_served_is_refused(
+    tmp_path: Path, where: str, change: tuple[str, str], told: str
+) -> None:
+    name = f"models/{where}"
+    assert change[0] in FILES[name]
+    folder = write_project(tmp_path, FILES | {name: FILES[name].replace(*change)})
+    run = features("check", cwd=folder)
+    assert run.returncode == 1
+    assert f"{name}:" in run.stdout
+    assert told in run.stdout
+
+
+DIED = """12:00:01  Running with dbt=1.11.0
+12:00:02  Encountered an error:
+Traceback (most recent call last):
+  File "/lib/dbt/cli/requires.py", line 178, in wrapper
+    result, success = func(*args, **kwargs)
+                      ^^^^^^^^^^^^^^^^^^^^^
+  File "/lib/dbt/adapters/duckdb.py", line 3, in open
+    raise IOError("no")
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "/lib/dbt/adapters/duckdb.py", line 9, in open
+    connect(path)
+    ~~~~~~~^^^^^^
+dbt.adapters.exceptions.FailedToConnect: cannot open it
+  because of that
+"""
+
+
+def test_of_a_stack_trace_of_dbt_its_last_words_are_kept() -> None:
+    assert own_words(DIED) == "dbt.adapters.exceptions.FailedToConnect: cannot open it\n    because of that"

@@ -21,14 +21,31 @@ def test_a_duration_is_a_number_and_a_unit(text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "30", "d", "0d", "-1d", "1.5h", "30 d", "30D", "1h30m", "30d\n", "1y", "٣d", "1٣d"]
+    "text",
+    [
+        "",
+        "30",
+        "d",
+        "0d",
+        "-1d",
+        "1.5h",
+        "30 d",
+        "30D",
+        "1h30m",
+        "30d\n",
+        "1y",
+        "٣d",
+        "1٣d",
+        "1000001d",
+        "9" * 20 + "d",
+    ],
 )
 def test_anything_else_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 
 
-@given(st.integers(1, 10**6), st.sampled_from("smhdw"))
+@given(st.integers(1, 10**5), st.sampled_from("smhdw"))
 def test_a_formatted_duration_reads_back_the_same(number: int, unit: str) -> None:
     microseconds = parse_duration(f"{number}{unit}")
     assert parse_duration(format_duration(microseconds)) == microseconds

@@ -134,6 +134,20 @@ def test_an_unknown_source_is_reported_with_the_nearest_name(project: Path) -> N
     assert (found.what, found.nearest) == ("unknown event source 'payments.transaction'", "payments.transactions")
 
 
+@pytest.mark.parametrize("relation", ['"tiny"."payments"."transactions"', "'landing/transactions.parquet'"])
+def test_a_source_of_live_events_that_reads_no_pattern_of_files_is_reported(project: Path, relation: str) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        text = json.dumps(manifest)
+        assert "'landing/transactions/*.parquet'" in text
+        manifest.update(json.loads(text.replace("'landing/transactions/*.parquet'", json.dumps(relation)[1:-1])))
+
+    found = problem(project, change)
+    assert found.file == "models/sources.yml"
+    assert found.line is not None
+    assert found.key_path == "sources[payments.transactions].config.meta.external_location"
+    assert (found.what, found.got) == ("live events cannot be kept where the dbt source would read them", relation)
+
+
 def test_a_source_that_is_no_event_source_is_reported(project: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
         del manifest["sources"][SOURCE]["config"]["meta"]["event_stream"]
