@@ -6,11 +6,28 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from .errors import SettingsError
 from .times import to_us
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the feature server lets one client take: each field is set by FEATURES_ and its name in capitals.
+
+    `head_bytes` of a request line and headers, `head_seconds` until they are there, from the connection or their first
+    byte; `body_seconds` from then until the body is; `answer_seconds` in which some of an answer has to be taken.
+    """
+
+    head_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = 65_536
+    head_seconds: Seconds = 10
+    body_seconds: Seconds = 60
+    answer_seconds: Seconds = 60
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,8 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     FEATURES_OFFLINE says otherwise, the offline store. `warehouse` (FEATURES_WAREHOUSE) is dbt's DuckDB file.
     `redis_url` (FEATURES_REDIS_URL) is None for the embedded Valkey. `clock` (FEATURES_CLOCK), an ISO time, stops the
     clock there: for examples, replays and tests. `allowed_hosts` (FEATURES_ALLOWED_HOSTS), separated by commas, are
-    further names under which the feature server is asked. `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream
-    views kept in a Redis that may evict keys.
+    further names under which the feature server is asked, `http` (FEATURES_HEAD_BYTES and others) its limits.
+    `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream views kept in a Redis that may evict keys.
     """
 
     project_dir: Path
@@ -35,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     clock: datetime | None = None
     allowed_hosts: tuple[str, ...] = ()
     allow_eviction: bool = False
+    http: HttpLimits = HttpLimits()
 
     def __repr__(self) -> str:
         fields = msgspec.structs.asdict(self) | {"redis_url": self.redis_url and "…"}  # it may have a password
@@ -155,4 +173,18 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         clock=clock,  # type: ignore[arg-type]
         allow_eviction=_flag(env, "FEATURES_ALLOW_EVICTION"),
         allowed_hosts=tuple(filter(None, map(str.strip, env.get("FEATURES_ALLOWED_HOSTS", "").split(",")))),
+        http=_http_limits(env),
     )
+
+
+def _http_limits(env: Mapping[str, str]) -> HttpLimits:
+    given = {name: text for name in HttpLimits.__struct_fields__ if (text := env.get(f"FEATURES_{name.upper()}"))}
+    try:
+        return msgspec.convert(given, HttpLimits, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, name = str(error).partition(" - at `$.")
+        name = name.strip("`")
+        raise SettingsError(
+            "not a limit", where=f"FEATURES_{name.upper()}", got=repr(given[name]), expected=what,
+            remedy="give a number, or leave it unset",
+        ) from None  # fmt: skip

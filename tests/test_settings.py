@@ -13,7 +13,7 @@ from feature_server.errors import OnlineStoreError, SettingsError
 from feature_server.history.log import landing_folder
 from feature_server.online.address import parse_redis_url
 from feature_server.online.embedded import connect
-from feature_server.settings import load_settings
+from feature_server.settings import HttpLimits, load_settings
 from feature_server.training.spine import parquet_spine
 
 PLACES = ("PROJECT_DIR", "TARGET_PATH", "HOME", "WAREHOUSE", "OFFLINE")
@@ -121,3 +121,22 @@ def test_a_place_elsewhere_within_blanks_or_quotes_is_no_folder(text: str) -> No
 def test_a_redis_url_without_a_host_or_a_database_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="not a Redis URL"):
         parse_redis_url(url)
+
+
+def test_the_limits_of_http_are_numbers_within_reason() -> None:
+    assert load_settings({}).http == HttpLimits(head_bytes=65_536, head_seconds=10, body_seconds=60, answer_seconds=60)
+    given = {"FEATURES_HEAD_BYTES": "8192", "FEATURES_BODY_SECONDS": "0.5", "FEATURES_HEAD_SECONDS": ""}
+    assert load_settings(given).http == HttpLimits(head_bytes=8192, body_seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("HEAD_BYTES", "4095"), ("HEAD_BYTES", "64k"), ("HEAD_SECONDS", "0"), ("BODY_SECONDS", "nan"),
+     ("ANSWER_SECONDS", "inf"), ("ANSWER_SECONDS", "-1"), ("BODY_SECONDS", "10 s")],
+)  # fmt: skip
+def test_a_limit_that_is_none_is_refused(name: str, text: str) -> None:
+    with pytest.raises(SettingsError, match="not a limit") as raised:
+        load_settings({f"FEATURES_{name}": text})
+    error = raised.value
+    assert (error.where, error.got) == (f"FEATURES_{name}", repr(text))
+    assert error.expected is not None

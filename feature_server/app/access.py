@@ -38,6 +38,12 @@ class RepeatedHeader(RequestError):
     status = 400
 
 
+class NoHost(RequestError):
+    """A request in HTTP/1.1 that does not say whom it asks."""
+
+    status = 400
+
+
 class WrongContentType(RequestError):
     """A body that must say that it is JSON: a page of another site cannot make a browser say so."""
 
@@ -60,10 +66,16 @@ class Access(msgspec.Struct, frozen=True):
             return None
         return f"WARNING: who reaches {host} can read and push: there is no access control yet"
 
-    def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
-        """UnknownHost or ForeignPage for what must not be answered. No browser leaves the host out."""
+    def check(self, method: str, headers: Mapping[bytes, bytes], *, http_version: str = "1.1") -> None:
+        """NoHost, UnknownHost or ForeignPage for what must not be answered."""
         host = headers.get(b"host")
-        if host is not None:
+        if host is None:
+            if http_version == "1.1":
+                raise NoHost(
+                    "the request does not say whom it asks", where="the header host", expected="one in HTTP/1.1",
+                    remedy="send it",
+                )  # fmt: skip
+        else:
             name = host_name(host)
             if name not in self.hosts and (name is None or self.named or not self.beyond_loopback):
                 raise UnknownHost(

@@ -17,6 +17,7 @@ from ..serving.drive import AsyncFeatures
 from ..serving.reader import FeatureReader
 from .access import check_json, headers_of
 from .bodies import BodyTooLarge, decode_body, read_body
+from .connections import LEFT, counted_as
 from .counting import SharedCounts
 from .json import JsonWriter
 from .push import PushQueue, parse_push
@@ -57,7 +58,7 @@ class FeatureServer:
         answer: tuple[int, bytes] | None = None
         try:
             headers = headers_of(scope["headers"])
-            self.served.access.check(scope["method"], headers)
+            self.served.access.check(scope["method"], headers, http_version=scope["http_version"])
             if scope["method"] == "POST" and scope["path"] == READ_PATH:
                 route = READ_PATH
                 answer = await self._read(receive)
@@ -72,11 +73,13 @@ class FeatureServer:
             log.exception(_FAILED.get(route, "a request failed"))
             answer, last = (500, INTERNAL_ERROR), True
         if answer is None:
-            if route == "other":  # else the client has gone
+            if route == "other":
                 await self.other(scope, receive, send)
+            else:
+                self.reader.counts.count_request(route, counted_as(scope, LEFT))
             return
         status, content = answer
-        self.reader.counts.count_request(route, status)
+        self.reader.counts.count_request(route, counted_as(scope, status))
         told.append((b"content-length", b"%d" % len(content)))
         if last or self.draining:
             told.append((b"connection", b"close"))

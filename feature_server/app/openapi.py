@@ -44,19 +44,19 @@ def openapi() -> Described:
     def page(
         summary: str, *failures: int, schema: Described = _OBJECT, kind: str = JSON, asked: Sequence[Described] = ()
     ) -> Described:
-        responses = answers({"200": _answer("The answer.", schema, kind)}, 400, 403, 421, *failures)
+        responses = answers({"200": _answer("The answer.", schema, kind)}, *_ANY, *failures)
         return {"get": {"summary": summary, "parameters": list(asked), "responses": responses}}
 
     def posted(summary: str, description: str, body: Described, responses: Described) -> Described:
         asked = {"summary": summary, "description": description, "requestBody": {"required": True, **_content(body)}}
         return {"post": asked | {"responses": responses}}
 
-    read = answers({"200": _answer("The features.", response)}, 400, 403, 404, 413, 421, 422, 500, 503)
+    read = answers({"200": _answer("The features.", response)}, *_ANY, 404, 413, 422, 500, 503)
     taken_in = {
         "200": _answer("What was taken in.", pushed),
         "422": _answer("No event could be taken in.", {"anyOf": [pushed, error]}),
     }
-    push = answers(taken_in, 400, 403, 404, 413, 415, 421, 500, 501, 503)
+    push = answers(taken_in, *_ANY, 404, 413, 415, 500, 501, 503)
     ready = page("Whether reads can be answered, and why not.")
     ready["get"]["responses"]["503"] = _answer("Not ready.", _OBJECT)
     why = "Why a stream view's feature has its value."
@@ -99,14 +99,17 @@ _PUSH = (
     "Feast's shape. An event that does not fit the source's columns is refused alone. An event sent twice "
     "counts once, so a push without an answer may be repeated."
 )
+_ANY = (400, 403, 408, 421, 431)  # of any request
 _FAILURES = {
-    400: "The body is not JSON, or a header is there twice.",
+    400: "The body is not JSON, a header is there twice, or this is no HTTP/1.1.",
     403: "A page of another site asks.",
     404: "A name that the registry does not hold.",
+    408: "The request did not arrive in time.",
     413: "The body is too large.",
     415: "The content type is not application/json.",
     421: "The host is not a name of this server.",
     422: "The request cannot be answered as asked.",
+    431: "The request line and headers are too large.",
     500: "The server failed.",
     501: "This server's install or machine lacks what it takes.",
     503: "The online store does not answer, refuses or lacks the values yet; `Retry-After` where waiting helps.",

@@ -51,12 +51,16 @@ class WorkerProcess(msgspec.Struct):
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one."""
+    listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(2048)
     except (OSError, OverflowError, UnicodeError) as error:  # the last: a name that no lookup can take
+        if listener is not None:
+            listener.close()
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         raise SettingsError(
             "the port is taken" if taken else "the address cannot be listened on",
@@ -64,7 +68,6 @@ def listen(host: str, port: int) -> socket.socket:
             got=str(error),
             remedy="end the other process, or choose another with --port (0 takes a free one)",
         ) from None
-    listener.listen(2048)
     return listener
 
 

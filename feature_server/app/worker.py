@@ -8,16 +8,19 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import msgspec
 import uvicorn
 
+from .connections import connections
 from .features import FeatureServer
 from .pages import create_pages
 from .supervisor import DRAIN_SECONDS, GRACE_SECONDS, WorkerConfig
@@ -38,7 +41,7 @@ class Worker(uvicorn.Server):
             uvicorn.Config(
                 server,
                 loop="uvloop",
-                http="httptools",
+                http=connections(config.served.settings.http, partial(server.reader.counts.count_request, "other")),
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -47,7 +50,6 @@ class Worker(uvicorn.Server):
                 server_header=False,
                 date_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=75,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
@@ -123,6 +125,8 @@ def main() -> None:
     config = msgspec.json.decode(told, type=WorkerConfig, dec_hook=lambda path, text: path(text))
     listener = socket.socket(fileno=config.socket_fd)
     sys.setswitchinterval(THREAD_SECONDS)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file a connection: the soft limit is for select()
     server = FeatureServer(config.served)
     server.other = create_pages(server)
     Worker(server, config).run(sockets=[listener])

@@ -9,6 +9,7 @@ from http.client import HTTPResponse
 
 import httpx
 import msgspec
+import psutil
 import pytest
 
 from feature_server.app.access import Access, create_access
@@ -128,10 +129,11 @@ def test_a_setting_that_is_no_host_name_is_refused(name: str) -> None:
     assert (refused.value.where, refused.value.got) == ("FEATURES_ALLOWED_HOSTS", repr(name))
 
 
-def asked(access: Access, **headers: str) -> int:
+def asked(access: Access, *, http_version: str = "1.1", **headers: str) -> int:
     """The status of a GET with these headers, 200 when it is let through."""
+    given = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
     try:
-        access.check("GET", {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()})
+        access.check("GET", given, http_version=http_version)
     except FeatureStoreError as error:
         return error.status
     return 200
@@ -156,7 +158,7 @@ def test_on_loopback_the_address_and_the_name_that_were_bound_are_answered(bound
     assert not access.beyond_loopback
     own = f"[{bound}]" if ":" in bound else bound
     assert [asked(access, host=host) for host in (own, "devbox:6566", "other")] == [200, 200, 421]
-    assert asked(access) == 200  # HTTP/1.0 without a host: no browser asks so
+    assert [asked(access), asked(access, http_version="1.0")] == [400, 200]  # no browser asks without a host
     assert msgspec.json.decode(msgspec.json.encode(access), type=Access) == access
 
 
@@ -212,3 +214,11 @@ def test_one_line_warns_of_a_server_that_other_machines_reach(bound: str, warned
 def test_an_address_that_cannot_be_listened_on_is_named(host: str) -> None:
     with pytest.raises(SettingsError, match="the address cannot be listened on"):
         listen(host, 0)
+
+
+def test_a_port_that_cannot_be_listened_on_leaves_no_socket_open() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        before = psutil.Process().num_fds()
+        with pytest.raises(SettingsError, match="the port is taken"):
+            listen("127.0.0.1", taken.getsockname()[1])
+        assert psutil.Process().num_fds() == before
