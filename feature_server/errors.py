@@ -22,7 +22,7 @@ An error says what happened, where, what was expected, what was got, and what to
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import overload
 
 import msgspec
@@ -42,6 +42,14 @@ class Error(msgspec.Struct, omit_defaults=True):
     expected: str | UnsetType = UNSET
     got: str | UnsetType = UNSET
     remedy: str | UnsetType = UNSET
+
+
+def as_text(told: Mapping[str, str]) -> str:
+    """The fields of an `Error` that are set, as people read them."""
+    what = told["what"]
+    parts = [f"{told['where']}: {what}" if "where" in told else what]
+    parts += [f"{label}: {told[label]}" for label in Error.__struct_fields__[3:] if label in told]
+    return "\n  ".join(parts)
 
 
 class FeatureStoreError(Exception):
@@ -67,10 +75,7 @@ class FeatureStoreError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        parts = [self.what if self.where is None else f"{self.where}: {self.what}"]
-        told = self.as_dict()
-        parts += [f"{label}: {told[label]}" for label in Error.__struct_fields__[3:] if label in told]
-        return "\n  ".join(parts)
+        return as_text(self.as_dict())
 
     def as_dict(self) -> dict[str, str]:
         """The fields of `Error` that are set, for JSON answers."""

@@ -87,9 +87,17 @@ _KINDS = {
 }
 
 
+def told_outside(error: FeatureStoreError) -> dict[str, str]:
+    """The fields of `Error` that are set, for who asks over HTTP: the server's sockets, files and addresses are not."""
+    told = error.as_dict()
+    if error.status < 500 or isinstance(error, errors.NotSynced):
+        return told
+    return {name: text for name, text in told.items() if name not in ("where", "got")}
+
+
 def encode_error(error: FeatureStoreError) -> bytes:
     """The body of an answer that is an error."""
-    return msgspec.json.encode(Error(**error.as_dict()))
+    return msgspec.json.encode(Error(**told_outside(error)))
 
 
 def error_headers(error: FeatureStoreError) -> dict[str, str]:

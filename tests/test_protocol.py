@@ -13,7 +13,7 @@ from feature_server.app.push import parse_push
 from feature_server.client.http import encode_request
 from feature_server.client.push import encode_push
 from feature_server.errors import Error, FeatureStoreError, NotSynced, OnlineStoreUnavailable, RequestError
-from feature_server.protocol import GetOnlineFeatures, decode_error, encode_error, error_headers
+from feature_server.protocol import GetOnlineFeatures, decode_error, encode_error, error_headers, told_outside
 
 
 def every_kind() -> list[type[FeatureStoreError]]:
@@ -28,7 +28,19 @@ def test_an_error_arrives_as_the_one_that_was_raised(kind: type[FeatureStoreErro
         sent.retry_after_seconds = 7
     got = decode_error(encode_error(sent), error_headers(sent))
     assert type(got) is kind
+    if kind.status >= 500 and kind is not NotSynced:  # where the server has failed is for its log
+        sent.where = sent.got = None
+        sent.args = (str(sent),)
     assert vars(got) == vars(sent)
+
+
+def test_what_the_server_failed_with_is_not_told_outside() -> None:
+    failed = OnlineStoreUnavailable("no answer", where="unix:///srv/x", got="[Errno 2]", remedy="start it")
+    assert told_outside(failed) == {"error": "OnlineStoreUnavailable", "what": "no answer", "remedy": "start it"}
+    assert errors.as_text(told_outside(failed)) == "no answer\n  remedy: start it"
+    assert errors.as_text(failed.as_dict()) == str(failed)
+    for told in (RequestError("x", where="w", got="g"), NotSynced("x", where="w", got="g")):
+        assert told_outside(told) == told.as_dict()
 
 
 def test_an_error_has_the_fields_that_its_json_has() -> None:

@@ -12,19 +12,21 @@ from urllib.parse import quote
 
 import orjson
 from starlette.applications import Starlette
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ..definitions.registry import Registry
-from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError
+from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError, as_text
 from ..online.live import LiveSource, read_live
 from ..online.memory import doubt
 from ..online.registry import LastVerified, OnlineRegistry
-from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers
+from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers, told_outside
 from ..templates.render import compile_pages, render
 from ..verify.explanation import bounds
+from .connections import counted_as
 from .describe import describe_entity, describe_service, describe_view, service_request, view_request
 from .explain import EXPLAIN_ROUTE, explain_feature, parse_question
 from .features import INTERNAL_ERROR, FeatureServer, log, log_failure
@@ -70,11 +72,23 @@ def create_pages(server: FeatureServer) -> Starlette:
     }
     return Starlette(
         routes=[
-            *(Route(path, pages.counted(path, answer), methods=["GET"]) for path, answer in routes.items()),
+            *(
+                Route(path.replace("{name}", "{name:name}"), pages.counted(path, answer), methods=["GET"])
+                for path, answer in routes.items()
+            ),
             *(Route(path, pages.wrong_method, methods=["POST"]) for path in (READ_PATH, PUSH_PATH)),
         ],
         exception_handlers={HTTPException: pages.http_error, FeatureStoreError: pages.refused, Exception: pages.failed},
     )
+
+
+class _Name(StringConvertor):
+    """A definition's name, which may have a slash in it."""
+
+    regex = ".+"
+
+
+register_url_convertor("name", _Name())
 
 
 class _Pages:
@@ -93,12 +107,15 @@ class _Pages:
             try:
                 response = await answer(request)
             except FeatureStoreError as error:
-                self._server.reader.counts.count_request(path, error.status)
+                self._count(path, request, error.status)
                 raise
-            self._server.reader.counts.count_request(path, response.status_code)
+            self._count(path, request, response.status_code)
             return self._closing(response)
 
         return endpoint
+
+    def _count(self, route: str, request: Request, status: int) -> None:
+        self._server.reader.counts.count_request(route, counted_as(request.scope, status))
 
     async def health(self, request: Request) -> Response:
         """The process answers; nothing else is looked at."""
@@ -106,25 +123,27 @@ class _Pages:
 
     async def ready(self, request: Request) -> Response:
         """Whether reads can be answered, with every reason why not."""
-        reasons = ["this worker is ending"] if self._server.draining else []
+        reasons, failures = ["this worker is ending"] if self._server.draining else [], list[FeatureStoreError]()
         online = None
         try:
             online = await self._server.online()
         except OnlineStoreError as error:
-            reasons.append(str(error))
+            failures.append(error)
         if online is not None:
             for view in online.registry.feature_views:
                 if view.online and online.synced(view.id) is None:
                     reasons.append(f"feature view {view.id!r} is not synced: run `features sync {view.id}`")
         if (refused := self._server.reader.refused) is not None:
-            reasons.append(str(refused))
+            failures.append(refused)
+        logged = [*reasons, *map(str, failures)]
+        reasons += [as_text(told_outside(error)) for error in failures]
         answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
         if online is not None and (doubtful := sorted(filter(online.is_doubtful, online.views))):
             answer["doubtful"] = [doubt(online, view_id) for view_id in doubtful]
         if self._server.clock is not None:
             answer["clock"] = f"stopped at {self._server.clock} by FEATURES_CLOCK"
         if reasons and reasons != self._not_ready:
-            log.error("/ready answered 503: %s", "; ".join(" ".join(reason.split()) for reason in reasons))
+            log.error("/ready answered 503: %s", "; ".join(" ".join(reason.split()) for reason in logged))
         self._not_ready = reasons
         if not reasons:
             return _json(answer)
@@ -205,7 +224,7 @@ class _Pages:
     async def http_error(self, request: Request, error: Exception) -> Response:
         """Unknown paths and wrong methods."""
         assert isinstance(error, HTTPException)
-        self._server.reader.counts.count_request("other", error.status_code)
+        self._count("other", request, error.status_code)
         what = {404: "there is no such page", 405: f"{request.method} is not for this page"}
         told = RequestError(
             what.get(error.status_code, error.detail),
@@ -219,12 +238,16 @@ class _Pages:
         log_failure(request.url.path, error)
         headers = error_headers(error)
         if _wants_html(request):
-            return self._closing(await self._page("error.html", status=error.status, headers=headers, error=error))
+            told = told_outside(error)
+            page = await self._page(
+                "error.html", status=error.status, headers=headers, what=told["what"], text=as_text(told)
+            )
+            return self._closing(page)
         return self._closing(Response(encode_error(error), error.status, headers | {"content-type": JSON}))
 
     async def failed(self, request: Request, error: Exception) -> Response:
         """Starlette logs the traceback."""
-        self._server.reader.counts.count_request("other", 500)
+        self._count("other", request, 500)
         return Response(INTERNAL_ERROR, 500, {"content-type": JSON})
 
     async def _live(self, online: OnlineRegistry) -> list[LiveSource]:

@@ -1,0 +1,84 @@
+"""What the server failed with is in its log, and not in an answer: no socket, address or file of its machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from feature_server.online.embedded import EmbeddedValkey
+from tests.support.online_rows import NOW, OnlineRows, service, view
+from tests.support.served import Served, served
+from tests.support.serving_cases import RISK
+
+READ = "/get-online-features"
+RATIO = {"features": ["merchant__risk:ratio"], "entities": {"merchant_id": ["a"]}}
+PUSH = {"push_source_name": "shop.payments", "df": {"payment_id": [1]}}
+PAGES = ("/", "/ready", "/metrics", "/entities", "/entities/merchant", "/feature-views", "/feature-services",
+         "/feature-views/x", "/feature-services/x", "/explain?feature=merchant__risk:ratio&merchant_id=a")  # fmt: skip
+
+
+def answers(server: Served) -> dict[str, tuple[int, str]]:
+    """Of every path, as JSON and as a page."""
+    with httpx.Client(base_url=server.address, timeout=60, trust_env=False) as client:
+        found = {READ: client.post(READ, json=RATIO), "/push": client.post("/push", json=PUSH)}
+        for page in PAGES:
+            found[page] = client.get(page)
+            found[f"{page} as a page"] = client.get(page, headers={"accept": "text/html"})
+    return {path: (answer.status_code, answer.text) for path, answer in found.items()}
+
+
+def test_a_redis_that_is_gone_is_not_located(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path / "valkey") as store, served(store.url, FEATURES_HOME=str(tmp_path)) as running:
+        os.kill(redis.Redis.from_url(store.url).info("server")["process_id"], signal.SIGKILL)
+        found = answers(running)
+        said = running.stop()
+    assert {path: status for path, (status, _) in found.items() if status != 503} == dict.fromkeys(
+        ("/metrics", "/metrics as a page"), 200
+    )
+    assert [path for path, (_, text) in found.items() if str(tmp_path) in text or "Errno" in text] == []
+    assert all("Redis does not answer" in text for path, (_, text) in found.items() if "metrics" not in path)
+    assert all("remedy" in text for path, (_, text) in found.items() if "metrics" not in path)
+    for route in (READ, "/push", "/ready"):
+        assert [line for line in said.splitlines() if f"{route} answered 503: " in line and str(tmp_path) in line] != []
+
+
+@pytest.fixture
+def rows(valkey: str) -> OnlineRows:
+    rows = OnlineRows(valkey)
+    rows.define(RISK)
+    rows.put("merchant__risk", "a", NOW, 0.5)
+    return rows
+
+
+def test_an_address_of_redis_is_not_told() -> None:
+    with served("redis://127.0.0.1:1/7") as running:
+        found = answers(running)
+        said = running.stop()
+    assert [path for path, (_, text) in found.items() if "127.0.0.1:1" in text.replace(running.address, "")] == []
+    assert "redis://127.0.0.1:1/7" in said
+
+
+def test_a_view_that_is_not_synced_is_named(rows: OnlineRows, valkey: str) -> None:
+    rows.define(unsynced=[RISK])
+    with served(valkey) as running:
+        status, text = answers(running)[READ]
+    assert (status, "merchant__risk" in text, "features sync" in text) == (503, True, True)
+
+
+def test_a_name_with_a_slash_has_a_page(rows: OnlineRows, valkey: str) -> None:
+    odd = view("a/b", {"merchant_id": "string"}, {"ratio": "float32"})
+    rows.define(odd, services=[service("risk/v1", "a/b:ratio")])
+    with served(valkey) as running, httpx.Client(base_url=running.address, timeout=60, trust_env=False) as client:
+        for path, name in (("/feature-services/risk/v1", "risk/v1"), ("/feature-services/risk%2Fv1", "risk/v1"),
+                           ("/feature-views/a/b", "a/b"), ("/entities/a/b", "a/b")):  # fmt: skip
+            assert client.get(path).json()["name"] == name
+            page = client.get(path, headers={"accept": "text/html"})
+            assert (page.status_code, name in page.text) == (200, True)
+        start = client.get("/", headers={"accept": "text/html"}).text
+        assert 'href="/feature-services/risk/v1"' in start
+        assert client.get("/entities/", follow_redirects=True).json() == client.get("/entities").json()
