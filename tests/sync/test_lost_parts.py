@@ -181,3 +181,24 @@ def test_records_that_differ_in_what_they_say_of_the_key_are_the_same_version(vi
     wanted = KeyEvents(entity=b"1", records=whole, count=2, newest_us=0)
     merged = records.merge(flagged, wanted, None)
     assert (merged.value, merged.added, merged.removed) == (flagged, 0, 0)
+
+
+def test_a_key_that_another_program_wrote_is_named_by_sync_verify_and_explain(project: LiveProject) -> None:
+    (view,) = project.registry.feature_views
+    name, _ = names(project, 3)
+    with redis.Redis.from_url(project.url) as client:
+        client.delete(name)
+        client.hset(name, "a", "b")
+    with OnlineStore(project.url) as online:
+        options: dict[str, Any] = {"now_us": to_us(NOW), "project_dir": project.folder}
+        found = verify_events(view, online, project.offline, **options).differences
+        assert [(of.key, of.online, of.cause) for of in found] == [("customer=3", "a hash", DAMAGED)]
+        with pytest.raises(DamagedValue, match="another program wrote"):
+            explain(f"{view.id}:n", {"customer": 3}, online, project.offline, at_us=to_us(NOW), **options)
+    project.landed("b", [payment(900, 3, 1)])
+    project.publish()
+    with pytest.raises(DamagedValue) as raised:
+        project.sync()
+    assert (raised.value.where, raised.value.got) == (name, "a hash")
+    project.sync(full=True)
+    assert read(project, 3) == [4]

@@ -18,7 +18,7 @@ from feature_server.online.store import OnlineStore
 from feature_server.sync.run import SyncOptions, sync
 from feature_server.times import to_us
 from feature_server.verify.files import check_files
-from feature_server.verify.rows import Verified, check_online, same, verify
+from feature_server.verify.rows import DAMAGED, Verified, check_online, same, verify
 from tests.support.packed import RowCodec
 from tests.support.relations import Relations, view_of
 
@@ -248,3 +248,17 @@ def test_keys_of_every_type_are_found(tmp_path: Path, valkey: str) -> None:
 def test_a_view_that_is_not_online_cannot_be_verified() -> None:
     with pytest.raises(RequestError, match="not served online"):
         check_online([msgspec.structs.replace(VIEW, online=False)])
+
+
+def test_a_row_that_was_cut_and_a_key_of_another_type_are_named_and_the_others_compared(stores: Stores) -> None:
+    with redis.Redis.from_url(stores.url) as connection:
+        (cut,), (foreign,) = connection.keys("*{1}"), connection.keys("*{2}")
+        connection.set(cut, connection.get(cut)[:-1])
+        connection.delete(foreign)
+        connection.hset(foreign, "a", "b")
+    verified = stores.verify()
+    assert (verified.keys, verified.different, verified.unexplained) == (3, 2, 2)
+    found = {difference.key: difference for difference in verified.differences}
+    assert found["customer_id=1"].online.startswith("a row that cannot be read:")
+    assert found["customer_id=2"].online == "a hash"
+    assert {difference.cause for difference in verified.differences} == {DAMAGED}
