@@ -112,7 +112,7 @@ class FeatureServer:
 
     def watch_memory(self) -> EvictionWatch:
         """Look every second whether Redis has evicted keys, and, until it first has stream views, whether it may."""
-        return EvictionWatch(self.served.redis_url, looked=self._check_policy)
+        return EvictionWatch(self.served.redis_url, looked=self._check_policy, noticed=self.pushes.refresh)
 
     def _check_policy(self, memory: Memory) -> None:
         loaded = self.reader.loaded

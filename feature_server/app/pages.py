@@ -135,11 +135,16 @@ class _Pages:
                     reasons.append(f"feature view {view.id!r} is not synced: run `features sync {view.id}`")
         if (refused := self._server.reader.refused) is not None:
             failures.append(refused)
+        doubts = list[str]()
+        if online is not None:
+            for view_id in filter(online.is_doubtful, sorted(online.views)):
+                told = doubts if online.views[view_id].definition.stream is None else reasons
+                told.append(doubt(online, view_id))
         logged = [*reasons, *map(str, failures)]
         reasons += [as_text(told_outside(error)) for error in failures]
         answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
-        if online is not None and (doubtful := sorted(filter(online.is_doubtful, online.views))):
-            answer["doubtful"] = [doubt(online, view_id) for view_id in doubtful]
+        if doubts:
+            answer["doubtful"] = doubts
         if self._server.clock is not None:
             answer["clock"] = f"stopped at {self._server.clock} by FEATURES_CLOCK"
         if reasons and reasons != self._not_ready:

@@ -70,6 +70,11 @@ class PushQueue:
             raise outcome
         return outcome
 
+    def refresh(self) -> None:
+        """Have what takes events in look at the online registry now."""
+        if "_ingestor" in self.__dict__:
+            self._thread.submit(self._ingestor.refresh)
+
     def close(self) -> None:
         self._thread.shutdown(wait=False)
 

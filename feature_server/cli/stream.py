@@ -123,7 +123,7 @@ def stream(
             report(str(land(online, found, folder)))  # before they are evicted
             raise
         if not once:
-            stack.enter_context(EvictionWatch(url, report=report))
+            stack.enter_context(EvictionWatch(url, report=report, noticed=ingestor.refresh))
         if not (once or json):
             typer.echo(f"taking in events of {source}, landing them in {folder} every {land_every:g} s")
         done = worker.run(

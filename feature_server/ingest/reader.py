@@ -264,3 +264,26 @@ def _json_type(dtype: DType) -> Any:
     if kind == "uint64":
         return Annotated[int, msgspec.Meta(ge=low)]
     return Annotated[int, msgspec.Meta(ge=low, le=high)]
+
+
+def give_back(batches: Sequence[Batch], rejected: dict[int, str]) -> None:
+    """Tell each batch which of its events were refused when all were looked at together."""
+    start = 0
+    for batch in batches if rejected else ():
+        count = batch.table.num_rows
+        batch.refuse({row - start: why for row, why in rejected.items() if start <= row < start + count})
+        start += count
+
+
+def by_halves(events: pa.Table, look: Callable[[pa.Table], dict[int, str] | None]) -> dict[int, str]:
+    """What `look` finds, by position; where it answers None it is asked about each half."""
+    found: dict[int, str] = {}
+    waiting = [(0, events.num_rows)]
+    while waiting:
+        start, count = waiting.pop()
+        reasons = look(events.slice(start, count))
+        if reasons is None:
+            waiting += [(start, count // 2), (start + count // 2, count - count // 2)]
+        else:
+            found |= {start + row: reason for row, reason in reasons.items()}
+    return found

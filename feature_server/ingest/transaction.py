@@ -23,8 +23,9 @@ from ..layout.events import COUNTS, CREATED, EVENT, EVENT_ID, GRACE_US, retentio
 from ..layout.records import EventPacker, PackedEvents
 from ..online.registry import OnlineRegistry, OnlineView, registry_of, with_views
 from ..online.store import OnlineStore
+from .begun import BegunKeys
 from .link import Absent, Changed, Link
-from .reader import Batch, EventReader, refusal
+from .reader import Batch, EventReader, by_halves, give_back, refusal
 from .rows import RowQueries
 from .trim import Trimmer
 
@@ -81,6 +82,7 @@ class _Written(NamedTuple):
     """One view's part of a transaction; the first reply for each key is its new length."""
 
     keys: list[bytes]
+    sizes: list[int]
     commands: bytes
     commands_a_key: int
 
@@ -98,6 +100,7 @@ class Ingestor(AbstractContextManager["Ingestor"]):
         self._epoch: bytes | None = None
         self._online: OnlineRegistry | None = None
         self._sources: dict[str, _Source] = {}
+        self._begun = BegunKeys()
 
     def push(self, source: str, events: Sequence[Any]) -> PushResult:
         """Take in events given as mappings of the source's columns to Python values."""
@@ -117,6 +120,12 @@ class Ingestor(AbstractContextManager["Ingestor"]):
 
     def _columns(self, body: bytes | msgspec.Raw) -> Read:
         return lambda reader: reader.read_columns(body, self._now_us())
+
+    def refresh(self) -> None:
+        """Take up another version of the online registry now, where there is one, and not with the next push."""
+        with self._lock:
+            if self._epoch is not None and self._link.ask(b"GET", keys.EPOCH) != self._epoch:
+                self._load()
 
     def close(self) -> None:
         self._link.close()
@@ -179,13 +188,14 @@ class Ingestor(AbstractContextManager["Ingestor"]):
                     failed = {key: str(reply) for key, reply in replied if isinstance(reply, hiredis.ReplyError)}
                     refused |= self._of_keys(source, view, whole.table, failed)
                     lengths = [0 if key in failed else length for key, length in zip(each.keys, lengths, strict=True)]
+                self._begun.add(each.keys, each.sizes, lengths)
                 view.trimmer.grown(self._link, each.keys, lengths, now_us)
                 start = stop
             source.log_refused = hiredis.ReplyError in set(map(type, replies[start:]))
             for reply in replies[start:]:
                 self._link.check(reply)
             whole.refuse(refused)
-        _give_back(batches, dict(whole.rejected))
+        give_back(batches, dict(whole.rejected))
 
     def _push_all(
         self, packed: Sequence[tuple[_View, PackedEvents]], log: Sequence[bytes], now_us: int
@@ -212,10 +222,7 @@ class Ingestor(AbstractContextManager["Ingestor"]):
         """The source as the online registry has it; views that are not online yet are put there."""
         loaded_before = self._epoch is not None
         if self._epoch is None:
-            epoch, stored = self._link.ask(b"MGET", keys.EPOCH, keys.REGISTRY)
-            self._forget_sources()
-            self._online = registry_of(epoch, stored)
-            self._epoch = epoch
+            self._load()
         assert self._online is not None
         if name in self._sources:
             return self._sources[name]
@@ -231,6 +238,15 @@ class Ingestor(AbstractContextManager["Ingestor"]):
                 put_streams_online(store, self._online.registry, source.missing, now_us=self._now_us())
         self._epoch = None  # the registry has just changed, or the source may have come since
         return self._source(name)
+
+    def _load(self) -> None:
+        """Load the online registry; where keys were found to be evicted since, take away those begun meanwhile."""
+        epoch, stored = self._link.ask(b"MGET", keys.EPOCH, keys.REGISTRY)
+        self._forget_sources()
+        online = registry_of(epoch, stored)
+        if self._online and online.evictions > self._online.evictions and (begun := self._begun.take()):
+            self._link.ask(b"UNLINK", *begun)
+        self._online, self._epoch = online, epoch
 
     def _forget_sources(self) -> None:
         for source in self._sources.values():
@@ -282,7 +298,7 @@ class Ingestor(AbstractContextManager["Ingestor"]):
                 return {0: f"{view.view.id}: {refusal(error)}"} if some.num_rows == 1 else None
             return {}
 
-        return _by_halves(events, look)
+        return by_halves(events, look)
 
     def _of_keys(self, source: _Source, view: _View, events: pa.Table, failed: dict[bytes, str]) -> dict[int, str]:
         """Which events belong to keys that Redis could not append to, such as one that another program wrote.
@@ -298,20 +314,20 @@ class Ingestor(AbstractContextManager["Ingestor"]):
             return {0: f"{view.view.id}: Redis cannot append to the key {key!r}: {failed[key]}; "
                        f"run `features sync --full {view.view.id}`, then send the event again"}  # fmt: skip
 
-        return _by_halves(events, look)
+        return by_halves(events, look)
 
     def _written(self, view: _View, batch: PackedEvents, now_us: int, absent: Collection[bytes]) -> _Written:
         """Appends each key's records and renews its expiry."""
         keyed = zip(map(view.key, batch.entities), batch.records, strict=True)
         pairs = [(key, records) for key, records in keyed if key not in absent] if absent else list(keyed)
-        row_keys = [key for key, _ in pairs]
+        row_keys, sizes = [key for key, _ in pairs], [len(records) for _, records in pairs]
         if not self._expire or view.retention_us is None:
             packed = [_APPEND % (len(key), key, len(records), records) for key, records in pairs]
-            return _Written(row_keys, b"".join(packed), 1)
+            return _Written(row_keys, sizes, b"".join(packed), 1)
         until = b"%d" % -(-(now_us + view.retention_us) // 1000)
         command = _APPEND + _EXPIRE + b"$%d\r\n%b\r\n" % (len(until), until)
         packed = [command % (len(key), key, len(records), records, len(key), key) for key, records in pairs]
-        return _Written(row_keys, b"".join(packed), 2)
+        return _Written(row_keys, sizes, b"".join(packed), 2)
 
 
 def _result(batch: Batch) -> PushResult:
@@ -332,29 +348,6 @@ class _Refused(Exception):
 
     def __init__(self, reasons: dict[int, str]) -> None:
         self.reasons = reasons
-
-
-def _by_halves(events: pa.Table, look: Callable[[pa.Table], dict[int, str] | None]) -> dict[int, str]:
-    """What `look` finds, by position; where it answers None it is asked about each half."""
-    found: dict[int, str] = {}
-    waiting = [(0, events.num_rows)]
-    while waiting:
-        start, count = waiting.pop()
-        reasons = look(events.slice(start, count))
-        if reasons is None:
-            waiting += [(start, count // 2), (start + count // 2, count - count // 2)]
-        else:
-            found |= {start + row: reason for row, reason in reasons.items()}
-    return found
-
-
-def _give_back(batches: Sequence[Batch], rejected: dict[int, str]) -> None:
-    """Tell each batch which of its events were refused when all were looked at together."""
-    start = 0
-    for batch in batches if rejected else ():
-        count = batch.table.num_rows
-        batch.refuse({row - start: why for row, why in rejected.items() if start <= row < start + count})
-        start += count
 
 
 def _entries(events: pa.Table) -> Iterator[bytes]:

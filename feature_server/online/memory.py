@@ -231,7 +231,7 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
     """Looks every second, from a thread of its own, and raises the mark when keys were evicted or a log was lost.
 
     `report` is given each thing once: keys evicted, logs lost, a policy that evicts, what cannot be known. `looked` is
-    given what each look told, in that thread.
+    given what each look told, `noticed` called when the mark has been raised, both in that thread.
     """
 
     def __init__(
@@ -240,9 +240,10 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
         *,
         report: Callable[[str], None] = log.warning,
         looked: Callable[[Memory], None] = lambda memory: None,
+        noticed: Callable[[], None] = lambda: None,
         seconds: float = LOOK_SECONDS,
     ) -> None:
-        self._report, self._looked, self._seconds = report, looked, seconds
+        self._report, self._looked, self._noticed, self._seconds = report, looked, noticed, seconds
         self._reader, self._store = MemoryReader(url, report=report), OnlineStore(url, timeout_seconds=TIMEOUT_SECONDS)
         self._logs, self._before = LogWatch(self._store), Memory()
         self._evictions = 0  # the mark that was reported
@@ -272,6 +273,7 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
             online = note(self._store, self._reader.look, all_doubtful=False)
             if online is not None and online.evictions > self._evictions:
                 self._evictions = online.evictions
+                self._noticed()
                 if doubtful := ", ".join(filter(online.is_doubtful, sorted(online.views))):
                     self._report(f"Redis has evicted keys: doubtful until a full sync are {doubtful}")
         self._before = memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from feature_server.catalog.status import read_status
 from feature_server.client.features import FeatureClient
 from feature_server.errors import EvictingRedis, KeysEvicted, NotSynced
 from feature_server.history.log import land
+from feature_server.ingest.transaction import Ingestor
 from feature_server.online.memory import EvictionWatch
 from feature_server.online.registry import OnlineRegistry
 from feature_server.online.store import OnlineStore
 from feature_server.settings import load_settings
+from feature_server.times import to_us
 from tests.support.evicting import evict
-from tests.support.live_project import NOW, LiveProject, make_live_view, payment
+from tests.support.live_project import COLUMNS, NOW, SOURCE, LiveProject, Payment, make_live_view, payment
 from tests.support.own_valkey import own_valkey, url_of
 from tests.support.sync_project import Tables, at, make_view, registry_of, run_sync, spend
 
@@ -55,6 +58,10 @@ def read(project: LiveProject, customer: int, *features: str) -> list[Any]:
         found = client.get(features=[f"{VIEW.id}:{name}" for name in features or WINDOWS], customer=customer)
     assert set(found.statuses.values()) == {"PRESENT"}
     return list(found.values.values())
+
+
+def event(paid: Payment) -> dict[str, Any]:
+    return dict(zip(COLUMNS, (*paid[:3], Decimal(paid[3]), *paid[4:]), strict=True))
 
 
 def registry(project: LiveProject) -> OnlineRegistry:
@@ -114,6 +121,27 @@ def test_pushes_to_a_doubtful_view_do_not_make_a_key_that_was_evicted_look_whole
             read(project, customer)
     project.sync(full=True)
     assert [read(project, customer) for customer in (1, 2, 77)] == [[6, 110], [2, 2], [1, 1]]
+
+
+def test_a_key_begun_anew_before_its_eviction_was_noticed_is_taken_away(
+    project: LiveProject, server: redis.Redis
+) -> None:
+    with (
+        Ingestor(project.url, lambda: to_us(NOW), expire=False) as ingestor,
+        EvictionWatch(project.url, noticed=ingestor.refresh, seconds=60) as watch,
+    ):
+        watch.look()
+        ingestor.push(SOURCE.name, [event(payment(399, 2, 1))])
+        evict(server, [key(project, 1)])
+        ingestor.push(SOURCE.name, [event(payment(400, 1, 1)), event(payment(401, 2, 1)), event(payment(402, 77, 1))])
+        assert read(project, 1, "n") == [1], "nobody has looked yet"
+        watch.look()
+        for customer in (1, 77):
+            with pytest.raises(KeysEvicted):
+                read(project, customer, "n")
+        assert read(project, 2, "n") == [3]
+    project.sync(full=True)
+    assert [read(project, customer) for customer in (1, 2, 77)] == [[6, 110], [3, 3], [1, 1]]
 
 
 def test_the_next_sync_of_a_doubtful_view_is_a_full_one(project: LiveProject, server: redis.Redis) -> None:
