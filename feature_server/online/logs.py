@@ -5,53 +5,52 @@ before, is another one. What nobody has looked at cannot be told: pushes of the 
 server and no worker ran.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-import redis
+from hiredis import ReplyError
 
 from ..errors import NotSynced
-from ..layout.keys import EPOCH, LOG
-from .registry import OnlineRegistry
-from .store import OnlineStore, redis_errors
+from ..layout.keys import EPOCH, LOG, REGISTRY
+from .registry import OnlineRegistry, decode_online_registry
+
+if TYPE_CHECKING:
+    from .store import OnlineStore
 
 
 class _Log(NamedTuple):
-    """The entries that a log has now and those that it has ever had, None where Redis does not count them."""
+    """The entries that a log has now and those that it has ever had: -1 for no log, None where Redis does not say."""
 
     length: int = 0
     added: int | None = None
 
 
 class LogWatch:
-    """Remembers what the log of each event source held."""
+    """Remembers what the log of each event source held; `ask` gives Redis' replies to commands, errors among them."""
 
-    def __init__(self, store: OnlineStore) -> None:
-        self._store = store
+    def __init__(self, ask: Callable[[Sequence[tuple[bytes, ...]]], list[Any]]) -> None:
+        self._ask = ask
         self._epoch: bytes | None = None
         self._logs: dict[str, _Log] = {}
 
     def look(self) -> dict[str, int]:
         """The sources whose log was lost since the last look, and how many pushes it held then."""
-        with redis_errors():
-            epoch = self._store.client.get(EPOCH)
-        if epoch != self._epoch:
-            self._epoch, online = epoch, self._store.registry()
-            sources = online.registry.sources if online else ()
-            self._logs = {source.name: self._logs.get(source.name, _Log()) for source in sources}
-        if not self._logs:
-            return {}
-        with redis_errors(), self._store.client.pipeline(transaction=False) as pipeline:
-            for name in self._logs:
-                pipeline.xinfo_stream(LOG + name.encode())
-            found = pipeline.execute(raise_on_error=False)
+        epoch, *infos = self._ask(
+            [(b"GET", EPOCH), *((b"XINFO", b"STREAM", LOG + name.encode()) for name in self._logs)]
+        )
         lost = dict[str, int]()
-        for (name, before), info in zip(self._logs.items(), found, strict=True):
-            log = _Log() if isinstance(info, redis.ResponseError) else _log(info)
-            if before.length and _is_another(log, before, gone=isinstance(info, redis.ResponseError)):
+        for (name, before), info in zip(self._logs.items(), infos, strict=True):
+            log = self._logs[name] = _log(info)
+            if before.length and _is_another(log, before):
                 lost[name] = before.length
-            self._logs[name] = log
+        if isinstance(epoch, bytes) and epoch != self._epoch:
+            (stored,) = self._ask([(b"GET", REGISTRY)])
+            if isinstance(stored, bytes):
+                sources = decode_online_registry(stored).registry.sources
+                self._epoch, self._logs = epoch, {of.name: self._logs.get(of.name, _Log()) for of in sources}
         return lost
 
 
@@ -66,9 +65,12 @@ def keep_lost(store: OnlineStore, lost: Mapping[str, int]) -> None:
     store.publish(change)
 
 
-def _log(info: Mapping[str, Any]) -> _Log:
-    return _Log(int(info["length"]), info.get("entries-added"))
+def _log(info: Any) -> _Log:
+    if not isinstance(info, list):  # there is none, or what is there is no stream
+        return _Log(added=-1 if isinstance(info, ReplyError) and "no such key" in str(info) else None)
+    found = dict(zip(info[::2], info[1::2], strict=True))
+    return _Log(int(found[b"length"]), found.get(b"entries-added"))
 
 
-def _is_another(log: _Log, before: _Log, *, gone: bool) -> bool:
-    return gone or (log.added is not None and before.added is not None and log.added < before.added)
+def _is_another(log: _Log, before: _Log) -> bool:
+    return log.added == -1 or (log.added is not None and before.added is not None and log.added < before.added)

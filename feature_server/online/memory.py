@@ -7,11 +7,15 @@ the online registry says so (`noted`): until its next full sync a view is doubtf
 Only INFO is asked, for CONFIG is often forbidden. Light on purpose: the feature server asks every second.
 """
 
+from __future__ import annotations
+
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from hiredis import ProtocolError, ReplyError, pack_command
@@ -24,11 +28,13 @@ from .address import Connection, parse_redis_url
 from .logs import LogWatch, keep_lost
 from .refusals import refusal
 from .registry import Evicted, OnlineRegistry
-from .store import OnlineStore
+
+if TYPE_CHECKING:
+    from .store import OnlineStore
 
 LOOK_SECONDS = 1.0
 TIMEOUT_SECONDS = 5.0
-_ASK = b"".join(pack_command(("INFO", section)) for section in ("server", "stats", "memory"))
+_ASK: list[tuple[bytes, ...]] = [(b"INFO", b"server"), (b"INFO", b"stats"), (b"INFO", b"memory")]
 _FIELDS = {
     "run_id": re.compile(rb"^run_id:([0-9a-f]{40})\r?$", re.MULTILINE),
     "evicted_keys": re.compile(rb"^evicted_keys:([0-9]{1,19})\r?$", re.MULTILINE),
@@ -56,7 +62,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         """Whether Redis takes keys away once its memory is full; False where it does not say."""
         return self.policy not in (None, "noeviction")
 
-    def evicted_since(self, before: "Memory") -> int:
+    def evicted_since(self, before: Memory) -> int:
         """How many keys Redis is known to have evicted since an earlier look."""
         if self.evicted is None or before.evicted is None:
             return 0
@@ -78,14 +84,7 @@ class MemoryReader(AbstractContextManager["MemoryReader"]):
 
     def look(self) -> Memory:
         """What INFO tells; OnlineStoreError where Redis does not answer."""
-        try:
-            if self._open is None:
-                self._open = Connection(self._address, self._timeout)
-            self._open.send(_ASK)
-            replies = [self._open.reply() for _ in range(3)]
-        except (OSError, ProtocolError) as error:
-            self.close()
-            raise self._address.unavailable(error) from None
+        replies = self.ask(_ASK)
         refused = next((str(reply) for reply in replies if isinstance(reply, ReplyError)), None)
         if refused is not None and not refused.startswith(("NOPERM", "ERR unknown command")):
             self.close()
@@ -98,6 +97,17 @@ class MemoryReader(AbstractContextManager["MemoryReader"]):
                 "noeviction, and let its user run INFO"
             )
         return memory
+
+    def ask(self, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
+        """The replies to commands, errors among them."""
+        try:
+            if self._open is None:
+                self._open = Connection(self._address, self._timeout)
+            self._open.send(b"".join(map(pack_command, commands)))
+            return [self._open.reply() for _ in commands]
+        except (OSError, ProtocolError) as error:
+            self.close()
+            raise self._address.unavailable(error) from None
 
     def close(self) -> None:
         if self._open is not None:
@@ -244,8 +254,8 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
         seconds: float = LOOK_SECONDS,
     ) -> None:
         self._report, self._looked, self._noticed, self._seconds = report, looked, noticed, seconds
-        self._reader, self._store = MemoryReader(url, report=report), OnlineStore(url, timeout_seconds=TIMEOUT_SECONDS)
-        self._logs, self._before = LogWatch(self._store), Memory()
+        self._url, self._reader = url, MemoryReader(url, report=report)
+        self._logs, self._before = LogWatch(self._reader.ask), Memory()
         self._evictions = 0  # the mark that was reported
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="eviction", daemon=True)
@@ -259,17 +269,25 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
         self.close()
 
     def _run(self) -> None:
-        with self._reader, self._store:
+        with self._reader:
             while not self._done.wait(self._seconds):
                 with suppress(FeatureStoreError):  # reads and pushes tell of a Redis that does not answer
                     self.look()
+        if "_store" in self.__dict__:
+            self._store.close()
+
+    @cached_property
+    def _store(self) -> OnlineStore:
+        from .store import OnlineStore  # loaded only where there is something to note
+
+        return OnlineStore(self._url, timeout_seconds=TIMEOUT_SECONDS)
 
     def look(self) -> None:
         """Look once."""
         memory, before = self._reader.look(), self._before
         if memory.evicts and memory.policy != before.policy:
             self._report(f"Redis' maxmemory-policy is {memory.policy}: once memory is full it evicts keys")
-        if memory.evicted is not None and memory.evicted != before.evicted:
+        if memory.evicted is not None and memory.evicted.keys and memory.evicted != before.evicted:
             online = note(self._store, self._reader.look, all_doubtful=False)
             if online is not None and online.evictions > self._evictions:
                 self._evictions = online.evictions

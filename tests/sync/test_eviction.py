@@ -288,7 +288,7 @@ def test_a_view_of_rows_is_served_by_any_policy_and_status_tells_of_evicted_rows
 def test_a_log_that_went_before_it_had_landed_is_called_lost(project: LiveProject, server: redis.Redis) -> None:
     told: list[str] = []
     with EvictionWatch(project.url, report=told.append, seconds=60) as watch:
-        watch.look()
+        watch.look()  # which tells it of the source
         project.push(payment(600, 1, 1))
         project.push(payment(601, 1, 1))
         watch.look()
