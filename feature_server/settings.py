@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .errors import SettingsError
+from .errors import NO_UTF8, SettingsError
 from .times import to_us
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -113,6 +113,11 @@ def local_path(text: str | Path, *, where: str) -> Path:
             got=shown_place(str(text)),
             remedy=f"set {where} to a local path" if where.isupper() else "give a local path",
         )
+    if NO_UTF8.search(str(text)):
+        raise SettingsError(
+            "a path that is not UTF-8, as the names in it could not be written in files or answers",
+            where=where, got=str(text), remedy="give the folder another name",
+        )  # fmt: skip
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -155,7 +160,7 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
     def path(name: str, default: Callable[[], str | Path], base: Path) -> Path:
         variable = f"FEATURES_{name.upper()}"
         value = given.get(name) or env.get(variable) or default()
-        return (base / local_path(str(value), where=variable)).resolve()
+        return local_path((base / local_path(str(value), where=variable)).resolve(), where=variable)
 
     project_dir = path("project_dir", lambda: ".", Path.cwd())
     home = path("home", lambda: ".features", project_dir)

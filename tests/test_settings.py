@@ -140,3 +140,11 @@ def test_a_limit_that_is_none_is_refused(name: str, text: str) -> None:
     error = raised.value
     assert (error.where, error.got) == (f"FEATURES_{name}", repr(text))
     assert error.expected is not None
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_folder_whose_name_is_not_utf8_is_refused_in_words_that_can_be_written(place: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings({"FEATURES_PROJECT_DIR": str(tmp_path), f"FEATURES_{place}": "/data/caf\udce9"})
+    assert f"FEATURES_{place}: a path that is not UTF-8" in str(raised.value)
+    assert "got: /data/caf\\udce9" in str(raised.value).encode().decode()

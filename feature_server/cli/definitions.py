@@ -80,11 +80,13 @@ def _project(
     Warnings are printed, and added to `warnings`.
     """
     from ..dbt.parse import dbt_manifest
+    from ..dbt.session import check_session
     from ..manifest.load import load_registry
 
     settings = load_settings(project_dir=project_dir, target_path=target_path)
     if not no_parse:
         dbt_manifest(settings.project_dir, settings.target_path)
+        check_session(settings)
     warnings = [] if warnings is None else warnings
     try:
         registry = load_registry(settings.project_dir, settings.target_path, warnings.append)

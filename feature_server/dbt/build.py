@@ -113,6 +113,7 @@ def check_target(views: Sequence[FeatureView], settings: Settings) -> None:
 def check_warehouse(views: Sequence[FeatureView], settings: Settings) -> None:
     """WarehouseError if `settings.warehouse` is not the file in which dbt's last build made the views' relations."""
     check_target(views, settings)
+    _check_built_session(views, settings)
     last, path = read_last_run(settings.target_path), settings.warehouse
     for view in views:
         database = ["", "", "", *name_parts(view)][-3]
@@ -147,6 +148,15 @@ def check_warehouse(views: Sequence[FeatureView], settings: Settings) -> None:
             "dbt's last run was for another schema than is read", settings, last, target, other_target=True,
             where=str(path), expected=own.schema, got=f"{target.schema}, by {last}",
         )  # fmt: skip
+
+
+def _check_built_session(views: Sequence[FeatureView], settings: Settings) -> None:
+    """WarehouseError if dbt's last build was in a session by which the same SQL gives other values than in ours."""
+    from .session import check_session
+
+    last = read_last_run(settings.target_path)
+    if last is not None and any(view.unique_id for view in views):
+        check_session(settings, last.args)
 
 
 def _changed_us(path: Path) -> int:

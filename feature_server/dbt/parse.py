@@ -18,7 +18,8 @@ from .artifacts import read_manifest
 _NOISE = re.compile(r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|^\s*$")
 _TARGET = """{{ tojson({
     'profile': target.profile_name, 'name': target.name, 'kind': target.type, 'path': target.get('path') or '',
-    'schema': target.schema
+    'schema': target.schema, 'settings': target.get('settings') or {},
+    'config_options': target.get('config_options') or {}
 }) }}"""
 _MARKS = re.compile(r"[\^~ ]+")  # what stands under a line of code in a stack trace
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s\s?")
@@ -49,13 +50,18 @@ def dbt_manifest(project_dir: Path, target_path: Path) -> None:
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where dbt builds: a target of a profile, of a kind such as `duckdb`, with the path of its database if any."""
+    """Where dbt builds: a target of a profile, of a kind such as `duckdb`, with the path of its database if any.
+
+    `settings` and `config_options` are DuckDB's, for the session.
+    """
 
     profile: str
     name: str
     kind: str
     path: str
     schema: str
+    settings: dict[str, Any] = {}
+    config_options: dict[str, Any] = {}
 
 
 def dbt_target(project_dir: Path, target_path: Path, ran: Mapping[str, Any] | None) -> Target:
@@ -76,6 +82,15 @@ def dbt_target(project_dir: Path, target_path: Path, ran: Mapping[str, Any] | No
         return msgspec.json.decode(said[said.index("{") :], type=Target)
     except (ValueError, msgspec.DecodeError):
         raise FeatureStoreError("dbt does not say where it builds", where=str(project_dir), got=said) from None
+
+
+def profiles_dir(project_dir: Path, ran: Mapping[str, Any] | None = None) -> Path:
+    """Where dbt reads profiles.yml for a run with these arguments, or for one that `features` starts."""
+    given = (ran or {}).get("profiles_dir") or os.environ.get("DBT_PROFILES_DIR")
+    if given and (project_dir / str(given)).is_dir():
+        return project_dir / str(given)
+    places = (project_dir / "profiles", project_dir)
+    return next((place for place in places if (place / "profiles.yml").is_file()), Path.home() / ".dbt")
 
 
 def run_dbt(
@@ -101,12 +116,14 @@ def run_dbt(
     own = project_dir / "profiles"
     if not {"--profiles-dir", "DBT_PROFILES_DIR"} & {*arguments, *os.environ} and (own / "profiles.yml").exists():
         command += ["--profiles-dir", str(own)]
-    quiet = {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PYTHONWARNINGS": "ignore"}
+    quiet = {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PYTHONWARNINGS": "ignore", "PYTHONUTF8": "1"}
     environ = {
         name: value for name, value in (os.environ | quiet | (env or {})).items() if value or name != "DBT_TARGET"
     }
     with _kept(target_path / "run_results.json"):
-        run = subprocess.run(command, cwd=project_dir, env=environ, capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            command, cwd=project_dir, env=environ, capture_output=True, check=False, encoding="utf-8", errors="replace"
+        )
     if run.returncode != 0:
         words = own_words(run.stdout + run.stderr)
         if "Could not set lock on file" in words:

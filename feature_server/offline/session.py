@@ -1,6 +1,6 @@
 """Sessions of DuckDB, the engine that reads the offline store: in memory, their results the same in every time zone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,20 @@ def connect(spill: Path | None = None) -> duckdb.DuckDBPyConnection:
         spill.parent.mkdir(parents=True, exist_ok=True)  # DuckDB makes the last folder alone, when it first spills
         connection.execute(f"set temp_directory = {literal(str(spill))}")
     return connection
+
+
+def settings_after(statements: Iterable[str], names: Sequence[str]) -> Iterator[Any]:
+    """Settings as text by name, in a session that only the host sets up: at first, and after each statement; None where
+    DuckDB refuses it."""
+    listed = ", ".join(f"current_setting({literal(name)})::varchar" for name in names)
+    with duckdb.connect() as connection:
+        for statement in ("select 1", *statements):
+            try:
+                connection.execute(statement)
+            except duckdb.Error:
+                yield None
+            else:
+                yield dict(zip(names, connection.execute(f"select {listed}").fetchall()[0], strict=True))
 
 
 class EventTypes:

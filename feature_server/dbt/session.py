@@ -1,0 +1,116 @@
+"""The session that dbt builds in: refused where its profile, its hooks or its host set what changes values.
+
+A relation that is a table was reckoned in that session, one that is a view is reckoned again in a session of ours
+(`offline.session`), which has DuckDB's own settings and UTC. Only where the two agree does the same SQL give one value
+as either, and on any host. Most profiles can be read as they stand; where one has expressions, dbt is asked: that takes
+seconds.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import WarehouseError
+from ..offline.session import settings_after
+from ..offline.sql import literal
+from ..settings import Settings
+from .artifacts import read_manifest
+from .parse import dbt_target, profiles_dir
+
+# Settings of DuckDB by which the same SQL gives other values, or the same path other files.
+VALUE_SETTINGS = (
+    "TimeZone", "Calendar", "default_collation", "default_order", "default_null_order", "null_order",
+    "integer_division", "ieee_floating_point_ops", "error_on_division_by_zero", "order_by_non_integer_literal",
+    "scalar_subquery_error_on_multiple_rows", "regex_match_operator_semantics", "dialect_compatibility_mode",
+    "old_implicit_casting", "legacy_disable_null_type", "binary_as_string", "file_search_path",
+)  # fmt: skip
+_UTC = re.compile(r"(etc/)?(utc|uct|zulu|universal|greenwich|gmt([+-]?0)?)", re.IGNORECASE)
+_SET = re.compile(
+    rf"(?:\A|;)\s*((?:set|pragma)\s+(?:(?:global|session|local)\s+)?[\"']?(?:{'|'.join(VALUE_SETTINGS)})\b[^;\n]*)",
+    re.IGNORECASE,
+)
+_ORDERS = {"ASC": "ASCENDING"}
+Statements = Iterable[tuple[str, str]]  # where each stands, and its text
+
+
+def check_session(settings: Settings, ran: Mapping[str, Any] | None = None) -> None:
+    """WarehouseError if a build by the project's profile, or by the arguments `ran` of one, is in another session."""
+    hooks = list(_hooks(settings.target_path))
+    outputs = _plain_outputs(profiles_dir(settings.project_dir, ran) / "profiles.yml")
+    if outputs is not None and not any(_differences(output, hooks) for output in outputs):
+        return
+    target = dbt_target(settings.project_dir, settings.target_path, ran)
+    given = target.config_options | target.settings
+    if target.kind != "duckdb" or not (found := _differences(given, hooks)):
+        return
+    profile = f"target {target.name} of profile {target.profile}"
+    zone = "TimeZone" in found
+    others = [name for name in found if name != "TimeZone"]
+    todo = ["write `settings: {TimeZone: UTC}` into the target in profiles.yml"] if zone else []
+    todo += [f"take {', '.join(others)} out of the profile or hook, and say in the SQL what is meant"] if others else []
+    raise WarehouseError(
+        "dbt builds in a session by which the same SQL gives other values",
+        where=profile,
+        expected="; ".join(f"{name} {expected!r}" for name, (expected, *_) in found.items()),
+        got="; ".join(f"{name} {got!r}, {where}" for name, (_, got, where) in found.items()),
+        remedy=f"{'; '.join(todo)}; then `dbt build --full-refresh`",
+    )
+
+
+def _differences(given: Mapping[str, Any], hooks: Statements) -> dict[str, tuple[str, str, str]]:
+    """By setting: what it is in our sessions, what in dbt's, and who says so."""
+    told = [
+        ("set by the profile", f"set {name} = {literal(str(value))}")
+        for name, value in given.items()
+        if name.lower() in map(str.lower, VALUE_SETTINGS)
+    ]
+    told += hooks
+    first, *states = settings_after([statement for _, statement in told], VALUE_SETTINGS)
+    own, last, found = first | {"TimeZone": "UTC"}, first, {}
+    who = {"TimeZone": "the time zone of this host"}
+    for (where, statement), state in zip(told, states, strict=True):
+        if state is not None:
+            named = [name for name in VALUE_SETTINGS if name.lower() in statement.lower() or state[name] != last[name]]
+            who |= dict.fromkeys(named, where)
+            last = state
+        elif "{{" in statement:  # what else DuckDB refuses here, it refuses in dbt's session
+            found[statement] = ("a value that stands there", statement, where)
+    for name, value in last.items():
+        if _ORDERS.get(value, value) != own[name] and not (name == "TimeZone" and _UTC.fullmatch(value)):
+            found[name] = (own[name], value, who[name])
+    return found
+
+
+def _plain_outputs(path: Path) -> list[dict[str, Any]] | None:
+    """The settings of each DuckDB target in a file of profiles; None if they cannot be read without dbt."""
+    if not path.is_file():
+        return [{}]
+    try:
+        profiles = yaml.safe_load(path.read_text(encoding="utf-8"))
+        outputs = [
+            output
+            for profile in profiles.values()
+            if isinstance(profile, dict)
+            for output in (profile.get("outputs") or {}).values()
+        ]
+        found = [(output.get("config_options") or {}) | (output.get("settings") or {}) for output in outputs]
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, OSError):
+        return None
+    return None if any("{{" in str(given) for given in found) else found
+
+
+def _hooks(target_path: Path) -> Iterator[tuple[str, str]]:
+    """The statements of a project's hooks that set what changes values, and where each stands."""
+    if not (target_path / "manifest.json").is_file():
+        return
+    for node in read_manifest(target_path).nodes.values():
+        texts = [node.raw_code] if node.resource_type == "operation" else []
+        for name in ("pre-hook", "post-hook"):
+            hooks = node.config.get(name) or []
+            texts += [hook.get("sql") or "" if isinstance(hook, dict) else str(hook) for hook in hooks]
+        for text in texts:
+            for statement in _SET.findall(text):
+                yield f"set by a hook of {node.name}", statement.strip()
