@@ -83,8 +83,10 @@ CALLS: dict[str, Any] = {
 @pytest.mark.parametrize("call", CALLS)
 def test_half_a_surrogate_pair_is_refused_by_an_error_that_can_be_written(urls: tuple[str, str], call: str) -> None:
     for url in urls:
+        asked = dict(CALLS[call])
+        first = filter(None, [asked.pop("service", None)])
         with FeatureClient(url, settings=AT_NOW) as client, pytest.raises(FeatureStoreError) as caught:
-            client.get(**CALLS[call])
+            client.get(*first, **asked)
         assert "\\ud800" in str(caught.value) or "surrogates not allowed" in str(caught.value)
         str(caught.value).encode()
 
