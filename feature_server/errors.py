@@ -22,13 +22,15 @@ An error says what happened, where, what was expected, what was got, and what to
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import overload
+from typing import Any, overload
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 NO_UTF8 = re.compile(r"[\ud800-\udfff]")  # halves of surrogate pairs, which a Python string may hold alone
+MAX_SHOWN = 100  # characters of a name or a value that an error repeats
 # What is raised for bytes that are not the JSON that was wanted.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -134,10 +136,10 @@ class UnknownNameError(FeatureStoreError):
         if not known:
             expected = f"a known {kind}; the registry holds none"
         else:
-            shown = ", ".join(known[:10]) + (f", … ({len(known)} in all)" if len(known) > 10 else "")
-            expected = f"one of {shown}"
+            more = f", … ({len(known)} in all)" if len(known) > 10 else ""
+            expected = f"one of {', '.join(known[:10])}{more}"
         remedy = f"did you mean {nearest!r}?" if nearest else "`features status` lists what there is"
-        super().__init__(f"unknown {kind} {name!r}", where=where, expected=expected, got=name, remedy=remedy)
+        super().__init__(f"unknown {kind} {shown(name)}", where=where, expected=expected, got=cut(name), remedy=remedy)
 
 
 class RequestError(FeatureStoreError):
@@ -226,5 +228,29 @@ def utf8(text: str | None) -> str | None:
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None when none is alike."""
+    if len(name) > MAX_SHOWN:
+        return None  # the search takes the product of both lengths
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+class _Shortened(reprlib.Repr):
+    """`repr` that looks at no more of a value than it shows."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() < 256 else f"an integer of {x.bit_length():,} bits"
+
+
+_shortened = _Shortened()
+_shortened.maxstring = _shortened.maxother = MAX_SHOWN
+
+
+def shown(value: Any) -> str:
+    """`repr` of what somebody sent, as an error repeats it: MAX_SHOWN characters, the middle of more left out."""
+    return cut(_shortened.repr(value))
+
+
+def cut(text: str, most: int = MAX_SHOWN) -> str:
+    """A text of at most `most` characters: the middle of a longer one is left out."""
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"

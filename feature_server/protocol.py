@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from . import errors
-from .errors import Error, FeatureStoreError
+from .errors import Error, FeatureStoreError, cut
 
 READ_PATH = "/get-online-features"
 PUSH_PATH = "/push"
@@ -80,6 +80,7 @@ def push_response(accepted: int, rejected: Iterable[tuple[int, str]]) -> PushRes
 
 
 _RETRY_AFTER = "retry-after"
+MAX_FIELD = 500  # characters of a field of an error
 _KINDS = {
     name: kind
     for name, kind in vars(errors).items()
@@ -97,7 +98,7 @@ def told_outside(error: FeatureStoreError) -> dict[str, str]:
 
 def encode_error(error: FeatureStoreError) -> bytes:
     """The body of an answer that is an error."""
-    return msgspec.json.encode(Error(**told_outside(error)))
+    return msgspec.json.encode(Error(**{name: cut(told, MAX_FIELD) for name, told in told_outside(error).items()}))
 
 
 def error_headers(error: FeatureStoreError) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .errors import NO_UTF8, SettingsError
+from .errors import NO_UTF8, SettingsError, shown
 from .times import to_us
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -94,7 +94,7 @@ def parse_time(text: str, *, where: str) -> datetime:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise SettingsError(
-            "not a time", where=where, expected="ISO 8601, e.g. 2013-12-31T23:00:00Z", got=repr(text)
+            "not a time", where=where, expected="ISO 8601, e.g. 2013-12-31T23:00:00Z", got=shown(text)
         ) from None
 
 

@@ -11,7 +11,7 @@ from ipaddress import IPv6Address, ip_address
 
 import msgspec
 
-from ..errors import RequestError, SettingsError
+from ..errors import RequestError, SettingsError, shown
 
 SETTING = "FEATURES_ALLOWED_HOSTS"
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")
@@ -138,7 +138,7 @@ def _named(text: str) -> str:
     name = host_name(text.encode())
     if name is None:
         raise SettingsError(
-            "not a host name", where=SETTING, got=repr(text), expected="names such as features.internal or [fd00::7]",
+            "not a host name", where=SETTING, got=shown(text), expected="names such as features.internal or [fd00::7]",
             remedy="separate them by commas, without http:// and paths",
         )  # fmt: skip
     return name
@@ -152,4 +152,4 @@ def _foreign(where: str, got: bytes, own: str) -> ForeignPage:
 
 
 def _shown(value: bytes) -> str:
-    return repr(value.decode("latin-1"))
+    return shown(value.decode("latin-1"))

@@ -6,7 +6,7 @@ from typing import TypeVar
 import msgspec
 from starlette.types import Receive
 
-from ..errors import UNREADABLE, RequestError
+from ..errors import UNREADABLE, RequestError, cut
 
 MAX_BODY_BYTES = 8 << 20
 T = TypeVar("T")
@@ -31,8 +31,8 @@ def decode_body(decode: Callable[[bytes], T], body: bytes, expected: str) -> T:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at ")
         raise RequestError(
-            what,
-            where=where.strip("`") or "$",
+            cut(what),
+            where=cut(where.strip("`")) or "$",
             expected=expected,
             remedy="GET /openapi.json describes the body",
         ) from None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SettingsError
+from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SettingsError, cut, shown
 from ..settings import parse_time
 from ..times import to_us
 from ..verify.explanation import Explanation
@@ -23,7 +23,8 @@ def parse_question(parameters: Iterable[tuple[str, str]], now_us: int) -> tuple[
     given: dict[str, str] = {}
     for name, value in parameters:
         if name in given:
-            raise RequestError(f"{name!r} is given twice", where=name, got=f"{given[name]}, {value}", expected=_EXAMPLE)
+            got = f"{cut(given[name])}, {cut(value)}"
+            raise RequestError(f"{shown(name)} is given twice", where=cut(name), got=got, expected=_EXAMPLE)
         given[name] = value
     feature, at = given.pop("feature", ""), given.pop("at", "")
     if not feature:
@@ -32,7 +33,7 @@ def parse_question(parameters: Iterable[tuple[str, str]], now_us: int) -> tuple[
         return feature, given, to_us(parse_time(at, where="at")) if at else now_us
     except (SettingsError, OverflowError):
         raise RequestError(
-            "not a time", where="at", got=repr(at), expected="ISO 8601, e.g. 2013-12-31T23:00:00Z",
+            "not a time", where="at", got=shown(at), expected="ISO 8601, e.g. 2013-12-31T23:00:00Z",
             remedy="in a URL, write %2B for the + of a zone, or give the time in UTC",
         ) from None  # fmt: skip
 

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..definitions.registry import Registry
-from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError, as_text
+from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError, as_text, cut
 from ..online.live import LiveSource, read_live
 from ..online.memory import doubt
 from ..online.registry import LastVerified, OnlineRegistry
@@ -230,10 +230,10 @@ class _Pages:
         """Unknown paths and wrong methods."""
         assert isinstance(error, HTTPException)
         self._count("other", request, error.status_code)
-        what = {404: "there is no such page", 405: f"{request.method} is not for this page"}
+        what = {404: "there is no such page", 405: f"{cut(request.method)} is not for this page"}
         told = RequestError(
             what.get(error.status_code, error.detail),
-            where=f"{request.method} {quote(request.url.path)}",
+            where=cut(f"{request.method} {quote(request.url.path)}"),
             remedy="GET /openapi.json lists what there is",
         )
         return self._closing(_json(told.as_dict(), status=error.status_code, headers=dict(error.headers or {})))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import FeatureStoreError, RequestError
+from ..errors import FeatureStoreError, RequestError, cut
 from ..online.portions import portions
 from ..protocol import PUSH_PATH, PushEvents
 from .bodies import decode_body
@@ -44,8 +44,9 @@ def parse_push(body: bytes) -> PushEvents:
     request = decode_body(_decode, body, _EXPECTED)
     if request.to not in ("online", "online_and_offline"):
         raise RequestError(
-            "events cannot be pushed to the offline store alone", where="to", expected="online_and_offline",
-            got=request.to, remedy="leave `to` out: pushed events also reach the offline store with the next build",
+            "events cannot be pushed to the offline store alone", where="to", got=cut(request.to),
+            expected="online_and_offline",
+            remedy="leave `to` out: pushed events also reach the offline store with the next build",
         )  # fmt: skip
     return request
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SyncConflict
+from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SyncConflict, shown
 from .main import Json, ProjectDir, app, finish, in_force, online_store, progress_bar, show, written_here
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _version(text: str) -> tuple[str, int]:
     view, equals, version = text.rpartition("=")
     if not equals or not view or not version.isdigit():
         raise typer.BadParameter(
-            f"expected VIEW=VERSION, e.g. customer__transactions=3, got {text!r}", param_hint="--as-of-version"
+            f"expected VIEW=VERSION, e.g. customer__transactions=3, got {shown(text)}", param_hint="--as-of-version"
         )
     return view, int(version)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..dtypes import json_value
-from ..errors import FeatureStoreError, OnlineStoreUnavailable
+from ..errors import FeatureStoreError, OnlineStoreUnavailable, shown
 from ..layout.keys import key_value
 from ..online.registry import ONLINE_FORMAT
 from ..settings import load_settings
@@ -127,7 +127,7 @@ def _entity(texts: list[str], registry: Registry, features: str | list[str]) -> 
         name, equals, value = text.partition("=")
         if not equals or name in entity:
             raise typer.BadParameter(
-                f"{text!r}: expected each join key once, as name=value, e.g. {next(iter(known))}=42",
+                f"{shown(text)}: expected each join key once, as name=value, e.g. {next(iter(known))}=42",
                 param_hint="KEY=VALUE",
             )
         entity[name] = key_value(known[name], value) if name in known else value

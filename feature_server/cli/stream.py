@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from ..errors import shown
 from ..settings import Settings, load_settings, parse_time
 from ..times import to_us
 from .main import Json, ProjectDir, app, online_store, progress_bar, show
@@ -169,7 +170,7 @@ def explain(
     settings = load_settings(project_dir=project_dir)
     wrong = [pair for pair in key if "=" not in pair]
     if wrong:
-        raise typer.BadParameter(f"{wrong[0]!r} is not KEY=VALUE", param_hint="KEY=VALUE")
+        raise typer.BadParameter(f"{shown(wrong[0])} is not KEY=VALUE", param_hint="KEY=VALUE")
     now_us = settings.now_us()
     at_us = now_us if at is None else to_us(parse_time(at, where="--at"))
     pairs = {name: value for name, _, value in (pair.partition("=") for pair in key)}

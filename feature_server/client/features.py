@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from ..definitions.registry import feature_list
-from ..errors import FeatureStoreError, OnlineStoreUnavailable, RequestError
+from ..errors import FeatureStoreError, OnlineStoreUnavailable, RequestError, cut, shown
 from ..online.address import http_login, shown_url
 from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, PushResponse, push_response
@@ -322,8 +322,8 @@ def _listed(entities: dict[str, Any]) -> dict[str, list[Any]]:
     for name, values in entities.items():
         if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
             raise RequestError(
-                f"{name!r} is one value", where=f"entities.{name}", expected="a list of them", got=repr(values),
-                remedy="use get() for one entity",
+                f"{shown(name)} is one value", where=f"entities.{cut(name)}", got=shown(values),
+                expected="a list of them", remedy="use get() for one entity",
             )  # fmt: skip
         columns[name] = list(values) if type(values) is list else python_values(values)
     return columns

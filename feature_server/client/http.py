@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from ..dtypes import FLOAT_WIDTHS, DType, parse_dtype
-from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError
+from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError, cut
 from ..protocol import GetOnlineFeatures, OnlineFeaturesResponse, decode_error
 from ..serving.statuses import NOT_FOUND
 from .result import FeatureVectors
@@ -24,7 +24,7 @@ def encode_request(request: GetOnlineFeatures) -> bytes:
         return msgspec.json.encode(request, enc_hook=_numpy_key)
     except (TypeError, OverflowError, ValueError) as error:
         raise RequestError(
-            "a join key value cannot be sent", where="entities", got=str(error), remedy="send plain Python values"
+            "a join key value cannot be sent", where="entities", got=cut(str(error)), remedy="send plain Python values"
         ) from None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreUnavailable, RequestError
+from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreUnavailable, RequestError, cut, shown
 from ..protocol import PushEvents, PushResponse, RejectedEvent
 from .columns import python_values
 from .http import NO_HEADERS, error_of
@@ -67,7 +67,7 @@ def encode_push(source: str, columns: bytes) -> bytes:
     try:
         return msgspec.json.encode(PushEvents(push_source_name=source, df=msgspec.Raw(columns)))
     except UnicodeEncodeError:
-        raise RequestError("the name of the source has no UTF-8", where="source", got=repr(source)) from None
+        raise RequestError("the name of the source has no UTF-8", where="source", got=shown(source)) from None
 
 
 def decode_push(
@@ -113,7 +113,7 @@ def _data_frame(frame: Any) -> Iterator[tuple[Sequence[int], dict[str, list[Any]
         raise _no_list(frame)
     names = [str(name) for name in (frame.schema.names if hasattr(frame, "to_pydict") else frame.columns)]
     if len(set(names)) < len(names):
-        raise RequestError("two columns have one name", where="events", got=", ".join(names), remedy="rename one")
+        raise RequestError("two columns have one name", where="events", got=cut(", ".join(names)), remedy="rename one")
     if hasattr(frame, "to_pydict"):
         columns = frame.to_pydict()
     elif hasattr(frame, "isna"):
@@ -161,7 +161,7 @@ def _why(columns: dict[str, list[Any]], row: int) -> str | None:
         try:
             _encode({name: values}, [row])
         except Exception as error:  # noqa: BLE001 - see `_batches`
-            return f"{error} - at `$.{name}`"
+            return f"{cut(str(error), 200)} - at `$.{cut(name)}`"
     return None
 
 
@@ -180,4 +180,4 @@ def _plain(value: Any) -> Any:
         return value.to_pydatetime()
     if getattr(getattr(value, "dtype", None), "kind", None) in ("b", "i", "u", "f", "U"):
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} cannot be sent: {value!r}")
+    raise TypeError(f"a {type(value).__name__} cannot be sent: {shown(value)}")

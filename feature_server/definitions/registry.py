@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..durable import make_private, write_whole
-from ..errors import UNREADABLE, FeatureStoreError, RequestError, UnknownNameError
+from ..errors import UNREADABLE, FeatureStoreError, RequestError, UnknownNameError, cut, shown
 from ..formats import check_format
 from .facts import Entity, FeatureRef, FeatureService, FeatureView
 from .stream import EventSource
@@ -45,9 +45,10 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(features, str):
             if ":" in features:
                 raise RequestError(
-                    f"{features!r} is not the name of a feature service", where="feature_service", got=features,
+                    f"{shown(features)} is not the name of a feature service", where="feature_service",
+                    got=cut(features),
                     expected="a feature service, or a list of `view:feature`",
-                    remedy=f"put it in a list: [{features!r}]",
+                    remedy=f"put it in a list: [{shown(features)}]",
                 )  # fmt: skip
             return self.feature_service(features).features
         views = dict(self._named_views())
@@ -91,16 +92,16 @@ def parse_feature_ref(text: str, views: dict[str, FeatureView]) -> FeatureRef:
     view_name, colon, feature = text.partition(":")
     if not colon or not view_name or not feature or ":" in feature:
         raise RequestError(
-            f"{text!r} is not a feature reference",
+            f"{shown(text)} is not a feature reference",
             where="features",
             expected="`view:feature`, e.g. customer__transactions:transactions_1h, or `view@v2:feature`",
-            got=text,
+            got=cut(text),
         )
     view = views.get(view_name)
     if view is None:
-        raise UnknownNameError("feature_view", view_name, views, where=text)
+        raise UnknownNameError("feature_view", view_name, views, where=cut(text))
     if feature not in view.feature_names:
-        raise UnknownNameError("feature", feature, view.feature_names, where=text)
+        raise UnknownNameError("feature", feature, view.feature_names, where=cut(text))
     return FeatureRef(view.id, feature, text)
 
 

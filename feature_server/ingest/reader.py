@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from ..arrow import arrow_type
 from ..definitions.stream import EventSource
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, integer_bounds
-from ..errors import FeatureStoreError, RequestError
+from ..errors import FeatureStoreError, RequestError, cut, shown
 from ..layout.events import GRACE_US
 from ..times import to_us
 
@@ -26,6 +26,7 @@ _TYPES: dict[str, Any] = {
     "decimal": Decimal, **dict.fromkeys(FLOAT_WIDTHS, float),
 }  # fmt: skip
 MAX_EVENT_BYTES = 64 << 20  # of JSON, which is at most 256 MB as Redis keeps it
+PLAIN_DECIMAL = 39  # characters without an exponent, which make a scale that Arrow can bring to any other
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _YEARS = to_us(datetime.min), to_us(datetime.max)
 _OLDEST_US = to_us(datetime(1, 1, 2))
@@ -123,15 +124,15 @@ class EventReader:
             raw = msgspec.json.decode(body, type=dict[str, list[msgspec.Raw]])
         except Exception as error:  # noqa: BLE001 - see `refusal`
             raise RequestError(
-                "df is not a list of values for each column", where="df", got=refusal(error),
+                "df is not a list of values for each column", where="df", got=cut(refusal(error)),
                 expected="an object with a list for each of " + ", ".join(self._names),
             ) from None  # fmt: skip
         unknown, missing = [n for n in raw if n not in self._names], [n for n in self._names if n not in raw]
         if unknown or missing:
             name = (unknown or missing)[0]
             raise RequestError(
-                f"column {name!r} is {'unknown' if unknown else 'missing'}", where=f"df.{name}",
-                expected=f"the columns of {self.source.name}: " + ", ".join(self._names), got=", ".join(raw),
+                f"column {shown(name)} is {'unknown' if unknown else 'missing'}", where=f"df.{cut(name)}",
+                expected=f"the columns of {self.source.name}: " + ", ".join(self._names), got=cut(", ".join(raw), 500),
             )  # fmt: skip
         given = [raw[name] for name in self._names]
         self._check_lengths(given)
@@ -175,7 +176,7 @@ class EventReader:
         return batch
 
     def _table(self, columns: list[list[Any]]) -> pa.Table:
-        arrays = [pa.array(values, kind) for values, kind in zip(columns, self._arrow.types, strict=True)]
+        arrays = [_array(values, kind) for values, kind in zip(columns, self._arrow.types, strict=True)]
         return pa.Table.from_arrays(arrays, schema=self._arrow)
 
     def _unfit(self, columns: list[list[Any]]) -> dict[int, str]:
@@ -184,7 +185,7 @@ class EventReader:
         for column, values, kind in zip(self.source.columns, columns, self._arrow.types, strict=True):
             for row, value in enumerate(values):
                 try:
-                    pa.array([value], kind)
+                    _array([value], kind)
                 except Exception:  # noqa: BLE001 - see `refusal`
                     wrong.setdefault(row, f"{_shown(value)} does not fit {column.dtype} - at `$.{column.name}`")
         return wrong
@@ -247,9 +248,23 @@ def refusal(error: Exception) -> str:
     return reason
 
 
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Arrow's array of them; raises for a value that it cannot keep.
+
+    Arrow reads decimals of a scale far beyond the type's as other numbers, and long ones for minutes.
+    """
+    if not pa.types.is_decimal(kind):
+        return pa.array(values, kind)
+    texts = list(map(str, values))
+    if "E" in "".join(texts) or max(map(len, texts), default=0) > PLAIN_DECIMAL:
+        exact, last = Context(kind.precision, traps=[Inexact, InvalidOperation]), Decimal(1).scaleb(-kind.scale)
+        values = [value if value is None else exact.quantize(value, last) for value in values]
+    return pa.array(values, kind)
+
+
 def _shown(value: Any) -> str:
     try:
-        return str(value)
+        return cut(str(value))
     except Exception:  # noqa: BLE001 - such as an integer of 5,000 digits
         return f"a {type(value).__name__}"
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
-from ..errors import OnlineStoreUnavailable, RequestError, UnknownNameError
+from ..errors import OnlineStoreUnavailable, RequestError, UnknownNameError, cut, shown
 from ..layout import keys
 from ..layout.events import COUNTS, CREATED, EVENT, EVENT_ID, GRACE_US, retention_us, same_records, window_us
 from ..layout.records import EventPacker, PackedEvents
@@ -151,7 +151,7 @@ class Ingestor(AbstractContextManager["Ingestor"]):
                     except RequestError as error:
                         found.append(error)
                     except Exception as error:  # noqa: BLE001 - see `refusal`
-                        found.append(RequestError("the events cannot be read", where="df", got=refusal(error)))
+                        found.append(RequestError("the events cannot be read", where="df", got=cut(refusal(error))))
                 try:
                     self._commit(source, [batch for batch in found if isinstance(batch, Batch)])
                 except Changed:
@@ -311,7 +311,7 @@ class Ingestor(AbstractContextManager["Ingestor"]):
             if not here or some.num_rows > 1:
                 return None if here else {}
             key = here.pop()
-            return {0: f"{view.view.id}: Redis cannot append to the key {key!r}: {failed[key]}; "
+            return {0: f"{view.view.id}: Redis cannot append to the key {shown(key)}: {failed[key]}; "
                        f"run `features sync --full {view.view.id}`, then send the event again"}  # fmt: skip
 
         return by_halves(events, look)
@@ -339,8 +339,7 @@ def _result(batch: Batch) -> PushResult:
 
 def _readable(reason: str) -> str:
     """A reason as any answer or dead letter can say it: short, though the value may not be, and in UTF-8."""
-    reason = reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON // 2]} … {reason[-MAX_REASON // 2 :]}"
-    return reason.encode(errors="backslashreplace").decode()
+    return cut(reason, MAX_REASON).encode(errors="backslashreplace").decode()
 
 
 class _Refused(Exception):

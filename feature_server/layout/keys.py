@@ -15,7 +15,7 @@ from uuid import UUID
 
 from ..definitions.facts import JoinKey
 from ..dtypes import INTEGER_WIDTHS, integer_bounds
-from ..errors import NO_UTF8, RequestError
+from ..errors import NO_UTF8, RequestError, shown
 
 REGISTRY = b"features:registry"  # the online registry, JSON (see `online.OnlineRegistry`)
 EPOCH = b"features:epoch"  # changes whenever REGISTRY does; read with every batch of rows
@@ -114,7 +114,7 @@ def _wrong_type(key: JoinKey, value: object, example: str | None = None) -> Requ
         f"a value of join key {key.name!r} has the wrong type",
         where=f"entities.{key.name}",
         expected=f"{key.dtype}",
-        got=f"{value!r} ({type(value).__name__})",
+        got=f"{shown(value)} ({type(value).__name__})",
         remedy=f"send {key.name} as {example or _EXAMPLES.get(key.dtype.kind, 'an integer, e.g. 42')}",
     )
 

@@ -19,7 +19,7 @@ from pyarrow import compute
 from ..arrow import arrow_type
 from ..definitions.facts import FeatureView
 from ..dtypes import DType
-from ..errors import OnlineStoreError
+from ..errors import OnlineStoreError, cut, shown
 from ..times import EPOCH_DAY, YEARS_US
 from .keys import ESCAPES
 from .row import STRUCT_FORMATS, RowLayout, encode_list
@@ -257,6 +257,6 @@ def _lists(column: Column, dtype: DType) -> list[bytes]:
 
 def _shown(value: pa.Scalar) -> str:
     try:
-        return repr(value.as_py()) if not pa.types.is_string(value.type) else value.as_py()
+        return cut(value.as_py()) if pa.types.is_string(value.type) else shown(value.as_py())
     except (OverflowError, ValueError):  # a date or time outside Python's years
         return str(value.value) if hasattr(value, "value") else str(value)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..dbt.artifacts import Node
 from ..definitions.facts import LONGEST_DAYS, parse_duration
-from ..errors import nearest_name
+from ..errors import nearest_name, shown
 from .report import META, Report, duplicates
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # of entities, views and features: part of files' names and references
@@ -116,10 +116,10 @@ def read_block(node: Node, block: str, report: Report) -> dict[str, Any]:
 def show(value: Any) -> str:
     """A value as the YAML's reader took it, with its type where that is not plain."""
     if isinstance(value, str):
-        return repr(value)
+        return shown(value)
     if value is None:
         return "nothing"
-    return f"{value!r} ({type(value).__name__})"
+    return f"{shown(value)} ({type(value).__name__})"
 
 
 def report_stray_keys(report: Report) -> None:
@@ -151,7 +151,7 @@ def report_stray_keys(report: Report) -> None:
 def _report_meta(node: Node, report: Report) -> None:
     meta: Any = node.config.get("meta")
     if meta is not None and not isinstance(meta, dict):
-        report.add(node, META, "meta is not a mapping", expected="a mapping", got=repr(meta))
+        report.add(node, META, "meta is not a mapping", expected="a mapping", got=shown(meta))
     kind = _KIND.get(node.resource_type, f"a {node.resource_type}")
     for key in node.meta:
         block = _meant(key)

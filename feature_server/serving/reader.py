@@ -6,13 +6,23 @@ the replies. `online.readers` drives it, sync for the client, async for the serv
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from ..definitions.facts import Feature, FeatureRef, FeatureView, JoinKey
 from ..definitions.registry import column_names
-from ..errors import DamagedValue, FeatureStoreError, NotSynced, OnlineStoreUnavailable, RequestError, nearest_name
+from ..errors import (
+    DamagedValue,
+    FeatureStoreError,
+    NotSynced,
+    OnlineStoreUnavailable,
+    RequestError,
+    cut,
+    nearest_name,
+    shown,
+)
 from ..layout.keys import BASE, EPOCH, REGISTRY, row_keys, text_encoder
 from ..layout.row import UNDECODABLE, damaged, from_stored
 from ..online.registry import OnlineRegistry, OnlineView, registry_of
@@ -24,6 +34,7 @@ from .statuses import PRESENT
 
 MAX_VALUES = 1_000_000  # entities × features of one request
 MAX_PLANS = 1_000
+MANY_NAMES = 20  # of those sent, an error tells no more
 ATTEMPTS = 8  # how often the online registry may change under one request
 RELOAD_KEYS = [EPOCH, REGISTRY]
 # Keys are yielded and their values sent; None instead: fetch RELOAD_KEYS and give them to `FeatureReader.load`.
@@ -113,16 +124,16 @@ class Plan:
     def _check_names(self, entities: Iterable[str]) -> None:
         """Missing and unknown join keys are errors; one that these features do not need is left alone, as in Feast."""
         expected = ", ".join(f"{key.name} ({key.dtype})" for key in self.join_keys)
-        got = ", ".join(entities) or "none"
+        got = cut(", ".join(map(cut, islice(entities, MANY_NAMES)))) or "none"
         for name in entities:
             if name not in self._encoders and name not in self._known_keys:
                 nearest = nearest_name(name, self._known_keys)
                 raise RequestError(
-                    f"{name!r} is not a join key",
-                    where=f"entities.{name}",
+                    f"{shown(name)} is not a join key",
+                    where=f"entities.{cut(name)}",
                     expected=expected,
                     got=got,
-                    remedy=f"did you mean {nearest!r}?" if nearest else f"leave {name!r} out",
+                    remedy=f"did you mean {nearest!r}?" if nearest else f"leave {shown(name)} out",
                 )
         missing = [name for name in self._encoders if name not in set(entities)]
         if missing:
@@ -301,7 +312,7 @@ def _resolve(online: OnlineRegistry, request: GetOnlineFeatures) -> Sequence[Fea
             "both features and a feature service are asked for",
             where="feature_service",
             expected="`features` or `feature_service`",
-            got=f"{len(request.features)} features and {request.feature_service!r}",
+            got=f"{len(request.features)} features and {shown(request.feature_service)}",
             remedy="leave one of them out",
         )
     if not request.feature_service and not request.features:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ..arrow import arrow_type, numpy_bools, numpy_integers
 from ..definitions.facts import FeatureView, JoinKey
 from ..dtypes import INTEGER_WIDTHS, integer_bounds
-from ..errors import RequestError
+from ..errors import RequestError, shown
 from ..point_in_time import Int64s
 from ..settings import local_path
 from .given import as_table, check_names
@@ -272,7 +272,7 @@ def _uuid_text(values: pa.Array, name: str) -> pa.Array:
         ).fetchone()
         if wrong is not None:
             raise RequestError(
-                "a join key is not a UUID", where=f"spine column {name!r}", expected="a UUID", got=repr(wrong[0])
+                "a join key is not a UUID", where=f"spine column {name!r}", expected="a UUID", got=shown(wrong[0])
             )
         text = connection.sql("select cast(cast(key as uuid) as varchar) from spine").to_arrow_table()
         return text.column(0).combine_chunks()

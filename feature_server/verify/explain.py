@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..definitions.stream import Frame, StreamPlan, needs
-from ..errors import DamagedValue, NotSynced, OfflineStoreError, RequestError
+from ..errors import DamagedValue, NotSynced, OfflineStoreError, RequestError, cut
 from ..history.events import History, open_history
 from ..history.values import events_in, values_at
 from ..layout import keys
@@ -152,7 +152,7 @@ def _choose(history: History, key: Mapping[str, Any]) -> dict[str, Any]:
     join_keys = history.view.join_keys
     if sorted(key) != sorted(history.view.key_names):
         raise RequestError(
-            "the key is not that of the view", where=history.view.id, got=", ".join(key) or "nothing",
+            "the key is not that of the view", where=history.view.id, got=cut(", ".join(key)) or "nothing",
             expected=" ".join(f"{name}=…" for name in history.view.key_names),
         )  # fmt: skip
     given: dict[str, Any] = {}

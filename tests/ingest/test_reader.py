@@ -200,3 +200,32 @@ def test_columns_of_different_lengths_and_unknown_columns_are_an_error(ingestor:
     del columns["kind"]
     with pytest.raises(RequestError, match="column 'kind' is missing"):
         ingestor.push_columns(SOURCE, json.dumps(columns).encode())
+
+
+DIGITS = {
+    "surplus zeros": ("1." + "0" * 1_000, None),
+    "a scale far beyond the type's": ("1E-1193", "1E-1193 does not fit"),
+    "more digits than the type keeps": ("9" * 77, "99"),
+    "more places than the type keeps": ("1." + "0" * 90 + "1", "1.00"),
+    "the most that it keeps": ("9" * 10 + "." + "9" * 2, None),
+    "an exponent": ("12E+3", None),
+    "millions of digits": ("1." + "0" * 7_000_000 + "1", "1.00"),
+}
+
+
+@pytest.mark.parametrize("name", DIGITS)
+@pytest.mark.parametrize("number", [False, True], ids=["a string", "a number"])
+def test_a_decimal_is_kept_exactly_or_refused_alone(valkey: str, ingestor: Ingestor, name: str, number: bool) -> None:
+    """Arrow takes some decimals of many places for zero."""
+    text, refused = DIGITS[name]
+    events = [payment(1), payment(2, amount_eur="@"), payment(3)]
+    lines = [json.dumps(event).replace('"@"', text if number else f'"{text}"').encode() for event in events]
+    result = ingestor.push_lines(SOURCE, lines)
+    assert result.accepted == 3 - bool(refused)
+    if refused:
+        ((index, reason),) = result.rejected
+        assert (index, reason.startswith(refused), len(reason) < 200) == (1, True, True)
+    with OnlineStore(valkey) as online:
+        kept = pa.concat_tables(logged(online, event_source()))["amount_eur"].to_pylist()
+    sent = [Decimal(text if event["amount_eur"] == "@" else event["amount_eur"]) for event in events]
+    assert kept == ([sent[0], sent[2]] if refused else sent)
