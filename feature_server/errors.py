@@ -161,7 +161,9 @@ class OfflineStoreError(FeatureStoreError):
 
 
 class OnlineStoreError(FeatureStoreError):
-    """What Redis holds cannot be used."""
+    """What Redis holds cannot be used; `elsewhere`: its address may lead to another server by now."""
+
+    elsewhere = False
 
 
 class OnlineStoreUnavailable(OnlineStoreError):

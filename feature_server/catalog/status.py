@@ -19,7 +19,7 @@ from ..offline.store import OfflineStore
 from ..online.embedded import connect
 from ..online.memory import doubt, eviction_refused, look_at, noted, stream_views
 from ..online.registry import LastVerified, OnlineRegistry, OnlineView
-from ..online.store import OnlineStore
+from ..online.store import OnlineStore, once_more
 from ..settings import Settings
 from ..times import from_us
 from .lateness import allowed_delay, span
@@ -107,15 +107,22 @@ def _read_online(settings: Settings, registry: Registry) -> tuple[_Online, tuple
     if settings.redis_url is None and not (settings.home / "valkey").is_dir():
         return _Online(), tuple(source_status(source, views, None, project_dir) for source in registry.sources)
     with connect(settings) as url, OnlineStore(url, timeout_seconds=ANSWER_SECONDS) as store:
-        found, memory = store.registry(), look_at(url)
-        found = None if found is None else noted(found, memory.evicted)
-        refused = eviction_refused(memory, stream_views(registry), allowed=settings.allow_eviction)
-        online = _Online(
-            found,
-            store.verified([view.id for view in views]),
-            None if refused is None else str(refused),
-        )
-        return online, tuple(source_status(source, views, store, project_dir, found) for source in registry.sources)
+        return once_more(lambda: _read_open(settings, registry, url, store))
+
+
+def _read_open(
+    settings: Settings, registry: Registry, url: str, store: OnlineStore
+) -> tuple[_Online, tuple[SourceStatus, ...]]:
+    views, project_dir = registry.feature_views, settings.project_dir
+    found, memory = store.registry(), look_at(url)
+    found = None if found is None else noted(found, memory.evicted)
+    refused = eviction_refused(memory, stream_views(registry), allowed=settings.allow_eviction)
+    online = _Online(
+        found,
+        store.verified([view.id for view in views]),
+        None if refused is None else str(refused),
+    )
+    return online, tuple(source_status(source, views, store, project_dir, found) for source in registry.sources)
 
 
 def _view_status(

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import hiredis
 
+from ..errors import OnlineStoreError
 from ..online.address import Connection, RedisAddress, check_reply, parse_redis_url
 
 TIMEOUT_SECONDS = 30.0
@@ -94,7 +95,8 @@ class Link:
             self._open = None
 
     def _run(self, work: Callable[[], Result]) -> Result:
-        """Do `work`; once more when an idle connection turns out to be closed: sent twice, an event counts once."""
+        """Do `work`; once more, over another connection, where one that was open turns out to be closed or to lead to a
+        server that was demoted: sent twice, an event counts once."""
         if self._process != os.getpid():  # a fork shares its parent's connection, and would read its parent's replies
             self.close()
             self._process = os.getpid()
@@ -108,6 +110,10 @@ class Link:
                     raise self.address.unavailable(error) from None
             except (Changed, Absent):
                 raise
+            except OnlineStoreError as error:
+                self.close()
+                if fresh or not error.elsewhere:
+                    raise
             except BaseException:  # replies may still be to come
                 self.close()
                 raise

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,7 +27,7 @@ from ..history.log import entry_id, land, last_id, pages
 from ..layout.keys import DEAD, EVENTS, GROUP
 from ..online.live import entry_seconds
 from ..online.portions import portions
-from ..online.store import OnlineStore, redis_errors
+from ..online.store import OnlineStore, once_more, redis_errors
 from ..processes import parse_process, this_process
 from ..times import EPOCH
 from .transaction import Ingestor
@@ -82,13 +83,13 @@ class Worker:
         that does not answer, or refuses, and goes on; it takes in events also while the files cannot be written.
         """
         if once:
-            self._join()
+            once_more(self._join)
             try:
-                self._take_all(stopped)
+                once_more(partial(self._take_all, stopped))
             except (NotSynced, UnknownNameError) as error:
                 report(self._waiting(error))
-            self._land(report)
-            self._leave()
+            once_more(partial(self._land, report))
+            once_more(self._leave)
             return self.done
         next_landing, trouble = time.monotonic() + land_seconds, "not begun"
         while not stopped():
@@ -109,8 +110,8 @@ class Worker:
                     report(trouble)
                 self.online.client.connection_pool.disconnect()  # the address may be another server's by now
                 time.sleep(retry_seconds)
-        self._land(report)
-        self._leave()
+        once_more(partial(self._land, report))
+        once_more(self._leave)
         return self.done
 
     def _take_all(self, stopped: Callable[[], bool]) -> None:

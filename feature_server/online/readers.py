@@ -26,7 +26,14 @@ _Batch: TypeAlias = "list[tuple[Sequence[bytes], asyncio.Future[Any]]]"  # keys,
 
 
 class ConnectionLost(Exception):
-    """The connection dropped before the reply came; the read may be repeated on another one."""
+    """The connection dropped before the reply came; the read may be repeated on another one.
+
+    `refused`: what the server said instead, where that is why the connection was left.
+    """
+
+    def __init__(self, why: str, refused: OnlineStoreError | None = None) -> None:
+        super().__init__(why)
+        self.refused = refused
 
 
 class RedisReader:
@@ -58,7 +65,7 @@ class RedisReader:
         try:
             return self._ask(connection, command)
         except ConnectionLost as lost:
-            raise self.address.unavailable(lost) from None
+            raise lost.refused or self.address.unavailable(lost) from None
 
     def _ask(self, connection: Connection, command: bytes) -> list[bytes | None]:
         try:
@@ -70,8 +77,15 @@ class RedisReader:
             if isinstance(error, OSError | hiredis.ProtocolError):
                 raise ConnectionLost(str(error) or "connection closed") from None
             raise
+        try:
+            found: list[bytes | None] = check_reply(self.address, reply)
+        except OnlineStoreError as error:
+            if error.elsewhere:
+                connection.close()
+                raise ConnectionLost(error.what, error) from None
+            self._idle.append(connection)
+            raise
         self._idle.append(connection)
-        found: list[bytes | None] = check_reply(self.address, reply)
         return found
 
     def _connect(self) -> Connection:
@@ -108,8 +122,20 @@ class AsyncRedisReader:
                 return await link.mget(keys)
             except ConnectionLost as lost:
                 if attempt == 2:
-                    raise self.address.unavailable(lost) from None
+                    raise self._refused(lost.refused) or self.address.unavailable(lost) from None
         raise AssertionError
+
+    def _refused(self, error: OnlineStoreError | None) -> OnlineStoreError | None:
+        """What a server said over a new connection too: asked again only after the wait of a failed attempt."""
+        if error is not None:
+            self._fail(error)
+        return error
+
+    def _fail(self, error: OnlineStoreError) -> None:
+        (first, longest), now = BACKOFF_SECONDS, time.monotonic()
+        before = self._wait if now < self._next_attempt + longest else 0.0  # else it went well since
+        self._failure, self._wait = error, min(max(first, before * 2), longest)
+        self._next_attempt = now + self._wait
 
     def close(self) -> None:
         if self._link is not None:
@@ -128,6 +154,7 @@ class AsyncRedisReader:
         address = self.address
         loop = asyncio.get_running_loop()
         link = _Link(address, self.timeout, loop)
+        failure: OnlineStoreError
         try:
             async with asyncio.timeout(self.timeout):
                 if address.path is not None:
@@ -137,22 +164,20 @@ class AsyncRedisReader:
                     await loop.create_connection(lambda: link, address.host, address.port, ssl=context)
                 await link.greet()
         except OnlineStoreError as error:
-            self._failure = error
+            failure = error
         except TimeoutError:
-            self._failure = address.unavailable(f"no connection within {self.timeout:g} s")
+            failure = address.unavailable(f"no connection within {self.timeout:g} s")
         except (OSError, ConnectionLost) as error:
-            self._failure = address.unavailable(error)
+            failure = (isinstance(error, ConnectionLost) and error.refused) or address.unavailable(error)
         else:
-            self._link, self._failure, self._wait = link, None, 0.0
+            self._link, self._failure = link, None
             self.on_connect()
             return link
         finally:
             self._connecting = None
         link.close()
-        first, longest = BACKOFF_SECONDS
-        self._wait = min(max(first, self._wait * 2), longest)
-        self._next_attempt = time.monotonic() + self._wait
-        raise self._failure
+        self._fail(failure)
+        raise failure
 
 
 class _Link(asyncio.Protocol):
@@ -219,8 +244,11 @@ class _Link(asyncio.Protocol):
     def _deliver(self, waiting: _Batch, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
             error = refusal(str(reply), where=self._address.shown)
+            lost = ConnectionLost(error.what, error) if error.elsewhere else None
             for _, future in waiting:
-                _fail(future, error)
+                _fail(future, lost or error)
+            if lost is not None:
+                self._drop(lost)
             return
         if len(waiting) == 1:
             future = waiting[0][1]

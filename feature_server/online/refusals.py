@@ -1,6 +1,8 @@
 """What Redis answers instead of a result → the error that says so: whether waiting helps, else what is missing.
 
-The only place that tells such answers apart: reads, pushes, the worker and every command go through it.
+The only place that tells such answers apart: reads, pushes, the worker and every command go through it. Some answers
+are those of a server that was demoted, or is not yet or no longer the one to ask: the address may lead elsewhere by now
+(`elsewhere`), so whoever gets one leaves the connection, and asks once more over another where that is safe.
 """
 
 import re
@@ -25,6 +27,7 @@ _ANSWERS = {
     "LOADING": _Answer("Redis is still loading its data", "wait until it has", 1),
     "BUSY": _Answer("Redis is busy with a script", "wait, or end it with SCRIPT KILL", 1),
     "MASTERDOWN": _Answer("this replica has lost its primary", "bring that back; the same call then succeeds", 1),
+    "UNBLOCKED": _Answer("this Redis was made a replica", "the same call then goes to the primary", 1),
     "READONLY": _Answer(
         "this Redis is a replica, which takes no writes",
         "wait if it is being promoted, else set FEATURES_REDIS_URL to the primary",
@@ -51,6 +54,7 @@ _ANSWERS = {
     "EXECABORT": _Answer("Redis refuses a transaction", "see Redis' log"),
     **dict.fromkeys(("MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"), _CLUSTER),
 }
+_ELSEWHERE = {"LOADING", "MASTERDOWN", "READONLY", "UNBLOCKED", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN"}
 _OTHER = _Answer("Redis refuses a command", "see Redis' log")
 _WORDS = {"max number of clients": "MAXCLIENTS", "AUTH": "WRONGPASS", "invalid password": "WRONGPASS"}  # after ERR
 _BECAUSE = "EXECABORT Transaction discarded because of: "
@@ -67,10 +71,17 @@ def refusal(reply: str, *, where: str | None = None) -> OnlineStoreError:
     remedy = (_missing_right(text) if code == "NOPERM" else None) or found.remedy
     if found.wait_seconds is None:
         kind = OnlineStoreError if found is _OTHER else OnlineStoreRefused
-        return kind(found.what, where=where, got=text, remedy=remedy)
+        refused = kind(found.what, where=where, got=text, remedy=remedy)
+        refused.elsewhere = code in _ELSEWHERE
+        return refused
     error = OnlineStoreUnavailable(found.what, where=where, got=text, remedy=remedy)
-    error.retry_after_seconds = found.wait_seconds
+    error.retry_after_seconds, error.elsewhere = found.wait_seconds, code in _ELSEWHERE
     return error
+
+
+def leads_elsewhere(reply: str) -> bool:
+    """Whether an error reply is one after which the address is to be looked up again."""
+    return reply.removeprefix(_BECAUSE).partition(" ")[0] in _ELSEWHERE
 
 
 def _missing_right(text: str) -> str | None:

@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..errors import DamagedValue, OnlineStoreUnavailable, SyncConflict
+from ..errors import DamagedValue, OnlineStoreError, OnlineStoreUnavailable, SyncConflict
 from ..layout import keys
 from .address import RedisAddress, parse_redis_url
-from .refusals import refusal
+from .refusals import leads_elsewhere, refusal
 from .registry import (
     LastVerified,
     OnlineRegistry,
@@ -33,6 +33,7 @@ from .registry import (
 
 TIMEOUT_SECONDS = 30.0
 _PAGE = 500  # keys a command
+Result = TypeVar("Result")
 
 
 class Attempt(msgspec.Struct, frozen=True, order=True):
@@ -69,7 +70,27 @@ def _decode_generation(value: bytes) -> Generation:
     return msgspec.json.decode(value, type=Generation)
 
 
-class _TlsConnection(redis.SSLConnection):
+class _Leaving:
+    """A connection that its pool closes if what it leads to may no longer be the server to ask."""
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().read_response(*args, **options)  # type: ignore[misc]
+        except redis.RedisError as error:
+            if leads_elsewhere(_reply(error)):
+                self.mark_for_reconnect()  # type: ignore[attr-defined]
+            raise
+
+
+class _TcpConnection(_Leaving, redis.Connection):
+    pass
+
+
+class _UnixConnection(_Leaving, redis.UnixDomainSocketConnection):
+    pass
+
+
+class _TlsConnection(_Leaving, redis.SSLConnection):
     """Trusts whom reads trust: redis-py itself would trust the machine's authorities beside `ssl_ca_certs`."""
 
     def __init__(self, *, address: RedisAddress, **options: Any) -> None:
@@ -81,9 +102,9 @@ class _TlsConnection(redis.SSLConnection):
 
 
 def _connections(address: RedisAddress, timeout_seconds: float) -> redis.ConnectionPool:
-    place: dict[str, Any] = {"host": address.host, "port": address.port}
+    place: dict[str, Any] = {"connection_class": _TcpConnection, "host": address.host, "port": address.port}
     if address.path is not None:
-        place = {"connection_class": redis.UnixDomainSocketConnection, "path": address.path}
+        place = {"connection_class": _UnixConnection, "path": address.path}
     elif address.tls is not None:
         place |= {"connection_class": _TlsConnection, "address": address}
     return redis.ConnectionPool(
@@ -281,11 +302,27 @@ def redis_errors(key: bytes | None = None) -> Iterator[None]:
     except redis.WatchError:
         raise
     except redis.RedisError as error:
-        text = str(error).rpartition(" of pipeline caused error: ")[2]  # before that stand the command's arguments
+        reply = _reply(error)
         if error.status_code is None and isinstance(error, redis.ConnectionError | redis.TimeoutError):
-            raise OnlineStoreUnavailable(
-                "Redis does not answer", got=text, remedy="start it, or check FEATURES_REDIS_URL"
-            ) from None
-        raise refusal(
-            f"{error.status_code or ''} {text}".strip(), where=None if key is None else key.decode()
-        ) from None
+            silent = OnlineStoreUnavailable(
+                "Redis does not answer", got=reply, remedy="start it, or check FEATURES_REDIS_URL"
+            )
+            silent.elsewhere = not isinstance(error, redis.TimeoutError)
+            raise silent from None
+        raise refusal(reply, where=None if key is None else key.decode()) from None
+
+
+def _reply(error: redis.RedisError) -> str:
+    """What Redis answered, with its first word, the code; without a command's arguments."""
+    text = str(error).rpartition(" of pipeline caused error: ")[2]
+    return f"{error.status_code or ''} {text}".strip()
+
+
+def once_more(work: Callable[[], Result]) -> Result:
+    """Do what may be done twice; again at once where the server was demoted, or has closed the connection."""
+    try:
+        return work()
+    except OnlineStoreError as error:
+        if not error.elsewhere:
+            raise
+    return work()

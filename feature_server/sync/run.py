@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -34,7 +35,7 @@ from ..offline.damage import DamagedFile, reading
 from ..offline.store import OfflineStore, OfflineTable
 from ..online.memory import Memory, MemoryReader, evicted_during, eviction_refused, note, noted
 from ..online.registry import OnlineRegistry, OnlineView, with_views
-from ..online.store import Attempt, Generation, OnlineStore
+from ..online.store import Attempt, Generation, OnlineStore, once_more
 from ..times import from_us
 from .clean import clean
 from .events import EventFilling
@@ -318,7 +319,7 @@ def sync(
     By default all views that are online, or those of one cadence, and those that no longer are online are taken away.
     `now_us` is asked once the lock of a view is held. A view that fails does not keep the others from being synced.
     """
-    found = online.registry()
+    found = once_more(online.registry)
     if found is not None and found.registry.project != registry.project:
         raise OnlineStoreError(
             f"this Redis holds the features of project {found.registry.project!r}",
@@ -326,7 +327,9 @@ def sync(
             remedy="use another Redis or database number in FEATURES_REDIS_URL",
         )
     known = {view.id for view in registry.feature_views if view.online}
-    gone = set(found.views if found else ()) | {generation.view for generation in online.generations().values()}
+    gone = set(found.views if found else ()) | {
+        generation.view for generation in once_more(online.generations).values()
+    }
     gone -= known
     if views is None:
         chosen = [view.id for view in registry.feature_views if view.online and refresh in (None, view.refresh)]
@@ -336,23 +339,27 @@ def sync(
     results: list[SyncResult] = []
     failures: dict[str, FeatureStoreError] = {}
     lease, wait = options.lease_seconds, options.wait_seconds
+
+    def sync_view(view_id: str, memory: MemoryReader) -> SyncResult:
+        with fenced(online, view_id, lease_seconds=lease, wait_seconds=wait) as fence:
+            begun = _begin(online, memory)
+            run = ViewSync(Session(online, offline, registry, fence, options, progress(view_id), memory, *begun))
+            if view_id in known:
+                return run.sync(now_us)
+            removed = run.remove()
+            online.forget_verified(view_id)
+            return removed
+
     with MemoryReader(online.url) as memory:
         for view_id in chosen:
             try:
-                with fenced(online, view_id, lease_seconds=lease, wait_seconds=wait) as fence:
-                    begun = _begin(online, memory)
-                    run = ViewSync(
-                        Session(online, offline, registry, fence, options, progress(view_id), memory, *begun)
-                    )
-                    results.append(run.sync(now_us) if view_id in known else run.remove())
-                    if view_id not in known:
-                        online.forget_verified(view_id)
+                results.append(once_more(partial(sync_view, view_id, memory)))
                 report(results[-1])
                 if results[-1].leftover:
                     failures[view_id] = _leftover(results[-1])
             except FeatureStoreError as error:
                 failures[view_id] = error
-    now_online = online.publish(lambda now: with_views(now, registry, now.views if now else {}))
+    now_online = once_more(lambda: online.publish(lambda now: with_views(now, registry, now.views if now else {})))
     return SyncReport(results=tuple(results), failures=failures, notice=now_online.notice)
 
 
