@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..errors import FeatureStoreError, RequestError, cut
-from ..online.portions import portions
+from ..layout.portions import portions
 from ..protocol import PUSH_PATH, PushEvents
 from .bodies import decode_body
 

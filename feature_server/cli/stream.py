@@ -36,8 +36,8 @@ def push(
     exit code is then 1. Pushed twice, an event counts once, so the same file may be pushed again.
     """
     from ..ingest.transaction import Ingestor
+    from ..layout.portions import portions
     from ..online.embedded import connect
-    from ..online.portions import portions
 
     settings = load_settings(project_dir=project_dir)
     accepted, rejected, start, done = 0, [], 0, 0

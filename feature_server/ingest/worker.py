@@ -25,8 +25,8 @@ from ..definitions.stream import EventSource
 from ..errors import CannotLand, FeatureStoreError, NotSynced, OnlineStoreError, UnknownNameError
 from ..history.log import entry_id, land, last_id, pages
 from ..layout.keys import DEAD, EVENTS, GROUP
+from ..layout.portions import portions
 from ..online.live import entry_seconds
-from ..online.portions import portions
 from ..online.store import OnlineStore, once_more, redis_errors
 from ..processes import parse_process, this_process
 from ..times import EPOCH

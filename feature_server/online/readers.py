@@ -122,14 +122,10 @@ class AsyncRedisReader:
                 return await link.mget(keys)
             except ConnectionLost as lost:
                 if attempt == 2:
-                    raise self._refused(lost.refused) or self.address.unavailable(lost) from None
+                    if lost.refused is not None:
+                        self._fail(lost.refused)
+                    raise lost.refused or self.address.unavailable(lost) from None
         raise AssertionError
-
-    def _refused(self, error: OnlineStoreError | None) -> OnlineStoreError | None:
-        """What a server said over a new connection too: asked again only after the wait of a failed attempt."""
-        if error is not None:
-            self._fail(error)
-        return error
 
     def _fail(self, error: OnlineStoreError) -> None:
         (first, longest), now = BACKOFF_SECONDS, time.monotonic()

@@ -82,12 +82,10 @@ class _Leaving:
             raise
 
 
-class _TcpConnection(_Leaving, redis.Connection):
-    pass
+class _TcpConnection(_Leaving, redis.Connection): ...
 
 
-class _UnixConnection(_Leaving, redis.UnixDomainSocketConnection):
-    pass
+class _UnixConnection(_Leaving, redis.UnixDomainSocketConnection): ...
 
 
 class _TlsConnection(_Leaving, redis.SSLConnection):
@@ -304,9 +302,8 @@ def redis_errors(key: bytes | None = None) -> Iterator[None]:
     except redis.RedisError as error:
         reply = _reply(error)
         if error.status_code is None and isinstance(error, redis.ConnectionError | redis.TimeoutError):
-            silent = OnlineStoreUnavailable(
-                "Redis does not answer", got=reply, remedy="start it, or check FEATURES_REDIS_URL"
-            )
+            remedy = "start it, or check FEATURES_REDIS_URL"
+            silent = OnlineStoreUnavailable("Redis does not answer", got=reply, remedy=remedy)
             silent.elsewhere = not isinstance(error, redis.TimeoutError)
             raise silent from None
         raise refusal(reply, where=None if key is None else key.decode()) from None

@@ -35,11 +35,11 @@ from ..history.log import landing_folder
 from ..layout import keys
 from ..layout.decode import BaseDecoder
 from ..layout.events import GRACE_US, HAS_BASE, base_view, bounded_us, cut_off_us, plan_of, retention_us, same_records
+from ..layout.portions import portions
 from ..layout.records import EventPacker, Facts, KeyEvents, Records, in_force, key_events
 from ..layout.row import event_timestamp_us
 from ..layout.rows import RowPacker, text_bytes
 from ..offline.store import OfflineTable
-from ..online.portions import portions
 from ..online.registry import OnlineRegistry, OnlineView, with_views
 from ..online.store import Attempt, OnlineStore, overtaken, redis_errors
 from .rows import KeyReader, KeySet, RowFilling

@@ -23,9 +23,9 @@ from hiredis import pack_command
 
 from ..errors import OnlineStoreError
 from ..layout import keys
+from ..layout.portions import portions
 from ..layout.records import KeyEvents
 from ..layout.rows import Bytes2D, Column, PackedRows, pc, text_buffers, text_bytes
-from ..online.portions import portions
 from ..online.store import Fence, OnlineStore, overtaken, redis_errors
 
 ROWS_PER_COMMAND = 500

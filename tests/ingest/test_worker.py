@@ -24,8 +24,8 @@ from feature_server.history import log as online_log
 from feature_server.history.log import land, landing_folder
 from feature_server.ingest.transaction import Ingestor
 from feature_server.ingest.worker import Worker
+from feature_server.layout import portions
 from feature_server.layout.keys import DEAD, EVENTS
-from feature_server.online import portions
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.online.registry import OnlineRegistry
 from feature_server.online.store import OnlineStore

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_server.online import portions as module
-from feature_server.online.portions import portions
+from feature_server.layout import portions as module
+from feature_server.layout.portions import portions
 
 
 @given(st.lists(st.integers(0, 12)), st.integers(1, 4))
