@@ -11,7 +11,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
-from ..online.live import LiveSource
+from ..history.live import LiveSource
 from ..online.registry import LastVerified, OnlineRegistry
 from ..serving.counts import LATENCY_BUCKETS, Counts
 

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from ..definitions.registry import Registry
 from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError, as_text, cut
-from ..online.live import LiveSource, read_live
+from ..history.live import LiveSource, read_live
 from ..online.memory import doubt
 from ..online.registry import LastVerified, OnlineRegistry
 from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers, told_outside

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from ..definitions.facts import FeatureView
 from ..definitions.stream import EventSource
 from ..errors import OnlineStoreError
+from ..history.live import entry_seconds, read_live
 from ..history.log import cut_key, landing_folder, last_logged, live_files, log_key, logged
 from ..layout.keys import DEAD
-from ..online.live import entry_seconds, read_live
 from ..online.memory import lost_pushes
 from ..online.registry import OnlineRegistry
 from ..online.store import OnlineStore, redis_errors

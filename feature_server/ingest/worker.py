@@ -23,10 +23,10 @@ import msgspec
 
 from ..definitions.stream import EventSource
 from ..errors import CannotLand, FeatureStoreError, NotSynced, OnlineStoreError, UnknownNameError
+from ..history.live import entry_seconds
 from ..history.log import entry_id, land, last_id, pages
 from ..layout.keys import DEAD, EVENTS, GROUP
 from ..layout.portions import portions
-from ..online.live import entry_seconds
 from ..online.store import OnlineStore, once_more, redis_errors
 from ..processes import parse_process, this_process
 from ..times import EPOCH

@@ -16,7 +16,7 @@ from feature_server.definitions.facts import Entity, Feature, FeatureRef, Featur
 from feature_server.definitions.registry import Registry
 from feature_server.dtypes import parse_dtype
 from feature_server.errors import FeatureStoreError
-from feature_server.online.live import LiveSource
+from feature_server.history.live import LiveSource
 from feature_server.online.registry import OnlineRegistry, OnlineView
 from feature_server.templates.render import render
 from feature_server.verify.explanation import Explanation, Window, bounds

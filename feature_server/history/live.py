@@ -12,7 +12,7 @@ import msgspec
 from ..layout.keys import DEAD, EVENTS, GROUP, LOG
 
 if TYPE_CHECKING:
-    from .store import OnlineStore
+    from ..online.store import OnlineStore
 
 _PAGE = 1000
 
@@ -34,7 +34,7 @@ class LiveSource(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_live(online: OnlineStore, source: str) -> LiveSource:
     """What waits in Redis of one source."""
-    from .store import redis_errors
+    from ..online.store import redis_errors
 
     log, client = LOG + source.encode(), online.client
     with redis_errors():
