@@ -33,7 +33,7 @@ window
 """
 
 
-def put_online(url: str) -> Any:
+def put_online(url: str, sql: str = SQL) -> Any:
     """The view, its definitions published."""
     from feature_server.compiler.model import CompiledModel, compile_stream_view
     from feature_server.definitions.facts import Entity, Feature, FeatureView, JoinKey
@@ -41,7 +41,7 @@ def put_online(url: str) -> Any:
     from feature_server.definitions.stream import EventSource, SourceColumn
     from feature_server.dtypes import parse_dtype, parse_sql_type
     from feature_server.offline.session import event_types
-    from feature_server.online.registry import OnlineRegistry, OnlineView
+    from feature_server.online.registry import ONLINE_FORMAT, OnlineRegistry, OnlineView
     from feature_server.online.store import OnlineStore
 
     source = EventSource(
@@ -52,7 +52,7 @@ def put_online(url: str) -> Any:
         created_timestamp="ingested_at",
     )
     model = CompiledModel(
-        sql=SQL,
+        sql=sql,
         join_keys=("customer_id",),
         event_timestamp="event_timestamp",
         created_timestamp="created_timestamp",
@@ -70,7 +70,9 @@ def put_online(url: str) -> Any:
     )
     entity = Entity(name="customer", join_keys=view.join_keys)
     registry = Registry(project="bench", entities=(entity,), sources=(source,), feature_views=(view,))
-    entry = OnlineView(code=CODE, definition=view, table_version=0, synced_at_us=0, rows=0, table_id="empty")
+    entry = OnlineView(
+        format=ONLINE_FORMAT, code=CODE, definition=view, table_version=0, synced_at_us=0, rows=0, table_id="empty"
+    )
     with OnlineStore(url) as store:
         store.publish(lambda now: OnlineRegistry(registry=registry, views={view.id: entry}))
     return view
