@@ -15,7 +15,6 @@ from feature_server.catalog.status import Status
 from feature_server.definitions.facts import Entity, Feature, FeatureRef, FeatureService, FeatureView, JoinKey, Owner
 from feature_server.definitions.registry import Registry
 from feature_server.dtypes import parse_dtype
-from feature_server.errors import FeatureStoreError
 from feature_server.history.live import LiveSource
 from feature_server.online.registry import OnlineRegistry, OnlineView
 from feature_server.templates.render import render
@@ -69,7 +68,7 @@ def odd_pages() -> dict[str, str]:
         "service.html": {"service": service, "address": ODD, "example": service_request(service)},
         "entity.html": {"entity": describe_entity(ONLINE, ONLINE.registry.entities[0])},
         "explain.html": {"found": EXPLAINED, "bounds": bounds},
-        "error.html": {"error": FeatureStoreError(ODD, where=ODD, remedy=ODD)},
+        "error.html": {"what": ODD, "text": ODD},
     }  # fmt: skip
     return {name: render(name, **given) for name, given in facts.items()}
 
