@@ -27,6 +27,16 @@ def arrow_type(dtype: DType, *, uuid: pa.DataType | None = None) -> pa.DataType:
     return _ARROW_TYPES[dtype.kind]
 
 
+def one_chunk(column: Any) -> Any:
+    """A chunked array, or an array, as one array."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    whole = column.combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
 def arrow_int64(values: Int64s) -> Any:
     """An Arrow array on the same memory; `pa.array` would import pandas, which takes longer than a small join."""
     return arrow_array(pa.int64(), values, None)

@@ -9,7 +9,8 @@ from ..dtypes import DType
 from .facts import FeatureView
 from .stream import Aggregate, StreamPlan
 
-_ORDER = "order by event_timestamp, created_timestamp"
+# Of a key's events the earliest first; `tie_` is the column that orders those of equal times (`history.events`).
+ORDER = "order by event_timestamp, created_timestamp, tie_"
 _TAKES: dict[str, Callable[[DType], bool]] = {
     "any": lambda dtype: True,
     "ordered": lambda dtype: dtype.kind != "list",
@@ -52,20 +53,20 @@ FUNCTIONS: dict[str, Function] = {
     "stddev_pop": Function("stddev_pop({0})", ("numeric",), "number"),
     "var_samp": Function("var_samp({0})", ("numeric",), "number", (), "var"),
     "var_pop": Function("var_pop({0})", ("numeric",), "number"),
-    "first": Function(f"first({{0}} {_ORDER})", ("any",), "argument", ("first", "count_star"), "first", True, "first"),
-    "last": Function(f"last({{0}} {_ORDER})", ("any",), "argument", ("last", "count_star"), "last", True, "last"),
+    "first": Function(f"first({{0}} {ORDER})", ("any",), "argument", ("first", "count_star"), "first", True, "first"),
+    "last": Function(f"last({{0}} {ORDER})", ("any",), "argument", ("last", "count_star"), "last", True, "last"),
     "arg_min": Function(
-        f"arg_min({{0}}, {{1}} {_ORDER})", ("any", "ordered"), "argument", ("arg_min",), "arg_min", chosen="least"
+        f"arg_min({{0}}, {{1}} {ORDER})", ("any", "ordered"), "argument", ("arg_min",), "arg_min", chosen="least"
     ),
     "arg_max": Function(
-        f"arg_max({{0}}, {{1}} {_ORDER})", ("any", "ordered"), "argument", ("arg_max",), "arg_max", chosen="greatest"
+        f"arg_max({{0}}, {{1}} {ORDER})", ("any", "ordered"), "argument", ("arg_max",), "arg_max", chosen="greatest"
     ),
     "quantile_cont": Function("quantile_cont({0}, {parameter})", ("numeric",), "number", (), "quantile_cont"),
     "quantile_disc": Function("quantile_disc({0}, {parameter})", ("ordered",), "argument", (), "quantile_disc"),
     "median": Function("median({0})", ("numeric",), "number", (), "median"),
     "bool_and": Function("bool_and({0})", ("condition",), "argument", ("bool_and",), "bool_and", chosen="least"),
     "bool_or": Function("bool_or({0})", ("condition",), "argument", ("bool_or",), "bool_or", chosen="greatest"),
-    "list": Function(f"list({{0}} {_ORDER})", ("number",), "number", of_nulls=True),
+    "list": Function(f"list({{0}} {ORDER})", ("number",), "number", of_nulls=True),
 }
 
 
@@ -77,6 +78,11 @@ def call(function: str, names: Sequence[str], parameter: float | None = None) ->
 def listed(*, lifetime: bool) -> str:
     """The functions, or those that can be kept over a lifetime, as a person reads them."""
     return ", ".join(one.shown for one in FUNCTIONS.values() if one.shown and (one.states or not lifetime))
+
+
+def is_ordered(function: str) -> bool:
+    """Whether the order of events with equal times may change its value."""
+    return ORDER in FUNCTIONS[function].sql
 
 
 def is_count(of: "Aggregate | Part") -> bool:

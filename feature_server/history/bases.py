@@ -35,12 +35,13 @@ def records_since(history: History, cut_us: int, *, changed: bool = False, flagg
     `flagged` a column says of those up to the cut-off that their key has a base: there is one where they are.
     """
     flag = f", event_timestamp <= cut_at_ as {BASED}" if flagged else ""
-    latest = "arg_max(event_id, (coalesce(in_force_, false), event_timestamp, created_timestamp)) as event_id"
+    latest = "arg_max(event_id, (coalesce(in_force_, false), event_timestamp, created_timestamp, tie_)) as event_id"
     return f"""
         with keyed as ({_cut(history, "known", cut_us, changed)}),
         since as (select distinct {history.keys}, event_id from keyed where event_timestamp > cut_at_),
         newest as (
-            select {history.keys}, {latest} from (select *, {history.in_force} as in_force_ from keyed)
+            select {history.keys}, {latest}
+            from (select *, {history.in_force} as in_force_, {history.tie} as tie_ from keyed)
             where event_timestamp <= cut_at_ group by {history.keys}
         )
         select {history.columns}{flag}
@@ -73,9 +74,10 @@ def bases(history: History, cut_us: int, *, changed: bool = False) -> str:
         for feature, call in zip(features, part_calls(part, names), strict=True):
             filtered = f"{call} filter (where {condition})"
             states.append(f", cast({filtered} as {sql_type(feature.dtype)}) as {feature.name}")
+    numbered = f"*, {history.in_force} as in_force_, {history.tie} as tie_"
     return f"""
         select {history.keys}, cut_at_ as cut_{"".join(states)}
-        from (select *, {history.in_force} as in_force_ from ({_cut(history, "stored", cut_us, changed)}))
+        from (select {numbered} from ({_cut(history, "stored", cut_us, changed)}))
         where event_timestamp <= cut_at_
         group by {history.keys}, cut_at_
         order by {history.keys}

@@ -13,10 +13,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from ..definitions.aggregates import is_ordered
 from ..definitions.facts import FeatureView, event_view
 from ..definitions.stream import EventSource
+from ..dtypes import INTEGER_WIDTHS
 from ..errors import OfflineStoreError, OnlineStoreError
-from ..layout.events import bounded_us, plan_of, retention_us
+from ..event_ids import event_id_numbers
+from ..layout.events import bounded_us, plain_arguments, plan_of, retention_us
 from ..offline.damage import check_present, reading
 from ..offline.session import connect
 from ..offline.sql import cast_list, columns, events_table, literal, quote, sql_type
@@ -40,6 +43,20 @@ class History:
         order = "order by created_timestamp desc, event_timestamp desc"
         self.latest_version = f"row_number() over (partition by {self.keys}, event_id {order}) = 1"
         self.in_force = f"({self.latest_version} and counts)"  # as in `windows.window`; for QUALIFY
+        self.tie = self._tie()
+
+    def _tie(self) -> str:
+        """SQL, of a window function, for what orders a key's events of equal times: `event_ids`, where it matters."""
+        plan = plan_of(self.view)
+        if not (plain_arguments(plan) or any(is_ordered(aggregate.function) for aggregate in plan.aggregates)):
+            return "0"
+        if plan.event_id.kind in INTEGER_WIDTHS:
+            return f"case when event_id < 0 then event_id::hugeint + {2**64} else event_id end"
+        self.connection.create_function(
+            "event_number", lambda ids: event_id_numbers(ids, plan.event_id), ["varchar"], "ubigint", type="arrow"
+        )
+        tied = f"count(*) over (partition by {self.keys}, event_timestamp, created_timestamp) > 1"
+        return f"case when {tied} then event_number(event_id::varchar) else 0 end"
 
     def store(self, table: OfflineTable | None) -> None:
         """Make `stored`, `unlanded` and `known` from a version of the offline table, or from none."""
@@ -63,9 +80,9 @@ class History:
     def newest(self, relation: str, until: str) -> str:
         """A SELECT of each key's latest event in force up to a time: the join keys and `event_id`."""
         return (
-            f"select {self.keys}, arg_max(event_id, (event_timestamp, created_timestamp)) as event_id "
-            f"from (select * from {relation} qualify {self.in_force}) where event_timestamp <= {until} "
-            f"group by {self.keys}"
+            f"select {self.keys}, arg_max(event_id, (event_timestamp, created_timestamp, tie_)) as event_id "
+            f"from (select *, {self.tie} as tie_ from {relation} qualify {self.in_force}) "
+            f"where event_timestamp <= {until} group by {self.keys}"
         )
 
     @property

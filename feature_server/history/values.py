@@ -6,14 +6,12 @@ columns `n` and the join keys.
 
 from typing import Any
 
-from ..definitions.aggregates import call
+from ..definitions.aggregates import ORDER, call
 from ..definitions.facts import FeatureView
 from ..definitions.stream import Aggregate, Frame, StreamPlan
 from ..layout.events import plan_of
 from ..offline.sql import quote, sql_type
 from .events import History
-
-_ORDER = "order by event_timestamp, created_timestamp"
 
 
 def values_at(history: History, view: FeatureView, *, at_us: int) -> dict[int, tuple[Any, ...]]:
@@ -31,14 +29,14 @@ def values_at(history: History, view: FeatureView, *, at_us: int) -> dict[int, t
     )
     sql = f"""
         with counted as (
-            select known.* from known semi join chosen using ({history.keys})
+            select known.*, {history.tie} as tie_ from known semi join chosen using ({history.keys})
             qualify {history.in_force} and event_timestamp <= make_timestamptz({at_us})
         ),
         reduced as (
             select
                 chosen.n as n_,
                 epoch_us(max(event_timestamp)) as latest_us_{aggregates},
-                last(counted {_ORDER}) filter (where counted.event_id is not null) as latest_
+                last(counted {ORDER}) filter (where counted.event_id is not null) as latest_
             from chosen left join counted using ({history.keys})
             group by chosen.n
         ),
@@ -58,10 +56,10 @@ def events_in(
     relation = history.connection.sql(
         f"""
         select {history.columns}, count(*) over () as total_ from (
-            select known.* from known semi join chosen using ({history.keys})
+            select known.*, {history.tie} as tie_ from known semi join chosen using ({history.keys})
             qualify {history.in_force} and {_inside(frame, at_us)} and ({condition})
         )
-        order by event_timestamp desc, created_timestamp desc, event_id desc
+        order by event_timestamp desc, created_timestamp desc, tie_ desc, event_id desc
         limit {int(last)}
         """
     )

@@ -2,6 +2,8 @@
 
 Folder `events-<order>` holds a folder for each part, moved into place when it is finished:
 
+    base/places.npy           where in the index each event lies; only when that is not its own place, for events of
+                              equal times lie in the order of their ids (`event_ids`)
     base/counts.npy           as in `windows.window.Events`
     base/superseded.npy       likewise; only when some event has a later version
     a0/values.npy             of each argument, as `index.values.encode` gives them
@@ -21,8 +23,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..arrow import arrow_int64, numpy_integers
 from ..definitions.facts import COUNTS, EVENT_ID
 from ..definitions.stream import Argument, StreamPlan
+from ..dtypes import DType
+from ..event_ids import event_id_numbers
 from ..times import NEVER
 from ..windows.reduce import Values
 from ..windows.window import Events, superseded_at
@@ -58,12 +63,13 @@ class StreamIndex:
 def open_events(index: Index, plan: StreamPlan, arguments: Sequence[int], root: Path) -> StreamIndex:
     """The events under an open index that holds the columns COUNTS, EVENT_ID and `arguments`, written where missing."""
     folder, history = root / f"events-{index.order_name}", index.history
-    base = _built(folder / "base", partial(_write_base, index))
+    base = _built(folder / "base", partial(_write_base, index, plan.event_id))
     loaded: list[Values | None] = [None] * len(plan.arguments)
     dictionaries: dict[int, pa.Array | None] = {}
+    places = base / "places.npy"
     for number in arguments:
         argument = plan.arguments[number]
-        part = _built(folder / argument.name, partial(_write_argument, index, argument))
+        part = _built(folder / argument.name, partial(_write_argument, index, argument, places))
         loaded[number], dictionaries[number] = _load_argument(part)
     assert history.created_us is not None
     superseded, starts = base / "superseded.npy", np.asarray(history.starts)
@@ -88,10 +94,14 @@ def _built(path: Path, write: Callable[[Path], None]) -> Path:
     return path
 
 
-def _write_base(index: Index, path: Path) -> None:
+def _write_base(index: Index, dtype: DType, path: Path) -> None:
     counts: Any
     event_id: Any
     counts, event_id = index.in_order([COUNTS, EVENT_ID])
+    places = _places(index, event_id, dtype)
+    if places is not None:
+        np.save(path / "places.npy", places)
+        counts, event_id = counts.take(arrow_int64(places)), event_id.take(arrow_int64(places))
     np.save(path / "counts.npy", pc.fill_null(counts, False).to_numpy(zero_copy_only=False))
     codes = event_id if pa.types.is_integer(event_id.type) else event_id.dictionary_encode().indices
     history = index.history
@@ -103,8 +113,31 @@ def _write_base(index: Index, path: Path) -> None:
         np.save(path / "superseded.npy", superseded)
 
 
-def _write_argument(index: Index, argument: Argument, path: Path) -> None:
+def _places(index: Index, event_id: Any, dtype: DType) -> np.ndarray | None:
+    """Where in the index each event lies; None where all lie in the order of `windows.window` there."""
+    history = index.history
+    assert history.created_us is not None
+    event_us, created_us = np.asarray(history.event_us), np.asarray(history.created_us)
+    equal = (event_us[1:] == event_us[:-1]) & (created_us[1:] == created_us[:-1])
+    equal[np.asarray(history.starts)[1:-1] - 1] = False
+    if not equal.any():
+        return None
+    rows = np.flatnonzero(np.append(False, equal) | np.append(equal, False))
+    run = np.cumsum(np.append(True, ~equal))[rows]
+    numbers = numpy_integers(event_id_numbers(event_id.take(arrow_int64(rows)), dtype))
+    order = np.lexsort((numbers, run))
+    if (order[1:] > order[:-1]).all():
+        return None
+    places = np.arange(len(event_us))
+    places[rows] = rows[order]
+    return places
+
+
+def _write_argument(index: Index, argument: Argument, places: Path, path: Path) -> None:
+    column: Any
     (column,) = index.in_order([argument.name])
+    if places.exists():
+        column = column.take(arrow_int64(_load(places)))
     encoded, dictionary = encode(column, argument.dtype)
     big = encoded.values.dtype == object
     np.save(path / ("halves.npy" if big else "values.npy"), to_halves(encoded.values) if big else encoded.values)

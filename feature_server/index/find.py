@@ -34,7 +34,7 @@ from .order import Order, build_order
 from .seal import put_away, whole
 
 KEEP_VERSIONS = 3
-_FORMAT = b"1"  # of the files; another format is another folder
+_FORMAT = b"2"  # of the files; another format is another folder
 _ABANDONED_SECONDS = 24 * 3600
 _SPAN = 1 << 21  # rows of the history that are searched before their memory is given back
 _AMOUNT = re.compile(r"\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)

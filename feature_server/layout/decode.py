@@ -91,10 +91,10 @@ class EventDecoder:
             arguments=[values for values, _ in found],
         )
         if not _ascend(between, event_us):
-            created_us = _column(heads, f"v{_CREATED}")
-            if not _ascend(between, event_us, created_us):
+            created_us, number = _column(heads, f"v{_CREATED}"), _column(heads, f"v{_EVENT_ID}")
+            if not _ascend(between, event_us, created_us, number):
                 group = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-                events = events.take(np.lexsort((created_us, event_us, group)), starts)
+                events = events.take(np.lexsort((number, created_us, event_us, group)), starts)
         return Decoded(events, [dictionary for _, dictionary in found], flags, starts)
 
     def trimmed(self, stored: bytes, before_us: int | None) -> bytes:
@@ -106,7 +106,7 @@ class EventDecoder:
         """
         records = self._records([stored])
         heads = records.heads
-        order = np.lexsort((heads[f"v{_CREATED}"], heads["event"]))
+        order = np.lexsort((heads[f"v{_EVENT_ID}"], heads[f"v{_CREATED}"], heads["event"]))
         created_us, event_id = heads[f"v{_CREATED}"][order], heads[f"v{_EVENT_ID}"][order]
         needed = superseded_at(np.array([0, len(heads)]), event_id, created_us) == NEVER
         if before_us is not None:
@@ -221,11 +221,16 @@ class _Records(NamedTuple):
     begin: npt.NDArray[np.int64] | None
 
 
-def _ascend(between: Array, values: Array, ties: Array | None = None) -> bool:
-    """Whether values increase at all steps but those `between` groups, or stay equal while `ties` do not decrease."""
+def _ascend(between: Array, values: Array, *ties: Array) -> bool:
+    """Whether values increase at all steps but those `between` groups; of equal ones the first of `ties` that differs
+    must, if `ties` are given."""
     up = values[1:] > values[:-1]
-    if ties is not None:
-        up |= (values[1:] == values[:-1]) & (ties[1:] >= ties[:-1])
+    equal = values[1:] == values[:-1] if ties else up
+    for more in ties:
+        up |= equal & (more[1:] > more[:-1])
+        equal &= more[1:] == more[:-1]
+    if ties:
+        up |= equal
     up[between] = True
     return np.count_nonzero(up) == len(up)
 

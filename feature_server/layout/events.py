@@ -5,14 +5,12 @@ of a key. The offline table of a stream view (`definitions.facts.event_view`) ha
 ids as they are.
 """
 
-from hashlib import blake2b
-
 import msgspec
 
 from ..definitions.aggregates import Part, is_count, is_of_argument, plan_parts
 from ..definitions.facts import Feature, FeatureView
 from ..definitions.stream import Aggregate, StreamPlan, needs
-from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType
+from ..dtypes import FLOAT_WIDTHS, DType
 
 CREATED, EVENT_ID, COUNTS, EVENT = "created_timestamp", "event_id", "counts", "event_timestamp"
 FIRST_ARGUMENT = 3  # where the plan's arguments begin among the pseudo view's features
@@ -43,13 +41,13 @@ def record_view(view: FeatureView) -> FeatureView:
 
 def digested(plan: StreamPlan) -> frozenset[int]:
     """The string arguments that are only told apart, by count(distinct): a digest stands for each."""
-    told_apart, needed = set[int](), {*_plain(plan)}
+    told_apart, needed = set[int](), {*plain_arguments(plan)}
     for aggregate in plan.aggregates:
         (told_apart if aggregate.function == "count_distinct" else needed).update(aggregate.arguments)
     return frozenset(i for i in told_apart - needed if plan.arguments[i].dtype.kind == "string")
 
 
-def _plain(plan: StreamPlan) -> tuple[int, ...]:
+def plain_arguments(plan: StreamPlan) -> tuple[int, ...]:
     """The arguments of the latest event that outputs read."""
     return needs(plan, [output.feature for output in plan.outputs]).latest
 
@@ -81,19 +79,7 @@ def window_us(view: FeatureView) -> int | None:
 
 def retention_us(view: FeatureView) -> int | None:
     """How long after its latest event a key matters; None for ever, as for a lifetime or a plain column without ttl."""
-    return None if view.ttl_us is None and _plain(plan_of(view)) else window_us(view)
-
-
-def event_id_number(value: object, dtype: DType) -> int:
-    """An event id as the record keeps it: an integer as it is, anything else by its digest."""
-    if dtype.kind in INTEGER_WIDTHS:
-        return int(value) % 2**64  # type: ignore[call-overload]
-    return digest(str(value))
-
-
-def digest(text: str) -> int:
-    """The first 8 bytes of BLAKE2b of a text's UTF-8, as a little-endian integer."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=64).digest()[:8], "little")
+    return None if view.ttl_us is None and plain_arguments(plan_of(view)) else window_us(view)
 
 
 LATENESS_US = 7 * 86_400_000_000  # how much later than its window a pushed event may come and be counted at once

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ..arrow import one_chunk
 from ..definitions.facts import FeatureView
-from ..dtypes import INTEGER_WIDTHS, DType
 from ..errors import DamagedValue
+from ..event_ids import digests, event_id_numbers
 from .events import (
     COUNTED,
     COUNTS,
@@ -21,13 +22,12 @@ from .events import (
     FIRST_ARGUMENT,
     HAS_BASE,
     LENGTH_BYTES,
-    digest,
     digested,
     plan_of,
     record_view,
 )
 from .row import RowLayout, damaged
-from .rows import RowPacker, one_chunk, pc, text_bytes
+from .rows import RowPacker, pc, text_bytes
 
 BASED = "has_base_"  # a column beside those of `row_sql`: whether a record says that its key has a base
 Facts: TypeAlias = tuple[int, int, int, bool]  # of a record: event time, created timestamp, event id's number, counts
@@ -78,29 +78,13 @@ class EventPacker:
 
     def _stored(self, rows: pa.Table) -> pa.Table:
         columns: dict[str, Any] = {EVENT_ID: event_id_numbers(rows[EVENT_ID], self._event_id)}
-        columns |= {name: _digests(one_chunk(rows[name])) for name in self._digested}
+        columns |= {name: digests(one_chunk(rows[name])) for name in self._digested}
         columns[COUNTS] = pc.fill_null(rows[COUNTS], False).cast(pa.uint8())
         if BASED in rows.column_names:
             columns[COUNTS] = pc.add(columns[COUNTS], pc.multiply(rows[BASED].cast(pa.uint8()), HAS_BASE))
         for name, column in columns.items():
             rows = rows.set_column(rows.schema.get_field_index(name), name, column)
         return rows
-
-
-def event_id_numbers(ids: Any, dtype: DType) -> pa.Array:
-    """A column of event ids as records keep them, uint64: `layout.events.event_id_number`, many at a time."""
-    ids = one_chunk(ids)
-    if dtype.kind == "uint64":
-        return ids
-    if dtype.kind in INTEGER_WIDTHS:
-        return ids.cast(pa.int64()).view(pa.uint64())
-    return _digests(ids if pa.types.is_string(ids.type) else ids.cast(pa.string()))
-
-
-def _digests(texts: Any) -> pa.Array:
-    coded = texts.dictionary_encode()
-    numbers = pa.array([digest(text) for text in coded.dictionary.to_pylist()], pa.uint64())
-    return numbers.take(coded.indices)
 
 
 class Records:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import compute
 
-from ..arrow import arrow_type
+from ..arrow import arrow_type, one_chunk
 from ..definitions.facts import FeatureView
 from ..dtypes import DType
 from ..errors import OnlineStoreError, cut, shown
@@ -202,13 +202,6 @@ def _arrow_type(dtype: DType, given: pa.DataType) -> pa.DataType:
     if dtype.kind == "uuid" and pa.types.is_fixed_size_binary(given):
         return given
     return pa.large_string() if dtype.kind in ("string", "uuid") else arrow_type(dtype)
-
-
-def one_chunk(column: Any) -> Column:
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    whole = column.combine_chunks()
-    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
 
 
 def _nulls(column: Column) -> npt.NDArray[np.bool_]:

@@ -17,12 +17,13 @@ from ..definitions.aggregates import has_bases
 from ..definitions.facts import FeatureView
 from ..definitions.stream import EventSource
 from ..errors import DamagedValue, OnlineStoreError
+from ..event_ids import event_id_number
 from ..history.bases import leave_late_out
 from ..history.events import History, open_history
 from ..history.log import EntryId, entry_id, landing_folder, log_key
 from ..history.values import values_at
 from ..layout import keys
-from ..layout.events import GRACE_US, event_id_number, plan_of
+from ..layout.events import GRACE_US, plan_of
 from ..layout.records import Records
 from ..layout.row import UNDECODABLE, damaged, event_timestamp_us, from_stored
 from ..offline.store import OfflineStore, OfflineTable

@@ -1,10 +1,11 @@
 """The value of a stream view's aggregates at any times: what its SQL gives on an extra row (key, t) that adds nothing.
 
-Events lie sorted by (group, event time, created time). The bounds of every frame are found by binary search within the
-group, then each aggregate reduces its ranges. Of several versions of one event the latest created counts, if its
-`counts` is true; of equally late ones the latest in event time, then the last (`history.events` says the same in SQL,
-`layout.records` of a key's records). `as_known` at time t counts the latest that was created by t. Where that differs
-from the latest of all, only for those times, the events are looked at one by one.
+Events lie sorted by (group, event time, created time, `event_ids`' number of the event id). The bounds of every frame
+are found by binary search within the group, then each aggregate reduces its ranges. Of several versions of one event
+the latest created counts, if its `counts` is true; of equally late ones the latest in event time, then the last
+(`history.events` says the same in SQL, `layout.records` of a key's records). `as_known` at time t counts the latest
+that was created by t. Where that differs from the latest of all, only for those times, the events are looked at one by
+one.
 """
 
 import functools
@@ -25,7 +26,7 @@ _PACKED_BITS = 62
 
 
 class Events(msgspec.Struct, kw_only=True):
-    """Events of many keys, sorted by (group, event_us, created_us); group g is `starts[g]` up to `starts[g + 1]`.
+    """Events of many keys in the order of this module; group g is `starts[g]` up to `starts[g + 1]`.
 
     `event_id` are integers, equal for the versions of one event; `counts` is false for an event that the model's
     filters leave out. `arguments` are the plan's, in its order; one that nothing asks for may be None. `superseded`
