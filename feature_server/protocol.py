@@ -91,7 +91,9 @@ _KINDS = {
 def told_outside(error: FeatureStoreError) -> dict[str, str]:
     """The fields of `Error` that are set, for who asks over HTTP: the server's sockets, files and addresses are not."""
     told = error.as_dict()
-    if error.status < 500 or isinstance(error, errors.NotSynced | errors.KeysEvicted):  # they are at a view
+    if error.status < 500 or isinstance(
+        error, errors.NotSynced | errors.KeysEvicted | errors.DamagedValue
+    ):  # they are at a view
         return told
     return {name: text for name, text in told.items() if name not in ("where", "got")}
 
