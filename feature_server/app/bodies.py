@@ -1,14 +1,23 @@
 """Request bodies: read whole within a limit, and decoded; whatever a client sends, its fault is told as a 4xx."""
 
-from collections.abc import Callable
-from typing import TypeVar
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.types import Receive
 
 from ..errors import UNREADABLE, RequestError, cut
+from ..protocol import GetOnlineFeatures
+from ..serving.plan import MOST_TOGETHER
+from ..slices import Scan, Slices
 
 MAX_BODY_BYTES = 8 << 20
+LARGE = 128 << 10  # bytes from which a body is decoded in slices
+MAX_FEATURES = 100_000  # of one read
+_decode = msgspec.json.Decoder(GetOnlineFeatures).decode
+_decode_names = msgspec.json.Decoder(list[str]).decode
+_EXPECTED = '{"features": ["view:feature"] or "feature_service": "name", "entities": {"join_key": [values]}}'
 T = TypeVar("T")
 
 
@@ -28,20 +37,76 @@ def decode_body(decode: Callable[[bytes], T], body: bytes, expected: str) -> T:
     """MalformedBody where the body is not JSON, RequestError where it is not what `expected` shows."""
     try:
         return decode(body)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at ")
-        raise RequestError(
-            cut(what),
-            where=cut(where.strip("`")) or "$",
-            expected=expected,
-            remedy="GET /openapi.json describes the body",
-        ) from None
     except UNREADABLE as error:
-        got = {UnicodeDecodeError: "bytes that are not UTF-8", RecursionError: "brackets nested too deeply"}
-        raise MalformedBody(
-            "the body is not JSON", where="$", expected="a JSON object", got=got.get(type(error), str(error)),
-            remedy="send a JSON object, in UTF-8",
-        ) from None  # fmt: skip
+        raise _refused(error, expected) from None
+
+
+def _refused(error: Exception, expected: str, within: str = "$") -> RequestError:
+    if isinstance(error, msgspec.ValidationError):
+        what, _, where = str(error).partition(" - at ")
+        place = within + (where.strip("`") or "$")[1:]
+        return RequestError(
+            cut(what), where=cut(place), expected=expected, remedy="GET /openapi.json describes the body"
+        )
+    got = {UnicodeDecodeError: "bytes that are not UTF-8", RecursionError: "brackets nested too deeply"}
+    return MalformedBody(
+        "the body is not JSON", where="$", expected="a JSON object", got=got.get(type(error), str(error)),
+        remedy="send a JSON object, in UTF-8",
+    )  # fmt: skip
+
+
+async def scan_body(body: bytes) -> Scan:
+    """Others have their turns meanwhile."""
+    scan = Scan(body)
+    for _ in scan.steps():
+        await asyncio.sleep(0)
+    return scan
+
+
+def decode_read(body: bytes) -> GetOnlineFeatures:
+    return decode_body(_decode, body, _EXPECTED)
+
+
+async def decode_large_read(body: bytes) -> GetOnlineFeatures:
+    """A read whose entities are Slices, for `parts_of`."""
+    scan = await scan_body(body)
+    request = decode_body(_decode, scan.rest, _EXPECTED)
+    if request.features is not None:
+        request.features = await _features(scan.lists[int(request.features[0])])
+    for name, (place,) in request.entities.items():
+        request.entities[name] = scan.lists[int(place)]  # type: ignore[assignment]
+    return request
+
+
+async def _features(column: Slices) -> list[str]:
+    features: list[str] = []
+    if len(column) > MAX_FEATURES:
+        raise RequestError(
+            "the request asks for too many features at once", where="features", expected=f"at most {MAX_FEATURES:,}",
+            got=f"{len(column):,}", remedy="split them over several requests",
+        )  # fmt: skip
+    try:
+        for part in column.parts(MOST_TOGETHER, _decode_names):
+            features += part
+            await asyncio.sleep(0)
+    except UNREADABLE as error:
+        raise _refused(error, _EXPECTED, "$.features") from None
+    return features
+
+
+def parts_of(columns: Sequence[Sequence[Any] | Slices], size: int) -> Iterator[tuple[list[Any], ...]]:
+    """Columns of one length, `size` items at a time, or fewer where they are long; those of Slices are let go then."""
+    size = min([size, *(column.within(size) for column in columns if isinstance(column, Slices))])
+    parts = [column.parts(size) if isinstance(column, Slices) else _parts(column, size) for column in columns]
+    try:
+        yield from zip(*parts, strict=True)
+    except UNREADABLE as error:
+        raise _refused(error, _EXPECTED) from None
+
+
+def _parts(column: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(column), size):
+        yield list(column[start : start + size])
 
 
 async def read_body(receive: Receive) -> bytes | None:

@@ -1,8 +1,9 @@
 """`POST /get-online-features` and `POST /push`, as bare ASGI: a framework would cost more than the read."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,18 +15,18 @@ from ..online.readers import AsyncRedisReader
 from ..online.registry import LastVerified, OnlineRegistry, decode_verified, verified_key
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, encode_error, error_headers, push_response
 from ..serving.drive import AsyncFeatures
-from ..serving.reader import FeatureReader
+from ..serving.plan import FEW_VIEWS, MOST_TOGETHER, InParts, Plan
+from ..serving.reader import ATTEMPTS, FeatureReader, OnlineFeatures, keeps_changing
 from .access import check_json, headers_of
-from .bodies import BodyTooLarge, decode_body, read_body
+from .bodies import LARGE, BodyTooLarge, decode_large_read, decode_read, parts_of, read_body
 from .connections import LEFT, counted_as
 from .counting import SharedCounts
-from .json import JsonWriter
+from .json import JsonWriter, Result
 from .push import PushQueue, parse_push
 from .supervisor import Served
 
 log = logging.getLogger("feature_server")
-_decode = msgspec.json.Decoder(GetOnlineFeatures).decode
-_EXPECTED = '{"features": ["view:feature"] or "feature_service": "name", "entities": {"join_key": [values]}}'
+TURN_SECONDS = 0.002  # of the processor
 _JSON = (b"content-type", b"application/json")
 _FAILED = {READ_PATH: "a feature read failed", PUSH_PATH: "a push failed"}
 
@@ -55,7 +56,7 @@ class FeatureServer:
             return
         started = time.perf_counter()
         route, told, last = "other", [_JSON], False
-        answer: tuple[int, bytes] | None = None
+        answer: tuple[int, bytes | Iterator[bytes]] | None = None
         try:
             headers = headers_of(scope["headers"])
             self.served.access.check(scope["method"], headers, http_version=scope["http_version"])
@@ -80,23 +81,69 @@ class FeatureServer:
             return
         status, content = answer
         self.reader.counts.count_request(route, counted_as(scope, status))
-        told.append((b"content-length", b"%d" % len(content)))
         if last or self.draining:
             told.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": told})
-        await send({"type": "http.response.body", "body": content})
+        if isinstance(content, bytes):
+            told.append((b"content-length", b"%d" % len(content)))
+            await send({"type": "http.response.start", "status": status, "headers": told})
+            await send({"type": "http.response.body", "body": content})
+        else:
+            await send({"type": "http.response.start", "status": status, "headers": told})
+            for piece in content:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await asyncio.sleep(0)
+            await send({"type": "http.response.body", "body": b""})
         if route == READ_PATH and status == 200:
             self.reader.counts.observe(time.perf_counter() - started)
 
-    async def _read(self, receive: Receive) -> tuple[int, bytes] | None:
+    async def _read(self, receive: Receive) -> tuple[int, bytes | Iterator[bytes]] | None:
         """The status and the body of the answer to a read; None when the client has gone."""
         body = await read_body(receive)
         if body is None:
             return None
-        answer = await self.features.read(self.reader.read(decode_body(_decode, body, _EXPECTED)))
-        if answer.plan.writer is None:
-            answer.plan.writer = JsonWriter(answer.plan)
-        return 200, answer.plan.writer.write(answer)
+        request = decode_read(body) if len(body) <= LARGE else await decode_large_read(body)
+        most = MOST_TOGETHER if len(body) <= LARGE else 0  # of a large body all is read in parts
+        for _ in range(ATTEMPTS):
+            try:
+                answer = await self.features.read(self.reader.read(request, most=most))
+            except InParts as many:
+                pieces = await self._read_parts(request, many.plan)
+                if pieces is not None:
+                    return 200, pieces
+                continue
+            plan = answer.plan
+            writer: JsonWriter = plan.writer or _writer(plan)
+            if plan.short:
+                return 200, writer.write(answer)
+            parts = answer.parts()
+            if len(parts) == 1 and len(plan.views) <= FEW_VIEWS:
+                return 200, writer.write(answer)
+            results: list[list[Result]] = []
+            await _write(parts, results)
+            return 200, writer.join(results)
+        raise keeps_changing()
+
+    async def _read_parts(self, request: GetOnlineFeatures, plan: Plan) -> Iterator[bytes] | None:
+        """The answer in pieces: all parts by one plan, at one instant; None where another came into force meanwhile.
+
+        Between parts, and while nothing of one is held, others have their turns.
+        """
+        now_us, names, results = self.reader.now_us(), [key.name for key in plan.join_keys], list[list[Result]]()
+        for values in parts_of([request.entities[name] for name in names], plan.together):
+            part = msgspec.structs.replace(request, entities=dict(zip(names, values, strict=True)))
+            try:
+                answer = await self.features.read(self.reader.read(part, now_us=now_us))
+            except FeatureStoreError:
+                if self.reader.uses(plan, request):
+                    raise
+                return None
+            if answer.plan is not plan:
+                return None
+            await _write(answer.parts(), results)
+        for name in request.entities.keys() - names:  # a key that is not needed is looked at nevertheless
+            for _ in parts_of([request.entities[name]], MOST_TOGETHER):
+                await asyncio.sleep(0)
+        return _writer(plan).join(results)
 
     async def _push(self, headers: Mapping[bytes, bytes], receive: Receive) -> tuple[int, bytes] | None:
         """Answered when the events can be read; 422 when none of them was taken in."""
@@ -146,6 +193,24 @@ class FeatureServer:
         stored = await self.redis.mget([verified_key(view_id) for view_id in views]) if views else []
         found = {view_id: decode_verified(value) for view_id, value in zip(views, stored, strict=True)}
         return {view_id: last for view_id, last in found.items() if last is not None}
+
+
+async def _write(answers: list[OnlineFeatures], results: list[list[Result]]) -> None:
+    """Add to the results; others have their turns after TURN_SECONDS, and between answers."""
+    for answer in answers:
+        started = time.thread_time()
+        for _ in _writer(answer.plan).write_part(answer, results):
+            if time.thread_time() - started > TURN_SECONDS:
+                await asyncio.sleep(0)
+                started = time.thread_time()
+        await asyncio.sleep(0)
+
+
+def _writer(plan: Plan) -> JsonWriter:
+    if plan.writer is None:
+        plan.writer = JsonWriter(plan)
+    writer: JsonWriter = plan.writer
+    return writer
 
 
 INTERNAL_ERROR = msgspec.json.encode(

@@ -8,7 +8,7 @@ looked at as one table, and numbers go from it to JSON without a Python object a
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,13 +19,18 @@ import orjson
 
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, json_value
 from ..layout.row import UNDECODABLE, RowLayout, from_stored
-from ..serving.reader import OnlineFeatures, Plan
+from ..serving.plan import Plan
+from ..serving.reader import OnlineFeatures
 from ..serving.rows import ViewReader, to_datetimes
 from ..serving.statuses import NOT_FOUND, NULL_VALUE, absent_at
 
 MIN_ENTITIES = 8  # below, NumPy's overhead is more than it saves
 Writer = Callable[[Sequence[Any], Sequence[int] | None], bytes]
 Column = tuple[bytes, bytes | None]  # values and statuses as JSON without brackets; None when all are PRESENT
+View = tuple[list[Column], bytes]  # of its features, and the event timestamps of all of them, without brackets too
+Prepared = tuple[list[Writer], bool, "TableReader | None"]  # whether all its features are written as they are stored
+Result = tuple[bytes, bytes, bytes]  # values, statuses and event timestamps as JSON without brackets
+PIECE = 1 << 17  # bytes of an answer that are sent together
 Write = Callable[[npt.NDArray[Any], Sequence[bytes], Sequence[int]], bytes]
 _BITS = [[bit for bit in range(8) if flags >> bit & 1] for flags in range(256)]
 FEW = 8  # elements that are set faster one by one
@@ -34,6 +39,7 @@ _UTC = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _TABLE = orjson.OPT_SERIALIZE_NUMPY | _UTC
 _encode = msgspec.json.Encoder().encode  # faster than orjson where times are aware
 _ZERO_TIME = b'"1970-01-01T00:00:00Z",'
+_UNWRITABLE = (*UNDECODABLE, TypeError)  # the last of orjson, for a time that it cannot write
 _KEY_STATUS = (b'"PRESENT"', b'"NULL_VALUE"')
 
 
@@ -46,12 +52,8 @@ class JsonWriter:
         self._head = b'{"metadata":%b,"results":[' % orjson.dumps({"feature_names": names, "feature_types": types})
         self._keys = [key.name for key in plan.join_keys]
         self._columns = [(column.view, column.position) for column in plan.columns]
-        self._writers = [[_writer(feature.dtype) for feature in view.features] for view in plan.views]
-        self._plain = [all(from_stored(feature.dtype) is None for feature in view.features) for view in plan.views]
-        self._tables = [
-            None if view.stream else TableReader(view, writers)
-            for view, writers in zip(plan.views, self._writers, strict=True)
-        ]
+        self._views_of_plan = plan.views
+        self._prepared: list[Prepared | None] = [None] * len(plan.views)
 
     def write(self, answer: OnlineFeatures) -> bytes:
         """The body of the HTTP answer."""
@@ -59,52 +61,114 @@ class JsonWriter:
         parts = [self._head]
         for name in self._keys:
             sent = answer.entities[name]
-            statuses = present if None not in sent else b",".join([_KEY_STATUS[value is None] for value in sent])
+            statuses = present if None not in sent else _key_statuses(sent)
             parts += (b'{"values":', orjson.dumps(sent), b',"statuses":[', statuses)
             parts += (b'],"event_timestamps":[', times, b"]},")
         try:
-            written = [self._write_view(i, answer, present) for i in range(len(self._writers))]
-        except (*UNDECODABLE, TypeError):  # the last of orjson, for a time that it cannot write
-            for column in answer.plan.columns:
-                answer.column(column)  # these say of what key a value cannot be made
-                answer.times(column.view)
+            views = [self._write_view(i, answer) for i in range(len(self._prepared))]
+        except _UNWRITABLE:
+            _name_the_damaged(answer)
             raise
+        tails = [_tail(present, times) for _, times in views]
         for view, position in self._columns:
-            values, tails = written[view]
-            parts += (b'{"values":[', values[position], tails[position])
+            values, found = views[view][0][position]
+            parts += (b'{"values":[', values, tails[view] if found is None else _tail(found, views[view][1]))
         parts[-1] = parts[-1][:-1] + b"]}"
         return b"".join(parts)
 
-    def _write_view(self, view: int, answer: OnlineFeatures, present: bytes) -> tuple[list[bytes], list[bytes]]:
-        """The values of each feature of a view, and for each what follows: the bracket, statuses, event timestamps."""
-        reader = self._tables[view]
+    def write_part(self, answer: OnlineFeatures, results: list[list[Result]]) -> Iterator[None]:
+        """Put some entities' part of each result behind those of the others, with a pause after each view."""
+        present, views = (PRESENT * answer.count)[:-1], list[View]()
+        for view in self._views(answer):
+            views.append(view)
+            yield
+        found = self._key_results(answer, present)
+        for number, position in self._columns:
+            written, times = views[number]
+            values, statuses = written[position]
+            found.append((values, present if statuses is None else statuses, times))
+        results += [[] for _ in range(len(found) - len(results))]
+        for result, part in zip(results, found, strict=True):
+            result.append(part)
+
+    def join(self, results: list[list[Result]]) -> Iterator[bytes]:
+        """The body of the HTTP answer, in pieces; what is written of the results is let go."""
+        results.reverse()
+        waiting, size = [self._head], len(self._head)
+        while results:
+            column = results.pop()
+            for i, name in enumerate((b'{"values":[', b'],"statuses":[', b'],"event_timestamps":[')):
+                waiting.append(name)
+                for part in column:
+                    waiting += (part[i], b",")
+                    size += len(part[i]) + 1
+                    if size > PIECE:
+                        if part is column[-1]:
+                            waiting.pop()
+                        yield b"".join(waiting)
+                        waiting, size = [], 0
+                    elif part is column[-1]:
+                        waiting.pop()
+            waiting.append(b"]}," if results else b"]}]}")
+        yield b"".join(waiting)
+
+    def _key_results(self, answer: OnlineFeatures, present: bytes) -> list[Result]:
+        results, times = [], (_ZERO_TIME * answer.count)[:-1]
+        for name in self._keys:
+            sent = answer.entities[name]
+            statuses = present if None not in sent else _key_statuses(sent)
+            results.append((orjson.dumps(sent)[1:-1], statuses, times))
+        return results
+
+    def _views(self, answer: OnlineFeatures) -> Iterator[View]:
+        try:
+            for i in range(len(self._prepared)):
+                yield self._write_view(i, answer)
+        except _UNWRITABLE:
+            _name_the_damaged(answer)
+            raise
+
+    def _prepare(self, number: int) -> "Prepared":
+        """What is the same for all answers of a view."""
+        view = self._views_of_plan[number]
+        writers = [_writer(feature.dtype) for feature in view.features]
+        plain = all(from_stored(feature.dtype) is None for feature in view.features)
+        found = self._prepared[number] = writers, plain, None if view.stream else TableReader(view, writers)
+        return found
+
+    def _write_view(self, view: int, answer: OnlineFeatures) -> View:
+        writers, plain, reader = self._prepared[view] or self._prepare(view)
         if reader is not None and answer.count >= MIN_ENTITIES:
             table = reader.write(answer.rows[view], answer.now_us)
             if table is not None:
                 times, written = table
-                tail = _tail(present, times)
-                tails = [tail if statuses is None else _tail(statuses, times) for _, statuses in written]
-                return [values for values, _ in written], tails
+                return written, times[1:-1]
         columns = answer.view(view)
-        times = _encode(to_datetimes(columns.event_us))
-        if self._plain[view] and not any(columns.nulls):
+        times = _encode(to_datetimes(columns.event_us))[1:-1]
+        if plain and not any(columns.nulls):
             text = orjson.dumps(columns.columns)
             if b"n" not in text:  # null, for NaN or infinity
-                values = text[2:-2].split(b"],[")
-                return values, [_tail(present, times)] * len(values)
-        values = [
-            write(column, flags)[1:-1]
-            for write, column, flags in zip(self._writers[view], columns.columns, columns.nulls, strict=True)
-        ]
-        tails = [_tail(present, times)] * len(values)
-        for i, flags in enumerate(columns.nulls):
-            if flags is not None:
-                tails[i] = _tail(b",".join([b'"%b"' % text.encode() for text in columns.statuses(i) or ()]), times)
-        return values, tails
+                return [(values, None) for values in text[2:-2].split(b"],[")], times
+        written = []
+        for i, (write, column, flags) in enumerate(zip(writers, columns.columns, columns.nulls, strict=True)):
+            told = None if flags is None else [b'"%b"' % text.encode() for text in columns.statuses(i) or ()]
+            written.append((write(column, flags)[1:-1], None if told is None else b",".join(told)))
+        return written, times
+
+
+def _name_the_damaged(answer: OnlineFeatures) -> None:
+    """Raise the error that says of what key a value cannot be made, if there is one."""
+    for column in answer.plan.columns:
+        answer.column(column)
+        answer.times(column.view)
+
+
+def _key_statuses(sent: Sequence[Any]) -> bytes:
+    return b",".join([_KEY_STATUS[value is None] for value in sent])
 
 
 def _tail(statuses: bytes, times: bytes) -> bytes:
-    return b'],"statuses":[%b],"event_timestamps":%b},' % (statuses, times)
+    return b'],"statuses":[%b],"event_timestamps":[%b]},' % (statuses, times)
 
 
 def _writer(dtype: DType) -> Writer:

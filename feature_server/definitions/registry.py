@@ -52,13 +52,13 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
                 )  # fmt: skip
             return self.feature_service(features).features
         views = dict(self._named_views())
-        refs = tuple(parse_feature_ref(text, views) for text in feature_list(features))
-        seen: set[tuple[str, str]] = set()
-        for ref in refs:
-            if (ref.view, ref.feature) in seen:
-                raise RequestError(f"{ref.text!r} is asked for twice", where="features", remedy="ask for it once")
-            seen.add((ref.view, ref.feature))
-        return refs
+        refs: dict[tuple[str, str], FeatureRef] = {}
+        names: dict[str, frozenset[str]] = {}
+        for text in feature_list(features):
+            ref = parse_feature_ref(text, views, names)
+            if refs.setdefault((ref.view, ref.feature), ref) is not ref:
+                raise RequestError(f"{text!r} is asked for twice", where="features", remedy="ask for it once")
+        return tuple(refs.values())
 
     def services_using(self, view_id: str) -> tuple[FeatureService, ...]:
         return tuple(s for s in self.feature_services if any(ref.view == view_id for ref in s.features))
@@ -87,8 +87,11 @@ def feature_list(features: Any) -> list[str]:
     return listed
 
 
-def parse_feature_ref(text: str, views: dict[str, FeatureView]) -> FeatureRef:
-    """`view:feature` or `view@v2:feature` as a FeatureRef on the view's id; `views` maps every name a view goes by."""
+def parse_feature_ref(text: str, views: dict[str, FeatureView], names: dict[str, frozenset[str]]) -> FeatureRef:
+    """`view:feature` or `view@v2:feature` as a FeatureRef on the view's id; `views` maps every name a view goes by.
+
+    `names` keeps the names of the features of the views met so far.
+    """
     view_name, colon, feature = text.partition(":")
     if not colon or not view_name or not feature or ":" in feature:
         raise RequestError(
@@ -100,7 +103,9 @@ def parse_feature_ref(text: str, views: dict[str, FeatureView]) -> FeatureRef:
     view = views.get(view_name)
     if view is None:
         raise UnknownNameError("feature_view", view_name, views, where=cut(text))
-    if feature not in view.feature_names:
+    if view.id not in names:
+        names[view.id] = frozenset(view.feature_names)
+    if feature not in names[view.id]:
         raise UnknownNameError("feature", feature, view.feature_names, where=cut(text))
     return FeatureRef(view.id, feature, text)
 

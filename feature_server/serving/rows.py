@@ -73,14 +73,17 @@ class ViewReader:
     def _prepare(self) -> None:
         """Work out what is the same for all reads."""
         self.layout = layout = RowLayout(self.online.definition.features)
-        self.wanted = [layout.names.index(feature.name) for feature in self.features]
+        places = {name: i for i, name in enumerate(layout.names)}
+        self.wanted = [places[feature.name] for feature in self.features]
         self.no_row = layout.no_row()
         self._bits = [(i >> 3, i & 7) for i in self.wanted]
         self._no_nulls, self._all_nulls = bytes(layout.bitmap_width), b"\xff" * layout.bitmap_width
         head = layout.head({*self.wanted, *layout.variable})
         self._unpack = head.unpack_from if layout.variable else head.unpack
-        unpacked = [i for i in layout.fixed if i in self.wanted] + list(layout.variable)
-        self._places = [(2 + unpacked.index(i), i in layout.variable) for i in self.wanted]
+        wanted = set(self.wanted)
+        unpacked = [i for i in layout.fixed if i in wanted] + list(layout.variable)
+        found, variable = {i: 2 + n for n, i in enumerate(unpacked)}, set(layout.variable)
+        self._places = [(found[i], i in variable) for i in self.wanted]
         self._first_variable = 2 + len(unpacked) - len(layout.variable)
         self._ends = range(self._first_variable, 2 + len(unpacked))
 

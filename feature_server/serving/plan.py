@@ -1,0 +1,207 @@
+"""How requests for the same features are answered: from which rows, and how many entities at a time."""
+
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from itertools import islice, pairwise, starmap
+from typing import Any
+
+import msgspec
+
+from ..definitions.facts import Feature, FeatureRef, JoinKey
+from ..definitions.registry import column_names
+from ..dtypes import DType
+from ..errors import NotSynced, RequestError, cut, nearest_name, shown
+from ..layout.keys import BASE, EPOCH, row_keys, text_encoder
+from ..layout.row import from_stored
+from ..online.registry import OnlineRegistry, OnlineView
+from ..protocol import GetOnlineFeatures
+from .counts import Counts
+from .rows import ViewReader
+
+MAX_VALUES = 1_000_000  # entities × features of one request
+# How much is read together: what each feature of an entity costs, and each of its rows beside; and entities at most.
+TOGETHER, A_VALUE, A_TEXT, A_CONVERTED, A_ROW = 16_000, 1, 2, 10, 10
+MOST_TOGETHER, FEW_TOGETHER = 2_000, 100  # the latter of stream views
+# How many bytes of rows are written together, where rows are as long as their texts and lists, or their histories.
+LONG_ROWS, LONG_HISTORIES = 64 << 10, 512 << 10
+FEW_VIEWS = 16  # that are written together
+MANY_NAMES = 20  # of those sent, an error tells no more
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column of an answer: a feature's name and type, which of the plan's views holds it and as its how-manieth."""
+
+    name: str
+    feature: Feature
+    view: int
+    position: int
+
+
+class InParts(Exception):
+    """Many entities are asked for: a server reads `together` at a time."""
+
+    def __init__(self, plan: "Plan") -> None:
+        self.plan = plan
+
+
+class Plan:
+    """How to answer every request for the same features while the online registry stays as it is."""
+
+    def __init__(self, online: OnlineRegistry, request: GetOnlineFeatures, counts: Counts) -> None:
+        refs = _resolve(online, request)
+        by_view: dict[str, list[FeatureRef]] = {}
+        for ref in refs:
+            by_view.setdefault(ref.view, []).append(ref)
+        self.views: list[ViewReader] = []
+        self.writer: Any = None  # the server keeps its JSON writer of this plan here
+        self._row_names: list[tuple[tuple[str, ...], bytes]] = []  # by view: its join keys, and its row keys' code
+        keys: dict[str, JoinKey] = {}
+        places: dict[tuple[str, str], tuple[Feature, int, int]] = {}
+        for view_id, wanted in by_view.items():
+            stored = online.view(view_id)
+            known = {feature.name: feature for feature in stored.definition.features}
+            features = [_stored_feature(known, ref) for ref in wanted]
+            places |= {(view_id, feature.name): (feature, len(self.views), i) for i, feature in enumerate(features)}
+            for key in stored.definition.join_keys:
+                if keys.setdefault(key.name, key).dtype != key.dtype:
+                    raise RequestError(
+                        f"join key {key.name!r} has two types in the views asked for",
+                        where=view_id,
+                        expected=str(keys[key.name].dtype),
+                        got=str(key.dtype),
+                        remedy="give the key one type in all entities, or ask for the views one by one",
+                    )
+            self._row_names.append((stored.definition.key_names, stored.code.encode()))
+            ttl_us = online.registry.feature_view(view_id).ttl_us
+            self.views.append(_reader_of(stored)(stored, ttl_us, features, counts.view(view_id)))
+            self.views[-1].doubtful = online.is_doubtful(view_id)
+        based = [i for i, view in enumerate(self.views) if view.bases]
+        self.bases = {view: len(self.views) + n for n, view in enumerate(based)}  # where the bases of views are
+        self._row_names += [(self._row_names[i][0], self._row_names[i][1] + BASE) for i in based]
+        streams, rows = any(view.stream for view in self.views), len(self._row_names)
+        cost = A_ROW * rows + sum(_cost(feature.dtype) for view in self.views for feature in view.features)
+        self.together = max(1, min(FEW_TOGETHER // rows if streams else MOST_TOGETHER, TOGETHER // cost))
+        self._most_bytes: int | None = LONG_HISTORIES if streams else LONG_ROWS
+        if not streams and not any(view.layout.variable for view in self.views):
+            self._most_bytes = None
+        self.short = self._most_bytes is None and len(self.views) <= FEW_VIEWS  # whether any answer is written at once
+        self.join_keys = tuple(keys.values())
+        self._encoders = {key.name: text_encoder(key) for key in self.join_keys}
+        self._known_keys = {key.name for view in online.registry.feature_views for key in view.join_keys}
+        self.columns = tuple(
+            Column(name, *places[ref.view, ref.feature])
+            for name, ref in zip(column_names(refs, request.full_feature_names, keys), refs, strict=True)
+        )
+
+    def check(self, entities: Mapping[str, Sized]) -> int:
+        """The number of entities; RequestError where their columns are not those of the plan, or are too long."""
+        if entities.keys() != self._encoders.keys():
+            self._check_names(entities)
+        (count, *others) = {len(entities[name]) for name in self._encoders}
+        if others:
+            raise RequestError(
+                "the lists of entities have different lengths",
+                where="entities",
+                expected="one value of every join key for each entity",
+                got=", ".join(f"{name}: {len(entities[name])}" for name in self._encoders),
+                remedy="repeat a key that is the same for all entities",
+            )
+        if count * len(self.columns) > MAX_VALUES:
+            raise RequestError(
+                "the request asks for too many values at once",
+                where="entities",
+                expected=f"at most {MAX_VALUES:,} values: entities × features",
+                got=f"{count:,} × {len(self.columns):,}",
+                remedy="split the entities over several requests",
+            )
+        return count
+
+    def row_keys(self, entities: Mapping[str, Sequence[Any]]) -> list[bytes]:
+        """The keys to fetch: EPOCH, then view by view a row for each entity.
+
+        Behind them come the bases of lifetime windows, of the views that have any.
+        """
+        encoded = {name: encode(entities[name]) for name, encode in self._encoders.items()}
+        keys = [EPOCH]
+        for key_names, code in self._row_names:
+            keys += row_keys(code, [encoded[name] for name in key_names])
+        return keys
+
+    def parts(self, rows: Sequence[Sequence[bytes | None]]) -> list[slice]:
+        """Which entities are written together, given their rows by view."""
+        count = len(rows[0])
+        if self._most_bytes is None or sum(len(b"".join(filter(None, each))) for each in rows) <= self._most_bytes:
+            return [slice(0, count)]
+        starts, size = [0], 0
+        for i, each in enumerate(zip(*rows, strict=True)):
+            size += sum(map(len, filter(None, each)))
+            if size > self._most_bytes and i > starts[-1]:
+                starts.append(i)
+                size = 0
+        return list(starmap(slice, pairwise([*starts, count])))
+
+    def _check_names(self, entities: Iterable[str]) -> None:
+        """Missing and unknown join keys are errors; one that these features do not need is left alone, as in Feast."""
+        expected = ", ".join(f"{key.name} ({key.dtype})" for key in self.join_keys)
+        got = cut(", ".join(map(cut, islice(entities, MANY_NAMES)))) or "none"
+        for name in entities:
+            if name not in self._encoders and name not in self._known_keys:
+                nearest = nearest_name(name, self._known_keys)
+                raise RequestError(
+                    f"{shown(name)} is not a join key",
+                    where=f"entities.{cut(name)}",
+                    expected=expected,
+                    got=got,
+                    remedy=f"did you mean {nearest!r}?" if nearest else f"leave {shown(name)} out",
+                )
+        missing = [name for name in self._encoders if name not in set(entities)]
+        if missing:
+            raise RequestError(
+                f"join key {missing[0]!r} is missing",
+                where="entities",
+                expected=expected,
+                got=got,
+                remedy=f"send a list of {missing[0]}, one value for each entity",
+            )
+
+
+def _cost(dtype: DType) -> int:
+    if dtype.kind == "string":
+        return A_TEXT
+    return A_VALUE if dtype.is_timestamp or from_stored(dtype) is None else A_CONVERTED
+
+
+def _resolve(online: OnlineRegistry, request: GetOnlineFeatures) -> Sequence[FeatureRef]:
+    if request.feature_service and request.features:
+        raise RequestError(
+            "both features and a feature service are asked for",
+            where="feature_service",
+            expected="`features` or `feature_service`",
+            got=f"{len(request.features)} features and {shown(request.feature_service)}",
+            remedy="leave one of them out",
+        )
+    if not request.feature_service and not request.features:
+        raise RequestError(
+            "no features are asked for",
+            where="features",
+            expected="`features`, a list of `view:feature`, or `feature_service`, a name",
+            got="neither",
+        )
+    return online.registry.resolve(request.feature_service or request.features or ())
+
+
+def _stored_feature(stored: Mapping[str, Feature], ref: FeatureRef) -> Feature:
+    if ref.feature not in stored:
+        raise NotSynced(
+            f"feature {ref.feature!r} of {ref.view!r} has no values online yet",
+            where=ref.text,
+            remedy=f"run `features publish {ref.view}` and `features sync {ref.view}`",
+        )
+    return stored[ref.feature]
+
+
+def _reader_of(stored: OnlineView) -> type[ViewReader]:
+    if stored.definition.stream is None:
+        return ViewReader
+    from .stream import StreamViewReader  # NumPy is loaded only where a stream view is read
+
+    return StreamViewReader
