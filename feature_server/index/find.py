@@ -138,6 +138,8 @@ def open_index(
     processes may do this at once; the files of a finished part appear by renaming.
     """
     folder = root / table.view_id
+    if folder.is_file():
+        put_away(folder)
     order_path = folder / f"order-{_content_hash(table)}"
     columns = Columns(table, folder)
     missing = columns.missing(names)
