@@ -284,7 +284,8 @@ def test_dbts_own_error_is_shown_in_dbts_words(tmp_path: Path) -> None:
         f"error: {tmp_path.resolve()}: dbt cannot parse the project\n"
         "  got: Compilation Error\n"
         "    Model 'model.tiny.shops' (models/shops.sql) depends on a node named 'nowhere' which was not found\n"
-        "  remedy: correct the project until `dbt parse` succeeds\n"
+        "  remedy: correct the project until `dbt parse` succeeds; the rest is in "
+        f"{tmp_path.resolve() / 'logs' / 'dbt.log'}\n"
     )
 
 
