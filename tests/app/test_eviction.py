@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import redis
 
 from feature_server.client.features import FeatureClient
 from feature_server.errors import EvictingRedis, KeysEvicted
+from feature_server.online.memory import LOOK_SECONDS
 from feature_server.online.store import OnlineStore
 from tests.support.evicting import evict
 from tests.support.live_project import NOW, LiveProject, make_live_view, payment, settings_of
@@ -93,6 +95,7 @@ def test_serve_and_stream_refuse_a_redis_that_may_evict(project: LiveProject, se
     with served(project.url, clock=NOW.isoformat(), FEATURES_ALLOW_EVICTION="1") as running:
         with FeatureClient(running.address) as client:
             assert client.get(features=[FEATURE], customer=1)["n"] == 6
+        time.sleep(2 * LOOK_SECONDS)
         assert "maxmemory-policy is allkeys-lru" in running.stop()
 
 

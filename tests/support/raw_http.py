@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -49,8 +50,17 @@ class Client:
         """Status and body of the next answer, as JSON where it is that."""
         line = self._file.readline()
         headers = http.client.parse_headers(self._file)
-        body = self._file.read(int(headers["content-length"]))
+        if headers["transfer-encoding"] == "chunked":
+            body = b"".join(self._chunks())
+        else:
+            body = self._file.read(int(headers["content-length"]))
         return int(line.split()[1]), json.loads(body) if body.startswith(b"{") else body
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self._file.readline(), 16):
+            yield self._file.read(size)
+            self._file.readline()
+        self._file.readline()
 
     def ended(self) -> bytes:
         """What comes until the server closes the connection."""
