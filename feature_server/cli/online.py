@@ -55,9 +55,7 @@ def sync(
     settings, registry = in_force(project_dir)
     if views and refresh:
         raise typer.BadParameter("name views or a cadence, not both", param_hint="--refresh")
-    if number > ONLINE_FORMAT or (number < ONLINE_FORMAT and not full):
-        wrong = "only a full sync writes another format" if not full else f"this version writes 1 to {ONLINE_FORMAT}"
-        raise typer.BadParameter(wrong, param_hint="--format")
+    _check_format(number, full)
     if refresh:
         select_views(registry, [], refresh)
     options = SyncOptions(
@@ -84,6 +82,12 @@ def sync(
     if done.notice is not None:
         typer.echo(f"note: {done.notice}", err=True)
     finish({"results": done.results}, "failures", done.failures, json=json)
+
+
+def _check_format(number: int, full: bool) -> None:
+    if number > ONLINE_FORMAT or (number < ONLINE_FORMAT and not full):
+        wrong = "only a full sync writes another format" if not full else f"this version writes 1 to {ONLINE_FORMAT}"
+        raise typer.BadParameter(wrong, param_hint="--format")
 
 
 @app.command(epilog="Example: features get fraud_v1 customer_id=42 merchant_id=7")

@@ -11,7 +11,7 @@ from ..history.values import events_in, values_at
 from ..layout import keys
 from ..layout.events import GRACE_US, plan_of
 from ..offline.sql import quote, sql_type
-from ..offline.store import OfflineStore
+from ..offline.store import OfflineStore, OfflineTable
 from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry
 from ..online.store import OnlineStore
 from ..serving.statuses import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
@@ -40,13 +40,7 @@ def explain(
     registry = online.registry() or decode_online_registry(None)
     found, name = _find(registry, feature)
     view, plan = found.definition, plan_of(found.definition)
-    table = store.table(view.id) if store.exists(view.id) else None
-    if table is None and found.table_id:
-        raise OfflineStoreError(
-            "the view's history is not in this offline store", where=view.id, got=str(store.root),
-            expected="the offline store that the view was published to",
-            remedy="set FEATURES_OFFLINE and FEATURES_PROJECT_DIR, or run `features explain` where views are published",
-        )  # fmt: skip
+    table = _table(store, found)
     begin_us = at_us - (plan.longest_us or 0)
     try:
         from_us(begin_us)
@@ -88,6 +82,18 @@ def explain(
             sql=output.source_sql,
             file=view.path,
         )
+
+
+def _table(store: OfflineStore, found: OnlineView) -> OfflineTable | None:
+    view_id = found.definition.id
+    table = store.table(view_id) if store.exists(view_id) else None
+    if table is None and found.table_id:
+        raise OfflineStoreError(
+            "the view's history is not in this offline store", where=view_id, got=str(store.root),
+            expected="the offline store that the view was published to",
+            remedy="set FEATURES_OFFLINE and FEATURES_PROJECT_DIR, or run `features explain` where views are published",
+        )  # fmt: skip
+    return table
 
 
 def _find(registry: OnlineRegistry, feature: str) -> tuple[OnlineView, str]:
