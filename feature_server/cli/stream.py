@@ -15,7 +15,10 @@ from ..times import to_us
 from .main import Json, ProjectDir, app, online_store, progress_bar, show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..definitions.stream import EventSource
+    from ..online.store import OnlineStore
 
 BATCH_EVENTS = 1000
 Source = Annotated[str, typer.Argument(help="The dbt source that the events are of, e.g. payments.transactions.")]
@@ -90,12 +93,11 @@ def stream(
     import signal
 
     from ..durable import make_private
-    from ..errors import EvictingRedis, OnlineStoreUnavailable
-    from ..history.log import land, landing_folder
+    from ..history.log import landing_folder
     from ..ingest.transaction import Ingestor
     from ..ingest.worker import Worker, dead_letters
     from ..online.embedded import connect
-    from ..online.memory import EvictionWatch, check_memory
+    from ..online.memory import EvictionWatch
     from ..online.store import OnlineStore
 
     settings = load_settings(project_dir=project_dir)
@@ -117,12 +119,7 @@ def stream(
         online = stack.enter_context(OnlineStore(url))
         worker = Worker(online, ingestor, found, folder, consumer=consumer)
         report = (lambda line: None) if json else typer.echo
-        try:
-            with suppress(OnlineStoreUnavailable):
-                check_memory(online, allowed=settings.allow_eviction)
-        except EvictingRedis:
-            report(str(land(online, found, folder)))  # before they are evicted
-            raise
+        _check_memory(online, found, folder, report, allowed=settings.allow_eviction)
         if not once:
             stack.enter_context(EvictionWatch(url, report=report, noticed=ingestor.refresh))
         if not (once or json):
@@ -134,6 +131,22 @@ def stream(
             report=report,
         )
     show(done, [done], json=json)
+
+
+def _check_memory(
+    online: OnlineStore, source: EventSource, folder: Path, report: Callable[[str], None], *, allowed: bool
+) -> None:
+    """Refuse a Redis that may evict keys, once the events that it holds have landed."""
+    from ..errors import EvictingRedis, OnlineStoreUnavailable
+    from ..history.log import land
+    from ..online.memory import check_memory
+
+    try:
+        with suppress(OnlineStoreUnavailable):
+            check_memory(online, allowed=allowed)
+    except EvictingRedis:
+        report(str(land(online, source, folder)))
+        raise
 
 
 def _source(settings: Settings, name: str) -> EventSource:
