@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -33,20 +33,17 @@ window
 """
 
 
-def put_online(url: str, sql: str = SQL) -> Any:
-    """The view, its definitions published."""
+def define(sql: str = SQL, columns: Mapping[str, str] = COLUMNS, source: str = SOURCE, name: str = VIEW) -> Any:
+    """The event source, and the view over it."""
     from feature_server.compiler.model import CompiledModel, compile_stream_view
-    from feature_server.definitions.facts import Entity, Feature, FeatureView, JoinKey
-    from feature_server.definitions.registry import Registry
+    from feature_server.definitions.facts import Feature, FeatureView, JoinKey
     from feature_server.definitions.stream import EventSource, SourceColumn
     from feature_server.dtypes import parse_dtype, parse_sql_type
     from feature_server.offline.session import event_types
-    from feature_server.online.registry import ONLINE_FORMAT, OnlineRegistry, OnlineView
-    from feature_server.online.store import OnlineStore
 
-    source = EventSource(
-        name=SOURCE,
-        columns=tuple(SourceColumn(name, parse_sql_type(kind)) for name, kind in COLUMNS.items()),
+    events = EventSource(
+        name=source,
+        columns=tuple(SourceColumn(column, parse_sql_type(kind)) for column, kind in columns.items()),
         event_id="transaction_id",
         event_timestamp="occurred_at",
         created_timestamp="ingested_at",
@@ -58,23 +55,40 @@ def put_online(url: str, sql: str = SQL) -> Any:
         created_timestamp="created_timestamp",
         features=tuple(FEATURES),
     )
-    with event_types(source) as session:
-        plan = compile_stream_view(model, source, lambda table: "events", session)
+    with event_types(events) as session:
+        plan = compile_stream_view(model, events, lambda table: "events", session)
     view = FeatureView(
-        name=VIEW,
+        name=name,
         entities=("customer",),
         join_keys=(JoinKey("customer_id", parse_dtype("int64")),),
         created_timestamp="created_timestamp",
         stream=plan,
-        features=tuple(Feature(name=name, dtype=parse_dtype(kind)) for name, kind in FEATURES.items()),
+        features=tuple(Feature(name=feature, dtype=parse_dtype(kind)) for feature, kind in FEATURES.items()),
     )
+    return events, view
+
+
+def online_view(view: Any, code: str = CODE) -> Any:
+    """How a view is online that a sync has filled."""
+    from feature_server.online.registry import ONLINE_FORMAT, OnlineView
+
+    return OnlineView(
+        format=ONLINE_FORMAT, code=code, definition=view, table_version=0, synced_at_us=0, rows=0, table_id="empty"
+    )
+
+
+def put_online(url: str, sql: str = SQL) -> Any:
+    """The view, its definitions published."""
+    from feature_server.definitions.facts import Entity
+    from feature_server.definitions.registry import Registry
+    from feature_server.online.registry import OnlineRegistry
+    from feature_server.online.store import OnlineStore
+
+    source, view = define(sql)
     entity = Entity(name="customer", join_keys=view.join_keys)
     registry = Registry(project="bench", entities=(entity,), sources=(source,), feature_views=(view,))
-    entry = OnlineView(
-        format=ONLINE_FORMAT, code=CODE, definition=view, table_version=0, synced_at_us=0, rows=0, table_id="empty"
-    )
     with OnlineStore(url) as store:
-        store.publish(lambda now: OnlineRegistry(registry=registry, views={view.id: entry}))
+        store.publish(lambda now: OnlineRegistry(registry=registry, views={view.id: online_view(view)}))
     return view
 
 
