@@ -7,14 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.online_rows import OnlineRows
+from tests.support.raw_http import store_ratio
 from tests.support.served import Served, served
 from tests.support.serving_cases import DELAYS, FRAUD, PROFILE, RISK, TRANSACTIONS
 
 
 @pytest.fixture(scope="module")
 def server(valkey_server: str) -> Iterator[Served]:
+    """Serves what `raw_http.RATIO` asks for, until a test stores something else."""
+    store_ratio(valkey_server)
     with served(valkey_server) as running:
         yield running
+        assert "Traceback" not in running.stop()
 
 
 @pytest.fixture

@@ -15,9 +15,7 @@ import pytest
 from feature_server.app.access import Access, create_access
 from feature_server.app.supervisor import listen
 from feature_server.errors import FeatureStoreError, SettingsError
-from tests.support.online_rows import NOW, OnlineRows
 from tests.support.served import Served, metrics, served
-from tests.support.serving_cases import RISK
 from tests.support.stream_views import payment, put_online, stream_view
 
 READ = "/get-online-features"
@@ -26,16 +24,6 @@ RATIO = {"features": ["merchant__risk:ratio"], "entities": {"merchant_id": ["a"]
 EVENT = {"push_source_name": "payments.transactions", "df": {k: [v] for k, v in payment(1, customer_id=1).items()}}
 ROUTES = ["/", "/health", "/ready", "/metrics", "/openapi.json", "/entities", "/feature-views/merchant__risk",
           "/explain", READ, PUSH, "/no/such/page"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def server(valkey_server: str) -> Iterator[Served]:
-    rows = OnlineRows(valkey_server)
-    rows.redis.flushall()
-    rows.define(RISK)
-    rows.put("merchant__risk", "a", NOW, 0.5)
-    with served(valkey_server) as running:
-        yield running
 
 
 @pytest.fixture

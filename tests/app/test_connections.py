@@ -20,20 +20,11 @@ from tests.support.raw_http import (
     counted,
     request,
     still_answers,
-    store_ratio,
     value,
 )
-from tests.support.served import Served, served
+from tests.support.served import Served
 
 HEAD_BYTES = 65_536
-
-
-@pytest.fixture(scope="module")
-def server(valkey_server: str) -> Iterator[Served]:
-    store_ratio(valkey_server)
-    with served(valkey_server) as running:
-        yield running
-        assert "Traceback" not in running.stop()
 
 
 @pytest.fixture

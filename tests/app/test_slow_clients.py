@@ -38,14 +38,6 @@ RST = struct.pack("ii", 1, 0)  # for SO_LINGER: close with a reset
 
 
 @pytest.fixture(scope="module")
-def server(valkey_server: str) -> Iterator[Served]:
-    store_ratio(valkey_server)
-    with served(valkey_server) as running:
-        yield running
-        assert "Traceback" not in running.stop()
-
-
-@pytest.fixture(scope="module")
 def hasty(valkey_server: str) -> Iterator[Served]:
     """A server that waits for no one."""
     store_ratio(valkey_server)
