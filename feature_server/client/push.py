@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from types import NoneType
 from typing import Any
 
@@ -23,6 +24,7 @@ BATCH_BYTES = 4 << 20  # a feature server takes at most twice that
 TIMEOUT_SECONDS = 30.0  # for the answer to a batch
 RETRY_SECONDS = 10.0
 _NEVER_NAN = {int, str, bool, NoneType, datetime, Decimal}
+_BYTES = {bytes, bytearray, memoryview}  # msgspec would write them as text, in base64
 _DATA_FRAMES = ("pandas", "polars", "pyarrow")
 
 
@@ -42,7 +44,7 @@ async def push_events(
     came.
     """
     rejected: list[RejectedEvent] = []
-    accepted, whole = 0, type(events).__module__.partition(".")[0] in _DATA_FRAMES
+    accepted, whole = 0, any(kind.__module__.partition(".")[0] in _DATA_FRAMES for kind in type(events).__mro__)
     for places, body in _batches(_data_frame(events) if whole else _listed(events), rejected):
         deadline = time.monotonic() + retry_seconds
         while isinstance(answer := await ask(body), OnlineStoreUnavailable):
@@ -93,7 +95,10 @@ def _listed(events: Any) -> Iterator[tuple[Sequence[int], dict[str, list[Any]]]]
                 "an event is not a mapping", where=f"events[{i}]", expected="column names and values",
                 got=type(event).__name__,
             )  # fmt: skip
-        groups.setdefault(tuple(sorted(map(str, event))), []).append((i, event))
+        for name in event:
+            if not isinstance(name, str):
+                raise RequestError("the name of a column is no text", where=f"events[{i}]", got=shown(name))
+        groups.setdefault(tuple(sorted(event)), []).append((i, event))
     for names, members in groups.items():
         yield [i for i, _ in members], {name: [event[name] for _, event in members] for name in names}
 
@@ -106,21 +111,37 @@ def _no_list(events: Any) -> RequestError:
 
 
 def _data_frame(frame: Any) -> Iterator[tuple[Sequence[int], dict[str, list[Any]]]]:
-    """The columns of a pandas or polars DataFrame or an Arrow table; what pandas holds to be missing is None."""
-    if hasattr(frame, "collect"):  # a LazyFrame
-        frame = frame.collect()
+    """The columns of a pandas or polars DataFrame, a LazyFrame, or Arrow's table, batch or reader of batches.
+
+    What pandas holds to be missing is None.
+    """
+    for read in ("collect", "read_all"):
+        if hasattr(frame, read):
+            frame = _converted("events", getattr(frame, read))
     if not hasattr(frame, "columns"):
         raise _no_list(frame)
     names = [str(name) for name in (frame.schema.names if hasattr(frame, "to_pydict") else frame.columns)]
     if len(set(names)) < len(names):
         raise RequestError("two columns have one name", where="events", got=cut(", ".join(names)), remedy="rename one")
-    if hasattr(frame, "to_pydict"):
-        columns = frame.to_pydict()
-    elif hasattr(frame, "isna"):
-        columns = {name: python_values(frame.iloc[:, place]) for place, name in enumerate(names)}
+    if hasattr(frame, "iloc"):
+        listed = [frame.iloc[:, place] for place in range(len(names))]
     else:
-        columns = frame.to_dict(as_series=False)
+        listed = frame.get_columns() if hasattr(frame, "get_columns") else frame.columns
+    columns = {
+        name: _converted(f"events.{cut(name)}", partial(python_values, column))
+        for name, column in zip(names, listed, strict=True)
+    }
     yield range(len(frame)), columns
+
+
+def _converted(where: str, convert: Callable[[], Any]) -> Any:
+    """What a library makes of its own values; RequestError for those it cannot say, such as times beyond Python's."""
+    try:
+        return convert()
+    except Exception as error:  # noqa: BLE001 - each library has errors of its own
+        raise RequestError(
+            "events cannot be read", where=where, got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        ) from None
 
 
 def _batches(
@@ -150,6 +171,8 @@ def _batches(
 def _encode(columns: dict[str, list[Any]], rows: Sequence[int]) -> bytes:
     chosen = {name: [values[row] for row in rows] for name, values in columns.items()}
     for values in chosen.values():
+        if not _BYTES.isdisjoint(map(type, values)):
+            raise ValueError("JSON has no bytes; give text or a number")
         if not _NEVER_NAN.issuperset(map(type, values)) and not all(map(_is_finite, values)):
             raise ValueError("JSON has no NaN and no infinity; a missing value is None")
     return msgspec.json.encode(chosen, enc_hook=_plain)

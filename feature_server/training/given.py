@@ -23,14 +23,13 @@ _KINDS: tuple[tuple[str, tuple[type, ...]], ...] = (  # the first that fits
 
 def as_table(given: Any) -> pa.Table:
     """The rows of a pandas or polars DataFrame, a LazyFrame, or what has Arrow's stream; RequestError for others."""
-    library = type(given).__module__.partition(".")[0]
     if isinstance(given, pa.RecordBatch):
         return pa.Table.from_batches([given])
     if isinstance(given, pa.Table):
         return given
-    if library == "pandas" and hasattr(given, "columns"):
+    if is_frame(given, "pandas", "DataFrame"):
         return _pandas_table(given)
-    if library == "polars" and hasattr(given, "columns"):
+    if is_frame(given, "polars", "DataFrame", "LazyFrame"):
         return _polars_table(given)
     if hasattr(given, "__arrow_c_stream__"):
         try:
@@ -38,6 +37,11 @@ def as_table(given: Any) -> pa.Table:
         except _NOT_CONVERTED as error:
             raise _unreadable(given, str(error)) from None
     raise _unreadable(given)
+
+
+def is_frame(given: Any, library: str, *names: str) -> bool:
+    """Whether it is of one of these classes of a library, or of a subclass, wherever that is defined."""
+    return any(kind.__module__.partition(".")[0] == library and kind.__name__ in names for kind in type(given).__mro__)
 
 
 def check_names(names: list[str]) -> None:

@@ -18,11 +18,11 @@ from ..dtypes import INTEGER_WIDTHS, integer_bounds
 from ..errors import RequestError, shown
 from ..point_in_time import Int64s
 from ..settings import local_path
-from .given import as_table, check_names
+from .given import as_table, check_names, is_frame
 
 Connected = AbstractContextManager[duckdb.DuckDBPyConnection]
 READ_ROWS = 1 << 18
-_SQL = re.compile(r"\s*((select|with|from)\s|\()", re.IGNORECASE)
+_SQL = re.compile(r"(?>\s|--[^\n]*\n|/\*.*?\*/)*+((select|with|from)[\s(*'\"]|\()", re.IGNORECASE | re.DOTALL)
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
@@ -132,6 +132,8 @@ def open_spine(given: Any, connect: Callable[[str], Connected]) -> Spine:
         return _sql_spine(given, connect)
     if isinstance(given, str | Path):
         return parquet_spine(given)
+    if is_frame(given, "pandas", "DataFrame"):
+        given = given.copy(deep=False)  # what is done to the frame from now on is not done to this one
     table = as_table(given)
     return Spine(given, table.schema, table.num_rows, lambda: iter(table.to_batches()))
 
@@ -150,8 +152,9 @@ def parquet_spine(path: str | Path, columns: Sequence[str] | None = None) -> Spi
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise RequestError(
-            "not a Parquet file", where=f"spine {path}", expected="a Parquet file", got=str(error).splitlines()[0]
-        ) from None
+            "not a Parquet file", where=f"spine {path}", expected="a Parquet file", got=str(error).splitlines()[0],
+            remedy=f"give a file of another kind by a query: select * from '{path}'",
+        ) from None  # fmt: skip
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns])
 

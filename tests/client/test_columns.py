@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from feature_server import FeatureClient
+from feature_server.client.columns import python_values
 from feature_server.errors import FeatureStoreError, RequestError
 from tests.support.online_rows import NOW, OnlineRows, view
 from tests.support.served import served
@@ -97,3 +98,16 @@ def test_a_float_key_is_refused_with_what_keeps_integers(urls: tuple[str, str]) 
             client.get_many(features=["by__int64:n"], k_int64=pd.Series([1, None]))
         with pytest.raises(RequestError, match='dtypes "Int64"'):
             client.get(features=["by__int64:n"], k_int64=float("nan"))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series([[1.5, None], None], dtype=pd.ArrowDtype(pa.list_(pa.float64()))),
+        pl.Series([[1.5, None], None]),
+        pa.array([[1.5, None], None]),
+    ],
+    ids=["pandas", "polars", "arrow"],
+)
+def test_a_null_in_a_list_stays_null(column: Any) -> None:
+    assert python_values(column) == [[1.5, None], None]

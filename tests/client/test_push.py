@@ -192,6 +192,54 @@ def test_what_pandas_holds_to_be_missing_is_null_and_nanoseconds_are_refused(ser
             client.push(SOURCE, events.drop(columns="merchant"))
 
 
+LATE = 253_402_300_800_000_000  # the first microsecond of the year 10000
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda events: pl.DataFrame(events).lazy().select("absent"), 'unable to find column "absent"'),
+        (
+            lambda events: pl.DataFrame({"occurred_at": pl.Series([LATE], dtype=pl.Datetime("us"))}),
+            "events.occurred_at: ",
+        ),
+        (lambda events: pa.table({"occurred_at": pa.array([LATE], pa.timestamp("us"))}), "events.occurred_at: "),
+        (lambda events: pa.table({"a": pa.array([1], pa.timestamp("us", "No/Where"))}), "got: UnknownTimeZoneError"),
+        (lambda events: [event | {1: 2} for event in events], r"events\[0\]: the name of a column is no text"),
+    ],
+    ids=["a lazy frame", "polars' year 10000", "Arrow's", "a zone that is none", "a name that is a number"],
+)
+def test_what_a_library_cannot_say_is_told(push: Push, make: Callable[[list[Any]], Any], told: str) -> None:
+    with pytest.raises(RequestError, match=told):
+        push(SOURCE, make([payment(1)]))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "arrow"])
+def test_a_nanosecond_is_refused_with_its_event_whatever_the_library(push: Push, library: str) -> None:
+    table = pa.Table.from_pylist([payment(customer := fresh(), customer_id=customer)] * 2)
+    at = 1_772_366_280_000_000_000
+    times = pa.array([at, at + 1], pa.timestamp("ns", "UTC"))
+    table = table.set_column(table.column_names.index("occurred_at"), "occurred_at", times)
+    frame: Any = {"pandas": table.to_pandas, "polars": lambda: pl.from_arrow(table), "arrow": lambda: table}[library]()
+    found = push(SOURCE, frame)
+    assert (found.accepted, [one.index for one in found.rejected]) == (1, [1])
+    assert "000001" in found.rejected[0].reason
+
+
+class OwnFrame(pd.DataFrame):
+    pass
+
+
+def test_a_reader_of_batches_and_a_frame_of_ones_own_class_are_pushed_and_bytes_are_not(push: Push) -> None:
+    events = [payment(customer := fresh(), customer_id=customer)]
+    once = PushResult(accepted=1, rejected=())
+    assert push(SOURCE, pa.Table.from_pylist(events).to_reader()) == once
+    assert push(SOURCE, OwnFrame(events)) == once
+    found = push(SOURCE, [events[0] | {"merchant": b"bakery"}])
+    assert found.accepted == 0
+    assert "JSON has no bytes; give text or a number - at `$.merchant`" in found.rejected[0].reason
+
+
 WRONG: list[tuple[Any, type[Exception], str]] = [
     ((SOURCE, payment(1)), RequestError, r"push one event as \[event\]"),
     ((SOURCE, "events.jsonl"), RequestError, "events are not a list"),
