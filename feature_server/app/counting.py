@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 
 from ..history.live import LiveSource
+from ..online.memory import Memory
 from ..online.registry import LastVerified, OnlineRegistry
 from ..serving.counts import LATENCY_BUCKETS, Counts
 
@@ -60,12 +61,12 @@ def exposition(
     epoch: bytes | None,
     verified: Mapping[str, LastVerified],
     live: Iterable[LiveSource],
+    memory: Memory,
     now_us: int,
 ) -> bytes:
     """Prometheus's text format."""
-    return generate_latest(
-        _Collected([*_counters(counts), *_online(online, epoch, now_us), *_verified(verified), *_live(live)])
-    )
+    told = (_counters(counts), _memory(memory), _online(online, epoch, now_us), _verified(verified), _live(live))
+    return generate_latest(_Collected(list(chain.from_iterable(told))))
 
 
 def _counters(counts: Counts) -> Iterator[Metric]:
@@ -88,6 +89,13 @@ def _counters(counts: Counts) -> Iterator[Metric]:
     events.add_metric(["rejected"], counts.events_rejected)
     yield events
     yield CounterMetricFamily("features_registry_reloads", "Loads of the online registry.", value=counts.reloads)
+
+
+def _memory(memory: Memory) -> Iterator[Metric]:
+    """What Redis told this worker last: of an online registry that was evicted, too."""
+    if memory.evicted is not None:
+        text = "Keys that Redis has evicted since it was started."
+        yield GaugeMetricFamily("features_redis_evicted_keys", text, value=memory.evicted.keys)
 
 
 def _online(online: OnlineRegistry | None, epoch: bytes | None, now_us: int) -> Iterator[Metric]:

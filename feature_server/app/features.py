@@ -49,6 +49,7 @@ class FeatureServer:
         self.pushes = PushQueue(served)
         self.draining = False
         self.other: ASGIApp
+        self.memory = Memory()  # as Redis told last
         self._eviction_accepted = False  # once stream views were read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,6 +163,7 @@ class FeatureServer:
         return EvictionWatch(self.served.redis_url, looked=self._check_policy, noticed=self.pushes.refresh)
 
     def _check_policy(self, memory: Memory) -> None:
+        self.memory = memory
         loaded = self.reader.loaded
         if self._eviction_accepted or loaded is None:
             return

@@ -167,7 +167,7 @@ class _Pages:
             live = await self._live(online)
         except OnlineStoreError:
             pass  # told by features_online_store_up
-        text = exposition(server.counts.total(), online, epoch, verified, live, server.reader.now_us())
+        text = exposition(server.counts.total(), online, epoch, verified, live, server.memory, server.reader.now_us())
         return Response(text, headers={"content-type": METRICS})
 
     async def openapi(self, request: Request) -> Response:

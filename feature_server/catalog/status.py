@@ -18,7 +18,7 @@ from ..offline.damage import absent
 from ..offline.store import OfflineStore
 from ..online.embedded import connect
 from ..online.memory import doubt, eviction_refused, look_at, noted, stream_views
-from ..online.registry import LastVerified, OnlineRegistry, OnlineView
+from ..online.registry import LastVerified, OnlineRegistry, OnlineView, registry_evicted
 from ..online.store import OnlineStore, once_more
 from ..settings import Settings
 from ..times import from_us
@@ -80,6 +80,7 @@ def read_status(settings: Settings, registry: Registry) -> Status:
     now, trouble, online, sources = settings.now(), None, _Online(), tuple[SourceStatus, ...]()
     try:
         online, sources = _read_online(settings, registry)
+        trouble = online.gone
     except FeatureStoreError as error:
         trouble = str(error)
     offline = OfflineStore(settings.offline)
@@ -100,6 +101,7 @@ class _Online(msgspec.Struct, frozen=True):
     registry: OnlineRegistry | None = None
     verified: dict[str, LastVerified] = {}
     evicts: str | None = None  # what is wrong with Redis for stream views
+    gone: str | None = None  # what is wrong where the registry was evicted
 
 
 def _read_online(settings: Settings, registry: Registry) -> tuple[_Online, tuple[SourceStatus, ...]]:
@@ -115,12 +117,14 @@ def _read_open(
 ) -> tuple[_Online, tuple[SourceStatus, ...]]:
     views, project_dir = registry.feature_views, settings.project_dir
     found, memory = store.registry(), look_at(url)
+    gone = registry_evicted(memory.evicted) if found is None and memory.evicted and memory.evicted.keys else None
     found = None if found is None else noted(found, memory.evicted)
     refused = eviction_refused(memory, stream_views(registry), allowed=settings.allow_eviction)
     online = _Online(
         found,
         store.verified([view.id for view in views]),
         None if refused is None else str(refused),
+        None if gone is None else str(gone),
     )
     return online, tuple(source_status(source, views, store, project_dir, found) for source in registry.sources)
 

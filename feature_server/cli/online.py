@@ -102,12 +102,12 @@ def get(
 ) -> None:
     """Read the features of one entity from the online store, with their statuses and event timestamps."""
     from ..client.features import FeatureClient
-    from ..online.registry import decode_online_registry
+    from ..online.memory import registry_in_force
 
     settings = load_settings(project_dir=project_dir)
     features = [service] if ":" in service else service
     with online_store(settings) as store, FeatureClient(settings.redis_url, settings=settings) as client:
-        online = store.registry() or decode_online_registry(None)
+        online = registry_in_force(store)
         entity = _entity(keys, online.registry, features)
         found = client.get(features, full_feature_names=full_feature_names, **entity)
     show(_as_json(found), _lines(found), json=json)

@@ -21,6 +21,7 @@ from ..errors import OnlineStoreUnavailable, RequestError, UnknownNameError, cut
 from ..layout import keys
 from ..layout.events import COUNTS, CREATED, EVENT, EVENT_ID, GRACE_US, retention_us, same_records, window_us
 from ..layout.records import EventPacker, PackedEvents
+from ..online.memory import evicted_at
 from ..online.registry import OnlineRegistry, OnlineView, registry_of, with_views
 from ..online.store import OnlineStore
 from .begun import BegunKeys
@@ -243,7 +244,7 @@ class Ingestor(AbstractContextManager["Ingestor"]):
         """Load the online registry; where keys were found to be evicted since, take away those begun meanwhile."""
         epoch, stored = self._link.ask(b"MGET", keys.EPOCH, keys.REGISTRY)
         self._forget_sources()
-        online = registry_of(epoch, stored)
+        online = registry_of(epoch, stored, evicted_at(self._url) if None in (epoch, stored) else None)
         if self._online and online.evictions > self._online.evictions and (begun := self._begun.take()):
             self._link.ask(b"UNLINK", *begun)
         self._online, self._epoch = online, epoch

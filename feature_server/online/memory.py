@@ -22,12 +22,12 @@ from hiredis import ProtocolError, ReplyError, pack_command
 
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
-from ..errors import EvictingRedis, FeatureStoreError, KeysEvicted, NotSynced
+from ..errors import EvictingRedis, FeatureStoreError, KeysEvicted, NotSynced, OnlineStoreError
 from ..layout.keys import LOG
 from .address import Connection, parse_redis_url
 from .logs import LogWatch, keep_lost
 from .refusals import refusal
-from .registry import Evicted, OnlineRegistry
+from .registry import Evicted, OnlineRegistry, registry_of
 
 if TYPE_CHECKING:
     from .store import OnlineStore
@@ -134,10 +134,18 @@ def parse_info(sections: Iterable[bytes], refused: str = "") -> Memory:
     )
 
 
-def look_at(url: str) -> Memory:
+def look_at(url: str, report: Callable[[str], None] = log.warning) -> Memory:
     """One look."""
-    with MemoryReader(url) as reader:
+    with MemoryReader(url, report=report) as reader:
         return reader.look()
+
+
+def evicted_at(url: str) -> Evicted | None:
+    """What Redis tells of evictions, asked where something is gone; None where it does not say."""
+    try:
+        return look_at(url, report=log.debug).evicted
+    except OnlineStoreError:
+        return None
 
 
 def stream_views(registry: Registry) -> list[str]:
@@ -188,6 +196,7 @@ def noted(online: OnlineRegistry, seen: Evicted | None) -> OnlineRegistry:
 def note(store: OnlineStore, look: Callable[[], Memory], *, all_doubtful: bool = True) -> OnlineRegistry | None:
     """Raise the mark of the online registry where a look gives reason to; it as it is then, None where there is none.
 
+    Who has read one that is gone does not go on by it.
     Without `all_doubtful` only where a view is not doubtful already: raising it again says nothing new.
     """
 
@@ -201,7 +210,13 @@ def note(store: OnlineStore, look: Callable[[], Memory], *, all_doubtful: bool =
     try:
         return store.publish(change)
     except NotSynced:
+        store.withdraw()
         return None
+
+
+def registry_in_force(store: OnlineStore) -> OnlineRegistry:
+    """What is online; KeysEvicted where it may have been evicted, NotSynced where nothing was ever synced."""
+    return store.registry() or registry_of(None, None, evicted_at(store.url))
 
 
 def evicted_during(view: FeatureView, before: Memory, after: Memory, needed_bytes: int) -> KeysEvicted:

@@ -41,7 +41,7 @@ class RedisReader:
     """Sync reads. Connections are kept and shared: each call takes an idle one or opens another."""
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
-        self.address = parse_redis_url(url)
+        self.url, self.address = url, parse_redis_url(url)
         self.timeout = timeout
         self.on_reconnect: Callable[[], None] = lambda: None
         self._idle: deque[Connection] = deque()
@@ -105,7 +105,7 @@ class AsyncRedisReader:
     """Async reads over one connection, made when first needed, again after it dropped, and on another event loop."""
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
-        self.address = parse_redis_url(url)
+        self.url, self.address = url, parse_redis_url(url)
         self.timeout = timeout
         self.on_connect: Callable[[], None] = lambda: None
         self._link: _Link | None = None

@@ -10,7 +10,7 @@ import msgspec
 
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
-from ..errors import UNREADABLE, NotSynced, OnlineStoreError, UnknownNameError
+from ..errors import UNREADABLE, KeysEvicted, NotSynced, OnlineStoreError, UnknownNameError
 from ..formats import check_format
 from ..layout.keys import EPOCH, REGISTRY, VERIFIED
 
@@ -168,18 +168,33 @@ def is_epoch(epoch: bytes | None) -> bool:
     return epoch is not None and epoch.isdigit() and len(epoch) <= 19
 
 
-def registry_of(epoch: bytes | None, stored: bytes | None) -> OnlineRegistry:
-    """The online registry from the values of `layout.keys.EPOCH` and REGISTRY, fetched in one command."""
+def registry_of(epoch: bytes | None, stored: bytes | None, evicted: Evicted | None = None) -> OnlineRegistry:
+    """The online registry from the values of `layout.keys.EPOCH` and REGISTRY, fetched in one command.
+
+    `evicted`, asked for where one of them is None, is what Redis then tells of its evictions: KeysEvicted if any.
+    """
+    if None in (epoch, stored) and evicted is not None and evicted.keys:
+        raise registry_evicted(evicted)
     if epoch is None and stored is None:
         return decode_online_registry(None)
     if stored is None or not is_epoch(epoch):
         key, expected = (REGISTRY, "the online registry") if stored is None else (EPOCH, "a number")
-        held = "no string" if key == REGISTRY or epoch is None else repr(epoch[:100])
+        held = "nothing, or no string" if key == REGISTRY or epoch is None else repr(epoch[:100])
         raise OnlineStoreError(
             f"{key.decode()} is not what a sync wrote", where=key.decode(), expected=expected, got=held,
             remedy=f"if TYPE {key.decode()} tells another type than string, delete it; then run `features sync`",
         )  # fmt: skip
     return decode_online_registry(stored)
+
+
+def registry_evicted(evicted: Evicted) -> KeysEvicted:
+    """The error of a Redis that has no online registry, and has evicted keys."""
+    return KeysEvicted(
+        "Redis has evicted keys, and the online registry is gone with them: no view can be read",
+        where=REGISTRY.decode(),
+        got=f"{evicted.keys:,} keys evicted since Redis was started",
+        remedy="give Redis room, set maxmemory-policy noeviction, then run `features sync`, which writes all anew",
+    )
 
 
 def decode_online_registry(stored: bytes | None) -> OnlineRegistry:

@@ -8,7 +8,7 @@ would need a hash tag and a fence for each slot; nothing else assumes one server
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -249,6 +249,15 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
                     continue
                 self._last_registry = encoded, online
                 return online
+
+    def withdraw(self) -> None:
+        """Where the online registry is gone, take the epoch away too: who knows that registry would go on by it."""
+        with redis_errors(), self.client.pipeline() as pipeline, suppress(redis.WatchError):
+            pipeline.watch(keys.REGISTRY, keys.EPOCH)
+            if not pipeline.exists(keys.REGISTRY):
+                pipeline.multi()
+                pipeline.delete(keys.EPOCH)
+                pipeline.execute()
 
     @contextmanager
     def _transaction(self, fence: Fence) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from ..online.memory import evicted_at
 from ..online.readers import AsyncRedisReader, RedisReader
 from .reader import RELOAD_KEYS, FeatureReader, OnlineFeatures, Steps
 
@@ -12,7 +13,8 @@ def read_features(reader: FeatureReader, redis: RedisReader, steps: Steps) -> On
     try:
         while True:
             if (wanted := steps.send(replies)) is None:
-                reader.load(redis.mget(RELOAD_KEYS))
+                found = redis.mget(RELOAD_KEYS)
+                reader.load(found, evicted_at(redis.url) if None in found else None)
             else:
                 replies = redis.mget(wanted)
     except StopIteration as stop:
@@ -47,6 +49,8 @@ class AsyncFeatures:
 
     async def _reload(self) -> None:
         try:
-            self.reader.load(await self.redis.mget(RELOAD_KEYS))
+            found = await self.redis.mget(RELOAD_KEYS)
+            evicted = await asyncio.to_thread(evicted_at, self.redis.url) if None in found else None
+            self.reader.load(found, evicted)
         finally:
             self._reloading = None

@@ -15,7 +15,7 @@ from ..definitions.facts import FeatureView
 from ..errors import DamagedValue, FeatureStoreError, OnlineStoreUnavailable
 from ..layout.keys import EPOCH, REGISTRY
 from ..layout.row import UNDECODABLE, damaged, from_stored
-from ..online.registry import OnlineRegistry, registry_of
+from ..online.registry import Evicted, OnlineRegistry, registry_of
 from ..protocol import GetOnlineFeatures
 from ..times import YEARS_US
 from .counts import Counts
@@ -138,13 +138,14 @@ class FeatureReader:
         self.on_load: Callable[[OnlineRegistry], None] = lambda online: None
         self._connection = 0
 
-    def load(self, replies: Sequence[bytes | None]) -> Loaded:
-        """Take up the online registry from the values of RELOAD_KEYS; NotSynced when there is none."""
+    def load(self, replies: Sequence[bytes | None], evicted: Evicted | None = None) -> Loaded:
+        """Take up the online registry from the values of RELOAD_KEYS; NotSynced when there is none, KeysEvicted where
+        one of them is None and Redis, asked then, has evicted keys."""
         epoch, stored = replies
         loaded = self.loaded
         if loaded is not None and epoch == loaded.epoch:
             return loaded
-        online = registry_of(epoch, stored)
+        online = registry_of(epoch, stored, evicted)
         self.loaded = loaded = Loaded(epoch, online)
         self.counts.reloads += 1
         self.on_load(online)

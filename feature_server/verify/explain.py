@@ -12,7 +12,8 @@ from ..layout import keys
 from ..layout.events import GRACE_US, plan_of
 from ..offline.sql import quote, sql_type
 from ..offline.store import OfflineStore, OfflineTable
-from ..online.registry import OnlineRegistry, OnlineView, decode_online_registry
+from ..online.memory import registry_in_force
+from ..online.registry import OnlineRegistry, OnlineView
 from ..online.store import OnlineStore
 from ..serving.statuses import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
 from ..times import from_us, to_us
@@ -37,7 +38,7 @@ def explain(
 
     OfflineStoreError where the view was published elsewhere, so that its history is not here.
     """
-    registry = online.registry() or decode_online_registry(None)
+    registry = registry_in_force(online)
     found, name = _find(registry, feature)
     view, plan = found.definition, plan_of(found.definition)
     table = _table(store, found)

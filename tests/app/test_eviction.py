@@ -6,18 +6,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 import redis
 
+from feature_server.catalog.status import read_status
 from feature_server.client.features import FeatureClient
 from feature_server.errors import EvictingRedis, KeysEvicted
+from feature_server.layout.keys import EPOCH, REGISTRY
 from feature_server.online.memory import LOOK_SECONDS
 from feature_server.online.store import OnlineStore
+from feature_server.settings import load_settings
 from tests.support.evicting import evict
-from tests.support.live_project import NOW, LiveProject, make_live_view, payment, settings_of
+from tests.support.live_project import COLUMNS, NOW, SOURCE, LiveProject, make_live_view, payment, settings_of
 from tests.support.own_valkey import own_valkey, url_of
 from tests.support.served import Served, eventually, metrics, served
 
@@ -47,6 +52,11 @@ def key(project: LiveProject, customer: int) -> bytes:
     return f"{found.views[VIEW.id].code}{{{customer}}}".encode()
 
 
+def allowing(project: LiveProject) -> AbstractContextManager[Served]:
+    """A server that refuses no policy: having keys evicted needs another one for a moment, which a look may see."""
+    return served(project.url, clock=NOW.isoformat(), FEATURES_ALLOW_EVICTION="1")
+
+
 def ready(running: Served) -> httpx.Response:
     return httpx.get(f"{running.address}/ready", trust_env=False)
 
@@ -58,7 +68,7 @@ def told(running: Served) -> tuple[float | None, float | None]:
 
 def test_a_server_says_within_a_second_that_keys_were_evicted(project: LiveProject, server: redis.Redis) -> None:
     project.sync()
-    with served(project.url, clock=NOW.isoformat()) as running, FeatureClient(running.address) as client:
+    with allowing(project) as running, FeatureClient(running.address) as client:
         assert client.get(features=[FEATURE], customer=1)["n"] == 5
         assert told(running) == (0, 0)
         evict(server, [key(project, 1)])
@@ -119,3 +129,58 @@ def test_a_running_server_refuses_the_first_stream_view_in_a_redis_that_may_evic
         eventually(lambda: refused() is None)
         server.config_set("maxmemory-policy", "volatile-ttl")
         assert client.get(features=[FEATURE], customer=1)["n"] == 5
+
+
+def status_of_push(running: Served, number: int, customer: int) -> tuple[int, str]:
+    at = (NOW - timedelta(minutes=1)).isoformat()
+    event = dict(zip(COLUMNS, (number, customer, "shop", "1.00", at, at), strict=True))
+    body = {"push_source_name": SOURCE.name, "df": {name: [value] for name, value in event.items()}}
+    answer = httpx.post(f"{running.address}/push", json=body, timeout=60, trust_env=False)
+    return answer.status_code, answer.json().get("error", "")
+
+
+@pytest.mark.parametrize("lost", [[REGISTRY], [REGISTRY, EPOCH]])
+def test_a_registry_that_was_evicted_is_called_that_and_nothing_is_read_by_it(
+    project: LiveProject, server: redis.Redis, lost: list[bytes]
+) -> None:
+    project.sync()
+    with allowing(project) as running, FeatureClient(running.address) as client:
+        assert client.get(features=[FEATURE], customer=1)["n"] == 5
+        assert status_of_push(running, 100, 2) == (200, "")
+        evict(server, [key(project, 1), *lost])
+        assert status_of_push(running, 101, 3) in ((200, ""), (503, "KeysEvicted")), "nobody may have looked yet"
+
+        def refused() -> bool:
+            try:
+                client.get(features=[FEATURE], customer=1)
+            except KeysEvicted as error:
+                return "the online registry is gone" in error.what and error.where == "features:registry"
+            return False
+
+        eventually(refused)
+        with pytest.raises(KeysEvicted), FeatureClient(project.url) as light:
+            light.get(features=[FEATURE], customer=1)
+        assert status_of_push(running, 102, 3) == (503, "KeysEvicted")
+        answer = ready(running)
+        (reason,) = answer.json()["reasons"]
+        assert (answer.status_code, "Redis has evicted keys" in reason) == (503, True)
+        found = metrics(running.address)
+        assert found["features_online_store_up",] == 0
+        assert found["features_redis_evicted_keys",] >= 2
+        status = read_status(load_settings(), project.registry)
+        assert (status.good, "Redis has evicted keys" in (status.online_store or "")) == (False, True)
+        project.sync()
+        assert client.get(features=[FEATURE], customer=2)["n"] == 2
+        assert client.get(features=[FEATURE], customer=1)["n"] == 5
+        assert ready(running).status_code == 200
+        assert "Traceback" not in running.stop()
+
+
+def test_an_epoch_that_was_evicted_is_written_anew_by_a_server(project: LiveProject, server: redis.Redis) -> None:
+    project.sync()
+    with allowing(project) as running, FeatureClient(running.address) as client:
+        assert client.get(features=[FEATURE], customer=1)["n"] == 5
+        evict(server, [EPOCH])
+        eventually(lambda: server.exists(EPOCH))
+        assert client.get(features=[FEATURE], customer=1)["n"] == 5
+        assert told(running) == (1, 1)
