@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from contextlib import suppress
@@ -21,8 +22,9 @@ POLICIES = (
     "noeviction", "allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-lfu", "volatile-random",
     "volatile-ttl",
 )  # fmt: skip
-WINDOW_SECONDS = 2.0  # the server looks once a second; docs/operations.md says so
 ROUND_SECONDS = 8
+PATIENCE_SECONDS = 60  # the server looks once a second, and a machine that has much to do is late
+EVICTED = re.compile(r"^features_redis_evicted_keys (\S+)$", re.MULTILINE)
 
 
 def play(trial: Trial) -> None:
@@ -39,9 +41,8 @@ def evict(shop: Shop, policy: str, random: Random) -> None:
     """Another program fills the memory while reads and pushes go on."""
     known = [version for version in shop.ledger.versions() if version.acked is not None]
     shop.trial.say(f"fills the memory, {policy}")
-    first: float | None = None  # when a key was seen to have been thrown away
     with shop.redis() as client:
-        before = client.info("stats")["evicted_keys"]
+        keys = Keys(shop, client)
         client.config_set("maxmemory-policy", policy)
         client.config_set("maxmemory", client.info("memory")["used_memory"] + random.randrange(2_000_000))
         until, filled = time.monotonic() + ROUND_SECONDS, 0
@@ -49,30 +50,59 @@ def evict(shop: Shop, policy: str, random: Random) -> None:
             with suppress(redis.RedisError):
                 for number in range(filled, filled := filled + 200):
                     client.set(f"other:{number}", random.randbytes(500), ex=random.choice((None, 3600)))
-            if first is None and client.info("stats")["evicted_keys"] > before:
-                first = time.monotonic()
-            read(shop, first)
-            # A key that is pushed to before its eviction was noticed reads too low until a full sync.
-            if policy == "noeviction" or (first is not None and time.monotonic() > first + WINDOW_SECONDS):
+            keys.look()
+            read(shop, keys)
+            # A key that is pushed to before its eviction was noticed reads too low until then.
+            if policy == "noeviction" or keys.are_told:
                 push_again(shop, random.sample(known, 5))
-        shop.trial.did(f"{policy}: {'keys were' if first else 'no key was'} thrown away")
-        if first is not None:
-            check_told(shop, policy)
+        while keys.were_thrown_away and not keys.are_told and time.monotonic() < until + PATIENCE_SECONDS:
+            keys.look()
+        shop.trial.did(f"{policy}: {'keys were' if keys.were_thrown_away else 'no key was'} thrown away")
+        if keys.were_thrown_away:
+            check_told(shop, policy, keys)
         client.config_set("maxmemory", 0)
         client.config_set("maxmemory-policy", "noeviction")
         client.delete(*list(client.scan_iter("other:*", count=1000)))
 
 
-def read(shop: Shop, first: float | None) -> None:
-    """Values that are PRESENT are right, but in the documented time after the first key was thrown away."""
-    seconds = 0.0 if first is None else time.monotonic() - first
+class Keys:
+    """Whether keys were thrown away, and whether the server has noticed.
+
+    Of how long that may take the trial holds what the server itself tells, not the clock: the processor is shared.
+    """
+
+    def __init__(self, shop: Shop, client: redis.Redis) -> None:
+        self.shop, self.client, self._before = shop, client, client.info("stats")["evicted_keys"]
+        self._first: float | None = None  # when a key was seen to have been thrown away
+        self.are_told = False
+
+    def look(self) -> None:
+        if self.were_thrown_away and not self.are_told:
+            metrics = httpx.get(f"{self.shop.address}/metrics", timeout=30, trust_env=False).text
+            self.are_told = any(float(count) > self._before for count in EVICTED.findall(metrics))
+            if self.are_told and self._first is not None:
+                name, seconds = "longest until keys were noticed, s", time.monotonic() - self._first
+                longest = max(seconds, float(self.shop.trial.measured.get(name, "0")))
+                self.shop.trial.measured[name] = f"{longest:.1f}"
+
+    @property
+    def were_thrown_away(self) -> bool:
+        if self._first is None and self.client.info("stats")["evicted_keys"] > self._before:
+            self._first = time.monotonic()
+        return self._first is not None
+
+
+def read(shop: Shop, keys: Keys) -> None:
+    """Values that are PRESENT are right, but until the server has noticed that a key was thrown away."""
+    were_told = keys.are_told
     try:
         wrong = shop.read(ALL_FEATURES, only_present=True)
     except FeatureStoreError as error:
         shop.trial.did(f"reads refused: {error.what}"[:70])
         return
-    if wrong and (first is None or seconds > WINDOW_SECONDS):
-        shop.trial.fault(f"PRESENT {seconds:.1f} s after a key was thrown away: {wrong[0]}")
+    if wrong and (were_told or not keys.were_thrown_away):
+        known = "the server has told that keys were thrown away" if were_told else "no key was thrown away"
+        shop.trial.fault(f"PRESENT though {known}: {wrong[0]}")
     else:
         shop.trial.did("reads with a wrong value within the window" if wrong else "reads with right values")
 
@@ -86,19 +116,15 @@ def push_again(shop: Shop, versions: list[Version]) -> None:
         shop.trial.fault(f"a push was answered {answer.status_code}: {answer.text[:300]}")
 
 
-def check_told(shop: Shop, policy: str) -> None:
-    """The status, `/ready` and the metrics say that keys were thrown away."""
+def check_told(shop: Shop, policy: str, keys: Keys) -> None:
+    """The status, `/ready` and the metrics say that keys were thrown away, the registry among them or not."""
+    if not keys.are_told:
+        shop.trial.fault(f"{policy}: {PATIENCE_SECONDS} s later /metrics says nothing of evicted keys")
     ready = httpx.get(f"{shop.address}/ready", timeout=30, trust_env=False)
-    gone = "the online store is empty" in ready.text  # the registry was thrown away: nothing is served
-    if "evict" not in ready.text and not gone:
+    if ready.status_code != 503 or "Redis has evicted" not in ready.text:
         shop.trial.fault(f"{policy}: /ready is {ready.status_code}: {ready.text[:200]}")
-    metrics = httpx.get(f"{shop.address}/metrics", timeout=30, trust_env=False).text
-    if not gone and not any(
-        "evict" in line and not line.endswith(" 0.0") for line in metrics.splitlines() if line[0] != "#"
-    ):
-        shop.trial.fault(f"{policy}: /metrics says nothing of evicted keys")
     status = shop.run("status")
-    if status.code != 1 or "evict" not in status.output:
+    if status.code != 1 or "Redis has evicted" not in status.output:
         shop.trial.fault(f"{policy}: `status` says nothing of evicted keys: {last_words(status.output)}")
 
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from ..definitions.facts import FeatureView
     from ..definitions.registry import Registry
+    from ..definitions.stream import EventSource
     from ..offline.store import OfflineStore
     from ..training.sets import TrainingSet
+    from ..verify.files import CheckedFiles, CheckedLanded
 
 Views = Annotated[list[str] | None, typer.Argument(metavar="[VIEW]...", help="Feature views; all of them by default.")]
 Refresh = Annotated[
@@ -79,7 +81,10 @@ def verify(
         int, typer.Option(help="How many keys of each view to compare, the same ones every time; 0: all.", min=0)
     ] = 1000,
     files: Annotated[
-        bool, typer.Option("--files", help="Read the offline tables' files instead, and print every damaged one.")
+        bool,
+        typer.Option(
+            "--files", help="Read the files of tables and of landed events instead, and print each damaged one."
+        ),
     ] = False,
     project_dir: ProjectDir = None,
     json: Json = False,
@@ -88,7 +93,8 @@ def verify(
 
     Exit code 1 when a difference is not explained by a sync that is still to come. What was found of each view is kept
     for the feature server's /metrics and `features status`. With --files the rows of each file are compared with the
-    fingerprint in its name, of views that are not online too; Redis is not asked.
+    fingerprint in its name, of views that are not online too, and those that pushed events of the views have landed in
+    with their checksum; Redis is not asked.
     """
     from ..offline.store import OfflineStore
     from ..verify.events import verify_events
@@ -99,7 +105,7 @@ def verify(
     chosen = select_views(registry, views or [], refresh)
     store = OfflineStore(settings.offline)
     if files:
-        _verify_files(chosen, store, json)
+        _verify_files(chosen, registry.sources, store, settings.project_dir, json)
         return
     if views:
         check_online(chosen)
@@ -129,8 +135,10 @@ def verify(
     show(told, [], json=json, good=not failed and not any(result.unexplained for result in results))
 
 
-def _verify_files(views: Sequence[FeatureView], store: OfflineStore, json: bool) -> None:
-    from ..verify.files import check_files
+def _verify_files(
+    views: Sequence[FeatureView], sources: Sequence[EventSource], store: OfflineStore, project_dir: Path, json: bool
+) -> None:
+    from ..verify.files import check_files, check_landed
 
     checked = []
     failed: dict[str, FeatureStoreError] = {}
@@ -142,9 +150,22 @@ def _verify_files(views: Sequence[FeatureView], store: OfflineStore, json: bool)
             typer.echo(f"failed {error}", err=True)
             continue
         if not json:
-            typer.echo("\n".join([*(f"{view.id} {line}" for line in checked[-1].damaged), str(checked[-1])]))
-    told = {"checked": checked, "failed": {view: error.as_dict() for view, error in failed.items()}}
-    show(told, [], json=json, good=not failed and not any(one.damaged for one in checked))
+            _show_checked(view.id, checked[-1])
+    used = {view.stream.source for view in views if view.stream is not None}
+    landed = [check_landed(source, project_dir) for source in sources if source.name in used]
+    if not json:
+        for one in landed:
+            _show_checked(one.source, one)
+    failures = {view: error.as_dict() for view, error in failed.items()}
+    told = {"checked": checked, "landed": landed, "failed": failures}
+    good = not (failed or any(one.damaged for one in checked) or any(one.damaged for one in landed))
+    show(told, [], json=json, good=good)
+
+
+def _show_checked(name: str, checked: CheckedFiles | CheckedLanded) -> None:
+    typer.echo("\n".join([*(f"{name} {line}" for line in checked.damaged), str(checked)]))
+    if checked.remedy is not None:
+        typer.echo(f"failed {name}: damaged files: {len(checked.damaged)}\n  remedy: {checked.remedy}", err=True)
 
 
 def select_views(registry: Registry, names: list[str], refresh: str | None) -> tuple[FeatureView, ...]:

@@ -7,7 +7,8 @@ appears whole or not at all, and entries are dropped from the log only once thei
 
 Ids are Redis' clock: one that came back empty, or as an older copy, may give ids again that files have, or lower ones.
 So whether an entry has landed is told by what it is, never by the order of ids: each file lists the digests of its
-entries, and those that it may hold are looked up there. Its own name ends in the digest of them all.
+entries, and those that it may hold are looked up there. Its own name ends in the digest of them all. Beside them it has
+a checksum of the whole file, which `features verify --files` compares.
 """
 
 import re
@@ -15,8 +16,9 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import pyarrow as pa
@@ -28,6 +30,7 @@ from ..errors import CannotLand, OnlineStoreError
 from ..layout import keys
 from ..online.store import OnlineStore, redis_errors
 from ..settings import local_path
+from . import checksum
 
 EntryId: TypeAlias = tuple[int, int]  # milliseconds, sequence number
 Fields: TypeAlias = tuple[bytes, dict[bytes, bytes]]  # of an entry: its name, and what it holds
@@ -216,13 +219,23 @@ def _write(folder: Path, entries: list[_Entry]) -> Path:
     path = folder / f"live-{ids}-{_digest(listed.encode())}.parquet"
     table = pa.concat_tables(entry.events for entry in entries if entry.events is not None)
 
-    def write(file: IO[bytes]) -> None:
-        with pq.ParquetWriter(file, table.schema) as writer:
-            writer.write_table(table)
-            writer.add_key_value_metadata({_ENTRIES: listed})
-
-    write_whole(path, write)
+    content = BytesIO()
+    with pq.ParquetWriter(content, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_ENTRIES: listed, checksum.KEY: checksum.BLANK})
+    write_whole(path, lambda file: file.write(checksum.sealed(content.getvalue())))
     return path
+
+
+def landed_damage(path: Path) -> tuple[bool, str | None]:
+    """Whether a file of landed events tells if it has changed, as those of earlier versions do not; what is wrong."""
+    try:
+        content = path.read_bytes()
+        if (whole := checksum.is_whole(content)) is None:
+            pq.read_table(pa.BufferReader(content))
+    except (OSError, pa.ArrowException, ValueError) as error:
+        return False, f"a file of landed events cannot be read: {str(error).splitlines()[0]}"
+    return whole is not None, None if whole in (True, None) else "a file of landed events has changed since it landed"
 
 
 def _finish(online: OnlineStore, source: str, cut: bytes, entries: list[_Entry]) -> int:

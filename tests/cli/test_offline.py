@@ -132,6 +132,9 @@ def test_verify_reads_the_files_of_the_views_named_and_prints_the_damaged_ones(
     length = f"expected {len(body)} bytes, got {len(body) - 1} bytes"
     assert first == f"spend {file.path}: a data file has another length than was published: {length}"
     assert last.startswith("checked spend version=0 files=1 damaged=1 seconds=")
+    assert ran.err == (
+        "failed spend: damaged files: 1\n  remedy: run `features publish --full spend`, which writes their rows anew\n"
+    )
     mended = features("publish", "spend", "--full")
     assert mended.out.splitlines()[1].startswith(f"  written anew: {file.path}: a data file has another length")
     answer = json.loads(features("verify", "--files", "--json").out)

@@ -11,17 +11,20 @@ from typing import Any
 import duckdb
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from feature_server.definitions.stream import SourceColumn
 from feature_server.dtypes import parse_sql_type
 from feature_server.errors import OfflineStoreError
+from feature_server.history import checksum
 from feature_server.history import log as online_log
 from feature_server.history.events import open_history
-from feature_server.history.log import land, log_key
+from feature_server.history.log import land, landed_damage, log_key
 from feature_server.ingest.worker import dead_letters
 from feature_server.layout.keys import DEAD
 from feature_server.online.store import OnlineStore
+from feature_server.verify.files import check_landed
 from tests.support.live_project import SOURCE, LiveProject, make_live_view, payment
 
 VIEW = make_live_view()
@@ -232,3 +235,35 @@ def test_a_damaged_file_of_landed_events_is_named(project: LiveProject, damage: 
     with pytest.raises(OfflineStoreError, match="a file of landed events is damaged") as raised:
         project.sync(full=True)
     assert raised.value.where == str(path)
+
+
+def test_any_byte_of_a_landed_file_that_changes_is_found(project: LiveProject) -> None:
+    with OnlineStore(project.url) as online:
+        pushed(project, *range(100, 103))
+        (path,) = land(online, SOURCE, project.landing).files
+    whole = path.read_bytes()
+    assert landed_damage(path) == (True, None)
+    name = whole.rindex(checksum.KEY.encode())  # which is no value, nor says where one lies
+    places = range(name, name + len(checksum.KEY) + 2)  # with the length of what follows
+    for place in set(range(0, len(whole), 7)) | set(range(len(whole) - 60, len(whole))) - set(places):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        checked, what = landed_damage(path)
+        assert what is not None or (not checked and place in places), place
+
+
+def test_verify_reads_landed_files_and_says_which_has_changed_and_which_cannot_tell(project: LiveProject) -> None:
+    pushed(project, 100)
+    with OnlineStore(project.url) as online:
+        (path,) = land(online, SOURCE, project.landing).files
+    earlier = path.with_name("live-1_0-2_0.parquet")
+    pq.write_table(pq.read_table(path), earlier)
+    found = check_landed(SOURCE, project.folder)
+    assert (found.files, found.damaged, found.unchecked, found.remedy) == (2, (), 1, None)
+    path.write_bytes(path.read_bytes().replace(b"shop 2", b"shop 3", 1))
+    assert pq.read_table(path)["merchant"].to_pylist() == ["shop 3"], "which no reader of Parquet sees"
+    earlier.write_bytes(earlier.read_bytes()[:-1])
+    found = check_landed(SOURCE, project.folder)
+    changed, unreadable = found.damaged
+    assert changed == f"{path}: a file of landed events has changed since it landed"
+    assert unreadable.startswith(f"{earlier}: a file of landed events cannot be read: ")
+    assert (found.unchecked, "put each back from a copy" in (found.remedy or "")) == (0, True)
