@@ -15,7 +15,7 @@ from feature_server import FeatureStoreError
 
 from . import trial
 from .ledger import Version, as_columns
-from .shop import ALL_FEATURES, SOURCE, Shop, last_words
+from .shop import ALL_FEATURES, SOURCE, Shop, last_words, wait_for
 from .trial import Trial
 
 POLICIES = (
@@ -24,7 +24,7 @@ POLICIES = (
 )  # fmt: skip
 ROUND_SECONDS = 8
 PATIENCE_SECONDS = 60  # the server looks once a second, and a machine that has much to do is late
-EVICTED = re.compile(r"^features_redis_evicted_keys (\S+)$", re.MULTILINE)
+SAID = "Redis has evicted"
 
 
 def play(trial: Trial) -> None:
@@ -78,8 +78,7 @@ class Keys:
 
     def look(self) -> None:
         if self.were_thrown_away and not self.are_told:
-            metrics = httpx.get(f"{self.shop.address}/metrics", timeout=30, trust_env=False).text
-            self.are_told = any(float(count) > self._before for count in EVICTED.findall(metrics))
+            self.are_told = SAID in get(self.shop, "/ready").text
             if self.are_told and self._first is not None:
                 name, seconds = "longest until keys were noticed, s", time.monotonic() - self._first
                 longest = max(seconds, float(self.shop.trial.measured.get(name, "0")))
@@ -118,13 +117,14 @@ def push_again(shop: Shop, versions: list[Version]) -> None:
 
 def check_told(shop: Shop, policy: str, keys: Keys) -> None:
     """The status, `/ready` and the metrics say that keys were thrown away, the registry among them or not."""
-    if not keys.are_told:
-        shop.trial.fault(f"{policy}: {PATIENCE_SECONDS} s later /metrics says nothing of evicted keys")
-    ready = httpx.get(f"{shop.address}/ready", timeout=30, trust_env=False)
-    if ready.status_code != 503 or "Redis has evicted" not in ready.text:
+    ready = get(shop, "/ready")
+    if not keys.are_told or ready.status_code != 503 or SAID not in ready.text:
         shop.trial.fault(f"{policy}: /ready is {ready.status_code}: {ready.text[:200]}")
+    counted = re.compile(r"^features_redis_evicted_keys [1-9]", re.MULTILINE)
+    if wait_for(lambda: counted.search(get(shop, "/metrics").text), seconds=PATIENCE_SECONDS) is None:
+        shop.trial.fault(f"{policy}: /metrics says nothing of evicted keys")
     status = shop.run("status")
-    if status.code != 1 or "Redis has evicted" not in status.output:
+    if status.code != 1 or SAID not in status.output:
         shop.trial.fault(f"{policy}: `status` says nothing of evicted keys: {last_words(status.output)}")
 
 
@@ -134,8 +134,12 @@ def recover(shop: Shop) -> None:
     if done.code != 0:
         shop.trial.fault(f"with room again {done}")
     shop.compare(ALL_FEATURES)
-    if "evict" in httpx.get(f"{shop.address}/ready", timeout=30, trust_env=False).text:
-        shop.trial.fault("after `sync --full` the server is still not ready")
+    if wait_for(lambda: get(shop, "/ready").status_code == 200, seconds=PATIENCE_SECONDS) is None:
+        shop.trial.fault(f"after `sync --full` /ready is {get(shop, '/ready').text[:200]}")
+
+
+def get(shop: Shop, path: str) -> httpx.Response:
+    return httpx.get(f"{shop.address}{path}", timeout=30, trust_env=False)
 
 
 def main(arguments: list[str] | None = None) -> int:

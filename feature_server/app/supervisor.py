@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,16 +11,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
 from ..errors import FeatureStoreError, SettingsError
+from ..processes import parse_process, this_process
 from ..settings import Settings
 from .access import Access
 
 DRAIN_SECONDS = 0.5  # how long a worker that is to end still accepts connections, closing each with its answer
 GRACE_SECONDS = 30  # how long after that a request may still take
 SHORT_LIFE_SECONDS = 2.0  # a worker that ends sooner is started again only after as long
+STILL_SECONDS = 120  # since nothing was written to a dead supervisor's folder: its workers may still have been ending
+_FOLDER, _OWNER = "features-serve-", "supervisor"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 log = logging.getLogger("feature_server")
 
@@ -82,7 +88,10 @@ class Supervisor:
     def run(self, on_ready: Callable[[], None]) -> None:
         """Start all workers, call `on_ready`, and return once told to end and every worker has."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        with tempfile.TemporaryDirectory(prefix="features-serve-") as self._folder:
+        _remove_left()
+        with tempfile.TemporaryDirectory(prefix=_FOLDER) as self._folder:
+            if (me := this_process()) is not None:
+                Path(self._folder, _OWNER).write_text(str(me))
             try:
                 for pipe in [self._start(slot) for slot in self._slots]:
                     self._await_ready(pipe)
@@ -143,6 +152,17 @@ class Supervisor:
                     worker.process.kill()
                     worker.process.wait()
         self._workers.clear()
+
+
+def _remove_left() -> None:
+    """Remove the folders of supervisors that were killed: those of this machine that are known to have ended."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with suppress(OSError):
+            status, owner = folder.lstat(), parse_process((folder / _OWNER).read_text())
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < STILL_SECONDS:
+                continue
+            if owner is not None and owner.has_ended:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _told_to_end(seconds: float) -> bool:

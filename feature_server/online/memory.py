@@ -22,7 +22,7 @@ from hiredis import ProtocolError, ReplyError, pack_command
 
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
-from ..errors import EvictingRedis, FeatureStoreError, KeysEvicted, NotSynced, OnlineStoreError
+from ..errors import EvictingRedis, FeatureStoreError, KeysEvicted, NotSynced, OnlineStoreError, OnlineStoreUnavailable
 from ..layout.keys import LOG
 from .address import Connection, parse_redis_url
 from .logs import LogWatch, keep_lost
@@ -196,7 +196,7 @@ def noted(online: OnlineRegistry, seen: Evicted | None) -> OnlineRegistry:
 def note(store: OnlineStore, look: Callable[[], Memory], *, all_doubtful: bool = True) -> OnlineRegistry | None:
     """Raise the mark of the online registry where a look gives reason to; it as it is then, None where there is none.
 
-    Who has read one that is gone does not go on by it.
+    Who has read one that is gone does not go on by it, nor where Redis is too full to write the mark for a stream view.
     Without `all_doubtful` only where a view is not doubtful already: raising it again says nothing new.
     """
 
@@ -212,6 +212,10 @@ def note(store: OnlineStore, look: Callable[[], Memory], *, all_doubtful: bool =
     except NotSynced:
         store.withdraw()
         return None
+    except OnlineStoreUnavailable as error:
+        if "OOM" in (error.got or ""):  # nothing can be written, but something taken away
+            store.withdraw(lambda now: any(not now.is_doubtful(view) for view in stream_views(now.registry)))
+        raise
 
 
 def registry_in_force(store: OnlineStore) -> OnlineRegistry:
@@ -302,6 +306,7 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
         memory, before = self._reader.look(), self._before
         if memory.evicts and memory.policy != before.policy:
             self._report(f"Redis' maxmemory-policy is {memory.policy}: once memory is full it evicts keys")
+        self._looked(memory)
         if memory.evicted is not None and memory.evicted.keys and memory.evicted != before.evicted:
             online = note(self._store, self._reader.look, all_doubtful=False)
             if online is not None and online.evictions > self._evictions:
@@ -310,7 +315,6 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
                 if doubtful := ", ".join(filter(online.is_doubtful, sorted(online.views))):
                     self._report(f"Redis has evicted keys: doubtful until a full sync are {doubtful}")
         self._before = memory
-        self._looked(memory)
         if lost := self._logs.look():
             keep_lost(self._store, lost)
             for source, pushes in lost.items():

@@ -174,7 +174,7 @@ def registry_of(epoch: bytes | None, stored: bytes | None, evicted: Evicted | No
     `evicted`, asked for where one of them is None, is what Redis then tells of its evictions: KeysEvicted if any.
     """
     if None in (epoch, stored) and evicted is not None and evicted.keys:
-        raise registry_evicted(evicted)
+        raise registry_evicted(evicted, gone=stored is None)
     if epoch is None and stored is None:
         return decode_online_registry(None)
     if stored is None or not is_epoch(epoch):
@@ -187,13 +187,14 @@ def registry_of(epoch: bytes | None, stored: bytes | None, evicted: Evicted | No
     return decode_online_registry(stored)
 
 
-def registry_evicted(evicted: Evicted) -> KeysEvicted:
-    """The error of a Redis that has no online registry, and has evicted keys."""
+def registry_evicted(evicted: Evicted, *, gone: bool = True) -> KeysEvicted:
+    """The error of a Redis that has evicted keys, and has no online registry, or none that is known to be in force."""
+    more = "the online registry is gone with them" if gone else "which views lack some is not noted yet"
     return KeysEvicted(
-        "Redis has evicted keys, and the online registry is gone with them: no view can be read",
-        where=REGISTRY.decode(),
+        f"Redis has evicted keys, and {more}: no view can be read",
+        where=(REGISTRY if gone else EPOCH).decode(),
         got=f"{evicted.keys:,} keys evicted since Redis was started",
-        remedy="give Redis room, set maxmemory-policy noeviction, then run `features sync`, which writes all anew",
+        remedy="give Redis room, set maxmemory-policy noeviction, then run `features sync`",
     )
 
 

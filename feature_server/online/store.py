@@ -250,11 +250,12 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
                 self._last_registry = encoded, online
                 return online
 
-    def withdraw(self) -> None:
-        """Where the online registry is gone, take the epoch away too: who knows that registry would go on by it."""
+    def withdraw(self, wanted: Callable[[OnlineRegistry], bool] = lambda online: False) -> None:
+        """Take the epoch away where the online registry is gone, or is `wanted` so: who knows it would go on by it."""
         with redis_errors(), self.client.pipeline() as pipeline, suppress(redis.WatchError):
             pipeline.watch(keys.REGISTRY, keys.EPOCH)
-            if not pipeline.exists(keys.REGISTRY):
+            online = self._decoded(pipeline.get(keys.REGISTRY))
+            if online is None or wanted(online):
                 pipeline.multi()
                 pipeline.delete(keys.EPOCH)
                 pipeline.execute()

@@ -196,3 +196,30 @@ def test_the_server_may_be_used_while_definitions_change(rows: OnlineRows, valke
             rows.define(other)
             rows.put("merchant__risk", "a", NOW, 3, 0.5)
         assert set.union(*results) <= {0.5, None}
+
+
+def test_what_a_killed_supervisor_left_is_removed_by_the_next_one_and_nothing_else(tmp_path: Path, valkey: str) -> None:
+    def age(folder: Path) -> None:
+        os.utime(folder, (0, 0))
+
+    def folders() -> set[Path]:
+        return set(tmp_path.glob("features-serve-*"))
+
+    foreign = tmp_path / "features-serve-of-somebody"
+    foreign.mkdir()
+    with served(valkey, TMPDIR=str(tmp_path)) as running:
+        (left,) = folders() - {foreign}
+        workers = running.workers()
+        running.process.kill()
+        psutil.wait_procs(workers, timeout=60)
+    with served(valkey, TMPDIR=str(tmp_path)) as living:
+        assert left in folders(), "its workers may still be writing to it"
+        for folder in folders():
+            age(folder)
+        (own,) = folders() - {foreign, left}
+        with served(valkey, TMPDIR=str(tmp_path)) as other:
+            assert left not in folders()
+            assert {own, foreign} < folders()
+            other.stop()
+        living.stop()
+    assert folders() == {foreign}

@@ -13,7 +13,7 @@ import redis
 
 from feature_server.catalog.status import read_status
 from feature_server.client.features import FeatureClient
-from feature_server.errors import EvictingRedis, KeysEvicted, NotSynced
+from feature_server.errors import EvictingRedis, KeysEvicted, NotSynced, OnlineStoreUnavailable
 from feature_server.history.log import land
 from feature_server.ingest.transaction import Ingestor
 from feature_server.online.memory import EvictionWatch
@@ -173,6 +173,24 @@ def test_an_evicting_policy_is_refused_for_stream_views(project: LiveProject, se
     assert "FEATURES_ALLOW_EVICTION=1" in (error.remedy or "")
     assert "would read too low" in error.what
     project.sync(allow_eviction=True)
+
+
+def test_nothing_is_read_while_redis_is_too_full_to_note_what_it_evicted(
+    project: LiveProject, server: redis.Redis
+) -> None:
+    with EvictionWatch(project.url, seconds=60) as watch:
+        evict(server, [key(project, 1)])
+        server.config_set("maxmemory", 1)
+        with pytest.raises(OnlineStoreUnavailable, match="memory is full"):
+            watch.look()
+        for customer in (1, 2):
+            with pytest.raises(KeysEvicted, match="not noted yet"):
+                read(project, customer, "n")
+        server.config_set("maxmemory", 0)
+        watch.look()
+    assert read(project, 2, "n") == [1]
+    with pytest.raises(KeysEvicted, match="have none now"):
+        read(project, 1, "n")
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru"])
