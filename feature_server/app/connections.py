@@ -1,7 +1,7 @@
 """A connection: uvicorn's, with limits on what a client may send and on how long it may take.
 
-uvicorn bounds neither a request's head nor the time for it, and parses what is sent behind a request however many
-answers are still to come. Its transport raises where a client has only left.
+uvicorn bounds neither a request's head nor the time for it, parses what is sent behind a request however many answers
+are still to come, and takes connections until no file can be opened.
 """
 
 import asyncio
@@ -12,9 +12,10 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from ..errors import RequestError
-from ..protocol import encode_error
+from ..errors import FeatureStoreError, RequestError
+from ..protocol import encode_error, error_headers
 from ..settings import HttpLimits
+from .transport import Link
 
 LEFT = 499  # what nginx counts a request as whose client has gone
 IDLE_SECONDS = 75.0  # between two requests
@@ -47,9 +48,20 @@ class NotHttp(RequestError):
     status = 400
 
 
-def connections(limits: HttpLimits, on_refused: Callable[[int], None]) -> type["Connection"]:
-    """The protocol class for uvicorn; `on_refused` is told the status of what the application never sees."""
-    return type("Connection", (Connection,), {"limits": limits, "on_refused": staticmethod(on_refused)})
+class TooManyConnections(FeatureStoreError):
+    """One connection more than there are files for."""
+
+    status = 503
+    retry_after_seconds = 1
+
+
+def connections(limits: HttpLimits, most: int, on_refused: Callable[[int], None]) -> type["Connection"]:
+    """The protocol class for uvicorn, `most` of which are open at a time.
+
+    `on_refused` is told the status of what the application never sees.
+    """
+    given = {"limits": limits, "most": most, "on_refused": staticmethod(on_refused)}
+    return type("Connection", (Connection,), given)
 
 
 def counted_as(scope: Mapping[str, Any], status: int) -> int:
@@ -66,8 +78,9 @@ class Connection(HttpToolsProtocol):
     """
 
     limits: HttpLimits
+    most: int
     on_refused: Callable[[int], None]
-    link: "_Link"
+    link: Link
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -85,8 +98,13 @@ class Connection(HttpToolsProtocol):
         self._unsent = 0  # bytes of answers, when last looked at
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.link = _Link(transport, self._end)
+        self.link = Link(transport, self._end)
         super().connection_made(self.link)  # type: ignore[arg-type]
+        if len(self.connections) > self.most:
+            self.on_refused(TooManyConnections.status)
+            self._answer(_too_many(self.most))
+            self.link.close()
+            return
         link = transport.get_extra_info("socket")
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.limits.answer_seconds * 1000))
         self._await(_IDLE, self.limits.head_seconds)
@@ -310,16 +328,19 @@ class Connection(HttpToolsProtocol):
         if not asked:
             self.on_refused(error.status)
         if not asked or not self.cycle.response_started:
-            body = encode_error(error)
-            self.link.write(
-                STATUS_LINE[error.status] + b"content-type: application/json\r\nconnection: close\r\n"
-                b"content-length: %d\r\n\r\n%b" % (len(body), body)
-            )
+            self._answer(error)
         if asked and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._part = self._part or _HEAD  # the client may be sending on
         self.link.close()
+
+    def _answer(self, error: FeatureStoreError) -> None:
+        """As the last of this connection."""
+        body = encode_error(error)
+        headers = {"content-type": "application/json", "connection": "close", "content-length": str(len(body))}
+        lines = [f"{name}: {told}\r\n" for name, told in (headers | error_headers(error)).items()]
+        self.link.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], "".join(lines).encode(), body))
 
     def _end(self) -> None:
         """Close, once what was written is taken, and the client has seen it."""
@@ -341,39 +362,11 @@ def _not_http(got: str) -> NotHttp:
     return NotHttp("this is no request in HTTP/1.1", got=got, remedy="ask with http://, not https://, over HTTP/1.1")
 
 
-class _Link:
-    """A transport that drops what is written once it closes: the client has left. `held` keeps it from reading."""
-
-    def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
-        self.transport = transport
-        self.end: Callable[[], None] | None = end
-        self.held = False
-        self._closing = False
-
-    def is_closing(self) -> bool:
-        return self._closing or self.transport.is_closing()
-
-    def write(self, data: bytes) -> None:
-        if not self._closing and not self.transport.is_closing():
-            self.transport.write(data)
-
-    def unsent(self) -> int:
-        return self.transport.get_write_buffer_size()
-
-    def close(self) -> None:
-        if not self.is_closing() and self.end is not None:
-            self._closing = True
-            self.end()
-
-    def pause_reading(self) -> None:
-        self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if not self.held:
-            self.transport.resume_reading()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self.transport.get_extra_info(name, default)
+def _too_many(most: int) -> TooManyConnections:
+    return TooManyConnections(
+        "this server has as many connections as it can have", expected=f"at most {most:,}",
+        remedy="try again; a higher limit of open files (ulimit -n), where the server runs, allows more",
+    )  # fmt: skip
 
 
 class _Rest:

@@ -1,5 +1,6 @@
 """The counts of all workers, added up: whichever worker answers `/metrics` tells the same."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain
@@ -16,6 +17,8 @@ from ..online.memory import Memory
 from ..online.registry import LastVerified, OnlineRegistry
 from ..serving.counts import LATENCY_BUCKETS, Counts
 
+log = logging.getLogger("feature_server")
+
 
 class SharedCounts:
     """This worker's counts, and where workers leave theirs for one another: a file each, replaced every second.
@@ -27,6 +30,7 @@ class SharedCounts:
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
+        self._written = True
 
     def share(self, folder: Path, name: str) -> None:
         """Write to, and begin from, `folder/name`."""
@@ -35,9 +39,19 @@ class SharedCounts:
             self._counts.add(msgspec.msgpack.decode(self._file.read_bytes(), type=Counts))
 
     def write(self) -> None:
+        """Where that fails, requests are answered all the same, and `/metrics` of other workers lacks the newest."""
         new = self._file.with_suffix(".new")
-        new.write_bytes(msgspec.msgpack.encode(self._counts))
-        os.replace(new, self._file)
+        try:
+            new.write_bytes(msgspec.msgpack.encode(self._counts))
+            os.replace(new, self._file)
+        except OSError as error:
+            if self._written:
+                log.error(
+                    "counts for /metrics cannot be written: %s; see that the disk of %s has room", error, new.parent
+                )
+            self._written = False
+        else:
+            self._written = True
 
     def total(self) -> Counts:
         total = Counts()

@@ -25,6 +25,7 @@ from .features import FeatureServer
 from .pages import create_pages
 from .supervisor import DRAIN_SECONDS, GRACE_SECONDS, WorkerConfig
 
+SPARE_FILES = 64  # for Redis, counts, what is loaded later, and connections that are ending
 LAST_REQUEST_SECONDS = 0.2  # how long a connection without a request is then still waited for
 THREAD_SECONDS = 0.0005  # after which the thread that takes in pushes lets reads go on; Python's own is ten times that
 
@@ -37,11 +38,12 @@ class Worker(uvicorn.Server):
     """
 
     def __init__(self, server: FeatureServer, config: WorkerConfig) -> None:
+        count_refused = partial(server.reader.counts.count_request, "other")
         super().__init__(
             uvicorn.Config(
                 server,
                 loop="uvloop",
-                http=connections(config.served.settings.http, partial(server.reader.counts.count_request, "other")),
+                http=connections(config.served.settings.http, _most_connections(), count_refused),
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -115,6 +117,12 @@ class Worker(uvicorn.Server):
 
     def _stop(self) -> None:
         self.should_exit = True
+
+
+def _most_connections() -> int:
+    """Each takes a file."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else max(files - SPARE_FILES, files // 2)
 
 
 def main() -> None:

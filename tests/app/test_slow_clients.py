@@ -141,7 +141,7 @@ def test_a_client_that_vanishes_is_noticed() -> None:
     """Without a limit the kernel sends to it for a quarter of an hour."""
 
     async def read_timeout() -> int:
-        config = uvicorn.Config(print, lifespan="off", http=connections(HttpLimits(answer_seconds=7), print))
+        config = uvicorn.Config(print, lifespan="off", http=connections(HttpLimits(answer_seconds=7), 1, print))
         config.load()
         state = ServerState()
         made = partial(config.http_protocol_class, config=config, server_state=state, app_state={})  # type: ignore[arg-type]

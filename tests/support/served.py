@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -37,12 +38,16 @@ class Served:
             if child.status() != psutil.STATUS_ZOMBIE and "feature_server.app.worker" in child.cmdline()
         ]
 
+    def log(self) -> str:
+        """What it has written to standard error."""
+        with open(f"/proc/self/fd/{self._errors.fileno()}", errors="replace") as errors:
+            return errors.read()
+
     def stop(self) -> str:
         """End it gracefully; what it has written to standard error."""
         self.process.send_signal(signal.SIGTERM)
         self.process.communicate(timeout=60)
-        self._errors.seek(0)
-        errors = self._errors.read()
+        errors = self.log()
         assert self.process.returncode == 0, errors
         return errors
 
@@ -53,11 +58,12 @@ def served(
     *arguments: str,
     clock: str | None = NOW.isoformat(),
     package: Path | None = None,
+    files: int | None = None,
     **environment: str,
 ) -> Iterator[Served]:
     """`features serve` on a free port, with the clock stopped at NOW unless told otherwise.
 
-    `package` is a folder that holds another version of the package to run.
+    `package` is a folder that holds another version of the package to run, `files` how many files it may have open.
     """
     if package is not None:
         environment["PYTHONPATH"] = str(package)
@@ -75,6 +81,8 @@ def served(
         env=environ,
         cwd=package,
     )
+    if files is not None:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files, files))
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -1,0 +1,56 @@
+"""What a worker lacks is told: files it may open, a folder for its counts; it goes on, and so do its connections."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from tests.support.raw_http import VALUE, Client, request, still_answers, store_ratio, value
+from tests.support.served import eventually, metrics, served
+
+FILES = 150
+
+
+def test_more_connections_than_files_are_answered_503_and_the_others_stay(valkey: str) -> None:
+    store_ratio(valkey)
+    with served(valkey, files=FILES) as running, ExitStack() as held:
+        (worker,) = running.workers()
+        clients = [held.enter_context(Client(running)) for _ in range(2 * FILES)]
+        answers = []
+        for client in clients:
+            with suppress(OSError):
+                client.send(request())
+            with suppress(OSError, ValueError, IndexError, TypeError):  # one of many at once is closed without a word
+                answers.append(value(client.answer()))
+        good = answers.count(VALUE)
+        assert good > FILES / 4
+        refused = [(status, body["error"]) for status, body in answers if status != 200]
+        assert set(refused) == {(503, "TooManyConnections")}
+        for client in clients[:good]:
+            client.send(request())
+            assert value(client.answer()) == VALUE
+        held.close()
+        eventually(lambda: still_answers(running))
+        assert metrics(running.address)["features_http_requests_total", "other", "503"] >= len(refused)
+        assert running.workers() == [worker]
+        said = running.stop()
+    assert "Traceback" not in said
+
+
+def test_a_folder_for_counts_that_cannot_be_written_costs_no_request(valkey: str, tmp_path: Path) -> None:
+    store_ratio(valkey)
+    with served(valkey, TMPDIR=str(tmp_path)) as running:
+        (worker,) = running.workers()
+        (folder,) = tmp_path.glob("features-serve-*")
+        eventually(lambda: list(folder.glob("*.counts")))
+        shutil.rmtree(folder)
+        eventually(lambda: "counts for /metrics cannot be written" in running.log())
+        assert still_answers(running)
+        folder.mkdir()
+        eventually(lambda: list(folder.glob("*.counts")))
+        shutil.rmtree(folder)
+        eventually(lambda: running.log().count("counts for /metrics cannot be written") == 2)
+        assert running.workers() == [worker]
+        said = running.stop()
+    assert "Traceback" not in said
