@@ -4,13 +4,13 @@ Where there is none it is 1. A version that changes a layout gives it the next n
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 
 class _Numbered(msgspec.Struct):
-    format: int = 1
+    format: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
 def check_format(
@@ -24,13 +24,13 @@ def check_format(
 ) -> int:
     """The number of what is stored, as JSON or decoded from it; raises `kind` where this version does not read it.
 
-    Raises msgspec.DecodeError where that is no number.
+    Raises msgspec.DecodeError where that is no such number.
     """
     if isinstance(stored, bytes):
         found = msgspec.json.decode(stored, type=_Numbered).format
     else:
         found = msgspec.convert(stored, _Numbered).format
-    if not 1 <= found <= newest:
+    if found > newest:
         known = [str(number) for number in range(1, newest + 1)]
         reads = known[0] if newest == 1 else f"{', '.join(known[:-1])} and {known[-1]}"
         raise kind(

@@ -107,6 +107,23 @@ def test_a_later_format_is_refused_by_name_before_the_rest_is_decoded(
     assert "a newer version of feature-warehouse" in str(raised.value.remedy)
 
 
+@pytest.mark.parametrize("number", ['"2"', "null", "1.5", "true", "[]", "0", "-1"])
+def test_what_is_no_format_in_the_numbers_place_is_refused(stored: str, tmp_path: Path, number: str) -> None:
+    path = tmp_path / "registry.json"
+    path.write_text(_numbered(path.read_text(), number))
+    with pytest.raises(FeatureStoreError, match=r"the registry cannot be read\n(.*\n)*.*\$.format"):
+        read_registry(path)
+    with redis.Redis.from_url(stored) as client:
+        client.set(REGISTRY, _numbered(client.get(REGISTRY).decode(), number))
+    with pytest.raises(OnlineStoreError, match=r"the online registry cannot be read\n(.*\n)*.*\$.format"):
+        stored_formats.read(stored)
+
+
+def _numbered(stored: str, number: str) -> str:
+    """JSON of an object with `format` as its first key."""
+    return stored.replace("{", f'{{"format":{number},', 1)
+
+
 def entry(view: Any, number: int) -> OnlineView:
     return OnlineView(format=number, code="a", definition=view, table_version=0, synced_at_us=0, rows=0, table_id="t")
 

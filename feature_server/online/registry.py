@@ -4,8 +4,6 @@ Written by `sync` in one step with the watermark it stands for; read by every re
 last `features verify` of each view found, for `/metrics` and status. Light on purpose: the client imports it.
 """
 
-from typing import TypeVar
-
 import msgspec
 
 from ..definitions.facts import FeatureView
@@ -15,7 +13,6 @@ from ..formats import check_format
 from ..layout.keys import EPOCH, REGISTRY, VERIFIED
 
 ONLINE_FORMAT = 2  # of what is written anew; of 1 a record's flags are `counts` alone
-_Kept = TypeVar("_Kept")
 
 
 class Evicted(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,12 +205,12 @@ def decode_online_registry(stored: bytes | None) -> OnlineRegistry:
             stored, what, ONLINE_FORMAT, kind=OnlineStoreError, where=where,
             remedy="a newer version of feature-warehouse wrote it: use that one here too (docs/upgrade.md)",
         )  # fmt: skip
-    except UNREADABLE:
-        found = 1  # and the error is that of what follows
-    remedy = "run `features sync --full` with the version of feature-warehouse that readers use"
-    if found == 1:
-        return _decoded(stored, OnlineRegistry, what, where, remedy)
-    return _decoded(stored, _Wrapped, what, where, remedy).online
+        if found == 1:
+            return msgspec.json.decode(stored, type=OnlineRegistry)
+        return msgspec.json.decode(stored, type=_Wrapped).online
+    except UNREADABLE as error:
+        remedy = "run `features sync --full` with the version of feature-warehouse that readers use"
+        raise OnlineStoreError(f"{what} cannot be read", where=where, got=str(error), remedy=remedy) from None
 
 
 class LastVerified(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,13 +230,10 @@ def decode_verified(stored: bytes | None) -> LastVerified | None:
     """The value of `verified_key`; None for a view that was never verified."""
     if stored is None:
         return None
-    remedy = "run `features verify` with the version of feature-warehouse that serves"
-    what = "the result of the last `features verify`"
-    return _decoded(stored, LastVerified, what, f"{VERIFIED.decode()}<view>", remedy)
-
-
-def _decoded(stored: bytes, kind: type[_Kept], what: str, where: str, remedy: str) -> _Kept:
     try:
-        return msgspec.json.decode(stored, type=kind)
+        return msgspec.json.decode(stored, type=LastVerified)
     except UNREADABLE as error:
-        raise OnlineStoreError(f"{what} cannot be read", where=where, got=str(error), remedy=remedy) from None
+        raise OnlineStoreError(
+            "the result of the last `features verify` cannot be read", where=f"{VERIFIED.decode()}<view>",
+            got=str(error), remedy="run `features verify` with the version of feature-warehouse that serves",
+        ) from None  # fmt: skip
