@@ -201,7 +201,7 @@ class Shop:
         self._look(running.name, running.output, running.log)
 
     def redis(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self.home / "valkey" / "valkey.sock"), socket_timeout=5)
+        return redis.Redis(unix_socket_path=str(self.home / "valkey" / "valkey.sock"), socket_timeout=60)
 
     def valkey(self) -> psutil.Process:
         with self.redis() as client:
