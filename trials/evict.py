@@ -15,7 +15,7 @@ from feature_server import FeatureStoreError
 
 from . import trial
 from .ledger import Version, as_columns
-from .shop import ALL_FEATURES, SOURCE, Shop, last_words, wait_for
+from .shop import ALL_FEATURES, PATIENCE_SECONDS, SOURCE, Shop, last_words, wait_for
 from .trial import Trial
 
 POLICIES = (
@@ -23,7 +23,6 @@ POLICIES = (
     "volatile-ttl",
 )  # fmt: skip
 ROUND_SECONDS = 8
-PATIENCE_SECONDS = 60  # the server looks once a second, and a machine that has much to do is late
 SAID = "Redis has evicted"
 
 
@@ -122,7 +121,7 @@ def check_told(shop: Shop, policy: str, keys: Keys) -> None:
     if not keys.are_told or ready.status_code != 503 or SAID not in ready.text:
         shop.trial.fault(f"{policy}: /ready is {ready.status_code}: {ready.text[:200]}")
     counted = re.compile(r"^features_redis_evicted_keys [1-9]", re.MULTILINE)
-    if wait_for(lambda: counted.search(get(shop, "/metrics").text), seconds=PATIENCE_SECONDS) is None:
+    if wait_for(lambda: counted.search(get(shop, "/metrics").text)) is None:
         shop.trial.fault(f"{policy}: /metrics says nothing of evicted keys")
     status = shop.run("status")
     if status.code != 1 or SAID not in status.output:
@@ -135,7 +134,7 @@ def recover(shop: Shop) -> None:
     if done.code != 0:
         shop.trial.fault(f"with room again {done}")
     shop.compare(ALL_FEATURES)
-    if wait_for(lambda: get(shop, "/ready").status_code == 200, seconds=PATIENCE_SECONDS) is None:
+    if wait_for(lambda: get(shop, "/ready").status_code == 200) is None:
         shop.trial.fault(f"after `sync --full` /ready is {get(shop, '/ready').text[:200]}")
 
 

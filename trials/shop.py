@@ -38,7 +38,7 @@ SCHEMA: Any = pa.schema(
         "ingested_at": pa.timestamp("us", "UTC"),
     }
 )  # fmt: skip
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 300  # of all waits: what is slow is no fault, as the processor may have much else to do
 BROKEN = re.compile(r"Traceback \(most recent call last\)|panicked at|^Fatal Python error|Segmentation fault", re.M)
 
 
@@ -222,7 +222,7 @@ class Shop:
         self.trial.did("values read", len(CUSTOMERS) * len(names))
         return wrong
 
-    def compare(self, names: tuple[str, ...] = STREAM_FEATURES, *, seconds: float = 30) -> None:
+    def compare(self, names: tuple[str, ...] = STREAM_FEATURES, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Reads of every customer are what Python says; a server may take `seconds` to answer again."""
         deadline = time.monotonic() + seconds
         while True:
@@ -246,8 +246,8 @@ class Shop:
                 return bool(groups) and all(not group["lag"] and not group["pending"] for group in groups)
             return False
 
-        if wait_for(is_empty, self.running.get("worker"), seconds=90) is None:
-            raise TrialStopped("the worker does not take in what producers sent, for 90 s")
+        if wait_for(is_empty, self.running.get("worker")) is None:
+            raise TrialStopped(f"the worker does not take in what producers sent, for {PATIENCE_SECONDS} s")
         for version in self.ledger.versions():
             if version.sent is not None and version.acked is None:
                 version.acked = time.monotonic()
@@ -308,7 +308,7 @@ class Shop:
         return wrong
 
 
-def wait_for(holds: Callable[[], Any], running: Running | None = None, *, seconds: float = 60) -> Any:
+def wait_for(holds: Callable[[], Any], running: Running | None = None, *, seconds: float = PATIENCE_SECONDS) -> Any:
     """What `holds()` gives once it is true; None when that takes longer, or the process has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -274,7 +274,7 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
     ) -> None:
         self._report, self._looked, self._noticed, self._seconds = report, looked, noticed, seconds
         self._url, self._reader = url, MemoryReader(url, report=report)
-        self._logs, self._before = LogWatch(self._reader.ask), Memory()
+        self._logs, self._lost, self._before = LogWatch(self._reader.ask), dict[str, int](), Memory()
         self._evictions = 0  # the mark that was reported
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="eviction", daemon=True)
@@ -315,7 +315,9 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
                 if doubtful := ", ".join(filter(online.is_doubtful, sorted(online.views))):
                     self._report(f"Redis has evicted keys: doubtful until a full sync are {doubtful}")
         self._before = memory
-        if lost := self._logs.look():
-            keep_lost(self._store, lost)
-            for source, pushes in lost.items():
+        self._lost |= self._logs.look()
+        if self._lost:
+            keep_lost(self._store, self._lost)  # fails where the online registry is gone too: then once it is back
+            for source, pushes in self._lost.items():
                 self._report(lost_pushes(source, pushes))
+            self._lost = {}

@@ -16,6 +16,7 @@ from feature_server.client.features import FeatureClient
 from feature_server.errors import EvictingRedis, KeysEvicted, NotSynced, OnlineStoreUnavailable
 from feature_server.history.log import land
 from feature_server.ingest.transaction import Ingestor
+from feature_server.layout.keys import REGISTRY
 from feature_server.online.memory import EvictionWatch
 from feature_server.online.registry import OnlineRegistry
 from feature_server.online.store import OnlineStore
@@ -321,6 +322,25 @@ def test_a_log_that_went_before_it_had_landed_is_called_lost(project: LiveProjec
     project.sync(full=True)
     assert sources(project) == []
     assert read(project, 1) == [6, 110], "the two are lost, and no longer counted"
+
+
+def test_a_log_that_went_together_with_the_registry_is_called_lost_once_that_is_back(
+    project: LiveProject, server: redis.Redis
+) -> None:
+    told: list[str] = []
+    with EvictionWatch(project.url, report=told.append, seconds=60) as watch:
+        watch.look()
+        project.push(payment(600, 1, 1))
+        watch.look()
+        evict(server, [b"features:log:shop.payments", REGISTRY])
+        for _ in range(2):
+            with pytest.raises(NotSynced):
+                watch.look()
+        project.sync()
+        watch.look()
+        watch.look()
+    assert [line.partition(":")[0] for line in told] == ["lost"]
+    assert registry(project).lost == {"shop.payments": 1}
 
 
 def test_a_log_that_went_unseen_is_called_lost_by_what_it_left(project: LiveProject, server: redis.Redis) -> None:
