@@ -43,7 +43,7 @@ TargetPath = Annotated[
 ]
 _REFUSED = (  # what a machine answers for files: rights, room, and what stands where a file or folder should
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.ENOTDIR,
-    errno.EISDIR,
+    errno.EISDIR, errno.EEXIST, errno.ELOOP,
 )  # fmt: skip
 Progress = Callable[[int, int], None]  # called with how much is done and how much there is, 0 where that is unknown
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

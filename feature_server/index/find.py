@@ -7,6 +7,7 @@ absent or damaged (`index.seal`).
 
 import hashlib
 import logging
+import os
 import re
 import shutil
 import time
@@ -138,7 +139,7 @@ def open_index(
     processes may do this at once; the files of a finished part appear by renaming.
     """
     folder = root / table.view_id
-    if folder.is_file():
+    if os.path.lexists(folder) and not folder.is_dir():
         put_away(folder)
     order_path = folder / f"order-{_content_hash(table)}"
     columns = Columns(table, folder)

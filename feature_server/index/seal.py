@@ -67,17 +67,18 @@ def whole(folder: Path, names: Iterable[str] | None = None) -> bool:
     """
     if not folder.exists():
         return False
+    why = f"it has no {SEAL}, as those of the version before"
     try:
-        found = msgspec.json.decode((folder / SEAL).read_bytes(), type=Seal)
-        if found.name != folder.name:
-            raise ValueError(f"the seal is that of {found.name}")
-        _check(folder, found, found.files if names is None else names)
+        if (folder / SEAL).exists():
+            why = "it is damaged"
+            _check(folder, _read(folder), names)
+            return True
     except (OSError, ValueError, *UNREADABLE) as error:
-        if folder.exists():  # else another process has just put it away
-            _log.warning("the index is built anew, for a part of it is damaged: %s: %s", folder, error)
-            put_away(folder)
-        return False
-    return True
+        why = f"{why}: {error}"
+    if folder.exists():  # else another process has just put it away
+        _log.warning("a part of the index is built anew: %s: %s", folder, why)
+        put_away(folder)
+    return False
 
 
 def put_away(folder: Path) -> None:
@@ -91,10 +92,17 @@ def put_away(folder: Path) -> None:
         away.unlink(missing_ok=True)
 
 
-def _check(folder: Path, found: Seal, names: Iterable[str]) -> None:
+def _read(folder: Path) -> Seal:
+    found = msgspec.json.decode((folder / SEAL).read_bytes(), type=Seal)
+    if found.name != folder.name:
+        raise ValueError(f"the seal is that of {found.name}")
+    return found
+
+
+def _check(folder: Path, found: Seal, names: Iterable[str] | None) -> None:
     """ValueError or OSError for a file that is not as sealed; what had to be read for that is noted."""
     read: dict[str, FileSeal] = {}
-    for name in names:
+    for name in found.files if names is None else names:
         if name not in found.files:
             raise ValueError(f"{name} is not in the seal")
         sealed = found.files[name]

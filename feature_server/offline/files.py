@@ -123,10 +123,16 @@ def choose_grain(days: Iterable[tuple[str, int]], bucket_rows: int) -> str:
 def new_file(folder: Path, bucket: str, extent: Extent) -> DataFile:
     """A file to be written for the table at `folder`, its name saying which rows; its bucket's folder is made.
 
-    No reader sees it before it is committed.
+    No reader sees it before it is committed. OfflineStoreError where the folder cannot be made.
     """
     path = folder / f"_bucket={bucket}" / f"{extent.fingerprint}-{uuid.uuid4().hex[:12]}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OfflineStoreError(
+            "a folder of the offline table cannot be made", where=str(path.parent), got=error.strerror,
+            remedy="move away what stands in its place, or give it room and the right to write; then publish again",
+        ) from None  # fmt: skip
     return DataFile(path, extent.fingerprint.rows, extent.min_event_us, extent.max_event_us, bucket)
 
 

@@ -1,5 +1,6 @@
 """The log of a Delta table: which of its files is damaged, empty or gone."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def damaged_log(view_id: str, path: Path, *, got: str | None = None) -> DamagedL
     """The error that names the first damaged file of the log; `got` is what the reader said of the whole."""
     file, found = next(log_damage(path), (path / "_delta_log", got or "a log that is not of this product's tables"))
     remedy = f"restore it, or move {path} away and run `features publish {view_id}`; older versions are then gone"
+    if not os.access(file, os.R_OK) and os.path.lexists(file):
+        remedy = f"see that user {os.getuid()} may read it; else {remedy}"
     if file.suffix == ".parquet":
         remedy = f"remove it and {file.with_name('_last_checkpoint')}: the log says the same without them"
     return DamagedLog(
@@ -36,7 +39,14 @@ def damaged_log(view_id: str, path: Path, *, got: str | None = None) -> DamagedL
 def log_damage(path: Path) -> Iterator[tuple[Path, str]]:
     """The damaged files of the log of the table at `path`, and what is wrong with each."""
     log = path / "_delta_log"
-    files = {int(file.stem): file for file in log.glob("*.json") if file.stem.isdigit()}
+    try:
+        names = os.listdir(log)
+    except OSError as error:
+        yield log, error.strerror
+        return
+    files = {
+        int(file.stem): file for file in map(log.joinpath, names) if file.suffix == ".json" and file.stem.isdigit()
+    }
     for version in range(max(files, default=0) + 1):
         found = _commit_damage(files[version]) if version in files else "it is missing"
         if found is not None:

@@ -72,7 +72,12 @@ class OfflineStore:
         return self.root / view_id
 
     def exists(self, view_id: str) -> bool:
-        return (self.path(view_id) / "_delta_log").is_dir() and DeltaTable.is_deltatable(str(self.path(view_id)))
+        """Whether the view has a table; DamagedLog where that cannot be told, because the log cannot be read."""
+        path = self.path(view_id)
+        try:
+            return (path / "_delta_log").is_dir() and DeltaTable.is_deltatable(str(path))
+        except (DeltaError, OSError) as error:
+            raise damaged_log(view_id, path, got=str(error).splitlines()[0]) from None
 
     def ids(self) -> tuple[str, ...]:
         """The views that have a table, sorted."""

@@ -143,11 +143,36 @@ def test_a_damaged_part_is_told_in_the_log_and_nothing_else_is_built_anew(
     with caplog.at_level(logging.WARNING):
         assert features(store).equals(expected)
     (record,) = caplog.records
-    assert f"{events.parent}: event_us holds other bytes than were written" in record.getMessage()
+    assert f"{events.parent}: it is damaged: event_us holds other bytes than were written" in record.getMessage()
     after = {path: path.stat().st_ino for path in index.rglob("*") if path.is_file()}
     assert {path for path in before if after.get(path) == before[path]} >= {
         path for path in before if path.parent != events.parent
     }
+
+
+def test_a_dead_link_in_the_place_of_a_views_index_is_put_away(tmp_path: Path) -> None:
+    store = orders(tmp_path)
+    expected = features(store)
+    index = store.settings.index_path / "orders"
+    shutil.rmtree(index)
+    index.symlink_to("nowhere")
+    assert features(store).equals(expected)
+
+
+def test_an_index_without_seals_as_before_them_is_built_anew_and_not_called_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = orders(tmp_path)
+    expected = features(store)
+    seals = list((store.settings.index_path / "orders").glob("*/seal.json"))
+    for path in seals:
+        path.unlink()
+    with caplog.at_level(logging.WARNING):
+        assert features(store).equals(expected)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) > 1
+    assert all(text.endswith("it has no seal.json, as those of the version before") for text in told), told
+    assert "damaged" not in "".join(told)
 
 
 def newest(index: Path) -> str:

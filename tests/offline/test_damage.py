@@ -252,6 +252,35 @@ def test_a_damaged_commit_is_named(shop: Shop, version: int, body: bytes) -> Non
     assert [problem for problem in view.problems if str(commit) in problem]
 
 
+def put_a_loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def test_a_log_that_cannot_be_read_is_named(shop: Shop) -> None:
+    path = shop.store.path("spend") / "_delta_log" / f"{0:020}.json"
+    put_a_loop(path)
+    for read in (shop.verify, lambda: shop.sync(full=True), lambda: shop.publish(VIEW, full=True)):
+        with pytest.raises(OfflineStoreError, match="the table's log is damaged") as raised:
+            read()
+        assert str(path) in str(raised.value.where)
+        assert f"move {shop.store.path('spend')} away" in str(raised.value.remedy)
+    (view,) = read_status(shop.settings.settings, shop.registry).views
+    assert [problem for problem in view.problems if str(path) in problem]
+
+
+def test_what_stands_in_a_buckets_place_is_named_by_a_full_publish(shop: Shop) -> None:
+    bucket = shop.last_file().path.parent
+    shutil.rmtree(bucket)
+    bucket.symlink_to("nowhere")
+    with pytest.raises(OfflineStoreError, match="move away what stands in its place") as raised:
+        shop.publish(VIEW, full=True)
+    assert raised.value.where == str(bucket)
+    bucket.unlink()
+    shop.publish(VIEW, full=True)
+    assert shop.store.table("spend").rows == 600
+
+
 def test_a_damaged_checkpoint_is_named_and_may_be_removed(shop: Shop) -> None:
     shop.store.table("spend").delta.create_checkpoint()
     log = shop.store.path("spend") / "_delta_log"
