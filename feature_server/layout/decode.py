@@ -101,8 +101,9 @@ class EventDecoder:
         """A key's value without the records that no read needs from now on.
 
         Those are superseded versions, and events that occurred and were created before `before_us`, but for the latest
-        of them that counts. One created later may still keep an earlier version, sent again, from counting. What the
-        flags of all say of the key, the first one's say then.
+        of them that counts, or of all where none of them does: no key is without records. One created later may still
+        keep an earlier version, sent again, from counting. What the flags of all say of the key, the first one's say
+        then.
         """
         records = self._records([stored])
         heads = records.heads
@@ -110,10 +111,11 @@ class EventDecoder:
         created_us, event_id = heads[f"v{_CREATED}"][order], heads[f"v{_EVENT_ID}"][order]
         needed = superseded_at(np.array([0, len(heads)]), event_id, created_us) == NEVER
         if before_us is not None:
-            old = np.maximum(heads["event"][order], created_us) < before_us
-            counted = np.flatnonzero(needed & old & (heads[f"v{_COUNTS}"][order] & COUNTED != 0))
+            old = needed & (np.maximum(heads["event"][order], created_us) < before_us)
+            counted = np.flatnonzero(old & (heads[f"v{_COUNTS}"][order] & COUNTED != 0))
+            last = (counted if len(counted) else np.flatnonzero(needed))[-1:]
             needed &= ~old
-            needed[counted[-1:]] = True
+            needed[last] = True
         keep = np.zeros(len(heads), dtype=np.bool_)
         keep[order[needed]] = True
         at, begin = self._layout.offsets[_COUNTS], 0
@@ -139,6 +141,8 @@ class EventDecoder:
             raise
 
     def _taken_apart(self, stored: Sequence[bytes | None]) -> "_Records":
+        if b"" in stored:
+            raise self._damaged("no bytes")
         values: Any = [value or b"" for value in stored] if None in stored else stored
         ends = np.zeros(len(values) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values)), out=ends[1:])

@@ -42,7 +42,7 @@ def log_damage(path: Path) -> Iterator[tuple[Path, str]]:
     try:
         names = os.listdir(log)
     except OSError as error:
-        yield log, error.strerror
+        yield log, str(error)
         return
     files = {
         int(file.stem): file for file in map(log.joinpath, names) if file.suffix == ".json" and file.stem.isdigit()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from feature_server.definitions.facts import Feature, FeatureView, JoinKey
 from feature_server.definitions.stream import Aggregate, Argument, Frame, Node, Output, StreamPlan
 from feature_server.dtypes import parse_dtype
-from feature_server.errors import OnlineStoreError
+from feature_server.errors import DamagedValue, OnlineStoreError
 from feature_server.layout.decode import EventDecoder
 from feature_server.layout.events import record_view
 from feature_server.times import EPOCH
@@ -190,11 +190,11 @@ NAMES_VIEW = msgspec.structs.replace(VIEW, stream=NAMES)
 Named = tuple[str | None, int, str | None]
 
 
-def named(rows: list[Named]) -> bytes:
+def named(rows: list[Named], *, counts: bool = True) -> bytes:
     """A key's value: records of strings, each behind its length."""
     codec = RowCodec(record_view(NAMES_VIEW).features)
     records = [
-        codec.encode(time, [EPOCH + timedelta(microseconds=time), time, True, *row])
+        codec.encode(time, [EPOCH + timedelta(microseconds=time), time, counts, *row])
         for time, row in enumerate(rows, start=100)
     ]
     return b"".join(len(record).to_bytes(4, "little") + record for record in records)
@@ -232,6 +232,22 @@ def test_records_that_are_cut_off_are_an_error(cut: int) -> None:
     for stored in ([whole[:-cut]], [whole, whole[:cut]], [whole[:-cut], whole]):
         with pytest.raises(OnlineStoreError, match="another layout"):
             EventDecoder(NAMES_VIEW).decode(stored)
+
+
+@pytest.mark.parametrize("view", [VIEW, NAMES_VIEW], ids=["fixed width", "strings"])
+def test_a_key_without_any_bytes_is_an_error(view: FeatureView) -> None:
+    for stored, place in (([b""], 0), ([None, b""], 1)):
+        with pytest.raises(DamagedValue, match="got: no bytes") as raised:
+            EventDecoder(view).decode(stored)
+        assert raised.value.place == place
+    assert EventDecoder(view).decode([None]).starts.tolist() == [0, 0]
+
+
+def test_trimming_leaves_the_latest_event_where_none_counts() -> None:
+    rows: list[Named] = [("a", 1, None), ("", 3, "e")]
+    kept = EventDecoder(NAMES_VIEW).trimmed(named(rows, counts=False), before_us=103)
+    assert len(kept) == len(named(rows[1:]))
+    assert named(rows, counts=False).endswith(kept)
 
 
 def test_trimming_keeps_whole_records() -> None:
