@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import time
-from contextlib import suppress
 from random import Random
 
 import httpx
@@ -46,9 +45,10 @@ def evict(shop: Shop, policy: str, random: Random) -> None:
         client.config_set("maxmemory", client.info("memory")["used_memory"] + random.randrange(2_000_000))
         until, filled = time.monotonic() + ROUND_SECONDS, 0
         while time.monotonic() < until:
-            with suppress(redis.RedisError):
-                for number in range(filled, filled := filled + 200):
-                    client.set(f"other:{number}", random.randbytes(500), ex=random.choice((None, 3600)))
+            with client.pipeline(transaction=False) as pipeline:
+                for number in range(filled, filled := filled + 1000):
+                    pipeline.set(f"other:{number}", random.randbytes(500), ex=random.choice((None, 3600)))
+                pipeline.execute(raise_on_error=False)  # of a Redis that is full
             keys.look()
             read(shop, keys)
             # A key that is pushed to before its eviction was noticed reads too low until then.

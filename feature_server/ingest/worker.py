@@ -22,7 +22,7 @@ from typing import TypeAlias
 import msgspec
 
 from ..definitions.stream import EventSource
-from ..errors import CannotLand, FeatureStoreError, NotSynced, OnlineStoreError, UnknownNameError
+from ..errors import CannotLand, FeatureStoreError, KeysEvicted, NotSynced, OnlineStoreError, UnknownNameError
 from ..history.live import entry_seconds
 from ..history.log import entry_id, land, last_id, pages
 from ..layout.keys import DEAD, EVENTS, GROUP
@@ -86,7 +86,7 @@ class Worker:
             once_more(self._join)
             try:
                 once_more(partial(self._take_all, stopped))
-            except (NotSynced, UnknownNameError) as error:
+            except (NotSynced, KeysEvicted, UnknownNameError) as error:  # a sync may come next
                 report(self._waiting(error))
             once_more(partial(self._land, report))
             once_more(self._leave)

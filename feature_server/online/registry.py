@@ -186,7 +186,11 @@ def registry_of(epoch: bytes | None, stored: bytes | None, evicted: Evicted | No
 
 def registry_evicted(evicted: Evicted, *, gone: bool = True) -> KeysEvicted:
     """The error of a Redis that has evicted keys, and has no online registry, or none that is known to be in force."""
-    more = "the online registry is gone with them" if gone else "which views lack some is not noted yet"
+    more = (
+        "there is no online registry, which may have been one of them"
+        if gone
+        else "which views lack some is not noted yet"
+    )
     return KeysEvicted(
         f"Redis has evicted keys, and {more}: no view can be read",
         where=(REGISTRY if gone else EPOCH).decode(),
