@@ -16,9 +16,9 @@ from .errors import RequestError
 
 BLOCK = 1 << 16  # bytes looked at in one step, and about those of one slice
 PART = 4 * BLOCK  # bytes of the items that are taken together
-MAX_LISTS = 1_000
+MAX_LISTS = 10_000
 LISTS_TOGETHER = 50  # begun in one step
-MAX_REST = 10_000  # commas and brackets outside of lists
+MAX_REST = 30_000  # commas and brackets outside of lists
 _QUOTE, _BACKSLASH, _COMMA, _OPEN, _OPEN_LIST, _CLOSE = range(1, 7)
 _KINDS = np.zeros(256, np.uint8)
 for _character, _kind in zip(b'"\\,{[}]', (1, 2, 3, 4, 5, 6, 6), strict=True):
@@ -31,6 +31,21 @@ Positions = npt.NDArray[np.int64]
 
 class NotJSON(msgspec.DecodeError):
     """A list of a body that is not JSON."""
+
+
+class MalformedBody(RequestError):
+    """A request body that is not JSON."""
+
+    status = 400
+
+
+def malformed(error: Exception) -> MalformedBody:
+    """The error for a body that could not be decoded because of this one."""
+    got = {UnicodeDecodeError: "bytes that are not UTF-8", RecursionError: "brackets nested too deeply"}
+    return MalformedBody(
+        "the body is not JSON", where="$", expected="a JSON object", got=got.get(type(error), str(error)),
+        remedy="send a JSON object, in UTF-8",
+    )  # fmt: skip
 
 
 class Slices:
@@ -48,6 +63,10 @@ class Slices:
         self._spans.append((start, stop, count))
         self._count += count
 
+    def longest(self) -> int:
+        """Bytes, of which no item has more."""
+        return max((stop - start for start, stop, _ in self._spans), default=0)
+
     def within(self, size: int) -> int:
         """`size`, or fewer items where so many are more than PART bytes, taking each to be as long as the others."""
         length = sum(stop - start for start, stop, _ in self._spans)
@@ -55,10 +74,10 @@ class Slices:
 
     def parts(self, size: int, decode: Callable[[bytes], list[Any]] = msgspec.json.decode) -> Iterator[list[Any]]:
         """Its items, `size` at a time. Raises NotJSON, and what `decode` raises else."""
-        waiting: list[Any] = []
+        waiting, body = list[Any](), memoryview(self._body)
         for start, stop, count in self._spans:
             try:
-                found = decode(b"[%b]" % self._body[start:stop])
+                found = decode(b"".join((b"[", body[start:stop], b"]")))
             except msgspec.DecodeError as error:
                 if isinstance(error, msgspec.ValidationError):
                     raise

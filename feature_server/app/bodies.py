@@ -10,7 +10,7 @@ from starlette.types import Receive
 from ..errors import UNREADABLE, RequestError, cut
 from ..protocol import GetOnlineFeatures
 from ..serving.plan import MOST_TOGETHER
-from ..slices import Scan, Slices
+from ..slices import Scan, Slices, malformed
 
 MAX_BODY_BYTES = 8 << 20
 LARGE = 128 << 10  # bytes from which a body is decoded in slices
@@ -25,12 +25,6 @@ class BodyTooLarge(RequestError):
     """A request body beyond MAX_BODY_BYTES."""
 
     status = 413
-
-
-class MalformedBody(RequestError):
-    """A request body that is not JSON."""
-
-    status = 400
 
 
 def decode_body(decode: Callable[[bytes], T], body: bytes, expected: str) -> T:
@@ -48,11 +42,7 @@ def _refused(error: Exception, expected: str, within: str = "$") -> RequestError
         return RequestError(
             cut(what), where=cut(place), expected=expected, remedy="GET /openapi.json describes the body"
         )
-    got = {UnicodeDecodeError: "bytes that are not UTF-8", RecursionError: "brackets nested too deeply"}
-    return MalformedBody(
-        "the body is not JSON", where="$", expected="a JSON object", got=got.get(type(error), str(error)),
-        remedy="send a JSON object, in UTF-8",
-    )  # fmt: skip
+    return malformed(error)
 
 
 async def scan_body(body: bytes) -> Scan:

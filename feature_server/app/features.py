@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,7 +14,7 @@ from ..layout.keys import EPOCH
 from ..online.memory import EvictionWatch, Memory, eviction_refused, stream_views
 from ..online.readers import AsyncRedisReader
 from ..online.registry import LastVerified, OnlineRegistry, decode_verified, verified_key
-from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, encode_error, error_headers, push_response
+from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, encode_error, error_headers
 from ..serving.drive import AsyncFeatures
 from ..serving.plan import FEW_VIEWS, MOST_TOGETHER, InParts, Plan
 from ..serving.reader import ATTEMPTS, FeatureReader, OnlineFeatures, keeps_changing
@@ -22,11 +23,12 @@ from .bodies import LARGE, BodyTooLarge, decode_large_read, decode_read, parts_o
 from .connections import LEFT, counted_as
 from .counting import SharedCounts
 from .json import JsonWriter, Result
-from .push import PushQueue, parse_push
+from .push import PushQueue, read_push, write_result
 from .supervisor import Served
 
 log = logging.getLogger("feature_server")
 TURN_SECONDS = 0.002  # of the processor
+Answer: TypeAlias = tuple[int, bytes | Iterator[bytes]]  # status and body, whole or in pieces
 _JSON = (b"content-type", b"application/json")
 _FAILED = {READ_PATH: "a feature read failed", PUSH_PATH: "a push failed"}
 
@@ -57,7 +59,7 @@ class FeatureServer:
             return
         started = time.perf_counter()
         route, told, last = "other", [_JSON], False
-        answer: tuple[int, bytes | Iterator[bytes]] | None = None
+        answer: Answer | None = None
         try:
             headers = headers_of(scope["headers"])
             self.served.access.check(scope["method"], headers, http_version=scope["http_version"])
@@ -97,7 +99,7 @@ class FeatureServer:
         if route == READ_PATH and status == 200:
             self.reader.counts.observe(time.perf_counter() - started)
 
-    async def _read(self, receive: Receive) -> tuple[int, bytes | Iterator[bytes]] | None:
+    async def _read(self, receive: Receive) -> Answer | None:
         """The status and the body of the answer to a read; None when the client has gone."""
         body = await read_body(receive)
         if body is None:
@@ -146,17 +148,19 @@ class FeatureServer:
                 await asyncio.sleep(0)
         return _writer(plan).join(results)
 
-    async def _push(self, headers: Mapping[bytes, bytes], receive: Receive) -> tuple[int, bytes] | None:
+    async def _push(
+        self, headers: Mapping[bytes, bytes], receive: Receive
+    ) -> tuple[int, bytes | Iterator[bytes]] | None:
         """Answered when the events can be read; 422 when none of them was taken in."""
         check_json(headers)
         body = await read_body(receive)
         if body is None:
             return None
-        result = await self.pushes.push(parse_push(body))
+        source, events = await read_push(body)
+        result = await self.pushes.push(source, events, len(body))
         self.reader.counts.events_accepted += result.accepted
         self.reader.counts.events_rejected += len(result.rejected)
-        status = 422 if result.rejected and not result.accepted else 200
-        return status, msgspec.json.encode(push_response(result.accepted, result.rejected))
+        return 422 if result.rejected and not result.accepted else 200, write_result(result)
 
     def watch_memory(self) -> EvictionWatch:
         """Look every second whether Redis has evicted keys, and, until it first has stream views, whether it may."""

@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import hiredis
 
 from ..errors import OnlineStoreError
+from ..layout.portions import portions
 from ..online.address import Connection, RedisAddress, check_reply, parse_redis_url
 
 TIMEOUT_SECONDS = 30.0
+SEND_BYTES = 1 << 20  # of commands that are joined
 _MULTI, _EXEC = hiredis.pack_command((b"MULTI",)), hiredis.pack_command((b"EXEC",))
+Packed: TypeAlias = bytes | memoryview  # commands as Redis reads them, or a part of one
 Result = TypeVar("Result")
 
 
@@ -43,7 +46,9 @@ class Link:
         """One command's reply."""
         return self._run(lambda: self._exchange(hiredis.pack_command(command), 1)[0])
 
-    def push(self, expected: bytes | None, commands: bytes, count: int, needed: Sequence[bytes] = ()) -> list[Any]:
+    def push(
+        self, expected: bytes | None, commands: Sequence[Packed], count: int, needed: Sequence[bytes] = ()
+    ) -> list[Any]:
         """Run `count` packed commands as one transaction while the guard has the value expected; their replies.
 
         One of them may be an error: what fails as it runs undoes nothing of the others. Raises Changed otherwise, and
@@ -77,7 +82,7 @@ class Link:
             if self._exchange(_commands([(b"WATCH", key), (b"GET", key)]), 2)[1] != expected:
                 self._exchange(hiredis.pack_command((b"UNWATCH",)), 1)
                 raise Changed
-            results = self._transaction(hiredis.pack_command(tuple(command)), 1)
+            results = self._transaction([hiredis.pack_command(tuple(command))], 1)
             if results is None:
                 raise Changed
             self.check(results[0])
@@ -118,10 +123,11 @@ class Link:
                 self.close()
                 raise
 
-    def _transaction(self, commands: bytes, count: int, after: bytes = b"") -> list[Any] | None:
+    def _transaction(self, commands: Sequence[Packed], count: int, after: bytes = b"") -> list[Any] | None:
         """The replies of EXEC; the replies to `after` are still to be read."""
         connection = self._connected()
-        connection.send(b"".join((_MULTI, commands, _EXEC, after)))
+        for portion in portions([_MULTI, *commands, _EXEC, after], len, len(commands) + 3, SEND_BYTES):
+            connection.send(portion[0] if len(portion) == 1 else b"".join(portion))
         queued, received = b"+OK\r\n" + b"+QUEUED\r\n" * count, b""
         while len(received) < len(queued) and queued.startswith(received):
             received += connection.receive()
@@ -149,4 +155,4 @@ class Link:
 
 
 def _commands(commands: Sequence[tuple[bytes, ...]]) -> bytes:
-    return b"".join(map(hiredis.pack_command, commands))
+    return b"".join([hiredis.pack_command(command) for command in commands])

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from datetime import date, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Annotated, Any
@@ -19,12 +19,14 @@ from ..definitions.stream import EventSource
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, integer_bounds
 from ..errors import FeatureStoreError, RequestError, cut, shown
 from ..layout.events import GRACE_US
+from ..slices import PART, NotJSON, Slices, malformed
 from ..times import to_us
 
 _TYPES: dict[str, Any] = {
     "bool": bool, "string": str, "date": date, "timestamp": datetime, "timestamptz": datetime, "uuid": UUID,
     "decimal": Decimal, **dict.fromkeys(FLOAT_WIDTHS, float),
 }  # fmt: skip
+MOST_TOGETHER, MOST_VALUES = 2_000, 16_000  # events, and their values, that are read in one step
 MAX_EVENT_BYTES = 64 << 20  # of JSON, which is at most 256 MB as Redis keeps it
 PLAIN_DECIMAL = 39  # characters without an exponent, which make a scale that Arrow can bring to any other
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -32,6 +34,7 @@ _YEARS = to_us(datetime.min), to_us(datetime.max)
 _OLDEST_US = to_us(datetime(1, 1, 2))
 log = logging.getLogger("feature_server")
 _logged: set[type[Exception]] = set()
+_raw_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Batch(msgspec.Struct):
@@ -60,6 +63,11 @@ class EventReader:
         self.source = source
         needed = {source.event_id, source.event_timestamp, source.created_timestamp}
         self._names = [column.name for column in source.columns]
+        self._known = frozenset(self._names)
+        # Reading a number of millions of digits takes long. No list is that long which is decoded whole.
+        self._most_bytes = [
+            MAX_EVENT_BYTES if column.dtype.kind in ("string", "list") else PART for column in source.columns
+        ]
         self._types = [
             _json_type(column.dtype) if column.name in needed else _json_type(column.dtype) | None
             for column in source.columns
@@ -78,6 +86,7 @@ class EventReader:
         self._event_decoder = msgspec.json.Decoder(self._event)
         columns = struct("Columns", [list[kind] for kind in self._types])  # type: ignore[valid-type]
         self._columns_decoder = msgspec.json.Decoder(columns)
+        self._decoders = [msgspec.json.Decoder(list[kind]).decode for kind in self._types]  # type: ignore[valid-type]
 
     def read(self, events: Sequence[Any], now_us: int) -> Batch:
         """Events as Python values: a mapping of the source's columns each."""
@@ -96,11 +105,47 @@ class EventReader:
         try:
             columns = list(msgspec.structs.astuple(self._columns_decoder.decode(body)))
         except Exception:  # noqa: BLE001 - see `refusal`
-            columns, index, rejected = self._read_each_value(body)
+            columns, index, rejected = self._read_each_value(self._raw_columns(body))
         else:
             self._check_lengths(columns)
             index = np.arange(len(columns[0]))
         return self._batch(columns, index, len(columns[0]) + len(rejected), rejected, now_us)
+
+    def read_slices(self, given: Mapping[str, Slices], now_us: int) -> list[Batch]:
+        """As `read_columns`, of columns that are still JSON: a batch of as many events as are read in a short time.
+
+        Raises MalformedBody too.
+        """
+        try:
+            self._check_names(given)
+            columns = [given[name] for name in self._names]
+            self._check_lengths(columns)
+        except RequestError:
+            for column in given.values():
+                for _ in _raw_parts([column], column.within(MOST_TOGETHER)):  # which a missing item makes shorter
+                    pass
+            raise
+        most = max(1, min(MOST_TOGETHER, MOST_VALUES // len(columns)))
+        size, start, batches = min(column.within(most) for column in columns), 0, list[Batch]()
+        pairs = zip(columns, self._decoders, strict=True)
+        try:
+            if any(column.longest() > most for column, most in zip(columns, self._most_bytes, strict=True)):
+                raise ValueError("a value may be too long")
+            for values in zip(*(column.parts(size, decode) for column, decode in pairs), strict=True):
+                index = np.arange(start, start + len(values[0]))
+                batches.append(self._batch(list(values), index, len(index), [], now_us))
+                start += len(index)
+        except Exception:  # noqa: BLE001 - see `refusal`
+            batches = list(self._batches_of_each_value(columns, size, now_us))
+        return batches
+
+    def _batches_of_each_value(self, columns: Sequence[Slices], size: int, now_us: int) -> Iterator[Batch]:
+        start = 0
+        for values in _raw_parts(columns, size):
+            found, index, rejected = self._read_each_value(values)
+            rejected = [(start + i, reason) for i, reason in rejected]
+            yield self._batch(found, start + index, len(values[0]), rejected, now_us)
+            start += len(values[0])
 
     def _one_by_one(self, events: Sequence[Any], read: Callable[[Any], Any], now_us: int) -> Batch:
         """As fast as all at once, and what is wrong with one event cannot touch another."""
@@ -119,7 +164,7 @@ class EventReader:
             raise ValueError(f"an event of {len(line):,} bytes, of at most {MAX_EVENT_BYTES:,}")
         return self._event_decoder.decode(line)
 
-    def _read_each_value(self, body: bytes | msgspec.Raw) -> tuple[list[list[Any]], Any, list[tuple[int, str]]]:
+    def _raw_columns(self, body: bytes | msgspec.Raw) -> list[list[msgspec.Raw]]:
         try:
             raw = msgspec.json.decode(body, type=dict[str, list[msgspec.Raw]])
         except Exception as error:  # noqa: BLE001 - see `refusal`
@@ -127,28 +172,40 @@ class EventReader:
                 "df is not a list of values for each column", where="df", got=cut(refusal(error)),
                 expected="an object with a list for each of " + ", ".join(self._names),
             ) from None  # fmt: skip
-        unknown, missing = [n for n in raw if n not in self._names], [n for n in self._names if n not in raw]
-        if unknown or missing:
-            name = (unknown or missing)[0]
-            raise RequestError(
-                f"column {shown(name)} is {'unknown' if unknown else 'missing'}", where=f"df.{cut(name)}",
-                expected=f"the columns of {self.source.name}: " + ", ".join(self._names), got=cut(", ".join(raw), 500),
-            )  # fmt: skip
+        self._check_names(raw)
         given = [raw[name] for name in self._names]
         self._check_lengths(given)
+        return given
+
+    def _read_each_value(
+        self, given: Sequence[Sequence[msgspec.Raw]]
+    ) -> tuple[list[list[Any]], npt.NDArray[np.int64], list[tuple[int, str]]]:
         wrong: dict[int, str] = {}
         columns: list[list[Any]] = [[None] * len(values) for values in given]
-        for name, kind, values, column in zip(self._names, self._types, given, columns, strict=True):
+        facts = zip(self._names, self._types, self._most_bytes, given, columns, strict=True)
+        for name, kind, most, values, column in facts:
             decode = msgspec.json.Decoder(kind).decode
             for i, value in enumerate(values):
                 try:
+                    if (size := memoryview(value).nbytes) > most:
+                        raise ValueError(f"a value of {size:,} characters, of at most {most:,}")
                     column[i] = decode(value)
                 except Exception as error:  # noqa: BLE001 - see `refusal`
                     wrong.setdefault(i, f"{refusal(error)} - at `$.{name}`")
         index = np.array([i for i in range(len(given[0])) if i not in wrong], dtype=np.int64)
         return [[column[i] for i in index] for column in columns], index, sorted(wrong.items())
 
-    def _check_lengths(self, columns: Sequence[Sequence[Any]]) -> None:
+    def _check_names(self, given: Collection[str]) -> None:
+        unknown, missing = [n for n in given if n not in self._known], [n for n in self._names if n not in given]
+        if unknown or missing:
+            name = (unknown or missing)[0]
+            raise RequestError(
+                f"column {shown(name)} is {'unknown' if unknown else 'missing'}", where=f"df.{cut(name)}",
+                expected=f"the columns of {self.source.name}: " + ", ".join(self._names),
+                got=cut(", ".join(given), 500),
+            )  # fmt: skip
+
+    def _check_lengths(self, columns: Sequence[Sized]) -> None:
         if len(set(map(len, columns))) > 1:
             raise RequestError(
                 "the columns have different lengths", where="df", expected="one value of every column for each event",
@@ -222,6 +279,19 @@ class EventReader:
                 why = "more than an hour ahead of the clock" if ahead else "out of range"
                 wrong.setdefault(row, f"{_shown(values[row])} is {why} - at `$.{name}`")
         return wrong
+
+
+def _raw_parts(columns: Sequence[Slices], size: int) -> Iterator[tuple[list[msgspec.Raw], ...]]:
+    """Columns, `size` events at a time, as JSON. Raises MalformedBody."""
+    try:
+        yield from zip(*(column.parts(size, _decode_raw) for column in columns), strict=True)
+    except (NotJSON, UnicodeDecodeError, RecursionError) as error:
+        raise malformed(error) from None
+
+
+def _decode_raw(items: bytes) -> list[msgspec.Raw]:
+    items.decode()  # a Raw is not looked into
+    return _raw_decoder.decode(items)
 
 
 def refusal(error: Exception) -> str:

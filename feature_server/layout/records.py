@@ -1,6 +1,6 @@
 """Event records: packed from the rows of a stream view's `row_sql`, by key; and merged with what a key holds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -34,11 +34,16 @@ Facts: TypeAlias = tuple[int, int, int, bool]  # of a record: event time, create
 
 
 class PackedEvents(msgspec.Struct, kw_only=True):
-    """For each key of a batch: what its braces hold, its records joined, and how many they are."""
+    """For each key of a batch: what its braces hold, its records joined, and how many they are.
+
+    For each row: the number of its event id, and its key's place in `entities`.
+    """
 
     entities: list[bytes]
     records: list[bytes]
     counts: npt.NDArray[np.int64]
+    numbers: npt.NDArray[Any]
+    places: npt.NDArray[np.int32]
 
 
 class EventPacker:
@@ -57,7 +62,8 @@ class EventPacker:
         order = np.argsort(codes, kind="stable")
         counts = np.bincount(codes, minlength=len(keys.dictionary))
         ends = np.concatenate(([0], np.cumsum(counts)))
-        packed = self._packer.pack(self._stored(rows))
+        stored = self._stored(rows)
+        packed = self._packer.pack(stored)
         if isinstance(packed, list):
             framed = [len(packed[i]).to_bytes(LENGTH_BYTES, "little") + packed[i] for i in order]
             records = [b"".join(framed[start:stop]) for start, stop in pairwise(ends)]
@@ -65,16 +71,13 @@ class EventPacker:
             whole = np.ascontiguousarray(packed[order]).tobytes()
             width = packed.shape[1]
             records = [whole[start * width : stop * width] for start, stop in pairwise(ends)]
-        return PackedEvents(entities=text_bytes(keys.dictionary), records=records, counts=counts)
-
-    def moved(self, rows: pa.Table) -> list[int]:
-        """Rows whose event has another key in an earlier row."""
-        numbers = event_id_numbers(rows[EVENT_ID], self._event_id)
-        if len(pc.unique(numbers)) == len(numbers):
-            return []
-        first: dict[Any, Any] = {}
-        pairs = zip(numbers.to_pylist(), self._packer.entities(rows).to_pylist(), strict=True)
-        return [row for row, (number, entity) in enumerate(pairs) if first.setdefault(number, entity) != entity]
+        return PackedEvents(
+            entities=text_bytes(keys.dictionary),
+            records=records,
+            counts=counts,
+            numbers=stored[EVENT_ID].to_numpy(),
+            places=codes,
+        )
 
     def _stored(self, rows: pa.Table) -> pa.Table:
         columns: dict[str, Any] = {EVENT_ID: event_id_numbers(rows[EVENT_ID], self._event_id)}
@@ -85,6 +88,19 @@ class EventPacker:
         for name, column in columns.items():
             rows = rows.set_column(rows.schema.get_field_index(name), name, column)
         return rows
+
+
+def moved(parts: Sequence[PackedEvents]) -> list[tuple[int, int]]:
+    """Part and row of what has another key in an earlier row, or part, by the number of its event id."""
+    numbers = [part.numbers for part in parts]
+    if len(pc.unique(pa.array(np.concatenate(numbers)))) == sum(map(len, numbers)):
+        return []
+    first, found = dict[int, bytes](), list[tuple[int, int]]()
+    for place, part in enumerate(parts):
+        for row, (number, key) in enumerate(zip(part.numbers.tolist(), part.places.tolist(), strict=True)):
+            if first.setdefault(number, part.entities[key]) != part.entities[key]:
+                found.append((place, row))
+    return found
 
 
 class Records:

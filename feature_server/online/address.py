@@ -225,7 +225,7 @@ class Connection:
         self._link.sendall(command)
         return self.reply()
 
-    def send(self, commands: bytes) -> None:
+    def send(self, commands: bytes | memoryview) -> None:
         self._link.sendall(commands)
 
     def reply(self) -> Any:

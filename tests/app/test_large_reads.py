@@ -6,18 +6,14 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
-from feature_server.app import connections
-from feature_server.app.access import create_access
 from feature_server.app.bodies import LARGE, scan_body
-from feature_server.app.features import FeatureServer
-from feature_server.app.supervisor import Served as ServedFacts
 from feature_server.serving.plan import MOST_TOGETHER
+from tests.support.in_process import InProcess
 from tests.support.online_rows import NOW, OnlineRows, view
 from tests.support.served import Served
 from tests.support.serving_cases import AT_NOW, SECOND
@@ -113,43 +109,10 @@ def test_a_key_that_is_not_needed_is_looked_at_but_may_have_another_length(
     assert http.post(READ, content=body.replace('"a"]', '"a",]')).status_code == 400
 
 
-class InProcess:
-    """A feature server on this test's event loop, and how many turns others had while it answered."""
-
-    def __init__(self, url: str) -> None:
-        access = create_access("127.0.0.1", "localhost", ())
-        self.app = FeatureServer(ServedFacts(redis_url=url, settings=AT_NOW, access=access))
-        self.turns = 0
-
-    async def _others(self, each: Callable[[int], None]) -> None:
-        while True:
-            await asyncio.sleep(0)
-            self.turns += 1
-            each(self.turns)
-
-    async def ask(self, body: bytes, each: Callable[[int], None] = lambda turn: None) -> tuple[int, list[bytes]]:
-        """The status and the pieces of the answer; `each` is called in each turn of the others."""
-        sent: list[dict[str, Any]] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        others = asyncio.create_task(self._others(each))
-        scope = {"type": "http", "http_version": "1.0", "method": "POST", "path": READ, "headers": []}
-        open_connection = SimpleNamespace(link=SimpleNamespace(is_closing=lambda: False))
-        await self.app(scope | {"extensions": {connections._NAME: open_connection}}, receive, send)
-        others.cancel()
-        self.app.redis.close()
-        return sent[0]["status"], [message["body"] for message in sent[1:]]
-
-
 def test_others_have_their_turns_between_the_parts(mixed: OnlineRows, valkey: str) -> None:
-    server = InProcess(valkey)
+    server = InProcess(valkey, AT_NOW)
     body = json.dumps({"features": ["customer__plain:count"], "entities": {"customer_id": [2] * 200_000}}).encode()
-    status, pieces = asyncio.run(server.ask(body))
+    status, pieces = asyncio.run(server.ask(READ, body))
     assert status == 200
     assert server.turns > 200_000 // MOST_TOGETHER
     assert max(map(len, pieces)) < 1 << 20
@@ -188,7 +151,7 @@ def test_definitions_that_change_meanwhile_are_never_mixed(valkey: str, turn: in
             rows.put("customer__plain", 2, NOW, 2.5)
 
     body = json.dumps({"features": ["customer__plain:count"], "entities": {"customer_id": [2] * 100_000}}).encode()
-    status, pieces = asyncio.run(InProcess(valkey).ask(body, change))
+    status, pieces = asyncio.run(InProcess(valkey, AT_NOW).ask(READ, body, change))
     answer = json.loads(b"".join(pieces))
     assert status == 200
     assert (answer["metadata"]["feature_types"][1], *set(answer["results"][1]["values"])) in [

@@ -20,7 +20,7 @@ from feature_server.ingest.transaction import Ingestor
 from feature_server.layout import keys
 from feature_server.times import to_us
 from tests.support.pushed import SOURCE, Clock, read
-from tests.support.stream_views import COLUMNS, NOW, event_source, payment, put_online, stream_view
+from tests.support.stream_views import COLUMNS, NOW, SQL, event_source, payment, put_online, stream_view
 
 
 def test_a_pushed_event_is_seen_by_the_next_read(valkey: str, ingestor: Ingestor, clock: Clock) -> None:
@@ -236,3 +236,12 @@ def test_a_forked_child_pushes_over_a_connection_of_its_own(valkey: str) -> None
                 os._exit(2)
         assert os.waitpid(child, 0)[1] == 0
         assert link.ask(b"CLIENT", b"ID") == of_parent
+
+
+def test_behind_an_event_that_the_view_leaves_out_the_version_that_moved_is_refused(valkey: str, clock: Clock) -> None:
+    put_online(valkey, stream_view(SQL.replace("amount_eur > 0", "customer_id is not null")))
+    events = [payment(1, customer_id=None), payment(2, customer_id=1), payment(2, customer_id=7)]
+    with Ingestor(valkey, clock, expire=False) as ingestor:
+        result = ingestor.push(SOURCE, events)
+    reason = "another version of the event has another key of customer__payments"
+    assert (result.accepted, result.rejected) == (2, [(2, reason)])
