@@ -32,6 +32,7 @@ from ..online.store import OnlineStore, redis_errors, wrong_type
 from ..serving.rows import ViewColumns
 from ..serving.statuses import ValueCounts
 from ..serving.stream import StreamViewReader
+from .difference import Difference, described
 from .relation import relation_differences
 from .rows import (
     DAMAGED,
@@ -39,11 +40,9 @@ from .rows import (
     NOT_YET_SYNCED,
     SAMPLE,
     WRONG,
-    Difference,
     Progress,
     Verified,
     compared,
-    described,
     named_keys,
     never_synced,
     same,

@@ -14,7 +14,8 @@ from ..history.values import values_at
 from ..offline.sql import literal, quote, sql_type
 from ..times import from_us
 from ..warehouse.relations import Warehouse, open_warehouse
-from .rows import Difference, described, same
+from .difference import Difference, described
+from .rows import same
 
 COMPARED = 50  # keys
 REPEATED = (

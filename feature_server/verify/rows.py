@@ -7,7 +7,7 @@ synced from: equal to that it is merely not yet synced, else it is wrong.
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,6 +23,7 @@ from ..offline.store import OfflineStore, OfflineTable
 from ..online.registry import LastVerified, OnlineRegistry, OnlineView
 from ..online.store import OnlineStore, redis_errors
 from ..times import YEARS_US, from_us
+from .difference import Difference, described
 
 SAMPLE = 1000
 _BATCH = 50_000  # keys a query
@@ -32,19 +33,6 @@ Progress = Callable[[int, int], None]
 
 NOT_YET_SYNCED, NEVER_SYNCED, EXPIRED, WRONG = "not yet synced", "never synced", "expired early", "wrong"
 DAMAGED = "damaged: `features sync --full` writes it anew"
-
-
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A value that differs; `feature` is `*` where one side has no row, `key` also where that is so of a whole view."""
-
-    key: str
-    feature: str
-    online: str
-    offline: str
-    cause: str
-
-    def __str__(self) -> str:
-        return f"{self.key} {self.feature}: online {self.online}, offline {self.offline}: {self.cause}"
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -385,10 +373,6 @@ def check_online(views: Sequence[FeatureView]) -> None:
             expected="views with `online: true`",
             remedy="leave them out, or set `online: true` in their meta",
         )
-
-
-def described(key: str, places: Iterable[tuple[str, str, str]], cause: str) -> list[Difference]:
-    return [Difference(key=key, feature=name, online=a, offline=b, cause=cause) for name, a, b in places]
 
 
 def _time(event_us: int) -> str:

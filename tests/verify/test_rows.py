@@ -135,6 +135,20 @@ def test_values_that_no_sync_explains_are_wrong(stores: Stores) -> None:
     assert (verified.different, verified.unexplained) == (4, 4)
 
 
+def test_long_values_are_cut_to_where_they_differ(stores: Stores) -> None:
+    half_past = NOON - timedelta(minutes=30)
+    stores.execute("update spend set city = repeat('a', 5000) || 'x' || repeat('b', 5000) where customer_id < 3")
+    stores.publish(VIEW)
+    stores.sync()
+    stores.write_online(1, half_past, 1.0, "a" * 5000 + "y" + "b" * 5000)
+    stores.write_online(2, half_past, float("nan"), "short")
+    assert lines(stores.verify(), "wrong") == {
+        "customer_id=1 city: "
+        f"online ...{'a' * 33}y{'b' * 11}...{'b' * 47}', offline ...{'a' * 33}x{'b' * 11}...{'b' * 47}'",
+        f"customer_id=2 city: online 'short', offline '{'a' * 47}...{'b' * 47}'",
+    }
+
+
 def test_zeros_of_either_sign_and_any_nan_are_equal(stores: Stores) -> None:
     stores.execute("update spend set spend_eur = 0 where customer_id = 1")
     stores.publish(VIEW)
