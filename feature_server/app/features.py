@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -86,16 +86,7 @@ class FeatureServer:
         self.reader.counts.count_request(route, counted_as(scope, status))
         if last or self.draining:
             told.append((b"connection", b"close"))
-        if isinstance(content, bytes):
-            told.append((b"content-length", b"%d" % len(content)))
-            await send({"type": "http.response.start", "status": status, "headers": told})
-            await send({"type": "http.response.body", "body": content})
-        else:
-            await send({"type": "http.response.start", "status": status, "headers": told})
-            for piece in content:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await asyncio.sleep(0)
-            await send({"type": "http.response.body", "body": b""})
+        await _answer(send, status, told, content, in_chunks=scope["http_version"] != "1.0")
         if route == READ_PATH and status == 200:
             self.reader.counts.observe(time.perf_counter() - started)
 
@@ -199,6 +190,30 @@ class FeatureServer:
         stored = await self.redis.mget([verified_key(view_id) for view_id in views]) if views else []
         found = {view_id: decode_verified(value) for view_id, value in zip(views, stored, strict=True)}
         return {view_id: last for view_id, last in found.items() if last is not None}
+
+
+async def _answer(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], content: bytes | Iterator[bytes], *, in_chunks: bool
+) -> None:
+    """Send an answer; others have their turns between pieces. HTTP/1.0 has no chunks: it is told the length of all."""
+    pieces = [content] if isinstance(content, bytes) else content
+    if not in_chunks and not isinstance(pieces, list):
+        pieces = [piece async for piece in _in_turns(pieces)]
+    if isinstance(pieces, list):
+        headers.append((b"content-length", b"%d" % sum(map(len, pieces))))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    if isinstance(content, bytes):
+        await send({"type": "http.response.body", "body": content})
+        return
+    async for piece in _in_turns(pieces):
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _in_turns(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)
 
 
 async def _write(answers: list[OnlineFeatures], results: list[list[Result]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -156,6 +157,15 @@ def test_http_1_0_needs_no_host_and_ends_with_its_answer(client: Client) -> None
     client.send(b"GET /health HTTP/1.0\r\n\r\n")
     assert client.answer() == (200, {"status": "ok"})
     assert client.ended() == b""
+
+
+def test_a_large_answer_to_http_1_0_has_its_length_and_no_chunks(client: Client) -> None:
+    body = json.dumps({"features": ["merchant__risk:ratio"], "entities": {"merchant_id": ["a"] * 20_000}}).encode()
+    client.send(request(body).replace(b"HTTP/1.1", b"HTTP/1.0"))
+    head, _, answer = client.ended().partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"content-length: %d" % len(answer) in head
+    assert json.loads(answer)["results"][1]["values"] == [0.5] * 20_000
 
 
 def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None:
