@@ -1,6 +1,7 @@
 """The wire: what is asked and pushed where, what answers it, and how an error travels. Server, client and OpenAPI use
 these structs; only the answer to a read is written by hand (`app.json`), for speed."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -81,6 +82,7 @@ def push_response(accepted: int, rejected: Iterable[tuple[int, str]]) -> PushRes
 
 _RETRY_AFTER = "retry-after"
 MAX_FIELD = 500  # characters of a field of an error
+_PATH = re.compile(r"(?<![^\s'\"(])/[^\s'\"/]+/[^\s'\"]*")  # of a file, as a remedy names it
 _KINDS = {
     name: kind
     for name, kind in vars(errors).items()
@@ -95,7 +97,7 @@ def told_outside(error: FeatureStoreError) -> dict[str, str]:
         error, errors.NotSynced | errors.KeysEvicted | errors.DamagedValue
     ):  # they are at a view
         return told
-    return {name: text for name, text in told.items() if name not in ("where", "got")}
+    return {name: _PATH.sub("…", text) for name, text in told.items() if name not in ("where", "got")}
 
 
 def encode_error(error: FeatureStoreError) -> bytes:

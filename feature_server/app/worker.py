@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -27,6 +28,7 @@ from .supervisor import DRAIN_SECONDS, GRACE_SECONDS, WorkerConfig
 
 SPARE_FILES = 64  # for Redis, counts, what is loaded later, and connections that are ending
 LAST_REQUEST_SECONDS = 0.2  # how long a connection without a request is then still waited for
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {0x2028: "\\u2028", 0x2029: "\\u2029"}
 THREAD_SECONDS = 0.0005  # after which the thread that takes in pushes lets reads go on; Python's own is ten times that
 
 
@@ -119,6 +121,17 @@ class Worker(uvicorn.Server):
         self.should_exit = True
 
 
+class LogLines(logging.Formatter):
+    """What clients send may be in a message, or in what failed: it begins no line, and controls no terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record).translate(_CONTROLS)
+
+    def formatException(self, failed: Any) -> str:
+        lines = super().formatException(failed).split("\n")
+        return "\n".join(line.translate(_CONTROLS) for line in lines)
+
+
 def _most_connections() -> int:
     """Each takes a file."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -126,7 +139,9 @@ def _most_connections() -> int:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log = logging.StreamHandler()
+    log.setFormatter(LogLines("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[log])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     told = sys.stdin.buffer.raw.readline()  # type: ignore[union-attr]

@@ -11,6 +11,8 @@ import pytest
 import redis
 
 from feature_server.online.embedded import EmbeddedValkey
+from tests.support.live_project import NOW as LIVE_NOW
+from tests.support.live_project import LiveProject, make_live_view, payment
 from tests.support.online_rows import NOW, OnlineRows, service, view
 from tests.support.served import Served, served
 from tests.support.serving_cases import RISK
@@ -45,6 +47,32 @@ def test_a_redis_that_is_gone_is_not_located(tmp_path: Path) -> None:
     assert all("remedy" in text for path, (_, text) in found.items() if "metrics" not in path)
     for route in (READ, "/push", "/ready"):
         assert [line for line in said.splitlines() if f"{route} answered 503: " in line and str(tmp_path) in line] != []
+
+
+def test_files_of_a_damaged_table_are_named_in_the_log_alone(tmp_path: Path, valkey: str) -> None:
+    project = LiveProject(tmp_path, valkey, make_live_view())
+    project.landed("a", [payment(1, 5, 30)])
+    project.publish()
+    project.sync()
+    log = next(project.offline.root.glob("*/_delta_log"))
+    next(log.glob("*.json")).write_text("{")
+    folders = {"FEATURES_PROJECT_DIR": str(project.folder), "FEATURES_OFFLINE": str(project.offline.root)}
+    with served(valkey, clock=LIVE_NOW.isoformat(), **folders) as running:
+        url = f"{running.address}/explain?feature=customer__payments:n&customer=5"
+        found = [httpx.get(url, headers={"accept": kind}, trust_env=False) for kind in ("*/*", "text/html")]
+        said = running.stop()
+    assert [answer.status_code for answer in found] == [501, 501]
+    assert [answer.text for answer in found if str(tmp_path) in answer.text] == []
+    assert found[0].json()["remedy"].startswith("restore it, or move … away and run `features publish")
+    assert f"move {log.parent} away" in said
+
+
+def test_a_path_does_not_control_the_log() -> None:
+    with served("redis://127.0.0.1:1") as running:
+        answer = httpx.get(f"{running.address}/entities/a%1b%5b31m%c2%9b%e2%80%a8b", trust_env=False)
+        said = running.stop()
+    assert answer.status_code == 503
+    assert "/entities/a\\x1b[31m\\x9b\\u2028b answered 503: " in said
 
 
 @pytest.fixture
