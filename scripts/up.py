@@ -194,8 +194,9 @@ def print_addresses(running: Sequence[Running], settings: Settings) -> None:
 def readiness(server: str) -> str:
     """What the feature server's /ready says."""
     try:
-        with urllib.request.urlopen(f"{server}/ready", timeout=10):
-            return "ready"
+        with urllib.request.urlopen(f"{server}/ready", timeout=10) as answer:
+            degraded = json.load(answer).get("degraded")
+            return f"ready, but not for all views: {server}/ready says why" if degraded else "ready"
     except (OSError, urllib.error.URLError):
         return f"not ready, {server}/ready says what is missing"
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import orjson
@@ -98,7 +98,7 @@ class _Pages:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
         self._live_thread = ThreadPoolExecutor(1, thread_name_prefix="live")
         self._explain_thread = ThreadPoolExecutor(1, thread_name_prefix="explain")  # each reads a view's history
-        self._not_ready: list[str] = []  # why, when last asked
+        self._not_ready = list[str](), list[str]()  # why, and what was degraded, when last asked
 
     def counted(self, path: str, answer: Endpoint) -> Endpoint:
         """Count what a route answers; the counts are by route, so that no path a client makes up adds one."""
@@ -122,34 +122,33 @@ class _Pages:
         return _json({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """Whether reads can be answered, with every reason why not."""
+        """Whether this server can answer reads, with every reason why not.
+
+        All servers read one Redis: what is wrong with some views alone makes none of them unready, for then nobody
+        would answer for the others either. It is told as `degraded`.
+        """
         reasons, failures = ["this worker is ending"] if self._server.draining else [], list[FeatureStoreError]()
         online = None
         try:
             online = await self._server.online()
         except OnlineStoreError as error:
             failures.append(error)
+        degraded = list[str]()
         if online is not None:
-            for view in online.registry.feature_views:
-                if view.online and online.synced(view.id) is None:
-                    reasons.append(f"feature view {view.id!r} is not synced: run `features sync {view.id}`")
-        if (refused := self._server.reader.refused) is not None:
-            failures.append(refused)
-        doubts = list[str]()
-        if online is not None:
-            for view_id in filter(online.is_doubtful, sorted(online.views)):
-                told = doubts if online.views[view_id].definition.stream is None else reasons
-                told.append(doubt(online, view_id))
-        logged = [*reasons, *map(str, failures)]
+            unread = _unread(online, self._server.reader.refused)
+            (degraded if unread.some_are_read else reasons).extend(unread.why)
+            degraded += [doubt(online, view_id) for view_id in filter(online.is_doubtful, sorted(online.views))]
+        logged = [*reasons, *map(str, failures), *degraded]
         reasons += [as_text(told_outside(error)) for error in failures]
         answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
-        if doubts:
-            answer["doubtful"] = doubts
+        if degraded:
+            answer["degraded"] = degraded
         if self._server.clock is not None:
             answer["clock"] = f"stopped at {self._server.clock} by FEATURES_CLOCK"
-        if reasons and reasons != self._not_ready:
-            log.error("/ready answered 503: %s", "; ".join(" ".join(reason.split()) for reason in logged))
-        self._not_ready = reasons
+        if logged and (reasons, degraded) != self._not_ready:
+            status = 503 if reasons else 200
+            log.error("/ready answered %d: %s", status, "; ".join(" ".join(reason.split()) for reason in logged))
+        self._not_ready = reasons, degraded
         if not reasons:
             return _json(answer)
         return _json(answer, status=503, headers=error_headers(OnlineStoreUnavailable("this server is not ready")))
@@ -286,6 +285,22 @@ class _Pages:
         if self._server.draining:
             response.headers["connection"] = "close"
         return response
+
+
+class _Unread(NamedTuple):
+    why: list[str]
+    some_are_read: bool
+
+
+def _unread(online: OnlineRegistry, refused: FeatureStoreError | None) -> _Unread:
+    """Why views cannot be read, and whether others can; `refused` is why no stream view can."""
+    views = [view for view in online.registry.feature_views if view.online]
+    lacking = [view for view in views if online.synced(view.id) is None]
+    why = [f"feature view {view.id!r} is not synced: run `features sync {view.id}`" for view in lacking]
+    if refused is not None:
+        why.append(str(refused))
+        lacking += [view for view in views if view.stream is not None and view not in lacking]
+    return _Unread(why, not views or len(lacking) < len(views))
 
 
 def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

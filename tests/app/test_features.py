@@ -156,14 +156,19 @@ def test_pages_are_html_for_a_browser_and_escape_what_they_show(rows: OnlineRows
     assert (missing.status_code, "unknown feature_view" in missing.text) == (404, True)
 
 
-def test_ready_says_why_not(valkey: str, http_client: httpx.Client) -> None:
+def test_ready_says_why_not_and_what_is_wrong_with_some_views_alone(valkey: str, http_client: httpx.Client) -> None:
     empty = http_client.get("/ready")
     assert empty.status_code == 503
     assert "features sync" in empty.json()["reasons"][0]
     rows = OnlineRows(valkey)
-    rows.define(TRANSACTIONS, unsynced=[RISK, view("thing__offline", {"thing": "int64"}, {"x": "int64"}, online=False)])
-    (reason,) = http_client.get("/ready").json()["reasons"]
-    assert reason == "feature view 'merchant__risk' is not synced: run `features sync merchant__risk`"
+    offline = view("thing__offline", {"thing": "int64"}, {"x": "int64"}, online=False)
+    reason = "feature view 'merchant__risk' is not synced: run `features sync merchant__risk`"
+    rows.define(unsynced=[RISK, offline])
+    none = http_client.get("/ready")
+    assert (none.status_code, none.json()["reasons"]) == (503, [reason])
+    rows.define(TRANSACTIONS, unsynced=[RISK, offline])
+    some = http_client.get("/ready")
+    assert (some.status_code, some.json()["reasons"], some.json()["degraded"]) == (200, [], [reason])
     rows.define(TRANSACTIONS, RISK)
     ready = http_client.get("/ready")
     assert ready.status_code == 200
