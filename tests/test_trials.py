@@ -88,10 +88,12 @@ def test_memory_that_grows_is_a_fault_and_memory_that_stays_is_none(tmp_path: Pa
     def samples(more: int) -> list[tuple[float, dict[str, float]]]:
         return [(at, {"events": at * 10, "memory of server": 200e6 + at * more}) for at in range(300)]
 
-    staying, growing = trial(tmp_path), trial(tmp_path)
+    staying, growing, short = trial(tmp_path), trial(tmp_path), trial(tmp_path)
     judge(staying, samples(1000))
     judge(growing, samples(1_000_000))
-    assert staying.faults == []
+    judge(short, samples(1_000_000)[:140])
+    assert staying.faults == short.faults == []
+    assert short.measured == {"growth": "not told: the run has less than 150 s"}
     assert [fault.partition(":")[0] for fault in growing.faults] == ["round 2"]
     assert growing.measured["server: memory"] == "449.5 MB, 3,600.0 MB an hour more"
 

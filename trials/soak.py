@@ -18,6 +18,7 @@ from .traffic import Pusher, Reader, Repeated
 from .trial import Trial
 
 CYCLE_SECONDS, SAMPLE_SECONDS = 30, 2
+JUDGED_SECONDS = 150  # of a shorter run growth tells nothing: each process loads much with the first push that it gets
 REDIS_BYTES_PER_EVENT = 600  # its record, its key's share, the log until it lands, the append-only file's buffer
 LIMITS = {"memory": 64 << 20, "files": 20, "connections": 20}  # what may be more in the last third than in the second
 
@@ -90,8 +91,8 @@ def said(found: Sample) -> str:
 def judge(trial: Trial, samples: list[tuple[float, Sample]]) -> None:
     """How fast each thing grows, from the middle of the second third of the samples to the middle of the last."""
     third = len(samples) // 3
-    if third < 2:
-        trial.measured["growth"] = "not told: too few samples"
+    if third < 2 or samples[-1][0] - samples[0][0] < JUDGED_SECONDS:
+        trial.measured["growth"] = f"not told: the run has less than {JUDGED_SECONDS} s"
         return
     early, late = samples[third : 2 * third], samples[2 * third :]
     hours = (median(at for at, _ in late) - median(at for at, _ in early)) / 3600
