@@ -172,7 +172,18 @@ def move_filters(scope: Scope, events: EventSource) -> Filters:
 
 def sql_text(query: exp.Expr) -> str:
     """SQL for DuckDB to run: every name quoted, for a column may be called `order`."""
+    if any(map(_is_cast_amiss, query.find_all(exp.LogicalAnd, exp.LogicalOr))):
+        query = query.transform(lambda node: _as_written(node) if _is_cast_amiss(node) else node)
     return query.sql(dialect="duckdb", identify=True)
+
+
+def _is_cast_amiss(node: exp.Expr) -> bool:
+    """bool_and and bool_or of which sqlglot would write the cast of what is no expression: DISTINCT x, x ORDER BY y."""
+    return isinstance(node, exp.LogicalAnd | exp.LogicalOr) and isinstance(node.this, exp.Distinct | exp.Order)
+
+
+def _as_written(node: exp.Expr) -> exp.Expr:
+    return exp.Anonymous(this="bool_and" if isinstance(node, exp.LogicalAnd) else "bool_or", expressions=[node.this])
 
 
 def same_name(one: str | None, other: str | None) -> bool:

@@ -15,7 +15,9 @@ from ..durable import write_whole
 from ..errors import FeatureStoreError
 from .artifacts import read_manifest
 
-_NOISE = re.compile(r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|^\s*$")
+_NOISE = re.compile(
+    r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|Error uploading artifacts|^\s*$"
+)
 _TARGET = """{{ tojson({
     'profile': target.profile_name, 'name': target.name, 'kind': target.type, 'path': target.get('path') or '',
     'schema': target.schema, 'settings': target.get('settings') or {},
@@ -23,6 +25,7 @@ _TARGET = """{{ tojson({
 }) }}"""
 _MARKS = re.compile(r"[\^~ ]+")  # what stands under a line of code in a stack trace
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s\s?")
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")  # before dbt has read its project, it does not heed --no-use-colors
 
 
 def dbt_command() -> list[str]:
@@ -132,6 +135,8 @@ def run_dbt(
                 expected="models that dbt compiles without a query, or a warehouse that nothing holds",
                 remedy="wait for the build to end, or take the query (such as run_query) out of the model named",
             )  # fmt: skip
+        if "'--profiles-dir'" in words or "Could not find profile named" in words:
+            remedy = "write the profile that dbt_project.yml names into profiles/profiles.yml, or set DBT_PROFILES_DIR"
         raise FeatureStoreError(
             failure, where=str(project_dir), got=words,
             remedy=(remedy or f"correct the project until `dbt {' '.join(arguments)}` succeeds") + _log(project_dir),
@@ -159,7 +164,7 @@ def _kept(path: Path) -> Iterator[None]:
 
 def own_words(output: str) -> str:
     """dbt's output without its clock and its progress; of a stack trace its last lines, which say what went wrong."""
-    lines = [_CLOCK.sub("", line) for line in output.splitlines()]
+    lines = [_CLOCK.sub("", line) for line in _COLOUR.sub("", output).splitlines()]
     kept = [line.strip() for line in lines if not _NOISE.search(line) and line.strip() != "Encountered an error:"]
     if (
         begun := next((i for i, line in enumerate(kept) if line.startswith("Traceback (most recent")), None)

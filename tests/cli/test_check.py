@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from feature_server.dbt.parse import own_words
 from tests.support.tiny_project import DBT_PROJECT, ENTITIES, FILES, PROFILES, SERVICES, write_project
 
 BROKEN_ENTITIES = ENTITIES.replace("join_keys: [country, shop_number]", "join_keys: [country, shop_numbr]")
@@ -361,27 +360,3 @@ def test_what_could_not_be_published_or_served_is_refused(
     assert run.returncode == 1
     assert f"{name}:" in run.stdout
     assert told in run.stdout
-
-
-DIED = """12:00:01  Running with dbt=1.11.0
-12:00:02  Encountered an error:
-Traceback (most recent call last):
-  File "/lib/dbt/cli/requires.py", line 178, in wrapper
-    result, success = func(*args, **kwargs)
-                      ^^^^^^^^^^^^^^^^^^^^^
-  File "/lib/dbt/adapters/duckdb.py", line 3, in open
-    raise IOError("no")
-
-During handling of the above exception, another exception occurred:
-
-Traceback (most recent call last):
-  File "/lib/dbt/adapters/duckdb.py", line 9, in open
-    connect(path)
-    ~~~~~~~^^^^^^
-dbt.adapters.exceptions.FailedToConnect: cannot open it
-  because of that
-"""
-
-
-def test_of_a_stack_trace_of_dbt_its_last_words_are_kept() -> None:
-    assert own_words(DIED) == "dbt.adapters.exceptions.FailedToConnect: cannot open it\n    because of that"

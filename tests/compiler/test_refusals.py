@@ -59,6 +59,8 @@ def over(frame: str, order: str = "paid_at") -> str:
         (f"avg(items order by paid_at) {HOUR}", "an order of its own", "the same without ORDER BY"),
         (f"min(items order by paid_at) {HOUR}", "an order of its own", "the same without ORDER BY"),
         (f"product(items order by paid_at) {HOUR}", "an order of its own", "the same without ORDER BY"),
+        (f"bool_or(items > 0 order by paid_at) {HOUR}", "an order of its own", "the same without ORDER BY"),
+        (f"bool_and(distinct items > 0) {HOUR}", "window function that", "count(distinct …) of one expression"),
         (f"min(items, 2) {HOUR}", "window function that", "count, count(distinct)"),
         (f"max(items, 2) {HOUR}", "window function that", "count, count(distinct)"),
         (f"approx_count_distinct(shop) {HOUR}", "window function that", "count(distinct …), which is exact"),
