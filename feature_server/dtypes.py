@@ -124,7 +124,7 @@ def parse_sql_type(data_type: str) -> DType:
             return DType("list", item=item.kind)
     raise UnknownType(
         f"{data_type!r} is not a feature type; use an integer of at most 64 bits, real, double, decimal, boolean, "
-        "varchar, date, timestamp, timestamptz, uuid, or a list of numbers"
+        "varchar, date, timestamp, timestamptz, uuid, or a list of integers, reals or doubles"
     )
 
 

@@ -124,6 +124,9 @@ class DefinitionError(FeatureStoreError):
         return "\n".join([f"{len(self.problems)} problem(s) in the definitions", *map(str, self.problems)])
 
 
+_DEFINED = ("feature_view", "feature_service", "feature")
+
+
 class UnknownNameError(FeatureStoreError):
     """A name that the registry does not hold; says the nearest one that it does."""
 
@@ -138,7 +141,10 @@ class UnknownNameError(FeatureStoreError):
         else:
             more = f", … ({len(known)} in all)" if len(known) > 10 else ""
             expected = f"one of {', '.join(known[:10])}{more}"
-        remedy = f"did you mean {nearest!r}?" if nearest else "`features status` lists what there is"
+        remedy = f"did you mean {nearest!r}?" if nearest else None
+        if kind in _DEFINED:
+            new = "what is new needs `features apply`, and `features sync` before it can be read online"
+            remedy = f"{remedy} Else: {new}" if remedy else new
         super().__init__(f"unknown {kind} {shown(name)}", where=where, expected=expected, got=cut(name), remedy=remedy)
 
 

@@ -192,7 +192,7 @@ def serve(
             online = None
             with suppress(FeatureStoreError), OnlineStore(url, timeout_seconds=1) as store:
                 online = store.registry()
-            example = json.dumps(example_request(online))
+            example = json.dumps(example_request(online), ensure_ascii=False)
             typer.echo(f"serving features on {address} workers={workers} redis={parse_redis_url(url).shown}")
             typer.echo(f"try: curl {address}/get-online-features -d '{example}'")
 

@@ -50,6 +50,7 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
                     expected="a feature service, or a list of `view:feature`",
                     remedy=f"put it in a list: [{shown(features)}]",
                 )  # fmt: skip
+            self._check_no_view(features)
             return self.feature_service(features).features
         views = dict(self._named_views())
         refs: dict[tuple[str, str], FeatureRef] = {}
@@ -59,6 +60,16 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
             if refs.setdefault((ref.view, ref.feature), ref) is not ref:
                 raise RequestError(f"{text!r} is asked for twice", where="features", remedy="ask for it once")
         return tuple(refs.values())
+
+    def _check_no_view(self, name: str) -> None:
+        """RequestError where a feature view is named and a service is meant."""
+        view = dict(self._named_views()).get(name)
+        if view is not None and all(name != service.name for service in self.feature_services):
+            raise RequestError(
+                f"{shown(name)} is a feature view, and no feature service", where="feature_service", got=name,
+                expected="a feature service, or a list of `view:feature`",
+                remedy=f"ask for its features, such as {name}:{view.feature_names[0]}",
+            )  # fmt: skip
 
     def services_using(self, view_id: str) -> tuple[FeatureService, ...]:
         return tuple(s for s in self.feature_services if any(ref.view == view_id for ref in s.features))

@@ -42,7 +42,9 @@ class Columns:
             dtype = parse_sql_type(text)
         except UnknownType as error:
             expected = str(error).partition("; use ")[2] or str(error)
-            self.wrong_type(name, f"column {name!r} has a type that features cannot have", expected, CAST)
+            cut_off = text.count("(") > text.count(")")  # `{data_type: decimal(12,2)}` is two keys in YAML
+            remedy = "put the type in quotes: between braces, YAML ends it at its comma" if cut_off else CAST
+            self.wrong_type(name, f"column {name!r} has a type that features cannot have", expected, remedy)
             return None
         if found is not None and known_sql_type(found.type) != dtype:
             remedy = "correct `data_type`, or build the model and run `dbt docs generate` again"

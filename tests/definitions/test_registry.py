@@ -64,12 +64,22 @@ def test_an_unknown_name_says_the_nearest_one() -> None:
         REGISTRY.feature_view("profil")
     assert raised.value.as_dict() == {
         "error": "UnknownNameError", "what": "unknown feature_view 'profil'", "got": "profil",
-        "expected": "one of activity, activity@v1, activity@v2, profile", "remedy": "did you mean 'profile'?",
+        "expected": "one of activity, activity@v1, activity@v2, profile",
+        "remedy": "did you mean 'profile'? Else: what is new needs `features apply`, and `features sync` before it can "
+        "be read online",
     }  # fmt: skip
+    with pytest.raises(UnknownNameError, match="remedy: what is new needs `features apply`"):
+        REGISTRY.feature_view("basket")
     with pytest.raises(UnknownNameError, match="did you mean 'customer'"):
         REGISTRY.entity("custmer")
     with pytest.raises(UnknownNameError, match="did you mean 'fraud_v1'"):
         REGISTRY.feature_service("fraud")
+
+
+def test_a_view_where_a_service_is_meant_is_told_how_to_ask_for_its_features() -> None:
+    with pytest.raises(RequestError, match="remedy: ask for its features, such as activity:") as refused:
+        REGISTRY.resolve("activity")
+    assert REGISTRY.resolve([str(refused.value.remedy).rpartition(" ")[2]])
 
 
 def test_features_resolve_in_the_order_asked_for() -> None:

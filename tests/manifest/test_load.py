@@ -264,6 +264,12 @@ def test_a_single_mistake_is_reported_alone(number: int, project: Path, parsed: 
     assert problems_of(project, tmp_path, manifest) == expected
 
 
+def test_a_type_that_yaml_cut_at_its_comma_is_to_be_quoted(project: Path, parsed: Manifest, tmp_path: Path) -> None:
+    column(manifest := copy.deepcopy(parsed), "minutes").update(data_type="decimal(12")
+    with pytest.raises(DefinitionError, match="put the type in quotes"):
+        load(project, tmp_path, manifest)
+
+
 def test_meta_keys_of_other_tools_are_left_alone(project: Path, parsed: Manifest, tmp_path: Path) -> None:
     manifest = copy.deepcopy(parsed)
     node(manifest)["config"]["meta"] |= {"identity": "x", "entity_view": {}, "feature_view_note": "", "owner": "Risk"}
