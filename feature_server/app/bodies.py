@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.types import Receive
 
-from ..errors import UNREADABLE, RequestError, cut
+from ..errors import UNREADABLE, FeatureStoreError, RequestError, cut
 from ..protocol import GetOnlineFeatures
 from ..serving.plan import MOST_TOGETHER
 from ..slices import Scan, Slices, malformed
 
 MAX_BODY_BYTES = 8 << 20
 LARGE = 128 << 10  # bytes from which a body is decoded in slices
+MAX_HELD_BYTES = 256 << 20  # of the large bodies of all requests of a worker, from their first byte to their answer
 MAX_FEATURES = 100_000  # of one read
 _decode = msgspec.json.Decoder(GetOnlineFeatures).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
@@ -25,6 +26,43 @@ class BodyTooLarge(RequestError):
     """A request body beyond MAX_BODY_BYTES."""
 
     status = 413
+
+
+class TooManyBodies(FeatureStoreError):
+    """A large body while there are MAX_HELD_BYTES of others."""
+
+    status = 503
+    retry_after_seconds = 1
+
+
+class Room:
+    """What a worker holds of large bodies: however many clients send some, small ones find memory."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+
+class Held:
+    """What one request holds of that."""
+
+    def __init__(self, room: Room) -> None:
+        self._room, self._size = room, 0
+
+    def grow(self, size: int) -> None:
+        """To so many bytes; TooManyBodies where there is no room for them."""
+        if size <= LARGE:
+            return
+        if self._room.held - self._size + size > MAX_HELD_BYTES:
+            raise TooManyBodies(
+                "this server has large bodies of too many other requests", expected=f"{MAX_HELD_BYTES:,} bytes in all",
+                remedy="send it again; with more workers (--workers) there is room for more",
+            )  # fmt: skip
+        self._room.held += size - self._size
+        self._size = size
+
+    def let_go(self) -> None:
+        self._room.held -= self._size
+        self._size = 0
 
 
 def decode_body(decode: Callable[[bytes], T], body: bytes, expected: str) -> T:
@@ -99,7 +137,7 @@ def _parts(column: Sequence[Any], size: int) -> Iterator[list[Any]]:
         yield list(column[start : start + size])
 
 
-async def read_body(receive: Receive) -> bytes | None:
+async def read_body(receive: Receive, held: Held) -> bytes | None:
     """The whole body; None when the client has gone."""
     parts, size = [], 0
     while (message := await receive())["type"] == "http.request":
@@ -113,6 +151,7 @@ async def read_body(receive: Receive) -> bytes | None:
                 got=f"{size:,} bytes or more",
                 remedy="split it over several requests",
             )
+        held.grow(size)
         if not message.get("more_body"):
             return b"".join(parts)
     return None

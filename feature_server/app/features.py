@@ -19,7 +19,17 @@ from ..serving.drive import AsyncFeatures
 from ..serving.plan import FEW_VIEWS, MOST_TOGETHER, InParts, Plan
 from ..serving.reader import ATTEMPTS, FeatureReader, OnlineFeatures, keeps_changing
 from .access import check_json, headers_of
-from .bodies import LARGE, BodyTooLarge, decode_large_read, decode_read, parts_of, read_body
+from .bodies import (
+    LARGE,
+    BodyTooLarge,
+    Held,
+    Room,
+    TooManyBodies,
+    decode_large_read,
+    decode_read,
+    parts_of,
+    read_body,
+)
 from .connections import LEFT, counted_as
 from .counting import SharedCounts
 from .json import JsonWriter, Result
@@ -49,6 +59,7 @@ class FeatureServer:
         self.features = AsyncFeatures(self.reader, self.redis)
         self.counts = SharedCounts(self.reader.counts)
         self.pushes = PushQueue(served)
+        self.room = Room()
         self.draining = False
         self.other: ASGIApp
         self.memory = Memory()  # as Redis told last
@@ -60,22 +71,25 @@ class FeatureServer:
         started = time.perf_counter()
         route, told, last = "other", [_JSON], False
         answer: Answer | None = None
+        held = Held(self.room)
         try:
             headers = headers_of(scope["headers"])
             self.served.access.check(scope["method"], headers, http_version=scope["http_version"])
             if scope["method"] == "POST" and scope["path"] == READ_PATH:
                 route = READ_PATH
-                answer = await self._read(receive)
+                answer = await self._read(receive, held)
             elif scope["method"] == "POST" and scope["path"] == PUSH_PATH:
                 route = PUSH_PATH
-                answer = await self._push(headers, receive)
+                answer = await self._push(headers, receive, held)
         except FeatureStoreError as error:
             log_failure(route, error)
-            answer, last = (error.status, encode_error(error)), isinstance(error, BodyTooLarge)
+            answer, last = (error.status, encode_error(error)), isinstance(error, BodyTooLarge | TooManyBodies)
             told += [(name.encode(), value.encode()) for name, value in error_headers(error).items()]
         except Exception:  # the edge of the process: nothing may end the connection without an answer
             log.exception(_FAILED.get(route, "a request failed"))
             answer, last = (500, INTERNAL_ERROR), True
+        finally:
+            held.let_go()
         if answer is None:
             if route == "other":
                 await self.other(scope, receive, send)
@@ -90,9 +104,9 @@ class FeatureServer:
         if route == READ_PATH and status == 200:
             self.reader.counts.observe(time.perf_counter() - started)
 
-    async def _read(self, receive: Receive) -> Answer | None:
+    async def _read(self, receive: Receive, held: Held) -> Answer | None:
         """The status and the body of the answer to a read; None when the client has gone."""
-        body = await read_body(receive)
+        body = await read_body(receive, held)
         if body is None:
             return None
         request = decode_read(body) if len(body) <= LARGE else await decode_large_read(body)
@@ -140,11 +154,11 @@ class FeatureServer:
         return _writer(plan).join(results)
 
     async def _push(
-        self, headers: Mapping[bytes, bytes], receive: Receive
+        self, headers: Mapping[bytes, bytes], receive: Receive, held: Held
     ) -> tuple[int, bytes | Iterator[bytes]] | None:
         """Answered when the events can be read; 422 when none of them was taken in."""
         check_json(headers)
-        body = await read_body(receive)
+        body = await read_body(receive, held)
         if body is None:
             return None
         source, events = await read_push(body)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
-from tests.support.raw_http import VALUE, Client, request, still_answers, store_ratio, value
+from feature_server.app.bodies import MAX_BODY_BYTES, MAX_HELD_BYTES
+from tests.support.raw_http import RATIO, VALUE, Client, request, still_answers, store_ratio, value
 from tests.support.served import eventually, metrics, served
 
 FILES = 150
@@ -54,3 +56,29 @@ def test_a_folder_for_counts_that_cannot_be_written_costs_no_request(valkey: str
         assert running.workers() == [worker]
         said = running.stop()
     assert "Traceback" not in said
+
+
+def test_large_bodies_of_many_clients_take_no_more_memory_than_there_is_for_them(valkey: str) -> None:
+    store_ratio(valkey)
+    large = request(RATIO + b" " * (MAX_BODY_BYTES - len(RATIO)))
+    room = MAX_HELD_BYTES // MAX_BODY_BYTES
+    with served(valkey) as running, ExitStack() as held:
+        (worker,) = running.workers()
+        before = worker.memory_info().rss
+        for _ in range(room):
+            held.enter_context(Client(running)).send(large[:-1])
+
+        def answered() -> tuple[int, Any]:
+            with Client(running) as late:
+                with suppress(OSError):
+                    late.send(large)
+                return value(late.answer())
+
+        status, error = eventually(lambda: (answer := answered()) != VALUE and answer)
+        assert (status, error["error"]) == (503, "TooManyBodies")
+        assert still_answers(running)
+        assert worker.memory_info().rss - before < 2 * MAX_HELD_BYTES
+        held.close()
+        eventually(lambda: answered() == VALUE)
+        assert running.workers() == [worker]
+        assert "Traceback" not in running.stop()
