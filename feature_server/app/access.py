@@ -45,7 +45,7 @@ class NoHost(RequestError):
 
 
 class WrongContentType(RequestError):
-    """A body that must say that it is JSON: a page of another site cannot make a browser say so."""
+    """A body that is not plain JSON, or does not say so: a page of another site cannot make a browser say that."""
 
     status = 415
 
@@ -124,6 +124,16 @@ def check_json(headers: Mapping[bytes, bytes]) -> None:
         raise WrongContentType(
             "events are pushed as JSON", where="the header content-type", got=_shown(given),
             expected="application/json", remedy="send it; with curl: -H 'content-type: application/json'",
+        )  # fmt: skip
+
+
+def check_coding(headers: Mapping[bytes, bytes]) -> None:
+    """WrongContentType for a compressed body."""
+    given = headers.get(b"content-encoding", b"identity")
+    if given.strip().lower() not in (b"identity", b""):
+        raise WrongContentType(
+            "bodies are read as they are", where="the header content-encoding", got=_shown(given),
+            expected="none", remedy="send the body uncompressed",
         )  # fmt: skip
 
 

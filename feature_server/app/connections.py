@@ -151,7 +151,10 @@ class Connection(HttpToolsProtocol):
             self._go_on_without_upgrade(bytes(data[upgrade.args[0] :]))
         except httptools.HttpParserError as error:
             told = error.__context__
-            self._refuse(told if isinstance(told, RequestError) else _not_http(str(told or error)))
+            if isinstance(told, AttributeError):  # uvicorn's, of a URL as http://host
+                self._refuse(_not_http("a URL without a path"))
+            else:
+                self._refuse(told if isinstance(told, RequestError) else _not_http(str(told or error)))
         else:
             if self._part is not None and self._seen > self.limits.head_bytes + PIECE_BYTES:
                 self._refuse(self._too_large(self._seen))

@@ -18,7 +18,7 @@ from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, encode_error, er
 from ..serving.drive import AsyncFeatures
 from ..serving.plan import FEW_VIEWS, MOST_TOGETHER, InParts, Plan
 from ..serving.reader import ATTEMPTS, FeatureReader, OnlineFeatures, keeps_changing
-from .access import check_json, headers_of
+from .access import check_coding, check_json, headers_of
 from .bodies import (
     LARGE,
     BodyTooLarge,
@@ -77,9 +77,11 @@ class FeatureServer:
             self.served.access.check(scope["method"], headers, http_version=scope["http_version"])
             if scope["method"] == "POST" and scope["path"] == READ_PATH:
                 route = READ_PATH
+                check_coding(headers)
                 answer = await self._read(receive, held)
             elif scope["method"] == "POST" and scope["path"] == PUSH_PATH:
                 route = PUSH_PATH
+                check_coding(headers)
                 answer = await self._push(headers, receive, held)
         except FeatureStoreError as error:
             log_failure(route, error)

@@ -51,7 +51,7 @@ def openapi() -> Described:
         asked = {"summary": summary, "description": description, "requestBody": {"required": True, **_content(body)}}
         return {"post": asked | {"responses": responses}}
 
-    read = answers({"200": _answer("The features.", response)}, *_ANY, 404, 413, 422, 500, 503)
+    read = answers({"200": _answer("The features.", response)}, *_ANY, 404, 413, 415, 422, 500, 503)
     taken_in = {
         "200": _answer("What was taken in.", pushed),
         "422": _answer("No event could be taken in.", {"anyOf": [pushed, error]}),

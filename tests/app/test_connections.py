@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
@@ -145,6 +146,23 @@ def test_what_is_no_http_is_400_as_json(server: Served, client: Client, sent: by
     assert (status, error["error"]) == (400, "NotHttp")
     assert {"what", "got", "remedy"} <= set(error)
     assert client.ended() == b""
+
+
+def test_a_url_without_a_path_is_told_as_that(client: Client) -> None:
+    client.send(b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    status, error = client.answer()
+    assert (status, error["got"]) == (400, "a URL without a path")
+
+
+def test_a_compressed_body_is_415(client: Client) -> None:
+    for path in (READ, "/push"):
+        client.send(
+            request(gzip.compress(RATIO), "Content-Encoding: gzip", "Content-Type: application/json", path=path)
+        )
+        status, error = client.answer()
+        assert (status, error["where"], error["got"]) == (415, "the header content-encoding", "'gzip'")
+    client.send(request(RATIO, "Content-Encoding: identity"))
+    assert value(client.answer()) == VALUE
 
 
 def test_a_request_in_http_1_1_names_its_host(client: Client) -> None:
