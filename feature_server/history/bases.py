@@ -46,7 +46,7 @@ def records_since(history: History, cut_us: int, *, changed: bool = False, flagg
         )
         select {history.columns}{flag}
         from keyed semi join (from since union from newest) as needed using ({history.keys}, event_id)
-        {history.order}
+        {history.order}, place_
     """
 
 

@@ -28,6 +28,7 @@ from ..online.store import OnlineStore
 from .log import EntryId, last_id, live_files, log_key, logged
 
 BATCH_ROWS = 50_000
+LATER_PLACE = 2**62  # of a row that is in no file of the table
 
 
 class History:
@@ -40,7 +41,7 @@ class History:
         self.keys = ", ".join(quote(name) for name in view.key_names)
         self.present = " and ".join(f"{quote(name)} is not null" for name in view.key_names)
         self.order = f"order by {self.keys}, event_timestamp, created_timestamp"
-        order = "order by created_timestamp desc, event_timestamp desc"
+        order = "order by created_timestamp desc, event_timestamp desc, place_ desc"
         self.latest_version = f"row_number() over (partition by {self.keys}, event_id {order}) = 1"
         self.in_force = f"({self.latest_version} and counts)"  # as in `windows.window`; for QUALIFY
         self.tie = self._tie()
@@ -61,8 +62,10 @@ class History:
     def store(self, table: OfflineTable | None) -> None:
         """Make `stored`, `unlanded` and `known` from a version of the offline table, or from none."""
         self.table = table
-        scan = table.scan_sql() if table is not None else self._nothing()
-        self._view("stored", f"select {self.columns} from ({scan})")
+        scan = (
+            table.scan_sql(place="place_") if table is not None else f"select *, 0 as place_ from ({self._nothing()})"
+        )
+        self._view("stored", f"select {self.columns}, place_ from ({scan})")
         self._view(
             "unlanded",
             f"select {self.columns} from live anti join stored using ({self.keys}, event_id, created_timestamp) "
@@ -71,8 +74,12 @@ class History:
         self.know("unlanded")
 
     def know(self, live: str) -> None:
-        """Make `known` from the offline table and a relation of live events that it lacks."""
-        self._view("known", f"select {self.columns} from stored union all select {self.columns} from {live}")
+        """Make `known` from the offline table and a relation of live events that it lacks.
+
+        `place_` is a row's place in the table, where the last of equal versions counts.
+        """
+        later = f"select {self.columns}, {LATER_PLACE} as place_ from {live}"
+        self._view("known", f"select {self.columns}, place_ from stored union all {later}")
 
     def _view(self, name: str, sql: str) -> None:
         self.connection.execute(f"create or replace temp view {name} as {sql}")
@@ -103,7 +110,7 @@ class History:
         if retention_us(self.view) is None:  # a plain column has its latest event's value, however old
             newest = self.newest(known, f"make_timestamptz({now_us})")
             chosen += f" or event_id in (select event_id from ({newest}))"
-        return f"select {self.columns} from {known} where {self.present} and ({chosen}) {self.order}"
+        return f"select {self.columns} from {known} where {self.present} and ({chosen}) {self.order}, place_"
 
     def find_changes(self, table: OfflineTable, before: Sequence[OfflineTable]) -> int:
         """Find the keys with rows that differ between the table and any version of it before; how many there are."""

@@ -151,3 +151,22 @@ def test_training_online_verify_and_explain_have_the_same_order(
         if step:
             check()
             assert trained(project, view, names) == online(project, view, names)
+
+
+def test_of_versions_with_equal_timestamps_the_last_in_the_table_counts_everywhere(tmp_path: Path, valkey: str) -> None:
+    project, view = project_of(tmp_path, valkey, "bigint", VIEWS["all"])
+    rng, names = random.Random(2), [*VIEWS["all"]]
+
+    def version(number: int) -> Payment:
+        at = NOW - timedelta(minutes=MINUTES[number % len(MINUTES)])
+        return number, number % CUSTOMERS, f"shop {rng.random()}", f"{rng.randrange(1, 90)}.00", at, at
+
+    for name in ("a", "b", "c"):
+        project.landed(name, [version(number) for number in range(60)])
+    project.publish()
+    for full in (False, True):
+        project.sync(full=full)
+        assert online(project, view, names) == trained(project, view, names)
+        with OnlineStore(valkey) as store:
+            at: dict[str, Any] = {"now_us": to_us(NOW), "project_dir": project.folder, "sample": 0}
+            assert verify_events(view, store, project.offline, **at).differences == ()
