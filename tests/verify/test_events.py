@@ -168,3 +168,18 @@ def test_a_model_that_counts_an_event_twice_is_named(
         assert (found.differences, found.not_compared) == (
             (), f"the warehouse does not exist: {project.warehouse}"
         )  # fmt: skip
+
+
+def test_a_correction_that_landed_after_the_build_is_no_event_that_the_model_counts_twice(
+    tmp_path: Path, valkey: str
+) -> None:
+    project = LiveProject(tmp_path, valkey, make_live_view())
+    project.landed("a", [payment(1, 1, 30), payment(3, 3, 10, "5.00")])
+    build(project, MODEL.format(more=""))
+    project.landed("b", [payment(3, 3, 10, "7.00", version=1)])
+    project.publish()
+    project.sync()
+    with OnlineStore(valkey) as online:
+        at = {"now_us": to_us(NOW), "project_dir": tmp_path, "sample": 0}
+        found = verify_events(VIEW, online, project.offline, warehouse=project.warehouse, **at)
+    assert (found.differences, found.not_compared) == ((), None)
