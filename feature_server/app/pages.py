@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import orjson
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Described = dict[str, Any]
+Made = TypeVar("Made")
 JSON = "application/json"
 # The pages run no script, load nothing and ask nobody; no page of another site may show them within itself.
 SAFE = {
@@ -166,11 +167,11 @@ class _Pages:
             live = await self._live(online)
         except OnlineStoreError:
             pass  # told by features_online_store_up
-        text = exposition(server.counts.total(), online, epoch, verified, live, server.memory, server.reader.now_us())
-        return Response(text, headers={"content-type": METRICS})
+        facts = server.counts.total(), online, epoch, verified, live, server.memory, server.reader.now_us()
+        return Response(await self._beside(exposition, *facts), headers={"content-type": METRICS})
 
     async def openapi(self, request: Request) -> Response:
-        return _json(openapi())
+        return await self._beside(lambda: _json(openapi()))
 
     async def index(self, request: Request) -> Response:
         online = await self._server.online()
@@ -191,7 +192,7 @@ class _Pages:
 
         async def endpoint(request: Request) -> Response:
             online = await self._server.online()
-            return _json([describe(online, each) for each in listed(online.registry)])
+            return await self._beside(lambda: _json([describe(online, each) for each in listed(online.registry)]))
 
         return endpoint
 
@@ -206,7 +207,7 @@ class _Pages:
 
         async def endpoint(request: Request) -> Response:
             online = await self._server.online()
-            found = describe(online, find(online.registry, request.path_params["name"]))
+            found = await self._beside(describe, online, find(online.registry, request.path_params["name"]))
             facts = {kind: found} | ({"example": example(found)} if example else {})
             return await self._page_or_json(request, f"{kind}.html", found, **facts)
 
@@ -271,14 +272,17 @@ class _Pages:
     async def _page_or_json(self, request: Request, name: str, value: Any, **facts: Any) -> Response:
         """JSON or, for a browser, the page of that name."""
         if not _wants_html(request):
-            return _json(value)
+            return await self._beside(_json, value)
         return await self._page(name, address=str(request.base_url).rstrip("/"), **facts)
+
+    async def _beside(self, work: Callable[..., Made], *facts: Any) -> Made:
+        """What may be long is made in a thread of its own: reads go on meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *facts)
 
     async def _page(
         self, name: str, *, status: int = 200, headers: dict[str, str] | None = None, **facts: Any
     ) -> Response:
-        """A page, made in a thread of its own: reads go on meanwhile."""
-        text = await asyncio.get_running_loop().run_in_executor(self._thread, partial(render, name, **facts))
+        text = await self._beside(partial(render, name, **facts))
         return Response(text, status, (headers or {}) | SAFE | {"content-type": "text/html; charset=utf-8"})
 
     def _closing(self, response: Response) -> Response:

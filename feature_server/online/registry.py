@@ -13,6 +13,7 @@ from ..formats import check_format
 from ..layout.keys import EPOCH, REGISTRY, VERIFIED
 
 ONLINE_FORMAT = 2  # of what is written anew; of 1 a record's flags are `counts` alone
+LARGE = 128 << 10  # bytes from which the online registry is decoded view by view
 
 
 class Evicted(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,11 +187,7 @@ def registry_of(epoch: bytes | None, stored: bytes | None, evicted: Evicted | No
 
 def registry_evicted(evicted: Evicted, *, gone: bool = True) -> KeysEvicted:
     """The error of a Redis that has evicted keys, and has no online registry, or none that is known to be in force."""
-    more = (
-        "there is no online registry, which may have been one of them"
-        if gone
-        else "which views lack some is not noted yet"
-    )
+    more = "the online registry is gone with them" if gone else "which views lack some is not noted yet"
     return KeysEvicted(
         f"Redis has evicted keys, and {more}: no view can be read",
         where=(REGISTRY if gone else EPOCH).decode(),
@@ -209,12 +206,38 @@ def decode_online_registry(stored: bytes | None) -> OnlineRegistry:
             stored, what, ONLINE_FORMAT, kind=OnlineStoreError, where=where,
             remedy="a newer version of feature-warehouse wrote it: use that one here too (docs/upgrade.md)",
         )  # fmt: skip
+        if len(stored) > LARGE and (online := _decoded_in_parts(stored, found)) is not None:
+            return online
         if found == 1:
             return msgspec.json.decode(stored, type=OnlineRegistry)
         return msgspec.json.decode(stored, type=_Wrapped).online
     except UNREADABLE as error:
         remedy = "run `features sync --full` with the version of feature-warehouse that readers use"
         raise OnlineStoreError(f"{what} cannot be read", where=where, got=str(error), remedy=remedy) from None
+
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_view = msgspec.json.Decoder(OnlineView).decode
+_decode_definition = msgspec.json.Decoder(FeatureView).decode
+_NOTHING = msgspec.Raw(b"{}")
+
+
+def _decoded_in_parts(stored: bytes, number: int) -> OnlineRegistry | None:
+    """As the whole, view by view: a thread that decodes lets others go on between. None for what cannot be read."""
+    try:
+        fields = _decode_fields(stored)
+        fields = _decode_fields(fields["online"]) if number > 1 else fields
+        registry = _decode_fields(fields["registry"])
+        views = {name: _decode_view(each) for name, each in _decode_fields(fields.pop("views", _NOTHING)).items()}
+        listed = msgspec.json.decode(registry.pop("feature_views", msgspec.Raw(b"[]")), type=list[msgspec.Raw])
+        facts = tuple([_decode_definition(each) for each in listed])
+        fields["registry"] = msgspec.Raw(msgspec.json.encode(registry))
+        online = msgspec.json.decode(msgspec.json.encode(fields), type=OnlineRegistry)
+    except (*UNREADABLE, KeyError):
+        return None
+    return msgspec.structs.replace(
+        online, views=views, registry=msgspec.structs.replace(online.registry, feature_views=facts)
+    )
 
 
 class LastVerified(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ import asyncio
 
 from ..online.memory import evicted_at
 from ..online.readers import AsyncRedisReader, RedisReader
+from ..online.registry import LARGE, registry_of
 from .reader import RELOAD_KEYS, FeatureReader, OnlineFeatures, Steps
 
 
@@ -15,7 +16,7 @@ def read_features(reader: FeatureReader, redis: RedisReader, steps: Steps) -> On
             if (wanted := steps.send(replies)) is None:
                 found = redis.mget(RELOAD_KEYS)
                 reader.load(found, evicted_at(redis.url) if None in found else None)
-            else:
+            elif wanted:
                 replies = redis.mget(wanted)
     except StopIteration as stop:
         return stop.value
@@ -36,8 +37,10 @@ class AsyncFeatures:
             while True:
                 if (wanted := steps.send(replies)) is None:
                     await self.reload()
-                else:
+                elif wanted:
                     replies = await self.redis.mget(wanted)
+                else:
+                    await asyncio.sleep(0)
         except StopIteration as stop:
             return stop.value
 
@@ -50,7 +53,14 @@ class AsyncFeatures:
     async def _reload(self) -> None:
         try:
             found = await self.redis.mget(RELOAD_KEYS)
-            evicted = await asyncio.to_thread(evicted_at, self.redis.url) if None in found else None
-            self.reader.load(found, evicted)
+            if None in found:
+                self.reader.load(found, await asyncio.to_thread(evicted_at, self.redis.url))
+            elif len(found[1] or b"") <= LARGE:
+                self.reader.load(found)
+            else:
+                connection = self.reader.connection
+                online = await asyncio.to_thread(registry_of, found[0], found[1])
+                if connection == self.reader.connection:  # else it may be another store's
+                    self.reader.take(found[0], online)
         finally:
             self._reloading = None

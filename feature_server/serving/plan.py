@@ -1,6 +1,6 @@
 """How requests for the same features are answered: from which rows, and how many entities at a time."""
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice, pairwise, starmap
 from typing import Any
 
@@ -23,6 +23,7 @@ TOGETHER, A_VALUE, A_TEXT, A_CONVERTED, A_ROW = 16_000, 1, 2, 10, 10
 MOST_TOGETHER, FEW_TOGETHER = 2_000, 100  # the latter of stream views
 # How many bytes of rows are written together, where rows are as long as their texts and lists, or their histories.
 LONG_ROWS, LONG_HISTORIES = 64 << 10, 512 << 10
+A_STEP = 100  # views and features that are planned together
 FEW_VIEWS = 16  # that are written together
 MANY_NAMES = 20  # of those sent, an error tells no more
 
@@ -44,10 +45,13 @@ class InParts(Exception):
 
 
 class Plan:
-    """How to answer every request for the same features while the online registry stays as it is."""
+    """How to answer every request for the same features while the online registry stays as it is.
 
-    def __init__(self, online: OnlineRegistry, request: GetOnlineFeatures, counts: Counts) -> None:
-        refs = _resolve(online, request)
+    It is made by `steps`, of which none takes long.
+    """
+
+    def steps(self, online: OnlineRegistry, request: GetOnlineFeatures, counts: Counts) -> Iterator[None]:
+        refs, planned = _resolve(online, request), 0
         by_view: dict[str, list[FeatureRef]] = {}
         for ref in refs:
             by_view.setdefault(ref.view, []).append(ref)
@@ -57,6 +61,10 @@ class Plan:
         keys: dict[str, JoinKey] = {}
         places: dict[tuple[str, str], tuple[Feature, int, int]] = {}
         for view_id, wanted in by_view.items():
+            planned += 1 + len(wanted)
+            if planned > A_STEP:
+                planned = 0
+                yield
             stored = online.view(view_id)
             known = {feature.name: feature for feature in stored.definition.features}
             features = [_stored_feature(known, ref) for ref in wanted]
@@ -74,6 +82,8 @@ class Plan:
             ttl_us = online.registry.feature_view(view_id).ttl_us
             self.views.append(_reader_of(stored)(stored, ttl_us, features, counts.view(view_id)))
             self.views[-1].doubtful = online.is_doubtful(view_id)
+        if len(refs) > A_STEP:
+            yield
         based = [i for i, view in enumerate(self.views) if view.bases]
         self.bases = {view: len(self.views) + n for n, view in enumerate(based)}  # where the bases of views are
         self._row_names += [(self._row_names[i][0], self._row_names[i][1] + BASE) for i in based]

@@ -26,7 +26,8 @@ from .statuses import PRESENT
 MAX_PLANS = 1_000
 ATTEMPTS = 8  # how often the online registry may change under one request
 RELOAD_KEYS = [EPOCH, REGISTRY]
-# Keys are yielded and their values sent; None instead: fetch RELOAD_KEYS and give them to `FeatureReader.load`.
+# Keys are yielded and their values sent; none of them: others may have their turns. None instead: fetch RELOAD_KEYS and
+# give them to `FeatureReader.load`.
 Steps = Generator["list[bytes] | None", Any, "OnlineFeatures"]
 
 
@@ -136,7 +137,7 @@ class FeatureReader:
         self.loaded: Loaded | None = None
         self.refused: FeatureStoreError | None = None  # why stream views are not read
         self.on_load: Callable[[OnlineRegistry], None] = lambda online: None
-        self._connection = 0
+        self.connection = 0
 
     def load(self, replies: Sequence[bytes | None], evicted: Evicted | None = None) -> Loaded:
         """Take up the online registry from the values of RELOAD_KEYS; NotSynced when there is none, KeysEvicted where
@@ -145,7 +146,10 @@ class FeatureReader:
         loaded = self.loaded
         if loaded is not None and epoch == loaded.epoch:
             return loaded
-        online = registry_of(epoch, stored, evicted)
+        return self.take(epoch, registry_of(epoch, stored, evicted))
+
+    def take(self, epoch: bytes | None, online: OnlineRegistry) -> Loaded:
+        """Take up the online registry of an epoch."""
         self.loaded = loaded = Loaded(epoch, online)
         self.counts.reloads += 1
         self.on_load(online)
@@ -154,7 +158,7 @@ class FeatureReader:
     def forget(self) -> None:
         """Load the online registry again before the next answer: after a reconnect it may be another store's."""
         self.loaded = None
-        self._connection += 1
+        self.connection += 1
 
     def read(self, request: GetOnlineFeatures, *, now_us: int | None = None, most: int | None = None) -> Steps:
         """Yields keys to fetch, or None for a reload, until it returns the answer, as of `now_us` or else the clock.
@@ -162,23 +166,23 @@ class FeatureReader:
         Given `most`, raises InParts for more entities, or for more than are read together.
         """
         for _ in range(ATTEMPTS):
-            loaded, connection = self.loaded, self._connection
+            loaded, connection = self.loaded, self.connection
             if loaded is None:
                 yield None
                 continue
             try:
-                plan = self._plan(loaded, request)
+                plan = yield from self._plan(loaded, request)
                 count = plan.check(request.entities)
                 if most is not None and count > min(most, plan.together):
                     raise InParts(plan)
                 keys = plan.row_keys(request.entities)
             except FeatureStoreError:
                 # The definitions may have changed since they were loaded: an error is true only of those in force.
-                if (yield [EPOCH]) == [loaded.epoch] and connection == self._connection:
+                if (yield [EPOCH]) == [loaded.epoch] and connection == self.connection:
                     raise
             else:
                 replies = yield keys
-                if replies[0] == loaded.epoch and connection == self._connection:
+                if replies[0] == loaded.epoch and connection == self.connection:
                     return self._answer(request, plan, count, replies, self.now_us() if now_us is None else now_us)
             if self.loaded is loaded:
                 self.loaded = None
@@ -188,13 +192,16 @@ class FeatureReader:
         """Whether the request would be answered by this plan."""
         return self.loaded is not None and self.loaded.plans.get(_asked(request)) is plan
 
-    def _plan(self, loaded: Loaded, request: GetOnlineFeatures) -> Plan:
+    def _plan(self, loaded: Loaded, request: GetOnlineFeatures) -> Generator[list[bytes], Any, Plan]:
         name = _asked(request)
         plan = loaded.plans.get(name)
         if plan is None:
+            plan = Plan()
+            for _ in plan.steps(loaded.online, request, self.counts):
+                yield []
             if len(loaded.plans) >= MAX_PLANS:
                 loaded.plans.clear()
-            plan = loaded.plans[name] = Plan(loaded.online, request, self.counts)
+            plan = loaded.plans.setdefault(name, plan)
         return plan
 
     def _answer(

@@ -157,12 +157,6 @@ def test_others_are_answered_while_a_large_push_is_looked_at(server: InProcess) 
 
     asyncio.run(both())
     assert answered == ["small", "large"]
-    small, large = (push_of(payments(count)) for count in (3_000, 30_000))
-    before = server.turns
-    pushed(server, small)
-    between = server.turns
-    pushed(server, large)
-    assert server.turns - between > between - before
 
 
 @pytest.mark.parametrize("turn", [1, 3, 6])

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis
+import uvloop
 
 from feature_server.errors import OnlineStoreError, OnlineStoreRefused, OnlineStoreUnavailable
 from feature_server.online.embedded import EmbeddedValkey
@@ -183,3 +185,25 @@ def test_a_forked_process_does_not_take_its_parents_replies(valkey: str) -> None
     assert all(reader.mget([b"parent"]) == [b"1"] for _ in range(100))
     assert os.waitpid(child, 0)[1] == 0
     reader.close()
+
+
+@pytest.mark.parametrize("connected", [False, True], ids=["while it connects", "while it reads"])
+def test_a_loop_that_is_held_up_is_not_told_as_a_redis_that_does_not_answer(valkey: str, connected: bool) -> None:
+    value = b"x" * 8_000_000  # of which the socket holds only the beginning meanwhile
+    with redis.Redis.from_url(valkey) as client:
+        client.set("long", value)
+
+    async def read() -> list[Any]:
+        reader = AsyncRedisReader(valkey, timeout=0.1)
+        if connected:
+            await reader.mget([b"absent"])
+        asked = asyncio.ensure_future(reader.mget([b"long"]))
+        for _ in range(2):
+            await asyncio.sleep(0)
+        time.sleep(0.3)  # holds up the loop, and so its timers
+        found = await asked
+        reader.close()
+        return found
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # the server's
+        assert runner.run(read()) == [value]
