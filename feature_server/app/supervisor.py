@@ -107,8 +107,13 @@ class Supervisor:
         reading, writing = os.pipe()
         config = WorkerConfig(slot, self._listener.fileno(), writing, self._folder, self._served)
         command = [sys.executable, "-m", "feature_server.app.worker"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(config.socket_fd, writing))
-        os.close(writing)
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(config.socket_fd, writing))
+        except OSError:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(config, enc_hook=str) + b"\n")
         process.stdin.flush()
@@ -128,8 +133,13 @@ class Supervisor:
         while True:
             for slot in [slot for slot, at in again.items() if at <= time.monotonic()]:
                 del again[slot]
-                os.close(self._start(slot))
-                log.info("worker %d started again pid=%d", slot, self._workers[slot].process.pid)
+                try:
+                    os.close(self._start(slot))
+                except OSError as error:  # the others go on
+                    log.error("worker %d cannot be started again now: %s", slot, error)
+                    again[slot] = time.monotonic() + SHORT_LIFE_SECONDS
+                else:
+                    log.info("worker %d started again pid=%d", slot, self._workers[slot].process.pid)
             wait = min(again.values(), default=time.monotonic() + 1) - time.monotonic()
             if _told_to_end(max(wait, 0.0)):
                 return

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from feature_server.app.bodies import MAX_BODY_BYTES, MAX_HELD_BYTES
 from tests.support.raw_http import RATIO, VALUE, Client, request, still_answers, store_ratio, value
@@ -81,4 +84,26 @@ def test_large_bodies_of_many_clients_take_no_more_memory_than_there_is_for_them
         held.close()
         eventually(lambda: answered() == VALUE)
         assert running.workers() == [worker]
+        assert "Traceback" not in running.stop()
+
+
+def test_a_worker_that_cannot_be_started_again_is_tried_again_and_the_others_go_on(
+    valkey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_ratio(valkey)
+    venv, python = tmp_path / "venv", tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", venv)
+    (venv / "lib").symlink_to(Path(sys.prefix) / "lib")
+    python.symlink_to(Path(sys.executable).resolve())
+    monkeypatch.setattr(sys, "executable", str(python))
+    with served(valkey, "--workers", "2") as running:
+        killed, other = running.workers()
+        python.unlink()
+        killed.kill()
+        eventually(lambda: "cannot be started again now" in running.log())
+        assert still_answers(running)
+        python.symlink_to(Path(sys.prefix) / "bin" / "python")
+        eventually(lambda: len(running.workers()) == 2)
+        assert other in running.workers()
         assert "Traceback" not in running.stop()
