@@ -92,7 +92,7 @@ _KINDS = {
 
 def told_outside(error: FeatureStoreError) -> dict[str, str]:
     """The fields of `Error` that are set, for who asks over HTTP: the server's sockets, files and addresses are not."""
-    told = error.as_dict()
+    told = {name: cut(text, MAX_FIELD) for name, text in error.as_dict().items()}
     if error.status < 500 or isinstance(
         error, errors.NotSynced | errors.KeysEvicted | errors.DamagedValue
     ):  # they are at a view
@@ -102,7 +102,7 @@ def told_outside(error: FeatureStoreError) -> dict[str, str]:
 
 def encode_error(error: FeatureStoreError) -> bytes:
     """The body of an answer that is an error."""
-    return msgspec.json.encode(Error(**{name: cut(told, MAX_FIELD) for name, told in told_outside(error).items()}))
+    return msgspec.json.encode(Error(**told_outside(error)))
 
 
 def error_headers(error: FeatureStoreError) -> dict[str, str]:

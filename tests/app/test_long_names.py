@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from feature_server import errors
+from feature_server.protocol import MAX_FIELD, told_outside
 from tests.support.served import served
 from tests.support.stream_views import payment, put_online, stream_view
 
@@ -72,9 +73,15 @@ URLS = {
 
 @pytest.mark.parametrize("name", URLS)
 def test_a_long_url_is_not_told_in_full(http: httpx.Client, name: str) -> None:
-    answer = http.get(URLS[name])
-    assert 400 <= answer.status_code < 500
-    assert len(answer.content) < MOST
+    for kind in ("*/*", "text/html"):
+        answer = http.get(URLS[name], headers={"accept": kind})
+        assert 400 <= answer.status_code < 500
+        assert len(answer.content) < MOST
+
+
+def test_whatever_an_error_holds_each_field_is_told_in_few_characters() -> None:
+    error = errors.RequestError(LONG, where=LONG, expected=LONG, got=LONG, remedy=LONG)
+    assert 0 < max(map(len, told_outside(error).values())) <= MAX_FIELD
 
 
 def test_names_are_compared_with_short_ones_alone() -> None:
