@@ -77,7 +77,7 @@ def read(url: str | None, settings: Settings, customer: int, merchant: str) -> t
 
 def train(page: Page, commands: Commands, settings: Settings, customer: int, served: list[int]) -> None:
     """Land and publish what was pushed; the training set of the same instants must have the values that were served."""
-    for command in (f"features stream {SOURCE} --once", f"features publish {VIEW}"):
+    for command in (f"features stream {SOURCE} --once", f"features publish {VIEW}", f"features sync {VIEW}"):
         page.say(f"[dim]{run(page, commands, command).splitlines()[-1]}")
     times = [clock_at(settings, later).now() for later in LATER.values()]
     spine = " union all ".join(

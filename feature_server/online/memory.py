@@ -276,7 +276,7 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
         self._url, self._reader = url, MemoryReader(url, report=report)
         self._logs, self._lost, self._before = LogWatch(self._reader.ask), dict[str, int](), Memory()
         self._evictions = 0  # the mark that was reported
-        self._done = threading.Event()
+        self._done, self._looking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="eviction", daemon=True)
         self._thread.start()
 
@@ -302,7 +302,11 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
         return OnlineStore(self._url, timeout_seconds=TIMEOUT_SECONDS)
 
     def look(self) -> None:
-        """Look once."""
+        """Look once, one thread at a time."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         memory, before = self._reader.look(), self._before
         if memory.evicts and memory.policy != before.policy:
             self._report(f"Redis' maxmemory-policy is {memory.policy}: once memory is full it evicts keys")
