@@ -124,12 +124,7 @@ def stream(
             stack.enter_context(EvictionWatch(url, report=report, noticed=ingestor.refresh))
         if not (once or json):
             typer.echo(f"taking in events of {source}, landing them in {folder} every {land_every:g} s")
-        done = worker.run(
-            once=once,
-            land_seconds=land_every,
-            stopped=lambda: bool(ended),
-            report=report,
-        )
+        done = worker.run(once=once, land_seconds=land_every, stopped=lambda: bool(ended), report=report)
     show(done, [done], json=json)
 
 
