@@ -6,6 +6,7 @@ They are built from dbt's manifest (`manifest`), looked up in a `registry.Regist
 import re
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ..dtypes import DType
 from .stream import StreamPlan
@@ -72,7 +73,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     microseconds. `relation` is the warehouse relation, quoted (`"db"."schema"."name"`), `identifier` its last part.
     `stream` is the compiled model of a view over live events, None for a batch view.
     `fingerprint` changes when the meaning of a stored row changes: the join keys, the timestamp columns or the
-    features' names and types.
+    features' names and types. `meaning` is that of its model (`models.Model`); unset where dbt's SQL was not compiled.
     """
 
     name: str
@@ -95,6 +96,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     unique_id: str = ""
     path: str = ""
     fingerprint: str = ""
+    meaning: str | UnsetType = UNSET
 
     @property
     def id(self) -> str:

@@ -10,6 +10,7 @@ from ..durable import make_private, write_whole
 from ..errors import UNREADABLE, FeatureStoreError, RequestError, UnknownNameError, cut, shown
 from ..formats import check_format
 from .facts import Entity, FeatureRef, FeatureService, FeatureView
+from .models import Model, SameMeaning
 from .stream import EventSource
 
 REGISTRY_FORMAT = 1
@@ -17,7 +18,10 @@ Definition = TypeVar("Definition", Entity, FeatureView, FeatureService)
 
 
 class Registry(msgspec.Struct, frozen=True, kw_only=True):
-    """All definitions of one project, each tuple sorted by name."""
+    """All definitions of one project, each tuple sorted by name.
+
+    `models` are what the views are built from, `variables` hashes of the project's variables but `as_of`.
+    """
 
     format: int = REGISTRY_FORMAT
     project: str
@@ -25,6 +29,9 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[EventSource, ...] = ()
     feature_views: tuple[FeatureView, ...] = ()
     feature_services: tuple[FeatureService, ...] = ()
+    models: tuple[Model, ...] = ()
+    variables: dict[str, str] = {}
+    same_meanings: tuple[SameMeaning, ...] = ()
 
     def entity(self, name: str) -> Entity:
         return _find("entity", name, ((entity.name, entity) for entity in self.entities))
