@@ -10,12 +10,13 @@ from starlette.types import Receive
 from ..errors import UNREADABLE, FeatureStoreError, RequestError, cut
 from ..protocol import GetOnlineFeatures
 from ..serving.plan import MOST_TOGETHER
-from ..slices import Scan, Slices, malformed
+from ..slices import BLOCK, Scan, Slices, malformed
 
 MAX_BODY_BYTES = 8 << 20
 LARGE = 128 << 10  # bytes from which a body is decoded in slices
 MAX_HELD_BYTES = 256 << 20  # of the large bodies of all requests of a worker, from their first byte to their answer
 MAX_FEATURES = 100_000  # of one read
+MAX_KEY_BYTES = 256 << 10  # of one join key as JSON, of which all is made at once
 _decode = msgspec.json.Decoder(GetOnlineFeatures).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
 _EXPECTED = '{"features": ["view:feature"] or "feature_service": "name", "entities": {"join_key": [values]}}'
@@ -102,7 +103,12 @@ async def decode_large_read(body: bytes) -> GetOnlineFeatures:
     if request.features is not None:
         request.features = await _features(scan.lists[int(request.features[0])])
     for name, (place,) in request.entities.items():
-        request.entities[name] = scan.lists[int(place)]  # type: ignore[assignment]
+        request.entities[name] = keys = scan.lists[int(place)]  # type: ignore[assignment]
+        if keys.longest() > MAX_KEY_BYTES + BLOCK:  # others may lie beside it in its block
+            raise RequestError(
+                "a join key is too long", where=f"entities.{cut(name)}", expected=f"at most {MAX_KEY_BYTES:,} bytes",
+                got=f"{keys.longest() - BLOCK:,} bytes or more",
+            )  # fmt: skip
     return request
 
 

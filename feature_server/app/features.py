@@ -38,6 +38,7 @@ from .supervisor import Served
 
 log = logging.getLogger("feature_server")
 TURN_SECONDS = 0.002  # of the processor
+PREPARE_SECONDS = 2.0  # for which a worker that begins waits for Redis
 Answer: TypeAlias = tuple[int, bytes | Iterator[bytes]]  # status and body, whole or in pieces
 _JSON = (b"content-type", b"application/json")
 _FAILED = {READ_PATH: "a feature read failed", PUSH_PATH: "a push failed"}
@@ -168,6 +169,15 @@ class FeatureServer:
         self.reader.counts.events_accepted += result.accepted
         self.reader.counts.events_rejected += len(result.rejected)
         return 422 if result.rejected and not result.accepted else 200, write_result(result)
+
+    async def prepare(self) -> None:
+        """Load what the first push would else wait for, and others with it; only where there are stream views."""
+        try:
+            online = await asyncio.wait_for(self.online(), PREPARE_SECONDS)
+        except (FeatureStoreError, TimeoutError):
+            return
+        if stream_views(online.registry):
+            await self.pushes.prepare()
 
     def watch_memory(self) -> EvictionWatch:
         """Look every second whether Redis has evicted keys, and, until it first has stream views, whether it may."""

@@ -7,8 +7,11 @@ For many entities what `serving.rows` does value by value is done at once with N
 looked at as one table, and numbers go from it to JSON without a Python object a value.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +22,7 @@ import orjson
 
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, json_value
 from ..layout.row import UNDECODABLE, RowLayout, from_stored
-from ..serving.plan import Plan
+from ..serving.plan import A_STEP, Plan
 from ..serving.reader import OnlineFeatures
 from ..serving.rows import ViewReader, to_datetimes
 from ..serving.statuses import NOT_FOUND, NULL_VALUE, absent_at
@@ -28,7 +31,6 @@ MIN_ENTITIES = 8  # below, NumPy's overhead is more than it saves
 Writer = Callable[[Sequence[Any], Sequence[int] | None], bytes]
 Column = tuple[bytes, bytes | None]  # values and statuses as JSON without brackets; None when all are PRESENT
 View = tuple[list[Column], bytes]  # of its features, and the event timestamps of all of them, without brackets too
-Prepared = tuple[list[Writer], bool, "TableReader | None"]  # whether all its features are written as they are stored
 Result = tuple[bytes, bytes, bytes]  # values, statuses and event timestamps as JSON without brackets
 PIECE = 1 << 17  # bytes of an answer that are sent together
 Write = Callable[[npt.NDArray[Any], Sequence[bytes], Sequence[int]], bytes]
@@ -52,8 +54,7 @@ class JsonWriter:
         self._head = b'{"metadata":%b,"results":[' % orjson.dumps({"feature_names": names, "feature_types": types})
         self._keys = [key.name for key in plan.join_keys]
         self._columns = [(column.view, column.position) for column in plan.columns]
-        self._views_of_plan = plan.views
-        self._prepared: list[Prepared | None] = [None] * len(plan.views)
+        self._view_writers = list(map(ViewWriter, plan.views))
 
     def write(self, answer: OnlineFeatures) -> bytes:
         """The body of the HTTP answer."""
@@ -65,7 +66,7 @@ class JsonWriter:
             parts += (b'{"values":', orjson.dumps(sent), b',"statuses":[', statuses)
             parts += (b'],"event_timestamps":[', times, b"]},")
         try:
-            views = [self._write_view(i, answer) for i in range(len(self._prepared))]
+            views = [view.write(number, answer) for number, view in enumerate(self._view_writers)]
         except _UNWRITABLE:
             _name_the_damaged(answer)
             raise
@@ -77,19 +78,24 @@ class JsonWriter:
         return b"".join(parts)
 
     def write_part(self, answer: OnlineFeatures, results: list[list[Result]]) -> Iterator[None]:
-        """Put some entities' part of each result behind those of the others, with a pause after each view."""
+        """Put some entities' part of each result behind those of the others, with pauses after views and columns."""
         present, views = (PRESENT * answer.count)[:-1], list[View]()
         for view in self._views(answer):
-            views.append(view)
+            if view is not None:
+                views.append(view)
             yield
         found = self._key_results(answer, present)
-        for number, position in self._columns:
+        for at, (number, position) in enumerate(self._columns):
             written, times = views[number]
             values, statuses = written[position]
             found.append((values, present if statuses is None else statuses, times))
+            if at % A_STEP == 0:
+                yield
         results += [[] for _ in range(len(found) - len(results))]
-        for result, part in zip(results, found, strict=True):
+        for at, (result, part) in enumerate(zip(results, found, strict=True)):
             result.append(part)
+            if at % A_STEP == 0:
+                yield
 
     def join(self, results: list[list[Result]]) -> Iterator[bytes]:
         """The body of the HTTP answer, in pieces; what is written of the results is let go."""
@@ -120,37 +126,59 @@ class JsonWriter:
             results.append((orjson.dumps(sent)[1:-1], statuses, times))
         return results
 
-    def _views(self, answer: OnlineFeatures) -> Iterator[View]:
+    def _views(self, answer: OnlineFeatures) -> Iterator[View | None]:
+        """Each view; None before it where there was more to do."""
         try:
-            for i in range(len(self._prepared)):
-                yield self._write_view(i, answer)
+            for number, view in enumerate(self._view_writers):
+                if view.prepare(answer.count):
+                    yield None
+                yield view.write(number, answer)
         except _UNWRITABLE:
             _name_the_damaged(answer)
             raise
 
-    def _prepare(self, number: int) -> "Prepared":
-        """What is the same for all answers of a view."""
-        view = self._views_of_plan[number]
-        writers = [_writer(feature.dtype) for feature in view.features]
-        plain = all(from_stored(feature.dtype) is None for feature in view.features)
-        found = self._prepared[number] = writers, plain, None if view.stream else TableReader(view, writers)
-        return found
 
-    def _write_view(self, view: int, answer: OnlineFeatures) -> View:
-        writers, plain, reader = self._prepared[view] or self._prepare(view)
-        if reader is not None and answer.count >= MIN_ENTITIES:
-            table = reader.write(answer.rows[view], answer.now_us)
+class ViewWriter:
+    """Writes the features asked for of one view of a plan."""
+
+    def __init__(self, view: ViewReader) -> None:
+        self._view = view
+
+    @cached_property
+    def _writers(self) -> list[Writer]:
+        return [_writer(feature.dtype) for feature in self._view.features]
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether all features are written as they are stored."""
+        return all(from_stored(feature.dtype) is None for feature in self._view.features)
+
+    @cached_property
+    def _table(self) -> TableReader | None:
+        return None if self._view.stream else TableReader(self._view, self._writers)
+
+    def prepare(self, count: int) -> bool:
+        """Work out what is the same for all answers of so many entities; False where that was done before."""
+        name = "_table" if count >= MIN_ENTITIES else "_writers"
+        known = name in self.__dict__
+        getattr(self, name)
+        return not known
+
+    def write(self, number: int, answer: OnlineFeatures) -> View:
+        """What an answer says of the view, which is its plan's how-manieth."""
+        if answer.count >= MIN_ENTITIES and self._table is not None:
+            table = self._table.write(answer.rows[number], answer.now_us)
             if table is not None:
                 times, written = table
                 return written, times[1:-1]
-        columns = answer.view(view)
+        columns = answer.view(number)
         times = _encode(to_datetimes(columns.event_us))[1:-1]
-        if plain and not any(columns.nulls):
+        if self._plain and not any(columns.nulls):
             text = orjson.dumps(columns.columns)
             if b"n" not in text:  # null, for NaN or infinity
                 return [(values, None) for values in text[2:-2].split(b"],[")], times
         written = []
-        for i, (write, column, flags) in enumerate(zip(writers, columns.columns, columns.nulls, strict=True)):
+        for i, (write, column, flags) in enumerate(zip(self._writers, columns.columns, columns.nulls, strict=True)):
             told = None if flags is None else [b'"%b"' % text.encode() for text in columns.statuses(i) or ()]
             written.append((write(column, flags)[1:-1], None if told is None else b",".join(told)))
         return written, times
@@ -219,15 +247,15 @@ class TableReader:
     """Reads and writes the features asked for of one view; `writers` are those of single values."""
 
     def __init__(self, view: ViewReader, writers: Sequence[Writer]) -> None:
-        self._view, self._layout = view, view.layout
+        self._view, self._layout, self._dtype = view, view.layout, view.layout.head_dtype
         self._writes: list[Write] = []
         self._floats: list[tuple[int, str]] = []  # position and field of the features that are written together
         for at, (i, writer) in enumerate(zip(view.wanted, writers, strict=True)):
-            kind = self._layout.dtypes[i].kind
+            dtype = self._layout.dtypes[i]
             self._writes.append(
-                _variable(self._layout, i, writer) if i in self._layout.variable else _fixed(f"v{i}", kind, writer)
+                _variable(self._layout, i, writer) if dtype.fixed_width is None else _fixed(f"v{i}", dtype.kind, writer)
             )
-            if kind in FLOAT_WIDTHS:
+            if dtype.kind in FLOAT_WIDTHS:
                 self._floats.append((at, f"v{i}"))
         self._bits = np.array(view.wanted)
         self._of_bit = {bit: at for at, bit in enumerate(view.wanted)}
@@ -244,7 +272,7 @@ class TableReader:
         width, lengths = self._layout.width, [*map(len, present)]
         if len(heads) != len(rows) * width:
             return None
-        table = np.frombuffer(heads, self._layout.head_dtype)
+        table = np.frombuffer(heads, self._dtype)
         if not self._layout.variable:
             whole = lengths.count(width) == len(rows)
         else:

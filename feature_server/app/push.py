@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -113,6 +114,14 @@ class PushQueue:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    async def prepare(self) -> None:
+        """Have all that takes events in loaded; what is wrong with it is told by the first push."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._prepare)
+
+    def _prepare(self) -> None:
+        with suppress(Exception):
+            self._ingestor.prepare()
 
     def refresh(self) -> None:
         """Have what takes events in look at the online registry now."""

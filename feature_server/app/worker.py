@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import uvicorn
 
+from ..online.registry import OnlineRegistry
 from .connections import connections
 from .features import FeatureServer
 from .pages import create_pages
@@ -65,10 +66,11 @@ class Worker(uvicorn.Server):
         loop.add_reader(sys.stdin.fileno(), self._supervisor_spoke)
         self._server.counts.share(Path(self._worker.counts_folder), f"{self._worker.slot}.counts")
         self._memory = self._server.watch_memory()
+        await self._server.prepare()
         await super().startup(sockets)
         gc.collect()
         gc.freeze()  # a full collection would otherwise walk all that was imported, and stop requests meanwhile
-        gc.set_threshold(20_000, 20, 50)
+        gc.set_threshold(5_000, 20, 50)
         with suppress(BrokenPipeError):  # a worker that replaces another is not waited for
             os.write(self._worker.ready_fd, b"1")
         os.close(self._worker.ready_fd)
@@ -152,7 +154,15 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file a connection: the soft limit is for select()
     server = FeatureServer(config.served)
     server.other = create_pages(server)
+    tell = server.reader.on_load
+
+    def loaded(online: OnlineRegistry) -> None:
+        tell(online)
+        gc.freeze()  # it stays: no collection walks it
+
+    server.reader.on_load = loaded
     Worker(server, config).run(sockets=[listener])
+    gc.unfreeze()  # DuckDB tells at length of what is not collected at the end
 
 
 if __name__ == "__main__":

@@ -112,6 +112,18 @@ class Ingestor(AbstractContextManager["Ingestor"]):
             return lambda reader: [reader.read_columns(body, self._now_us())]
         return lambda reader: reader.read_slices(body, self._now_us())
 
+    def prepare(self) -> None:
+        """Have at hand what pushes need before one comes: each source with all its views online, and their SQL."""
+        with self._lock:
+            self._load()
+            assert self._online is not None
+            for name in [source.name for source in self._online.registry.sources]:
+                source = _Source(self._online, name)
+                if source.views and not source.missing:
+                    for view in source.views:
+                        source.queries.rows(view.view, source.reader.nothing)
+                    self._sources[name] = source
+
     def refresh(self) -> None:
         """Take up another version of the online registry now, where there is one, and not with the next push."""
         with self._lock:

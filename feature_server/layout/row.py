@@ -70,7 +70,7 @@ class RowLayout:
             "nulls": ((np.uint8, self.bitmap_width), self.bitmap),
         }
         for i, code in self._codes.items():
-            name = f"v{i}" if i in self.fixed else f"end{i}"
+            name = f"end{i}" if self.dtypes[i].fixed_width is None else f"v{i}"
             fields[name] = "V16" if code == "16s" else f"<{code}", self.offsets[i]
         formats, offsets = zip(*fields.values(), strict=True)
         return np.dtype({"names": list(fields), "formats": formats, "offsets": offsets, "itemsize": self.width})

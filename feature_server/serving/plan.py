@@ -60,6 +60,7 @@ class Plan:
         self._row_names: list[tuple[tuple[str, ...], bytes]] = []  # by view: its join keys, and its row keys' code
         keys: dict[str, JoinKey] = {}
         places: dict[tuple[str, str], tuple[Feature, int, int]] = {}
+        ttls = {view.id: view.ttl_us for view in online.registry.feature_views}
         for view_id, wanted in by_view.items():
             planned += 1 + len(wanted)
             if planned > A_STEP:
@@ -79,8 +80,7 @@ class Plan:
                         remedy="give the key one type in all entities, or ask for the views one by one",
                     )
             self._row_names.append((stored.definition.key_names, stored.code.encode()))
-            ttl_us = online.registry.feature_view(view_id).ttl_us
-            self.views.append(_reader_of(stored)(stored, ttl_us, features, counts.view(view_id)))
+            self.views.append(_reader_of(stored)(stored, ttls[view_id], features, counts.view(view_id)))
             self.views[-1].doubtful = online.is_doubtful(view_id)
         if len(refs) > A_STEP:
             yield

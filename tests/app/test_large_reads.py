@@ -109,6 +109,18 @@ def test_a_key_that_is_not_needed_is_looked_at_but_may_have_another_length(
     assert http.post(READ, content=body.replace('"a"]', '"a",]')).status_code == 400
 
 
+def test_a_join_key_has_256_kib(mixed: OnlineRows, http: httpx.Client) -> None:
+    def asked(size: int) -> dict[str, Any]:
+        keys = {"customer_id": [1, 2, 3], "region": ["a", "x" * size, "b"]}
+        return {"features": [FEATURES[0]], "entities": keys}
+
+    answer = http.post(READ, json=asked((256 << 10) - 2)).json()
+    assert [each["statuses"][1] for each in answer["results"]] == ["PRESENT", "PRESENT", "NOT_FOUND"]
+    refused = http.post(READ, json=asked(400 << 10))
+    assert (refused.status_code, refused.json()["what"]) == (422, "a join key is too long")
+    assert refused.json()["where"] == "entities.region"
+
+
 def test_others_have_their_turns_between_the_parts(mixed: OnlineRows, valkey: str) -> None:
     server = InProcess(valkey, AT_NOW)
     body = json.dumps({"features": ["customer__plain:count"], "entities": {"customer_id": [2] * 200_000}}).encode()

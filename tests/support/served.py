@@ -87,9 +87,9 @@ def served(
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.search(r"http://\S+", line)
-        errors.seek(0)
-        assert found, line + errors.read()
-        yield Served(process, found[0], errors)
+        running = Served(process, found[0] if found else ":0", errors)
+        assert found, line + running.log()
+        yield running
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
