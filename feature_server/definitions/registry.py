@@ -94,7 +94,7 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
 def feature_list(features: Any) -> list[str]:
     """A list of references as it may be sent; RequestError for anything else, and for an empty one."""
     listed = list(features) if isinstance(features, Iterable) else [features]
-    if not listed or not all(isinstance(text, str) for text in listed):
+    if not listed or not all(issubclass(kind, str) for kind in set(map(type, listed))):
         wrong = next((text for text in listed if not isinstance(text, str)), None)
         raise RequestError(
             "no features are asked for" if not listed else "features are asked for by what is no text",

@@ -51,7 +51,9 @@ class Plan:
     """
 
     def steps(self, online: OnlineRegistry, request: GetOnlineFeatures, counts: Counts) -> Iterator[None]:
-        refs, planned = _resolve(online, request), 0
+        if len(request.features or ()) > A_STEP:
+            yield
+        refs, planned = _resolve(online, request), A_STEP  # a step of its own, unless what is asked for is little
         by_view: dict[str, list[FeatureRef]] = {}
         for ref in refs:
             by_view.setdefault(ref.view, []).append(ref)
@@ -63,7 +65,7 @@ class Plan:
         ttls = {view.id: view.ttl_us for view in online.registry.feature_views}
         for view_id, wanted in by_view.items():
             planned += 1 + len(wanted)
-            if planned > A_STEP:
+            if planned > A_STEP and len(refs) > A_STEP:
                 planned = 0
                 yield
             stored = online.view(view_id)
