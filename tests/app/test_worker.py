@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from feature_server.app.bodies import MAX_BODY_BYTES, MAX_HELD_BYTES
+from tests.support.live_project import LiveProject, make_live_view, payment
 from tests.support.raw_http import RATIO, VALUE, Client, request, still_answers, store_ratio, value
-from tests.support.served import eventually, metrics, served
+from tests.support.served import Served, eventually, metrics, served
 
 FILES = 150
 
@@ -113,3 +114,24 @@ def test_a_worker_that_cannot_be_started_again_is_tried_again_and_the_others_go_
         eventually(lambda: len(running.workers()) == 2)
         assert other in running.workers()
         assert "Traceback" not in running.stop()
+
+
+def test_a_worker_has_loaded_what_takes_pushes_in_before_it_is_ready_where_there_are_stream_views(
+    valkey: str, tmp_path: Path
+) -> None:
+    def loaded(running: Served) -> bool:
+        (worker,) = running.workers()
+        return any("duckdb" in area.path for area in worker.memory_maps())
+
+    store_ratio(valkey)
+    with served(valkey) as running:
+        assert still_answers(running)
+        assert not loaded(running)
+    project = LiveProject(tmp_path, valkey, make_live_view())
+    project.landed("a", [payment(1, 1, 10)])
+    project.publish()
+    project.sync()
+    with served(valkey) as running:
+        assert loaded(running)
+        said = running.stop()
+    assert "leaked" not in said
