@@ -63,6 +63,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.home / "registry.json"
 
     @property
+    def definitions_path(self) -> Path:
+        """What builds tell the models' definitions by, beside the registry."""
+        return self.home / "definitions.json"
+
+    @property
     def index_path(self) -> Path:
         """Local indexes of offline tables: a cache, safe to delete."""
         return self.home / "index"

@@ -45,6 +45,8 @@ def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
         "created_timestamp": view.created_timestamp,
         "ttl": view.ttl,
         "refresh": view.refresh,
+        "fingerprint": view.fingerprint,
+        "meaning": view.meaning or None,
         "description": view.description,
         "owner": to_builtins(view.owner),
         "tags": list(view.tags),

@@ -14,7 +14,7 @@ import msgspec
 
 from ..dbt.build import check_target
 from ..dbt.parse import run_dbt
-from ..definitions.registry import Registry
+from ..definitions.registry import Registry, replaced_registry
 from ..durable import make_private, write_whole
 from ..errors import UNREADABLE, FeatureStoreError
 from ..manifest.load import load_registry
@@ -52,7 +52,9 @@ def write_docs(settings: Settings, out: Path, *, build: bool = True) -> DocsSite
         )
     manifest = _read_json(settings.target_path / "manifest.json")
     catalog = _read_json(settings.target_path / "catalog.json")
-    registry = load_registry(settings.project_dir, settings.target_path)
+    registry = load_registry(settings.project_dir, settings.target_path).with_meanings_of(
+        replaced_registry(settings.registry_path)
+    )
     check_target(registry.feature_views, settings)
     page = _overview(registry, read_status(settings, registry), manifest)
     of_dbt = Path(str(metadata.distribution("dbt-core").locate_file("dbt/task/docs/index.html"))).read_text("utf-8")

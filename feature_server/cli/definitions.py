@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from ..errors import DefinitionError
@@ -11,11 +12,12 @@ from ..settings import Settings, load_settings
 from .main import Json, ProjectDir, TargetPath, app, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ..definitions.changes import Change
     from ..definitions.registry import Registry
     from ..errors import Problem
+    from ..meaning.explained import MeaningChange
 
 NoParse = Annotated[
     bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of having dbt write it first.")
@@ -30,8 +32,12 @@ def check(
 
     Warnings, of what is right but may surprise, go to standard error.
     """
+    from ..meaning.settled import write_definitions
+
     warnings: list[Problem] = []
-    _, registry = _project(project_dir, target_path, no_parse, json, warnings)
+    settings, in_force, registry = _project(project_dir, target_path, no_parse, json, warnings)
+    if in_force is not None and registry.models:
+        write_definitions(settings.definitions_path, registry)
     value = {"problems": [], "warnings": warnings, "project": registry.project} | _counts(registry)
     show(value, [f"{registry.project}: {_summary(registry)}; no problems"], json=json)
 
@@ -40,32 +46,59 @@ def check(
 def plan_command(
     project_dir: ProjectDir = None, target_path: TargetPath = None, no_parse: NoParse = False, json: Json = False
 ) -> None:
-    """Show what `features apply` would change in the registry in force."""
+    """Show what `features apply` would change in the registry in force.
+
+    Of a view whose SQL means something else: which model, seed, macro, variable or package it is, the lines of the SQL
+    that differ, the services that read the view, and what will be built anew.
+    """
     from ..definitions.changes import plan
     from ..definitions.registry import read_registry
+    from ..meaning.explained import changes_of_meaning
 
-    settings, registry = _project(project_dir, target_path, no_parse, json)
-    in_force = read_registry(settings.registry_path) if settings.registry_path.exists() else None
+    settings, in_force, registry = _project(project_dir, target_path, no_parse, json)
+    if settings.registry_path.exists():
+        in_force = read_registry(settings.registry_path)
     changes = plan(in_force, registry)
-    show({"changes": changes}, _lines(changes), json=json)
+    meanings = () if in_force is None else changes_of_meaning(in_force, registry)
+    told = {found.view: _effect(settings, registry, found) for found in meanings}
+    value = [msgspec.to_builtins(found) | {"effect": told[found.view]} for found in meanings]
+    show({"changes": changes, "meanings": value}, _lines(changes, meanings, told), json=json)
 
 
-@app.command(epilog="Example: features apply --no-parse --json")
+@app.command(
+    epilog="Example: features apply --same-meaning airport__weather --reason 'the same rows, read by another join'"
+)
 def apply(
-    project_dir: ProjectDir = None, target_path: TargetPath = None, no_parse: NoParse = False, json: Json = False
+    project_dir: ProjectDir = None,
+    target_path: TargetPath = None,
+    no_parse: NoParse = False,
+    same_meaning: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VIEW", help="A view whose new SQL means the same: nothing is built anew. Repeatable."),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why it means the same; kept in the registry.")] = "",
+    json: Json = False,
 ) -> None:
     """Check the definitions and put them in force: write the registry that every other command reads."""
     from ..dbt.build import check_target
     from ..definitions.changes import plan
-    from ..definitions.registry import replaced_registry, write_registry
+    from ..definitions.registry import write_registry
+    from ..meaning.settled import accept, settle, write_definitions
 
-    settings, registry = _project(project_dir, target_path, no_parse, json)
+    if bool(same_meaning) != bool(reason.strip()):
+        raise typer.BadParameter("--same-meaning VIEW and --reason TEXT are given together")
+    settings, in_force, registry = _project(project_dir, target_path, no_parse, json)
     check_target(registry.feature_views, settings)
-    changes = plan(replaced_registry(settings.registry_path), registry)
+    accepted = accept(in_force, registry, same_meaning or (), reason.strip(), settings.now_us())
+    registry = settle(in_force, registry, accepted)
+    changes = plan(in_force, registry)
+    if registry.models:
+        write_definitions(settings.definitions_path, registry)
     write_registry(settings.registry_path, registry)
-    value = {"changes": changes, "registry": str(settings.registry_path)} | _counts(registry)
-    in_force = f"in force: {_summary(registry)} ({settings.registry_path})"
-    show(value, [*_lines(changes), in_force], json=json)
+    value = {"changes": changes, "same_meanings": accepted, "registry": str(settings.registry_path)}
+    lines = [*_lines(changes), *(f"{one.view} means the same: {one.reason}" for one in accepted)]
+    in_force_now = f"in force: {_summary(registry)} ({settings.registry_path})"
+    show(value | _counts(registry), [*lines, in_force_now], json=json)
 
 
 def _project(
@@ -74,37 +107,62 @@ def _project(
     no_parse: bool,
     json: bool,
     warnings: list[Problem] | None = None,
-) -> tuple[Settings, Registry]:
-    """The registry that the project describes; prints every problem and exits when there are any.
+) -> tuple[Settings, Registry | None, Registry]:
+    """The registry in force, and the one that the project describes; prints every problem and exits when there are any.
 
     Warnings are printed, and added to `warnings`.
     """
-    from ..dbt.parse import dbt_manifest
+    from ..dbt.compiled import dbt_manifest, read_compiled
     from ..dbt.session import check_session
+    from ..definitions.registry import replaced_registry
     from ..manifest.load import load_registry
+    from ..meaning.settled import settle
 
     settings = load_settings(project_dir=project_dir, target_path=target_path)
-    if not no_parse:
-        dbt_manifest(settings.project_dir, settings.target_path)
+    in_force = replaced_registry(settings.registry_path)
+    if no_parse:
+        compiled = read_compiled(settings.project_dir, settings.target_path, needed=bool(in_force and in_force.models))
+    else:
+        compiled = dbt_manifest(settings.project_dir, settings.target_path)
         check_session(settings)
     warnings = [] if warnings is None else warnings
     try:
-        registry = load_registry(settings.project_dir, settings.target_path, warnings.append)
+        registry = load_registry(settings.project_dir, settings.target_path, warnings.append, compiled)
         for warning in warnings:
             typer.echo(f"warning: {warning}", err=True)
-        return settings, registry
+        return settings, in_force, settle(in_force, registry)
     except DefinitionError as error:
         count = f"{len(error.problems)} problem{'s' * (len(error.problems) != 1)}"
         show({"problems": error.problems}, [*(f"{problem}\n" for problem in error.problems), count], json=json)
         raise typer.Exit(1) from None
 
 
-def _lines(changes: Sequence[Change]) -> Iterator[str]:
+def _effect(settings: Settings, registry: Registry, found: MeaningChange) -> str:
+    """What follows when a view that means something else is applied."""
+    from ..offline.store import OfflineStore
+
+    if registry.feature_view(found.view).stream is not None:
+        return "the next `dbt build` makes its table anew; reads reckon by the new SQL as soon as the view is synced"
+    store = OfflineStore(settings.offline)
+    rows = f"{store.table(found.view).rows} rows" if store.exists(found.view) else "nothing is published yet"
+    return f"built anew by the next `dbt build`, and published and synced whole: {rows}"
+
+
+def _lines(
+    changes: Sequence[Change], meanings: Sequence[MeaningChange] = (), told: Mapping[str, str] | None = None
+) -> Iterator[str]:
     signs = {"added": "+", "removed": "-", "changed": "~"}
+    changed = {found.view: found for found in meanings}
     for change in changes:
         note = "  [new rows online at the next sync]" if change.new_rows else ""
         yield f"{signs[change.action]} {change.kind} {change.name}{note}"
         yield from (f"    {detail}" for detail in change.details)
+        if change.kind == "feature_view" and (found := changed.get(change.name)) is not None:
+            for model in found.models:
+                yield f"    {model.model}: {', '.join(model.why)}"
+                yield from (f"        {line}" for line in model.diff)
+            yield f"    read by {', '.join(found.services) or 'no service'}"
+            yield f"    {(told or {})[found.view]}"
     if not changes:
         yield "no changes"
 

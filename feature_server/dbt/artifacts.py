@@ -29,6 +29,8 @@ class DependsOn(msgspec.Struct, frozen=True):
 
 class Macro(msgspec.Struct, frozen=True):
     depends_on: DependsOn = DependsOn()
+    package_name: str = ""
+    macro_sql: str = ""
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -56,6 +58,8 @@ class Node(msgspec.Struct, frozen=True):
     source_name: str = ""
     raw_code: str = ""
     compiled_code: str | None = None
+    language: str = "sql"
+    checksum: dict[str, Any] = {}
 
     @property
     def label(self) -> str:

@@ -1,10 +1,10 @@
-"""`dbt parse` and `dbt compile` as processes of their own."""
+"""dbt as a process of its own, and what it says where it fails."""
 
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import msgspec
 
 from ..durable import write_whole
 from ..errors import FeatureStoreError
-from .artifacts import read_manifest
 
 _NOISE = re.compile(
     r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|Error uploading artifacts|^\s*$"
@@ -23,6 +22,7 @@ _TARGET = """{{ tojson({
     'schema': target.schema, 'settings': target.get('settings') or {},
     'config_options': target.get('config_options') or {}
 }) }}"""
+PARSE_FAILURE = "dbt cannot parse the project"
 _MARKS = re.compile(r"[\^~ ]+")  # what stands under a line of code in a stack trace
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s\s?")
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")  # before dbt has read its project, it does not heed --no-use-colors
@@ -36,20 +36,7 @@ def dbt_command() -> list[str]:
 
 def dbt_parse(project_dir: Path, target_path: Path) -> None:
     """Write `target_path`/manifest.json anew from the project's files; an error holds dbt's own words."""
-    run_dbt(project_dir, target_path, ["parse"], "dbt cannot parse the project")
-
-
-def dbt_manifest(project_dir: Path, target_path: Path) -> None:
-    """As `dbt.parse`, and with the compiled SQL of feature views that name a stream and of all models under them.
-
-    Compiling opens the warehouse only for a macro that queries it; that fails while a build holds it.
-    """
-    dbt_parse(project_dir, target_path)
-    blocks = ((node.name, node.meta.get("feature_view")) for node in read_manifest(target_path).models())
-    if names := sorted({name for name, block in blocks if isinstance(block, dict) and "stream" in block}):
-        arguments = ["compile", "--full-refresh", "--no-populate-cache", "--quiet"]
-        arguments += ["--select", *(f"+{name}" for name in names)]
-        run_dbt(project_dir, target_path, arguments, "dbt cannot compile the feature views that name a stream")
+    run_dbt(project_dir, target_path, ["parse"], PARSE_FAILURE)
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -105,7 +92,18 @@ def run_dbt(
     env: dict[str, str] | None = None,
     remedy: str | None = None,
 ) -> str:
-    """What dbt prints; an error holds dbt's own words. The last build's run_results.json stays as it is.
+    """What dbt prints; an error holds dbt's own words. The last build's run_results.json stays as it is."""
+    command = [*dbt_command(), "--no-use-colors", *arguments, *place_arguments(project_dir, arguments)]
+    run = run_process([*command, "--target-path", str(target_path)], project_dir, target_path, env=env)
+    if run.returncode != 0:
+        raise failed(
+            failure, project_dir, run, remedy or f"correct the project until `dbt {' '.join(arguments)}` succeeds"
+        )
+    return run.stdout
+
+
+def place_arguments(project_dir: Path, arguments: Iterable[str] = ()) -> list[str]:
+    """Where dbt finds the project and its profile.
 
     The project's own `profiles` folder, if any, has its profile unless the arguments or DBT_PROFILES_DIR say otherwise.
     """
@@ -114,34 +112,33 @@ def run_dbt(
             "there is no dbt project", where=str(project_dir), expected="a folder with dbt_project.yml",
             remedy="run this in the project's folder, or name it with --project-dir",
         )  # fmt: skip
-    command = [*dbt_command(), "--no-use-colors", *arguments, "--project-dir", str(project_dir)]
-    command += ["--target-path", str(target_path)]
     own = project_dir / "profiles"
-    if not {"--profiles-dir", "DBT_PROFILES_DIR"} & {*arguments, *os.environ} and (own / "profiles.yml").exists():
-        command += ["--profiles-dir", str(own)]
+    given = {"--profiles-dir", "DBT_PROFILES_DIR"} & {*arguments, *os.environ}
+    has_own = not given and (own / "profiles.yml").exists()
+    return ["--project-dir", str(project_dir), *(["--profiles-dir", str(own)] if has_own else [])]
+
+
+def run_process(
+    command: list[str], project_dir: Path, target_path: Path, *, env: dict[str, str] | None = None, given: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """A process that is dbt or runs it, with `given` as its standard input; run_results.json stays as it is."""
     quiet = {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PYTHONWARNINGS": "ignore", "PYTHONUTF8": "1"}
     environ = {
         name: value for name, value in (os.environ | quiet | (env or {})).items() if value or name != "DBT_TARGET"
     }
     with _kept(target_path / "run_results.json"):
-        run = subprocess.run(
-            command, cwd=project_dir, env=environ, capture_output=True, check=False, encoding="utf-8", errors="replace"
-        )
-    if run.returncode != 0:
-        words = own_words(run.stdout + run.stderr)
-        if "Could not set lock on file" in words:
-            raise FeatureStoreError(
-                f"{failure} while the warehouse is being built", where=str(project_dir), got=words,
-                expected="models that dbt compiles without a query, or a warehouse that nothing holds",
-                remedy="wait for the build to end, or take the query (such as run_query) out of the model named",
-            )  # fmt: skip
-        if "'--profiles-dir'" in words or "Could not find profile named" in words:
-            remedy = "write the profile that dbt_project.yml names into profiles/profiles.yml, or set DBT_PROFILES_DIR"
-        raise FeatureStoreError(
-            failure, where=str(project_dir), got=words,
-            remedy=(remedy or f"correct the project until `dbt {' '.join(arguments)}` succeeds") + _log(project_dir),
+        return subprocess.run(
+            command, cwd=project_dir, env=environ, input=given, capture_output=True, check=False, encoding="utf-8",
+            errors="replace",
         )  # fmt: skip
-    return run.stdout
+
+
+def failed(failure: str, project_dir: Path, run: subprocess.CompletedProcess[str], remedy: str) -> FeatureStoreError:
+    """The error of a process that is dbt or runs it, with dbt's own words."""
+    words = own_words(run.stdout + run.stderr)
+    if "'--profiles-dir'" in words or "Could not find profile named" in words:
+        remedy = "write the profile that dbt_project.yml names into profiles/profiles.yml, or set DBT_PROFILES_DIR"
+    return FeatureStoreError(failure, where=str(project_dir), got=words, remedy=remedy + _log(project_dir))
 
 
 def _log(project_dir: Path) -> str:

@@ -15,7 +15,7 @@ _FIELDS = {
     "entity": "entities", "event_source": "sources", "feature_view": "feature_views",
     "feature_service": "feature_services",
 }  # fmt: skip
-_SILENT = ("fingerprint", "stream", "ttl_us", "features", "name", "version", "identifier", "unique_id")
+_SILENT = ("fingerprint", "meaning", "stream", "ttl_us", "features", "name", "version", "identifier", "unique_id")
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +76,8 @@ def _details(old: Definition, new: Definition) -> Iterator[str]:
     if isinstance(old, FeatureView) and isinstance(new, FeatureView):
         if old.ttl_us != new.ttl_us:
             yield _detail("ttl", old.ttl, new.ttl)
+        if old.meaning != new.meaning:
+            yield "what its SQL means" if old.meaning and new.meaning else "its SQL is part of what it means"
         if old.stream != new.stream:
             yield from _stream_details(old, new)
         yield from _feature_details(old.features, new.features)

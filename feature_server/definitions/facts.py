@@ -4,6 +4,8 @@ They are built from dbt's manifest (`manifest`), looked up in a `registry.Regist
 """
 
 import re
+from hashlib import blake2b
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -136,6 +138,27 @@ class FeatureService(msgspec.Struct, frozen=True, kw_only=True):
     owner: Owner | None = None
     tags: tuple[str, ...] = ()
     path: str = ""
+
+
+def fingerprint(view: FeatureView) -> str:
+    """16 hex digits that change when a stored row of the view changes its meaning.
+
+    They cover the id, the join keys, the timestamp columns, the features' names, types and order, and what the model's
+    SQL means. A row of a stream view is an event, so for it they cover the arguments in place of the features and of
+    the SQL: what is computed from the same arguments needs no new rows.
+    """
+    meaning: tuple[Any, ...] = (
+        view.id,
+        [(key.name, str(key.dtype)) for key in view.join_keys],
+        (view.event_timestamp, view.created_timestamp),
+        [(feature.name, str(feature.dtype)) for feature in view.features],
+    )
+    if view.meaning:
+        meaning = (*meaning, view.meaning)
+    if (plan := view.stream) is not None:
+        arguments = [(argument.name, str(argument.dtype)) for argument in plan.arguments]
+        meaning = (*meaning[:2], plan.source, str(plan.event_id), arguments, plan.row_sql)
+    return blake2b(msgspec.json.encode(meaning), digest_size=8).hexdigest()
 
 
 EVENT_ID, COUNTS = "event_id", "counts"

@@ -7,7 +7,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A model, seed or snapshot that a feature view is or reads, as it was compiled.
 
     `sql` is that of a full refresh at a fixed instant, `incremental_sql` that of an incremental run, None where that is
-    the same. `reads` maps each relation in the SQL, as it stands there, to a unique id. `rows` is a hash of a seed's
+    the same. `reads` maps each relation in the SQL, as it stands there, to a unique id; the empty text
+    stands for what is none of the others, files of a source. `rows` is a hash of a seed's
     rows, `code` one of the file, `macros` one of each macro that the model calls, itself or through others. `settings`
     are those of its config by which it is built otherwise.
     `meaning` is a hash of its canonical SQL and of all that it reads: it stays while that means the same.

@@ -9,7 +9,7 @@ import msgspec
 from ..durable import make_private, write_whole
 from ..errors import UNREADABLE, FeatureStoreError, RequestError, UnknownNameError, cut, shown
 from ..formats import check_format
-from .facts import Entity, FeatureRef, FeatureService, FeatureView
+from .facts import Entity, FeatureRef, FeatureService, FeatureView, fingerprint
 from .models import Model, SameMeaning
 from .stream import EventSource
 
@@ -80,6 +80,19 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
 
     def services_using(self, view_id: str) -> tuple[FeatureService, ...]:
         return tuple(s for s in self.feature_services if any(ref.view == view_id for ref in s.features))
+
+    def without_sql(self) -> "Registry":
+        """The same for those who read values: the views have their meanings, as hashes."""
+        return msgspec.structs.replace(self, models=(), variables={}, same_meanings=())
+
+    def with_meanings_of(self, in_force: "Registry | None") -> "Registry":
+        """A registry that was loaded without models, with the meanings in force, so that all else can be compared."""
+        meanings = {view.id: view.meaning for view in (in_force or self).feature_views}
+        views = []
+        for found in self.feature_views:
+            view = msgspec.structs.replace(found, meaning=meanings.get(found.id, found.meaning))
+            views.append(msgspec.structs.replace(view, fingerprint=fingerprint(view)))
+        return msgspec.structs.replace(self, feature_views=tuple(views))
 
     def to_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1)

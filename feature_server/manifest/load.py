@@ -7,28 +7,37 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..dbt.artifacts import read_catalog, read_manifest
+from ..dbt.compiled import Compiled
 from ..definitions.registry import Registry
 from ..errors import DefinitionError, Problem
 from .blocks import report_stray_keys
 from .entities import read_entities, read_sources
+from .identity import identify, read_variables
 from .report import Report
 from .services import read_services
 from .views import read_views
 
 
 def load_registry(
-    project_dir: Path, target_path: Path, warn: Callable[[Problem], None] = lambda problem: None
+    project_dir: Path,
+    target_path: Path,
+    warn: Callable[[Problem], None] = lambda problem: None,
+    compiled: Compiled | None = None,
 ) -> Registry:
     """The registry that `target_path`/manifest.json describes; catalog.json beside it gives types the YAML leaves out.
 
     Raises DefinitionError holding every problem found, FeatureStoreError when there is no manifest to read.
-    `project_dir` is where the YAML files are looked up for line numbers. `warn` is told what may surprise.
+    `project_dir` is where the YAML files are looked up for line numbers. `warn` is told what may surprise. With what
+    was `compiled` it holds the models that its views are built from, still without their meanings (`meaning.settled`).
     """
     report = Report(project_dir, read_manifest(target_path), read_catalog(target_path))
     report_stray_keys(report)
     entities = read_entities(report)
     sources = read_sources(report)
     views = read_views(entities, report)
+    models = () if compiled is None else identify([draft.node for draft in views.values()], compiled, report)
+    if compiled is not None and compiled.texts.queries and (problems := report.problems()):
+        raise DefinitionError(problems)  # without the SQL that was not compiled, there would be others
     if any(draft.stream is not None for draft in views.values()):
         from .streams import compile_streams  # with sqlglot and DuckDB
 
@@ -44,4 +53,6 @@ def load_registry(
         sources=tuple(draft.source for _, draft in sorted(sources.items()) if draft.source is not None),
         feature_views=tuple(draft.view for _, draft in sorted(views.items())),
         feature_services=services,
+        models=models,
+        variables={} if compiled is None else read_variables(project_dir),
     )

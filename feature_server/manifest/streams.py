@@ -7,7 +7,6 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import msgspec
 import sqlglot
@@ -18,13 +17,15 @@ from ..compiler.layers import EVENTS, Constant
 from ..compiler.model import CompiledModel, compile_stream_view
 from ..compiler.refusals import Refusals, Refused
 from ..dbt.artifacts import Manifest, Node
+from ..definitions.facts import fingerprint
 from ..definitions.stream import PATTERN, EventSource
 from ..errors import WarehouseError
 from ..offline.session import EventTypes, event_types
 from ..offline.sql import literal, quote
 from .entities import SourceDraft
 from .report import META, Report
-from .views import BLOCK, ViewDraft, fingerprint
+from .seeds import seed_path
+from .views import BLOCK, ViewDraft
 
 STREAM = (*BLOCK, "stream")
 LOCATION = (*META, "external_location")
@@ -189,9 +190,7 @@ class _Upstream:
 
     def _load_seed(self, node: Node) -> Constant:
         """The seed as a table of the session; Refused when its file cannot be loaded or leaves types to be guessed."""
-        refuse, session, path = Refusals().refuse, self.session, self.report.project_dir / node.original_file_path
-        if not path.exists() and node.root_path is not None:  # of another package
-            path = Path(node.root_path) / node.original_file_path
+        refuse, session, path = Refusals().refuse, self.session, seed_path(node, self.report)
         delimiter = str(node.config.get("delimiter") or ",")
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:

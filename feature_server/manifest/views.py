@@ -1,13 +1,12 @@
 """Models with `meta.feature_view` → feature views."""
 
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
 from ..dbt.artifacts import Node
-from ..definitions.facts import Feature, FeatureView, JoinKey, Owner, parse_duration
+from ..definitions.facts import Feature, FeatureView, JoinKey, Owner, fingerprint, parse_duration
 from ..dtypes import DType
 from .blocks import NAME, NAME_IN_WORDS, read_block
 from .columns import CAST, Columns
@@ -45,25 +44,6 @@ def read_views(entities: dict[str, EntityDraft], report: Report) -> dict[str, Vi
             continue
         drafts[draft.view.id] = draft
     return drafts
-
-
-def fingerprint(view: FeatureView) -> str:
-    """16 hex digits that change when a stored row of the view changes its meaning.
-
-    They cover the id, the join keys, the timestamp columns and the features' names, types and order. A row of a stream
-    view is an event, so for it they cover the arguments in place of the features: what is computed from the same
-    arguments needs no new rows.
-    """
-    meaning: tuple[Any, ...] = (
-        view.id,
-        [(key.name, str(key.dtype)) for key in view.join_keys],
-        (view.event_timestamp, view.created_timestamp),
-        [(feature.name, str(feature.dtype)) for feature in view.features],
-    )
-    if (plan := view.stream) is not None:
-        arguments = [(argument.name, str(argument.dtype)) for argument in plan.arguments]
-        meaning = (*meaning[:2], plan.source, str(plan.event_id), arguments, plan.row_sql)
-    return blake2b(msgspec.json.encode(meaning), digest_size=8).hexdigest()
 
 
 class _ViewReader:

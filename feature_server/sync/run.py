@@ -319,6 +319,7 @@ def sync(
     By default all views that are online, or those of one cadence, and those that no longer are online are taken away.
     `now_us` is asked once the lock of a view is held. A view that fails does not keep the others from being synced.
     """
+    registry = registry.without_sql()
     found = once_more(online.registry)
     if found is not None and found.registry.project != registry.project:
         raise OnlineStoreError(

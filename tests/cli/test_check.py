@@ -239,7 +239,7 @@ def test_apply_puts_in_force_what_plan_shows(tiny: Path) -> None:
     assert run.returncode == 0
     in_force = "in force: 2 entities, 3 feature views, 4 features, 1 feature service"
     assert run.stdout == f"{FIRST_PLAN}{in_force} ({registry.resolve()})\n"
-    assert [path.name for path in registry.parent.iterdir()] == ["registry.json"]
+    assert sorted(path.name for path in registry.parent.iterdir()) == ["definitions.json", "registry.json"]
     assert features("plan", "--no-parse", cwd=tiny).stdout == "no changes\n"
 
 

@@ -14,7 +14,7 @@ import duckdb
 import pytest
 
 from feature_server import FeatureClient
-from feature_server.dbt.parse import dbt_manifest
+from feature_server.dbt.compiled import dbt_manifest
 from feature_server.offline.store import OfflineStore
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.settings import load_settings

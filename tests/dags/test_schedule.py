@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from feature_server.dbt.parse import dbt_manifest
+from feature_server.dbt.compiled import dbt_manifest
 from feature_server.errors import SettingsError
 from feature_server.settings import load_settings
 from scripts.airflow_env import airflow_environment

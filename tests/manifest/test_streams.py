@@ -10,10 +10,10 @@ from typing import Any
 import duckdb
 import pytest
 
-from feature_server.dbt.parse import dbt_manifest
+from feature_server.dbt.compiled import dbt_manifest
 from feature_server.definitions.changes import plan
 from feature_server.definitions.registry import Registry
-from feature_server.errors import DefinitionError, FeatureStoreError, Problem
+from feature_server.errors import DefinitionError, Problem
 from feature_server.manifest.load import load_registry
 from tests.support.stream_project import FILES
 from tests.support.tiny_project import write_project
@@ -234,15 +234,17 @@ def test_a_manifest_without_compiled_sql_says_how_to_get_it(project: Path) -> No
     assert "dbt compile --full-refresh" in str(found.remedy)
 
 
-def test_a_query_at_compile_time_meets_the_lock_of_a_build(project: Path, tmp_path: Path) -> None:
+def test_a_query_at_compile_time_is_a_problem_while_a_build_holds_the_warehouse_too(tmp_path: Path) -> None:
     querying = "{{ run_query('select 1').columns[0].values()[0] if execute }} as one,"
     staging = PROJECT["models/stg_payments__transactions.sql"].replace("    customer_id,", f"customer_id, {querying}")
     folder = write_project(tmp_path, PROJECT | {"models/stg_payments__transactions.sql": staging})
-    with duckdb.connect(str(folder / "tiny.duckdb")), pytest.raises(FeatureStoreError) as raised:
-        dbt_manifest(folder, folder / "target")
-    assert raised.value.what.endswith("while the warehouse is being built")
-    assert "stg_payments__transactions" in str(raised.value.got)
-    assert str(raised.value.remedy).startswith("wait for the build to end")
+    with duckdb.connect(str(folder / "tiny.duckdb")):
+        compiled = dbt_manifest(folder, folder / "target")
+    with pytest.raises(DefinitionError) as raised:
+        load_registry(folder, folder / "target", compiled=compiled)
+    [found] = raised.value.problems
+    assert found.what == "the model's SQL depends on a query that its Jinja asks while it is compiled"
+    assert (found.file, found.got) == ("models/stg_payments__transactions.sql", "select 1")
 
 
 def test_an_event_stream_stands_on_a_sources_table(project: Path) -> None:

@@ -1,0 +1,131 @@
+"""What feature views are built from: their models and all under them, as they were compiled.
+
+SQL that is not the same text for each run is reported: what it means could not be said.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from ..dbt.artifacts import Node
+from ..dbt.compiled import AS_OF, OTHER_AS_OF, Compiled, digest
+from ..definitions.models import Model
+from .report import Report
+from .seeds import seed_rows
+
+# What makes other rows of the same SQL; of these the ones that are set.
+_SETTINGS = (
+    "incremental_strategy", "incremental_predicates", "unique_key", "on_schema_change", "sql_header", "column_types",
+    "delimiter", "quote_columns", "strategy", "check_cols", "updated_at", "hard_deletes",
+)  # fmt: skip
+_OF_DBT = ("dbt", "dbt_duckdb")
+
+
+def identify(views: list[Node], compiled: Compiled, report: Report) -> tuple[Model, ...]:
+    """The models that views are and read, by unique id; problems where Jinja asks the warehouse, or the clock."""
+    nodes = {node.unique_id: node for view in views for node in _walk(view, report)}
+    for node in nodes.values():
+        _check(node, compiled, report)
+    return tuple(_model(nodes[name], compiled, report) for name in sorted(nodes))
+
+
+def _check(node: Node, compiled: Compiled, report: Report) -> None:
+    texts, file = compiled.texts, node.original_file_path
+    if asked := texts.queries.get(node.unique_id):
+        report.add(
+            node, (), "the model's SQL depends on a query that its Jinja asks while it is compiled", file=file,
+            expected="SQL that the project's files alone give", got=" ".join(asked[0].split())[:200],
+            remedy="take run_query, statement blocks and macros that ask (such as get_column_values) out, and have the "
+            "SQL itself select it, or write the values into a seed or a variable",
+        )  # fmt: skip
+        return
+    full, other = texts.full.get(node.unique_id, ""), texts.other.get(node.unique_id, "")
+    if other.replace(OTHER_AS_OF, AS_OF) != full:
+        lines = zip(full.splitlines(), other.replace(OTHER_AS_OF, AS_OF).splitlines(), strict=False)
+        one, two = next(((one, two) for one, two in lines if one != two), ("", "more or fewer lines"))
+        report.add(
+            node, (), "the model's SQL depends on var as_of beyond a literal, or on the run itself", file=file,
+            expected=f"the same text for each run, but for the literal; with as_of {AS_OF}: {one.strip()[:120]}",
+            got=f"with as_of {OTHER_AS_OF}: {two.strip()[:120]}",
+            remedy="write {{ as_of() }} or '{{ var(\"as_of\") }}' into the SQL and reckon with it there; leave "
+            "run_started_at, invocation_id and modules.datetime out",
+        )  # fmt: skip
+
+
+def _model(node: Node, compiled: Compiled, report: Report) -> Model:
+    texts, manifest = compiled.texts, report.manifest
+    sql = texts.full.get(node.unique_id, "")
+    incremental = texts.incremental.get(node.unique_id, sql)
+    settings = {name: digest(node.config[name]) for name in _SETTINGS if node.config.get(name)}
+    if node.resource_type == "model" and node.config.get("materialized") == "incremental":
+        settings["materialized"] = "incremental"
+    return Model(
+        unique_id=node.unique_id,
+        package=node.package_name,
+        path=node.original_file_path,
+        relation=node.relation_name or "",
+        sql=sql,
+        incremental_sql=None if incremental == sql else incremental,
+        reads=_reads(node, report),
+        settings=settings,
+        rows=seed_rows(node, report) if node.resource_type == "seed" else "",
+        code=digest(node.raw_code),
+        macros={
+            name: digest(manifest.macros[name].macro_sql) for name in sorted(_macros(node.depends_on.macros, report))
+        },
+    )
+
+
+def _reads(node: Node, report: Report) -> dict[str, str]:
+    parents = list(_relations(node, report))
+    sources = [parent for parent in parents if parent.resource_type == "source"]
+    found = {parent.relation_name: parent.unique_id for parent in parents if parent.relation_name}
+    return found | ({"": sources[0].unique_id} if len(sources) == 1 else {})
+
+
+def _relations(node: Node, report: Report) -> Iterator[Node]:
+    """What a model reads, of ephemeral models what they read: their SQL stands in its own."""
+    for parent in _parents(node, report):
+        if parent.config.get("materialized") == "ephemeral":
+            yield from _relations(parent, report)
+        else:
+            yield parent
+
+
+def _parents(node: Node, report: Report) -> Iterator[Node]:
+    manifest = report.manifest
+    for unique_id in node.depends_on.nodes:
+        if (parent := manifest.nodes.get(unique_id) or manifest.sources.get(unique_id)) is not None:
+            yield parent
+
+
+def _walk(view: Node, report: Report) -> Iterator[Node]:
+    """A view's model and all models, seeds and snapshots that it reads, itself or through others."""
+    waiting, seen = [view], {view.unique_id}
+    for node in waiting:  # the list grows
+        yield node
+        below = [one for one in _parents(node, report) if one.resource_type != "source" and one.unique_id not in seen]
+        seen.update(one.unique_id for one in below)
+        waiting += below
+
+
+def _macros(names: tuple[str, ...], report: Report) -> set[str]:
+    """The macros of the project and its packages that some call, themselves or through others."""
+    waiting, found = [*names], set[str]()
+    for name in waiting:  # the list grows
+        macro = report.manifest.macros.get(name)
+        if macro is not None and macro.package_name not in _OF_DBT and name not in found:
+            found.add(name)
+            waiting += macro.depends_on.macros
+    return found
+
+
+def read_variables(project_dir: Path) -> dict[str, str]:
+    """A hash of each variable that dbt_project.yml sets, but `as_of`; before those of a package stands its name."""
+    project = yaml.safe_load((project_dir / "dbt_project.yml").read_text(encoding="utf-8"))
+    found: dict[str, str] = {}
+    for name, value in (project.get("vars") or {}).items():
+        own = {f"{name}.{inner}": text for inner, text in value.items()} if isinstance(value, dict) else {name: value}
+        found |= {name: digest(str(text)) for name, text in own.items() if name.rpartition(".")[2] != "as_of"}
+    return found

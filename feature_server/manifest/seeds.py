@@ -1,0 +1,22 @@
+"""A seed's CSV file: where it is, and a hash of its rows, whatever its size (dbt hashes a large one by its path)."""
+
+from pathlib import Path
+
+from ..dbt.artifacts import Node
+from ..dbt.compiled import digest
+from .report import Report
+
+
+def seed_path(node: Node, report: Report) -> Path:
+    path = report.project_dir / node.original_file_path
+    if not path.exists() and node.root_path is not None:  # of another package
+        return Path(node.root_path) / node.original_file_path
+    return path
+
+
+def seed_rows(node: Node, report: Report) -> str:
+    """A hash of its rows as they are written; empty where there is no such file, which dbt tells when it loads it."""
+    try:
+        return digest(seed_path(node, report).read_text(encoding="utf-8-sig", errors="replace").split("\n"))
+    except OSError:
+        return ""

@@ -1,0 +1,43 @@
+"""A model as a hash of what it means: its canonical SQL, or a seed's rows, over the meanings of all that it reads."""
+
+from collections.abc import Mapping, Sequence
+
+from ..definitions.models import Model
+from .canonical import Canonical, digest
+
+
+class Forms:
+    """The forms of the models of one registry; what is upstream of a model stands in its form by its `meaning`."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self.models = models
+        self._columns: dict[str, Sequence[str] | None] = {}
+
+    def of(self, model: Model) -> str:
+        """What changes with the meaning of a model."""
+        full = self.of_sql(model, model.sql) if model.sql else None
+        incremental = self.of_sql(model, model.incremental_sql) if model.incremental_sql else None
+        return digest([full, None if incremental == full else incremental, model.rows, model.settings])
+
+    def of_sql(self, model: Model, sql: str) -> str:
+        """The same of SQL that the model has or had, with the relations that the model reads now."""
+        return digest(self._canonical(model, sql).tree)
+
+    def _canonical(self, model: Model, sql: str) -> Canonical:
+        names = {text: self._name(unique_id) for text, unique_id in model.reads.items()} | {model.relation: "itself"}
+        columns = {self._name(unique_id): self._columns_of(unique_id) for unique_id in model.reads.values()}
+        return Canonical(sql, names, columns)
+
+    def _name(self, unique_id: str) -> str:
+        """What stands for a relation: where it is no model of the project, it is a source, the boundary."""
+        model = self.models.get(unique_id)
+        return unique_id.replace(".", "_") if model is None else f"m_{model.meaning}"
+
+    def _columns_of(self, unique_id: str) -> Sequence[str] | None:
+        model = self.models.get(unique_id)
+        if model is None or not model.sql:
+            return None
+        if unique_id not in self._columns:
+            self._columns[unique_id] = None  # while it is looked for: nothing reads itself but a recursion
+            self._columns[unique_id] = self._canonical(model, model.sql).columns
+        return self._columns[unique_id]
