@@ -45,6 +45,7 @@ def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
         "created_timestamp": view.created_timestamp,
         "ttl": view.ttl,
         "refresh": view.refresh,
+        "deprecation_date": view.deprecation_date or None,
         "fingerprint": view.fingerprint,
         "meaning": view.meaning or None,
         "description": view.description,

@@ -79,7 +79,7 @@ class FeatureServer:
             if scope["method"] == "POST" and scope["path"] == READ_PATH:
                 route = READ_PATH
                 check_coding(headers)
-                answer = await self._read(receive, held)
+                answer = await self._read(receive, held, told)
             elif scope["method"] == "POST" and scope["path"] == PUSH_PATH:
                 route = PUSH_PATH
                 check_coding(headers)
@@ -107,8 +107,8 @@ class FeatureServer:
         if route == READ_PATH and status == 200:
             self.reader.counts.observe(time.perf_counter() - started)
 
-    async def _read(self, receive: Receive, held: Held) -> Answer | None:
-        """The status and the body of the answer to a read; None when the client has gone."""
+    async def _read(self, receive: Receive, held: Held, told: list[tuple[bytes, bytes]]) -> Answer | None:
+        """The status and the body of the answer to a read, with its headers added; None when the client has gone."""
         body = await read_body(receive, held)
         if body is None:
             return None
@@ -120,10 +120,12 @@ class FeatureServer:
             except InParts as many:
                 pieces = await self._read_parts(request, many.plan)
                 if pieces is not None:
+                    told += _writer(many.plan).headers
                     return 200, pieces
                 continue
             plan = answer.plan
             writer: JsonWriter = plan.writer or _writer(plan)
+            told += writer.headers
             if plan.short:
                 return 200, writer.write(answer)
             parts = answer.parts()

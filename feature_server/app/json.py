@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from ..definitions.deprecation import deprecation_headers
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, json_value
 from ..layout.row import UNDECODABLE, RowLayout, from_stored
 from ..serving.plan import A_STEP, Plan
@@ -54,6 +55,8 @@ class JsonWriter:
         self._head = b'{"metadata":%b,"results":[' % orjson.dumps({"feature_names": names, "feature_types": types})
         self._keys = [key.name for key in plan.join_keys]
         self._columns = [(column.view, column.position) for column in plan.columns]
+        headers = deprecation_headers(plan.deprecated)
+        self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._view_writers = list(map(ViewWriter, plan.views))
 
     def write(self, answer: OnlineFeatures) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ..definitions.deprecation import DEPRECATED, DEPRECATION
 from ..errors import Error
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, OnlineFeaturesResponse, PushEvents, PushResponse
 from ..verify.explanation import Explanation
@@ -51,7 +52,8 @@ def openapi() -> Described:
         asked = {"summary": summary, "description": description, "requestBody": {"required": True, **_content(body)}}
         return {"post": asked | {"responses": responses}}
 
-    read = answers({"200": _answer("The features.", response)}, *_ANY, 404, 413, 415, 422, 500, 503)
+    features = _answer("The features.", response) | {"headers": _DEPRECATED}
+    read = answers({"200": features}, *_ANY, 404, 413, 415, 422, 500, 503)
     taken_in = {
         "200": _answer("What was taken in.", pushed),
         "422": _answer("No event could be taken in.", {"anyOf": [pushed, error]}),
@@ -91,6 +93,10 @@ def _content(schema: Described, kind: str = JSON) -> Described:
     return {"content": {kind: {"schema": schema}}}
 
 
+_DEPRECATED = {
+    DEPRECATION: {"description": "From when on a view that was read should not be (RFC 9745).", "schema": _TEXT},
+    DEPRECATED: {"description": "Each such view, as `view=date`.", "schema": _TEXT},
+}
 _READ = (
     "Feast's protocol. An integer is exact; a decimal, date, timestamp (UTC) or UUID is a string; NaN and the "
     f'infinities are "NaN", "Infinity" and "-Infinity". A body has at most {MAX_BODY_BYTES:,} bytes.'

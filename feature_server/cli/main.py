@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,7 @@ def load_commands() -> typer.Typer:
 def main() -> None:
     """Run the command line: exit code 0 good, 1 the thing failed or offenders were found, 2 wrong usage."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is open is closed on the way out
+    warnings.formatwarning = lambda message, category, *_: f"warning: {message}\n"
     try:
         load_commands()()
     except FeatureStoreError as error:

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from ..definitions.deprecation import deprecated_in, warn_deprecated
 from ..definitions.registry import feature_list
 from ..errors import FeatureStoreError, OnlineStoreUnavailable, RequestError, cut, shown
 from ..online.address import http_login, shown_url
@@ -84,6 +85,7 @@ class _Client(Generic[One, Many, Pushed]):
             "auth": http_login(url) if self._over_http else None,
         }  # fmt: skip
         self._reader = FeatureReader(settings.now_us)
+        self._told_deprecated = set[str]()
         self._settings = settings
         self._ingestor: Ingestor | None = None
         self._open()
@@ -121,9 +123,10 @@ class _Client(Generic[One, Many, Pushed]):
         """
         return self._run(push_events(partial(self._push, source), self._sleep, events, retry_seconds))
 
-    @staticmethod
-    def _vectors(answer: OnlineFeatures) -> FeatureVectors:
+    def _vectors(self, answer: OnlineFeatures) -> FeatureVectors:
         plan = answer.plan
+        if plan.deprecated:
+            warn_deprecated(plan.deprecated, self._told_deprecated)
         types = {key.name: key.dtype for key in plan.join_keys}
         values, statuses, event_timestamps = {}, {}, {}
         times: dict[int, list[Any]] = {}  # of a view's entities, the same for each feature
@@ -167,6 +170,7 @@ class _Client(Generic[One, Many, Pushed]):
         response = await self._ask(self._endpoint, encode_request(request), self.timeout)
         if response.status_code != 200:
             raise error_of(response.status_code, response.content, self._endpoint, response.headers)
+        warn_deprecated(deprecated_in(response.headers), self._told_deprecated)
         return decode_response(response.content, request.entities, self._endpoint)
 
     async def _push(self, source: str, columns: bytes) -> PushResponse | FeatureStoreError:

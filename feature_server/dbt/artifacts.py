@@ -60,6 +60,7 @@ class Node(msgspec.Struct, frozen=True):
     compiled_code: str | None = None
     language: str = "sql"
     checksum: dict[str, Any] = {}
+    deprecation_date: str | None = None
 
     @property
     def label(self) -> str:

@@ -15,7 +15,18 @@ _FIELDS = {
     "entity": "entities", "event_source": "sources", "feature_view": "feature_views",
     "feature_service": "feature_services",
 }  # fmt: skip
-_SILENT = ("fingerprint", "meaning", "stream", "ttl_us", "features", "name", "version", "identifier", "unique_id")
+_SILENT = (
+    "fingerprint",
+    "meaning",
+    "stream",
+    "ttl_us",
+    "features",
+    "name",
+    "version",
+    "identifier",
+    "unique_id",
+    "deprecation_date",
+)
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +87,8 @@ def _details(old: Definition, new: Definition) -> Iterator[str]:
     if isinstance(old, FeatureView) and isinstance(new, FeatureView):
         if old.ttl_us != new.ttl_us:
             yield _detail("ttl", old.ttl, new.ttl)
+        if old.deprecation_date != new.deprecation_date:
+            yield _detail("deprecation_date", old.deprecation_date or None, new.deprecation_date or None)
         if old.meaning != new.meaning:
             yield "what its SQL means" if old.meaning and new.meaning else "its SQL is part of what it means"
         if old.stream != new.stream:

@@ -76,6 +76,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     `stream` is the compiled model of a view over live events, None for a batch view.
     `fingerprint` changes when the meaning of a stored row changes: the join keys, the timestamp columns or the
     features' names and types. `meaning` is that of its model (`models.Model`); unset where dbt's SQL was not compiled.
+    `deprecation_date`, in ISO 8601, is from when on the view should be read no more.
     """
 
     name: str
@@ -99,6 +100,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     path: str = ""
     fingerprint: str = ""
     meaning: str | UnsetType = UNSET
+    deprecation_date: str | UnsetType = UNSET
 
     @property
     def id(self) -> str:

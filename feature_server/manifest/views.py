@@ -1,13 +1,16 @@
 """Models with `meta.feature_view` → feature views."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ..dbt.artifacts import Node
 from ..definitions.facts import Feature, FeatureView, JoinKey, Owner, fingerprint, parse_duration
 from ..dtypes import DType
+from ..times import from_us, to_us
 from .blocks import NAME, NAME_IN_WORDS, read_block
 from .columns import CAST, Columns
 from .entities import EntityDraft
@@ -92,10 +95,31 @@ class _ViewReader:
             identifier=node.alias or node.name,
             unique_id=node.unique_id,
             path=node.original_file_path,
+            deprecation_date=self._deprecation_date(),
         )
         view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
         names = tuple(name for name in node.columns if name not in used)
         return ViewDraft(node, names, view, block.get("stream"))
+
+    def _deprecation_date(self) -> str | UnsetType:
+        """dbt's, in UTC; a warning where somebody reads the view."""
+        node, manifest = self.node, self.report.manifest
+        if node.deprecation_date is None:
+            return UNSET
+        moment = from_us(to_us(datetime.fromisoformat(node.deprecation_date))).isoformat()
+        date = moment.removesuffix("T00:00:00+00:00")
+        below = (*manifest.nodes.values(), *manifest.exposures.values())
+        readers = [
+            each.name for each in below
+            if each.resource_type in ("model", "snapshot", "exposure") and node.unique_id in each.depends_on.nodes
+        ]  # fmt: skip
+        if readers:
+            self.report.add(
+                node, ("deprecation_date",), f"the feature view is deprecated as of {date}, and still read",
+                expected="no readers by then", got=", ".join(sorted(readers)), warning=True,
+                remedy="have them read another view or version",
+            )  # fmt: skip
+        return date
 
     def _check_node(self, version: str | None) -> None:
         """Name, version, description and materialization: what dbt knows of the model."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ..definitions.deprecation import deprecated_views
 from ..definitions.facts import Feature, FeatureRef, JoinKey
 from ..definitions.registry import column_names
 from ..dtypes import DType
@@ -62,7 +63,8 @@ class Plan:
         self._row_names: list[tuple[tuple[str, ...], bytes]] = []  # by view: its join keys, and its row keys' code
         keys: dict[str, JoinKey] = {}
         places: dict[tuple[str, str], tuple[Feature, int, int]] = {}
-        ttls = {view.id: view.ttl_us for view in online.registry.feature_views}
+        definitions = {view.id: view for view in online.registry.feature_views}
+        self.deprecated = deprecated_views(definitions[view_id] for view_id in by_view)
         for view_id, wanted in by_view.items():
             planned += 1 + len(wanted)
             if planned > A_STEP and len(refs) > A_STEP:
@@ -82,7 +84,7 @@ class Plan:
                         remedy="give the key one type in all entities, or ask for the views one by one",
                     )
             self._row_names.append((stored.definition.key_names, stored.code.encode()))
-            self.views.append(_reader_of(stored)(stored, ttls[view_id], features, counts.view(view_id)))
+            self.views.append(_reader_of(stored)(stored, definitions[view_id].ttl_us, features, counts.view(view_id)))
             self.views[-1].doubtful = online.is_doubtful(view_id)
         if len(refs) > A_STEP:
             yield

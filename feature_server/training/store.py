@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 
+from ..definitions.deprecation import deprecated_views, warn_deprecated
 from ..definitions.facts import FeatureRef, FeatureView
 from ..definitions.registry import Registry, column_names, read_registry
 from ..errors import OfflineStoreError, RequestError, UnknownNameError
@@ -38,6 +39,7 @@ class FeatureStore:
         self, project_dir: str | Path | None = None, *, memory_limit: str | None = None, **settings: Any
     ) -> None:
         self.settings = load_settings(project_dir=project_dir, **settings)
+        self._told_deprecated = set[str]()
         self._sources = Sources(OfflineStore(self.settings.offline), self.settings.index_path, memory_limit)
 
     def table(self, view: str) -> OfflineTable:
@@ -73,6 +75,7 @@ class FeatureStore:
         """
         refs = self.registry.resolve(features)
         views = {ref.view: self.registry.feature_view(ref.view) for ref in refs}
+        warn_deprecated(deprecated_views(views.values()), self._told_deprecated)
         versions = dict(versions or {})
         for name in versions:
             if name not in views:

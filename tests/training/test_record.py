@@ -65,6 +65,16 @@ def test_train_writes_the_file_and_says_what_is_in_it(project: Project, tmp_path
     assert table.column("count").to_pylist() == [30, 10, 20, None, None]
 
 
+def test_train_warns_of_a_deprecated_view(project: Project, tmp_path: Path) -> None:
+    project.apply(msgspec.structs.replace(VIEW, deprecation_date="2026-12-31"))
+    out = tmp_path / "train.parquet"
+    run = features("train", "fraud_v1", "--spine", spine_file(tmp_path), "--out", out, project=project)
+    assert run.returncode == 0
+    assert run.stderr == "warning: feature view orders is deprecated as of 2026-12-31: read another\n"
+    with pytest.warns(FutureWarning, match="orders is deprecated"):
+        project.store.get_historical_features(spine_file(tmp_path), "fraud_v1")
+
+
 def test_train_takes_single_features_and_its_options(project: Project, tmp_path: Path) -> None:
     out = tmp_path / "train.parquet"
     project.publish(VIEW, [(1, T0, T0, 11, "a"), (2, T0, T0, 31, "b")])
