@@ -51,7 +51,7 @@ def test_check_warns_who_still_reads_a_deprecated_version_and_plan_tells_the_dat
     (change,) = plan(before, after)
     assert (change.name, change.details) == ("customer__activity@v2", ("deprecation_date: none → 2026-12-31",))
     assert not change.new_rows
-    assert [each.deprecation_date or None for each in after.feature_views] == [None, None, "2026-12-31"]
+    assert after.feature_view("customer__activity").deprecation_date == "2026-12-31"
     assert b"deprecation_date" not in before.to_json()
 
 
