@@ -141,11 +141,12 @@ def _effect(settings: Settings, registry: Registry, found: MeaningChange) -> str
     """What follows when a view that means something else is applied."""
     from ..offline.store import OfflineStore
 
-    if registry.feature_view(found.view).stream is not None:
-        return "the next `dbt build` makes its table anew; reads reckon by the new SQL as soon as the view is synced"
-    store = OfflineStore(settings.offline)
-    rows = f"{store.table(found.view).rows} rows" if store.exists(found.view) else "nothing is published yet"
-    return f"built anew by the next `dbt build`, and published and synced whole: {rows}"
+    view, store = registry.feature_view(found.view), OfflineStore(settings.offline)
+    if view.stream is not None:
+        return "reads reckon by the new SQL once it is synced; the next `dbt build` makes its table anew"
+    rows = f"{store.table(found.view).rows:,} rows are" if store.exists(found.view) else "nothing is published: it is"
+    model = view.name if view.version is None else f"{view.name}.v{view.version}"
+    return f"{rows} to be built anew (dbt build --full-refresh --select {model}), published and synced whole"
 
 
 def _lines(

@@ -67,7 +67,7 @@ def _model(node: Node, compiled: Compiled, report: Report) -> Model:
         relation=node.relation_name or "",
         sql=sql,
         incremental_sql=None if incremental == sql else incremental,
-        reads=_reads(node, report),
+        reads=_reads(node, sql + incremental, report),
         settings=settings,
         rows=seed_rows(node, report) if node.resource_type == "seed" else "",
         code=digest(node.raw_code),
@@ -77,10 +77,12 @@ def _model(node: Node, compiled: Compiled, report: Report) -> Model:
     )
 
 
-def _reads(node: Node, report: Report) -> dict[str, str]:
+def _reads(node: Node, sql: str, report: Report) -> dict[str, str]:
+    """Whose the relations in a model's SQL are; a `ref` in a comment of Jinja is only for dbt's order of building."""
     parents = list(_relations(node, report))
     sources = [parent for parent in parents if parent.resource_type == "source"]
-    found = {parent.relation_name: parent.unique_id for parent in parents if parent.relation_name}
+    named = {parent.relation_name: parent.unique_id for parent in parents if parent.relation_name}
+    found = {text: unique_id for text, unique_id in named.items() if text in sql}
     return found | ({"": sources[0].unique_id} if len(sources) == 1 else {})
 
 

@@ -94,6 +94,8 @@ def _qualified(query: exp.Expr, columns: Mapping[str, Sequence[str] | None]) -> 
 
 def _reads_by_name(query: exp.Expr) -> bool:
     """Whether names of CTEs or tables may be meant by what is no table: a text, a whole row, a pivot, itself."""
+    if any(not _is_listed(star) for star in query.find_all(exp.Star)):
+        return True
     aliases = {source.alias_or_name.lower() for source in query.find_all(exp.Table, exp.Subquery, exp.CTE)}
     return (
         any(column.name.lower() in aliases and not column.table for column in query.find_all(exp.Column))
@@ -101,6 +103,12 @@ def _reads_by_name(query: exp.Expr) -> bool:
         or any(part.recursive for part in query.find_all(exp.With))
         or query.find(exp.Pivot, exp.Lateral) is not None
     )
+
+
+def _is_listed(star: exp.Star) -> bool:
+    """Whether a `*` stands for columns of a SELECT, or for rows that are counted, and not for a row of them."""
+    holder = star.parent if isinstance(star.parent, exp.Column) else star
+    return isinstance(holder.parent, exp.Select | exp.Count)
 
 
 class _Dump:

@@ -9,6 +9,7 @@ from ..definitions.facts import FeatureView
 from ..definitions.models import Model
 from ..definitions.registry import Registry
 from .canonical import pretty
+from .forms import Forms
 
 _LINES, _WIDTH = 12, 160  # of a diff that is shown
 
@@ -52,13 +53,15 @@ def _model_changes(
 ) -> Iterator[ModelChange]:
     """The models under a view that changed themselves; one that only reads a changed one is not named."""
     waiting, seen = [view.unique_id], {view.unique_id}
+    said, says = Forms(old, by="unique_id"), Forms(new, by="unique_id")
     for unique_id in waiting:  # the list grows
         before, after = old.get(unique_id), new.get(unique_id)
         if before is None and after is not None:
             yield ModelChange(_name(unique_id), ("it is read since now",))
         if after is None:
             continue
-        if before is not None and before.meaning != after.meaning and not _is_same(before, after):
+        changed = before is not None and before.meaning != after.meaning and not _is_same(before, after)
+        if before is not None and changed and said.of(before) != says.of(after):
             yield ModelChange(_name(unique_id), tuple(_why(before, after, in_force, wanted)), _diff(before, after))
         below = [name for name in after.reads.values() if name in new and name not in seen]
         seen.update(below)

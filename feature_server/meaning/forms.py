@@ -1,16 +1,21 @@
 """A model as a hash of what it means: its canonical SQL, or a seed's rows, over the meanings of all that it reads."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from ..definitions.models import Model
 from .canonical import Canonical, digest
 
 
 class Forms:
-    """The forms of the models of one registry; what is upstream of a model stands in its form by its `meaning`."""
+    """The forms of the models of one registry.
 
-    def __init__(self, models: Mapping[str, Model]) -> None:
-        self.models = models
+    What is upstream of a model stands in its form by its `meaning`; where only what a model says itself is asked for,
+    by its unique id.
+    """
+
+    def __init__(self, models: Mapping[str, Model], *, by: Literal["meaning", "unique_id"] = "meaning") -> None:
+        self.models, self.by = models, by
         self._columns: dict[str, Sequence[str] | None] = {}
 
     def of(self, model: Model) -> str:
@@ -31,7 +36,9 @@ class Forms:
     def _name(self, unique_id: str) -> str:
         """What stands for a relation: where it is no model of the project, it is a source, the boundary."""
         model = self.models.get(unique_id)
-        return unique_id.replace(".", "_") if model is None else f"m_{model.meaning}"
+        if model is None or self.by == "unique_id":
+            return unique_id.replace(".", "_")
+        return f"m_{model.meaning}"
 
     def _columns_of(self, unique_id: str) -> Sequence[str] | None:
         model = self.models.get(unique_id)
