@@ -10,10 +10,9 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import Error, FeatureStoreError
-from ..layout.keys import EPOCH
 from ..online.memory import EvictionWatch, Memory, eviction_refused, stream_views
 from ..online.readers import AsyncRedisReader
-from ..online.registry import LastVerified, OnlineRegistry, decode_verified, verified_key
+from ..online.registry import LastVerified, OnlineRegistry, decode_verified
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, encode_error, error_headers
 from ..serving.drive import AsyncFeatures
 from ..serving.plan import FEW_VIEWS, MOST_TOGETHER, InParts, Plan
@@ -53,10 +52,10 @@ class FeatureServer:
     def __init__(self, served: Served) -> None:
         self.served = served
         self.clock = served.settings.clock and served.settings.clock.isoformat()
-        self.reader = FeatureReader(served.settings.now_us)
+        self.redis = AsyncRedisReader(served.redis_url)
+        self.reader = FeatureReader(served.settings.now_us, self.redis.address.names)
         self.reader.on_load = self._tell_notice
         self._notice: str | None = None
-        self.redis = AsyncRedisReader(served.redis_url)
         self.features = AsyncFeatures(self.reader, self.redis)
         self.counts = SharedCounts(self.reader.counts)
         self.pushes = PushQueue(served)
@@ -206,7 +205,7 @@ class FeatureServer:
     async def online(self) -> OnlineRegistry:
         """The online registry as it is now."""
         loaded = self.reader.loaded
-        if loaded is not None and await self.redis.mget([EPOCH]) != [loaded.epoch]:
+        if loaded is not None and await self.redis.mget([self.reader.names.epoch]) != [loaded.epoch]:
             self.reader.loaded = None
         while (loaded := self.reader.loaded) is None:  # again where a reconnect comes between
             await self.features.reload()
@@ -215,7 +214,7 @@ class FeatureServer:
     async def verified(self, online: OnlineRegistry) -> dict[str, LastVerified]:
         """What the last `features verify` found of each view that was ever verified."""
         views = [view.id for view in online.registry.feature_views]
-        stored = await self.redis.mget([verified_key(view_id) for view_id in views]) if views else []
+        stored = await self.redis.mget(list(map(self.reader.names.verified, views))) if views else []
         found = {view_id: decode_verified(value) for view_id, value in zip(views, stored, strict=True)}
         return {view_id: last for view_id, last in found.items() if last is not None}
 

@@ -18,8 +18,7 @@ from ..definitions.facts import FeatureView
 from ..definitions.stream import EventSource
 from ..errors import OnlineStoreError
 from ..history.live import entry_seconds, read_live
-from ..history.log import cut_key, landing_folder, last_logged, live_files, log_key, logged
-from ..layout.keys import DEAD
+from ..history.log import landing_folder, last_logged, live_files, logged
 from ..online.memory import lost_pushes
 from ..online.registry import OnlineRegistry
 from ..online.store import OnlineStore, redis_errors
@@ -108,12 +107,13 @@ def _lost(
     if registry is None:
         return
     if status.source in registry.lost:
-        yield lost_pushes(status.source, registry.lost[status.source])
+        yield lost_pushes(status.source, registry.lost[status.source], online.names)
     elif any(map(registry.is_doubtful, status.views)):
         with redis_errors():
-            begun = online.client.exists(cut_key(status.source)) or (folder is not None and live_files(folder))
-            if begun and not online.client.exists(log_key(status.source)):
-                yield lost_pushes(status.source, None)
+            begun = online.client.exists(online.names.landing(status.source))
+            begun = begun or (folder is not None and live_files(folder))
+            if begun and not online.client.exists(online.names.log(status.source)):
+                yield lost_pushes(status.source, None, online.names)
 
 
 def _late(status: SourceStatus, refresh: str | None) -> Iterator[str]:
@@ -134,7 +134,7 @@ def _late(status: SourceStatus, refresh: str | None) -> Iterator[str]:
 
 def _dead_letters(status: SourceStatus, online: OnlineStore) -> Iterator[str]:
     with redis_errors():
-        last = online.client.xrevrange(DEAD + status.source.encode(), count=1)
+        last = online.client.xrevrange(online.names.dead(status.source), count=1)
     for written, fields in last:
         at = EPOCH + timedelta(seconds=entry_seconds(written))
         reason = fields.get(b"reason", b"no reason").decode(errors="replace")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from ..definitions.deprecation import deprecated_in, warn_deprecated
 from ..definitions.registry import feature_list
 from ..errors import FeatureStoreError, OnlineStoreUnavailable, RequestError, cut, shown
-from ..online.address import http_login, shown_url
+from ..layout.keys import NAMES
+from ..online.address import http_login, parse_redis_url, shown_url
 from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, PushResponse, push_response
 from ..serving.drive import AsyncFeatures, read_features
@@ -84,7 +85,8 @@ class _Client(Generic[One, Many, Pushed]):
             "timeout": timeout, "headers": {"content-type": "application/json"}, "trust_env": False,
             "auth": http_login(url) if self._over_http else None,
         }  # fmt: skip
-        self._reader = FeatureReader(settings.now_us)
+        names = NAMES if self._over_http else parse_redis_url(url).names
+        self._reader = FeatureReader(settings.now_us, names)
         self._told_deprecated = set[str]()
         self._settings = settings
         self._ingestor: Ingestor | None = None

@@ -25,7 +25,7 @@ from ..offline.session import connect
 from ..offline.sql import cast_list, columns, events_table, literal, quote, sql_type
 from ..offline.store import OfflineTable
 from ..online.store import OnlineStore
-from .log import EntryId, last_id, live_files, log_key, logged
+from .log import EntryId, last_id, live_files, logged
 
 BATCH_ROWS = 50_000
 LATER_PLACE = 2**62  # of a row that is in no file of the table
@@ -191,7 +191,7 @@ class History:
 
         The log is read before the files are listed: what moves to a file in between is found in both, or in the file.
         """
-        newest = until or last_id(online, log_key(source.name))
+        newest = until or last_id(online, online.names.log(source.name))
         log = [] if newest is None else list(logged(online, source, until=newest))
         files = live_files(folder)
         known = ", ".join(literal(column.name) for column in source.columns)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..layout.keys import DEAD, EVENTS, GROUP, LOG
+from ..layout.keys import GROUP
 
 if TYPE_CHECKING:
     from ..online.store import OnlineStore
@@ -36,13 +36,13 @@ def read_live(online: OnlineStore, source: str) -> LiveSource:
     """What waits in Redis of one source."""
     from ..online.store import redis_errors
 
-    log, client = LOG + source.encode(), online.client
+    log, client = online.names.log(source), online.client
     with redis_errors():
         seconds, microseconds = client.time()
         now, pushes, first = seconds + microseconds / 1e6, int(client.xlen(log)), client.xrange(log, count=1)
         last = entry_seconds(client.xinfo_stream(log)["last-generated-id"]) if client.exists(log) else 0.0
-        unread, waiting_since = _unread(client, EVENTS + source.encode())
-        letters = int(client.xlen(DEAD + source.encode()))
+        unread, waiting_since = _unread(client, online.names.events(source))
+        letters = int(client.xlen(online.names.dead(source)))
     return LiveSource(
         source=source,
         pushes=pushes,

@@ -27,7 +27,6 @@ import pyarrow.parquet as pq
 from ..definitions.stream import PATTERN, EventSource
 from ..durable import write_whole
 from ..errors import CannotLand, OnlineStoreError
-from ..layout import keys
 from ..online.store import OnlineStore, redis_errors
 from ..settings import local_path
 from . import checksum
@@ -70,10 +69,6 @@ class _Entry(NamedTuple):
         return _digest(self.name + b" " + self.fields[b"events"])
 
 
-def log_key(source: str) -> bytes:
-    return keys.LOG + source.encode()
-
-
 def landing_folder(source: EventSource, project_dir: Path) -> Path:
     """Where the files of live events go: where the source's own files are, as its external location says."""
     if (pattern := source.pattern) is None:
@@ -107,7 +102,7 @@ def logged(online: OnlineStore, source: EventSource, *, until: EntryId | None = 
 
 def last_logged(online: OnlineStore, source: EventSource) -> pa.Table | None:
     """The newest entry of a source's log; None for an empty one."""
-    return _read(source, *newest).events if (newest := _newest(online, log_key(source.name))) else None
+    return _read(source, *newest).events if (newest := _newest(online, online.names.log(source.name))) else None
 
 
 def _newest(online: OnlineStore, stream: bytes) -> Fields | None:
@@ -133,7 +128,7 @@ def land(online: OnlineStore, source: EventSource, folder: Path, *, max_entries:
 
 def _land(online: OnlineStore, source: EventSource, folder: Path, max_entries: int) -> Landed:
     with redis_errors():
-        left = int(online.client.xlen(log_key(source.name)))
+        left = int(online.client.xlen(online.names.log(source.name)))
     files: list[Path] = []
     events = refused = 0
     while left > 0 and (cut := _cut(online, source, max_entries)) is not None:
@@ -156,7 +151,7 @@ def _cut(online: OnlineStore, source: EventSource, max_entries: int) -> bytes | 
 
     All entries of a file have the same columns.
     """
-    name = cut_key(source.name)
+    name = online.names.landing(source.name)
     with redis_errors():
         agreed: bytes | None = online.client.get(name)
         if agreed is None:
@@ -184,17 +179,17 @@ def _is_current(online: OnlineStore, source: str, cut: bytes) -> bool:
     """
 
     def look(pipeline: Any) -> bool:
-        if pipeline.get(cut_key(source)) != cut:
+        if pipeline.get(online.names.landing(source)) != cut:
             return False
-        entries = pipeline.xrange(log_key(source), count=1)
+        entries = pipeline.xrange(online.names.log(source), count=1)
         current = bool(entries) and entries[0][0] == cut.split()[0]
         pipeline.multi()
         if not current:
-            pipeline.delete(cut_key(source))
+            pipeline.delete(online.names.landing(source))
         return current
 
     with redis_errors():
-        return bool(online.client.transaction(look, cut_key(source), value_from_callable=True))
+        return bool(online.client.transaction(look, online.names.landing(source), value_from_callable=True))
 
 
 def _landed(folder: Path, entries: list[_Entry]) -> set[str]:
@@ -244,18 +239,18 @@ def _finish(online: OnlineStore, source: str, cut: bytes, entries: list[_Entry])
     unreadable = [entry for entry in entries if entry.events is None]
 
     def finish(pipeline: Any) -> int:
-        if pipeline.get(cut_key(source)) != cut:
+        if pipeline.get(online.names.landing(source)) != cut:
             return 0  # another process did
         pipeline.multi()
         for entry in unreadable:
-            reason = f"an entry of {log_key(source).decode()} that cannot be read: {entry.reason}"
-            pipeline.xadd(keys.DEAD + source.encode(), {**entry.fields, b"id": entry.name, b"reason": reason})
-        pipeline.xdel(log_key(source), *[entry.name for entry in entries])
-        pipeline.delete(cut_key(source))
+            reason = f"an entry of {online.names.log(source).decode()} that cannot be read: {entry.reason}"
+            pipeline.xadd(online.names.dead(source), {**entry.fields, b"id": entry.name, b"reason": reason})
+        pipeline.xdel(online.names.log(source), *[entry.name for entry in entries])
+        pipeline.delete(online.names.landing(source))
         return len(unreadable)
 
     with redis_errors():
-        return int(online.client.transaction(finish, cut_key(source), value_from_callable=True))
+        return int(online.client.transaction(finish, online.names.landing(source), value_from_callable=True))
 
 
 def _remove_unfinished(folder: Path) -> None:
@@ -268,7 +263,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 def _entries(online: OnlineStore, source: EventSource, start: bytes = b"-", end: bytes = b"+") -> Iterator[_Entry]:
     """The entries of a source's log from one to another, oldest first."""
-    for page in pages(online, log_key(source.name), start, end):
+    for page in pages(online, online.names.log(source.name), start, end):
         yield from (_read(source, name, fields) for name, fields in page)
 
 
@@ -296,10 +291,6 @@ def _read(source: EventSource, name: bytes, fields: dict[bytes, bytes]) -> _Entr
         if column is not None and column not in table.column_names:
             return _Entry(name, fields, None, f"no column {column!r}")
     return _Entry(name, fields, table)
-
-
-def cut_key(source: str) -> bytes:
-    return b"features:landing:" + source.encode()
 
 
 def _digest(data: bytes) -> str:

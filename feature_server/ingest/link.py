@@ -31,14 +31,14 @@ class Absent(Exception):
 class Link:
     """Sends transactions; connects when first needed, and again after the connection dropped.
 
-    `guard` is the key that pushes depend on: it is watched all the time, so that a push is one round trip.
+    Pushes depend on the epoch: it is watched all the time, so that a push is one round trip.
     """
 
-    def __init__(self, url: str, guard: bytes, *, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
         self.address: RedisAddress = parse_redis_url(url)
         self._timeout = timeout
         self._process = os.getpid()
-        self._watch = _commands([(b"WATCH", guard), (b"GET", guard)])
+        self._watch = _commands([(b"WATCH", self.address.names.epoch), (b"GET", self.address.names.epoch)])
         self._guarded: tuple[bytes | None] | None = None  # the guard's value since which it is watched
         self._open: Connection | None = None
 

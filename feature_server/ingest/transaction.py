@@ -52,13 +52,13 @@ class PushResult(msgspec.Struct, kw_only=True):
 class _Source:
     """One event source and the stream views over it, as one version of the online registry has them."""
 
-    def __init__(self, online: OnlineRegistry, name: str) -> None:
+    def __init__(self, online: OnlineRegistry, name: str, names: keys.Names) -> None:
         found = {source.name: source for source in online.registry.sources}
         if name not in found:
             raise UnknownNameError("event source", name, found, where="push_source_name")
         self.reader = EventReader(found[name])
         self.queries = RowQueries()
-        self.log = keys.LOG + name.encode()
+        self.log = names.log(name)
         self.log_refused = False  # by what else is under its key: looked at before records are appended once more
         doubtful = {entry.code for view_id, entry in online.views.items() if online.is_doubtful(view_id)}
         targets = [(target.definition, target.code) for target in online.stream_targets(name)]
@@ -84,7 +84,8 @@ class Ingestor(AbstractContextManager["Ingestor"]):
 
     def __init__(self, redis_url: str, now_us: Callable[[], int], *, expire: bool = True) -> None:
         self._url, self._now_us, self._expire = redis_url, now_us, expire
-        self._link = Link(redis_url, keys.EPOCH)
+        self._link = Link(redis_url)
+        self._names = self._link.address.names
         self._lock = threading.Lock()
         self._epoch: bytes | None = None
         self._online: OnlineRegistry | None = None
@@ -118,7 +119,7 @@ class Ingestor(AbstractContextManager["Ingestor"]):
             self._load()
             assert self._online is not None
             for name in [source.name for source in self._online.registry.sources]:
-                source = _Source(self._online, name)
+                source = _Source(self._online, name, self._names)
                 if source.views and not source.missing:
                     for view in source.views:
                         source.queries.rows(view.view, source.reader.nothing)
@@ -127,7 +128,7 @@ class Ingestor(AbstractContextManager["Ingestor"]):
     def refresh(self) -> None:
         """Take up another version of the online registry now, where there is one, and not with the next push."""
         with self._lock:
-            if self._epoch is not None and self._link.ask(b"GET", keys.EPOCH) != self._epoch:
+            if self._epoch is not None and self._link.ask(b"GET", self._names.epoch) != self._epoch:
                 self._load()
 
     def close(self) -> None:
@@ -172,7 +173,7 @@ class Ingestor(AbstractContextManager["Ingestor"]):
         parts = list(map(_joined, members))
         packed = pack(source.queries, source.views, parts)
         if not any(part.table.num_rows for part in parts):
-            if self._link.ask(b"GET", keys.EPOCH) != self._epoch:
+            if self._link.ask(b"GET", self._names.epoch) != self._epoch:
                 raise Changed
         else:
             log = _entries(pa.concat_tables(part.table for part in parts))
@@ -239,7 +240,7 @@ class Ingestor(AbstractContextManager["Ingestor"]):
         if name in self._sources:
             return self._sources[name]
         try:
-            source = _Source(self._online, name)
+            source = _Source(self._online, name, self._names)
         except UnknownNameError:
             if not loaded_before:
                 raise
@@ -253,9 +254,9 @@ class Ingestor(AbstractContextManager["Ingestor"]):
 
     def _load(self) -> None:
         """Load the online registry; where keys were found to be evicted since, take away those begun meanwhile."""
-        epoch, stored = self._link.ask(b"MGET", keys.EPOCH, keys.REGISTRY)
+        epoch, stored = self._link.ask(b"MGET", *self._names.reload)
         self._forget_sources()
-        online = registry_of(epoch, stored, evicted_at(self._url) if None in (epoch, stored) else None)
+        online = registry_of(epoch, stored, evicted_at(self._url) if None in (epoch, stored) else None, self._names)
         if self._online and online.evictions > self._online.evictions and (begun := self._begun.take()):
             self._link.ask(b"UNLINK", *begun)
         self._online, self._epoch = online, epoch

@@ -25,7 +25,7 @@ from ..definitions.stream import EventSource
 from ..errors import CannotLand, FeatureStoreError, KeysEvicted, NotSynced, OnlineStoreError, UnknownNameError
 from ..history.live import entry_seconds
 from ..history.log import entry_id, land, last_id, pages
-from ..layout.keys import DEAD, EVENTS, GROUP
+from ..layout.keys import GROUP
 from ..layout.portions import portions
 from ..online.store import OnlineStore, once_more, redis_errors
 from ..processes import parse_process, this_process
@@ -65,7 +65,7 @@ class Worker:
         self.consumer = consumer or f"{socket.gethostname()} {uuid.uuid4().hex[:8]} {this_process() or ''}"
         self._is_named = bool(consumer)
         self.done = Streamed(source=source.name)
-        self._events, self._dead = EVENTS + source.name.encode(), DEAD + source.name.encode()
+        self._events, self._dead = online.names.events(source.name), online.names.dead(source.name)
         self._last_read = (0, 0)
 
     def run(
@@ -236,7 +236,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 def dead_letters(online: OnlineStore, source: str, *, drop: bool = False) -> Iterator[DeadLetter]:
     """The refused events of a source, oldest first; with `drop` those that were given are deleted."""
-    name = DEAD + source.encode()
+    name = online.names.dead(source)
     for entries in pages(online, name):
         for entry, fields in entries:
             event = fields.get(b"event")

@@ -29,7 +29,49 @@ EVENTS = b"features:events:"  # + event source: stream that producers write to, 
 DEAD = b"features:dead:"  # + event source: stream of those refused
 GROUP = b"features"
 LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
+LANDING = b"features:landing:"  # + event source: first and last entry of the log that the next landed file holds
 BASE = b".base"  # between code and braces: the base of the key's lifetime windows; no code has a dot
+
+NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Names:
+    """The names of one store's keys: those above, and the codes of its rows, behind its `namespace` and a colon."""
+
+    def __init__(self, namespace: str = "") -> None:
+        self.namespace = namespace
+        self._prefix = f"{namespace}:".encode() if namespace else b""
+        self.registry, self.epoch = self._prefix + REGISTRY, self._prefix + EPOCH
+        self.next_code, self.codes, self.rows = self._prefix + NEXT_CODE, self._prefix + CODES, self._prefix + ROWS
+        self.reload = [self.epoch, self.registry]
+
+    def code(self, number: int) -> str:
+        """The code of rows that has this number."""
+        return self._prefix.decode() + code_text(number)
+
+    def fence(self, view: str) -> bytes:
+        return self._prefix + FENCE + view.encode()
+
+    def lock(self, view: str) -> bytes:
+        return self._prefix + LOCK + view.encode()
+
+    def verified(self, view: str) -> bytes:
+        return self._prefix + VERIFIED + view.encode()
+
+    def log(self, source: str) -> bytes:
+        return self._prefix + LOG + source.encode()
+
+    def landing(self, source: str) -> bytes:
+        return self._prefix + LANDING + source.encode()
+
+    def events(self, source: str) -> bytes:
+        return self._prefix + EVENTS + source.encode()
+
+    def dead(self, source: str) -> bytes:
+        return self._prefix + DEAD + source.encode()
+
+
+NAMES = Names()  # of a store without a namespace
 
 ESCAPES = {"%": "%25", "|": "%7C", "{": "%7B", "}": "%7D"}  # "%" first: the others write one
 _INTEGER = re.compile(r"-?[0-9]{1,1000}")

@@ -13,20 +13,23 @@ import hiredis
 import msgspec
 
 from ..errors import OnlineStoreUnavailable, SettingsError
+from ..layout.keys import NAMES, NAMESPACE, Names
 from .refusals import refusal
 
 _EXPECTED = "redis://[user:password@]host[:port][/db], rediss://… with TLS, or unix:///path/to/socket[?db=0]"
 _ESCAPE = "in user and password write / as %2F, # as %23, ? as %3F and @ as %40"
 _SECRETS = ("username", "password")
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_OPTIONS = {"db", *_SECRETS, "ssl_cert_reqs", *_TLS_FILES}
+_OPTIONS = {"db", "namespace", *_SECRETS, "ssl_cert_reqs", *_TLS_FILES}
 KEPT_BUFFER_BYTES = 8 << 20  # of a connection; by default hiredis gives back more than 16 KiB after each reply
 
 
 class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """One Redis server and database. `shown` is its URL without user and password, for messages."""
+    """One Redis server and database, and whose keys in it are meant. `shown` is the URL without user and password, for
+    messages."""
 
     shown: str
+    names: Names = NAMES
     host: str = "localhost"
     port: int = 6379
     path: str | None = None
@@ -134,12 +137,24 @@ def parse_redis_url(url: str) -> RedisAddress:
         shown = f"{parts.scheme}://{host}:{port}" + (f"/{db}" if db else "")
     if db and not db.isdecimal():
         raise _wrong(f"database {db!r}")
+    namespace = options.get("namespace", "")
+    if "namespace" in options and not NAMESPACE.fullmatch(namespace):
+        raise _wrong("a namespace that is not 1 to 64 letters, digits, - and _")
+    shown += f"?namespace={namespace}" if namespace else ""
     username, password = (
         unquote(given or "") or options.get(name) or None
         for name, given in zip(_SECRETS, (parts.username, parts.password), strict=True)
     )
     return RedisAddress(
-        shown=shown, host=host, port=port, path=path, db=int(db or 0), username=username, password=password, tls=tls
+        shown=shown,
+        host=host,
+        port=port,
+        path=path,
+        db=int(db or 0),
+        username=username,
+        password=password,
+        tls=tls,
+        names=Names(namespace) if namespace else NAMES,
     )
 
 

@@ -14,7 +14,7 @@ import msgspec
 from hiredis import ReplyError
 
 from ..errors import NotSynced
-from ..layout.keys import EPOCH, LOG, REGISTRY
+from ..layout.keys import Names
 from .registry import OnlineRegistry, decode_online_registry
 
 if TYPE_CHECKING:
@@ -31,15 +31,15 @@ class _Log(NamedTuple):
 class LogWatch:
     """Remembers what the log of each event source held; `ask` gives Redis' replies to commands, errors among them."""
 
-    def __init__(self, ask: Callable[[Sequence[tuple[bytes, ...]]], list[Any]]) -> None:
-        self._ask = ask
+    def __init__(self, ask: Callable[[Sequence[tuple[bytes, ...]]], list[Any]], names: Names) -> None:
+        self._ask, self._names = ask, names
         self._epoch: bytes | None = None
         self._logs: dict[str, _Log] = {}
 
     def look(self) -> dict[str, int]:
         """The sources whose log was lost since the last look, and how many pushes it held then."""
         epoch, *infos = self._ask(
-            [(b"GET", EPOCH), *((b"XINFO", b"STREAM", LOG + name.encode()) for name in self._logs)]
+            [(b"GET", self._names.epoch), *((b"XINFO", b"STREAM", self._names.log(name)) for name in self._logs)]
         )
         lost = dict[str, int]()
         for (name, before), info in zip(self._logs.items(), infos, strict=True):
@@ -47,9 +47,9 @@ class LogWatch:
             if before.length and _is_another(log, before):
                 lost[name] = before.length
         if isinstance(epoch, bytes) and epoch != self._epoch:
-            (stored,) = self._ask([(b"GET", REGISTRY)])
+            (stored,) = self._ask([(b"GET", self._names.registry)])
             if isinstance(stored, bytes):
-                sources = decode_online_registry(stored).registry.sources
+                sources = decode_online_registry(stored, self._names).registry.sources
                 self._epoch, self._logs = epoch, {of.name: self._logs.get(of.name, _Log()) for of in sources}
         return lost
 

@@ -23,7 +23,7 @@ from hiredis import ProtocolError, ReplyError, pack_command
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
 from ..errors import EvictingRedis, FeatureStoreError, KeysEvicted, NotSynced, OnlineStoreError, OnlineStoreUnavailable
-from ..layout.keys import LOG
+from ..layout.keys import Names
 from .address import Connection, parse_redis_url
 from .logs import LogWatch, keep_lost
 from .refusals import refusal
@@ -79,6 +79,7 @@ class MemoryReader(AbstractContextManager["MemoryReader"]):
         self, url: str, *, timeout: float = TIMEOUT_SECONDS, report: Callable[[str], None] = log.warning
     ) -> None:
         self._address, self._timeout, self._report = parse_redis_url(url), timeout, report
+        self.names = self._address.names
         self._reported = ""
         self._open: Connection | None = None
 
@@ -220,7 +221,7 @@ def note(store: OnlineStore, look: Callable[[], Memory], *, all_doubtful: bool =
 
 def registry_in_force(store: OnlineStore) -> OnlineRegistry:
     """What is online; KeysEvicted where it may have been evicted, NotSynced where nothing was ever synced."""
-    return store.registry() or registry_of(None, None, evicted_at(store.url))
+    return store.registry() or registry_of(None, None, evicted_at(store.url), store.names)
 
 
 def evicted_during(view: FeatureView, before: Memory, after: Memory, needed_bytes: int) -> KeysEvicted:
@@ -247,12 +248,12 @@ def doubt(online: OnlineRegistry, view_id: str) -> str:
     )
 
 
-def lost_pushes(source: str, pushes: int | None) -> str:
+def lost_pushes(source: str, pushes: int | None, names: Names) -> str:
     """What is to be said of an event source whose log was lost."""
     count = "how many cannot be told" if pushes is None else f"up to {pushes:,}"
     return (
-        f"lost: {LOG.decode()}{source} was evicted or deleted with pushes that had not landed, {count}; have producers "
-        "send again what is not in the landing folder, then run `features sync --full` for a view of it"
+        f"lost: {names.log(source).decode()} was evicted or deleted with pushes that had not landed, {count}; have "
+        "producers send again what is not in the landing folder, then run `features sync --full` for a view of it"
     )
 
 
@@ -274,7 +275,11 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
     ) -> None:
         self._report, self._looked, self._noticed, self._seconds = report, looked, noticed, seconds
         self._url, self._reader = url, MemoryReader(url, report=report)
-        self._logs, self._lost, self._before = LogWatch(self._reader.ask), dict[str, int](), Memory()
+        self._logs, self._lost, self._before = (
+            LogWatch(self._reader.ask, self._reader.names),
+            dict[str, int](),
+            Memory(),
+        )
         self._evictions = 0  # the mark that was reported
         self._done, self._looking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="eviction", daemon=True)
@@ -323,5 +328,5 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
         if self._lost:
             keep_lost(self._store, self._lost)  # fails where the online registry is gone too: then once it is back
             for source, pushes in self._lost.items():
-                self._report(lost_pushes(source, pushes))
+                self._report(lost_pushes(source, pushes, self._reader.names))
             self._lost = {}

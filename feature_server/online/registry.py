@@ -10,7 +10,7 @@ from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
 from ..errors import UNREADABLE, KeysEvicted, NotSynced, OnlineStoreError, UnknownNameError
 from ..formats import check_format
-from ..layout.keys import EPOCH, REGISTRY, VERIFIED
+from ..layout.keys import NAMES, VERIFIED, Names
 
 ONLINE_FORMAT = 2  # of what is written anew; of 1 a record's flags are `counts` alone
 LARGE = 128 << 10  # bytes from which the online registry is decoded view by view
@@ -166,41 +166,43 @@ def is_epoch(epoch: bytes | None) -> bool:
     return epoch is not None and epoch.isdigit() and len(epoch) <= 19
 
 
-def registry_of(epoch: bytes | None, stored: bytes | None, evicted: Evicted | None = None) -> OnlineRegistry:
+def registry_of(
+    epoch: bytes | None, stored: bytes | None, evicted: Evicted | None = None, names: Names = NAMES
+) -> OnlineRegistry:
     """The online registry from the values of `layout.keys.EPOCH` and REGISTRY, fetched in one command.
 
     `evicted`, asked for where one of them is None, is what Redis then tells of its evictions: KeysEvicted if any.
     """
     if None in (epoch, stored) and evicted is not None and evicted.keys:
-        raise registry_evicted(evicted, gone=stored is None)
+        raise registry_evicted(evicted, names, gone=stored is None)
     if epoch is None and stored is None:
-        return decode_online_registry(None)
+        return decode_online_registry(None, names)
     if stored is None or not is_epoch(epoch):
-        key, expected = (REGISTRY, "the online registry") if stored is None else (EPOCH, "a number")
-        held = "nothing, or no string" if key == REGISTRY or epoch is None else repr(epoch[:100])
+        key, expected = (names.registry, "the online registry") if stored is None else (names.epoch, "a number")
+        held = "nothing, or no string" if stored is None or epoch is None else repr(epoch[:100])
         raise OnlineStoreError(
             f"{key.decode()} is not what a sync wrote", where=key.decode(), expected=expected, got=held,
             remedy=f"if TYPE {key.decode()} tells another type than string, delete it; then run `features sync`",
         )  # fmt: skip
-    return decode_online_registry(stored)
+    return decode_online_registry(stored, names)
 
 
-def registry_evicted(evicted: Evicted, *, gone: bool = True) -> KeysEvicted:
+def registry_evicted(evicted: Evicted, names: Names = NAMES, *, gone: bool = True) -> KeysEvicted:
     """The error of a Redis that has evicted keys, and has no online registry, or none that is known to be in force."""
     more = "the online registry is gone with them" if gone else "which views lack some is not noted yet"
     return KeysEvicted(
         f"Redis has evicted keys, and {more}: no view can be read",
-        where=(REGISTRY if gone else EPOCH).decode(),
+        where=(names.registry if gone else names.epoch).decode(),
         got=f"{evicted.keys:,} keys evicted since Redis was started",
         remedy="give Redis room, set maxmemory-policy noeviction, then run `features sync`",
     )
 
 
-def decode_online_registry(stored: bytes | None) -> OnlineRegistry:
+def decode_online_registry(stored: bytes | None, names: Names = NAMES) -> OnlineRegistry:
     """The value of `layout.keys.REGISTRY`; NotSynced where there is none."""
     if stored is None:
         raise NotSynced("the online store is empty", remedy="run `features sync`")
-    what, where = "the online registry", REGISTRY.decode()
+    what, where = "the online registry", names.registry.decode()
     try:
         found = check_format(
             stored, what, ONLINE_FORMAT, kind=OnlineStoreError, where=where,
@@ -249,12 +251,8 @@ class LastVerified(msgspec.Struct, frozen=True, kw_only=True):
     unexplained: int
 
 
-def verified_key(view_id: str) -> bytes:
-    return VERIFIED + view_id.encode()
-
-
 def decode_verified(stored: bytes | None) -> LastVerified | None:
-    """The value of `verified_key`; None for a view that was never verified."""
+    """The value of `layout.keys.VERIFIED` of a view; None for a view that was never verified."""
     if stored is None:
         return None
     try:

@@ -18,7 +18,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..errors import DamagedValue, OnlineStoreError, OnlineStoreUnavailable, SyncConflict
-from ..layout import keys
 from .address import RedisAddress, parse_redis_url
 from .refusals import leads_elsewhere, refusal
 from .registry import (
@@ -28,7 +27,6 @@ from .registry import (
     decode_verified,
     encode_online_registry,
     is_epoch,
-    verified_key,
 )
 
 TIMEOUT_SECONDS = 30.0
@@ -59,10 +57,7 @@ class Fence(msgspec.Struct, frozen=True):
 
     view: str
     token: bytes
-
-    @property
-    def key(self) -> bytes:
-        return keys.FENCE + self.view.encode()
+    key: bytes
 
 
 @lru_cache(maxsize=4096)  # each view of a sync looks through those of all
@@ -126,7 +121,9 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
     def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self.url, self.sent_bytes = url, 0  # the latter: of what syncs have sent to be written
         self._last_registry: tuple[bytes, OnlineRegistry] | None = None
-        self.client: Any = redis.Redis.from_pool(_connections(parse_redis_url(url), timeout_seconds))
+        address = parse_redis_url(url)
+        self.names = address.names
+        self.client: Any = redis.Redis.from_pool(_connections(address, timeout_seconds))
 
     def close(self) -> None:
         self.client.close()
@@ -136,8 +133,8 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
 
     def registry(self) -> OnlineRegistry | None:
         """What is online; None where nothing was ever synced."""
-        with redis_errors(keys.REGISTRY):
-            return self._decoded(self.client.get(keys.REGISTRY))
+        with redis_errors(self.names.registry):
+            return self._decoded(self.client.get(self.names.registry))
 
     def _decoded(self, stored: bytes | None) -> OnlineRegistry | None:
         """The online registry as Redis holds it, decoded once: it grows with every view, and each view asks for it."""
@@ -145,7 +142,7 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
             return None
         last = self._last_registry
         if last is None or last[0] != stored:
-            last = self._last_registry = stored, decode_online_registry(stored)
+            last = self._last_registry = stored, decode_online_registry(stored, self.names)
         return last[1]
 
     def values(self, names: Sequence[bytes]) -> Iterator[bytes | None]:
@@ -175,49 +172,49 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
     def generations(self) -> dict[str, Generation]:
         """Every code under which there may be rows."""
         with redis_errors():
-            stored: dict[bytes, bytes] = self.client.hgetall(keys.CODES)
+            stored: dict[bytes, bytes] = self.client.hgetall(self.names.codes)
         return {code.decode(): _decode_generation(value) for code, value in stored.items()}
 
     def row_count(self, code: str) -> int:
         """Rows written under a code less those deleted; one that expired still counts."""
         with redis_errors():
-            return int(self.client.hget(keys.ROWS, code) or 0)
+            return int(self.client.hget(self.names.rows, code) or 0)
 
     def new_code(self, *, fresh: bool = False) -> str:
         """A code that no row key has begun with. Where the counter is gone, as when it was evicted, the time takes its
         place, but in a `fresh` Redis that held nothing before."""
         with redis_errors():
             if not fresh:
-                self.client.set(keys.NEXT_CODE, int(time.time()), nx=True)
-            return keys.code_text(int(self.client.incr(keys.NEXT_CODE)))
+                self.client.set(self.names.next_code, int(time.time()), nx=True)
+            return self.names.code(int(self.client.incr(self.names.next_code)))
 
     def record(self, fence: Fence, code: str, generation: Generation) -> None:
         """Say that rows are about to be written under a code."""
         with self._transaction(fence) as transaction:
-            transaction.hset(keys.CODES, code, msgspec.json.encode(generation))
+            transaction.hset(self.names.codes, code, msgspec.json.encode(generation))
 
     def forget(self, fence: Fence, code: str) -> None:
         """Say that no row is left under a code."""
         with self._transaction(fence) as transaction:
-            transaction.hdel(keys.CODES, code)
-            transaction.hdel(keys.ROWS, code)
+            transaction.hdel(self.names.codes, code)
+            transaction.hdel(self.names.rows, code)
 
     def keep_verified(self, view_id: str, found: LastVerified) -> None:
         """Put what a verify found in the place of the view's last result."""
         with redis_errors():
-            self.client.set(verified_key(view_id), msgspec.json.encode(found))
+            self.client.set(self.names.verified(view_id), msgspec.json.encode(found))
 
     def verified(self, views: Sequence[str]) -> dict[str, LastVerified]:
         """The last result of each of these views that was ever verified."""
         with redis_errors():
-            stored = self.client.mget(list(map(verified_key, views))) if views else []
+            stored = self.client.mget(list(map(self.names.verified, views))) if views else []
         found = zip(views, map(decode_verified, stored), strict=True)
         return {view_id: last for view_id, last in found if last is not None}
 
     def forget_verified(self, view_id: str) -> None:
         """Drop the result of a view that is gone."""
         with redis_errors():
-            self.client.delete(verified_key(view_id))
+            self.client.delete(self.names.verified(view_id))
 
     def publish(
         self,
@@ -232,17 +229,17 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
         """
         while True:
             with redis_errors(), self.client.pipeline() as pipeline:
-                self._watch(pipeline, fence, keys.REGISTRY, keys.EPOCH)
-                stored, epoch = pipeline.mget(keys.REGISTRY, keys.EPOCH)
+                self._watch(pipeline, fence, self.names.registry, self.names.epoch)
+                stored, epoch = pipeline.mget(self.names.registry, self.names.epoch)
                 online = change(self._decoded(stored))
                 encoded = encode_online_registry(online)
                 pipeline.multi()
                 if encoded != stored or not is_epoch(epoch):
-                    pipeline.set(keys.REGISTRY, encoded)
+                    pipeline.set(self.names.registry, encoded)
                     before = int(epoch) if is_epoch(epoch) else 0
-                    pipeline.set(keys.EPOCH, max(before + 1, time.time_ns() // 1000))
+                    pipeline.set(self.names.epoch, max(before + 1, time.time_ns() // 1000))
                 if generation is not None:
-                    pipeline.hset(keys.CODES, generation[0], msgspec.json.encode(generation[1]))
+                    pipeline.hset(self.names.codes, generation[0], msgspec.json.encode(generation[1]))
                 try:
                     pipeline.execute()
                 except redis.WatchError:
@@ -253,11 +250,11 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
     def withdraw(self, wanted: Callable[[OnlineRegistry], bool] = lambda online: False) -> None:
         """Take the epoch away where the online registry is gone, or is `wanted` so: who knows it would go on by it."""
         with redis_errors(), self.client.pipeline() as pipeline, suppress(redis.WatchError):
-            pipeline.watch(keys.REGISTRY, keys.EPOCH)
-            online = self._decoded(pipeline.get(keys.REGISTRY))
+            pipeline.watch(self.names.registry, self.names.epoch)
+            online = self._decoded(pipeline.get(self.names.registry))
             if online is None or wanted(online):
                 pipeline.multi()
-                pipeline.delete(keys.EPOCH)
+                pipeline.delete(self.names.epoch)
                 pipeline.execute()
 
     @contextmanager

@@ -5,7 +5,7 @@ import asyncio
 from ..online.memory import evicted_at
 from ..online.readers import AsyncRedisReader, RedisReader
 from ..online.registry import LARGE, registry_of
-from .reader import RELOAD_KEYS, FeatureReader, OnlineFeatures, Steps
+from .reader import FeatureReader, OnlineFeatures, Steps
 
 
 def read_features(reader: FeatureReader, redis: RedisReader, steps: Steps) -> OnlineFeatures:
@@ -14,7 +14,7 @@ def read_features(reader: FeatureReader, redis: RedisReader, steps: Steps) -> On
     try:
         while True:
             if (wanted := steps.send(replies)) is None:
-                found = redis.mget(RELOAD_KEYS)
+                found = redis.mget(reader.names.reload)
                 reader.load(found, evicted_at(redis.url) if None in found else None)
             elif wanted:
                 replies = redis.mget(wanted)
@@ -52,14 +52,14 @@ class AsyncFeatures:
 
     async def _reload(self) -> None:
         try:
-            found = await self.redis.mget(RELOAD_KEYS)
+            found = await self.redis.mget(self.reader.names.reload)
             if None in found:
                 self.reader.load(found, await asyncio.to_thread(evicted_at, self.redis.url))
             elif len(found[1] or b"") <= LARGE:
                 self.reader.load(found)
             else:
                 connection = self.reader.connection
-                online = await asyncio.to_thread(registry_of, found[0], found[1])
+                online = await asyncio.to_thread(registry_of, found[0], found[1], None, self.reader.names)
                 if connection == self.reader.connection:  # else it may be another store's
                     self.reader.take(found[0], online)
         finally:

@@ -11,7 +11,7 @@ from ..definitions.facts import Feature, FeatureRef, JoinKey
 from ..definitions.registry import column_names
 from ..dtypes import DType
 from ..errors import NotSynced, RequestError, cut, nearest_name, shown
-from ..layout.keys import BASE, EPOCH, row_keys, text_encoder
+from ..layout.keys import BASE, row_keys, text_encoder
 from ..layout.row import from_stored
 from ..online.registry import OnlineRegistry, OnlineView
 from ..protocol import GetOnlineFeatures
@@ -129,13 +129,13 @@ class Plan:
             )
         return count
 
-    def row_keys(self, entities: Mapping[str, Sequence[Any]]) -> list[bytes]:
-        """The keys to fetch: EPOCH, then view by view a row for each entity.
+    def row_keys(self, entities: Mapping[str, Sequence[Any]], first: bytes) -> list[bytes]:
+        """The keys to fetch: the `first`, then view by view a row for each entity.
 
         Behind them come the bases of lifetime windows, of the views that have any.
         """
         encoded = {name: encode(entities[name]) for name, encode in self._encoders.items()}
-        keys = [EPOCH]
+        keys = [first]
         for key_names, code in self._row_names:
             keys += row_keys(code, [encoded[name] for name in key_names])
         return keys

@@ -13,7 +13,7 @@ import msgspec
 
 from ..definitions.facts import FeatureView
 from ..errors import DamagedValue, FeatureStoreError, OnlineStoreUnavailable
-from ..layout.keys import EPOCH, REGISTRY
+from ..layout.keys import NAMES, Names
 from ..layout.row import UNDECODABLE, damaged, from_stored
 from ..online.registry import Evicted, OnlineRegistry, registry_of
 from ..protocol import GetOnlineFeatures
@@ -25,9 +25,8 @@ from .statuses import PRESENT
 
 MAX_PLANS = 1_000
 ATTEMPTS = 8  # how often the online registry may change under one request
-RELOAD_KEYS = [EPOCH, REGISTRY]
-# Keys are yielded and their values sent; none of them: others may have their turns. None instead: fetch RELOAD_KEYS and
-# give them to `FeatureReader.load`.
+# Keys are yielded and their values sent; none of them: others may have their turns. None instead: fetch
+# `names.reload` and give them to `FeatureReader.load`.
 Steps = Generator["list[bytes] | None", Any, "OnlineFeatures"]
 
 
@@ -131,8 +130,8 @@ class FeatureReader:
     `now_us` is the clock. `loaded` is None until the first request. Threads may share a reader.
     """
 
-    def __init__(self, now_us: Callable[[], int]) -> None:
-        self.now_us = now_us
+    def __init__(self, now_us: Callable[[], int], names: Names = NAMES) -> None:
+        self.now_us, self.names = now_us, names
         self.counts = Counts()
         self.loaded: Loaded | None = None
         self.refused: FeatureStoreError | None = None  # why stream views are not read
@@ -140,13 +139,13 @@ class FeatureReader:
         self.connection = 0
 
     def load(self, replies: Sequence[bytes | None], evicted: Evicted | None = None) -> Loaded:
-        """Take up the online registry from the values of RELOAD_KEYS; NotSynced when there is none, KeysEvicted where
-        one of them is None and Redis, asked then, has evicted keys."""
+        """Take up the online registry from the values of `names.reload`; NotSynced when there is none, KeysEvicted
+        where one of them is None and Redis, asked then, has evicted keys."""
         epoch, stored = replies
         loaded = self.loaded
         if loaded is not None and epoch == loaded.epoch:
             return loaded
-        return self.take(epoch, registry_of(epoch, stored, evicted))
+        return self.take(epoch, registry_of(epoch, stored, evicted, self.names))
 
     def take(self, epoch: bytes | None, online: OnlineRegistry) -> Loaded:
         """Take up the online registry of an epoch."""
@@ -175,10 +174,10 @@ class FeatureReader:
                 count = plan.check(request.entities)
                 if most is not None and count > min(most, plan.together):
                     raise InParts(plan)
-                keys = plan.row_keys(request.entities)
+                keys = plan.row_keys(request.entities, self.names.epoch)
             except FeatureStoreError:
                 # The definitions may have changed since they were loaded: an error is true only of those in force.
-                if (yield [EPOCH]) == [loaded.epoch] and connection == self.connection:
+                if (yield [self.names.epoch]) == [loaded.epoch] and connection == self.connection:
                     raise
             else:
                 replies = yield keys

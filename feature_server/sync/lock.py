@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreError, SyncConflict
-from ..layout import keys
 from ..online.store import Fence, OnlineStore, redis_errors
 from ..processes import ProcessId, this_process
 
@@ -49,7 +48,7 @@ def fenced(
     """Hold a view's lock while the block runs; SyncConflict when another sync has it for longer than `wait_seconds`."""
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     holder = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), since, this_process())
-    fence = Fence(view_id, holder.token.encode())
+    fence = Fence(view_id, holder.token.encode(), store.names.fence(view_id))
     lock = _Lock(store, fence, msgspec.json.encode(holder), int(lease_seconds * 1000))
     deadline = time.monotonic() + wait_seconds
     while (other := lock.take()) is not None:
@@ -114,7 +113,7 @@ class _Lock(NamedTuple):
 
     def _watching(self, work: Callable[[Any, bytes, bytes | None], Result]) -> Result:
         """Run `work` and what it queued as one transaction, again while others change the lock."""
-        name = keys.LOCK + self.fence.view.encode()
+        name = self.store.names.lock(self.fence.view)
         with redis_errors():
             result: Result = self.store.client.transaction(
                 lambda pipeline: work(pipeline, name, pipeline.get(name)), name, value_from_callable=True

@@ -325,7 +325,7 @@ def sync(
         raise OnlineStoreError(
             f"this Redis holds the features of project {found.registry.project!r}",
             expected=f"an empty one, or that of {registry.project!r}",
-            remedy="use another Redis or database number in FEATURES_REDIS_URL",
+            remedy="add ?namespace=NAME to FEATURES_REDIS_URL, or give another Redis or database number in it",
         )
     known = {view.id for view in registry.feature_views if view.online}
     gone = set(found.views if found else ()) | {

@@ -22,7 +22,6 @@ import redis
 from hiredis import pack_command
 
 from ..errors import OnlineStoreError
-from ..layout import keys
 from ..layout.portions import portions
 from ..layout.records import KeyEvents
 from ..layout.rows import Bytes2D, Column, PackedRows, pc, text_buffers, text_bytes
@@ -243,7 +242,9 @@ class FencedWriter(AbstractContextManager["FencedWriter"]):
             if unanswered is not None:
                 self._finish(unanswered)
             change = self._begin(transaction)
-            self._connection.send_packed_command([pack_command((b"HINCRBY", keys.ROWS, self._code, change)) + _EXEC])
+            self._connection.send_packed_command(
+                [pack_command((b"HINCRBY", self._store.names.rows, self._code, change)) + _EXEC]
+            )
             unanswered = transaction
         if unanswered is not None:
             self._finish(unanswered)

@@ -20,7 +20,7 @@ from ..errors import DamagedValue, OnlineStoreError
 from ..event_ids import event_id_number
 from ..history.bases import leave_late_out
 from ..history.events import History, open_history
-from ..history.log import EntryId, entry_id, landing_folder, log_key
+from ..history.log import EntryId, entry_id, landing_folder
 from ..history.values import values_at
 from ..layout import keys
 from ..layout.events import GRACE_US, plan_of
@@ -131,7 +131,7 @@ class _Comparison:
         with redis_errors(), self.online.client.pipeline(transaction=True) as pipeline:
             for start in range(0, len(names), _PAGE):
                 pipeline.mget(names[start : start + _PAGE])
-            pipeline.xrevrange(log_key(plan_of(self.view).source), count=1)
+            pipeline.xrevrange(self.online.names.log(plan_of(self.view).source), count=1)
             *parts, newest = pipeline.execute()
         values = [value for part in parts for value in part]
         self.stored = dict(zip(chosen, values[: len(chosen)], strict=True))

@@ -156,7 +156,7 @@ def never_synced(table: OfflineTable, now_us: int) -> Verified:
 def _being_synced(view: FeatureView, online: OnlineStore, before: OnlineView) -> bool:
     """Whether a sync of the view is running, or has ended since it was as `before`."""
     with redis_errors():
-        locked = online.client.exists(keys.LOCK + view.id.encode())
+        locked = online.client.exists(online.names.lock(view.id))
     registry = online.registry()
     return bool(locked) or registry is None or registry.views.get(view.id) != before
 

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from feature_server.errors import OnlineStoreError
-from feature_server.layout.keys import REGISTRY
+from feature_server.layout.keys import NAMES, REGISTRY
 from feature_server.online.registry import LARGE, decode_online_registry
 from feature_server.protocol import GetOnlineFeatures
 from feature_server.serving.plan import A_STEP
-from feature_server.serving.reader import RELOAD_KEYS, FeatureReader
+from feature_server.serving.reader import FeatureReader
 from feature_server.times import to_us
 from tests.support.in_process import InProcess
 from tests.support.online_rows import NOW, OnlineRows, view
@@ -52,7 +52,7 @@ def asked(features: list[str]) -> bytes:
 
 def test_planning_a_read_of_many_views_gives_others_their_turns(rows: OnlineRows) -> None:
     reader, request = FeatureReader(lambda: to_us(NOW)), msgspec.json.decode(asked(ASKED), type=GetOnlineFeatures)
-    reader.load(rows.redis.mget(RELOAD_KEYS))
+    reader.load(rows.redis.mget(NAMES.reload))
 
     def pauses() -> int:
         steps, count = reader.read(request), 0

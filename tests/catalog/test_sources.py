@@ -17,10 +17,10 @@ from feature_server.catalog.sources import SourceStatus
 from feature_server.catalog.status import Status, read_status
 from feature_server.cli.main import load_commands
 from feature_server.definitions.facts import FeatureView
-from feature_server.history.log import land, log_key
+from feature_server.history.log import land
 from feature_server.ingest.transaction import Ingestor
 from feature_server.ingest.worker import Worker
-from feature_server.layout.keys import DEAD, EVENTS
+from feature_server.layout.keys import DEAD, EVENTS, NAMES
 from feature_server.online.registry import with_views
 from feature_server.online.store import OnlineStore
 from feature_server.settings import load_settings
@@ -100,9 +100,9 @@ def test_events_are_late_to_land_after_twice_the_time_between_refreshes(
 ) -> None:
     project.push(payment(2, 1, 20))
     with redis.Redis.from_url(project.url) as client:
-        put_back(client, log_key(SOURCE.name), allowed - timedelta(minutes=1))
+        put_back(client, NAMES.log(SOURCE.name), allowed - timedelta(minutes=1))
         assert source_of(project, *views).problems == ()
-        put_back(client, log_key(SOURCE.name), allowed + timedelta(minutes=1))
+        put_back(client, NAMES.log(SOURCE.name), allowed + timedelta(minutes=1))
     (problem,) = source_of(project, *views).problems
     assert problem.startswith("not landed: 1 event for up to ")
     assert "run `features stream shop.payments --once`" in problem
@@ -111,7 +111,7 @@ def test_events_are_late_to_land_after_twice_the_time_between_refreshes(
 def test_a_view_without_a_schedule_lets_events_wait(project: LiveProject) -> None:
     project.push(payment(2, 1, 20))
     with redis.Redis.from_url(project.url) as client:
-        put_back(client, log_key(SOURCE.name), timedelta(days=400))
+        put_back(client, NAMES.log(SOURCE.name), timedelta(days=400))
     assert source_of(project, replace(HOURLY, refresh="manual")).problems == ()
 
 
@@ -200,7 +200,7 @@ def test_the_command_shows_sources_and_the_last_verify_and_ends_with_1(
     with redis.Redis.from_url(project.url) as client:
         (key,) = client.scan_iter(match="*{1}")
         client.delete(key)
-        put_back(client, log_key(SOURCE.name), timedelta(hours=5))
+        put_back(client, NAMES.log(SOURCE.name), timedelta(hours=5))
     assert run("verify")[0] == 1
     code, text = run("status")
     assert code == 1
@@ -220,7 +220,7 @@ def test_the_feature_server_tells_what_waits_in_its_metrics_and_on_its_first_pag
         assert ("features_log_oldest_age_seconds", SOURCE.name) not in before
         project.push(payment(2, 1, 20))
         project.push(payment(3, 1, 20))
-        put_back(client, log_key(SOURCE.name), timedelta(hours=5))
+        put_back(client, NAMES.log(SOURCE.name), timedelta(hours=5))
         client.xadd(PRODUCED, event(7))
         client.xadd(DEAD + SOURCE.name.encode(), {"reason": "not JSON"})
         found = metrics(server.address)

@@ -23,10 +23,9 @@ from feature_server.client.features import FeatureClient
 from feature_server.definitions.stream import SourceColumn
 from feature_server.dtypes import parse_sql_type
 from feature_server.errors import RequestError
-from feature_server.history.log import log_key
 from feature_server.ingest.transaction import Ingestor
 from feature_server.ingest.worker import Worker, dead_letters
-from feature_server.layout.keys import EVENTS
+from feature_server.layout.keys import EVENTS, NAMES
 from feature_server.online.store import OnlineStore
 from feature_server.settings import load_settings
 from feature_server.times import to_us
@@ -280,7 +279,7 @@ def test_bad_events_of_producers_are_dead_letters_and_good_ones_land_and_read(
     assert len(fuzzer.good) > ENTRIES // 4
     assert (done.accepted, done.rejected, done.landed) == (len(fuzzer.good), len(bad), len(fuzzer.good))
     assert online.client.xpending(PRODUCED, "features")["pending"] == 0
-    assert online.client.xlen(PRODUCED) == online.client.xlen(log_key(WIDE.name)) == 0
+    assert online.client.xlen(PRODUCED) == online.client.xlen(NAMES.log(WIDE.name)) == 0
     assert caplog.messages == []
     check_reads(valkey, fuzzer)
     check_landed(tmp_path, fuzzer)
@@ -313,4 +312,4 @@ def test_bodies_pushed_together_or_alone_never_harm_one_another(
     check_reads(valkey, fuzzer)
     check_landed(tmp_path, fuzzer)
     with redis.Redis.from_url(valkey) as client:
-        assert client.xlen(log_key(WIDE.name)) == 0
+        assert client.xlen(NAMES.log(WIDE.name)) == 0

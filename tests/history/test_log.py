@@ -20,15 +20,15 @@ from feature_server.errors import OfflineStoreError
 from feature_server.history import checksum
 from feature_server.history import log as online_log
 from feature_server.history.events import open_history
-from feature_server.history.log import land, landed_damage, log_key
+from feature_server.history.log import land, landed_damage
 from feature_server.ingest.worker import dead_letters
-from feature_server.layout.keys import DEAD
+from feature_server.layout.keys import DEAD, NAMES
 from feature_server.online.store import OnlineStore
 from feature_server.verify.files import check_landed
 from tests.support.live_project import SOURCE, LiveProject, make_live_view, payment
 
 VIEW = make_live_view()
-LOG = log_key(SOURCE.name)
+LOG = NAMES.log(SOURCE.name)
 NEXT = b"features:landing:" + SOURCE.name.encode()  # what the next file holds, as agreed by all that land
 FUTURE = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp()) * 1000
 

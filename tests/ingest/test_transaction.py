@@ -17,7 +17,6 @@ from feature_server.definitions.facts import FeatureView
 from feature_server.errors import NotSynced, RequestError, UnknownNameError
 from feature_server.ingest.link import Link
 from feature_server.ingest.transaction import Ingestor
-from feature_server.layout import keys
 from feature_server.times import to_us
 from tests.support.pushed import SOURCE, Clock, read
 from tests.support.stream_views import COLUMNS, NOW, SQL, event_source, payment, put_online, stream_view
@@ -227,7 +226,7 @@ def test_the_answer_to_a_push_can_be_written_as_json(ingestor: Ingestor) -> None
 
 
 def test_a_forked_child_pushes_over_a_connection_of_its_own(valkey: str) -> None:
-    with closing(Link(valkey, keys.EPOCH)) as link:
+    with closing(Link(valkey)) as link:
         of_parent = link.ask(b"CLIENT", b"ID")
         if (child := os.fork()) == 0:
             try:

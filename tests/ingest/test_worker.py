@@ -25,7 +25,7 @@ from feature_server.history.log import land, landing_folder
 from feature_server.ingest.transaction import Ingestor
 from feature_server.ingest.worker import Worker
 from feature_server.layout import portions
-from feature_server.layout.keys import DEAD, EVENTS
+from feature_server.layout.keys import DEAD, EVENTS, NAMES
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.online.registry import OnlineRegistry
 from feature_server.online.store import OnlineStore
@@ -95,13 +95,13 @@ def test_pushed_events_land_once_whenever_landing_is_killed(project: LiveProject
     assert step > 10, "killed at too few moments"
     with OnlineStore(project.url) as online:
         land(online, SOURCE, project.landing)
-        assert online.client.xlen(online_log.log_key(SOURCE.name)) == 0
+        assert online.client.xlen(NAMES.log(SOURCE.name)) == 0
     assert landed_ids(project) == expected
 
 
 def test_entries_that_come_back_with_an_older_snapshot_of_redis_do_not_land_again(project: LiveProject) -> None:
     project.push(payment(100, 2, 10))
-    key = online_log.log_key(SOURCE.name)
+    key = NAMES.log(SOURCE.name)
     with OnlineStore(project.url) as online:
         before = online.client.dump(key)
         land(online, SOURCE, project.landing)

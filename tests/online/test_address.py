@@ -75,7 +75,7 @@ def of_syncs(url: str) -> Place:
     ],
 )
 def test_reads_pushes_and_syncs_take_a_url_for_the_same_place(url: str, place: Place) -> None:
-    for address in (RedisReader(url).address, AsyncRedisReader(url).address, Link(url, b"guard").address):
+    for address in (RedisReader(url).address, AsyncRedisReader(url).address, Link(url).address):
         assert of_reads(address) == place
     assert of_syncs(url) == place
 
@@ -86,9 +86,11 @@ def test_reads_pushes_and_syncs_take_a_url_for_the_same_place(url: str, place: P
         ("redis://h/abc", "database 'abc'"),
         ("redis://h/1/2", "database '1/2'"),
         ("redis://h?db=-1", "database '-1'"),
-        ("redis://h?socket_timeout=3", "option 'socket_timeout' that is none of db, password"),
-        ("redis://h?socket_timeout=", "option 'socket_timeout' that is none of db, password"),
+        ("redis://h?socket_timeout=3", "option 'socket_timeout' that is none of db, namespace, password"),
+        ("redis://h?socket_timeout=", "option 'socket_timeout' that is none of db, namespace, password"),
         ("redis://h?ssl_cert_reqs=none", "option 'ssl_cert_reqs' without rediss://"),
+        ("redis://h?namespace=", "a namespace that is not 1 to 64 letters, digits, - and _"),
+        ("redis://h?namespace=a%3Ab", "a namespace that is not 1 to 64 letters"),
         ("unix:///s?ssl_ca_certs=/", "option 'ssl_ca_certs' without rediss://"),
         ("rediss://h?ssl_cert_reqs=optional", "ssl_cert_reqs 'optional', which is neither none nor required"),
         ("rediss://h?ssl_check_hostname=no", "option 'ssl_check_hostname' that is none of"),
@@ -104,7 +106,7 @@ def test_reads_pushes_and_syncs_take_a_url_for_the_same_place(url: str, place: P
     ],
 )
 def test_reads_pushes_and_syncs_refuse_a_url_alike(url: str, said: str) -> None:
-    uses: list[Any] = [RedisReader, AsyncRedisReader, OnlineStore, lambda url: Link(url, b"guard")]
+    uses: list[Any] = [RedisReader, AsyncRedisReader, OnlineStore, lambda url: Link(url)]
     told = set()
     for use in uses:
         with pytest.raises(SettingsError) as caught:

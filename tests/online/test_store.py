@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from feature_server.errors import NotSynced, OnlineStoreError, SettingsError, SyncConflict, UnknownNameError
-from feature_server.layout.keys import EPOCH, REGISTRY
+from feature_server.layout.keys import EPOCH, NAMES, REGISTRY
 from feature_server.online.registry import OnlineRegistry, OnlineView, decode_online_registry
 from feature_server.online.store import Attempt, Fence, Generation, OnlineStore
 from feature_server.sync.lock import fenced
@@ -70,7 +70,7 @@ def test_an_emptied_redis_never_shows_an_epoch_that_it_had_before(valkey: str, s
 def test_nothing_is_changed_behind_a_fence_that_another_has_taken(valkey: str, store: OnlineStore) -> None:
     generation = Generation(view="a", table_id="", attempts=(Attempt(0, 0),))
     with fenced(store, "a") as fence:
-        lost = Fence("a", b"an older token")
+        lost = Fence("a", b"an older token", NAMES.fence("a"))
         for change in (
             lambda: store.record(lost, "1", generation),
             lambda: store.forget(lost, "1"),
