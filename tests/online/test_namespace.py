@@ -104,8 +104,8 @@ def test_servers_workers_and_verify_go_by_the_namespace_of_their_url(
     assert client.exists(Names("shop").verified(VIEW.id), NAMES.verified(VIEW.id)) == 1
     with served(project.url, clock=NOW.isoformat()) as running, FeatureClient(running.address) as over_http:
         assert over_http.get([FEATURE], customer=1)["n"] == 2
-        events = [{"payment_id": 99, "customer": 1, "merchant": "x", "amount": "1.00", "paid_at": NOW, "ingested_at": NOW}]
-        pushed = over_http.push("shop.payments", events)
+        event = {"payment_id": 99, "customer": 1, "merchant": "x", "amount": "1.00"}
+        pushed = over_http.push("shop.payments", [event | {"paid_at": NOW, "ingested_at": NOW}])
         assert pushed.accepted == 1, pushed
         assert over_http.get([FEATURE], customer=1)["n"] == 3
     assert counts(projects) == [1, 3, 3]

@@ -341,7 +341,7 @@ def test_a_sync_decodes_the_definitions_once_not_once_for_each_view(
     decoded = []
     monkeypatch.setattr(
         "feature_server.online.store.decode_online_registry",
-        lambda stored: decoded.append(len(stored)) or decode_online_registry(stored),
+        lambda stored, names: decoded.append(len(stored)) or decode_online_registry(stored),
     )
     views = [make_view(f"customer__spend_{i}") for i in range(8)]
     for view in views:
