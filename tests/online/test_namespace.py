@@ -118,7 +118,7 @@ def test_servers_workers_and_verify_go_by_the_namespace_of_their_url(
 
 
 def test_the_namespace_is_told_with_the_address() -> None:
-    address = parse_redis_url("redis://user:secret@cache:7000/2?namespace=shop")
+    address = parse_redis_url("redis://cache:7000/2?namespace=shop")
     assert address.shown == "redis://cache:7000/2?namespace=shop"
     assert (address.names.namespace, address.names.code(62)) == ("shop", "shop:10")
     assert parse_redis_url("redis://cache").names.epoch == b"features:epoch"
