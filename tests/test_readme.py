@@ -21,7 +21,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
-PAGES = (README, OPERATIONS)  # whose blocks are for a shell, in the order in which they run
+CHANGE = ROOT / "docs" / "change.md"
+PAGES = (README, OPERATIONS, CHANGE)  # whose blocks are for a shell, in the order in which they run
 COPIED = ("models", "macros", "tests/dbt", "profiles", "dbt_project.yml")
 LINKED = ("data", "examples", "scripts", "dags", "feature_server", ".venv")
 
@@ -150,6 +151,8 @@ def test_every_command_of_the_pages_runs(project: Path, shell: Shell) -> None:
         "pushed payments.transactions accepted=2 rejected=0",
         "streamed payments.transactions accepted=0 rejected=0 landed=2 files=1",
         "pushed flights.departures=",
+        "+ precipitation_inches > 0 AND temperature_fahrenheit < 32 AS is_freezing_precipitation",
+        "airport__weather means the same: nothing is added to the wind",
     ):
         assert expected in output
 
