@@ -21,7 +21,7 @@ from .parse import PARSE_FAILURE, failed, place_arguments, run_process
 AS_OF, OTHER_AS_OF = "2000-01-01T00:00:00Z", "2001-02-03T04:05:06Z"  # the instants that models are compiled at
 PARSE_FAILED = 3
 _FILE = "feature_models.json"
-_REMEDY = "leave --no-parse out"
+_REMEDY = "run `features plan`, then `features apply`, without --no-parse"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
