@@ -19,7 +19,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from feature_server.catalog.lineage import NOUNS, Lineage, Node, draw, drawn_together, lineage_of
 from feature_server.definitions.facts import FeatureRef, FeatureService, FeatureView
-from feature_server.definitions.registry import Registry
+from feature_server.definitions.registry import Registry, read_registry
 from tests.support.tiny_project import ENTITIES, FILES, write_project
 
 TRANSACTIONS = """customer_id,occurred_at,amount
@@ -84,7 +84,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dbt = [str(Path(sys.executable).with_name("dbt")), "--quiet", "build", "--profiles-dir", "profiles"]
     built = subprocess.run(dbt, cwd=folder, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
-    features(folder, "apply", "--no-parse")
+    features(folder, "apply")
     features(folder, "publish", "customer__activity@v1", "customer__activity@v2")
     return folder
 
@@ -142,11 +142,14 @@ def test_the_first_page_keeps_the_projects_own_words(page: webdriver.Chrome) -> 
     assert "3 feature views with 4 features of 2 entities" in body
 
 
-def test_the_first_page_lists_every_feature_view(page: webdriver.Chrome) -> None:
+def test_the_first_page_lists_every_feature_view(page: webdriver.Chrome, project: Path) -> None:
+    in_force = read_registry(project / ".features" / "registry.json")
+    meanings = [str(view.meaning) for view in in_force.feature_views]
+    assert all(len(meaning) == 16 for meaning in meanings)
     assert table(page, "Feature views")[1:] == [
-        ["customer__activity@v1", "customer", "Risk", "risk", "1", "hourly", "30d", "yes", "fraud_v1"],
-        ["customer__activity@v2", "customer", "Risk", "risk", "2", "hourly", "30d", "yes", "fraud_v1"],
-        ["customer_shop__visits", "customer, shop", "Risk", "risk", "1", "manual", "–", "no", "–"],
+        ["customer__activity@v1", "customer", "Risk", "risk", "1", "hourly", "30d", "yes", "fraud_v1", meanings[0]],
+        ["customer__activity@v2", "customer", "Risk", "risk", "2", "hourly", "30d", "yes", "fraud_v1", meanings[1]],
+        ["customer_shop__visits", "customer, shop", "Risk", "risk", "1", "manual", "–", "no", "–", meanings[2]],
     ]
 
 
