@@ -1,7 +1,8 @@
 {#-
   The build log. A feature view's rows never change once written: a late or corrected source row adds a row with a later
   created timestamp. So an incremental build appends the rows known after the `as_of` of the build before it, and the
-  log says from which event timestamp on a build has added anything (null: the whole relation was rebuilt).
+  log says from which event timestamp on a build has added anything (null: the whole relation was rebuilt), by which
+  definition, and by which SQL of the model and of all upstream of it the rows were made (`built_sql.sql`).
 -#}
 
 {% macro feature_builds() -%}
@@ -15,8 +16,11 @@ create table if not exists {{ feature_builds() }} (
     as_of timestamptz not null,
     changed_from timestamptz,
     invocation_id varchar not null,
-    definition varchar
-)
+    definition varchar,
+    made_from varchar
+);
+alter table {{ feature_builds() }} add column if not exists made_from varchar;
+{{ create_built_sql() }}
 {% endmacro %}
 
 {% macro upstream_of(node) -%}
@@ -33,45 +37,66 @@ create table if not exists {{ feature_builds() }} (
 {{ return(found) }}
 {%- endmacro %}
 
+{% macro applied_definition(node) -%}
+{#- What `features apply` last said of the model, by which its definition is told from others; empty before it has. -#}
+{%- set path = (env_var('FEATURES_HOME', '.features') ~ '/definitions.json') | replace("'", "''") -%}
+{%- if run_query("select count(*) from glob('" ~ path ~ "')").rows[0][0] -%}
+  {{ return(fromjson(run_query("select content from read_text('" ~ path ~ "')").rows[0][0]).get(node.unique_id, '')) }}
+{%- endif -%}
+{{ return('') }}
+{%- endmacro %}
+
 {% macro definition_of(node) -%}
-{#- A hash of the model's SQL and contract and of every model upstream of it. -#}
+{#- A hash of the model's SQL and contract and of every model upstream of it; behind a space what was applied of it. -#}
 {%- set parts = [] -%}
 {%- for unique_id, found in upstream_of(node) | dictsort -%}
   {%- do parts.append(unique_id ~ found.checksum.checksum ~ (found.contract.checksum or '')) -%}
 {%- endfor -%}
-{{ return(local_md5(parts | join(' '))) }}
+{{ return((local_md5(parts | join(' ')) ~ ' ' ~ applied_definition(node)) | trim) }}
 {%- endmacro %}
 
 {% macro last_feature_build() %}
   {%- set known = adapter.get_relation(this.database, target.schema, 'feature_builds') -%}
   {%- if known is none -%}{{ return(none) }}{%- endif -%}
   {%- set rows = run_query(
-      "select strftime(as_of, '%Y-%m-%dT%H:%M:%S.%fZ'), definition, as_of > " ~ as_of() ~ " from " ~ feature_builds()
+      "select strftime(as_of, '%Y-%m-%dT%H:%M:%S.%fZ'), definition, as_of > " ~ as_of() ~ ", made_from from " ~ feature_builds()
       ~ " where model = '" ~ this.identifier ~ "' and invocation_id <> '" ~ invocation_id
       ~ "' order by rowid desc limit 1").rows -%}
   {%- if rows | length == 0 -%}{{ return(none) }}{%- endif -%}
-  {{ return({'as_of': rows[0][0], 'definition': rows[0][1], 'is_ahead': rows[0][2]}) }}
+  {{ return({'as_of': rows[0][0], 'definition': rows[0][1], 'is_ahead': rows[0][2], 'made_from': rows[0][3]}) }}
+{% endmacro %}
+
+{% macro is_built_by(last, definition) %}
+{#- Whether a build was by this definition: as applied, or where one of the two is from before that, by its files. -#}
+  {% set before, now = (last.definition or '').split(' '), definition.split(' ') %}
+  {% if now | length == 2 and not last.made_from %}{% do return(false) %}{% endif %}
+  {% set place = 1 if before | length == 2 and now | length == 2 else 0 %}
+  {% do return(before[place] == now[place]) %}
 {% endmacro %}
 
 {% macro should_full_refresh() %}
 {#- dbt's own rule, and for a feature view also: no earlier build, another definition, or a clock that was set back. -#}
   {% set asked = config.get('full_refresh') %}
   {% set asked = flags.FULL_REFRESH if asked is none else asked %}
-  {% if asked or not execute or not model.config.meta.feature_view %}
+  {% if asked or not execute or flags.WHICH == 'compile' or not model.config.meta.feature_view %}
     {% do return(asked) %}
   {% endif %}
   {% set last = last_feature_build() %}
-  {% do return(last is none or last.definition != definition_of(model) or last.is_ahead) %}
+  {% do return(last is none or not is_built_by(last, definition_of(model)) or last.is_ahead) %}
 {% endmacro %}
 
 {% macro known_after() -%}
 {#- Rows known after this instant are missing in the relation: the `as_of` of the build before, or -infinity. -#}
+{%- if is_incremental() and flags.WHICH == 'compile' -%}
+{{ as_of() }}
+{%- else -%}
 timestamptz '{{ last_feature_build().as_of if is_incremental() else "-infinity" }}'
+{%- endif -%}
 {%- endmacro %}
 
 {% macro open_feature_build() %}
 {%- if execute and model.config.meta.feature_view -%}
-insert into {{ feature_builds() }} values (
+insert into {{ feature_builds() }} (model, built_at, as_of, changed_from, invocation_id, definition) values (
     '{{ this.identifier }}',
     timestamptz '{{ run_started_at }}',
     {{ as_of() }},
@@ -85,7 +110,12 @@ insert into {{ feature_builds() }} values (
 {% macro close_feature_build() %}
 {%- set view = model.config.meta.feature_view -%}
 {%- set last = last_feature_build() if execute and view else none -%}
-{%- if last -%}
+{%- if execute and view -%}
+update {{ feature_builds() }}
+set made_from = {{ made_from(model) }}
+where model = '{{ this.identifier }}' and invocation_id = '{{ invocation_id }}';
+{%- endif %}
+{% if last -%}
 {%- set event_timestamp = view.event_timestamp or 'event_timestamp' -%}
 update {{ feature_builds() }}
 set changed_from = least(changed_from, (

@@ -1,4 +1,4 @@
-"""The DAG of a cadence: live events → dbt build and tests → apply → publish → sync → verify. And the catalogue's."""
+"""The DAG of a cadence: apply, live events → dbt build and tests → publish → sync → verify. And the catalogue's."""
 
 from __future__ import annotations
 
@@ -65,18 +65,19 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
             # A build without the latest events is a good one, but the run is not: its last task needs this one.
             command(f"stream.{source}", f"features stream {source} --once", project, step="stream") >> [build, verify]
             build.trigger_rule = TriggerRule.ALL_DONE
-        apply = command("apply", "features apply --no-parse", project)
-        build >> apply  # also when every model is green: a test of a source has no model
+        publish = command(
+            "publish",
+            f"features publish {option} --wait 300",
+            project,
+            pool=DUCKDB_POOL,
+            outlets=[Asset(name=view.id, uri=asset_uri(view.id), group="feature_view") for view in views],
+        )
+        # First: a build makes anew what has another definition.
+        command("apply", "features apply", project) >> [build, publish]
+        build >> publish  # also when every model is green: a test of a source has no model
         chain(
             group,
-            apply,
-            command(
-                "publish",
-                f"features publish {option} --wait 300",
-                project,
-                pool=DUCKDB_POOL,
-                outlets=[Asset(name=view.id, uri=asset_uri(view.id), group="feature_view") for view in views],
-            ),
+            publish,
             command("sync", f"features sync {option}", project),
             verify,
         )

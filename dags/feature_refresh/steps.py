@@ -45,7 +45,7 @@ STEPS = {
         "`dbt.build` with everything downstream, or start a new run.",
     ),
     "apply": Step(
-        "Puts the definitions that have just been built and tested in force (`features apply`).",
+        "Puts the definitions in force that are then built, tested and published (`features apply`).",
         "run `features check` in the project: it lists every mistake. Then " + _AGAIN + ".",
     ),
     "publish": Step(

@@ -63,6 +63,7 @@ def publish(
         select_views(registry, views or [], refresh),
         settings,
         sources=registry.sources,
+        models=registry.models,
         wait_seconds=wait,
         full=full,
         report=(lambda published: None) if json else typer.echo,

@@ -99,9 +99,14 @@ def _of(package: str, wanted: Registry, what: str) -> str:
 
 
 def _diff(before: Model, after: Model) -> tuple[str, ...]:
-    old, new = pretty(before.sql), pretty(after.sql)
-    if old == new:
-        old, new = (pretty(model.incremental_sql or model.sql) for model in (before, after))
+    return difference(before.sql, after.sql) or difference(
+        *(model.incremental_sql or model.sql for model in (before, after))
+    )
+
+
+def difference(before: str, after: str) -> tuple[str, ...]:
+    """The lines of two texts of SQL that differ, in one format; a few of them."""
+    old, new = pretty(before), pretty(after)
     found = list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]
     lines = [" ".join([line[0], line[1:].strip()])[:_WIDTH] for line in found if not line.startswith("@@")]
     more = len(lines) - _LINES

@@ -16,6 +16,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from ..definitions.facts import Feature, FeatureView
+from ..definitions.models import Model
 from ..errors import UNREADABLE, OfflineStoreError
 from ..formats import check_format
 from .log import check_recent_commits, commit_file, damaged_log
@@ -49,7 +50,8 @@ class PublishedState(msgspec.Struct, frozen=True, kw_only=True):
     hash of some constant values (another result: fingerprints cannot be compared), `builds_seen` how many entries of
     the warehouse's build log were taken into account and `last_build` the invocation of the last of them.
     `newest_created_us` is the latest created timestamp of any row published so far. A stream view's rows are its
-    events: `view` then has their columns, and `features` are those of the definition.
+    events: `view` then has their columns, and `features` are those of the definition. `models` are what the view is
+    built from, with their SQL.
     """
 
     format: int = PUBLISHED_FORMAT
@@ -60,6 +62,7 @@ class PublishedState(msgspec.Struct, frozen=True, kw_only=True):
     last_build: str | None = None
     newest_created_us: int | None = None
     features: tuple[Feature, ...] = ()
+    models: tuple[Model, ...] = ()
 
 
 class OfflineStore:

@@ -16,6 +16,7 @@ import msgspec
 
 from ..dbt.build import check_warehouse
 from ..definitions.facts import FeatureView, always_known, event_view
+from ..definitions.models import Model
 from ..definitions.stream import EventSource
 from ..errors import FeatureStoreError, OfflineStoreError, WarehouseError
 from ..offline.commit import CommitConflict, commit
@@ -26,6 +27,7 @@ from ..offline.store import DataFile, OfflineStore, OfflineTable, PublishedState
 from ..settings import Settings
 from ..times import from_us
 from ..warehouse.relations import Build, Newest, Part, Portion, Scan, Warehouse, open_warehouse
+from .built import BuiltOtherwise, Models, check_built, distrust, models_of
 
 Progress = Callable[[int, int], None]  # files written, files to write
 BUCKET_ROWS = 2_000_000  # a bucket holds at most about this many rows: what one late row costs to rewrite
@@ -76,6 +78,7 @@ def publish_all(
     settings: Settings,
     *,
     sources: Sequence[EventSource] = (),
+    models: Iterable[Model] = (),
     wait_seconds: float = 0,
     full: bool = False,
     report: Callable[[Published], None] = lambda published: None,
@@ -85,11 +88,13 @@ def publish_all(
 ) -> tuple[list[Published], dict[str, FeatureStoreError]]:
     """Publish `views` from one state of the warehouse: what was done, and, by view id, what could not be and why.
 
-    `sources` are the event sources of stream views. A view that fails does not keep the others from being published.
+    `sources` are the event sources of stream views, `models` what views are built from. A view that fails does not keep
+    the others from being published; one that was built by other SQL than its models' is built anew by the next build.
     Waits up to `wait_seconds` for a build that holds the warehouse, then raises WarehouseError.
     """
     published: list[Published] = []
     failed: dict[str, FeatureStoreError] = {}
+    otherwise: dict[str, str] = {}  # the last build of each view that is to be made anew
     store = OfflineStore(settings.offline)
     if not views:  # dbt makes no warehouse for a project without models
         return published, failed
@@ -103,14 +108,19 @@ def publish_all(
         project_dir=settings.project_dir,
     ) as warehouse:
         check_warehouse(views, settings)
+        known = {model.unique_id: model for model in models}
         for view in views:
             try:
                 with show_progress(view.id) as progress:
-                    published.append(publish(view, warehouse, store, full=full, progress=progress))
+                    published.append(publish(view, warehouse, store, models=known, full=full, progress=progress))
             except (WarehouseError, OfflineStoreError) as error:
                 failed[view.id] = error
+                if isinstance(error, BuiltOtherwise):
+                    otherwise[view.unique_id] = error.invocation
             else:
                 report(published[-1])
+    if otherwise:
+        distrust(settings.definitions_path, otherwise)
     return published, failed
 
 
@@ -119,22 +129,24 @@ def publish(
     warehouse: Warehouse,
     store: OfflineStore,
     *,
+    models: Models | None = None,
     full: bool = False,
     bucket_rows: int = BUCKET_ROWS,
     progress: Progress = lambda done, total: None,
 ) -> Published:
     """Commit what differs between `view`'s relation and its offline table; nothing when nothing does.
 
-    Of a stream view it is the events that are published.
+    Of a stream view it is the events that are published; another view is not where it was built by other SQL than its
+    `models` have. The commit keeps that SQL.
     `full` compares all rows whatever the build log says, and reads every file of the table. Raises WarehouseError for a
     relation that is missing, differs from its definition, or has rows without a key or event time; DamagedFile, without
     `full`, for a file that is gone or has another length; CommitConflict when another process keeps publishing.
     """
     started = time.monotonic()
     try:
-        plan, committed = _commit_changes(view, warehouse, store, full, bucket_rows, progress)
+        plan, committed = _commit_changes(view, warehouse, store, models or {}, full, bucket_rows, progress)
     except CommitConflict:
-        plan, committed = _commit_changes(view, warehouse, store, full, bucket_rows, progress)
+        plan, committed = _commit_changes(view, warehouse, store, models or {}, full, bucket_rows, progress)
     table = store.table(view.id)
     return Published(
         view=view.id,
@@ -150,12 +162,20 @@ def publish(
 
 
 def _commit_changes(
-    view: FeatureView, warehouse: Warehouse, store: OfflineStore, full: bool, bucket_rows: int, progress: Progress
+    view: FeatureView,
+    warehouse: Warehouse,
+    store: OfflineStore,
+    models: Models,
+    full: bool,
+    bucket_rows: int,
+    progress: Progress,
 ) -> tuple[Plan, bool]:
     """What was planned, and whether there was anything to commit."""
     rows, path = event_view(view), store.path(view.id)
     base = store.table(view.id) if store.exists(view.id) else None
     plan = make_plan(rows, warehouse, base, full=full, bucket_rows=bucket_rows)
+    if view.stream is None:  # whose events are from the source, by the definitions' own SQL
+        check_built(view, warehouse, models, None if base is None or plan.replace else base.state)
     if base is not None and not plan.replace and not plan.changed_buckets:
         return plan, False
     files = [new_file(path, write.bucket, write.extent) for write in plan.writes]
@@ -164,7 +184,9 @@ def _commit_changes(
     for done, (file, count) in enumerate(zip(files, written, strict=True), 1):
         keep(file, count, view_id=view.id)
         progress(done, len(files))
-    state = msgspec.structs.replace(plan.state, features=view.features if view.stream is not None else ())
+    state = msgspec.structs.replace(
+        plan.state, features=view.features if view.stream is not None else (), models=models_of(view, models)
+    )
     commit(path, state, base=base, added=files, removed=plan.removed, replace=plan.replace)
     return plan, True
 

@@ -38,6 +38,15 @@ class Build(msgspec.Struct, frozen=True):
     as_of: str | None
 
 
+class BuiltFrom(msgspec.Struct, frozen=True):
+    """An entry of the build log: whether it made the `whole` relation, and the hash of the SQL that each model of the
+    view, by unique id, was last built by then; none where that was not recorded yet."""
+
+    invocation_id: str
+    whole: bool
+    models: tuple[tuple[str, str], ...]
+
+
 class Newest(msgspec.Struct, frozen=True):
     """The latest times of rows that are known: a row is fresh when one of its times is later, or none is known."""
 
@@ -112,6 +121,21 @@ class Warehouse:
         """The view's entries of the build log `feature_builds` in its schema, oldest first; none without such a log."""
         columns = "invocation_id, epoch_us(changed_from), cast(as_of as varchar)"
         return tuple(Build(*row) for row in self._noted(view, "feature_builds", columns, "rowid"))
+
+    def built_from(self, view: FeatureView, relation: str = "") -> tuple[BuiltFrom, ...]:
+        """By which SQL the view was built, an item for each of `builds`; none where no build has recorded that.
+
+        Given the `relation` of a model upstream of it, that one's.
+        """
+        of = msgspec.structs.replace(view, relation=relation or view.relation)
+        noted = self._noted(of, "feature_builds", "invocation_id, changed_from is null, made_from", "rowid")
+        return tuple(BuiltFrom(invocation, whole, tuple(_pairs(models or ""))) for invocation, whole, models in noted)
+
+    def built_texts(self, view: FeatureView, hashes: Iterable[str]) -> dict[str, str]:
+        """The SQL that was recorded under these hashes in the view's schema."""
+        wanted = set(hashes)
+        found = self._beside(view, "built_sql", "select hash, text from {}")
+        return {key: text for key, text in found if key in wanted}
 
     def failed_tests(self, view: FeatureView) -> tuple[str, ...]:
         """Names of the view's tests that failed when last run, from the table `failed_tests` in its schema if any."""
@@ -244,13 +268,15 @@ class Warehouse:
 
     def _noted(self, view: FeatureView, table: str, columns: str, order: str) -> list[tuple[Any, ...]]:
         """What the project's macros have written about the view in a table beside it; nothing without such a table."""
-        if not view.relation:
-            return []
-        *schema, identifier = name_parts(view)[-2:]
+        sql = f"select {columns} from {{}} where model = {literal(name_parts(view)[-1])} order by {order}"
+        return self._beside(view, table, sql) if view.relation else []
+
+    def _beside(self, view: FeatureView, table: str, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of a query of a table in the view's schema, which stands for `{}`; nothing without such a table."""
+        *schema, _ = name_parts(view)[-2:]
         notes = ".".join(map(quote, [self.name, *schema, table]))
-        sql = f"select {columns} from {notes} where model = ? order by {order}"
         try:
-            return self.rows(sql, [identifier])
+            return self.rows(sql.replace("{}", notes))
         except WarehouseError as error:
             if isinstance(error.__cause__, duckdb.CatalogException | duckdb.BinderException):
                 return []
@@ -346,3 +372,10 @@ def _fits(found: str, dtype: DType, any_time: bool) -> bool:
     """Whether a column of a type, as DuckDB spells it, is one of `dtype`, or of either timestamp type if `any_time`."""
     parsed = known_sql_type(found)
     return parsed is not None and parsed.is_timestamp if any_time else parsed == dtype
+
+
+def _pairs(noted: str) -> Iterator[tuple[str, str]]:
+    """What the build log has as `model hash,model hash`."""
+    for pair in filter(None, noted.split(",")):
+        model, _, found = pair.partition(" ")
+        yield model, found

@@ -35,7 +35,7 @@ BAD_ROW = "2,2024-01-31 22:45:00Z,\n"
 RECEIPT = (
     '{"receipt_id": 2, "account_id": 1, "printed_at": "2024-01-31T22:40:00Z", "received_at": "2024-01-31T22:40:00Z"}'
 )
-AFTER_THE_BUILD = ["apply", "publish", "sync", "verify"]
+AFTER_THE_BUILD = ["publish", "sync", "verify"]
 
 
 class Till:

@@ -96,20 +96,21 @@ def test_a_refresh_publishes_only_after_every_model_and_the_build_itself(dags: S
     tasks = dags["refresh_hourly"]["tasks"]
     assert {name: task["after"] for name, task in tasks.items()} == {
         "stream.till.receipts": [],
-        "dbt.build": ["stream.till.receipts"],
+        "apply": [],
+        "dbt.build": ["apply", "stream.till.receipts"],
         "dbt.stg_payments": ["dbt.build"],
         "dbt.account__receipts": ["dbt.build"],
         "dbt.accounts": ["dbt.stg_payments"],
         "dbt.account__activity_v1": ["dbt.stg_payments"],
         "dbt.account__activity_v2": ["dbt.stg_payments"],
-        "apply": [
+        "publish": [
+            "apply",
             "dbt.account__activity_v1",
             "dbt.account__activity_v2",
             "dbt.account__receipts",
             "dbt.accounts",
             "dbt.build",
         ],
-        "publish": ["apply"],
         "sync": ["publish"],
         "verify": ["stream.till.receipts", "sync"],
     }
@@ -134,7 +135,7 @@ def test_a_cadence_lands_the_events_of_its_stream_views(dags: Structure) -> None
 def test_commands_are_those_of_the_command_line(dags: Structure) -> None:
     commands = {name: task["command"] for name, task in dags["refresh_daily"]["tasks"].items() if task["command"]}
     assert commands == {
-        "apply": "features apply --no-parse",
+        "apply": "features apply",
         "publish": "features publish --refresh daily --wait 300",
         "sync": "features sync --refresh daily",
         "verify": "features verify --refresh daily",

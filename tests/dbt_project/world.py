@@ -36,9 +36,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class World:
-    """`home` has landing/ and flights/, and after a build warehouse.duckdb."""
+    """`home` has landing/ and flights/, and after a build warehouse.duckdb; `root` is the dbt project's folder."""
 
     home: Path
+    root: Path = ROOT
 
     @property
     def warehouse(self) -> Path:
@@ -62,7 +63,7 @@ class World:
             "FEATURES_WAREHOUSE": str(self.warehouse),
         }
         command = [Path(sys.executable).with_name(name), *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
 
     def run(self, *arguments: str, as_of: str) -> str:
         done = self.dbt("run", *arguments, as_of=as_of)

@@ -1,0 +1,48 @@
+{#-
+  The SQL that really ran, of every model, written in the model's own transaction. An instant of the run in it, its own
+  or that of the build before, is replaced by a fixed one, so that runs of one definition leave one text. `features
+  publish` refuses a view that was built by other SQL than what was applied.
+-#}
+
+{% macro built_sql() -%}
+{{ target.schema }}.built_sql
+{%- endmacro %}
+
+{% macro built_models() -%}
+{{ target.schema }}.built_models
+{%- endmacro %}
+
+{% macro create_built_sql() %}
+create table if not exists {{ built_sql() }} (hash varchar not null, text varchar not null);
+create table if not exists {{ built_models() }} (model varchar not null, hash varchar not null);
+delete from {{ built_models() }} where rowid not in (select max(rowid) from {{ built_models() }} group by model)
+{% endmacro %}
+
+{% macro text_of_run(node) -%}
+{%- set fixed = '2000-01-01T00:00:00Z' -%}
+{%- set text = node.compiled_code | trim | replace(var('as_of') | string, fixed) -%}
+{%- set last = last_feature_build() if node.config.meta.feature_view else none -%}
+{{ return(text | replace(last.as_of, fixed) if last else text) }}
+{%- endmacro %}
+
+{% macro record_built_sql() %}
+{%- if execute and model.compiled_code -%}
+{%- set text = text_of_run(model) -%}
+{%- set hash = local_md5(text) -%}
+insert into {{ built_sql() }}
+select '{{ hash }}', '{{ text | replace("'", "''") }}'
+where not exists (from {{ built_sql() }} where hash = '{{ hash }}');
+insert into {{ built_models() }} values ('{{ model.unique_id }}', '{{ hash }}')
+{%- endif -%}
+{% endmacro %}
+
+{% macro made_from(node) -%}
+{#- An expression: the model and each model upstream of it, with the hash of the SQL that it was last built by. -#}
+(
+    select string_agg(model || ' ' || hash, ',' order by model)
+    from {{ built_models() }}
+    where
+        rowid in (select max(rowid) from {{ built_models() }} group by model)
+        and model in ('{{ upstream_of(node) | list | join("', '") }}')
+)
+{%- endmacro %}

@@ -1,0 +1,83 @@
+"""A macro is edited and dbt built plainly: what it changed is not published, until it was undone and built anew."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.dbt_project.conftest import STEPS
+from tests.dbt_project.world import ROOT, World, view_rows
+
+pytestmark = pytest.mark.heavy
+SELECTED = ("--select", "+merchant__risk", "+airport__weather")
+
+
+@pytest.fixture
+def copied(world: World, tmp_path: Path) -> World:
+    """The project in a folder of its own, built for the first step, applied and published."""
+    root = tmp_path / "project"
+    for name in ("models", "macros", "profiles", "tests/dbt"):
+        shutil.copytree(ROOT / name, root / name)
+    shutil.copy(ROOT / "dbt_project.yml", root)
+    copied = replace(world, root=root)
+    copied.run(*SELECTED, as_of=STEPS[0])
+    for arguments in (("apply",), ("publish", "merchant__risk", "airport__weather")):
+        done = copied.features(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return copied
+
+
+def changed_from(world: World, view: str) -> list[bool]:
+    """Of each build of a view, whether it appended."""
+    with world.connect() as connection:
+        log = connection.sql(
+            f"select changed_from is not null from feature_builds where model = '{view}' order by rowid"
+        )
+        return [appended for (appended,) in log.fetchall()]
+
+
+def test_an_edited_macro_reaches_no_offline_table_and_is_built_anew_once_undone(copied: World, full: World) -> None:
+    macro = copied.root / "macros" / "window_ticks.sql"
+    before = macro.read_text()
+    window = "interval '{{ window }}'\n        and {{ events }}.occurred_at <="
+    assert before.count(window) == 1
+    macro.write_text(before.replace(window, f"interval '5 days' + {window}"))
+    copied.run(*SELECTED, as_of=STEPS[1])
+    refused = copied.features("publish", "merchant__risk", "airport__weather")
+    assert refused.returncode == 1
+    assert "published airport__weather version=1" in refused.stdout
+    said = refused.stderr.splitlines()
+    assert said[0] == (
+        "failed merchant__risk: the view was built by other SQL than is in force, so it is not published"
+    )
+    assert "got: model.feature_warehouse.merchant__risk, with" in said[2]
+    assert "INTERVAL '5' DAYS" in refused.stderr
+    planned = copied.features("plan")
+    assert "merchant__risk: macro in_window" in planned.stdout, planned.stdout
+    assert "airport__weather" not in planned.stdout
+
+    macro.write_text(before)
+    for step in (2, 3):
+        copied.run(*SELECTED, as_of=STEPS[step])
+    published = copied.features("publish", "merchant__risk", "airport__weather")
+    assert published.returncode == 0, published.stderr
+    assert changed_from(copied, "merchant__risk") == [False, True, False, True]
+    assert changed_from(copied, "airport__weather") == [False, True, True, True]
+    with copied.connect() as mended, full.connect() as rebuilt:
+        assert view_rows(mended, "merchant__risk") == view_rows(rebuilt, "merchant__risk")
+
+
+def test_a_new_meaning_is_built_whole_and_then_published(copied: World) -> None:
+    model = next(copied.root.rglob("merchant__risk.sql"))
+    text, counted = model.read_text(), "count(*) filter (where {}activity.is_fraud_report) as fraud_reports_30d"
+    assert text.count(counted.format("")) == 1
+    model.write_text(text.replace(counted.format(""), counted.format("not ")))
+    assert copied.features("apply").returncode == 0
+    early = copied.features("publish", "merchant__risk")
+    assert (early.returncode, "built by other SQL" in early.stderr) == (1, True)
+    copied.run(*SELECTED, as_of=STEPS[1])
+    assert changed_from(copied, "merchant__risk") == [False, False]
+    assert copied.features("publish", "merchant__risk").returncode == 0
