@@ -59,6 +59,11 @@ def reads() -> Iterator[tuple[str, Callable[[int], Ask]]]:
     yield "read 30 text keys of 256 KiB", lambda n: read(["shop__names:f0"], ["x" * (255 << 10)] * 30, key="shop")
     yield "read one text key of 7 MB, escaped", lambda n: read(["shop__names:f0"], ["é" * (7 << 17)], key="shop")
     yield "read 7 MB of names of features", lambda n: read([f"customer__v0:f{i}" for i in range(99_000)], range(1))
+    yield "read a text of 15M characters, escaped", lambda n: read(["customer__long:escaped"], range(1))
+    yield "read a text of 30 MB", lambda n: read(["customer__long:plain"], range(1, 2))
+    yield "read a list of 1,000,000", lambda n: read(["customer__long:numbers"], range(2, 3))
+    yield "read a list of 100,000", lambda n: read(["customer__long:numbers"], range(3, 4))
+    yield "read 100 texts of 300 kB", lambda n: read([f"customer__texts:f{i}" for i in range(100)], range(1))
     yield "read 100 × 5 windows", lambda n: read(turned(READ, n), range(100))
     yield "read 20,000 × 5 windows", lambda n: read(turned(READ, n), [i % ENTITIES for i in range(20_000)])
     yield "read 10 × 5 windows over 20,000 events each", lambda n: read(turned(READ, n), range(10**6, 10**6 + 10))
@@ -156,20 +161,28 @@ def fill(url: str) -> Numbers:
     from feature_server.online.store import OnlineStore
     from feature_server.times import from_us
 
-    double = parse_dtype("float64")
-
     def batch(name: str, entity: Any, count: int) -> Any:
-        features = tuple(Feature(name=f"f{i}", dtype=double, description="A number.") for i in range(count))
+        return typed(name, entity, {f"f{i}": "float64" for i in range(count)})
+
+    def typed(name: str, entity: Any, types: dict[str, str]) -> Any:
+        features = tuple(
+            Feature(name=feature, dtype=parse_dtype(dtype), description="A value.") for feature, dtype in types.items()
+        )
         return FeatureView(name=name, entities=(entity.name,), join_keys=entity.join_keys, features=features)
 
     customer = Entity(name="customer", join_keys=(JoinKey("customer_id", parse_dtype("int64")),))
     shop = Entity(name="shop", join_keys=(JoinKey("shop", parse_dtype("string")),))
     views = [batch(f"customer__v{n}", customer, FEATURES) for n in range(VIEWS)]
     views += [batch("customer__many", customer, MANY), batch("shop__names", shop, 1)]
+    types = {"escaped": "string", "plain": "string", "numbers": "list<float64>"}
+    long = [
+        typed("customer__long", customer, types),
+        typed("customer__texts", customer, {f"f{i}": "string" for i in range(100)}),
+    ]
     columns = COLUMNS | {f"c{i}": "bigint" for i in range(WIDE)} | {"note": "varchar"}
     filled = SQL.replace("count(*) over h", "count(c0) over h")
     streams = [define(), define(filled, columns, WIDE_SOURCE, "customer__wide")]
-    all_views = tuple(sorted([*views, *(view for _, view in streams)], key=lambda view: view.id))
+    all_views = tuple(sorted([*views, *long, *(view for _, view in streams)], key=lambda view: view.id))
     refs = tuple(FeatureRef(view.id, f.name, f"{view.id}:{f.name}") for view in all_views[:50] for f in view.features)
     codes = {view.id: f"c{n}" for n, view in enumerate(all_views)} | {VIEW: CODE}
     registry = Registry(
@@ -190,6 +203,20 @@ def fill(url: str) -> Numbers:
             connection.mset(
                 {row_key(codes[view.id].encode(), [str(i)]): bytes(row) for i, row in enumerate(packed)}  # type: ignore[arg-type]
             )
+        values = {
+            "escaped": ['"' * 15_000_000, "", "", ""],
+            "plain": ["", "x" * 30_000_000, "", ""],
+            "numbers": [[], [], chosen.random(1_000_000), chosen.random(100_000)],
+        }
+        texts = {f"f{i}": ["x" * 300_000] for i in range(100)}
+        for view, columns_of in zip(long, (values, texts), strict=True):
+            count = len(next(iter(columns_of.values())))
+            table = pa.table(
+                {"customer_id": range(count), view.event_timestamp: pa.array([now] * count, pa.timestamp("us", "UTC"))}
+                | columns_of
+            )
+            for i, row in enumerate(RowPacker(view).pack(table)):
+                connection.set(row_key(codes[view.id].encode(), [str(i)]), bytes(row))
     with Ingestor(url, lambda: time.time_ns() // 1000) as ingestor:
         for keys, count in ((range(ENTITIES), 20), (range(10**6, 10**6 + 10), 20_000)):
             for start in range(0, len(keys) * count, 20_000):

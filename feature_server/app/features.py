@@ -15,6 +15,7 @@ from ..online.readers import AsyncRedisReader
 from ..online.registry import LastVerified, OnlineRegistry, decode_verified
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, encode_error, error_headers
 from ..serving.drive import AsyncFeatures
+from ..serving.long import long_rows
 from ..serving.plan import FEW_VIEWS, MOST_TOGETHER, InParts, Plan
 from ..serving.reader import ATTEMPTS, FeatureReader, OnlineFeatures, keeps_changing
 from .access import check_coding, check_json, headers_of
@@ -31,7 +32,8 @@ from .bodies import (
 )
 from .connections import LEFT, counted_as
 from .counting import SharedCounts
-from .json import JsonWriter, Result
+from .json import JsonWriter
+from .pieces import Result
 from .push import PushQueue, read_push, write_result
 from .supervisor import Served
 
@@ -128,7 +130,7 @@ class FeatureServer:
             if plan.short:
                 return 200, writer.write(answer)
             parts = answer.parts()
-            if len(parts) == 1 and len(plan.views) <= FEW_VIEWS:
+            if len(parts) == 1 and len(plan.views) <= FEW_VIEWS and not long_rows(answer):
                 return 200, writer.write(answer)
             results: list[list[Result]] = []
             await _write(parts, results)

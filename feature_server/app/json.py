@@ -23,17 +23,16 @@ import orjson
 from ..definitions.deprecation import deprecation_headers
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, json_value
 from ..layout.row import UNDECODABLE, RowLayout, from_stored
+from ..serving.long import LongRow, long_rows, shortened
 from ..serving.plan import A_STEP, Plan
 from ..serving.reader import OnlineFeatures
 from ..serving.rows import ViewReader, to_datetimes
 from ..serving.statuses import NOT_FOUND, NULL_VALUE, absent_at
+from .pieces import Lengthy, Result, Writer, in_pieces, joined
 
 MIN_ENTITIES = 8  # below, NumPy's overhead is more than it saves
-Writer = Callable[[Sequence[Any], Sequence[int] | None], bytes]
 Column = tuple[bytes, bytes | None]  # values and statuses as JSON without brackets; None when all are PRESENT
 View = tuple[list[Column], bytes]  # of its features, and the event timestamps of all of them, without brackets too
-Result = tuple[bytes, bytes, bytes]  # values, statuses and event timestamps as JSON without brackets
-PIECE = 1 << 17  # bytes of an answer that are sent together
 Write = Callable[[npt.NDArray[Any], Sequence[bytes], Sequence[int]], bytes]
 _BITS = [[bit for bit in range(8) if flags >> bit & 1] for flags in range(256)]
 FEW = 8  # elements that are set faster one by one
@@ -82,15 +81,20 @@ class JsonWriter:
 
     def write_part(self, answer: OnlineFeatures, results: list[list[Result]]) -> Iterator[None]:
         """Put some entities' part of each result behind those of the others, with pauses after views and columns."""
-        present, views = (PRESENT * answer.count)[:-1], list[View]()
-        for view in self._views(answer):
+        present, views, rows = (PRESENT * answer.count)[:-1], list[View](), long_rows(answer)
+        for view in self._views(shortened(answer, rows) if rows else answer):
             if view is not None:
                 views.append(view)
             yield
+        values: bytes | list[bytes]
+        lengthy = dict[tuple[int, int], list[bytes]]()
+        for number, row in rows.items():
+            yield from self._write_long(answer, number, row, views[number][0], lengthy)
         found = self._key_results(answer, present)
         for at, (number, position) in enumerate(self._columns):
             written, times = views[number]
             values, statuses = written[position]
+            values = lengthy.get((number, position), values)
             found.append((values, present if statuses is None else statuses, times))
             if at % A_STEP == 0:
                 yield
@@ -102,27 +106,19 @@ class JsonWriter:
 
     def join(self, results: list[list[Result]]) -> Iterator[bytes]:
         """The body of the HTTP answer, in pieces; what is written of the results is let go."""
-        results.reverse()
-        waiting, size = [self._head], len(self._head)
-        while results:
-            column = results.pop()
-            for i, name in enumerate((b'{"values":[', b'],"statuses":[', b'],"event_timestamps":[')):
-                waiting.append(name)
-                for part in column:
-                    waiting += (part[i], b",")
-                    size += len(part[i]) + 1
-                    if size > PIECE:
-                        if part is column[-1]:
-                            waiting.pop()
-                        yield b"".join(waiting)
-                        waiting, size = [], 0
-                    elif part is column[-1]:
-                        waiting.pop()
-            waiting.append(b"]}," if results else b"]}]}")
-        yield b"".join(waiting)
+        return joined(self._head, results)
+
+    def _write_long(
+        self, answer: OnlineFeatures, number: int, row: LongRow, written: list[Column], lengthy: Lengthy
+    ) -> Iterator[None]:
+        try:
+            yield from self._view_writers[number].write_long(number, row, written, lengthy)
+        except _UNWRITABLE:
+            _name_the_damaged(answer)
+            raise
 
     def _key_results(self, answer: OnlineFeatures, present: bytes) -> list[Result]:
-        results, times = [], (_ZERO_TIME * answer.count)[:-1]
+        results, times = list[Result](), (_ZERO_TIME * answer.count)[:-1]
         for name in self._keys:
             sent = answer.entities[name]
             statuses = present if None not in sent else _key_statuses(sent)
@@ -185,6 +181,13 @@ class ViewWriter:
             told = None if flags is None else [b'"%b"' % text.encode() for text in columns.statuses(i) or ()]
             written.append((write(column, flags)[1:-1], None if told is None else b",".join(told)))
         return written, times
+
+    def write_long(self, number: int, row: LongRow, written: list[Column], lengthy: Lengthy) -> Iterator[None]:
+        """The texts and lists of a long row, each in pieces, where `written` has empty ones; with pauses."""
+        for at, (i, write) in enumerate(zip(self._view.wanted, self._writers, strict=True)):
+            if i in self._view.layout.variable and written[at][1] is None:
+                is_list = self._view.layout.dtypes[i].kind == "list"
+                yield from in_pieces(row.slices(i), write, lengthy.setdefault((number, at), []), is_list=is_list)
 
 
 def _name_the_damaged(answer: OnlineFeatures) -> None:

@@ -198,6 +198,7 @@ class _Link(asyncio.Protocol):
         self._asked: _Batch = []
         self._sent: deque[tuple[float, _Batch]] = deque()  # when, and who waits
         self._given: tuple[float, _Batch] | None = None  # the read that was given longer
+        self._heard = 0.0  # when bytes came last
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -250,6 +251,7 @@ class _Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed(data)
+        self._heard, self._given = self.loop.time(), None
         try:
             while (reply := self._parser.gets()) is not False:
                 self._deliver(self._sent.popleft()[1], reply)
@@ -283,6 +285,7 @@ class _Link(asyncio.Protocol):
     def _check_time(self, due: float) -> None:
         """One timer watches all reads: it looks at the oldest, and comes back when that one would be too old.
 
+        A reply takes as long as its bytes keep coming, and those behind it wait for it.
         A loop that was held up looks at its timers before it reads what has come meanwhile: a timer that is late gives
         the replies as long again, once.
         """
@@ -290,8 +293,9 @@ class _Link(asyncio.Protocol):
         if not self._sent or self.closed:
             return
         now, oldest = self.loop.time(), self._sent[0]
-        if oldest[0] + self._timeout > now:
-            self._watch_until(oldest[0] + self._timeout)
+        until = max(oldest[0], self._heard) + self._timeout
+        if until > now:
+            self._watch_until(until)
         elif now - due > LATE_SECONDS and self._given is not oldest:
             self._given = oldest
             self._watch_until(now + (now - due))

@@ -143,14 +143,15 @@ class Plan:
     def parts(self, rows: Sequence[Sequence[bytes | None]]) -> list[slice]:
         """Which entities are written together, given their rows by view."""
         count = len(rows[0])
-        if self._most_bytes is None or sum(len(b"".join(filter(None, each))) for each in rows) <= self._most_bytes:
+        if self._most_bytes is None or sum(sum(map(len, filter(None, each))) for each in rows) <= self._most_bytes:
             return [slice(0, count)]
         starts, size = [0], 0
         for i, each in enumerate(zip(*rows, strict=True)):
-            size += sum(map(len, filter(None, each)))
+            own = sum(map(len, filter(None, each)))
+            size += own
             if size > self._most_bytes and i > starts[-1]:
                 starts.append(i)
-                size = 0
+                size = own
         return list(starmap(slice, pairwise([*starts, count])))
 
     def _check_names(self, entities: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ import redis
 import uvloop
 
 from feature_server.errors import OnlineStoreError, OnlineStoreRefused, OnlineStoreUnavailable
+from feature_server.online.address import parse_redis_url
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.online.readers import AsyncRedisReader, RedisReader
 
@@ -207,3 +208,37 @@ def test_a_loop_that_is_held_up_is_not_told_as_a_redis_that_does_not_answer(valk
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # the server's
         assert runner.run(read()) == [value]
+
+
+def test_a_long_reply_takes_as_long_as_its_bytes_keep_coming(valkey: str) -> None:
+    value = b"x" * 100_000
+    address = parse_redis_url(valkey)
+    with redis.Redis.from_url(valkey) as client:
+        client.set("long", value)
+        client.set("short", b"1")
+
+    async def forward(source: asyncio.StreamReader, to: asyncio.StreamWriter, seconds: float) -> None:
+        while data := await source.read(10_000):
+            to.write(data)
+            await asyncio.sleep(seconds)
+        to.close()
+
+    async def slow(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        if address.path is not None:
+            replies, commands = await asyncio.open_unix_connection(address.path)
+        else:
+            replies, commands = await asyncio.open_connection(address.host, address.port)
+        await asyncio.gather(forward(source, commands, 0), forward(replies, to, 0.1))
+
+    async def read() -> list[Any]:
+        server = await asyncio.start_server(slow, "127.0.0.1", 0)
+        reader = AsyncRedisReader(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=0.5)
+        await reader.mget([b"absent"])
+        first = asyncio.ensure_future(reader.mget([b"long"]))
+        await asyncio.sleep(0.01)
+        found = [await reader.mget([b"short"]), await first]
+        reader.close()
+        server.close()
+        return found
+
+    assert asyncio.run(read()) == [[b"1"], [value]]
