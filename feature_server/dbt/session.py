@@ -17,7 +17,7 @@ from ..errors import WarehouseError
 from ..offline.session import settings_after
 from ..offline.sql import literal
 from ..settings import Settings
-from .artifacts import read_manifest
+from .artifacts import Manifest, read_manifest
 from .parse import dbt_target, profiles_dir
 
 # Settings of DuckDB by which the same SQL gives other values, or the same path other files.
@@ -32,6 +32,8 @@ _SET = re.compile(
     rf"(?:\A|;)\s*((?:set|pragma)\s+(?:(?:global|session|local)\s+)?[\"']?(?:{'|'.join(VALUE_SETTINGS)})\b[^;\n]*)",
     re.IGNORECASE,
 )
+_COMMENT = re.compile(r"/\*.*?\*/|--[^\n]*|\{#.*?#\}", re.DOTALL)
+_TAG, _CALL = re.compile(r"\{%.*?%\}", re.DOTALL), re.compile(r"\b(\w+)\s*\(")
 _ORDERS = {"ASC": "ASCENDING"}
 Statements = Iterable[tuple[str, str]]  # where each stands, and its text
 
@@ -106,11 +108,25 @@ def _hooks(target_path: Path) -> Iterator[tuple[str, str]]:
     """The statements of a project's hooks that set what changes values, and where each stands."""
     if not (target_path / "manifest.json").is_file():
         return
-    for node in read_manifest(target_path).nodes.values():
+    manifest = read_manifest(target_path)
+    for node in manifest.nodes.values():
         texts = [node.raw_code] if node.resource_type == "operation" else []
         for name in ("pre-hook", "post-hook"):
             hooks = node.config.get(name) or []
             texts += [hook.get("sql") or "" if isinstance(hook, dict) else str(hook) for hook in hooks]
-        for text in texts:
-            for statement in _SET.findall(text):
+        for text in [*texts, *_called(texts, manifest)]:
+            for statement in _SET.findall(_TAG.sub(";", _COMMENT.sub(" ", text)).strip()):
                 yield f"set by a hook of {node.name}", statement.strip()
+
+
+def _called(texts: Iterable[str], manifest: Manifest) -> Iterator[str]:
+    """The texts of the macros that the Jinja of hooks calls, themselves or through others."""
+    named = [name for text in texts if "{{" in text or "{%" in text for name in _CALL.findall(text)]
+    waiting = [key for key in manifest.macros if key.rpartition(".")[2] in named]
+    seen = set(waiting)
+    for key in waiting:  # the list grows
+        if (macro := manifest.macros.get(key)) is None or macro.package_name in ("dbt", "dbt_duckdb"):
+            continue
+        yield macro.macro_sql
+        waiting += [below for below in macro.depends_on.macros if below not in seen]
+        seen.update(macro.depends_on.macros)

@@ -42,6 +42,9 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     group: str | None = None
 
 
+NO_JOIN_KEYS = ("self", "features", "full_feature_names")  # other arguments of a client's `get`, which has a key's name
+
+
 class JoinKey(msgspec.Struct, frozen=True):
     """A column that identifies an entity."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..dbt.artifacts import Node
-from ..definitions.facts import Entity, JoinKey
+from ..definitions.facts import NO_JOIN_KEYS, Entity, JoinKey
 from ..definitions.stream import EventSource, SourceColumn
 from ..dtypes import DType
 from .blocks import NAME, NAME_IN_WORDS, read_block
@@ -63,6 +63,12 @@ def _read_entity(node: Node, report: Report) -> EntityDraft | None:
     keys = []
     for position, name in enumerate(dict.fromkeys(names)):
         listed = columns.expect(name, (*path, "join_keys", position), "join key")
+        if name in NO_JOIN_KEYS:
+            report.add(
+                node, (*path, "join_keys", position), f"a join key cannot be named {name!r}",
+                expected="another name: clients are given keys by name, beside arguments of that one", got=name,
+                remedy="rename the column in the model",
+            )  # fmt: skip
         dtype = columns.dtype(name) if listed else None
         if dtype is not None and not dtype.can_be_join_key:
             what = f"join key {name!r} has a type that cannot identify an entity"

@@ -131,7 +131,7 @@ def _polars_table(frame: Any) -> pa.Table:
     errors = (polars.exceptions.PolarsError, *_NOT_CONVERTED)
     try:
         frame = frame.collect() if isinstance(frame, polars.LazyFrame) else frame
-    except errors as error:
+    except (*errors, OSError) as error:  # the latter of what a scan reads
         raise _unreadable(frame, str(error)) from None
     check_names(frame.columns)
     columns = {}

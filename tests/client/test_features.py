@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from feature_server import AsyncFeatureClient, FeatureClient
 from feature_server.client.http import decode_response, error_of
 from feature_server.client.push import decode_push
+from feature_server.definitions.facts import NO_JOIN_KEYS
 from feature_server.definitions.registry import Registry
 from feature_server.errors import FeatureStoreError, NotSynced, OnlineStoreError, OnlineStoreUnavailable, RequestError
 from feature_server.online.embedded import EmbeddedValkey
@@ -124,6 +126,13 @@ def test_a_bad_request_raises_the_same_error_from_redis_and_over_http(
 def test_an_empty_store_is_the_same_error_from_redis_and_over_http(valkey: str, get_many: Get) -> None:
     with pytest.raises(NotSynced, match="features sync"):
         get_many("fraud_v1", customer_id=[1], merchant_id=["a"])
+
+
+def test_what_else_a_client_is_given_by_name_is_refused_as_a_join_key() -> None:
+    for client in (FeatureClient, AsyncFeatureClient):
+        for method in (client.get, client.get_many):
+            named = [one for one in inspect.signature(method).parameters.values() if one.kind is not one.VAR_KEYWORD]
+            assert tuple(one.name for one in named) == NO_JOIN_KEYS
 
 
 def test_columns_may_be_arrays_and_series(rows: OnlineRows, get_many: Get) -> None:

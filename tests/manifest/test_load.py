@@ -203,6 +203,10 @@ MISTAKES: list[tuple[Callable[[Manifest], Any], list[str]]] = [
      ["models[customers].config.meta.entity.name: an entity cannot have this name"]),
     (lambda m: node(m, CUSTOMERS)["config"]["meta"]["entity"].update(join_keys=["customer_id"] * 2),
      ["models[customers].config.meta.entity.join_keys: join key 'customer_id' is named twice"]),
+    (lambda m: (node(m, CUSTOMERS)["config"]["meta"]["entity"].update(join_keys=["customer_id", "features"]),
+                *(node(m, of)["columns"].update(features=column(m, "customer_id", of) | {"name": "features"})
+                  for of in (CUSTOMERS, V1, V2, VISITS))),
+     ["models[customers].config.meta.entity.join_keys[1]: a join key cannot be named 'features'"]),
     (lambda m: node(m, CUSTOMERS)["config"]["meta"]["entity"].pop("join_keys"),
      ["models[customers].config.meta.entity: join_keys is missing"]),
     (lambda m: node(m, CUSTOMERS)["config"]["meta"]["entity"].update(join_key="customer_id"),

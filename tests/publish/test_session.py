@@ -173,6 +173,42 @@ def test_a_profile_that_changes_no_value_is_taken_without_asking_dbt(
     assert asked(monkeypatch, folder) is None
 
 
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "/* Tokyo */ set TimeZone = 'Asia/Tokyo'", "-- Tokyo\nset TimeZone = 'Asia/Tokyo'", "{{ tz() }}",
+        "{# Tokyo #}{{ tz(1) }}", "{% if true %}set TimeZone = 'Asia/Tokyo'{% endif %}", "{{ around() }}",
+    ],
+)  # fmt: skip
+def test_a_hook_is_seen_behind_comments_and_in_the_macros_that_it_calls(
+    folder: Path, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feature_server.dbt.parse import Target
+
+    profile(folder, "tiny: {outputs: {local: {type: duckdb, settings: {TimeZone: UTC}}}}")
+    macros = {
+        "macro.tiny.tz": {
+            "package_name": "tiny", "macro_sql": "{% macro tz(a=0) %}\n  set TimeZone = 'Asia/Tokyo'\n{% endmacro %}",
+        },
+        "macro.tiny.around": {
+            "package_name": "tiny", "macro_sql": "{% macro around() %}{{ tz() }}{% endmacro %}",
+            "depends_on": {"macros": ["macro.tiny.tz"]},
+        },
+    }  # fmt: skip
+    node = {
+        "unique_id": "model.tiny.a", "resource_type": "model", "name": "a", "package_name": "tiny",
+        "original_file_path": "models/a.sql", "config": {"pre-hook": [{"sql": hook}]},
+    }  # fmt: skip
+    metadata = {"dbt_schema_version": "https://schemas.getdbt.com/dbt/manifest/v12.json"}
+    manifest = {"metadata": metadata, "nodes": {"model.tiny.a": node}, "macros": macros}
+    write_project(folder, {"target/manifest.json": json.dumps(manifest)})
+    target = Target("tiny", "local", "duckdb", "", "main", {"TimeZone": "UTC"}, {})
+    monkeypatch.setattr("feature_server.dbt.session.dbt_target", lambda *_: target)
+    said = asked(monkeypatch, folder)
+    assert said is not None
+    assert "set by a hook of a" in said
+
+
 @pytest.mark.parametrize("where", ["settings", "config_options", "a hook"])
 def test_each_setting_that_changes_values_is_refused_by_name(
     folder: Path, where: str, monkeypatch: pytest.MonkeyPatch

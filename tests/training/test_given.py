@@ -73,6 +73,12 @@ def test_a_lazy_frame_that_cannot_be_read_is_refused(project: Project) -> None:
     assert 'got: LazyFrame: unable to find column "absent"' in str(refused.value)
 
 
+def test_a_lazy_frame_of_a_file_that_is_not_there_is_refused(project: Project, tmp_path: Path) -> None:
+    for frame in (pl.scan_parquet(tmp_path / "absent.parquet"), pl.scan_csv(tmp_path / "absent.csv")):
+        with pytest.raises(RequestError, match="the spine cannot be read"):
+            project.store.get_historical_features(frame, ["things:n"])
+
+
 def test_a_frame_of_a_class_of_ones_own_is_checked_like_any(project: Project) -> None:
     frame = OwnFrame(spine()).set_axis([7, 8, 9])
     assert project.store.get_historical_features(frame, ["things:n"]).to_arrow().column_names == [
