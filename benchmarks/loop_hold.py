@@ -154,12 +154,10 @@ def fill(url: str) -> Numbers:
     from feature_server.definitions.facts import Entity, Feature, FeatureRef, FeatureService, FeatureView, JoinKey
     from feature_server.definitions.registry import Registry
     from feature_server.dtypes import parse_dtype
-    from feature_server.ingest.transaction import Ingestor
     from feature_server.layout.keys import row_key
     from feature_server.layout.rows import RowPacker
     from feature_server.online.registry import OnlineRegistry
     from feature_server.online.store import OnlineStore
-    from feature_server.times import from_us
 
     def batch(name: str, entity: Any, count: int) -> Any:
         return typed(name, entity, {f"f{i}": "float64" for i in range(count)})
@@ -203,20 +201,40 @@ def fill(url: str) -> Numbers:
             connection.mset(
                 {row_key(codes[view.id].encode(), [str(i)]): bytes(row) for i, row in enumerate(packed)}  # type: ignore[arg-type]
             )
-        values = {
-            "escaped": ['"' * 15_000_000, "", "", ""],
-            "plain": ["", "x" * 30_000_000, "", ""],
-            "numbers": [[], [], chosen.random(1_000_000), chosen.random(100_000)],
-        }
-        texts = {f"f{i}": ["x" * 300_000] for i in range(100)}
-        for view, columns_of in zip(long, (values, texts), strict=True):
-            count = len(next(iter(columns_of.values())))
-            table = pa.table(
-                {"customer_id": range(count), view.event_timestamp: pa.array([now] * count, pa.timestamp("us", "UTC"))}
-                | columns_of
-            )
-            for i, row in enumerate(RowPacker(view).pack(table)):
-                connection.set(row_key(codes[view.id].encode(), [str(i)]), bytes(row))
+        put_long(connection, long, codes, now)
+    push_events(url, now)
+    return {}
+
+
+def put_long(connection: Any, long: Sequence[Any], codes: dict[str, str], now: datetime) -> None:
+    """Rows of long texts and lists."""
+    import numpy as np
+    import pyarrow as pa
+
+    from feature_server.layout.keys import row_key
+    from feature_server.layout.rows import RowPacker
+
+    values = {
+        "escaped": ['"' * 15_000_000, "", "", ""],
+        "plain": ["", "x" * 30_000_000, "", ""],
+        "numbers": [[], [], np.random.default_rng(2).random(1_000_000), np.random.default_rng(2).random(100_000)],
+    }
+    texts = {f"f{i}": ["x" * 300_000] for i in range(100)}
+    for view, columns_of in zip(long, (values, texts), strict=True):
+        count = len(next(iter(columns_of.values())))
+        table = pa.table(
+            {"customer_id": range(count), view.event_timestamp: pa.array([now] * count, pa.timestamp("us", "UTC"))}
+            | columns_of
+        )
+        for i, row in enumerate(RowPacker(view).pack(table)):
+            connection.set(row_key(codes[view.id].encode(), [str(i)]), bytes(row))
+
+
+def push_events(url: str, now: datetime) -> None:
+    """20 events of each key, and 20,000 of some."""
+    from feature_server.ingest.transaction import Ingestor
+    from feature_server.times import from_us
+
     with Ingestor(url, lambda: time.time_ns() // 1000) as ingestor:
         for keys, count in ((range(ENTITIES), 20), (range(10**6, 10**6 + 10), 20_000)):
             for start in range(0, len(keys) * count, 20_000):
@@ -227,7 +245,6 @@ def fill(url: str) -> Numbers:
                     for i in range(start, min(start + 20_000, len(keys) * count))
                 ]  # fmt: skip
                 assert ingestor.push(SOURCE, events).accepted == len(events)
-    return {}
 
 
 class Looks:
