@@ -268,8 +268,10 @@ class Warehouse:
 
     def _noted(self, view: FeatureView, table: str, columns: str, order: str) -> list[tuple[Any, ...]]:
         """What the project's macros have written about the view in a table beside it; nothing without such a table."""
+        if not view.relation:
+            return []
         sql = f"select {columns} from {{}} where model = {literal(name_parts(view)[-1])} order by {order}"
-        return self._beside(view, table, sql) if view.relation else []
+        return self._beside(view, table, sql)
 
     def _beside(self, view: FeatureView, table: str, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a query of a table in the view's schema, which stands for `{}`; nothing without such a table."""

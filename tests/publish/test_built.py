@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from feature_server.definitions.models import Model
 from feature_server.errors import WarehouseError
 from feature_server.publish.built import BuiltOtherwise, distrust
+from feature_server.warehouse.relations import open_warehouse
 from tests.support.relations import BUILD_LOG, Relations, view_of
 
 NAME, STAGING = "model.shop.spend", "model.shop.stg_orders"
@@ -169,6 +170,13 @@ def test_a_refused_model_is_another_to_the_next_build_until_it_was_built(tmp_pat
     for invocation in ("one", "two"):
         distrust(path, {NAME: invocation, "model.shop.gone": invocation})
         assert msgspec.json.decode(path.read_bytes()) == {NAME: f"a.b!{invocation}", STAGING: ".c"}
+
+
+def test_a_view_without_a_relation_has_no_log(spend: Relations) -> None:
+    build(spend, "first", WHOLE, whole=True)
+    view = replace(VIEW, relation="")
+    with open_warehouse(spend.path) as warehouse:
+        assert warehouse.builds(view) == warehouse.built_from(view) == warehouse.failed_tests(view) == ()
 
 
 def test_it_is_a_warehouse_error() -> None:
