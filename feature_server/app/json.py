@@ -23,7 +23,8 @@ import orjson
 from ..definitions.deprecation import deprecation_headers
 from ..dtypes import FLOAT_WIDTHS, INTEGER_WIDTHS, DType, json_value
 from ..layout.row import UNDECODABLE, RowLayout, from_stored
-from ..serving.long import LongRow, long_rows, shortened
+from ..layout.sliced import SlicedRow
+from ..serving.long import long_rows, shortened
 from ..serving.plan import A_STEP, Plan
 from ..serving.reader import OnlineFeatures
 from ..serving.rows import ViewReader, to_datetimes
@@ -109,7 +110,7 @@ class JsonWriter:
         return joined(self._head, results)
 
     def _write_long(
-        self, answer: OnlineFeatures, number: int, row: LongRow, written: list[Column], lengthy: Lengthy
+        self, answer: OnlineFeatures, number: int, row: SlicedRow, written: list[Column], lengthy: Lengthy
     ) -> Iterator[None]:
         try:
             yield from self._view_writers[number].write_long(number, row, written, lengthy)
@@ -182,7 +183,7 @@ class ViewWriter:
             written.append((write(column, flags)[1:-1], None if told is None else b",".join(told)))
         return written, times
 
-    def write_long(self, number: int, row: LongRow, written: list[Column], lengthy: Lengthy) -> Iterator[None]:
+    def write_long(self, number: int, row: SlicedRow, written: list[Column], lengthy: Lengthy) -> Iterator[None]:
         """The texts and lists of a long row, each in pieces, where `written` has empty ones; with pauses."""
         for at, (i, write) in enumerate(zip(self._view.wanted, self._writers, strict=True)):
             if i in self._view.layout.variable and written[at][1] is None:

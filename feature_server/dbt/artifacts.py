@@ -1,5 +1,6 @@
 """dbt's manifest.json and catalog.json, as far as definitions need them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -7,6 +8,7 @@ import msgspec
 
 from ..errors import UNREADABLE, FeatureStoreError
 
+_OF_DBT = ("dbt", "dbt_duckdb")
 SCHEMA = "manifest/v12"  # of dbt 1.8 to 1.11
 
 Json = TypeVar("Json", bound=msgspec.Struct)
@@ -118,6 +120,16 @@ class Manifest(msgspec.Struct, frozen=True):
         """Enabled models, by name and version."""
         found = (node for node in self.nodes.values() if node.resource_type == "model")
         return sorted(found, key=lambda node: (node.name, str(node.version), node.unique_id))
+
+    def macros_under(self, unique_ids: Iterable[str]) -> dict[str, Macro]:
+        """These macros and those that they call, themselves or through others, without dbt's own."""
+        waiting, found = [*unique_ids], dict[str, Macro]()
+        for unique_id in waiting:  # the list grows
+            macro = self.macros.get(unique_id)
+            if macro is not None and macro.package_name not in _OF_DBT and unique_id not in found:
+                found[unique_id] = macro
+                waiting += macro.depends_on.macros
+        return found
 
 
 class CatalogColumn(msgspec.Struct, frozen=True):

@@ -119,14 +119,8 @@ def _hooks(target_path: Path) -> Iterator[tuple[str, str]]:
                 yield f"set by a hook of {node.name}", statement.strip()
 
 
-def _called(texts: Iterable[str], manifest: Manifest) -> Iterator[str]:
+def _called(texts: Iterable[str], manifest: Manifest) -> list[str]:
     """The texts of the macros that the Jinja of hooks calls, themselves or through others."""
-    named = [name for text in texts if "{{" in text or "{%" in text for name in _CALL.findall(text)]
-    waiting = [key for key in manifest.macros if key.rpartition(".")[2] in named]
-    seen = set(waiting)
-    for key in waiting:  # the list grows
-        if (macro := manifest.macros.get(key)) is None or macro.package_name in ("dbt", "dbt_duckdb"):
-            continue
-        yield macro.macro_sql
-        waiting += [below for below in macro.depends_on.macros if below not in seen]
-        seen.update(macro.depends_on.macros)
+    named = {name for text in texts if "{{" in text or "{%" in text for name in _CALL.findall(text)}
+    called = [unique_id for unique_id in manifest.macros if unique_id.rpartition(".")[2] in named]
+    return [macro.macro_sql for macro in manifest.macros_under(called).values()]

@@ -16,17 +16,9 @@ _FIELDS = {
     "feature_service": "feature_services",
 }  # fmt: skip
 _SILENT = (
-    "fingerprint",
-    "meaning",
-    "stream",
-    "ttl_us",
-    "features",
-    "name",
-    "version",
-    "identifier",
-    "unique_id",
+    "fingerprint", "meaning", "stream", "ttl_us", "features", "name", "version", "identifier", "unique_id",
     "deprecation_date",
-)
+)  # fmt: skip
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

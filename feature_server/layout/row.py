@@ -153,24 +153,29 @@ def encode_list(item: str, values: Sequence[Any]) -> bytes:
 
 def decode_list(item: str, stored: bytes) -> list[Any]:
     """A list of numbers; raises one of UNDECODABLE where the bytes are not those of as many as they say."""
-    code = STRUCT_FORMATS[item]
-    width = struct.calcsize(code)
-    if stored[:1] == b"\0":
-        count = (len(stored) - 1) // width
-        _check_length(stored, 1 + count * width)
-        return list(struct.unpack_from(f"<{count}{code}", stored, 1))
-    if stored[:1] != b"\1":
+    count, bits, items = list_places(item, stored, 0, len(stored))
+    values = struct.unpack_from(f"<{count}{STRUCT_FORMATS[item]}", stored, items)
+    if bits is None:
+        return list(values)
+    return [None if stored[bits + (i >> 3)] >> (i & 7) & 1 else value for i, value in enumerate(values)]
+
+
+def list_places(item: str, row: bytes, begin: int, end: int) -> tuple[int, int | None, int]:
+    """Of a list in a row: how many items it has, and where its null bitmap, if it has one, and its items begin.
+
+    Raises one of UNDECODABLE where the bytes are not those of as many as they say.
+    """
+    width, kind = struct.calcsize(STRUCT_FORMATS[item]), row[begin : min(begin + 1, end)]
+    if kind == b"\0":
+        count, bits, items = (end - begin - 1) // width, None, begin + 1
+    elif kind == b"\1":
+        (count,) = struct.unpack("<I", row[begin + 1 : min(begin + 5, end)])
+        bits, items = begin + 5, begin + 5 + (count + 7) // 8
+    else:
         raise ValueError("a list that begins with neither 0 nor 1")
-    (count,) = struct.unpack_from("<I", stored, 1)
-    start = 5 + (count + 7) // 8
-    _check_length(stored, start + count * width)
-    values = struct.unpack_from(f"<{count}{code}", stored, start)
-    return [None if stored[5 + (i >> 3)] >> (i & 7) & 1 else value for i, value in enumerate(values)]
-
-
-def _check_length(stored: bytes, expected: int) -> None:
-    if len(stored) != expected:
-        raise ValueError(f"a list of {len(stored)} bytes, where its items take {expected}")
+    if items + count * width != end:
+        raise ValueError(f"a list of {end - begin} bytes, where its items take {items + count * width - begin}")
+    return count, bits, items
 
 
 def _bitmap(values: Sequence[Any]) -> bytes:

@@ -19,7 +19,6 @@ _SETTINGS = (
     "incremental_strategy", "incremental_predicates", "unique_key", "on_schema_change", "sql_header", "column_types",
     "delimiter", "quote_columns", "strategy", "check_cols", "updated_at", "hard_deletes",
 )  # fmt: skip
-_OF_DBT = ("dbt", "dbt_duckdb")
 
 
 def identify(views: list[Node], compiled: Compiled, report: Report) -> tuple[Model, ...]:
@@ -54,7 +53,7 @@ def _check(node: Node, compiled: Compiled, report: Report) -> None:
 
 
 def _model(node: Node, compiled: Compiled, report: Report) -> Model:
-    texts, manifest = compiled.texts, report.manifest
+    texts, macros = compiled.texts, report.manifest.macros_under(node.depends_on.macros)
     sql = texts.full.get(node.unique_id, "")
     incremental = texts.incremental.get(node.unique_id, sql)
     settings = {name: digest(node.config[name]) for name in _SETTINGS if node.config.get(name)}
@@ -71,9 +70,7 @@ def _model(node: Node, compiled: Compiled, report: Report) -> Model:
         settings=settings,
         rows=seed_rows(node, report) if node.resource_type == "seed" else "",
         code=digest(node.raw_code),
-        macros={
-            name: digest(manifest.macros[name].macro_sql) for name in sorted(_macros(node.depends_on.macros, report))
-        },
+        macros={name: digest(macro.macro_sql) for name, macro in sorted(macros.items())},
     )
 
 
@@ -110,17 +107,6 @@ def _walk(view: Node, report: Report) -> Iterator[Node]:
         below = [one for one in _parents(node, report) if one.resource_type != "source" and one.unique_id not in seen]
         seen.update(one.unique_id for one in below)
         waiting += below
-
-
-def _macros(names: tuple[str, ...], report: Report) -> set[str]:
-    """The macros of the project and its packages that some call, themselves or through others."""
-    waiting, found = [*names], set[str]()
-    for name in waiting:  # the list grows
-        macro = report.manifest.macros.get(name)
-        if macro is not None and macro.package_name not in _OF_DBT and name not in found:
-            found.add(name)
-            waiting += macro.depends_on.macros
-    return found
 
 
 def read_variables(project_dir: Path) -> dict[str, str]:

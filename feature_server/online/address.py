@@ -146,16 +146,9 @@ def parse_redis_url(url: str) -> RedisAddress:
         for name, given in zip(_SECRETS, (parts.username, parts.password), strict=True)
     )
     return RedisAddress(
-        shown=shown,
-        host=host,
-        port=port,
-        path=path,
-        db=int(db or 0),
-        username=username,
-        password=password,
-        tls=tls,
-        names=Names(namespace) if namespace else NAMES,
-    )
+        shown=shown, names=Names(namespace), host=host, port=port, path=path, db=int(db or 0), username=username,
+        password=password, tls=tls,
+    )  # fmt: skip
 
 
 def _wrong(got: str) -> SettingsError:

@@ -275,11 +275,8 @@ class EvictionWatch(AbstractContextManager["EvictionWatch"]):
     ) -> None:
         self._report, self._looked, self._noticed, self._seconds = report, looked, noticed, seconds
         self._url, self._reader = url, MemoryReader(url, report=report)
-        self._logs, self._lost, self._before = (
-            LogWatch(self._reader.ask, self._reader.names),
-            dict[str, int](),
-            Memory(),
-        )
+        self._logs = LogWatch(self._reader.ask, self._reader.names)
+        self._lost, self._before = dict[str, int](), Memory()
         self._evictions = 0  # the mark that was reported
         self._done, self._looking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="eviction", daemon=True)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from feature_server.dbt.parse import dbt_parse
-from tests.support.tiny_project import FILES, write_project
+from tests.support.tiny_project import FILES, features, write_project
 
 STAGING = """
 select customer_id, occurred_at, ingested_at, amount from {{ source('shop', 'payments') }}
@@ -36,14 +33,6 @@ PROJECT = {
     "macros/counted.sql": "{% macro counted() %}count(*){% endmacro %}\n",
 }
 VIEW, MODEL = "customer__activity@v2", "model.tiny.customer__activity.v2"
-
-
-def features(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("FEATURES_", "DBT_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "feature_server", *arguments],
-        cwd=cwd, env=env | {"PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
 
 
 def good(*arguments: str, cwd: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tiny_project import DBT_PROJECT, ENTITIES, FILES, PROFILES, SERVICES, write_project
+from tests.support.tiny_project import DBT_PROJECT, ENTITIES, FILES, PROFILES, SERVICES, features, write_project
 
 BROKEN_ENTITIES = ENTITIES.replace("join_keys: [country, shop_number]", "join_keys: [country, shop_numbr]")
 
@@ -93,14 +93,6 @@ BROKEN_FILES = {
     "models/features.yml": BROKEN_FEATURES,
     "models/services.yml": BROKEN_SERVICES,
 }
-
-
-def features(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("FEATURES_", "DBT_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "feature_server", *arguments],
-        cwd=cwd, env=env | {"PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ from feature_server.app.pieces import Result
 from feature_server.definitions.facts import Entity
 from feature_server.definitions.registry import Registry
 from feature_server.errors import DamagedValue
+from feature_server.layout.sliced import ITEMS, SLICE
 from feature_server.online.registry import OnlineRegistry, OnlineView
 from feature_server.protocol import GetOnlineFeatures
 from feature_server.serving.counts import Counts
-from feature_server.serving.long import ITEMS, SLICE, long_rows
+from feature_server.serving.long import long_rows
 from feature_server.serving.plan import Plan
 from feature_server.serving.reader import OnlineFeatures
 from feature_server.times import to_us

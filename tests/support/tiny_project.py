@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 DBT_PROJECT = """
@@ -127,3 +130,12 @@ def write_project(folder: Path, files: dict[str, str] | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.lstrip("\n"), encoding="utf-8")
     return folder
+
+
+def features(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command line as a user of a project would run it, without settings of this environment."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("FEATURES_", "DBT_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "feature_server", *arguments],
+        cwd=cwd, env=env | {"PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
