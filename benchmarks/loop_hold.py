@@ -47,10 +47,12 @@ def reads() -> Iterator[tuple[str, Callable[[int], Ask]]]:
     """Each read, given a number that makes another plan of it."""
     narrow = [f"customer__v0:f{i}" for i in range(FEATURES)]
     all_views = [f"customer__v{n}:f{i}" for n in range(VIEWS) for i in range(FEATURES)]
+    amounts = [f"customer__amounts:f{i}" for i in range(FEATURES)]
     many = [f"customer__many:f{i}" for i in range(MANY)]
     yield "read 1 × 10", lambda n: read(turned(narrow, n), range(1))
     yield "read 100 × 10", lambda n: read(turned(narrow, n), range(100))
     yield "read 100,000 × 10", lambda n: read(turned(narrow, n), [i % ENTITIES for i in range(100_000)])
+    yield "read 90,000 × 10 decimals", lambda n: read(amounts, [i % ENTITIES for i in range(90_000)])
     yield "read 1 × 10 of 300 views each", lambda n: read(turned(all_views, n), range(1), full=True)
     yield "read 300 × 10 of 300 views each", lambda n: read(turned(all_views, n), range(300), full=True)
     yield "read 1 × 1,000", lambda n: read(turned(many, n), range(1))
@@ -59,11 +61,13 @@ def reads() -> Iterator[tuple[str, Callable[[int], Ask]]]:
     yield "read 30 text keys of 256 KiB", lambda n: read(["shop__names:f0"], ["x" * (255 << 10)] * 30, key="shop")
     yield "read one text key of 7 MB, escaped", lambda n: read(["shop__names:f0"], ["é" * (7 << 17)], key="shop")
     yield "read 7 MB of names of features", lambda n: read([f"customer__v0:f{i}" for i in range(99_000)], range(1))
-    yield "read a text of 15M characters, escaped", lambda n: read(["customer__long:escaped"], range(1))
-    yield "read a text of 30 MB", lambda n: read(["customer__long:plain"], range(1, 2))
+    yield "read 9,900 lists of keys that no entity has", lambda n: unknown_keys(9_900)
+    yield "read 8 MB of blanks", lambda n: ("POST", READ_PATH, b" " * MAX_BODY, JSON)
+    yield "read a text of 8M characters, escaped", lambda n: read(["customer__long:escaped"], range(1))
+    yield "read a text of 8 MB", lambda n: read(["customer__long:plain"], range(1, 2))
     yield "read a list of 1,000,000", lambda n: read(["customer__long:numbers"], range(2, 3))
     yield "read a list of 100,000", lambda n: read(["customer__long:numbers"], range(3, 4))
-    yield "read 100 texts of 300 kB", lambda n: read([f"customer__texts:f{i}" for i in range(100)], range(1))
+    yield "read 100 texts of 80 kB", lambda n: read([f"customer__texts:f{i}" for i in range(100)], range(1))
     yield "read 100 × 5 windows", lambda n: read(turned(READ, n), range(100))
     yield "read 20,000 × 5 windows", lambda n: read(turned(READ, n), [i % ENTITIES for i in range(20_000)])
     yield "read 10 × 5 windows over 20,000 events each", lambda n: read(turned(READ, n), range(10**6, 10**6 + 10))
@@ -84,6 +88,9 @@ def pushes() -> Iterator[tuple[str, Callable[[int], list[Ask]]]]:
     yield "push 7 MB of digits in one number", lambda n: [push(1, n, amount_eur=Digits(7 << 20))]
     yield "push 1,200 of 500 columns", lambda n: [wide(1_200)]
     yield "push 20 of 1 MB at once", lambda n: [push(7_000, 20 * n + i) for i in range(20)]
+    yield "push 40,000 chunks of a byte", lambda n: [chunked(40_000)]
+    yield "push 400,000 chunks of a byte", lambda n: [chunked(400_000)]
+    yield "push 8 MB of blanks", lambda n: [("POST", PUSH_PATH, b" " * MAX_BODY, JSON)]
     yield "push 500 of 10 at once", lambda n: [push(10, 500 * n + i) for i in range(500)]
 
 
@@ -140,6 +147,16 @@ def wide(count: int, text: str = "") -> Ask:
 def extra(count: int) -> Ask:
     body = b'{"push_source_name":"%b","df":{"nulls":[null%b]}}' % (SOURCE.encode(), b",null" * (count - 1))
     return "POST", PUSH_PATH, body, JSON
+
+
+def unknown_keys(count: int) -> Ask:
+    asked = {"features": ["customer__v0:f0"], "entities": {f"key_{i}": [i] for i in range(count)}}
+    return "POST", READ_PATH, json.dumps(asked).encode(), JSON
+
+
+def chunked(count: int) -> Ask:
+    """A push of blanks, each in a chunk of its own."""
+    return "POST", PUSH_PATH, b"1\r\n \r\n" * count + b"0\r\n\r\n", JSON | {"transfer-encoding": "chunked"}
 
 
 # The server

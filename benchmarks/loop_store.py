@@ -39,6 +39,7 @@ def fill(url: str) -> Numbers:
     shop = Entity(name="shop", join_keys=(JoinKey("shop", parse_dtype("string")),))
     views = [batch(f"customer__v{n}", customer, FEATURES) for n in range(VIEWS)]
     views += [batch("customer__many", customer, MANY), batch("shop__names", shop, 1)]
+    views.append(typed("customer__amounts", customer, {f"f{i}": "decimal(18,2)" for i in range(FEATURES)}))
     types = {"escaped": "string", "plain": "string", "numbers": "list<float64>"}
     long = [
         typed("customer__long", customer, types),
@@ -61,7 +62,7 @@ def fill(url: str) -> Numbers:
     with redis.Redis.from_url(url) as connection:
         for view in views[:-1]:
             rows = {"customer_id": pa.array(range(ENTITIES))} | {
-                feature.name: pa.array(chosen.random(ENTITIES)) for feature in view.features
+                feature.name: amounts(chosen, str(feature.dtype)) for feature in view.features
             }
             rows[view.event_timestamp] = pa.array([now] * ENTITIES, pa.timestamp("us", "UTC"))
             packed = RowPacker(view).pack(pa.table(rows))
@@ -73,6 +74,14 @@ def fill(url: str) -> Numbers:
     return {}
 
 
+def amounts(chosen: Any, dtype: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = pa.array(chosen.random(ENTITIES))
+    return found if dtype == "float64" else pc.round(found, 2).cast(pa.decimal128(18, 2))
+
+
 def put_long(connection: Any, long: Sequence[Any], codes: dict[str, str], now: datetime) -> None:
     """Rows of long texts and lists."""
     import numpy as np
@@ -82,11 +91,11 @@ def put_long(connection: Any, long: Sequence[Any], codes: dict[str, str], now: d
     from feature_server.layout.rows import RowPacker
 
     values = {
-        "escaped": ['"' * 15_000_000, "", "", ""],
-        "plain": ["", "x" * 30_000_000, "", ""],
+        "escaped": ['"' * 8_000_000, "", "", ""],
+        "plain": ["", "x" * 8_000_000, "", ""],
         "numbers": [[], [], np.random.default_rng(2).random(1_000_000), np.random.default_rng(2).random(100_000)],
     }
-    texts = {f"f{i}": ["x" * 300_000] for i in range(100)}
+    texts = {f"f{i}": ["x" * 80_000] for i in range(100)}
     for view, columns_of in zip(long, (values, texts), strict=True):
         count = len(next(iter(columns_of.values())))
         table = pa.table(

@@ -21,13 +21,15 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What the feature server lets one client take: each field is set by FEATURES_ and its name in capitals.
 
     `head_bytes` of a request line and headers, `head_seconds` until they are there, from the connection or their first
-    byte; `body_seconds` from then until the body is; `answer_seconds` in which some of an answer has to be taken.
+    byte; `body_seconds` from then until the body is; `answer_seconds` in which some of an answer has to be taken;
+    `idle_seconds` from an answer to the next request.
     """
 
     head_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = 65_536
     head_seconds: Seconds = 10
     body_seconds: Seconds = 60
     answer_seconds: Seconds = 60
+    idle_seconds: Seconds = 75
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

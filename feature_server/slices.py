@@ -19,6 +19,7 @@ PART = 4 * BLOCK  # bytes of the items that are taken together
 MAX_LISTS = 10_000
 LISTS_TOGETHER = 50  # begun in one step
 MAX_REST = 30_000  # commas and brackets outside of lists
+MAX_REST_BYTES = 2 << 20
 _QUOTE, _BACKSLASH, _COMMA, _OPEN, _OPEN_LIST, _CLOSE = range(1, 7)
 _KINDS = np.zeros(256, np.uint8)
 for _character, _kind in zip(b'"\\,{[}]', (1, 2, 3, 4, 5, 6, 6), strict=True):
@@ -55,6 +56,7 @@ class Slices:
         self._body = body
         self._spans: list[tuple[int, int, int]] = []  # from and to which byte, and how many items
         self._count = 0
+        self.longest = 0  # bytes, of which no item has more
 
     def __len__(self) -> int:
         return self._count
@@ -62,10 +64,7 @@ class Slices:
     def add(self, start: int, stop: int, count: int) -> None:
         self._spans.append((start, stop, count))
         self._count += count
-
-    def longest(self) -> int:
-        """Bytes, of which no item has more."""
-        return max((stop - start for start, stop, _ in self._spans), default=0)
+        self.longest = max(self.longest, stop - start)
 
     def within(self, size: int) -> int:
         """`size`, or fewer items where so many are more than PART bytes, taking each to be as long as the others."""
@@ -102,7 +101,7 @@ class Scan:
         self._body, self._bytes = body, np.frombuffer(body, np.uint8)
         self._kept: list[bytes] = []  # of the rest
         self._end = 0  # of what is in it, or left out of it
-        self._rest = 0  # commas and brackets of it
+        self._rest = self._rest_bytes = 0  # commas and brackets of it, and its bytes
         self._depth = 0
         self._in_string = self._escaped = False
         self._open: tuple[int, int] | None = None  # in which list this is: its depth, and from where no slice has it
@@ -111,16 +110,26 @@ class Scan:
         """Look at the whole body, a block at a time. RequestError where too much of it is not in lists."""
         for start in range(0, len(self._body), BLOCK):
             yield from self._look(*self._structure(start, self._bytes[start : start + BLOCK]))
-            if len(self.lists) > MAX_LISTS or self._rest > MAX_REST:
+            if self._open is None:
+                self._keep(start + BLOCK)
+            if len(self.lists) > MAX_LISTS or self._rest > MAX_REST or self._rest_bytes > MAX_REST_BYTES:
                 raise RequestError(
                     "the body is large, and not by its lists of values",
                     where="$",
-                    expected=f"at most {MAX_LISTS:,} lists and {MAX_REST:,} values outside of them",
+                    expected=f"at most {MAX_LISTS:,} lists, and {MAX_REST:,} values and {MAX_REST_BYTES:,} bytes "
+                    "outside of them",
                     remedy="GET /openapi.json describes the body",
                 )
             yield
-        self._kept.append(self._body[self._end :])
+        if self._open is None:  # else it is no JSON, whatever that list holds
+            self._keep(len(self._body))
         self.rest = b"".join(self._kept)
+
+    def _keep(self, end: int) -> None:
+        """Take the body up to there into the rest."""
+        self._kept.append(self._body[self._end : end])
+        self._rest_bytes += len(self._kept[-1])
+        self._end = min(end, len(self._body))
 
     def _structure(self, start: int, block: npt.NDArray[np.uint8]) -> tuple[Positions, npt.NDArray[np.uint8]]:
         """Where the commas and brackets outside of strings are, and what each is."""
@@ -169,7 +178,8 @@ class Scan:
                 self._rest += begin - place
                 start = int(at[begin]) + 1
                 self._open = (int(depths[begin]), start)
-                self._kept.append(b'%b"%d"' % (self._body[self._end : start], len(self.lists)))
+                self._keep(start)
+                self._kept.append(b'"%d"' % len(self.lists))
                 self.lists.append(Slices(self._body))
                 place = begin + 1
             depth, start = self._open

@@ -124,7 +124,9 @@ def test_a_redis_url_without_a_host_or_a_database_is_refused(url: str) -> None:
 
 
 def test_the_limits_of_http_are_numbers_within_reason() -> None:
-    assert load_settings({}).http == HttpLimits(head_bytes=65_536, head_seconds=10, body_seconds=60, answer_seconds=60)
+    assert load_settings({}).http == HttpLimits(
+        head_bytes=65_536, head_seconds=10, body_seconds=60, answer_seconds=60, idle_seconds=75
+    )
     given = {"FEATURES_HEAD_BYTES": "8192", "FEATURES_BODY_SECONDS": "0.5", "FEATURES_HEAD_SECONDS": ""}
     assert load_settings(given).http == HttpLimits(head_bytes=8192, body_seconds=0.5)
 

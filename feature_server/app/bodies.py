@@ -16,7 +16,7 @@ MAX_BODY_BYTES = 8 << 20
 LARGE = 128 << 10  # bytes from which a body is decoded in slices
 MAX_HELD_BYTES = 256 << 20  # of the large bodies of all requests of a worker, from their first byte to their answer
 MAX_FEATURES = 100_000  # of one read
-MAX_KEY_BYTES = 256 << 10  # of one join key as JSON, of which all is made at once
+MAX_ITEM_BYTES = 256 << 10  # of one join key or name of a feature, of which all is made at once
 _decode = msgspec.json.Decoder(GetOnlineFeatures).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
 _EXPECTED = '{"features": ["view:feature"] or "feature_service": "name", "entities": {"join_key": [values]}}'
@@ -104,16 +104,21 @@ async def decode_large_read(body: bytes) -> GetOnlineFeatures:
         request.features = await _features(scan.lists[int(request.features[0])])
     for name, (place,) in request.entities.items():
         request.entities[name] = keys = scan.lists[int(place)]  # type: ignore[assignment]
-        if keys.longest() > MAX_KEY_BYTES + BLOCK:  # others may lie beside it in its block
-            raise RequestError(
-                "a join key is too long", where=f"entities.{cut(name)}", expected=f"at most {MAX_KEY_BYTES:,} bytes",
-                got=f"{keys.longest() - BLOCK:,} bytes or more",
-            )  # fmt: skip
+        _check_longest(keys, "a join key", f"entities.{cut(name)}")
     return request
+
+
+def _check_longest(column: Slices, what: str, where: str) -> None:
+    if column.longest > MAX_ITEM_BYTES + BLOCK:  # others may lie beside it in its block
+        raise RequestError(
+            f"{what} is too long", where=where, expected=f"at most {MAX_ITEM_BYTES:,} bytes",
+            got=f"{column.longest - BLOCK:,} bytes or more",
+        )  # fmt: skip
 
 
 async def _features(column: Slices) -> list[str]:
     features: list[str] = []
+    _check_longest(column, "the name of a feature", "features")
     if len(column) > MAX_FEATURES:
         raise RequestError(
             "the request asks for too many features at once", where="features", expected=f"at most {MAX_FEATURES:,}",

@@ -6,6 +6,7 @@ are still to come, and takes connections until no file can be opened.
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,44 +16,21 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from ..errors import FeatureStoreError, RequestError
 from ..protocol import encode_error, error_headers
 from ..settings import HttpLimits
+from .refused import not_http, too_large, too_many, too_slow
 from .transport import Link
 
 LEFT = 499  # what nginx counts a request as whose client has gone
-IDLE_SECONDS = 75.0  # between two requests
 LINGER_SECONDS = 2.0  # for which what a refused client still sends is read, lest a reset takes the answer from it
 LINGER_PAUSE_SECONDS = 0.01  # between such reads: dropping what comes as fast as it comes would hold up others
 LATE_SECONDS = 1.0  # where a deadline is noticed later than that, what came meanwhile has not been read
 TAKEN_BYTES = 1 << 16  # of an answer, to be taken within the time for it
 UNREAD_BYTES = 1 << 18  # of a body behind its answer: more ends the connection
 PIECE_BYTES = 8192  # parsed at a time: several requests may be in one piece
+TURN_SECONDS = 0.002  # of parsing, after which others have their turn: a piece may have thousands of chunks
 _IDLE, _HEAD, _BODY, _ANSWER, _LINGER, _END = "idle", "head", "body", "answer", "linger", "end"
+_BLANK = "blank"  # lines before a request
 _NAME = "feature_server.connection"
 _HOP_BY_HOP = (b"connection", b"upgrade", b"http2-settings", b"expect")
-
-
-class HeadTooLarge(RequestError):
-    """A request line and headers, or what stands beside the data of a chunked body, beyond the limit."""
-
-    status = 431
-
-
-class TooSlow(RequestError):
-    """A request that does not arrive within the time for it."""
-
-    status = 408
-
-
-class NotHttp(RequestError):
-    """What is no request in HTTP/1.1."""
-
-    status = 400
-
-
-class TooManyConnections(FeatureStoreError):
-    """One connection more than there are files for."""
-
-    status = 503
-    retry_after_seconds = 1
 
 
 def connections(limits: HttpLimits, most: int, on_refused: Callable[[int], None]) -> type["Connection"]:
@@ -87,7 +65,7 @@ class Connection(HttpToolsProtocol):
         self.ended_as = LEFT
         self._part: str | None = None  # of a request, that is arriving
         self._messages = 0  # requests begun
-        self._seen = 0  # bytes of a head, or of a body's framing since its last data; at most a piece too many
+        self._seen = 0  # bytes before and of a head, or of a body's framing since its last data; a piece too many
         self._unread = 0  # bytes of a body behind its answer
         self._piece = 0  # size of what is being parsed
         self._held = b""  # what came while requests wait: parsed when they are answered
@@ -101,8 +79,9 @@ class Connection(HttpToolsProtocol):
         self.link = Link(transport, self._end)
         super().connection_made(self.link)  # type: ignore[arg-type]
         if len(self.connections) > self.most:
-            self.on_refused(TooManyConnections.status)
-            self._answer(_too_many(self.most))
+            error = too_many(self.most)
+            self.on_refused(error.status)
+            self._answer(error)
             self.link.close()
             return
         link = transport.get_extra_info("socket")
@@ -132,12 +111,16 @@ class Connection(HttpToolsProtocol):
         if len(data) <= PIECE_BYTES:
             self._parse_piece(data)
         else:
-            whole = memoryview(data)
+            whole, until = memoryview(data), time.perf_counter() + TURN_SECONDS
             for at in range(0, len(data), PIECE_BYTES):
                 if self._refused is not None or self.link.is_closing():
                     return
                 if self.pipeline:
                     self._hold(data[at:])
+                    break
+                if time.perf_counter() > until:
+                    self._hold(data[at:])
+                    self.loop.call_soon(self._parse_on)
                     break
                 self._parse_piece(whole[at : at + PIECE_BYTES])
         self._watch()
@@ -152,17 +135,24 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             told = error.__context__
             if isinstance(told, AttributeError):  # uvicorn's, of a URL as http://host
-                self._refuse(_not_http("a URL without a path"))
+                self._refuse(not_http("a URL without a path"))
             else:
-                self._refuse(told if isinstance(told, RequestError) else _not_http(str(told or error)))
+                self._refuse(told if isinstance(told, RequestError) else not_http(str(told or error)))
         else:
-            if self._part is not None and self._seen > self.limits.head_bytes + PIECE_BYTES:
+            if self._seen > self.limits.head_bytes + PIECE_BYTES:
                 self._refuse(self._too_large(self._seen))
 
     def _hold(self, data: bytes) -> None:
         self._held += data
         self.link.held = True
         self.link.pause_reading()
+
+    def _parse_on(self) -> None:
+        """What was left for a later turn."""
+        if self.pipeline or self._refused is not None or self.link.is_closing():
+            return
+        if self._parse_held() and not self.flow.read_paused:
+            self.link.resume_reading()
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
         """Read the request as if it had not asked for another protocol, as RFC 9110 has it: with its body.
@@ -173,7 +163,7 @@ class Connection(HttpToolsProtocol):
         self.cycle.more_body = True
         method, headers = self.cycle.scope["method"].encode(), self.cycle.scope["headers"]
         if method == b"CONNECT":
-            self._refuse(_not_http("CONNECT"))
+            self._refuse(not_http("CONNECT"))
             return
         head = [b"%b %b HTTP/%b" % (method, self.url, self.cycle.scope["http_version"].encode())]
         head += [b"%b: %b" % header for header in headers if header[0] not in _HOP_BY_HOP]
@@ -211,7 +201,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._part = None
+        self._part, self._seen = None, 0
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -227,12 +217,16 @@ class Connection(HttpToolsProtocol):
         self._watch()
 
     def _read_on(self) -> None:
+        if self._parse_held():
+            self.flow.read_paused = False
+            self.link.resume_reading()
+
+    def _parse_held(self) -> bool:
+        """Parse what came before its turn, and say whether that was all."""
         data, self._held, self.link.held = self._held, b"", False
         if data:
             self._parse(data)
-        if not self._held:
-            self.flow.read_paused = False
-            self.link.resume_reading()
+        return not self._held
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -252,8 +246,10 @@ class Connection(HttpToolsProtocol):
             self._await(self._part, self._seconds(self._part))
         elif self._unanswered():
             self._awaited = None
+        elif self._seen:
+            self._await(_BLANK, self.limits.head_seconds)
         else:
-            self._await(_IDLE, IDLE_SECONDS)
+            self._await(_IDLE, self.limits.idle_seconds)
 
     def _unanswered(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -289,16 +285,14 @@ class Connection(HttpToolsProtocol):
             return
         part, _ = self._awaited
         self._awaited = None
-        if part == _IDLE:
+        if part in (_IDLE, _BLANK):
             self.link.close()
         elif part == _LINGER:
             self._finish()
         elif part in (_ANSWER, _END):
             self._go_on_sending(part)
         else:
-            remedy = f"send it at once; FEATURES_{part.upper()}_SECONDS, where the server runs, allows more"
-            what, expected = f"the request's {part} did not arrive in time", f"all of it in {self._seconds(part):g} s"
-            self._refuse(TooSlow(what, where=part, expected=expected, remedy=remedy))
+            self._refuse(too_slow(part, self._seconds(part)))
 
     def _go_on_sending(self, part: str) -> None:
         """Wait on for a client that takes its answer, and for no other."""
@@ -307,12 +301,8 @@ class Connection(HttpToolsProtocol):
         else:
             self.link.transport.abort()
 
-    def _too_large(self, size: int) -> HeadTooLarge:
-        what = "the request's head is too large" if self._part == _HEAD else "the body's framing is too large"
-        return HeadTooLarge(
-            what, where=self._part, expected=f"at most {self.limits.head_bytes:,} bytes", got=f"{size:,} bytes or more",
-            remedy="send what is long in the body; FEATURES_HEAD_BYTES, where the server runs, allows more",
-        )  # fmt: skip
+    def _too_large(self, size: int) -> RequestError:
+        return too_large(self._part or _HEAD, size, self.limits.head_bytes)
 
     def _refuse(self, error: RequestError) -> None:
         """Answer with the error, after what was asked before, and read no further."""
@@ -359,17 +349,6 @@ class Connection(HttpToolsProtocol):
         self.link.transport.close()
         if self.link.unsent():
             self._await(_END, self.limits.answer_seconds)
-
-
-def _not_http(got: str) -> NotHttp:
-    return NotHttp("this is no request in HTTP/1.1", got=got, remedy="ask with http://, not https://, over HTTP/1.1")
-
-
-def _too_many(most: int) -> TooManyConnections:
-    return TooManyConnections(
-        "this server has as many connections as it can have", expected=f"at most {most:,}",
-        remedy="try again; a higher limit of open files (ulimit -n), where the server runs, allows more",
-    )  # fmt: skip
 
 
 class _Rest:

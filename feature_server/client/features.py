@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from ..definitions.deprecation import deprecated_in, warn_deprecated
 from ..definitions.registry import feature_list
-from ..errors import FeatureStoreError, OnlineStoreUnavailable, RequestError, cut, shown
+from ..errors import NO_UTF8, FeatureStoreError, OnlineStoreUnavailable, RequestError, cut, shown
 from ..layout.keys import NAMES
 from ..online.address import http_login, parse_redis_url, shown_url
 from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
@@ -154,9 +154,16 @@ class _Client(Generic[One, Many, Pushed]):
         self, features: str | Sequence[str], full_feature_names: bool, entities: dict[str, Any]
     ) -> FeatureVectors:
         is_service = isinstance(features, str)
+        names = [features] if isinstance(features, str) else feature_list(features)
+        for name in names:
+            if not name.isascii() and NO_UTF8.search(name):
+                raise RequestError(
+                    "a name cannot be sent", where="feature_service" if is_service else "features", got=shown(name),
+                    expected="text that UTF-8 can hold",
+                )  # fmt: skip
         request = GetOnlineFeatures(
             entities=_listed(entities),
-            features=None if is_service else feature_list(features),
+            features=None if is_service else names,
             feature_service=features if is_service else None,  # type: ignore[arg-type]
             full_feature_names=full_feature_names,
         )
@@ -330,6 +337,11 @@ def _listed(entities: dict[str, Any]) -> dict[str, list[Any]]:
             raise RequestError(
                 f"{shown(name)} is one value", where=f"entities.{cut(name)}", got=shown(values),
                 expected="a list of them", remedy="use get() for one entity",
+            )  # fmt: skip
+        if len(shape := getattr(values, "shape", (0,))) != 1:
+            raise RequestError(
+                f"{shown(name)} is no column", where=f"entities.{cut(name)}",
+                got=f"a {type(values).__name__} of shape {tuple(shape)}", expected="a list of values, or one column",
             )  # fmt: skip
         columns[name] = list(values) if type(values) is list else python_values(values)
     return columns

@@ -1,5 +1,6 @@
 """The client over HTTP: what is sent, and how the JSON that comes back becomes the same Python values as from Redis."""
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
@@ -9,23 +10,43 @@ from uuid import UUID
 
 import msgspec
 
+from ..definitions.facts import JoinKey
 from ..dtypes import FLOAT_WIDTHS, DType, parse_dtype
-from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError, cut
+from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError, cut, shown
+from ..layout.keys import wrong_type
 from ..protocol import GetOnlineFeatures, OnlineFeaturesResponse, decode_error
 from ..serving.statuses import NOT_FOUND
 from .result import FeatureVectors
 
+_KEYS = {int, str, bool, type(None), date, UUID}
 NO_HEADERS: Mapping[str, str] = {}
 _decode = msgspec.json.Decoder(OnlineFeaturesResponse).decode
 
 
 def encode_request(request: GetOnlineFeatures) -> bytes:
+    """RequestError for a key that JSON would write as another value, or that is none of any type of key."""
+    for name, values in request.entities.items():
+        if not _KEYS.issuperset(map(type, values)) and not all(map(_can_be_key, values)):
+            wrong = next(value for value in values if not _can_be_key(value))
+            raise RequestError(
+                f"a value of join key {shown(name)} has the wrong type",
+                where=f"entities.{cut(name)}",
+                expected="an integer, text, a date, a UUID, a boolean, or None where it is missing",
+                got=f"{shown(wrong)} ({type(wrong).__name__})",
+            )
     try:
         return msgspec.json.encode(request, enc_hook=_numpy_key)
     except (TypeError, OverflowError, ValueError) as error:
         raise RequestError(
-            "a join key value cannot be sent", where="entities", got=cut(str(error)), remedy="send plain Python values"
+            "a join key cannot be sent", where="entities", got=cut(str(error)), remedy="send plain Python values"
         ) from None
+
+
+def _can_be_key(value: Any) -> bool:
+    """Whether it is of some join key's type; a number with a fraction is for the server to refuse by the key's own."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return type(value) in _KEYS or isinstance(value, str) or hasattr(value, "__index__")
 
 
 def _numpy_key(value: Any) -> Any:
@@ -48,6 +69,8 @@ def decode_response(body: bytes, entities: dict[str, list[Any]], url: str) -> Fe
         dtype = types[name] = parse_dtype(type_name)
         if name in entities:
             keys[name] = entities[name]
+            if dtype.kind == "string":
+                _check_texts(name, dtype, keys[name])
             continue
         restore = _restore(dtype)
         values[name] = result.values if restore is None else [None if v is None else restore(v) for v in result.values]
@@ -59,6 +82,13 @@ def decode_response(body: bytes, entities: dict[str, list[Any]], url: str) -> Fe
     return FeatureVectors(
         entities=keys, values=values, statuses=statuses, event_timestamps=event_timestamps, types=types
     )
+
+
+def _check_texts(name: str, dtype: DType, values: list[Any]) -> None:
+    """RequestError for a date or UUID, which JSON writes as the text that they are not."""
+    if {date, UUID}.isdisjoint(map(type, values)):
+        return
+    raise wrong_type(JoinKey(name, dtype), next(value for value in values if type(value) in (date, UUID)))
 
 
 def error_of(status: int, body: bytes, url: str, headers: Mapping[str, str] = NO_HEADERS) -> FeatureStoreError:

@@ -27,6 +27,7 @@ VALUE_SETTINGS = (
     "scalar_subquery_error_on_multiple_rows", "regex_match_operator_semantics", "dialect_compatibility_mode",
     "old_implicit_casting", "legacy_disable_null_type", "binary_as_string", "file_search_path",
 )  # fmt: skip
+HOST_ZONE = "the time zone of this host: the profile sets none"
 _UTC = re.compile(r"(etc/)?(utc|uct|zulu|universal|greenwich|gmt([+-]?0)?)", re.IGNORECASE)
 _SET = re.compile(
     rf"(?:\A|;)\s*((?:set|pragma)\s+(?:(?:global|session|local)\s+)?[\"']?(?:{'|'.join(VALUE_SETTINGS)})\b[^;\n]*)",
@@ -72,7 +73,7 @@ def _differences(given: Mapping[str, Any], hooks: Statements) -> dict[str, tuple
     told += hooks
     first, *states = settings_after([statement for _, statement in told], VALUE_SETTINGS)
     own, last, found = first | {"TimeZone": "UTC"}, first, {}
-    who = {"TimeZone": "the time zone of this host"}
+    who = {"TimeZone": HOST_ZONE}
     for (where, statement), state in zip(told, states, strict=True):
         if state is not None:
             named = [name for name in VALUE_SETTINGS if name.lower() in statement.lower() or state[name] != last[name]]
@@ -83,6 +84,8 @@ def _differences(given: Mapping[str, Any], hooks: Statements) -> dict[str, tuple
     for name, value in last.items():
         if _ORDERS.get(value, value) != own[name] and not (name == "TimeZone" and _UTC.fullmatch(value)):
             found[name] = (own[name], value, who[name])
+    if "timezone" not in map(str.lower, given):  # in UTC on this host, by chance
+        found.setdefault("TimeZone", (own["TimeZone"], last["TimeZone"], who["TimeZone"]))
     return found
 
 
@@ -97,6 +100,7 @@ def _plain_outputs(path: Path) -> list[dict[str, Any]] | None:
             for profile in profiles.values()
             if isinstance(profile, dict)
             for output in (profile.get("outputs") or {}).values()
+            if output.get("type") == "duckdb"
         ]
         found = [(output.get("config_options") or {}) | (output.get("settings") or {}) for output in outputs]
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, OSError):

@@ -129,7 +129,7 @@ class EventReader:
         size, start, batches = min(column.within(most) for column in columns), 0, list[Batch]()
         pairs = zip(columns, self._decoders, strict=True)
         try:
-            if any(column.longest() > most for column, most in zip(columns, self._most_bytes, strict=True)):
+            if any(column.longest > most for column, most in zip(columns, self._most_bytes, strict=True)):
                 raise ValueError("a value may be too long")
             for values in zip(*(column.parts(size, decode) for column, decode in pairs), strict=True):
                 index = np.arange(start, start + len(values[0]))

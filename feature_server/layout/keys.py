@@ -105,11 +105,11 @@ def key_encoder(key: JoinKey) -> Callable[[object], str | None]:
         try:
             found = parse(value) if isinstance(value, str) and parse is not None else value
         except ValueError:
-            raise _wrong_type(key, value) from None
+            raise wrong_type(key, value) from None
         if not isinstance(found, type_) or isinstance(found, datetime):  # which is a date
-            raise _wrong_type(key, found)
+            raise wrong_type(key, found)
         if isinstance(found, str) and not found.isascii() and NO_UTF8.search(found):
-            raise _wrong_type(key, found, "text that UTF-8 can hold: half of a surrogate pair is no character")
+            raise wrong_type(key, found, "text that UTF-8 can hold: half of a surrogate pair is no character")
         return text(found)
 
     return encode
@@ -123,10 +123,10 @@ def _integer_encoder(key: JoinKey) -> Callable[[object], str | None]:
             return None
         if type(value) is not int:
             if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise _wrong_type(key, value)
+                raise wrong_type(key, value)
             value = operator.index(value)  # type: ignore[arg-type]
         if not low <= value <= high:
-            raise _wrong_type(key, value)
+            raise wrong_type(key, value)
         return str(value)
 
     return encode
@@ -159,7 +159,7 @@ def key_value(key: JoinKey, text: str) -> Any:
     return int(text) if key.dtype.kind in INTEGER_WIDTHS and _INTEGER.fullmatch(text) else text
 
 
-def _wrong_type(key: JoinKey, value: object, example: str | None = None) -> RequestError:
+def wrong_type(key: JoinKey, value: object, example: str | None = None) -> RequestError:
     if isinstance(value, float) and value != value:
         example = 'null for a key that is missing; in pandas, the dtypes "Int64" and "string" keep it'
     return RequestError(

@@ -29,6 +29,7 @@ PackedRows: TypeAlias = "Bytes2D | list[bytes]"  # one row of equal width each, 
 pc: Any = compute  # the type stubs know a part of what Arrow's functions and arrays take
 Column: TypeAlias = Any  # an Arrow array
 
+MAX_VARIABLE_BYTES = 8 << 20  # of a row, which a server reads and decodes at once
 _DAYS = (date.min.toordinal() - EPOCH_DAY, date.max.toordinal() - EPOCH_DAY)
 _TIME = DType("timestamptz")
 _HEX = np.full(256, 255, dtype=np.uint8)
@@ -83,9 +84,10 @@ class RowPacker:
             for null in np.flatnonzero(_nulls(columns[i])) if nulls[i] else ():
                 tail[null] = b""
             lengths += np.fromiter(map(len, tail), dtype=np.int64, count=count)
-            if count and int(lengths.max()) > 2**32 - 1:
+            if count and int(lengths.max()) > MAX_VARIABLE_BYTES:
                 row = int(lengths.argmax())
-                raise self._cannot_keep(rows, layout.names[i], row, "at most 4 GiB of strings and lists")
+                expected = f"at most {MAX_VARIABLE_BYTES:,} bytes of strings and lists in a row"
+                raise self._cannot_keep(rows, layout.names[i], row, expected)
             heads[f"end{i}"] = lengths
             tails.append(tail)
         stored, width = heads.tobytes(), layout.width

@@ -108,6 +108,15 @@ def test_a_body_in_chunks_is_read(client: Client) -> None:
     assert [value(client.answer()), value(client.answer())] == [VALUE, VALUE]
 
 
+def test_a_flood_of_chunks_is_read_in_turns_and_in_order(server: Served, client: Client) -> None:
+    """A later request behind it is answered as itself, and so are those of others meanwhile."""
+    flood = chunked(*[b" "] * 100_000, *(RATIO[at : at + 1] for at in range(len(RATIO))), *[b" "] * 100_000)
+    client.send(request(flood, "Transfer-Encoding: chunked") + request())
+    for _ in range(5):
+        assert still_answers(server)
+    assert [value(client.answer()), value(client.answer())] == [VALUE, VALUE]
+
+
 @pytest.mark.parametrize("endless", [b"0\r\nX: ", b"0\r\n", b"1;x=", b"0" * 20])
 def test_what_stands_beside_the_data_of_chunks_is_bounded(server: Served, client: Client, endless: bytes) -> None:
     client.send(request(chunked(RATIO, end=b""), "Transfer-Encoding: chunked") + endless)

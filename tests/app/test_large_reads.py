@@ -121,6 +121,27 @@ def test_a_join_key_has_256_kib(mixed: OnlineRows, http: httpx.Client) -> None:
     assert refused.json()["where"] == "entities.region"
 
 
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b" " * (7 << 20) + b'{"features": ["customer__plain:count"]}', "large, and not"),
+        (b'{"features": ["customer__plain:count"]' + b" " * (3 << 20) + b"}", "large, and not"),
+        (
+            b'{"entities": {"customer_id": [2]}, "features": ["customer__plain:count"' + b" " * (3 << 20) + b"]}",
+            "the name of a feature is too long",
+        ),
+        (b'{"entities": {"customer_id": [2' + b" " * (3 << 20) + b"]}}", "a join key is too long"),
+        (b'{"entities": {"customer_id": [2' + b",2" * (3 << 20), "the body is not JSON"),
+    ],
+)  # fmt: skip
+def test_what_is_large_by_what_is_no_value_is_refused(
+    mixed: OnlineRows, http: httpx.Client, body: bytes, what: str
+) -> None:
+    answer = http.post(READ, content=body)
+    assert answer.status_code in (400, 422)
+    assert what in answer.json()["what"]
+
+
 def test_others_have_their_turns_between_the_parts(mixed: OnlineRows, valkey: str) -> None:
     server = InProcess(valkey, AT_NOW)
     body = json.dumps({"features": ["customer__plain:count"], "entities": {"customer_id": [2] * 200_000}}).encode()

@@ -35,17 +35,22 @@ def pushed(**changes: Any) -> dict[str, Any]:
     return {"push_source_name": "payments.transactions", "df": {name: [value] for name, value in event.items()}}
 
 
+LESS = "m" * 200_000
 WRONG: dict[str, tuple[str, dict[str, Any], int]] = {
-    "a service": (READ, {"feature_service": LONG, "entities": KEY}, 404),
+    "a service": (READ, {"feature_service": LONG, "entities": KEY}, 422),
+    "a shorter service": (READ, {"feature_service": LESS, "entities": KEY}, 404),
+    "a shorter feature": (READ, {"features": [f"customer__payments:{LESS}"], "entities": KEY}, 404),
+    "a shorter view": (READ, {"features": [f"{LESS}:payments_10m"], "entities": KEY}, 404),
+    "a shorter source": ("/push", pushed() | {"push_source_name": LESS}, 404),
     "a service and features": (READ, {"feature_service": LONG, "features": [FEATURE], "entities": KEY}, 422),
-    "a feature": (READ, {"features": [f"customer__payments:{LONG}"], "entities": KEY}, 404),
-    "a view": (READ, {"features": [f"{LONG}:payments_10m"], "entities": KEY}, 404),
+    "a feature": (READ, {"features": [f"customer__payments:{LONG}"], "entities": KEY}, 422),
+    "a view": (READ, {"features": [f"{LONG}:payments_10m"], "entities": KEY}, 422),
     "no reference": (READ, {"features": [LONG], "entities": KEY}, 422),
     "a join key": (READ, {"features": [FEATURE], "entities": {LONG: [42]}}, 422),
     "many join keys": (READ, {"features": [FEATURE], "entities": {f"key{i}": [] for i in range(1_000)}}, 422),
     "a value": (READ, {"features": [FEATURE], "entities": {"customer_id": [LONG]}}, 422),
     "a field": (READ, {"features": [FEATURE], "entities": KEY, LONG: 1}, 422),
-    "a source": ("/push", pushed() | {"push_source_name": LONG}, 404),
+    "a source": ("/push", pushed() | {"push_source_name": LONG}, 422),
     "where to": ("/push", pushed() | {"to": LONG}, 422),
     "a column": ("/push", pushed(**{LONG: 1}), 422),
     "a decimal": ("/push", pushed(amount_eur="1." + "0" * 7_000_000 + "1"), 422),

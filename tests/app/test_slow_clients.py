@@ -107,15 +107,44 @@ def test_an_idle_connection_is_kept_beyond_the_time_for_a_head(hasty: Served) ->
             assert value(client.answer()) == VALUE
 
 
+def test_blank_lines_behind_an_answer_are_the_head_of_a_request_that_never_comes(hasty: Served) -> None:
+    with Client(hasty) as client:
+        client.send(request())
+        assert value(client.answer()) == VALUE
+        client.send(b"\r\n")
+        started = time.monotonic()
+        assert client.ended() == b""
+        assert 0.9 < time.monotonic() - started < 10
+    with Client(hasty) as client:
+        client.send(b"\r\n" * 3 + request() + b"\r\n" + request())
+        assert [value(client.answer()), value(client.answer())] == [VALUE, VALUE]
+        client.send(b"\r\n" * 100_000)
+        status, error = client.answer()
+        assert (status, error["error"], error["where"]) == (431, "HeadTooLarge", "head")
+
+
+def test_how_long_an_idle_connection_is_kept_can_be_set(valkey_server: str) -> None:
+    store_ratio(valkey_server)
+    with served(valkey_server, FEATURES_IDLE_SECONDS="1") as running, Client(running) as client:
+        client.send(request())
+        assert value(client.answer()) == VALUE
+        started = time.monotonic()
+        assert client.ended() == b""
+        assert 0.9 < time.monotonic() - started < 10
+
+
 def test_who_takes_nothing_of_an_answer_is_cut(hasty: Served, valkey_server: str) -> None:
     many = json.dumps({"features": ["merchant__risk:ratio"], "entities": {"merchant_id": ["a" * 20] * 100_000}})
     (worker,) = hasty.workers()
     with Client(hasty, receive_bytes=4096) as client:
         client.send(request(many.encode()))
         port = client.socket.getsockname()[1]
-        eventually(
-            lambda: port not in [link.raddr.port for link in worker.net_connections("tcp") if link.raddr], seconds=30
-        )
+
+        def is_open() -> bool:
+            return port in [link.raddr.port for link in worker.net_connections("tcp") if link.raddr]
+
+        eventually(is_open, seconds=30)
+        eventually(lambda: not is_open(), seconds=30)
         assert not client.ended().endswith(b"]}]}")
     assert still_answers(hasty)
 

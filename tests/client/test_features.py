@@ -41,6 +41,7 @@ from tests.support.serving_cases import (
     DELAYS,
     FRAUD,
     NEW,
+    OF_A_CLIENT,
     OLD,
     PROFILE,
     RISK,
@@ -112,7 +113,10 @@ def test_every_type_is_the_same_python_value_from_redis_and_over_http(rows: Onli
     assert [str(dtype) for dtype in found.types.values()] == ["uint64", *(str(f.dtype) for f in EVERYTHING.features)]
 
 
-@pytest.mark.parametrize(("arguments", "kind", "said"), [case[1:] for case in BAD_REQUESTS[:-1] if case[0] != "both"])
+@pytest.mark.parametrize(
+    ("arguments", "kind", "said"),
+    [case[1:] for case in [*BAD_REQUESTS[:-1], *OF_A_CLIENT] if case[0] != "both"],
+)
 def test_a_bad_request_raises_the_same_error_from_redis_and_over_http(
     rows: OnlineRows, get_many: Get, arguments: dict[str, Any], kind: type[FeatureStoreError], said: str
 ) -> None:

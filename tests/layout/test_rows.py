@@ -130,6 +130,23 @@ def test_an_infinite_date_or_time_is_refused_by_view_feature_and_key(dtype: DTyp
     assert caught.value.got == shown
 
 
+@pytest.mark.parametrize(("texts", "fits"), [((8 << 20, 0), True), ((8 << 20, 1), False), ((5 << 20, 4 << 20), False)])
+def test_texts_and_lists_take_8_mib_of_a_row(texts: tuple[int, int], fits: bool) -> None:
+    """A reader decodes a row at once, while others wait."""
+    packer = RowPacker(view_of(DType("string"), DType("string")))
+    columns = {"k0": [1, 2], "event_timestamp": [datetime(2026, 1, 1, tzinfo=UTC)] * 2}
+    rows = pa.table(columns | {f"f{i}": ["", "x" * size] for i, size in enumerate(texts)})
+    if fits:
+        assert len(packer.pack(rows)[1]) > 8 << 20
+        return
+    with pytest.raises(OnlineStoreError) as caught:
+        packer.pack(rows)
+    assert (caught.value.where, caught.value.expected) == (
+        "view:f1 of k0=2", "at most 8,388,608 bytes of strings and lists in a row",
+    )  # fmt: skip
+    assert len(str(caught.value)) < 1_000
+
+
 def test_a_value_beyond_its_declared_type_is_refused() -> None:
     view = view_of(DType("uint8"))
     table = table_of(view, [((7,), datetime(2020, 1, 1, tzinfo=UTC), (255,))])

@@ -24,7 +24,7 @@ from feature_server.offline.store import OfflineStore
 from feature_server.publish.run import publish_all
 from feature_server.settings import Settings, load_settings
 from tests.support.relations import Relations, view_of
-from tests.support.tiny_project import write_project
+from tests.support.tiny_project import PROFILES, write_project
 
 BEGAN = "2026-11-26T05:22:42.510444Z"
 VIEW = replace(
@@ -41,6 +41,7 @@ class Built:
         self.settings: Settings = load_settings({}, project_dir=folder, home=folder)
         Relations(folder).execute(f"create table spend as {ROWS}")
         self.settings.target_path.mkdir()
+        write_project(folder, {"profiles/profiles.yml": PROFILES})
         self.changed("2026-11-26T05:22:43+00:00")
 
     def changed(self, at: str) -> None:
@@ -171,9 +172,19 @@ PROJECT = {
         shop:
           target: dev
           outputs:
-            dev: {type: duckdb, path: .features/warehouse.duckdb, threads: 1}
-            prod: {type: duckdb, path: "{{ env_var('PROD_FOLDER', 'data') }}/prod.duckdb", schema: marts, threads: 1}
-            marts: {type: duckdb, path: .features/warehouse.duckdb, schema: marts, threads: 1}
+            dev: {type: duckdb, path: .features/warehouse.duckdb, threads: 1, settings: {TimeZone: UTC}}
+            prod:
+              type: duckdb
+              path: "{{ env_var('PROD_FOLDER', 'data') }}/prod.duckdb"
+              schema: marts
+              threads: 1
+              settings: {TimeZone: UTC}
+            marts:
+              type: duckdb
+              path: .features/warehouse.duckdb
+              schema: marts
+              threads: 1
+              settings: {TimeZone: UTC}
         """,
     "models/customers.sql": "select 1::bigint as customer_id",
     "models/spend.sql": """

@@ -128,8 +128,12 @@ def test_a_build_in_the_zone_of_its_host_is_refused_with_what_to_set(folder: Pat
     shop = Shop(folder, {}, **ABROAD)
     code, said = shop.run("features", "apply")
     assert code == 1
-    assert "TimeZone 'Asia/Kathmandu', the time zone of this host" in said
+    assert "TimeZone 'Asia/Kathmandu', the time zone of this host: the profile sets none" in said
     assert "settings: {TimeZone: UTC}" in said
+    by_chance = Shop(folder, {}, TZ="UTC")
+    code, said = by_chance.run("features", "apply")
+    assert code == 1
+    assert "got: TimeZone 'UTC', the time zone of this host: the profile sets none" in said
     home = Shop(folder, {"TimeZone": "UTC"}, TZ="UTC")
     assert home.run("features", "apply")[0] == 0
     shop = Shop(folder, {"integer_division": True}, TZ="UTC")

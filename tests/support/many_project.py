@@ -64,7 +64,7 @@ def many_project(count: int) -> dict[str, str]:
     files |= {
         "dbt_project.yml": tiny_project.DBT_PROJECT,
         "profiles/profiles.yml": tiny_project.PROFILES.replace("tiny.duckdb", ".features/warehouse.duckdb").replace(
-            "threads: 1}", "threads: 2, settings: {TimeZone: UTC}}"
+            "threads: 1", "threads: 2"
         ),
         "models/sources.yml": stream_project.SOURCES,
         "models/stg_payments__transactions.sql": stream_project.STAGING,

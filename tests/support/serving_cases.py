@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
+import numpy as np
+import pandas as pd
 from hypothesis import strategies as st
 
 from feature_server.errors import FeatureStoreError, RequestError, UnknownNameError
@@ -66,6 +69,16 @@ BAD_REQUESTS: list[tuple[str, dict[str, Any], type[FeatureStoreError], str]] = [
     ("a boolean", {"service": "fraud_v1", "customer_id": [True], "merchant_id": ["a"]}, RequestError, "int64"),
     ("too large", {"service": "fraud_v1", "customer_id": [2**63], "merchant_id": ["a"]}, RequestError, "int64"),
     ("a number for text", {"features": ["merchant__risk:ratio"], "merchant_id": [1]}, RequestError, "a string"),
+    ("not a number", {"service": "fraud_v1", "customer_id": [math.nan], "merchant_id": ["a"]}, RequestError, "nan (fl"),
+    ("bytes", {"features": ["merchant__risk:ratio"], "merchant_id": [b"a"]}, RequestError, "b'a' (bytes)"),
+    ("a decimal", {"features": ["merchant__risk:ratio"], "merchant_id": [Decimal(1)]}, RequestError, "(Decimal)"),
+    (
+        "a date for text",
+        {"features": ["merchant__risk:ratio"], "merchant_id": [date(2026, 1, 1)]},
+        RequestError,
+        "date",
+    ),
+    ("a UUID for text", {"features": ["merchant__risk:ratio"], "merchant_id": [UUID(int=1)]}, RequestError, "(UUID)"),
     ("one value", {"features": ["merchant__risk:ratio"], "merchant_id": "a"}, RequestError, "use get()"),
     (
         "too many",
@@ -73,6 +86,20 @@ BAD_REQUESTS: list[tuple[str, dict[str, Any], type[FeatureStoreError], str]] = [
         RequestError,
         "split the entities",
     ),
+]
+
+
+OF_A_CLIENT: list[tuple[str, dict[str, Any], type[FeatureStoreError], str]] = [
+    ("half a pair", {"features": ["merchant__risk:ratio"], "merchant_id": ["\ud800"]}, RequestError, "entities"),
+    ("half a pair in a service", {"service": "a\ud800", "merchant_id": ["a"]}, RequestError, "service"),
+    ("half a pair in a feature", {"features": ["a\ud800:b"], "merchant_id": ["a"]}, RequestError, "feature"),
+    (
+        "a table",
+        {"features": ["merchant__risk:ratio"], "merchant_id": pd.DataFrame({"a": [1]})},
+        RequestError,
+        "(1, 1)",
+    ),
+    ("a matrix", {"features": ["merchant__risk:ratio"], "merchant_id": np.zeros((2, 1))}, RequestError, "(2, 1)"),
 ]
 
 

@@ -123,7 +123,7 @@ window
 
 FILES = {
     "dbt_project.yml": DBT_PROJECT,
-    "profiles/profiles.yml": PROFILES.replace("threads: 1}", "threads: 1, settings: {TimeZone: UTC}}"),
+    "profiles/profiles.yml": PROFILES,
     "models/customers.sql": "select 1::bigint as customer_id",
     "models/stg_payments__transactions.sql": STAGING,
     "models/customer__payments.sql": PAYMENTS,

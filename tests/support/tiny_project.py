@@ -19,7 +19,7 @@ PROFILES = """
 tiny:
   target: local
   outputs:
-    local: {type: duckdb, path: tiny.duckdb, threads: 1}
+    local: {type: duckdb, path: tiny.duckdb, threads: 1, settings: {TimeZone: UTC}}
 """
 
 ENTITIES = """
