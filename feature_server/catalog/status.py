@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ..dbt.stale import stale_sources
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
 from ..errors import FeatureStoreError
@@ -20,8 +21,10 @@ from ..online.embedded import connect
 from ..online.memory import doubt, eviction_refused, look_at, noted, stream_views
 from ..online.registry import LastVerified, OnlineRegistry, OnlineView, registry_evicted
 from ..online.store import OnlineStore, once_more
+from ..publish.noted import read_noted
 from ..settings import Settings
-from ..times import from_us
+from ..times import from_us, to_us
+from .freshness import Chain, Kept, judge
 from .lateness import allowed_delay, span
 from .sources import SourceStatus, source_status
 
@@ -32,7 +35,8 @@ class ViewStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One feature view. What was never published or synced is None; `problems` is empty when all is well.
 
     `refreshed_at` is the later of `published_at` and `synced_at`: a publish that finds no change makes no version, but
-    every sync counts. `age_seconds` is how long before `Status.at` the newest event was.
+    every sync counts. `age_seconds` is how long before `Status.at` the newest event was. `freshness` is how its promise
+    stands, if it has one: one that warns is no problem.
     """
 
     view: str
@@ -49,6 +53,7 @@ class ViewStatus(msgspec.Struct, frozen=True, kw_only=True):
     online_newest_event: datetime | None = None
     synced_version: int | None = None
     synced_at: datetime | None = None
+    freshness: Kept | None = None
     verified_at: datetime | None = None
     verified_keys: int | None = None
     unexplained_keys: int | None = None
@@ -86,10 +91,11 @@ def read_status(settings: Settings, registry: Registry) -> Status:
     offline = OfflineStore(settings.offline)
     views = [_view_status(view, offline, online, now, trouble is None) for view in registry.feature_views]
     published = {view.view: view.newest_event for view in views}
+    sources = tuple(source.with_published(published) for source in sources)
     return Status(
         at=now,
-        views=tuple(views),
-        sources=tuple(source.with_published(published) for source in sources),
+        views=_with_promises(views, registry, sources, settings, now, trouble is None),
+        sources=sources,
         online_store=trouble,
         notice=online.registry.notice if online.registry is not None else None,
     )
@@ -150,7 +156,7 @@ def _view_status(
     refreshed_at, newest = max(refreshes, default=None), published.get("newest_event")
     age = None if newest is None else (now - newest).total_seconds()
     allowed = allowed_delay(view.refresh)
-    if allowed is not None and refreshed_at is not None and now - refreshed_at > allowed:
+    if not view.freshness and allowed is not None and refreshed_at is not None and now - refreshed_at > allowed:
         ago, limit = span((now - refreshed_at).total_seconds()), span(allowed.total_seconds())
         problems.append(f"late: refreshed {ago} ago, {view.refresh} allows {limit}; look at its DAG's last run")
     if age is not None and view.ttl_us is not None and age > view.ttl_us / 1e6:
@@ -169,6 +175,55 @@ def _view_status(
         **synced,
         **verified,
     )
+
+
+def _with_promises(
+    states: list[ViewStatus],
+    registry: Registry,
+    sources: tuple[SourceStatus, ...],
+    settings: Settings,
+    now: datetime,
+    reachable: bool,
+) -> tuple[ViewStatus, ...]:
+    """The states with how promises stand; a broken one is a problem."""
+    views = {view.id: view for view in registry.feature_views}
+    stale = stale_sources([view for view in views.values() if view.freshness], settings.target_path)
+    live = {source.source: source for source in sources}
+    return tuple(
+        state if not view.freshness else _promised(state, view, live, stale.get(view.id), settings, now, reachable)
+        for state in states
+        for view in (views[state.view],)
+    )
+
+
+def _promised(
+    state: ViewStatus,
+    view: FeatureView,
+    live: dict[str, SourceStatus],
+    stale: str | None,
+    settings: Settings,
+    now: datetime,
+    reachable: bool,
+) -> ViewStatus:
+    source = live.get(view.stream.source) if view.stream is not None else None
+    online, now_us = view.online and reachable, to_us(now)
+    newest = [state.online_newest_event if online else state.newest_event]
+    if online and source is not None:
+        newest.append(source.newest_event)  # pushes are read at once
+    waited = None if source is None else source.oldest_seconds
+    chain = Chain(
+        now_us=now_us,
+        newest_us=max((to_us(moment) for moment in newest if moment is not None), default=None),
+        noted=read_noted(view.id, settings),
+        online=online,
+        synced_us=None if state.synced_at is None else to_us(state.synced_at),
+        waiting_us=None if waited is None else now_us - round(waited * 1e6),
+        stale=stale,
+    )
+    assert view.freshness
+    kept = judge(view, view.freshness, chain, settings)
+    late = (f"late: {kept}",) if kept.state == "error" else ()
+    return msgspec.structs.replace(state, freshness=kept, problems=(*state.problems, *late))
 
 
 def _published(view: FeatureView, offline: OfflineStore, problems: list[str]) -> dict[str, Any]:

@@ -112,6 +112,9 @@ def _lines(found: Status) -> Iterator[str]:
     if found.online_store is not None:
         yield f"online store: {found.online_store}"
     yield from problems
+    for view in found.views:
+        if view.freshness is not None and view.freshness.state == "warn":
+            yield f"{view.view}: warning: {view.freshness}"
     if found.notice is not None:
         yield f"note: {found.notice}"
     yield f"{_shown(found.at)} UTC: {'; '.join(counts)}"

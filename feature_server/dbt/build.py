@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .parse import Target
 
 _BUILDS_NOTHING = ("compile", "generate", "show", "test", "list", "freshness")
+_RED = ("error", "fail", "skipped", "partial success", "runtime error")
 _BUILT = ("model", "seed", "snapshot")
 _REWRITES = ("table", "view", "seed")  # materialized so, a node changes the file whatever its rows are
 
@@ -36,6 +37,7 @@ class _Timing(msgspec.Struct, frozen=True):
 class _Result(msgspec.Struct, frozen=True):
     unique_id: str
     status: str
+    message: str | None = None
     relation_name: str | None = None
     timing: tuple[_Timing, ...] = ()
 
@@ -82,6 +84,23 @@ def read_last_run(target_path: Path) -> LastRun | None:
         raise FeatureStoreError(
             "a file of dbt cannot be read", where=str(path), got=str(error), remedy="run `dbt build`"
         ) from None
+
+
+def build_failure(last: LastRun, unique_id: str, target_path: Path) -> str | None:
+    """What dbt's last run says of a model that it did not make well: an error, a skip, or a test that failed."""
+    if last.args.get("which") in set(_BUILDS_NOTHING) - {"test"}:
+        return None
+    said = {result.unique_id: result for result in last.results if result.status in _RED}
+    if (own := said.get(unique_id)) is not None:
+        if own.status == "skipped":
+            return f"{last} skipped it, for a model or test upstream of it failed"
+        return f"{last}: {' '.join((own.message or own.status).split())}"
+    if not any(name.startswith("test.") for name in said):
+        return None
+    nodes = read_manifest(target_path).nodes
+    tests = (nodes[name] for name in said if name in nodes and name.startswith("test."))
+    failed = sorted(test.name for test in tests if unique_id in test.depends_on.nodes)
+    return f"{last}: {', '.join(failed)} failed" if failed else None
 
 
 def check_target(views: Sequence[FeatureView], settings: Settings) -> None:

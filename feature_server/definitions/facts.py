@@ -34,6 +34,17 @@ def format_duration(microseconds: int) -> str:
     return f"{microseconds // MICROSECONDS['s']}s"
 
 
+class Freshness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How old what is known of a view may get, in microseconds; one of the two is given, `warn_us` the shorter."""
+
+    warn_us: int | None = None
+    error_us: int | None = None
+
+    def __str__(self) -> str:
+        limits = (("warn", self.warn_us), ("error", self.error_us))
+        return ", ".join(f"{name} after {format_duration(us)}" for name, us in limits if us is not None)
+
+
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """Who answers for a definition: a dbt group's or exposure's owner."""
 
@@ -79,7 +90,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     `stream` is the compiled model of a view over live events, None for a batch view.
     `fingerprint` changes when the meaning of a stored row changes: the join keys, the timestamp columns or the
     features' names and types. `meaning` is that of its model (`models.Model`); unset where dbt's SQL was not compiled.
-    `deprecation_date`, in ISO 8601, is from when on the view should be read no more.
+    `deprecation_date`, in ISO 8601, is from when on the view should be read no more. `freshness` is what is promised.
     """
 
     name: str
@@ -104,6 +115,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
     meaning: str | UnsetType = UNSET
     deprecation_date: str | UnsetType = UNSET
+    freshness: Freshness | UnsetType = UNSET
 
     @property
     def id(self) -> str:

@@ -59,6 +59,7 @@ BLOCKS: dict[str, tuple[Key, ...]] = {
         Key("ttl", _is_duration, f"a duration such as 30s, 15m, 6h, 30d or 2w, of at most {LONGEST_DAYS}d"),
         Key("refresh", lambda value: value in REFRESH, f"one of {', '.join(REFRESH)}", required=True),
         Key("online", lambda value: isinstance(value, bool), "true or false"),
+        Key("freshness", lambda value: isinstance(value, dict), "a mapping such as {warn: 2h, error: 6h}"),
         Key("stream", _is_name, "the source whose events arrive live, e.g. payments.transactions"),
     ),
     "event_stream": (

@@ -14,6 +14,7 @@ from ..times import from_us, to_us
 from .blocks import NAME, NAME_IN_WORDS, read_block
 from .columns import CAST, Columns
 from .entities import EntityDraft
+from .promises import read_promise
 from .report import META, Report, duplicates
 
 BLOCK = (*META, "feature_view")
@@ -96,6 +97,7 @@ class _ViewReader:
             unique_id=node.unique_id,
             path=node.original_file_path,
             deprecation_date=self._deprecation_date(),
+            freshness=read_promise(block["freshness"], node, self.report) if "freshness" in block else UNSET,
         )
         view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
         names = tuple(name for name in node.columns if name not in used)

@@ -11,10 +11,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import datetime
 
 import msgspec
 
 from ..dbt.build import check_warehouse
+from ..dbt.stale import stale_sources
 from ..definitions.facts import FeatureView, always_known, event_view
 from ..definitions.models import Model
 from ..definitions.stream import EventSource
@@ -25,9 +27,10 @@ from ..offline.files import Extent, Fingerprint, bucket_of, choose_grain, finger
 from ..offline.sql import columns
 from ..offline.store import DataFile, OfflineStore, OfflineTable, PublishedState
 from ..settings import Settings
-from ..times import from_us
+from ..times import from_us, to_us
 from ..warehouse.relations import Build, Newest, Part, Portion, Scan, Warehouse, open_warehouse
 from .built import BuiltOtherwise, Models, check_built, distrust, models_of
+from .noted import note_failed, note_published
 
 Progress = Callable[[int, int], None]  # files written, files to write
 BUCKET_ROWS = 2_000_000  # a bucket holds at most about this many rows: what one late row costs to rewrite
@@ -109,19 +112,37 @@ def publish_all(
     ) as warehouse:
         check_warehouse(views, settings)
         known = {model.unique_id: model for model in models}
+        stale = stale_sources([view for view in views if view.freshness], settings.target_path)
         for view in views:
             try:
                 with show_progress(view.id) as progress:
                     published.append(publish(view, warehouse, store, models=known, full=full, progress=progress))
             except (WarehouseError, OfflineStoreError) as error:
                 failed[view.id] = error
+                if view.freshness:
+                    note_failed(view, settings, error)
                 if isinstance(error, BuiltOtherwise):
                     otherwise[view.unique_id] = error.invocation
             else:
                 report(published[-1])
+                if view.freshness:
+                    as_of_us = _spoke_of(view, warehouse, settings)
+                    note_published(view, settings, as_of_us=as_of_us, stale=stale.get(view.id))
     if otherwise:
         distrust(settings.definitions_path, otherwise)
     return published, failed
+
+
+def _spoke_of(view: FeatureView, warehouse: Warehouse, settings: Settings) -> int | None:
+    """The instant that the rows of a view speak of: its last build's; of events, which come as they land, the present.
+
+    None where there is no build log.
+    """
+    if view.stream is not None:
+        return settings.now_us()
+    builds = warehouse.builds(view)
+    as_of = builds[-1].as_of if builds else None
+    return None if as_of is None else to_us(datetime.fromisoformat(as_of))
 
 
 def publish(

@@ -1,0 +1,113 @@
+"""Whether a view keeps its freshness promise and, where it does not, the first broken link of the chain that feeds it.
+
+What is known of a view reaches to its newest event or to the instant that its last good run spoke of, whichever is
+later: a night without events is no lateness while runs are good. An event of the future says nothing.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from ..dbt.build import build_failure, read_last_run
+from ..definitions.facts import FeatureView, Freshness
+from ..publish.noted import Cause, Noted
+from ..settings import Settings
+from .lateness import span
+
+State = Literal["pass", "warn", "error"]
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """How a promise stands: `age_seconds` is None where nothing is known; `cause` is None while it is kept."""
+
+    state: State
+    warn_seconds: float | None
+    error_seconds: float | None
+    age_seconds: float | None
+    cause: Cause | None = None
+    why: str = ""
+
+    def __str__(self) -> str:
+        limit = self.error_seconds if self.state == "error" else self.warn_seconds
+        age = "nothing is known of it"
+        if self.age_seconds is not None:
+            age = f"what is known of it is {span(self.age_seconds)} old"
+        promised = "" if limit is None else f", promised is at most {span(limit)}"
+        return f"{age}{promised}; {self.cause}: {self.why}"
+
+
+class Chain(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the links of one view, in microseconds of time.
+
+    `newest_us` is the newest event over all keys that readers see. `synced_us` is the last sync, None of a view that
+    is not online or where that is not known. `waiting_us` is since when events wait to land. `stale` is a source that
+    dbt found too old.
+    """
+
+    now_us: int
+    newest_us: int | None
+    noted: Noted
+    online: bool = False
+    synced_us: int | None = None
+    waiting_us: int | None = None
+    stale: str | None = None
+
+    @property
+    def good_us(self) -> int | None:
+        """The instant that the last run spoke of that is good to its end."""
+        if self.online and self.synced_us is None:
+            return None
+        found = self.noted.good_us(until_us=self.synced_us if self.online else None)
+        return found if found is None or self.waiting_us is None else min(found, self.waiting_us)
+
+    @property
+    def known_us(self) -> int | None:
+        newest = None if self.newest_us is None or self.newest_us > self.now_us else self.newest_us
+        return max((us for us in (newest, self.good_us) if us is not None), default=None)
+
+
+def judge(view: FeatureView, promise: Freshness, chain: Chain, settings: Settings) -> Kept:
+    """The state of a view's promise, as dbt judges sources: broken when it is older than the limit."""
+    age_us = None if chain.known_us is None else max(chain.now_us - chain.known_us, 0)
+    state = state_of(promise, age_us)
+    cause, why = (None, "") if state == "pass" else first_broken(view, promise, chain, settings)
+    return Kept(
+        state=state,
+        warn_seconds=None if promise.warn_us is None else promise.warn_us / 1e6,
+        error_seconds=None if promise.error_us is None else promise.error_us / 1e6,
+        age_seconds=None if age_us is None else age_us / 1e6,
+        cause=cause,
+        why=why,
+    )
+
+
+def state_of(promise: Freshness, age_us: int | None) -> State:
+    """Of nothing known the worst that the promise has a limit for."""
+    states: tuple[tuple[State, int | None], ...] = (("error", promise.error_us), ("warn", promise.warn_us))
+    for state, limit_us in states:
+        if limit_us is not None and (age_us is None or age_us > limit_us):
+            return state
+    return "pass"
+
+
+def first_broken(view: FeatureView, promise: Freshness, chain: Chain, settings: Settings) -> tuple[Cause, str]:
+    """The first broken link: applied, landed, data in the source, built, published, synced."""
+    noted, limit_us = chain.noted, promise.warn_us or promise.error_us or 0
+    if noted.cause == "not applied":
+        return "not applied", f"{noted.said}; run `features plan`, then `features apply`"
+    if chain.waiting_us is not None and chain.now_us - chain.waiting_us > limit_us and view.stream is not None:
+        waits = span((chain.now_us - chain.waiting_us) / 1e6)
+        return "not landed", f"events wait for {waits}; run `features stream {view.stream.source} --once`"
+    if (stale := chain.stale or (noted.said if noted.cause == "no data" else None)) is not None:
+        return "no data", f"{stale}; look at what loads it, then `dbt source freshness`"
+    last = read_last_run(settings.target_path)
+    said = None if last is None else build_failure(last, view.unique_id, settings.target_path)
+    if said is not None or noted.cause == "build failed":
+        return "build failed", f"{said or noted.said}; correct the data or the model, then `dbt build`"
+    published_us = noted.good[-1].at_us if noted.good else 0
+    unpublished = last is not None and view.unique_id in last.built() and last.began_us() > published_us
+    if noted.cause == "not published" or unpublished:
+        return "not published", f"{noted.said or 'it was built since'}; run `features publish {view.id}`"
+    if chain.online and noted.good and noted.good[-1].at_us > (chain.synced_us or 0):
+        return "not synced", f"it was published since; run `features sync {view.id}`"
+    return "build failed", "no build of it since; look at its DAG's last run"
