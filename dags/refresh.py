@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from feature_refresh.chain import Cadence, catalogue_dag, refresh_dag
 from feature_refresh.project import read_project
+from feature_refresh.promises import freshness_dag
 
 CADENCES = (
     Cadence("hourly", schedule="0 * * * *", finishes_within=timedelta(minutes=45)),
@@ -18,3 +19,5 @@ for cadence in CADENCES:
     if project.problem or project.views(cadence.name):
         globals()[f"refresh_{cadence.name}"] = refresh_dag(cadence, project)
 catalogue = catalogue_dag("30 0 * * *", project)
+if project.promised():
+    freshness = freshness_dag("*/10 * * * *", project)

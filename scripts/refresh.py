@@ -22,7 +22,8 @@ from feature_server.settings import load_settings, parse_time
 
 from .airflow_env import airflow_environment, prepare_airflow
 
-CATALOGUE = "catalogue"  # a DAG, but no cadence of feature views
+CATALOGUE = "catalogue"
+OTHERS = (CATALOGUE, "freshness")  # DAGs, but no cadences of feature views
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def _task_run(instance: Any) -> TaskRun:
 def main(arguments: list[str]) -> int:
     """Parse the command line and run; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.refresh", description=__doc__)
-    parser.add_argument("cadence", nargs="+", help="hourly, daily, weekly or catalogue; run one after the other")
+    parser.add_argument(
+        "cadence", nargs="+", help="hourly, daily, weekly, catalogue or freshness; run one after the other"
+    )
     parser.add_argument("--at", metavar="TIME", help="logical date, e.g. 2013-12-31T23:00Z; by default now")
     parser.add_argument("--log", type=Path, help="what Airflow says [default: run/refresh.log in FEATURES_HOME]")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -84,7 +87,7 @@ def main(arguments: list[str]) -> int:
         with _output_to(log) as out:
             prepare_airflow({"FEATURES_TASK_RETRIES": "0"} | airflow_environment(settings))
             for cadence in given.cadence:
-                runs.append(run_dag(cadence if cadence == CATALOGUE else f"refresh_{cadence}", given.at))
+                runs.append(run_dag(cadence if cadence in OTHERS else f"refresh_{cadence}", given.at))
                 if not given.json:
                     print(_text(runs[-1]), file=out, flush=True)
                 if runs[-1].state != "success":

@@ -33,6 +33,11 @@ class Project:
         views = () if self.registry is None else self.registry.feature_views
         return tuple(view for view in views if view.refresh == refresh)
 
+    def promised(self) -> tuple[FeatureView, ...]:
+        """The feature views that promise their freshness, by name."""
+        views = () if self.registry is None else self.registry.feature_views
+        return tuple(view for view in views if view.freshness)
+
     def sources(self, refresh: str) -> tuple[str, ...]:
         """The event sources that stream views of one cadence are over, by name."""
         return tuple(sorted({view.stream.source for view in self.views(refresh) if view.stream is not None}))

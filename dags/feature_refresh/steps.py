@@ -64,6 +64,16 @@ STEPS = {
         "values are being served that training would not see; the log names keys and values. "
         "`features sync --full` of the views named writes them anew.",
     ),
+    "sources": Step(
+        "Asks the sources that declare dbt's `freshness` when they were last loaded (`dbt source freshness`). Skipped: "
+        "one is late, which the promises of the views below it tell.",
+        "whether sources have stopped is as it was known before; the log of the task is dbt's.",
+    ),
+    "freshness": Step(
+        "Compares a view with its freshness promise. Red once when the promise breaks or the cause is another.",
+        "what is served and trained on is older than promised; the error names the first broken link and what to do. "
+        "`features status` says how it stands.",
+    ),
     "docs": Step(
         "Writes the catalogue: dbt's docs site as one static file (`features docs`).",
         "only the catalogue is old; " + _AGAIN + ".",
@@ -75,5 +85,6 @@ def say_what_to_do(context: Mapping[str, Any]) -> None:
     """Log one line for whoever is on call when a task has failed for good."""
     instance = context["ti"]
     name = instance.task_id.removeprefix("dbt.")
-    step = STEPS["stream"] if name.startswith("stream.") else STEPS.get(name, STEPS["model"])
+    kind = name.partition(".")[0]
+    step = STEPS[kind] if kind in ("stream", "freshness") else STEPS.get(name, STEPS["model"])
     log.error("ON CALL %s.%s of run %s: %s", instance.dag_id, instance.task_id, instance.run_id, step.if_it_fails)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from feature_server.catalog.alerts import news
 from feature_server.catalog.freshness import Chain, judge, state_of
 from feature_server.catalog.status import ViewStatus, read_status
 from feature_server.definitions.facts import Freshness
@@ -150,6 +151,19 @@ def test_why_a_run_was_not_published_is_noted(tmp_path: Path) -> None:
     assert read_noted(VIEW.id, settings).cause == "build failed"
     note_failed(VIEW, settings, OfflineStoreError("no room"))
     assert read_noted(VIEW.id, settings).cause == "not published"
+
+
+def test_a_broken_promise_is_news_once_a_cause_and_again_when_it_is_kept(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path, at(720))
+
+    def told(newest: float, **links: object) -> bool | None:
+        chain = Chain(**({"now_us": NOON, "newest_us": hour(newest), "noted": Noted()} | links))  # type: ignore[arg-type]
+        found = news("v", judge(VIEW, PROMISE, chain, settings), settings)
+        return None if found is None else found.broken
+
+    assert [told(1), told(2), told(1, stale="x"), told(0, stale="x"), told(8), told(12), told(12), told(1)] == [
+        True, None, True, None, None, False, None, True,
+    ]  # fmt: skip
 
 
 def status_of(tables: Tables, moment: datetime) -> ViewStatus:

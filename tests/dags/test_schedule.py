@@ -189,7 +189,7 @@ def test_every_dag_and_task_says_what_it_does(dags: Structure) -> None:
 
 def test_the_dag_folder_lists_every_dag_of_the_readme() -> None:
     text = (ROOT / "dags" / "README.md").read_text()
-    for name in ("refresh_hourly", "refresh_daily", "refresh_weekly", "catalogue"):
+    for name in ("refresh_hourly", "refresh_daily", "refresh_weekly", "catalogue", "freshness"):
         assert f"| `{name}` |" in text
 
 
