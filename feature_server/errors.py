@@ -162,6 +162,10 @@ class WarehouseError(FeatureStoreError):
     """DuckDB's file is missing, locked by a build, or lacks a relation."""
 
 
+class NotFit(WarehouseError):
+    """Rows of a view that are not to be published, however often it is tried: readers keep what was published."""
+
+
 class OfflineStoreError(FeatureStoreError):
     """A Delta table is missing, damaged, or lacks a version."""
 

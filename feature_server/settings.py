@@ -42,7 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `redis_url` (FEATURES_REDIS_URL) is None for the embedded Valkey. `clock` (FEATURES_CLOCK), an ISO time, stops the
     clock there: for examples, replays and tests. `allowed_hosts` (FEATURES_ALLOWED_HOSTS), separated by commas, are
     further names under which the feature server is asked, `http` (FEATURES_HEAD_BYTES and others) its limits.
-    `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream views kept in a Redis that may evict keys.
+    `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream views kept in a Redis that may evict keys,
+    `auto_apply` (FEATURES_AUTO_APPLY, 1 or 0) has Airflow's DAGs put the project's definitions in force themselves.
     """
 
     project_dir: Path
@@ -54,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     clock: datetime | None = None
     allowed_hosts: tuple[str, ...] = ()
     allow_eviction: bool = False
+    auto_apply: bool = False
     http: HttpLimits = HttpLimits()
 
     def __repr__(self) -> str:
@@ -184,6 +186,7 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         redis_url=redis_url,  # type: ignore[arg-type]
         clock=clock,  # type: ignore[arg-type]
         allow_eviction=_flag(env, "FEATURES_ALLOW_EVICTION"),
+        auto_apply=_flag(env, "FEATURES_AUTO_APPLY"),
         allowed_hosts=tuple(filter(None, map(str.strip, env.get("FEATURES_ALLOWED_HOSTS", "").split(",")))),
         http=_http_limits(env),
     )

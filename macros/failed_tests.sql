@@ -1,6 +1,7 @@
 {#-
-  Tests that failed at their last run, by the relation they test: `features publish` leaves such a relation alone, so
-  that bad rows reach neither training nor serving however the command comes to be run.
+  Tests that failed at their last run, by the relation they test, and relations that were not built when last asked for,
+  or not with what is upstream of them: `features publish` leaves such a relation alone, so that bad rows reach neither
+  training nor serving however the command comes to be run.
 -#}
 
 {% macro failed_tests() -%}
@@ -16,7 +17,14 @@ create table if not exists {{ failed_tests() }} (
 
 {% macro record_failed_tests(results) %}
 {%- set ran = [] -%}
+{%- set built = [] -%}
 {%- set failed = [] -%}
+{%- for result in results if result.node.resource_type in ('model', 'seed', 'snapshot') and result.node.alias -%}
+  {%- do built.append("'" ~ result.node.alias ~ "'") -%}
+  {%- if result.status in ('error', 'skipped') -%}
+    {%- do failed.append("('" ~ result.node.alias ~ "', 'build: " ~ result.status ~ "')") -%}
+  {%- endif -%}
+{%- endfor -%}
 {%- for result in results if result.node.resource_type == 'test' and result.status in ('pass', 'warn', 'fail', 'error') -%}
   {%- set test = result.node.name -%}
   {%- do ran.append("'" ~ test ~ "'") -%}
@@ -27,6 +35,9 @@ create table if not exists {{ failed_tests() }} (
     {%- endfor -%}
   {%- endif -%}
 {%- endfor -%}
+{%- if built -%}
+delete from {{ failed_tests() }} where test like 'build: %' and model in ({{ built | join(', ') }});
+{%- endif -%}
 {%- if ran -%}
 delete from {{ failed_tests() }} where test in ({{ ran | join(', ') }});
 {%- endif -%}

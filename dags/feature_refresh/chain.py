@@ -1,4 +1,4 @@
-"""The DAG of a cadence: apply, live events → dbt build and tests → publish → sync → verify. And the catalogue's."""
+"""The DAG of a cadence: compare, live events → dbt build and tests → publish → sync → verify. And the catalogue's."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, Asset, BaseOperator, Context, CronDataIntervalTimetable, Param, TriggerRule, chain
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, Asset, BaseOperator, Context, CronDataIntervalTimetable, Param, TriggerRule
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, dbt_build, selection
-from .project import Project, as_of
+from feature_server.cli.main import NOT_FIT
+
+from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, dbt_build, left_out, selection
+from .project import COMPARE, Project, as_of, held_models
 from .steps import STEPS, say_what_to_do
 
 START = datetime(2013, 1, 1, tzinfo=UTC)  # how far back a backfill may go
@@ -41,7 +45,7 @@ class NotReady(BaseOperator):
 
 
 def refresh_dag(cadence: Cadence, project: Project) -> DAG:
-    """The DAG `refresh_<cadence>`. A failed test stops the whole cadence before anything is published."""
+    """The DAG `refresh_<cadence>`. A view that fails keeps what was published of it; the others go on."""
     views = project.views(cadence.name)
     owners = {view.owner.group: view.owner for view in views if view.owner is not None and view.owner.group}
     with DAG(
@@ -58,30 +62,44 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
         if project.problem:
             NotReady(task_id="definitions", problem=project.problem, doc_md=project.problem, retries=0)
             return dag
-        build, group = dbt_build(project, [*selection(project, cadence.name), *cadence.also], cadence.finishes_within)
+        build, group, tests = dbt_build(
+            project, [*selection(project, cadence.name), *cadence.also], cadence.finishes_within
+        )
         option = f"--refresh {cadence.name}"
         verify = command("verify", f"features verify {option}", project)
-        for source in project.sources(cadence.name):
-            # A build without the latest events is a good one, but the run is not: its last task needs this one.
-            command(f"stream.{source}", f"features stream {source} --once", project, step="stream") >> [build, verify]
-            build.trigger_rule = TriggerRule.ALL_DONE
+        good = EmptyOperator(task_id="good", trigger_rule=TriggerRule.ALL_SUCCESS, doc_md=STEPS["good"].doc_md)
+        if landings := [
+            command(f"stream.{source}", f"features stream {source} --once", project, step="stream")
+            for source in project.sources(cadence.name)
+        ]:
+            # A build without the latest events is a good one, but the run is not.
+            landed = EmptyOperator(task_id="landed", trigger_rule=TriggerRule.ALL_DONE, doc_md=STEPS["landed"].doc_md)
+            landings >> landed >> build
+            landings >> verify
         publish = command(
             "publish",
             f"features publish {option} --wait 300",
             project,
+            of=Publish,
+            models={view.id: view.unique_id for view in views},
+            tests=tests,
             pool=DUCKDB_POOL,
             outlets=[Asset(name=view.id, uri=asset_uri(view.id), group="feature_view") for view in views],
         )
-        # First: a build makes anew what has another definition.
-        command("apply", "features apply", project) >> [build, publish]
-        build >> publish  # also when every model is green: a test of a source has no model
-        chain(
-            group,
-            publish,
-            command("sync", f"features sync {option}", project),
-            verify,
-        )
+        sync = command("sync", f"features sync {option}", project)
+        sync.trigger_rule = TriggerRule.ALL_DONE_MIN_ONE_SUCCESS  # also when some views were not fit to publish
+        _definitions(cadence, project) >> build >> [publish, sync]
+        publish >> sync >> verify >> good
+        [group, publish] >> good
     return dag
+
+
+def _definitions(cadence: Cadence, project: Project) -> BashOperator:
+    """The task that says what of the project is not in force, or puts it in force."""
+    if project.settings.auto_apply:
+        return command("apply", "features apply", project)
+    compare = f"features compare --refresh {cadence.name} --json"
+    return command(COMPARE, compare, project, output_processor=msgspec.json.decode)
 
 
 def catalogue_dag(cron: str, project: Project) -> DAG:
@@ -111,7 +129,7 @@ def common(project: Project) -> dict[str, Any]:
         "catchup": False,
         "max_active_runs": 1,
         "is_paused_upon_creation": False,
-        "user_defined_macros": {"as_of": as_of},
+        "user_defined_macros": {"as_of": as_of, "held_models": held_models},
         "default_args": {
             "owner": PLATFORM_OWNER,
             "retries": project.retries,
@@ -124,9 +142,43 @@ def common(project: Project) -> dict[str, Any]:
     }
 
 
-def command(task_id: str, bash_command: str, project: Project, *, step: str = "", **kwargs: Any) -> BashOperator:
+class Command(BashOperator):
+    """One command of the product; not tried again where it says that this changes nothing."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(skip_on_exit_code=NOT_FIT, **kwargs)
+
+    def execute(self, context: Context) -> Any:
+        try:
+            return super().execute(context)
+        except AirflowSkipException:
+            raise AirflowFailException("some views keep what they had: see above; the others are done") from None
+
+
+class Publish(Command):
+    """`features publish` without the views that are not fit for it, for which there is no asset event either.
+
+    `models` maps the ids of views to those of their models, `tests` these to the ids of their tests.
+    """
+
+    def __init__(self, *, models: dict[str, str], tests: dict[str, list[str]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.models, self.tests = models, tests
+
+    def execute(self, context: Context) -> Any:
+        unfit = left_out(context["ti"], self.models, self.tests)
+        if len(unfit) == len(self.models):
+            raise AirflowFailException("no view of this run is fit to publish: all keep what they had")
+        self.bash_command += "".join(f" --except {view}" for view in unfit)
+        self.outlets = [asset for asset in self.outlets if asset.name not in unfit]
+        return super().execute(context)
+
+
+def command(
+    task_id: str, bash_command: str, project: Project, *, step: str = "", of: type[Command] = Command, **kwargs: Any
+) -> Command:
     """A task that is one command of the product; `step` names it in STEPS, if not its id."""
-    return BashOperator(
+    return of(
         task_id=task_id,
         bash_command=bash_command,
         env=project.settings.environment,
@@ -152,8 +204,8 @@ def refresh_doc(cadence: Cadence, project: Project) -> str:
     return "\n".join(
         [
             f"Feature views with `refresh: {cadence.name}`. A run speaks of one instant, the end of its data interval,",
-            "which dbt gets as `as_of`: run again, it gives the same rows. A failed test stops it before `publish`;",
-            "training and serving stay on what they had.",
+            "which dbt gets as `as_of`: run again, it gives the same rows. A view that fails a test, or that is not",
+            "built, keeps what was published of it; the others go on, and the run is red at the failed view's task.",
             "",
             "| feature view | entities | owner | ttl |",
             "|---|---|---|---|",

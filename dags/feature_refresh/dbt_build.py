@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,34 @@ from cosmos.airflow.task_group import DbtTaskGroup
 from cosmos.config import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import DbtResourceType, ExecutionMode, InvocationMode, LoadMode
 from cosmos.dbt.graph import DbtNode
+from cosmos.hooks.subprocess import FullOutputSubprocessResult
 from cosmos.operators.local import DbtBuildLocalOperator
 
-from .project import Project, dbt_profile
+from .project import Project, dbt_profile, held
 from .steps import STEPS
 
 GROUP = "dbt"
 BUILD = "build"
 RESULTS = "results"
 GOOD = ("success", "pass", "warn")
+SOME_FAILED = 1  # dbt's exit code where it ran to its end
 SKIPPED = "skipped: something upstream is red"  # a test that waits for another model says nothing about this one
 DUCKDB_POOL = "duckdb"  # one slot: DuckDB has one writer, and backfills ignore max_active_runs
 PLATFORM_OWNER = "feature_platform"
+
+
+class Build(DbtBuildLocalOperator):
+    """Succeeds where dbt could build, be it in part: how each model went is for the models' tasks to say."""
+
+    def execute(self, context: Context, **kwargs: Any) -> None:
+        self.exclude = self.exclude or None  # as rendered: an empty one is a selector that nothing matches
+        super().execute(context, **kwargs)
+
+    def handle_exception_subprocess(self, result: FullOutputSubprocessResult) -> None:
+        if result.exit_code == SOME_FAILED:
+            self.log.warning("partly good: the red tasks beside this one say what failed; its views are not published")
+        else:
+            super().handle_exception_subprocess(result)
 
 
 class ModelResult(BaseOperator):
@@ -45,21 +61,37 @@ class ModelResult(BaseOperator):
         self.test_ids = test_ids
 
     def execute(self, context: Context) -> None:
-        results = context["ti"].xcom_pull(task_ids=f"{GROUP}.{BUILD}", key=RESULTS) or {}
-        unit_tests = [unique_id for unique_id in results if unique_id.startswith(f"unit_test.{self.unit_test_prefix}.")]
-        ran = {name: results[name] for name in [*self.test_ids, *unit_tests] if results.get(name, SKIPPED) != SKIPPED}
-        bad = [f"{name}: {said}" for name, said in ran.items() if said not in GOOD]
-        built = results.get(self.unique_id, f"dbt did not reach it; see the log of {GROUP}.{BUILD}")
-        if built not in GOOD:
-            bad.insert(0, f"{self.unique_id}: {built}")
+        instance = context["ti"]
+        if self.unique_id in held(instance)["models"]:
+            raise AirflowFailException(
+                f"{self.unique_id} is held back: its definition in the project is not the one in force, so it is "
+                "neither built nor published. `features plan` shows what differs, `features apply` puts it in force"
+            )
+        bad, tests = faults(_results(instance), self.unique_id, self.test_ids)
         if bad:
             raise AirflowFailException("\n  ".join([f"{self.unique_id} is not fit to publish", *bad]))
-        self.log.info("%s was built; all %d tests passed", self.unique_id, len(ran))
+        self.log.info("%s was built; all %d tests passed", self.unique_id, tests)
 
-    @property
-    def unit_test_prefix(self) -> str:
-        """`project.model` of `model.project.model.v2`."""
-        return ".".join(self.unique_id.split(".")[1:3])
+
+def faults(results: Mapping[str, str], unique_id: str, test_ids: Sequence[str]) -> tuple[list[str], int]:
+    """What a run of dbt says of a model that was not built or of its tests that failed, and how many of these ran."""
+    of_model = ".".join(unique_id.split(".")[1:3])  # `project.model` of `model.project.model.v2`
+    unit_tests = [name for name in results if name.startswith(f"unit_test.{of_model}.")]
+    ran = {name: results[name] for name in [*test_ids, *unit_tests] if results.get(name, SKIPPED) != SKIPPED}
+    bad = [f"{name}: {said}" for name, said in ran.items() if said not in GOOD]
+    built = results.get(unique_id, f"dbt did not reach it; see the log of {GROUP}.{BUILD}")
+    return [*([] if built in GOOD else [f"{unique_id}: {built}"]), *bad], len(ran)
+
+
+def left_out(instance: Any, models: Mapping[str, str], tests: Mapping[str, Sequence[str]]) -> list[str]:
+    """The views of a run that are held back, were not built or failed a test: they are not to be published."""
+    results, names = _results(instance), held(instance)["views"]
+    return [view for view, model in models.items() if view in names or faults(results, model, tests.get(model, ()))[0]]
+
+
+def _results(instance: Any) -> dict[str, str]:
+    found: dict[str, str] = instance.xcom_pull(task_ids=f"{GROUP}.{BUILD}", key=RESULTS) or {}
+    return found
 
 
 def report_results(project_dir: str, target_path: str, context: Context) -> None:
@@ -93,11 +125,13 @@ def selection(project: Project, refresh: str) -> list[str]:
     return [f"+config.meta.feature_view.refresh:{refresh}", *names]
 
 
-def dbt_build(project: Project, select: list[str], execution_timeout: timedelta) -> tuple[BaseOperator, TaskGroup]:
-    """The task that builds what dbt's selectors `select`, and the group `dbt` that it and its models form.
+def dbt_build(
+    project: Project, select: list[str], execution_timeout: timedelta
+) -> tuple[BaseOperator, TaskGroup, dict[str, list[str]]]:
+    """The task that builds what dbt's selectors `select`, the group `dbt` that it and its models form, and their tests.
 
     A test runs when everything it reads is selected or upstream of that: one between views of two cadences would
-    compare two instants. A failed build is not retried, for a failed test stays failed until somebody acts.
+    compare two instants. A build that failed is not retried: dbt could not run, or stopped in the midst.
     """
     profile_name, target_name, profiles_file = dbt_profile(project.settings.project_dir)
     profile = ProfileConfig(profile_name, target_name, profiles_yml_filepath=profiles_file)
@@ -123,7 +157,7 @@ def dbt_build(project: Project, select: list[str], execution_timeout: timedelta)
     )
     for unique_id, test_ids in group.dbt_graph.tests_per_model.items():
         tests_of_model.setdefault(unique_id, []).extend(test_ids)
-    build = DbtBuildLocalOperator(
+    build = Build(
         task_id=BUILD,
         task_group=group,
         doc_md=STEPS["build"].doc_md,
@@ -134,6 +168,7 @@ def dbt_build(project: Project, select: list[str], execution_timeout: timedelta)
         profile_config=profile,
         env=project.settings.environment,
         select=" ".join(select),
+        exclude="{{ held_models(ti) }}",
         indirect_selection="buildable",
         vars={"as_of": "{{ as_of(dag_run, params) }}"},
         invocation_mode=InvocationMode.SUBPROCESS,  # within the task's own process dbt would keep DuckDB's lock
@@ -149,7 +184,7 @@ def dbt_build(project: Project, select: list[str], execution_timeout: timedelta)
         if isinstance(task, ModelResult) and not task.upstream_task_ids:
             task.trigger_rule = TriggerRule.ALL_DONE
             build >> task
-    return build, group
+    return build, group, tests_of_model
 
 
 def dbt_executable() -> str:

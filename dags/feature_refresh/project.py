@@ -17,6 +17,7 @@ from feature_server.errors import FeatureStoreError
 from feature_server.manifest.load import load_registry
 from feature_server.settings import Settings, load_settings, parse_time
 
+COMPARE = "compare"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -46,6 +47,17 @@ class Project:
     def retries(self) -> int:
         """How often a task is tried again."""
         return int(os.environ.get("FEATURES_TASK_RETRIES", "3"))
+
+
+def held(instance: Any) -> dict[str, Any]:
+    """What the task `compare` of a run has found that is not in force; nothing where the run applied it itself."""
+    found: dict[str, Any] = instance.xcom_pull(task_ids=COMPARE) or {}
+    return {"views": found.get("views", {}), "models": found.get("models", [])}
+
+
+def held_models(instance: Any) -> str:
+    """The models that are not to be built, as dbt's selectors."""
+    return " ".join(".".join(unique_id.split(".")[2:]) for unique_id in held(instance)["models"])
 
 
 def read_project() -> Project:

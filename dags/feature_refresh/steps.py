@@ -35,24 +35,36 @@ STEPS = {
     ),
     "build": Step(
         "One `dbt build` of the cadence's feature views, the entities they name and all upstream of both, with every "
-        "test of theirs. The tasks beside it say how each model went.",
-        "nothing was published: training and serving read what they read before. The red model tasks name the tests. "
-        "Correct the data or the model, then " + _AGAIN + ".",
+        "test of theirs. The tasks beside it say how each model went; where some failed, dbt has built the others.",
+        "dbt could not run, and nothing was published: training and serving read what they read before. Its log says "
+        "why. Then " + _AGAIN + ".",
     ),
     "model": Step(
         "Says how the build of this model and its tests went; runs nothing itself.",
-        "read the tests that did not pass in this task's log, correct the data or the model, then clear the task "
-        "`dbt.build` with everything downstream, or start a new run.",
+        "the view keeps what was published of it, and so do those made from it; all others go on. Read the tests that "
+        "did not pass in this task's log, correct the data or the model, then clear the task `dbt.build` with "
+        "everything downstream, or start a new run. Of one that is held back: `features plan`, then `features apply`.",
+    ),
+    "compare": Step(
+        "Says what the project defines otherwise than is in force (`features compare`): such views are left as they "
+        "are, and their tasks are red. With `FEATURES_AUTO_APPLY=1` the task `apply` puts it in force instead.",
+        "nothing was built. `features check` lists every mistake of the project; where nothing was ever applied, "
+        "`features apply`. Then " + _AGAIN + ".",
+    ),
+    "landed": Step("Waits for the landing of live events, whether it went well or not.", _AGAIN + "."),
+    "good": Step(
+        "Green when every view of the cadence is built, tested, published, synced and verified.",
+        "look at the red tasks before it.",
     ),
     "apply": Step(
         "Puts the definitions in force that are then built, tested and published (`features apply`).",
         "run `features check` in the project: it lists every mistake. Then " + _AGAIN + ".",
     ),
     "publish": Step(
-        "Commits what changed in the cadence's views to the offline store (`features publish`).",
-        "readers are on the last complete version of each view. A run that was broken off is repaired by the next: "
-        + _AGAIN
-        + ".",
+        "Commits what changed in the cadence's views to the offline store (`features publish`), but for those that are "
+        "held back, failed a test or were not built: they keep what they had.",
+        "readers are on the last complete version of each view that the log names; the others go on. A run that was "
+        "broken off is repaired by the next: " + _AGAIN + ".",
     ),
     "sync": Step(
         "Writes the latest row of each key that changed to the online store (`features sync`).",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..errors import Problem
     from ..meaning.explained import MeaningChange
 
+APPLY = "`features plan` shows what differs, `features apply` puts it in force"
 NoParse = Annotated[
     bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of having dbt write it first.")
 ]
@@ -63,6 +64,33 @@ def plan_command(
     told = {found.view: _effect(settings, registry, found) for found in meanings}
     value = [msgspec.to_builtins(found) | {"effect": told[found.view]} for found in meanings]
     show({"changes": changes, "meanings": value}, _lines(changes, meanings, told), json=json)
+
+
+@app.command(epilog="Example: features compare --refresh hourly")
+def compare(
+    project_dir: ProjectDir = None,
+    target_path: TargetPath = None,
+    no_parse: NoParse = False,
+    refresh: Annotated[str | None, typer.Option(help="Only views of this cadence.", metavar="CADENCE")] = None,
+    json: Json = False,
+) -> None:
+    """Say which views the project defines otherwise than is in force, for a schedule to leave as they are.
+
+    Changes nothing. With --json, on one line, also the models under them that are not to be built.
+    """
+    from ..definitions.held import held_back
+    from ..definitions.registry import read_registry
+
+    settings, _, registry = _project(project_dir, target_path, no_parse, json)
+    held = held_back(read_registry(settings.registry_path), registry)
+    chosen = {view.id for view in registry.feature_views if refresh in (None, view.refresh)}
+    held = msgspec.structs.replace(held, views={name: why for name, why in held.views.items() if name in chosen})
+    for name, why in held.views.items():
+        typer.echo(f"held back {name}: {why}; {APPLY}", err=json)
+    if json:
+        typer.echo(msgspec.json.encode(held).decode())
+    elif not held.views:
+        typer.echo("the project is what is in force")
 
 
 @app.command(

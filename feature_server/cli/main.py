@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from ..errors import FeatureStoreError
+from ..errors import FeatureStoreError, NotFit
 from ..settings import Settings, load_settings, local_path
 
 if TYPE_CHECKING:
     from ..definitions.registry import Registry
     from ..online.store import OnlineStore
 
+NOT_FIT = 3  # exit code: views keep what they had, and trying again changes nothing
 COMMAND_MODULES = ("definitions", "offline", "online", "stream", "catalog")  # as --help lists them
 app = typer.Typer(
     name="features",
@@ -82,11 +83,17 @@ def show(value: Any, lines: Iterable[object], *, json: bool, good: bool = True) 
 
 
 def finish(results: dict[str, Any], name: str, failures: Mapping[str, FeatureStoreError], *, json: bool) -> None:
-    """Print what was done, if as JSON with the failures under their `name`, and what failed; exit code 1 for that."""
+    """Print what was done, if as JSON with the failures under their `name`, and what failed.
+
+    Exit code 1 for that, NOT_FIT where trying again changes nothing.
+    """
     for error in failures.values():
         typer.echo(f"failed {error}", err=True)
     failed = {view: error.as_dict() for view, error in failures.items()}
-    show(results | {name: failed}, [], json=json, good=not failures)
+    again = any(not isinstance(error, NotFit) for error in failures.values())
+    show(results | {name: failed}, [], json=json, good=not again)
+    if failures:
+        raise typer.Exit(NOT_FIT)
 
 
 @contextmanager
@@ -113,7 +120,7 @@ def load_commands() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line: exit code 0 good, 1 the thing failed or offenders were found, 2 wrong usage."""
+    """Run the command line: exit code 0 good, 1 the thing failed or offenders were found, 2 wrong usage, NOT_FIT."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is open is closed on the way out
     warnings.formatwarning = lambda message, category, *_: f"warning: {message}\n"
     try:

@@ -41,6 +41,9 @@ MemoryLimit = Annotated[
 def publish(
     views: Views = None,
     refresh: Refresh = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option("--except", help="A view to leave as it is. Repeatable.", metavar="VIEW")
+    ] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -54,13 +57,15 @@ def publish(
 ) -> None:
     """Bring the offline store up to date with the warehouse: one commit for each view that changed.
 
-    Run it after a green `dbt build`. A view that cannot be published does not keep the others from it.
+    Run it after `dbt build`. A view that cannot be published does not keep the others from it: exit code 1, or 3 where
+    each of those failed a test, was not built, or was built by other SQL than is in force.
     """
     from ..publish.run import publish_all
 
     settings, registry = in_force(project_dir)
+    left_out = {registry.feature_view(name).id for name in leave_out or ()}
     published, failed = publish_all(
-        select_views(registry, views or [], refresh),
+        [view for view in select_views(registry, views or [], refresh) if view.id not in left_out],
         settings,
         sources=registry.sources,
         models=registry.models,

@@ -20,7 +20,7 @@ from ..dbt.stale import stale_sources
 from ..definitions.facts import FeatureView, always_known, event_view
 from ..definitions.models import Model
 from ..definitions.stream import EventSource
-from ..errors import FeatureStoreError, OfflineStoreError, WarehouseError
+from ..errors import FeatureStoreError, NotFit, OfflineStoreError, WarehouseError
 from ..offline.commit import CommitConflict, commit
 from ..offline.damage import Damage, check_present, damages
 from ..offline.files import Extent, Fingerprint, bucket_of, choose_grain, fingerprints, keep, new_file
@@ -217,13 +217,13 @@ def make_plan(
 ) -> Plan:
     """Compare the relation with the table and say what to write, reading the warehouse but writing nothing.
 
-    WarehouseError when a test of the view failed at its last run: what it wrote is not published.
+    NotFit when the view's last build or a test of it failed: what it holds is not published.
     """
     if failed := warehouse.failed_tests(view):
-        raise WarehouseError(
-            "tests of the view failed when last run, so its rows are not published",
+        raise NotFit(
+            "the view's last build or a test of it failed, so its rows are not published",
             where=view.id,
-            expected="all tests green",
+            expected="built, and all tests green",
             got=", ".join(failed),
             remedy=f"correct the data or the model, then `dbt build --select {view.name}` and publish again",
         )

@@ -138,7 +138,7 @@ class Warehouse:
         return {key: text for key, text in found if key in wanted}
 
     def failed_tests(self, view: FeatureView) -> tuple[str, ...]:
-        """Names of the view's tests that failed when last run, from the table `failed_tests` in its schema if any."""
+        """What failed of the view when last run, by the table `failed_tests` in its schema if any: tests, its build."""
         return tuple(name for (name,) in self._noted(view, "failed_tests", "test", "test"))
 
     def hash_check(self) -> str:

@@ -70,6 +70,20 @@ def tokens(folder: Path) -> dict[str, str]:
     return found
 
 
+def test_compare_says_what_a_schedule_leaves_as_it_is(project: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (project / ".features").iterdir()}
+    put(project, "models/stg_payments.sql", "kind = ", "kind <> ")
+    run = features("compare", "--json", cwd=project)
+    why = f"held back {VIEW}: its definition in the project is not the one in force"
+    assert (run.returncode, run.stderr) == (
+        0, f"{why}; `features plan` shows what differs, `features apply` puts it in force\n",
+    )  # fmt: skip
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert list(found["views"]) == [VIEW]
+    assert found["models"] == [MODEL, "model.tiny.stg_payments"]
+    assert {path.name: path.read_bytes() for path in (project / ".features").iterdir()} == before
+
+
 def test_plan_says_what_changed_why_who_reads_it_and_what_follows(project: Path) -> None:
     before = tokens(project)
     put(project, "macros/counted.sql", "count(*)", "count(amount)")

@@ -1,4 +1,4 @@
-"""Refresh DAGs run by Airflow itself: a green run, one with a bad row, and the one after it."""
+"""Refresh DAGs run by Airflow itself: green runs, one with a bad row, one of a project that is not what is applied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feature_server.dbt.compiled import dbt_manifest
 from feature_server.offline.store import OfflineStore
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.settings import load_settings
-from tests.support.dags_project import FILES
+from tests.support.dags_project import ACTIVITY_SQL, FILES
 from tests.support.tiny_project import write_project
 
 pytestmark = pytest.mark.heavy
@@ -35,7 +35,6 @@ BAD_ROW = "2,2024-01-31 22:45:00Z,\n"
 RECEIPT = (
     '{"receipt_id": 2, "account_id": 1, "printed_at": "2024-01-31T22:40:00Z", "received_at": "2024-01-31T22:40:00Z"}'
 )
-AFTER_THE_BUILD = ["publish", "sync", "verify"]
 
 
 class Till:
@@ -51,6 +50,7 @@ class Till:
         self.environment = own | {
             "FEATURES_PROJECT_DIR": str(self.project),
             "FEATURES_HOME": str(folder / "home"),
+            "FEATURES_WAREHOUSE": str(folder / "home" / "warehouse.duckdb"),
             "FEATURES_REDIS_URL": redis_url,
             "FEATURES_CLOCK": "2024-01-31T23:00:00Z",
             "TILL_PAYMENTS": str(self.payments),
@@ -93,6 +93,10 @@ class Till:
             return [row.values["amount_cents"] for row in rows]
 
 
+def states_of(run: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    return {line.split()[-1]: line.split()[0] for line in run.stdout.splitlines() if line.startswith("  ")}
+
+
 @pytest.fixture(scope="module")
 def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a server that no other module writes to: what a refresh left must be there for the next."""
@@ -109,10 +113,15 @@ def till(tmp_path_factory: pytest.TempPathFactory, own_valkey: str) -> Till:
     first = "1::bigint as receipt_id, 1::bigint as account_id, timestamptz '2024-01-31 21:50:00+00' as printed_at"
     duckdb.sql(f"copy (select {first}, printed_at as received_at) to '{till.receipts}/a.parquet'")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("FEATURES_HOME", "TILL_PAYMENTS", "TILL_LANDING"):
+        for name in ("FEATURES_HOME", "FEATURES_WAREHOUSE", "TILL_PAYMENTS", "TILL_LANDING"):
             patch.setenv(name, till.environment[name])
-        patch.setenv("FEATURES_WAREHOUSE", str(till.offline.parent / "warehouse.duckdb"))
         dbt_manifest(till.project, till.project / "target")
+    never = till.refresh("22")
+    assert never.returncode == 1
+    assert states_of(never)["compare"] == "failed"
+    assert "nothing was built" in never.stdout
+    applied = till.airflow("feature_server", "apply")
+    assert applied.returncode == 0, applied.stderr
     run = till.airflow("scripts.airflow_env", "dags", "test", "refresh_hourly", "2024-01-31T22:00:00+00:00")
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
     return till
@@ -123,31 +132,63 @@ def test_a_refresh_publishes_and_serves_what_was_known_at_the_end_of_its_interva
     assert till.served() == [500, 700]
 
 
-def test_a_bad_row_stops_the_refresh_and_the_next_good_one_repairs_it(till: Till) -> None:
+def test_a_view_fails_alone_and_the_next_good_run_repairs_it(till: Till) -> None:
     before = (till.published(), till.served())
     till.payments.write_text(GOOD_ROWS + BAD_ROW)
-    failed = till.refresh("23")
-    assert failed.returncode == 1
-    states = {line.split()[-1]: line.split()[0] for line in failed.stdout.splitlines() if line.startswith("  ")}
-    assert states["dbt.stg_payments"] == "success"
-    assert states["dbt.account__activity_v2"] == "failed"
-    assert {states[task] for task in AFTER_THE_BUILD} == {"upstream_failed"}
-    assert "test.till.not_null_account__activity_v2_amount_cents" in failed.stdout
-    assert re.search(r"ON CALL refresh_hourly\.dbt\.build of run \S+: nothing was published", failed.stdout)
-    assert (till.published(), till.served()) == before
-    assert states["stream.till.receipts"] == "success"
-    assert len(list(till.receipts.glob("live-*"))) == 0
-
-    till.payments.write_text(GOOD_ROWS)
     (till.receipts.parent / "receipts.jsonl").write_text(RECEIPT)
     pushed = till.airflow("feature_server", "push", "till.receipts", str(till.receipts.parent / "receipts.jsonl"))
     assert pushed.stdout == "pushed till.receipts accepted=1 rejected=0\n", pushed.stderr
     assert (till.offline_rows(RECEIPTS), till.receipts_1h()) == (1, 1)
+    failed = till.refresh("23")
+    assert failed.returncode == 1
+    states = states_of(failed)
+    assert {name for name, state in states.items() if state == "failed"} == {
+        "dbt.account__activity_v1", "dbt.account__activity_v2",
+    }  # fmt: skip
+    assert {name for name, state in states.items() if state == "upstream_failed"} == {"good"}
+    assert "test.till.not_null_account__activity_v2_amount_cents" in failed.stdout
+    assert re.search(
+        r"ON CALL refresh_hourly\.dbt\.account__activity_v2 of run \S+: the view keeps what was", failed.stdout
+    )
+    assert (till.published(), till.served()) == before
+    assert len(list(till.receipts.glob("live-*"))) == 1
+    assert (till.offline_rows(RECEIPTS), till.receipts_1h()) == (2, 1)
+
+    till.payments.write_text(GOOD_ROWS)
     repaired = till.refresh("23", "--json")
     assert repaired.returncode == 0
     (run,) = json.loads(repaired.stdout)["runs"]
     assert {task["state"] for task in run["tasks"]} == {"success"}
     assert till.published() == dict.fromkeys(VIEWS, (1, 3))
     assert till.served() == [900, 700]
-    assert len(list(till.receipts.glob("live-*"))) == 1
-    assert (till.offline_rows(RECEIPTS), till.receipts_1h()) == (2, 1)
+
+
+def test_a_view_that_the_project_defines_otherwise_is_held_back_until_it_is_applied(till: Till) -> None:
+    model, edited = till.project / "models" / "account__activity_v1.sql", ACTIVITY_SQL + " where amount_cents > 500"
+    model.write_text(edited)
+    till.payments.write_text(GOOD_ROWS + "2,2024-01-31 22:50:00Z,300\n")
+    held = till.refresh("23")
+    assert held.returncode == 1
+    states = states_of(held)
+    assert {name for name, state in states.items() if state == "failed"} == {"dbt.account__activity_v1"}
+    assert "model.till.account__activity.v1 is held back" in held.stdout
+    assert "`features apply` puts it in force" in held.stdout
+    (one, two) = VIEWS
+    published = till.published()
+    assert (published[one], published[two]) == ((1, 3), (2, 4))
+    assert till.served() == [900, 300]
+
+    applied = till.airflow("feature_server", "apply")
+    assert applied.returncode == 0, applied.stderr
+    good = till.refresh("23")
+    assert good.returncode == 0, good.stdout
+    assert till.published()[one] == (2, 2)
+
+
+def test_a_run_applies_the_project_itself_where_it_is_told_to(till: Till) -> None:
+    (till.project / "models" / "account__activity_v1.sql").write_text(ACTIVITY_SQL)
+    till.environment["FEATURES_AUTO_APPLY"] = "1"
+    run = till.refresh("23")
+    assert run.returncode == 0, run.stdout
+    assert states_of(run)["apply"] == "success"
+    assert till.published()[VIEWS[0]] == (3, 4)

@@ -92,34 +92,36 @@ def test_without_definitions_every_cadence_says_what_to_do(structures: dict[str,
         assert "Run `features check`" in dag["doc"]
 
 
-def test_a_refresh_publishes_only_after_every_model_and_the_build_itself(dags: Structure) -> None:
+def test_a_refresh_publishes_after_the_build_and_is_good_when_every_model_is(dags: Structure) -> None:
     tasks = dags["refresh_hourly"]["tasks"]
     assert {name: task["after"] for name, task in tasks.items()} == {
         "stream.till.receipts": [],
-        "apply": [],
-        "dbt.build": ["apply", "stream.till.receipts"],
+        "compare": [],
+        "landed": ["stream.till.receipts"],
+        "dbt.build": ["compare", "landed"],
         "dbt.stg_payments": ["dbt.build"],
         "dbt.account__receipts": ["dbt.build"],
         "dbt.accounts": ["dbt.stg_payments"],
         "dbt.account__activity_v1": ["dbt.stg_payments"],
         "dbt.account__activity_v2": ["dbt.stg_payments"],
-        "publish": [
-            "apply",
+        "publish": ["dbt.build"],
+        "sync": ["dbt.build", "publish"],
+        "verify": ["stream.till.receipts", "sync"],
+        "good": [
             "dbt.account__activity_v1",
             "dbt.account__activity_v2",
             "dbt.account__receipts",
             "dbt.accounts",
-            "dbt.build",
+            "publish",
+            "verify",
         ],
-        "sync": ["publish"],
-        "verify": ["stream.till.receipts", "sync"],
     }
 
 
 def test_models_are_shown_when_the_build_failed_and_it_runs_when_events_could_not_land(dags: Structure) -> None:
     tasks = dags["refresh_hourly"]["tasks"]
     whatever_came_before = {name for name, task in tasks.items() if task["rule"] == "all_done"}
-    assert whatever_came_before == {"dbt.stg_payments", "dbt.account__receipts", "dbt.build"}
+    assert whatever_came_before == {"dbt.stg_payments", "dbt.account__receipts", "landed"}
 
 
 def test_a_cadence_lands_the_events_of_its_stream_views(dags: Structure) -> None:
@@ -135,7 +137,7 @@ def test_a_cadence_lands_the_events_of_its_stream_views(dags: Structure) -> None
 def test_commands_are_those_of_the_command_line(dags: Structure) -> None:
     commands = {name: task["command"] for name, task in dags["refresh_daily"]["tasks"].items() if task["command"]}
     assert commands == {
-        "apply": "features apply",
+        "compare": "features compare --refresh daily --json",
         "publish": "features publish --refresh daily --wait 300",
         "sync": "features sync --refresh daily",
         "verify": "features verify --refresh daily",
@@ -170,7 +172,7 @@ def test_a_model_belongs_to_its_group_and_the_rest_to_the_platform(dags: Structu
 def test_commands_are_tried_again_ever_later_and_a_build_is_not(dags: Structure) -> None:
     for dag in dags.values():
         for name, task in dag["tasks"].items():
-            assert task["retries"] == (3 if task["command"] else 0), name
+            assert task["retries"] == (3 if task["command"] or name in ("landed", "good") else 0), name
             assert task["backoff"], name
             assert task["tells"], name
             assert 0 < task["timeout"] <= dag["timeout"], name

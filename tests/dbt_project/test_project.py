@@ -33,8 +33,11 @@ def test_a_bad_row_stops_the_views_made_from_it_and_no_others(world: World) -> N
     assert failed == ["in_range_stg_payments__latest_transactions_amount_eur__0_01"]
     with world.connect() as connection:
         tables = {name for (name,) in connection.sql("select table_name from duckdb_tables()").fetchall()}
+        noted = connection.sql("select test from failed_tests where model = 'customer__transactions'").fetchall()
+        others = connection.sql("select count(*) from failed_tests where model = 'customer__visits'").fetchall()
     assert "customer__visits" in tables
     assert "customer__transactions" not in tables
+    assert (noted, others) == ([("build: skipped",)], [(0,)])
 
 
 def test_a_failed_test_is_noted_with_its_view_until_it_passes(world: World) -> None:
