@@ -83,6 +83,7 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
             of=Publish,
             models={view.id: view.unique_id for view in views},
             tests=tests,
+            groups=project.groups,
             pool=DUCKDB_POOL,
             outlets=[Asset(name=view.id, uri=asset_uri(view.id), group="feature_view") for view in views],
         )
@@ -158,15 +159,23 @@ class Command(BashOperator):
 class Publish(Command):
     """`features publish` without the views that are not fit for it, for which there is no asset event either.
 
-    `models` maps the ids of views to those of their models, `tests` these to the ids of their tests.
+    `models` maps the ids of views to those of their models, `tests` these to the ids of their tests; the views of each
+    of `groups` are published all of one run, or none of them.
     """
 
-    def __init__(self, *, models: dict[str, str], tests: dict[str, list[str]], **kwargs: Any) -> None:
+    def __init__(
+        self, *, models: dict[str, str], tests: dict[str, list[str]], groups: tuple[tuple[str, ...], ...], **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.models, self.tests = models, tests
+        self.models, self.tests, self.groups = models, tests, groups
 
     def execute(self, context: Context) -> Any:
         unfit = left_out(context["ti"], self.models, self.tests)
+        for group in self.groups:
+            others = [view for view in group if view not in unfit]
+            if others and len(others) < len(group):
+                self.log.warning("%s: kept as published, for not all that belongs to it is fit", ", ".join(others))
+                unfit += others
         if len(unfit) == len(self.models):
             raise AirflowFailException("no view of this run is fit to publish: all keep what they had")
         self.bash_command += "".join(f" --except {view}" for view in unfit)

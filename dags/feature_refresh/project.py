@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from feature_server.definitions.bound import bound_views
 from feature_server.definitions.facts import FeatureView
 from feature_server.definitions.registry import Registry
 from feature_server.errors import FeatureStoreError
@@ -42,6 +43,12 @@ class Project:
     def sources(self, refresh: str) -> tuple[str, ...]:
         """The event sources that stream views of one cadence are over, by name."""
         return tuple(sorted({view.stream.source for view in self.views(refresh) if view.stream is not None}))
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The views that are published together."""
+        registry = self.registry
+        return () if registry is None else bound_views(registry.feature_views, registry.feature_services)
 
     @property
     def retries(self) -> int:

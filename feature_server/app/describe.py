@@ -72,6 +72,7 @@ def describe_service(online: OnlineRegistry, service: FeatureService) -> dict[st
         "description": service.description,
         "owner": to_builtins(service.owner),
         "tags": list(service.tags),
+        "consistent": service.consistent or None,
         "join_keys": list(map(_column, join_keys.values())),
         "features": [
             {"feature": ref.text, "feature_view": ref.view, **_column(found), "description": found.description}

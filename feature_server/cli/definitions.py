@@ -33,6 +33,7 @@ def check(
 
     Warnings, of what is right but may surprise, go to standard error.
     """
+    from ..definitions.bound import bound_views
     from ..meaning.settled import write_definitions
 
     warnings: list[Problem] = []
@@ -40,7 +41,9 @@ def check(
     if in_force is not None and registry.models:
         write_definitions(settings.definitions_path, registry)
     value = {"problems": [], "warnings": warnings, "project": registry.project} | _counts(registry)
-    show(value, [f"{registry.project}: {_summary(registry)}; no problems"], json=json)
+    together = bound_views(registry.feature_views, registry.feature_services)
+    lines = [f"{registry.project}: {_summary(registry)}; no problems", *_together(together)]
+    show(value | ({"together": together} if together else {}), lines, json=json)
 
 
 @app.command(name="plan", epilog="Example: features plan")
@@ -52,6 +55,7 @@ def plan_command(
     Of a view whose SQL means something else: which model, seed, macro, variable or package it is, the lines of the SQL
     that differ, the services that read the view, and what will be built anew.
     """
+    from ..definitions.bound import bound_views
     from ..definitions.changes import plan
     from ..definitions.registry import read_registry
     from ..meaning.explained import changes_of_meaning
@@ -63,7 +67,9 @@ def plan_command(
     meanings = () if in_force is None else changes_of_meaning(in_force, registry)
     told = {found.view: _effect(settings, registry, found) for found in meanings}
     value = [msgspec.to_builtins(found) | {"effect": told[found.view]} for found in meanings]
-    show({"changes": changes, "meanings": value}, _lines(changes, meanings, told), json=json)
+    together = bound_views(registry.feature_views, registry.feature_services)
+    lines = [*_lines(changes, meanings, told), *_together(together)]
+    show({"changes": changes, "meanings": value, "together": together}, lines, json=json)
 
 
 @app.command(epilog="Example: features compare --refresh hourly")
@@ -194,6 +200,11 @@ def _lines(
             yield f"    {(told or {})[found.view]}"
     if not changes:
         yield "no changes"
+
+
+def _together(groups: Sequence[Sequence[str]]) -> Iterator[str]:
+    for group in groups:
+        yield f"published all of one run, or none: {', '.join(group)}"
 
 
 def _counts(registry: Registry) -> dict[str, int]:

@@ -60,6 +60,7 @@ def publish(
     Run it after `dbt build`. A view that cannot be published does not keep the others from it: exit code 1, or 3 where
     each of those failed a test, was not built, or was built by other SQL than is in force.
     """
+    from ..definitions.bound import bound_views
     from ..publish.run import publish_all
 
     settings, registry = in_force(project_dir)
@@ -69,6 +70,7 @@ def publish(
         settings,
         sources=registry.sources,
         models=registry.models,
+        groups=bound_views(registry.feature_views, registry.feature_services),
         wait_seconds=wait,
         full=full,
         report=(lambda published: None) if json else typer.echo,

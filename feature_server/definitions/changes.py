@@ -17,7 +17,7 @@ _FIELDS = {
 }  # fmt: skip
 _SILENT = (
     "fingerprint", "meaning", "stream", "ttl_us", "features", "name", "version", "identifier", "unique_id",
-    "deprecation_date", "freshness",
+    "deprecation_date", "freshness", "consistent",
 )  # fmt: skip
 
 
@@ -89,6 +89,8 @@ def _details(old: Definition, new: Definition) -> Iterator[str]:
             yield from _stream_details(old, new)
         yield from _feature_details(old.features, new.features)
     elif isinstance(old, FeatureService) and isinstance(new, FeatureService):
+        if old.consistent != new.consistent:
+            yield _detail("consistent", old.consistent or None, new.consistent or None)
         yield from _list_details([str(ref) for ref in old.features], [str(ref) for ref in new.features])
         moved = {ref.text: ref.view for ref in old.features}
         for ref in new.features:

@@ -147,7 +147,10 @@ class FeatureRef(msgspec.Struct, frozen=True):
 
 
 class FeatureService(msgspec.Struct, frozen=True, kw_only=True):
-    """The features that one ML model reads, in the order it reads them."""
+    """The features that one ML model reads, in the order it reads them.
+
+    `consistent` is `run` where the batch views of one cadence among these are published all of a run, or none.
+    """
 
     name: str
     features: tuple[FeatureRef, ...]
@@ -155,6 +158,7 @@ class FeatureService(msgspec.Struct, frozen=True, kw_only=True):
     owner: Owner | None = None
     tags: tuple[str, ...] = ()
     path: str = ""
+    consistent: str | UnsetType = UNSET
 
 
 def fingerprint(view: FeatureView) -> str:

@@ -69,6 +69,7 @@ BLOCKS: dict[str, tuple[Key, ...]] = {
     ),
     "feature_service": (
         Key("features", _is_list_of_names, "a list of `view:feature`, e.g. [customer__profile:country]", required=True),
+        Key("consistent", lambda value: value == "run", "run: the views of one cadence change together"),
     ),
 }  # fmt: skip
 

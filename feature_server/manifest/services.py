@@ -1,5 +1,7 @@
 """Exposures with `meta.feature_service` → feature services."""
 
+from msgspec import UNSET
+
 from ..dbt.artifacts import Manifest, Node
 from ..definitions.facts import FeatureRef, FeatureService
 from .blocks import read_block
@@ -59,6 +61,7 @@ def _read_service(node: Node, named: dict[str, ViewDraft], report: Report) -> Fe
     return FeatureService(
         name=node.name, features=tuple(refs.values()), description=node.text,
         owner=owner_of(node.owner), tags=node.tags, path=node.original_file_path,
+        consistent=block.get("consistent", UNSET),
     )  # fmt: skip
 
 

@@ -26,10 +26,12 @@ from ..offline.damage import Damage, check_present, damages
 from ..offline.files import Extent, Fingerprint, bucket_of, choose_grain, fingerprints, keep, new_file
 from ..offline.sql import columns
 from ..offline.store import DataFile, OfflineStore, OfflineTable, PublishedState
+from ..offline.together import begin, end, forget_others
 from ..settings import Settings
 from ..times import from_us, to_us
 from ..warehouse.relations import Build, Newest, Part, Portion, Scan, Warehouse, open_warehouse
 from .built import BuiltOtherwise, Models, check_built, distrust, models_of
+from .groups import Groups, fit_groups, not_together
 from .noted import note_failed, note_published
 
 Progress = Callable[[int, int], None]  # files written, files to write
@@ -82,6 +84,7 @@ def publish_all(
     *,
     sources: Sequence[EventSource] = (),
     models: Iterable[Model] = (),
+    groups: Groups = (),
     wait_seconds: float = 0,
     full: bool = False,
     report: Callable[[Published], None] = lambda published: None,
@@ -92,7 +95,8 @@ def publish_all(
     """Publish `views` from one state of the warehouse: what was done, and, by view id, what could not be and why.
 
     `sources` are the event sources of stream views, `models` what views are built from. A view that fails does not keep
-    the others from being published; one that was built by other SQL than its models' is built anew by the next build.
+    the others from being published, but for those of its group in `groups`, ids of views that are published all of one
+    run or not at all; one that was built by other SQL than its models' is built anew by the next build.
     Waits up to `wait_seconds` for a build that holds the warehouse, then raises WarehouseError.
     """
     published: list[Published] = []
@@ -113,8 +117,17 @@ def publish_all(
         check_warehouse(views, settings)
         known = {model.unique_id: model for model in models}
         stale = stale_sources([view for view in views if view.freshness], settings.target_path)
+        kept = not_together(
+            {view.id: view for view in views}, groups, lambda view: look(view, warehouse, store, known, full)
+        )
+        fit = fit_groups(groups, (view.id for view in views), kept)
+        forget_others(settings.offline, groups)
+        for group in fit:
+            begin(settings.offline, group)
         for view in views:
             try:
+                if view.id in kept:
+                    raise kept[view.id]
                 with show_progress(view.id) as progress:
                     published.append(publish(view, warehouse, store, models=known, full=full, progress=progress))
             except (WarehouseError, OfflineStoreError) as error:
@@ -128,6 +141,9 @@ def publish_all(
                 if view.freshness:
                     as_of_us = _spoke_of(view, warehouse, settings)
                     note_published(view, settings, as_of_us=as_of_us, stale=stale.get(view.id))
+        for group in fit:
+            if failed.keys().isdisjoint(group):
+                end(settings.offline, group)
     if otherwise:
         distrust(settings.definitions_path, otherwise)
     return published, failed
@@ -182,6 +198,21 @@ def publish(
     )
 
 
+def look(view: FeatureView, warehouse: Warehouse, store: OfflineStore, models: Models, full: bool) -> PublishedState:
+    """What would be published of a view; raises what keeps it from that."""
+    base = store.table(view.id) if store.exists(view.id) else None
+    return _checked_plan(view, warehouse, models, base, full, BUCKET_ROWS).state
+
+
+def _checked_plan(
+    view: FeatureView, warehouse: Warehouse, models: Models, base: OfflineTable | None, full: bool, bucket_rows: int
+) -> Plan:
+    plan = make_plan(event_view(view), warehouse, base, full=full, bucket_rows=bucket_rows)
+    if view.stream is None:  # whose events are from the source, by the definitions' own SQL
+        check_built(view, warehouse, models, None if base is None or plan.replace else base.state)
+    return plan
+
+
 def _commit_changes(
     view: FeatureView,
     warehouse: Warehouse,
@@ -194,9 +225,7 @@ def _commit_changes(
     """What was planned, and whether there was anything to commit."""
     rows, path = event_view(view), store.path(view.id)
     base = store.table(view.id) if store.exists(view.id) else None
-    plan = make_plan(rows, warehouse, base, full=full, bucket_rows=bucket_rows)
-    if view.stream is None:  # whose events are from the source, by the definitions' own SQL
-        check_built(view, warehouse, models, None if base is None or plan.replace else base.state)
+    plan = _checked_plan(view, warehouse, models, base, full, bucket_rows)
     if base is not None and not plan.replace and not plan.changed_buckets:
         return plan, False
     files = [new_file(path, write.bucket, write.extent) for write in plan.writes]

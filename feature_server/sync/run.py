@@ -33,6 +33,7 @@ from ..errors import (
 )
 from ..offline.damage import DamagedFile, reading
 from ..offline.store import OfflineStore, OfflineTable
+from ..offline.together import check_whole
 from ..online.memory import Memory, MemoryReader, evicted_during, eviction_refused, note, noted
 from ..online.registry import OnlineRegistry, OnlineView, with_views
 from ..online.store import Attempt, Generation, OnlineStore, once_more
@@ -108,6 +109,7 @@ class ViewSync:
                 where=view.id,
                 remedy=f"run dbt, then `features publish {view.id}`",
             )
+        check_whole(self.session.offline.root, view.id)
         if view.stream is not None and (
             refused := eviction_refused(self.session.begun, [view.id], allowed=self.session.options.allow_eviction)
         ):

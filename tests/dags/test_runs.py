@@ -86,6 +86,12 @@ class Till:
             found: int = client.get(features=[f"{RECEIPTS}:receipts_1h"], account_id=1)["receipts_1h"]
         return found
 
+    def bound_service(self) -> list[tuple[int, int]]:
+        """What `risk_v1` reads of accounts 1 and 2: of one run, whatever that was."""
+        with FeatureClient(self.redis_url) as client:
+            rows = client.get_many("risk_v1", account_id=[1, 2])
+            return [(row.values["amount_cents"], row.values["payments"]) for row in rows]
+
     def served(self) -> list[int | None]:
         """The latest payment of accounts 1 and 2, as a model would read it."""
         with FeatureClient(self.redis_url) as client:
@@ -153,6 +159,8 @@ def test_a_view_fails_alone_and_the_next_good_run_repairs_it(till: Till) -> None
     assert (till.published(), till.served()) == before
     assert len(list(till.receipts.glob("live-*"))) == 1
     assert (till.offline_rows(RECEIPTS), till.receipts_1h()) == (2, 1)
+    assert states["dbt.account__totals"] == "success"
+    assert till.bound_service() == [(500, 1), (700, 1)]
 
     till.payments.write_text(GOOD_ROWS)
     repaired = till.refresh("23", "--json")
@@ -161,6 +169,7 @@ def test_a_view_fails_alone_and_the_next_good_run_repairs_it(till: Till) -> None
     assert {task["state"] for task in run["tasks"]} == {"success"}
     assert till.published() == dict.fromkeys(VIEWS, (1, 3))
     assert till.served() == [900, 700]
+    assert till.bound_service() == [(900, 2), (700, 1)]
 
 
 def test_a_view_that_the_project_defines_otherwise_is_held_back_until_it_is_applied(till: Till) -> None:

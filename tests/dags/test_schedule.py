@@ -104,6 +104,7 @@ def test_a_refresh_publishes_after_the_build_and_is_good_when_every_model_is(dag
         "dbt.accounts": ["dbt.stg_payments"],
         "dbt.account__activity_v1": ["dbt.stg_payments"],
         "dbt.account__activity_v2": ["dbt.stg_payments"],
+        "dbt.account__totals": ["dbt.stg_payments"],
         "publish": ["dbt.build"],
         "sync": ["dbt.build", "publish"],
         "verify": ["stream.till.receipts", "sync"],
@@ -111,6 +112,7 @@ def test_a_refresh_publishes_after_the_build_and_is_good_when_every_model_is(dag
             "dbt.account__activity_v1",
             "dbt.account__activity_v2",
             "dbt.account__receipts",
+            "dbt.account__totals",
             "dbt.accounts",
             "publish",
             "verify",
@@ -158,7 +160,7 @@ def test_whatever_opens_duckdb_waits_for_the_one_slot(dags: Structure) -> None:
 
 def test_publishing_is_an_event_of_each_view(dags: Structure) -> None:
     assets = {name: task["assets"] for name, task in dags["refresh_hourly"]["tasks"].items() if task["assets"]}
-    views = ("account__activity/v1", "account__activity/v2", "account__receipts/")
+    views = ("account__activity/v1", "account__activity/v2", "account__receipts/", "account__totals/")
     assert assets == {"publish": [f"feature-view://{view}" for view in views]}
 
 

@@ -172,6 +172,8 @@ MISTAKES: list[tuple[Callable[[Manifest], Any], list[str]]] = [
     (lambda m: view_block(m).update(ttl=None), [f"{BLOCK}.ttl: ttl {WRONG}"]),
     (lambda m: view_block(m).update(online="false"), [f"{BLOCK}.online: online {WRONG}"]),
     (lambda m: view_block(m).update(online=0), [f"{BLOCK}.online: online {WRONG}"]),
+    (lambda m: fraud(m)["config"]["meta"]["feature_service"].update(consistent="yes"),
+     [f"{SERVICE}.config.meta.feature_service.consistent: consistent {WRONG}"]),
     (lambda m: view_block(m).update(refresh="15m"), [f"{BLOCK}.refresh: refresh {WRONG}"]),
     (lambda m: view_block(m).update(refresh=["hourly"]), [f"{BLOCK}.refresh: refresh {WRONG}"]),
     (lambda m: view_block(m).pop("refresh"), [f"{BLOCK}: refresh is missing"]),

@@ -64,6 +64,13 @@ models:
     versions:
       - {v: 1}
       - {v: 2}
+  - name: account__totals
+    description: All payments of an account. One row per account.
+    config: *feature_view
+    columns:
+      - {name: account_id, data_type: bigint, description: The account.}
+      - {name: event_timestamp, data_type: timestamptz, description: When it last paid.}
+      - {name: payments, data_type: bigint, description: How often it has paid.}
   - name: account__receipts
     description: Receipts of an account. One row per receipt.
     config:
@@ -82,6 +89,20 @@ models:
       - {name: account_id, data_type: bigint, description: The account.}
       - {name: event_timestamp, data_type: timestamptz, description: The end of the day.}
       - {name: amount_cents_sum_1d, data_type: bigint, description: Paid that day in cents.}
+
+exposures:
+  - name: risk_v1
+    type: ml
+    owner: {name: Risk, email: risk@example.com}
+    description: Compares the last payment of an account with how often it has paid.
+    depends_on:
+      - ref('account__activity', v=2)
+      - ref('account__totals')
+    config:
+      meta:
+        feature_service:
+          consistent: run
+          features: [account__activity@v2:amount_cents, account__totals:payments]
 """
 
 PAYMENTS_SQL = """
@@ -93,6 +114,9 @@ from read_csv(
 where occurred_at <= timestamptz '{{ var("as_of") }}'
 """
 ACTIVITY_SQL = "select account_id, occurred_at as event_timestamp, amount_cents from {{ ref('stg_payments') }}"
+TOTALS_SQL = """
+select account_id, max(occurred_at) as event_timestamp, count(*) as payments from {{ ref('stg_payments') }} group by all
+"""
 DAILY_SQL = """
 select
     account_id,
@@ -121,6 +145,7 @@ FILES = {
     "models/accounts.sql": "select distinct account_id from {{ ref('stg_payments') }}",
     "models/account__activity_v1.sql": ACTIVITY_SQL,
     "models/account__activity_v2.sql": ACTIVITY_SQL,
+    "models/account__totals.sql": TOTALS_SQL,
     "models/account__receipts.sql": RECEIPTS_SQL,
     "models/account__daily.sql": DAILY_SQL,
     "checks/daily_and_activity_agree.sql": """

@@ -17,6 +17,7 @@ from feature_server.errors import (
     RequestError,
 )
 from feature_server.layout.keys import CODES, EPOCH
+from feature_server.offline.together import begin, end
 from feature_server.online.registry import decode_online_registry
 from feature_server.online.store import OnlineStore
 from feature_server.sync.run import SyncResult, sync
@@ -260,6 +261,20 @@ def test_a_view_that_fails_does_not_keep_others_from_being_synced(valkey: str, t
         report = sync(online, tables.store, registry_of(VIEW, missing), now_us=lambda: to_us(at(10)))
     assert [result.view for result in report.results] == [VIEW.id]
     assert "has no offline table" in str(report.failures[missing.id])
+
+
+def test_views_that_belong_together_wait_for_a_publish_that_broke_off(valkey: str, tables: Tables) -> None:
+    other = make_view("customer__visits")
+    for view in (VIEW, other):
+        tables.commit(view, [[(1, at(5), 5.0)]])
+    begin(tables.store.root, (VIEW.id, "customer__gone"))
+    with OnlineStore(valkey) as online:
+        report = sync(online, tables.store, registry_of(VIEW, other), now_us=lambda: to_us(at(10)))
+        assert [result.view for result in report.results] == [other.id]
+        assert report.failures[VIEW.id].remedy == f"run `features publish {VIEW.id} customer__gone`"
+        end(tables.store.root, (VIEW.id, "customer__gone"))
+        report = sync(online, tables.store, registry_of(VIEW, other), now_us=lambda: to_us(at(10)))
+    assert report.failures == {}
 
 
 def test_only_views_of_one_cadence_are_synced_when_asked(valkey: str, tables: Tables) -> None:

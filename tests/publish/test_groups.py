@@ -1,0 +1,118 @@
+"""Views that a service binds are published all of one run, or none of them, also where a publish is killed half way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from feature_server.errors import FeatureStoreError, NotFit, OfflineStoreError
+from feature_server.offline.together import begin, check_whole
+from feature_server.publish.run import publish_all
+from feature_server.settings import Settings, load_settings
+from tests.support.relations import BUILD_LOG, Relations, view_of
+
+SPEND, VISITS, ALONE = (
+    view_of(name, {"customer_id": "bigint"}, {"count": "integer"}, refresh="hourly")
+    for name in ("spend", "visits", "alone")
+)
+GROUP = ("spend", "visits")
+FAILED = "insert into failed_tests values ('visits', 'grain_visits')"
+
+
+class Shop(Relations):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.settings: Settings = load_settings({}, project_dir=folder, home=folder, warehouse=self.path)
+        self.execute(BUILD_LOG, "create table failed_tests(model varchar, test varchar)")
+        for name in (*GROUP, "alone"):
+            self.execute(f"create table {name}(customer_id bigint, event_timestamp timestamptz, count integer)")
+        self.run("first", 1)
+
+    def run(self, invocation: str, count: int, *names: str) -> None:
+        for name in names or (*GROUP, "alone"):
+            self.execute(
+                f"insert into {name} values (1, timestamptz '2024-01-01', {count})",
+                f"insert into feature_builds values ('{name}', now(), now(), null, '{invocation}')",
+            )
+
+    def publish_all(self, *views: str) -> dict[str, FeatureStoreError]:
+        chosen = [view for view in (SPEND, VISITS, ALONE) if not views or view.id in views]
+        return publish_all(chosen, self.settings, groups=[GROUP])[1]
+
+    def rows(self) -> list[int]:
+        return [self.store.table(name).rows if self.store.exists(name) else 0 for name in (*GROUP, "alone")]
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+def test_all_of_a_group_are_published_and_left_whole(shop: Shop) -> None:
+    assert shop.publish_all() == {}
+    assert shop.rows() == [1, 1, 1]
+    for view in GROUP:
+        check_whole(shop.settings.offline, view)
+
+
+def test_one_that_is_not_fit_keeps_its_group_back_and_no_other(shop: Shop) -> None:
+    shop.publish_all()
+    shop.run("second", 2)
+    shop.execute(FAILED)
+    failed = shop.publish_all()
+    assert {view: type(error) for view, error in failed.items()} == dict.fromkeys(GROUP, NotFit)
+    assert failed["visits"].got == "grain_visits"
+    assert failed["spend"].got == "visits: the view's last build or a test of it failed, so its rows are not published"
+    assert shop.rows() == [1, 1, 2]
+    shop.execute("delete from failed_tests")
+    assert shop.publish_all() == {}
+    assert shop.rows() == [2, 2, 2]
+
+
+def test_a_group_of_two_runs_is_kept_back_until_one_has_built_all_of_it(shop: Shop) -> None:
+    shop.publish_all()
+    shop.run("second", 2, "spend")
+    failed = shop.publish_all()
+    assert {view: error.got for view, error in failed.items()} == {
+        "spend": "visits: last built by first", "visits": "spend: last built by second",
+    }  # fmt: skip
+    assert shop.rows() == [1, 1, 1]
+    shop.run("third", 3)
+    assert shop.publish_all() == {}
+    assert shop.rows() == [3, 2, 2]
+
+
+def test_one_of_a_group_is_not_published_without_the_others(shop: Shop) -> None:
+    failed = shop.publish_all("spend", "alone")
+    assert {view: error.got for view, error in failed.items()} == {"spend": "visits: is left out"}
+    assert shop.rows() == [0, 0, 1]
+
+
+def test_a_publish_that_broke_off_is_not_synced_until_the_next_has_ended(shop: Shop) -> None:
+    shop.publish_all()
+    shop.run("second", 2)
+    begin(shop.settings.offline, GROUP)
+    shop.publish(SPEND)
+    for view in GROUP:
+        with pytest.raises(OfflineStoreError) as raised:
+            check_whole(shop.settings.offline, view)
+        assert raised.value.remedy == "run `features publish spend visits`"
+    check_whole(shop.settings.offline, "alone")
+    assert shop.publish_all() == {}
+    for view in GROUP:
+        check_whole(shop.settings.offline, view)
+
+
+def test_what_is_noted_of_a_group_that_is_none_any_more_keeps_nobody(shop: Shop) -> None:
+    begin(shop.settings.offline, ("alone", "gone"))
+    shop.publish_all()
+    check_whole(shop.settings.offline, "alone")
+
+
+def test_a_view_that_is_not_as_defined_keeps_its_group_back(shop: Shop) -> None:
+    wrong = replace(VISITS, features=(replace(VISITS.features[0], name="absent"),), fingerprint="other")
+    failed = publish_all([SPEND, wrong], shop.settings, groups=[GROUP])[1]
+    assert set(failed) == set(GROUP)
+    assert shop.rows() == [0, 0, 0]
