@@ -155,8 +155,7 @@ WRONG = "has a value that it cannot have"
 
 MISTAKES: list[tuple[Callable[[Manifest], Any], list[str]]] = [
     # a block as a whole
-    (lambda m: node(m)["config"]["meta"].update(feature_view=[]),
-     [f"{BLOCK}: feature_view is not a mapping"]),
+    (lambda m: node(m)["config"]["meta"].update(feature_view=[]), [f"{BLOCK}: feature_view is not a mapping"]),
     (lambda m: node(m)["config"]["meta"].update({"feature-view": {}}),
      [f"{MODEL}.config.meta.feature-view: unknown key 'feature-view'"]),
     (lambda m: node(m)["config"]["meta"].update(feature_service={}),
