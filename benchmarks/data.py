@@ -22,7 +22,7 @@ from feature_server.definitions.registry import Registry, write_registry
 from feature_server.dtypes import DType
 from feature_server.manifest.views import fingerprint
 from feature_server.offline.store import OfflineStore
-from feature_server.publish.run import publish_all
+from feature_server.publish.batch import publish_all
 from feature_server.settings import Settings, load_settings
 
 START_US = 1_735_689_600_000_000  # 2025-01-01T00:00:00Z

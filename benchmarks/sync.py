@@ -99,7 +99,7 @@ def changes(home: str, keys: int, folder: str) -> Numbers:
     import duckdb
 
     from feature_server.definitions.registry import read_registry
-    from feature_server.publish.run import publish_all
+    from feature_server.publish.batch import publish_all
     from feature_server.settings import load_settings
 
     copy, count = Path(folder + "-home"), keys // 100

@@ -61,13 +61,14 @@ def publish(
     each of those failed a test, was not built, or was built by other SQL than is in force.
     """
     from ..definitions.bound import bound_views
-    from ..publish.run import publish_all
+    from ..publish.batch import publish_all
 
     settings, registry = in_force(project_dir)
     left_out = {registry.feature_view(name).id for name in leave_out or ()}
     published, failed = publish_all(
         [view for view in select_views(registry, views or [], refresh) if view.id not in left_out],
         settings,
+        left_out=[registry.feature_view(name) for name in left_out],
         sources=registry.sources,
         models=registry.models,
         groups=bound_views(registry.feature_views, registry.feature_services),

@@ -9,30 +9,21 @@ dies leaves the previous version in force and the next run starts over.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from datetime import datetime
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import msgspec
 
-from ..dbt.build import check_warehouse
-from ..dbt.stale import stale_sources
 from ..definitions.facts import FeatureView, always_known, event_view
-from ..definitions.models import Model
-from ..definitions.stream import EventSource
-from ..errors import FeatureStoreError, NotFit, OfflineStoreError, WarehouseError
+from ..errors import NotFit, OfflineStoreError, WarehouseError
 from ..offline.commit import CommitConflict, commit
 from ..offline.damage import Damage, check_present, damages
 from ..offline.files import Extent, Fingerprint, bucket_of, choose_grain, fingerprints, keep, new_file
 from ..offline.sql import columns
 from ..offline.store import DataFile, OfflineStore, OfflineTable, PublishedState
-from ..offline.together import begin, end, forget_others
-from ..settings import Settings
-from ..times import from_us, to_us
-from ..warehouse.relations import Build, Newest, Part, Portion, Scan, Warehouse, open_warehouse
-from .built import BuiltOtherwise, Models, check_built, distrust, models_of
-from .groups import Groups, fit_groups, not_together
-from .noted import note_failed, note_published
+from ..times import from_us
+from ..warehouse.relations import Build, Newest, Part, Portion, Scan, Warehouse
+from .built import Models, check_built, models_of
 
 Progress = Callable[[int, int], None]  # files written, files to write
 BUCKET_ROWS = 2_000_000  # a bucket holds at most about this many rows: what one late row costs to rewrite
@@ -76,89 +67,6 @@ class Plan(msgspec.Struct, frozen=True):
     rows_compared: int
     replace: bool
     damaged: tuple[Damage, ...] = ()
-
-
-def publish_all(
-    views: Sequence[FeatureView],
-    settings: Settings,
-    *,
-    sources: Sequence[EventSource] = (),
-    models: Iterable[Model] = (),
-    groups: Groups = (),
-    wait_seconds: float = 0,
-    full: bool = False,
-    report: Callable[[Published], None] = lambda published: None,
-    show_progress: Callable[[str], AbstractContextManager[Progress]] = lambda title: nullcontext(
-        lambda done, total: None
-    ),
-) -> tuple[list[Published], dict[str, FeatureStoreError]]:
-    """Publish `views` from one state of the warehouse: what was done, and, by view id, what could not be and why.
-
-    `sources` are the event sources of stream views, `models` what views are built from. A view that fails does not keep
-    the others from being published, but for those of its group in `groups`, ids of views that are published all of one
-    run or not at all; one that was built by other SQL than its models' is built anew by the next build.
-    Waits up to `wait_seconds` for a build that holds the warehouse, then raises WarehouseError.
-    """
-    published: list[Published] = []
-    failed: dict[str, FeatureStoreError] = {}
-    otherwise: dict[str, str] = {}  # the last build of each view that is to be made anew
-    store = OfflineStore(settings.offline)
-    if not views:  # dbt makes no warehouse for a project without models
-        return published, failed
-    if not settings.warehouse.is_file():
-        check_warehouse(views, settings)  # says where dbt has built instead
-    with open_warehouse(
-        settings.warehouse,
-        wait_seconds=wait_seconds,
-        spill=settings.offline / ".spill",
-        sources=sources,
-        project_dir=settings.project_dir,
-    ) as warehouse:
-        check_warehouse(views, settings)
-        known = {model.unique_id: model for model in models}
-        stale = stale_sources([view for view in views if view.freshness], settings.target_path)
-        kept = not_together(
-            {view.id: view for view in views}, groups, lambda view: look(view, warehouse, store, known, full)
-        )
-        fit = fit_groups(groups, (view.id for view in views), kept)
-        forget_others(settings.offline, groups)
-        for group in fit:
-            begin(settings.offline, group)
-        for view in views:
-            try:
-                if view.id in kept:
-                    raise kept[view.id]
-                with show_progress(view.id) as progress:
-                    published.append(publish(view, warehouse, store, models=known, full=full, progress=progress))
-            except (WarehouseError, OfflineStoreError) as error:
-                failed[view.id] = error
-                if view.freshness:
-                    note_failed(view, settings, error)
-                if isinstance(error, BuiltOtherwise):
-                    otherwise[view.unique_id] = error.invocation
-            else:
-                report(published[-1])
-                if view.freshness:
-                    as_of_us = _spoke_of(view, warehouse, settings)
-                    note_published(view, settings, as_of_us=as_of_us, stale=stale.get(view.id))
-        for group in fit:
-            if failed.keys().isdisjoint(group):
-                end(settings.offline, group)
-    if otherwise:
-        distrust(settings.definitions_path, otherwise)
-    return published, failed
-
-
-def _spoke_of(view: FeatureView, warehouse: Warehouse, settings: Settings) -> int | None:
-    """The instant that the rows of a view speak of: its last build's; of events, which come as they land, the present.
-
-    None where there is no build log.
-    """
-    if view.stream is not None:
-        return settings.now_us()
-    builds = warehouse.builds(view)
-    as_of = builds[-1].as_of if builds else None
-    return None if as_of is None else to_us(datetime.fromisoformat(as_of))
 
 
 def publish(

@@ -23,7 +23,6 @@ V1, V2 = "model.tiny.customer__activity.v1", "model.tiny.customer__activity.v2"
 VISITS = "model.tiny.customer_shop__visits"
 CUSTOMERS, SHOPS = "model.tiny.customers", "model.tiny.shops"
 FRAUD = "exposure.tiny.fraud_v1"
-
 DAY_US = 86_400_000_000
 
 Manifest = dict[str, Any]

@@ -21,7 +21,7 @@ from feature_server.dbt.build import check_target
 from feature_server.dbt.parse import dbt_command
 from feature_server.errors import WarehouseError
 from feature_server.offline.store import OfflineStore
-from feature_server.publish.run import publish_all
+from feature_server.publish.batch import publish_all
 from feature_server.settings import Settings, load_settings
 from tests.support.relations import Relations, view_of
 from tests.support.tiny_project import PROFILES, write_project

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from feature_server.errors import FeatureStoreError, NotFit, OfflineStoreError
 from feature_server.offline.together import begin, check_whole
-from feature_server.publish.run import publish_all
+from feature_server.publish.batch import publish_all
 from feature_server.settings import Settings, load_settings
 from tests.support.relations import BUILD_LOG, Relations, view_of
 

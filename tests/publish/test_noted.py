@@ -8,8 +8,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from feature_server.definitions.facts import FeatureView, Freshness
+from feature_server.publish.batch import publish_all
 from feature_server.publish.noted import GoodRun, Noted, read_noted
-from feature_server.publish.run import publish_all
 from feature_server.settings import Settings, load_settings
 from feature_server.times import to_us
 from tests.support.relations import BUILD_LOG, Relations, view_of
@@ -43,7 +43,7 @@ def test_a_good_run_speaks_of_the_instant_its_build_spoke_of(tmp_path: Path) -> 
     publish(tmp_path, VIEW, TEN)
     found = read_noted("spend", settings)
     assert (found.good, found.cause) == ((first,), "build failed")
-    assert "tests of the view failed" in found.said
+    assert "a test of it failed" in found.said
 
 
 def test_without_a_build_log_no_run_is_known_to_be_good(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""Publish all views of a run from one state of the warehouse: those that are fit, of a group all or none."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+
+from ..dbt.build import check_warehouse
+from ..dbt.stale import stale_sources
+from ..definitions.facts import FeatureView
+from ..definitions.models import Model
+from ..definitions.stream import EventSource
+from ..errors import FeatureStoreError, NotFit, OfflineStoreError, WarehouseError
+from ..offline.store import OfflineStore, PublishedState
+from ..offline.together import begin, end, forget_others
+from ..settings import Settings
+from ..times import to_us
+from ..warehouse.relations import Warehouse, open_warehouse
+from .built import BuiltOtherwise, distrust
+from .groups import Groups, fit_groups, not_together
+from .noted import note_failed, note_published
+from .run import Progress, Published, look, publish
+
+
+def publish_all(
+    views: Sequence[FeatureView],
+    settings: Settings,
+    *,
+    sources: Sequence[EventSource] = (),
+    models: Iterable[Model] = (),
+    groups: Groups = (),
+    left_out: Sequence[FeatureView] = (),
+    wait_seconds: float = 0,
+    full: bool = False,
+    report: Callable[[Published], None] = lambda published: None,
+    show_progress: Callable[[str], AbstractContextManager[Progress]] = lambda title: nullcontext(
+        lambda done, total: None
+    ),
+) -> tuple[list[Published], dict[str, FeatureStoreError]]:
+    """Publish `views` from one state of the warehouse: what was done, and, by view id, what could not be and why.
+
+    `sources` are the event sources of stream views, `models` what views are built from. A view that fails does not keep
+    the others from being published, but for those of its group in `groups`, ids of views that are published all of one
+    run or not at all; that those `left_out` are not fit is noted. One that was built by other SQL than its models' is
+    built anew by the next build.
+    Waits up to `wait_seconds` for a build that holds the warehouse, then raises WarehouseError.
+    """
+    for view in left_out:
+        _note(view, settings, error=NotFit("it failed a test, was not built, or is held back"))
+    published: list[Published] = []
+    failed: dict[str, FeatureStoreError] = {}
+    otherwise: dict[str, str] = {}  # the last build of each view that is to be made anew
+    store = OfflineStore(settings.offline)
+    if not views:  # dbt makes no warehouse for a project without models
+        return published, failed
+    if not settings.warehouse.is_file():
+        check_warehouse(views, settings)  # says where dbt has built instead
+    with open_warehouse(
+        settings.warehouse,
+        wait_seconds=wait_seconds,
+        spill=settings.offline / ".spill",
+        sources=sources,
+        project_dir=settings.project_dir,
+    ) as warehouse:
+        check_warehouse(views, settings)
+        known = {model.unique_id: model for model in models}
+        stale = stale_sources([view for view in views if view.freshness], settings.target_path)
+        kept, fit = _bind(views, groups, settings, lambda view: look(view, warehouse, store, known, full))
+        for view in views:
+            try:
+                if view.id in kept:
+                    raise kept[view.id]
+                with show_progress(view.id) as progress:
+                    published.append(publish(view, warehouse, store, models=known, full=full, progress=progress))
+            except (WarehouseError, OfflineStoreError) as error:
+                failed[view.id] = error
+                _note(view, settings, error=error)
+                if isinstance(error, BuiltOtherwise):
+                    otherwise[view.unique_id] = error.invocation
+            else:
+                report(published[-1])
+                _note(view, settings, warehouse=warehouse, stale=stale.get(view.id))
+        for group in fit:
+            if failed.keys().isdisjoint(group):
+                end(settings.offline, group)
+    if otherwise:
+        distrust(settings.definitions_path, otherwise)
+    return published, failed
+
+
+def _bind(
+    views: Sequence[FeatureView], groups: Groups, settings: Settings, look: Callable[[FeatureView], PublishedState]
+) -> tuple[dict[str, NotFit], list[Sequence[str]]]:
+    """Which views are kept back by another of their group, and the groups that are published, which is noted."""
+    kept = not_together({view.id: view for view in views}, groups, look)
+    fit = fit_groups(groups, (view.id for view in views), kept)
+    forget_others(settings.offline, groups)
+    for group in fit:
+        begin(settings.offline, group)
+    return kept, fit
+
+
+def _note(
+    view: FeatureView,
+    settings: Settings,
+    *,
+    error: FeatureStoreError | None = None,
+    warehouse: Warehouse | None = None,
+    stale: str | None = None,
+) -> None:
+    """Keep what a run of a view with a freshness promise came to: why it failed, or of when its rows speak."""
+    if not view.freshness:
+        return
+    if error is not None:
+        note_failed(view, settings, error)
+    elif warehouse is not None:
+        note_published(view, settings, as_of_us=_spoke_of(view, warehouse, settings), stale=stale)
+
+
+def _spoke_of(view: FeatureView, warehouse: Warehouse, settings: Settings) -> int | None:
+    """The instant that the rows of a view speak of: its last build's; of events, which come as they land, the present.
+
+    None where there is no build log.
+    """
+    if view.stream is not None:
+        return settings.now_us()
+    builds = warehouse.builds(view)
+    as_of = builds[-1].as_of if builds else None
+    return None if as_of is None else to_us(datetime.fromisoformat(as_of))
