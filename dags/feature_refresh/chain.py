@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from feature_server.cli.main import NOT_FIT
 
 from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, dbt_build, left_out, selection
-from .project import COMPARE, Project, as_of, held_models
+from .project import COMPARE, Project, as_of, held, held_models
 from .steps import STEPS, say_what_to_do
 
 START = datetime(2013, 1, 1, tzinfo=UTC)  # how far back a backfill may go
@@ -170,7 +170,7 @@ class Publish(Command):
         self.models, self.tests, self.groups = models, tests, groups
 
     def execute(self, context: Context) -> Any:
-        unfit = left_out(context["ti"], self.models, self.tests)
+        unfit, new = left_out(context["ti"], self.models, self.tests), held(context["ti"])["new"]
         for group in self.groups:
             others = [view for view in group if view not in unfit]
             if others and len(others) < len(group):
@@ -178,7 +178,7 @@ class Publish(Command):
                 unfit += others
         if len(unfit) == len(self.models):
             raise AirflowFailException("no view of this run is fit to publish: all keep what they had")
-        self.bash_command += "".join(f" --except {view}" for view in unfit)
+        self.bash_command += "".join(f" --except {view}" for view in unfit if view not in new)  # it knows no new one
         self.outlets = [asset for asset in self.outlets if asset.name not in unfit]
         return super().execute(context)
 

@@ -32,6 +32,7 @@ GROUP = "dbt"
 BUILD = "build"
 RESULTS = "results"
 GOOD = ("success", "pass", "warn")
+MODELS = ("model.", "seed.", "snapshot.")  # what has a task of its own
 SOME_FAILED = 1  # dbt's exit code where it ran to its end
 SKIPPED = "skipped: something upstream is red"  # a test that waits for another model says nothing about this one
 DUCKDB_POOL = "duckdb"  # one slot: DuckDB has one writer, and backfills ignore max_active_runs
@@ -39,17 +40,36 @@ PLATFORM_OWNER = "feature_platform"
 
 
 class Build(DbtBuildLocalOperator):
-    """Succeeds where dbt could build, be it in part: how each model went is for the models' tasks to say."""
+    """Succeeds where dbt could build, be it in part: how each model went is for the models' tasks to say.
+
+    `tests` maps the unique ids of models to those of their tests.
+    """
+
+    def __init__(self, *, tests: dict[str, list[str]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tests, self.some_failed = tests, False
 
     def execute(self, context: Context, **kwargs: Any) -> None:
         self.exclude = self.exclude or None  # as rendered: an empty one is a selector that nothing matches
         super().execute(context, **kwargs)
+        if self.some_failed:
+            if untold := no_models_task_says(_results(context["ti"]), self.tests):
+                raise AirflowFailException("\n  ".join(["dbt failed in what no model's task can say", *untold]))
+            self.log.warning("partly good: the red tasks beside this one say what failed; its views are not published")
 
     def handle_exception_subprocess(self, result: FullOutputSubprocessResult) -> None:
         if result.exit_code == SOME_FAILED:
-            self.log.warning("partly good: the red tasks beside this one say what failed; its views are not published")
+            self.some_failed = True
         else:
             super().handle_exception_subprocess(result)
+
+
+def no_models_task_says(results: Mapping[str, str], tests: Mapping[str, Sequence[str]]) -> list[str]:
+    """What failed in a run of dbt, a hook or a test of no model, where no task would be red, or none would say it."""
+    bad = [f"{name}: {said}" for name, said in results.items() if said not in (*GOOD, SKIPPED)]
+    hooks = [text for text in bad if text.startswith("operation.")]
+    told = any(faults(results, name, tests.get(name, ()))[0] for name in results if name.startswith(MODELS))
+    return hooks if hooks or told else bad or ["dbt left no results"]
 
 
 class ModelResult(BaseOperator):
@@ -159,6 +179,7 @@ def dbt_build(
         tests_of_model.setdefault(unique_id, []).extend(test_ids)
     build = Build(
         task_id=BUILD,
+        tests=tests_of_model,
         task_group=group,
         doc_md=STEPS["build"].doc_md,
         pool=DUCKDB_POOL,

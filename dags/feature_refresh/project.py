@@ -59,7 +59,7 @@ class Project:
 def held(instance: Any) -> dict[str, Any]:
     """What the task `compare` of a run has found that is not in force; nothing where the run applied it itself."""
     found: dict[str, Any] = instance.xcom_pull(task_ids=COMPARE) or {}
-    return {"views": found.get("views", {}), "models": found.get("models", [])}
+    return {"views": found.get("views", {}), "new": found.get("new", []), "models": found.get("models", [])}
 
 
 def held_models(instance: Any) -> str:

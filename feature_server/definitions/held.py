@@ -6,9 +6,10 @@ from .registry import Registry
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """By view id why it is held, and the unique ids of the models that are not to be built."""
+    """By view id why it is held, which of them are `new`, and the unique ids of the models that are not to be built."""
 
     views: dict[str, str] = {}
+    new: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
 
 
@@ -31,4 +32,5 @@ def held_back(in_force: Registry | None, wanted: Registry) -> Held:
         if view.id in held:
             not_built.append(view.unique_id)
     not_built += [model.unique_id for model in wanted.models if models.get(model.unique_id) != model.meaning]
-    return Held(views=held, models=tuple(sorted(set(not_built))))
+    new = tuple(name for name in held if name not in views)
+    return Held(views=held, new=new, models=tuple(sorted(set(not_built))))

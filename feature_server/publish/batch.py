@@ -89,7 +89,7 @@ def publish_all(
 
 def _bind(
     views: Sequence[FeatureView], groups: Groups, settings: Settings, look: Callable[[FeatureView], PublishedState]
-) -> tuple[dict[str, NotFit], list[Sequence[str]]]:
+) -> tuple[dict[str, FeatureStoreError], list[Sequence[str]]]:
     """Which views are kept back by another of their group, and the groups that are published, which is noted."""
     kept = not_together({view.id: view for view in views}, groups, look)
     fit = fit_groups(groups, (view.id for view in views), kept)

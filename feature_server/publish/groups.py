@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from ..definitions.facts import FeatureView
-from ..errors import NotFit, OfflineStoreError, WarehouseError
+from ..errors import FeatureStoreError, NotFit, OfflineStoreError, WarehouseError
 from ..offline.store import PublishedState
 
 Groups = Sequence[Sequence[str]]
@@ -11,31 +11,31 @@ Groups = Sequence[Sequence[str]]
 
 def not_together(
     views: Mapping[str, FeatureView], groups: Groups, look: Callable[[FeatureView], PublishedState]
-) -> dict[str, NotFit]:
-    """By id, the views that are not published because of another of their group, and why.
+) -> dict[str, FeatureStoreError]:
+    """By id, the views of groups that are not published: what keeps each from it, itself or another of its group.
 
     `look` gives what would be published of a view, or raises what keeps it from that. That views are of one run is told
     by the last build that the warehouse's log has of each.
     """
-    kept: dict[str, NotFit] = {}
+    kept: dict[str, FeatureStoreError] = {}
     for group in groups:
         chosen = [name for name in group if name in views]
         if not chosen:
             continue
-        unfit, builds = {name: "is left out" for name in group if name not in views}, dict[str, str]()
+        unfit = {name: "is left out" for name in group if name not in views}
+        own, builds = dict[str, FeatureStoreError](), dict[str, str]()
         for name in chosen:
             try:
                 build = look(views[name]).last_build
             except (WarehouseError, OfflineStoreError) as error:
-                unfit[name] = error.what
+                own[name], unfit[name] = error, error.what
             else:
                 builds |= {} if build is None else {name: build}
         if not unfit and len(set(builds.values())) > 1:
             unfit = {name: f"last built by {build}" for name, build in builds.items()}
         for name in chosen if unfit else ():
             others = {other: why for other, why in unfit.items() if other != name}
-            if others and (name not in unfit or len(unfit) == len(group)):
-                kept[name] = _kept(name, group, others)
+            kept[name] = own.get(name) or _kept(name, group, others)
     return kept
 
 

@@ -18,7 +18,7 @@ from feature_server.dbt.compiled import dbt_manifest
 from feature_server.offline.store import OfflineStore
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.settings import load_settings
-from tests.support.dags_project import ACTIVITY_SQL, FILES
+from tests.support.dags_project import ACTIVITY_SQL, FILES, TOTALS_SQL
 from tests.support.tiny_project import write_project
 
 pytestmark = pytest.mark.heavy
@@ -30,6 +30,20 @@ GOOD_ROWS = """account_id,occurred_at,amount_cents
 1,2024-01-31 20:00:00Z,500
 2,2024-01-31 21:30:00Z,700
 1,2024-01-31 22:30:00Z,900
+"""
+NEW_VIEW = """
+models:
+  - name: account__refunds
+    description: A view that nobody has applied. One row per account.
+    config:
+      group: money
+      materialized: table
+      contract: {enforced: true}
+      meta: {feature_view: {entities: [account], refresh: hourly}}
+    columns:
+      - {name: account_id, data_type: bigint, description: The account.}
+      - {name: event_timestamp, data_type: timestamptz, description: When it last paid.}
+      - {name: payments, data_type: bigint, description: How often it has paid.}
 """
 BAD_ROW = "2,2024-01-31 22:45:00Z,\n"
 RECEIPT = (
@@ -175,11 +189,17 @@ def test_a_view_fails_alone_and_the_next_good_run_repairs_it(till: Till) -> None
 def test_a_view_that_the_project_defines_otherwise_is_held_back_until_it_is_applied(till: Till) -> None:
     model, edited = till.project / "models" / "account__activity_v1.sql", ACTIVITY_SQL + " where amount_cents > 500"
     model.write_text(edited)
+    (till.project / "models" / "account__refunds.sql").write_text(TOTALS_SQL)
+    (till.project / "models" / "refunds.yml").write_text(NEW_VIEW)
+    checked = till.airflow("feature_server", "check")
+    assert checked.returncode == 0, checked.stdout
     till.payments.write_text(GOOD_ROWS + "2,2024-01-31 22:50:00Z,300\n")
     held = till.refresh("23")
     assert held.returncode == 1
     states = states_of(held)
-    assert {name for name, state in states.items() if state == "failed"} == {"dbt.account__activity_v1"}
+    assert {name for name, state in states.items() if state == "failed"} == {
+        "dbt.account__activity_v1", "dbt.account__refunds",
+    }  # fmt: skip
     assert "model.till.account__activity.v1 is held back" in held.stdout
     assert "`features apply` puts it in force" in held.stdout
     (one, two) = VIEWS
@@ -192,6 +212,7 @@ def test_a_view_that_the_project_defines_otherwise_is_held_back_until_it_is_appl
     good = till.refresh("23")
     assert good.returncode == 0, good.stdout
     assert till.published()[one] == (2, 2)
+    assert till.offline_rows("account__refunds") == 2
 
 
 def test_a_run_applies_the_project_itself_where_it_is_told_to(till: Till) -> None:

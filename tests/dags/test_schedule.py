@@ -235,6 +235,27 @@ def test_a_param_that_is_no_time_is_an_error() -> None:
         as_of(SimpleNamespace(data_interval_end=NOON, run_after=NOON), {"as_of": "yesterday"})
 
 
+MODEL, TEST, OTHER, HOOK = "model.till.spend", "test.till.not_null_spend", "test.till.no_model", "operation.till.end"
+
+
+@pytest.mark.parametrize(
+    ("results", "expected"),
+    [
+        ({MODEL: "success", TEST: "fail: 1", OTHER: "pass"}, []),
+        ({MODEL: "skipped: something upstream is red", OTHER: "fail: 1"}, []),
+        ({MODEL: "success", TEST: "pass", OTHER: "fail: 1"}, [f"{OTHER}: fail: 1"]),
+        ({MODEL: "success", TEST: "fail: 1", HOOK: "error: no disk"}, [f"{HOOK}: error: no disk"]),
+        ({}, ["dbt left no results"]),
+    ],
+)
+def test_a_build_is_red_where_something_failed_that_no_models_task_says(
+    results: dict[str, str], expected: list[str]
+) -> None:
+    from feature_refresh.dbt_build import no_models_task_says
+
+    assert no_models_task_says(results, {MODEL: [TEST]}) == expected
+
+
 def test_a_failed_task_logs_one_line_for_whoever_is_on_call(caplog: pytest.LogCaptureFixture) -> None:
     from feature_refresh.steps import say_what_to_do
 

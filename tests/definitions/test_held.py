@@ -52,8 +52,11 @@ def test_a_view_is_held_with_every_model_that_means_something_else() -> None:
 def test_a_new_view_and_all_where_nothing_was_applied_are_held() -> None:
     new = replace(IN_FORCE, feature_views=(IN_FORCE.feature_views[1],), models=(VISITS,))
     never = "it has never been applied"
-    assert held_back(new, IN_FORCE) == Held(views={"spend": never}, models=("model.shop.spend", "model.shop.stg"))
-    assert held_back(None, IN_FORCE).views == {"spend": never, "visits": never}
+    assert held_back(new, IN_FORCE) == Held(
+        views={"spend": never}, new=("spend",), models=("model.shop.spend", "model.shop.stg")
+    )
+    nothing = held_back(None, IN_FORCE)
+    assert (nothing.views, nothing.new) == ({"spend": never, "visits": never}, ("spend", "visits"))
 
 
 @pytest.mark.parametrize("field", [{"description": "Other words."}, {"ttl_us": 3_600_000_000}, {"online": False}])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
+from feature_server.definitions.models import Model
 from feature_server.errors import FeatureStoreError, NotFit, OfflineStoreError
 from feature_server.offline.together import begin, check_whole
 from feature_server.publish.batch import publish_all
+from feature_server.publish.built import BuiltOtherwise
 from feature_server.settings import Settings, load_settings
 from tests.support.relations import BUILD_LOG, Relations, view_of
 
@@ -82,6 +85,32 @@ def test_a_group_of_two_runs_is_kept_back_until_one_has_built_all_of_it(shop: Sh
     shop.run("third", 3)
     assert shop.publish_all() == {}
     assert shop.rows() == [3, 2, 2]
+
+
+def test_each_of_a_group_that_is_not_fit_says_its_own_reason(shop: Shop) -> None:
+    shop.execute(FAILED, "insert into failed_tests values ('spend', 'grain_spend')")
+    assert {view: error.got for view, error in shop.publish_all().items()} == {
+        "spend": "grain_spend", "visits": "grain_visits",
+    }  # fmt: skip
+
+
+def test_a_group_that_was_built_by_other_sql_is_made_anew_by_the_next_build(shop: Shop) -> None:
+    views = [replace(view, unique_id=f"model.shop.{view.id}") for view in (SPEND, VISITS)]
+    models = [
+        Model(unique_id=view.unique_id, package="shop", path="", relation=view.id, sql="select 1 as in_force")
+        for view in views
+    ]
+    shop.execute(
+        "alter table feature_builds add column made_from varchar",
+        "update feature_builds set made_from = 'model.shop.' || model || ' 1f'",
+        "create table built_sql as select '1f' as hash, 'select 2 as edited' as text",
+    )
+    tokens = {view.unique_id: "a.b" for view in views}
+    shop.settings.definitions_path.write_bytes(msgspec.json.encode(tokens))
+    failed = publish_all(views, shop.settings, models=models, groups=[GROUP])[1]
+    assert {view: type(error) for view, error in failed.items()} == dict.fromkeys(GROUP, BuiltOtherwise)
+    marked = msgspec.json.decode(shop.settings.definitions_path.read_bytes())
+    assert marked == dict.fromkeys(tokens, "a.b!first")
 
 
 def test_one_of_a_group_is_not_published_without_the_others(shop: Shop) -> None:
