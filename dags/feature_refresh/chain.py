@@ -75,7 +75,7 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
             # A build without the latest events is a good one, but the run is not.
             landed = EmptyOperator(task_id="landed", trigger_rule=TriggerRule.ALL_DONE, doc_md=STEPS["landed"].doc_md)
             landings >> landed >> build
-            landings >> verify
+            landings >> good
         publish = command(
             "publish",
             f"features publish {option} --wait 300",
@@ -90,8 +90,10 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
         sync = command("sync", f"features sync {option}", project)
         sync.trigger_rule = TriggerRule.ALL_DONE_MIN_ONE_SUCCESS  # also when some views were not fit to publish
         _definitions(cadence, project) >> build >> [publish, sync]
-        publish >> sync >> verify >> good
-        [group, publish] >> good
+        verify.trigger_rule = TriggerRule.ALL_DONE_MIN_ONE_SUCCESS  # of what was synced
+        publish >> sync
+        [build, sync] >> verify
+        [group, publish, sync, verify] >> good
     return dag
 
 
@@ -184,10 +186,16 @@ class Publish(Command):
 
 
 def command(
-    task_id: str, bash_command: str, project: Project, *, step: str = "", of: type[Command] = Command, **kwargs: Any
-) -> Command:
+    task_id: str,
+    bash_command: str,
+    project: Project,
+    *,
+    step: str = "",
+    of: type[BashOperator] | None = None,
+    **kwargs: Any,
+) -> BashOperator:
     """A task that is one command of the product; `step` names it in STEPS, if not its id."""
-    return of(
+    return (of or Command)(
         task_id=task_id,
         bash_command=bash_command,
         env=project.settings.environment,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, BaseOperator, Context, TaskGroup, TriggerRule
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from cosmos.airflow.task_group import DbtTaskGroup
 from cosmos.config import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import DbtResourceType, ExecutionMode, InvocationMode, LoadMode
@@ -73,7 +73,10 @@ def no_models_task_says(results: Mapping[str, str], tests: Mapping[str, Sequence
 
 
 class ModelResult(BaseOperator):
-    """Succeeds if the build made the model and every test of it that ran passed; else says which did not."""
+    """Succeeds if the build made the model and every test of it that ran passed; else says which did not.
+
+    Skipped where dbt skipped the model.
+    """
 
     def __init__(self, *, unique_id: str, test_ids: list[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -87,7 +90,10 @@ class ModelResult(BaseOperator):
                 f"{self.unique_id} is held back: its definition in the project is not the one in force, so it is "
                 "neither built nor published. `features plan` shows what differs, `features apply` puts it in force"
             )
-        bad, tests = faults(_results(instance), self.unique_id, self.test_ids)
+        results = _results(instance)
+        if results.get(self.unique_id) == SKIPPED:
+            raise AirflowSkipException(f"{self.unique_id} was {SKIPPED}")
+        bad, tests = faults(results, self.unique_id, self.test_ids)
         if bad:
             raise AirflowFailException("\n  ".join([f"{self.unique_id} is not fit to publish", *bad]))
         self.log.info("%s was built; all %d tests passed", self.unique_id, tests)
@@ -202,9 +208,10 @@ def dbt_build(
         callback_args={"target_path": str(project.settings.target_path)},
     )
     for task in group.tasks_map.values():
-        if isinstance(task, ModelResult) and not task.upstream_task_ids:
-            task.trigger_rule = TriggerRule.ALL_DONE
-            build >> task
+        if isinstance(task, ModelResult):
+            task.trigger_rule = TriggerRule.ALL_DONE  # each says for itself what became of its model
+            if not task.upstream_task_ids:
+                build >> task
     return build, group, tests_of_model
 
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, BaseOperator, Context, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -59,6 +60,7 @@ def freshness_dag(cron: str, project: Project, notify: Sequence[Callable[[Any], 
             "sources",
             shlex.join(_source_freshness(project)),
             project,
+            of=BashOperator,
             pool=DUCKDB_POOL,
             retries=0,  # it is run again soon
             skip_on_exit_code=1,  # dbt's for a source that is late, which is for the views' promises to tell

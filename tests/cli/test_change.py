@@ -20,6 +20,8 @@ with paid as (select * from {{ ref('stg_payments') }})
 select customer_id, occurred_at::timestamp as occurred_at, ingested_at, {{ counted() }} as transactions_1h,
     sum(amount)::decimal(18, 2) as amount_eur_sum_1h
 from paid
+
+pytestmark = pytest.mark.heavy  # each compiles a project several times
 {% if is_incremental() %}where ingested_at > (select max(ingested_at) from {{ this }}){% endif %}
 group by all
 """

@@ -15,6 +15,8 @@ from feature_server.definitions.registry import Registry
 from feature_server.meaning.explained import MeaningChange, changes_of_meaning
 from tests.support.changed_project import LATEST, Change, change, compiled, copied_project
 
+pytestmark = pytest.mark.heavy  # each compiles a project several times
+
 FEATURES, FLIGHTS, PAYMENTS = "models/features", "models/staging/flights", "models/staging/payments"
 ACTIVITY = "models/intermediate/payments/int_payments__merchant_activity.sql"
 WINDOWS = "macros/window_ticks.sql"
