@@ -166,8 +166,16 @@ class NotFit(WarehouseError):
     """Rows of a view that are not to be published, however often it is tried: readers keep what was published."""
 
 
+class NotApplied(NotFit):
+    """Rows of a view whose definition is not the one in force."""
+
+
 class OfflineStoreError(FeatureStoreError):
     """A Delta table is missing, damaged, or lacks a version."""
+
+
+class NotPublished(OfflineStoreError):
+    """A view that was never published, or not by the definition in force: only that helps."""
 
 
 class OnlineStoreError(FeatureStoreError):

@@ -172,7 +172,7 @@ class Publish(Command):
         self.models, self.tests, self.groups = models, tests, groups
 
     def execute(self, context: Context) -> Any:
-        unfit, new = left_out(context["ti"], self.models, self.tests), held(context["ti"])["new"]
+        unfit, apart = left_out(context["ti"], self.models, self.tests), held(context["ti"])
         for group in self.groups:
             others = [view for view in group if view not in unfit]
             if others and len(others) < len(group):
@@ -180,7 +180,9 @@ class Publish(Command):
                 unfit += others
         if len(unfit) == len(self.models):
             raise AirflowFailException("no view of this run is fit to publish: all keep what they had")
-        self.bash_command += "".join(f" --except {view}" for view in unfit if view not in new)  # it knows no new one
+        for view in unfit:
+            if view not in apart["new"]:  # which it does not know
+                self.bash_command += f" --{'held' if view in apart['views'] else 'except'} {view}"
         self.outlets = [asset for asset in self.outlets if asset.name not in unfit]
         return super().execute(context)
 

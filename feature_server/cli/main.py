@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from ..errors import FeatureStoreError, NotFit
+from ..errors import FeatureStoreError, NotFit, NotPublished
 from ..settings import Settings, load_settings, local_path
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def finish(results: dict[str, Any], name: str, failures: Mapping[str, FeatureSto
     for error in failures.values():
         typer.echo(f"failed {error}", err=True)
     failed = {view: error.as_dict() for view, error in failures.items()}
-    again = any(not isinstance(error, NotFit) for error in failures.values())
+    again = any(not isinstance(error, NotFit | NotPublished) for error in failures.values())
     show(results | {name: failed}, [], json=json, good=not again)
     if failures:
         raise typer.Exit(NOT_FIT)

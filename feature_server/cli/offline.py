@@ -42,7 +42,12 @@ def publish(
     views: Views = None,
     refresh: Refresh = None,
     leave_out: Annotated[
-        list[str] | None, typer.Option("--except", help="A view to leave as it is. Repeatable.", metavar="VIEW")
+        list[str] | None,
+        typer.Option("--except", help="A view that failed and is left as it is. Repeatable.", metavar="VIEW"),
+    ] = None,
+    held: Annotated[
+        list[str] | None,
+        typer.Option("--held", help="A view that `features compare` holds back. Repeatable.", metavar="VIEW"),
     ] = None,
     full: Annotated[
         bool,
@@ -64,11 +69,13 @@ def publish(
     from ..publish.batch import publish_all
 
     settings, registry = in_force(project_dir)
-    left_out = {registry.feature_view(name).id for name in leave_out or ()}
+    left_out, held_back = ([registry.feature_view(name) for name in names or ()] for names in (leave_out, held))
+    apart = {view.id for view in (*left_out, *held_back)}
     published, failed = publish_all(
-        [view for view in select_views(registry, views or [], refresh) if view.id not in left_out],
+        [view for view in select_views(registry, views or [], refresh) if view.id not in apart],
         settings,
-        left_out=[registry.feature_view(name) for name in left_out],
+        left_out=left_out,
+        held=held_back,
         sources=registry.sources,
         models=registry.models,
         groups=bound_views(registry.feature_views, registry.feature_services),

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from .facts import FeatureService, FeatureView
+from .registry import Registry
 
 
 def bound_views(views: Iterable[FeatureView], services: Iterable[FeatureService]) -> tuple[tuple[str, ...], ...]:
@@ -22,3 +23,12 @@ def bound_views(views: Iterable[FeatureView], services: Iterable[FeatureService]
             joined.update(*(group for group in groups if not group.isdisjoint(joined)))
             groups = [*apart, joined]
     return tuple(sorted(tuple(sorted(group)) for group in groups if len(group) > 1))
+
+
+def with_bound(chosen: Iterable[str], registry: Registry) -> list[str]:
+    """The chosen views, and behind them those that are online and belong to one of them."""
+    found, online = dict.fromkeys(chosen), {view.id for view in registry.feature_views if view.online}
+    for group in bound_views(registry.feature_views, registry.feature_services):
+        if not found.keys().isdisjoint(group):
+            found |= dict.fromkeys(view for view in group if view in online)
+    return list(found)

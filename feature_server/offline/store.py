@@ -17,7 +17,7 @@ from deltalake.exceptions import DeltaError
 
 from ..definitions.facts import Feature, FeatureView
 from ..definitions.models import Model
-from ..errors import UNREADABLE, OfflineStoreError
+from ..errors import UNREADABLE, NotPublished, OfflineStoreError
 from ..formats import check_format
 from .log import check_recent_commits, commit_file, damaged_log
 from .sql import BUCKET, cast_list, literal, quote, restore_list, stored_sql_type
@@ -89,9 +89,9 @@ class OfflineStore:
         return tuple(sorted(path.name for path in self.root.iterdir() if self.exists(path.name)))
 
     def table(self, view_id: str) -> "OfflineTable":
-        """The table at its latest version; OfflineStoreError when the view was never published."""
+        """The table at its latest version; NotPublished when the view never was."""
         if not self.exists(view_id):
-            raise OfflineStoreError(
+            raise NotPublished(
                 f"feature view {view_id!r} has no offline table",
                 where=str(self.path(view_id)),
                 remedy=f"run `features publish {view_id}` after a green build",

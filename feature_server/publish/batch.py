@@ -9,7 +9,7 @@ from ..dbt.stale import stale_sources
 from ..definitions.facts import FeatureView
 from ..definitions.models import Model
 from ..definitions.stream import EventSource
-from ..errors import FeatureStoreError, NotFit, OfflineStoreError, WarehouseError
+from ..errors import FeatureStoreError, NotApplied, NotFit, OfflineStoreError, WarehouseError
 from ..offline.store import OfflineStore, PublishedState
 from ..offline.together import begin, end, forget_others
 from ..settings import Settings
@@ -29,6 +29,7 @@ def publish_all(
     models: Iterable[Model] = (),
     groups: Groups = (),
     left_out: Sequence[FeatureView] = (),
+    held: Sequence[FeatureView] = (),
     wait_seconds: float = 0,
     full: bool = False,
     report: Callable[[Published], None] = lambda published: None,
@@ -40,12 +41,14 @@ def publish_all(
 
     `sources` are the event sources of stream views, `models` what views are built from. A view that fails does not keep
     the others from being published, but for those of its group in `groups`, ids of views that are published all of one
-    run or not at all; that those `left_out` are not fit is noted. One that was built by other SQL than its models' is
-    built anew by the next build.
+    run or not at all; that those `left_out` are not fit, or `held` back, is noted. One that was built by other SQL than
+    its models' is built anew by the next build.
     Waits up to `wait_seconds` for a build that holds the warehouse, then raises WarehouseError.
     """
     for view in left_out:
-        _note(view, settings, error=NotFit("it failed a test, was not built, or is held back"))
+        _note(view, settings, error=NotFit("it failed a test or was not built"))
+    for view in held:
+        _note(view, settings, error=NotApplied("its definition in the project is not the one in force"))
     published: list[Published] = []
     failed: dict[str, FeatureStoreError] = {}
     otherwise: dict[str, str] = {}  # the last build of each view that is to be made anew

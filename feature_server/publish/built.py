@@ -12,7 +12,7 @@ import msgspec
 from ..definitions.facts import FeatureView
 from ..definitions.models import Model
 from ..durable import write_whole
-from ..errors import UNREADABLE, NotFit
+from ..errors import UNREADABLE, NotApplied
 from ..meaning.explained import difference
 from ..meaning.forms import Forms
 from ..meaning.settled import MARK
@@ -22,7 +22,7 @@ from ..warehouse.relations import BuiltFrom, Warehouse
 Models = Mapping[str, Model]
 
 
-class BuiltOtherwise(NotFit):
+class BuiltOtherwise(NotApplied):
     """A view whose rows were built by other SQL than what is in force; `invocation` is the build that was the last."""
 
     invocation: str

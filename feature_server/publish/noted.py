@@ -7,9 +7,8 @@ import msgspec
 
 from ..definitions.facts import FeatureView
 from ..durable import make_private, write_whole
-from ..errors import UNREADABLE, FeatureStoreError, OfflineStoreError
+from ..errors import UNREADABLE, FeatureStoreError, NotApplied, OfflineStoreError
 from ..settings import Settings
-from .built import BuiltOtherwise
 
 Cause = Literal["not applied", "not landed", "no data", "build failed", "not published", "not synced"]
 KEPT = 100  # runs that may be published and not synced before it is forgotten of when the first of them spoke
@@ -58,7 +57,7 @@ def note_published(view: FeatureView, settings: Settings, *, as_of_us: int | Non
 def note_failed(view: FeatureView, settings: Settings, error: FeatureStoreError) -> None:
     """Note why a run was not published."""
     cause: Cause = "build failed"
-    if isinstance(error, BuiltOtherwise):
+    if isinstance(error, NotApplied):
         cause = "not applied"
     elif isinstance(error, OfflineStoreError):
         cause = "not published"

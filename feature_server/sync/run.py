@@ -20,11 +20,13 @@ from functools import partial
 
 import msgspec
 
+from ..definitions.bound import with_bound
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
 from ..errors import (
     FeatureStoreError,
     KeysEvicted,
+    NotPublished,
     OfflineStoreError,
     OnlineStoreError,
     OnlineStoreUnavailable,
@@ -104,7 +106,7 @@ class ViewSync:
         view = self.session.registry.feature_view(self.view_id)
         table = self.session.offline.table(view.id)
         if table.view().fingerprint != view.fingerprint:
-            raise OfflineStoreError(
+            raise NotPublished(
                 "the definition in force is not the one that was published",
                 where=view.id,
                 remedy=f"run dbt, then `features publish {view.id}`",
@@ -338,7 +340,7 @@ def sync(
         chosen = [view.id for view in registry.feature_views if view.online and refresh in (None, view.refresh)]
         chosen += sorted(gone)
     else:
-        chosen = _named(registry, views, gone)
+        chosen = with_bound(_named(registry, views, gone), registry)
     results: list[SyncResult] = []
     failures: dict[str, FeatureStoreError] = {}
     lease, wait = options.lease_seconds, options.wait_seconds

@@ -5,9 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
+from msgspec.structs import replace
 
-from feature_server.definitions.bound import bound_views
+from feature_server.definitions.bound import bound_views, with_bound
 from feature_server.definitions.facts import FeatureRef, FeatureService, FeatureView
+from feature_server.definitions.registry import Registry
 
 CADENCES = ("hourly", "daily", None)
 NAMES = "abcdefgh"
@@ -20,6 +22,13 @@ def view(name: str, refresh: str | None) -> FeatureView:
 def service(name: str, views: list[str], *, bound: bool) -> FeatureService:
     refs = tuple(FeatureRef(view, "f", f"{view}:f") for view in views)
     return FeatureService(name=name, features=refs, consistent="run" if bound else UNSET)
+
+
+def test_who_names_a_view_names_those_bound_with_it() -> None:
+    views = (view("a", "hourly"), view("b", "hourly"), replace(view("c", "hourly"), online=False), view("d", "daily"))
+    registry = Registry(project="p", feature_views=views, feature_services=(service("s", [*"abcd"], bound=True),))
+    assert with_bound(["gone", "b"], registry) == ["gone", "b", "a"]
+    assert with_bound(["d"], registry) == ["d"]
 
 
 @given(

@@ -46,6 +46,14 @@ def test_a_good_run_speaks_of_the_instant_its_build_spoke_of(tmp_path: Path) -> 
     assert "a test of it failed" in found.said
 
 
+def test_a_view_that_was_left_out_of_a_run_had_no_good_one_and_is_told_why(tmp_path: Path) -> None:
+    settings = load_settings({}, project_dir=tmp_path, warehouse=tmp_path / "warehouse.duckdb", clock=TEN)
+    publish_all([], settings, left_out=[VIEW])
+    assert (read_noted("spend", settings).cause, read_noted("spend", settings).good) == ("build failed", ())
+    publish_all([], settings, held=[VIEW])
+    assert read_noted("spend", settings).cause == "not applied"
+
+
 def test_without_a_build_log_no_run_is_known_to_be_good(tmp_path: Path) -> None:
     Relations(tmp_path).execute(
         "create table spend as select 1::bigint as customer_id, timestamptz '2024-01-01' as event_timestamp, "
