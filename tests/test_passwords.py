@@ -89,7 +89,12 @@ def test_the_log_of_the_http_library_shows_no_password_and_the_server_gets_it(ca
         thread = threading.Thread(target=proxy.handle_request)
         thread.start()
         url = "http://{}@127.0.0.1:{}/features/".format("user:hun%2Fter2", proxy.server_port)
-        with caplog.at_level(logging.DEBUG), FeatureClient(url) as client, pytest.raises(FeatureStoreError):
+        with (
+            caplog.at_level(logging.DEBUG),
+            caplog.at_level(logging.DEBUG, "httpx"),
+            FeatureClient(url) as client,
+            pytest.raises(FeatureStoreError),
+        ):
             client.get(features=["a:b"], c=1)
         thread.join()
     assert got == ["Basic " + base64.b64encode(b"user:hun/ter2").decode()]

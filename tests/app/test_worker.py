@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from feature_server.app.bodies import MAX_BODY_BYTES, MAX_HELD_BYTES
+from feature_server.app.bodies import MAX_HELD_BYTES
+from feature_server.slices import MAX_REST_BYTES
 from tests.support.live_project import LiveProject, make_live_view, payment
 from tests.support.raw_http import RATIO, VALUE, Client, request, still_answers, store_ratio, value
 from tests.support.served import Served, eventually, metrics, served
@@ -64,8 +65,9 @@ def test_a_folder_for_counts_that_cannot_be_written_costs_no_request(valkey: str
 
 def test_large_bodies_of_many_clients_take_no_more_memory_than_there_is_for_them(valkey: str) -> None:
     store_ratio(valkey)
-    large = request(RATIO + b" " * (MAX_BODY_BYTES - len(RATIO)))
-    room = MAX_HELD_BYTES // MAX_BODY_BYTES
+    size = MAX_REST_BYTES - len(RATIO)  # as many blanks as a body may have
+    large = request(RATIO + b" " * (size - len(RATIO)))
+    room = MAX_HELD_BYTES // size
     with served(valkey) as running, ExitStack() as held:
         (worker,) = running.workers()
         before = worker.memory_info().rss

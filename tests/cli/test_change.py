@@ -10,6 +10,8 @@ import pytest
 from feature_server.dbt.parse import dbt_parse
 from tests.support.tiny_project import FILES, features, write_project
 
+pytestmark = pytest.mark.heavy  # each compiles a project several times
+
 STAGING = """
 select customer_id, occurred_at, ingested_at, amount from {{ source('shop', 'payments') }}
 where kind = '{{ var("kind") }}' and ingested_at <= timestamptz '{{ var("as_of") }}'
@@ -20,8 +22,6 @@ with paid as (select * from {{ ref('stg_payments') }})
 select customer_id, occurred_at::timestamp as occurred_at, ingested_at, {{ counted() }} as transactions_1h,
     sum(amount)::decimal(18, 2) as amount_eur_sum_1h
 from paid
-
-pytestmark = pytest.mark.heavy  # each compiles a project several times
 {% if is_incremental() %}where ingested_at > (select max(ingested_at) from {{ this }}){% endif %}
 group by all
 """
