@@ -16,6 +16,7 @@ MAX_BODY_BYTES = 8 << 20
 LARGE = 128 << 10  # bytes from which a body is decoded in slices
 MAX_HELD_BYTES = 256 << 20  # of the large bodies of all requests of a worker, from their first byte to their answer
 MAX_FEATURES = 100_000  # of one read
+NAMES_TOGETHER = 1_000  # lists of join keys that are taken up in one turn
 MAX_ITEM_BYTES = 256 << 10  # of one join key or name of a feature, of which all is made at once
 _decode = msgspec.json.Decoder(GetOnlineFeatures).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
@@ -102,7 +103,9 @@ async def decode_large_read(body: bytes) -> GetOnlineFeatures:
     request = decode_body(_decode, scan.rest, _EXPECTED)
     if request.features is not None:
         request.features = await _features(scan.lists[int(request.features[0])])
-    for name, (place,) in request.entities.items():
+    for number, (name, (place,)) in enumerate(request.entities.items()):
+        if number % NAMES_TOGETHER == 0:
+            await asyncio.sleep(0)
         request.entities[name] = keys = scan.lists[int(place)]  # type: ignore[assignment]
         _check_longest(keys, "a join key", f"entities.{cut(name)}")
     return request
