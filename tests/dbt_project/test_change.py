@@ -47,7 +47,7 @@ def test_an_edited_macro_reaches_no_offline_table_and_is_built_anew_once_undone(
     macro.write_text(before.replace(window, f"interval '5 days' + {window}"))
     copied.run(*SELECTED, as_of=STEPS[1])
     refused = copied.features("publish", "merchant__risk", "airport__weather")
-    assert refused.returncode == 1
+    assert refused.returncode == 3
     assert "published airport__weather version=1" in refused.stdout
     said = refused.stderr.splitlines()
     assert said[0] == (
@@ -77,7 +77,7 @@ def test_a_new_meaning_is_built_whole_and_then_published(copied: World) -> None:
     model.write_text(text.replace(counted.format(""), counted.format("not ")))
     assert copied.features("apply").returncode == 0
     early = copied.features("publish", "merchant__risk")
-    assert (early.returncode, "built by other SQL" in early.stderr) == (1, True)
+    assert (early.returncode, "built by other SQL" in early.stderr) == (3, True)
     copied.run(*SELECTED, as_of=STEPS[1])
     assert changed_from(copied, "merchant__risk") == [False, False]
     assert copied.features("publish", "merchant__risk").returncode == 0
