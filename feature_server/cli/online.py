@@ -46,9 +46,8 @@ def sync(
 ) -> None:
     """Bring the online store up to date with the offline store: the latest row of each key, only what changed.
 
-    A view that cannot be synced does not keep the others from it: exit code 1, or 3 where each of those has to be
-    published first. Of views that a service binds (`consistent: run`) all are synced where one is named. Killed at any
-    moment and run again, it ends the same.
+    A view that cannot be synced keeps no other from it: exit code 1, or 3 where all of those must be published first.
+    Views that a service binds are synced where one is named. Killed at any moment and run again, it ends the same.
     """
     from ..offline.store import OfflineStore
     from ..sync.run import SyncOptions
