@@ -12,10 +12,12 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
+from ..catalog.promise import Standing
 from ..history.live import LiveSource
 from ..online.memory import Memory
 from ..online.registry import LastVerified, OnlineRegistry
 from ..serving.counts import LATENCY_BUCKETS, Counts
+from .promised import promised
 
 log = logging.getLogger("feature_server")
 
@@ -75,11 +77,15 @@ def exposition(
     epoch: bytes | None,
     verified: Mapping[str, LastVerified],
     live: Iterable[LiveSource],
+    promises: Mapping[str, Standing],
     memory: Memory,
     now_us: int,
 ) -> bytes:
     """Prometheus's text format."""
-    told = (_counters(counts), _memory(memory), _online(online, epoch, now_us), _verified(verified), _live(live))
+    told = (
+        _counters(counts), _memory(memory), _online(online, epoch, now_us), _verified(verified), _live(live),
+        _promises(online, promises, now_us),
+    )  # fmt: skip
     return generate_latest(_Collected(list(chain.from_iterable(told))))
 
 
@@ -165,6 +171,32 @@ def _live(live: Iterable[LiveSource]) -> Iterator[Metric]:
         ("features_dead_letters", "Events of producers that were refused.", "dead_letters"),
     ):
         yield _gauge(name, description, sources, attrgetter(field), label="source")
+
+
+def _promises(online: OnlineRegistry | None, standings: Mapping[str, Standing], now_us: int) -> Iterator[Metric]:
+    """How freshness promises stand; a view without one, or that is not online, has no sample."""
+    states = {"pass": 0, "warn": 1, "error": 2}
+    yield _gauge(
+        "features_view_freshness_state", "0 if the view keeps its freshness promise, 1 past warn, 2 past error.",
+        standings, lambda standing: states[standing.state],
+    )  # fmt: skip
+    yield _gauge(
+        "features_view_freshness_age_seconds", "Age of what is known of the view, which its promise limits.",
+        standings, lambda standing: None if standing.age_us is None else standing.age_us / 1e6,
+    )  # fmt: skip
+    yield _gauge(
+        "features_view_good_run_age_seconds", "Age of the instant up to which the runs of the view are good.",
+        standings, lambda standing: None if standing.good_us is None else (now_us - standing.good_us) / 1e6,
+    )  # fmt: skip
+    limits = GaugeMetricFamily(
+        "features_view_freshness_limit_seconds", "What the view promises of its age.", labels=["view", "limit"]
+    )
+    for view in () if online is None else promised(online):
+        if view.freshness:
+            for limit, us in (("warn", view.freshness.warn_us), ("error", view.freshness.error_us)):
+                if us is not None:
+                    limits.add_metric([view.id, limit], us / 1e6)
+    yield limits
 
 
 def _gauge(

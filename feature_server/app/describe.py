@@ -3,11 +3,21 @@
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 from msgspec import to_builtins
 
-from ..definitions.facts import Entity, Feature, FeatureService, FeatureView, JoinKey
+from ..catalog.promise import Standing
+from ..definitions.facts import Entity, Feature, FeatureService, FeatureView, Freshness, JoinKey
 from ..online.registry import OnlineRegistry
 from ..times import from_us
+from .promised import Standings
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What is online when it is asked for, and how freshness promises stand then, by view id."""
+
+    online: OnlineRegistry
+    standings: Standings = {}
 
 
 def iso(microseconds: int) -> str:
@@ -15,18 +25,18 @@ def iso(microseconds: int) -> str:
     return from_us(microseconds).isoformat().replace("+00:00", "Z")
 
 
-def describe_entity(online: OnlineRegistry, entity: Entity) -> dict[str, Any]:
+def describe_entity(seen: Seen, entity: Entity) -> dict[str, Any]:
     return {
         "name": entity.name,
         "join_keys": list(map(_column, entity.join_keys)),
         "description": entity.description,
-        "feature_views": [view.id for view in online.registry.feature_views if entity.name in view.entities],
+        "feature_views": [view.id for view in seen.online.registry.feature_views if entity.name in view.entities],
     }
 
 
-def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
+def describe_view(seen: Seen, view: FeatureView) -> dict[str, Any]:
     """A view's definition; `online` says what Redis holds of it, null when it has not been synced."""
-    stored = online.synced(view.id)
+    online, stored = seen.online, seen.online.synced(view.id)
     state = stored and {
         "rows": stored.rows,
         "newest_event_timestamp": None if stored.newest_event_us is None else iso(stored.newest_event_us),
@@ -45,6 +55,7 @@ def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
         "created_timestamp": view.created_timestamp,
         "ttl": view.ttl,
         "refresh": view.refresh,
+        "freshness": _freshness(view.freshness, seen.standings.get(view.id)) if view.freshness else None,
         "deprecation_date": view.deprecation_date or None,
         "fingerprint": view.fingerprint,
         "meaning": view.meaning or None,
@@ -61,9 +72,22 @@ def describe_view(online: OnlineRegistry, view: FeatureView) -> dict[str, Any]:
     }
 
 
-def describe_service(online: OnlineRegistry, service: FeatureService) -> dict[str, Any]:
+def _freshness(promise: Freshness, standing: Standing | None) -> dict[str, Any]:
+    """A promise and how it stands; that is null of a view which is not online, for the server does not know it."""
+    state: dict[str, Any] = {"state": None, "age_seconds": None, "last_good_run": None}
+    if standing is not None:
+        state = {
+            "state": standing.state,
+            "age_seconds": None if standing.age_us is None else standing.age_us / 1e6,
+            "last_good_run": None if standing.good_us is None else iso(standing.good_us),
+        }
+    limits = {"warn_seconds": promise.warn_us, "error_seconds": promise.error_us}
+    return {"promise": str(promise)} | state | {name: None if us is None else us / 1e6 for name, us in limits.items()}
+
+
+def describe_service(seen: Seen, service: FeatureService) -> dict[str, Any]:
     """A service's features, in its order, each with what its view says of it."""
-    views = {view.id: view for view in online.registry.feature_views}
+    views = {view.id: view for view in seen.online.registry.feature_views}
     known = {(view.id, feature.name): feature for view in views.values() for feature in view.features}
     join_keys = {key.name: key for ref in service.features for key in views[ref.view].join_keys}
     features = [(ref, known[ref.view, ref.feature]) for ref in service.features]
@@ -95,9 +119,9 @@ def view_request(view: dict[str, Any], *, most: int) -> dict[str, Any]:
 def example_request(online: OnlineRegistry | None) -> dict[str, Any]:
     """A request that the definitions in force can answer; without any, one for a service named fraud_v1."""
     if online and online.registry.feature_services:
-        return service_request(describe_service(online, online.registry.feature_services[0]))
+        return service_request(describe_service(Seen(online), online.registry.feature_services[0]))
     if online and online.registry.feature_views:
-        return view_request(describe_view(online, online.registry.feature_views[0]), most=1)
+        return view_request(describe_view(Seen(online), online.registry.feature_views[0]), most=1)
     return {"feature_service": "fraud_v1", "entities": {"customer_id": [42], "merchant_id": [7]}}
 
 

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..catalog.promise import Standing
 from ..definitions.registry import Registry
 from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError, as_text, cut
 from ..history.live import LiveSource, read_live
@@ -27,10 +28,11 @@ from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers, told_o
 from ..templates.render import compile_pages, render
 from ..verify.explanation import bounds
 from .connections import counted_as
-from .describe import describe_entity, describe_service, describe_view, service_request, view_request
+from .describe import Seen, describe_entity, describe_service, describe_view, service_request, view_request
 from .explain import EXPLAIN_ROUTE, explain_feature, parse_question
 from .features import INTERNAL_ERROR, FeatureServer, log, log_failure
 from .openapi import openapi
+from .promised import promised, read_pushed, standings
 
 if TYPE_CHECKING:
     from ..online.store import OnlineStore
@@ -159,15 +161,16 @@ class _Pages:
 
         server = self._server
         online, epoch, verified = None, None, dict[str, LastVerified]()
-        live: list[LiveSource] = []
+        live, promises = list[LiveSource](), dict[str, Standing]()
         try:
             online = await server.online()
             epoch = server.reader.loaded.epoch if server.reader.loaded else None
             verified = await server.verified(online)
-            live = await self._live(online)
+            live, promises = await self._live(online)
         except OnlineStoreError:
             pass  # told by features_online_store_up
-        facts = server.counts.total(), online, epoch, verified, live, server.memory, server.reader.now_us()
+        now_us = server.reader.now_us()
+        facts = server.counts.total(), online, epoch, verified, live, promises, server.memory, now_us
         return Response(await self._beside(exposition, *facts), headers={"content-type": METRICS})
 
     async def openapi(self, request: Request) -> Response:
@@ -177,22 +180,24 @@ class _Pages:
         online = await self._server.online()
         if not _wants_html(request):
             return _json({"project": online.registry.project, "openapi": "/openapi.json"})
+        live, promises = await self._live(online)
         return await self._page(
             "index.html",
             online=online,
-            live=await self._live(online),
+            live=live,
+            standings=promises,
             now_us=self._server.reader.now_us(),
             clock=self._server.clock,
         )
 
     def all_of(
-        self, listed: Callable[[Registry], Iterable[Any]], describe: Callable[[OnlineRegistry, Any], Described]
+        self, listed: Callable[[Registry], Iterable[Any]], describe: Callable[[Seen, Any], Described]
     ) -> Endpoint:
         """All definitions of one kind."""
 
         async def endpoint(request: Request) -> Response:
-            online = await self._server.online()
-            return await self._beside(lambda: _json([describe(online, each) for each in listed(online.registry)]))
+            seen = await self._seen()
+            return await self._beside(lambda: _json([describe(seen, each) for each in listed(seen.online.registry)]))
 
         return endpoint
 
@@ -200,14 +205,14 @@ class _Pages:
         self,
         kind: str,
         find: Callable[[Registry, str], Any],
-        describe: Callable[[OnlineRegistry, Any], Described],
+        describe: Callable[[Seen, Any], Described],
         example: Callable[[Described], Described] | None = None,
     ) -> Endpoint:
         """One definition by its name: JSON, or a page for browsers, with an example of a request."""
 
         async def endpoint(request: Request) -> Response:
-            online = await self._server.online()
-            found = await self._beside(describe, online, find(online.registry, request.path_params["name"]))
+            seen = await self._seen()
+            found = await self._beside(describe, seen, find(seen.online.registry, request.path_params["name"]))
             facts = {kind: found} | ({"example": example(found)} if example else {})
             return await self._page_or_json(request, f"{kind}.html", found, **facts)
 
@@ -255,19 +260,24 @@ class _Pages:
         self._count("other", request, 500)
         return Response(INTERNAL_ERROR, 500, {"content-type": JSON})
 
-    async def _live(self, online: OnlineRegistry) -> list[LiveSource]:
-        """What waits of each event source of the registry; OnlineStoreUnavailable when Redis does not answer."""
-        names = [source.name for source in online.registry.sources]
-        if not names:
-            return []
-        return await asyncio.get_running_loop().run_in_executor(self._live_thread, self._read_live, names)
+    async def _seen(self) -> Seen:
+        online = await self._server.online()
+        return Seen(online, (await self._live(online))[1] if promised(online) else {})
 
-    def _read_live(self, names: list[str]) -> list[LiveSource]:
+    async def _live(self, online: OnlineRegistry) -> tuple[list[LiveSource], dict[str, Standing]]:
+        """What waits of each event source of the registry, and how promises stand; OnlineStoreUnavailable when Redis
+        does not answer."""
+        if not online.registry.sources:
+            return [], standings(online, [], {}, self._server.reader.now_us())
+        return await asyncio.get_running_loop().run_in_executor(self._live_thread, self._read_live, online)
+
+    def _read_live(self, online: OnlineRegistry) -> tuple[list[LiveSource], dict[str, Standing]]:
         if self._store is None:
             from ..online.store import OnlineStore
 
             self._store = OnlineStore(self._server.served.redis_url, timeout_seconds=LIVE_SECONDS)
-        return [read_live(self._store, name) for name in names]
+        live = [read_live(self._store, source.name) for source in online.registry.sources]
+        return live, standings(online, live, read_pushed(self._store, online), self._server.reader.now_us())
 
     async def _page_or_json(self, request: Request, name: str, value: Any, **facts: Any) -> Response:
         """JSON or, for a browser, the page of that name."""

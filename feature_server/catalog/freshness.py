@@ -1,10 +1,4 @@
-"""Whether a view keeps its freshness promise and, where it does not, the first broken link of the chain that feeds it.
-
-What is known of a view reaches to its newest event or to the instant that its last good run spoke of, whichever is
-later: a night without events is no lateness while runs are good. An event of the future says nothing.
-"""
-
-from typing import Literal
+"""Whether a view keeps its freshness promise and, where not, the first broken link of the chain that feeds it."""
 
 import msgspec
 
@@ -13,8 +7,7 @@ from ..definitions.facts import FeatureView, Freshness
 from ..publish.noted import Cause, Noted
 from ..settings import Settings
 from .lateness import span
-
-State = Literal["pass", "warn", "error"]
+from .promise import Standing, State, stands
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,55 +32,42 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of the links of one view, in microseconds of time.
 
-    `newest_us` is the newest event over all keys that readers see. `synced_us` is the last sync, None of a view that
-    is not online or where that is not known. `waiting_us` is since when events wait to land. `stale` is a source that
-    dbt found too old.
+    `newest_us` is the newest event over all keys that readers see. `synced_run_us` is the instant that the last good
+    run spoke of which is online. `waiting_us` is since when events wait to land. `stale` is a source that dbt found too
+    old.
     """
 
     now_us: int
     newest_us: int | None
     noted: Noted
     online: bool = False
-    synced_us: int | None = None
+    synced_run_us: int | None = None
     waiting_us: int | None = None
     stale: str | None = None
 
-    @property
-    def good_us(self) -> int | None:
-        """The instant that the last run spoke of that is good to its end."""
-        if self.online and self.synced_us is None:
-            return None
-        found = self.noted.good_us(until_us=self.synced_us if self.online else None)
-        return found if found is None or self.waiting_us is None else min(found, self.waiting_us)
-
-    @property
-    def known_us(self) -> int | None:
-        newest = None if self.newest_us is None or self.newest_us > self.now_us else self.newest_us
-        return max((us for us in (newest, self.good_us) if us is not None), default=None)
+    def standing(self, promise: Freshness) -> Standing:
+        published_us = None if self.noted.good is None else self.noted.good.as_of_us
+        return stands(
+            promise,
+            now_us=self.now_us,
+            newest_us=self.newest_us,
+            run_us=self.synced_run_us if self.online else published_us,
+            waiting_us=self.waiting_us,
+        )
 
 
 def judge(view: FeatureView, promise: Freshness, chain: Chain, settings: Settings) -> Kept:
-    """The state of a view's promise, as dbt judges sources: broken when it is older than the limit."""
-    age_us = None if chain.known_us is None else max(chain.now_us - chain.known_us, 0)
-    state = state_of(promise, age_us)
-    cause, why = (None, "") if state == "pass" else first_broken(view, promise, chain, settings)
+    """The state of a view's promise, and why it is not kept."""
+    standing = chain.standing(promise)
+    cause, why = (None, "") if standing.state == "pass" else first_broken(view, promise, chain, settings)
     return Kept(
-        state=state,
+        state=standing.state,
         warn_seconds=None if promise.warn_us is None else promise.warn_us / 1e6,
         error_seconds=None if promise.error_us is None else promise.error_us / 1e6,
-        age_seconds=None if age_us is None else age_us / 1e6,
+        age_seconds=None if standing.age_us is None else standing.age_us / 1e6,
         cause=cause,
         why=why,
     )
-
-
-def state_of(promise: Freshness, age_us: int | None) -> State:
-    """Of nothing known the worst that the promise has a limit for."""
-    states: tuple[tuple[State, int | None], ...] = (("error", promise.error_us), ("warn", promise.warn_us))
-    for state, limit_us in states:
-        if limit_us is not None and (age_us is None or age_us > limit_us):
-            return state
-    return "pass"
 
 
 def first_broken(view: FeatureView, promise: Freshness, chain: Chain, settings: Settings) -> tuple[Cause, str]:
@@ -104,10 +84,10 @@ def first_broken(view: FeatureView, promise: Freshness, chain: Chain, settings: 
     said = None if last is None else build_failure(last, view.unique_id, settings.target_path)
     if said is not None or noted.cause == "build failed":
         return "build failed", f"{said or noted.said}; correct the data or the model, then `dbt build`"
-    published_us = noted.good[-1].at_us if noted.good else 0
+    published_us = 0 if noted.good is None else noted.good.at_us
     unpublished = last is not None and view.unique_id in last.built() and last.began_us() > published_us
     if noted.cause == "not published" or unpublished:
         return "not published", f"{noted.said or 'it was built since'}; run `features publish {view.id}`"
-    if chain.online and noted.good and noted.good[-1].at_us > (chain.synced_us or 0):
+    if chain.online and noted.good is not None and noted.good.as_of_us != chain.synced_run_us:
         return "not synced", f"it was published since; run `features sync {view.id}`"
     return "build failed", "no build of it since; look at its DAG's last run"

@@ -94,7 +94,7 @@ def read_status(settings: Settings, registry: Registry) -> Status:
     sources = tuple(source.with_published(published) for source in sources)
     return Status(
         at=now,
-        views=_with_promises(views, registry, sources, settings, now, trouble is None),
+        views=_with_promises(views, registry, sources, settings, now, online.registry, trouble is None),
         sources=sources,
         online_store=trouble,
         notice=online.registry.notice if online.registry is not None else None,
@@ -183,14 +183,18 @@ def _with_promises(
     sources: tuple[SourceStatus, ...],
     settings: Settings,
     now: datetime,
+    online: OnlineRegistry | None,
     reachable: bool,
 ) -> tuple[ViewStatus, ...]:
     """The states with how promises stand; a broken one is a problem."""
     views = {view.id: view for view in registry.feature_views}
     stale = stale_sources([view for view in views.values() if view.freshness], settings.target_path)
     live = {source.source: source for source in sources}
+    synced = {} if online is None else {view_id: entry.good_us for view_id, entry in online.views.items()}
     return tuple(
-        state if not view.freshness else _promised(state, view, live, stale.get(view.id), settings, now, reachable)
+        state
+        if not view.freshness
+        else _promised(state, view, live, stale.get(view.id), settings, now, reachable, synced.get(view.id))
         for state in states
         for view in (views[state.view],)
     )
@@ -204,6 +208,7 @@ def _promised(
     settings: Settings,
     now: datetime,
     reachable: bool,
+    synced_run_us: int | None,
 ) -> ViewStatus:
     source = live.get(view.stream.source) if view.stream is not None else None
     online, now_us = view.online and reachable, to_us(now)
@@ -216,7 +221,7 @@ def _promised(
         newest_us=max((to_us(moment) for moment in newest if moment is not None), default=None),
         noted=read_noted(view.id, settings),
         online=online,
-        synced_us=None if state.synced_at is None else to_us(state.synced_at),
+        synced_run_us=synced_run_us,
         waiting_us=None if waited is None else now_us - round(waited * 1e6),
         stale=stale,
     )

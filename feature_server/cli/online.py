@@ -50,6 +50,7 @@ def sync(
     Views that a service binds are synced where one is named. Killed at any moment and run again, it ends the same.
     """
     from ..offline.store import OfflineStore
+    from ..publish.noted import good_us
     from ..sync.run import SyncOptions
     from ..sync.run import sync as run
 
@@ -62,6 +63,7 @@ def sync(
     options = SyncOptions(
         full=full, format=number, expire=settings.clock is None, sweep=sweep, wait_seconds=wait,
         project_dir=settings.project_dir, allow_eviction=settings.allow_eviction,
+        good_us=lambda view_id: good_us(view_id, settings),
     )  # fmt: skip
     with online_store(settings) as online, ExitStack() as bars:
 

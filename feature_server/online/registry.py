@@ -31,7 +31,8 @@ class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
     expired since is still in the number. `newest_event_us` is the latest event timestamp among them, None when there is
     none. `table_id` is the Delta table's own id. `expires` says whether the keys of a view with a ttl have an expiry in
     Redis: they have none where the clock is stopped. `format` is that of a stream view's records under this code; rows
-    have one format. `evictions` is the online registry's when the last full fill began.
+    have one format. `evictions` is the online registry's when the last full fill began. `good_us` is the instant that
+    the last good run spoke of whose rows these are, where it is known: what a freshness promise is compared with.
     """
 
     format: int = 1
@@ -44,6 +45,7 @@ class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
     table_id: str = ""
     expires: bool = True
     evictions: int = 0
+    good_us: int | None = None
 
 
 class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):

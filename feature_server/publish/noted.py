@@ -11,7 +11,6 @@ from ..errors import UNREADABLE, FeatureStoreError, NotApplied, OfflineStoreErro
 from ..settings import Settings
 
 Cause = Literal["not applied", "not landed", "no data", "build failed", "not published", "not synced"]
-KEPT = 100  # runs that may be published and not synced before it is forgotten of when the first of them spoke
 
 
 class GoodRun(msgspec.Struct, frozen=True):
@@ -22,16 +21,11 @@ class GoodRun(msgspec.Struct, frozen=True):
 
 
 class Noted(msgspec.Struct, frozen=True):
-    """The good runs of a view, oldest first, and what is wrong with the last run if it was none."""
+    """The last good run of a view, and what is wrong with the last run if it was none."""
 
-    good: tuple[GoodRun, ...] = ()
+    good: GoodRun | None = None
     cause: Cause | None = None
     said: str = ""
-
-    def good_us(self, *, until_us: int | None = None) -> int | None:
-        """The instant that the last good run spoke of, of those published until `until_us`."""
-        found = [run.as_of_us for run in self.good if until_us is None or run.at_us <= until_us]
-        return found[-1] if found else None
 
 
 def read_noted(view_id: str, settings: Settings) -> Noted:
@@ -42,16 +36,22 @@ def read_noted(view_id: str, settings: Settings) -> Noted:
         return Noted()
 
 
+def good_us(view_id: str, settings: Settings) -> int | None:
+    """The instant that the last good run of a view spoke of, where it is known."""
+    good = read_noted(view_id, settings).good
+    return None if good is None else good.as_of_us
+
+
 def note_published(view: FeatureView, settings: Settings, *, as_of_us: int | None, stale: str | None) -> None:
     """Note that a run was published: a good one unless a source upstream was `stale`, or it is not known of when it
     spoke."""
     before, now_us = read_noted(view.id, settings).good, settings.now_us()
     if stale is not None:
         _write(view, settings, Noted(before, "no data", stale))
-    elif as_of_us is None or (before and before[-1].as_of_us == as_of_us):
+    elif as_of_us is None or (before is not None and before.as_of_us == as_of_us):
         _write(view, settings, Noted(before))
     else:
-        _write(view, settings, Noted((*before, GoodRun(as_of_us, now_us))[-KEPT:]))
+        _write(view, settings, Noted(GoodRun(as_of_us, now_us)))
 
 
 def note_failed(view: FeatureView, settings: Settings, error: FeatureStoreError) -> None:

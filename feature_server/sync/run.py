@@ -39,46 +39,15 @@ from ..offline.together import check_whole
 from ..online.memory import Memory, MemoryReader, evicted_during, eviction_refused, note, noted
 from ..online.registry import OnlineRegistry, OnlineView, with_views
 from ..online.store import Attempt, Generation, OnlineStore, once_more
-from ..times import from_us
 from .clean import clean
 from .events import EventFilling
 from .lock import fenced
+from .result import SyncReport, SyncResult
 from .rows import KeySet, RowFilling, grace_us, key_set, newest_event
 from .session import Progress, Session, SyncOptions, Target
 
 _log = logging.getLogger(__name__)
 __all__ = ["SyncOptions", "SyncReport", "SyncResult", "grace_us", "sync"]
-
-
-class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one sync did to one view: `rows` written, keys `deleted`, `online` rows there are now.
-
-    `mode` is `full` (every row was written), `changes`, or `removed` (the view is no longer online). `leftover` names
-    codes whose rows could not be listed because their offline table is gone; `features sync --sweep` deletes them.
-    `doubtful` says that Redis has evicted keys since the view's last full sync: some of its own may be gone.
-    """
-
-    view: str
-    mode: str
-    rows: int
-    deleted: int
-    online: int
-    seconds: float
-    newest_event_us: int | None = None
-    table_version: int | None = None
-    leftover: tuple[str, ...] = ()
-    doubtful: bool = False
-
-    def __str__(self) -> str:
-        parts = [f"rows={self.rows} deleted={self.deleted} seconds={self.seconds:.1f}"]
-        if self.newest_event_us is not None:
-            parts.append(f"newest={from_us(self.newest_event_us):%Y-%m-%dT%H:%M:%SZ}")
-        if self.table_version is not None:
-            parts.append(f"version={self.table_version}")
-        verb = "removed" if self.mode == "removed" else "synced"
-        if self.doubtful:
-            parts.append("doubtful: Redis has evicted keys")
-        return f"{verb} {self.view} {' '.join(parts)}"
 
 
 class ViewSync:
@@ -104,6 +73,7 @@ class ViewSync:
 
     def sync(self, clock: Callable[[], int]) -> SyncResult:
         view = self.session.registry.feature_view(self.view_id)
+        self.good_us = self.session.options.good_us(view.id)  # before the table is read, which then has that run's rows
         table = self.session.offline.table(view.id)
         if table.view().fingerprint != view.fingerprint:
             raise NotPublished(
@@ -264,6 +234,7 @@ class ViewSync:
             table_id=table.id,
             expires=self.session.options.expire,
             evictions=evictions,
+            good_us=self.good_us,
         )
         generation = code, self._generation((self.target.attempt,))
         online = self.online.publish(
@@ -296,14 +267,6 @@ class ViewSync:
             leftover=leftover,
             doubtful=self.doubtful,
         )
-
-
-class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Results of views that were synced, errors of those that were not, and what to do besides."""
-
-    results: tuple[SyncResult, ...]
-    failures: dict[str, FeatureStoreError]
-    notice: str | None = None
 
 
 def sync(

@@ -21,7 +21,8 @@ class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`expire`: give keys of views with a ttl an expiry by Redis' own clock; False where this product's clock stands
     still. `sweep`: look through all keys of Redis for rows that can be found in no other way. `project_dir` is where
     relative locations of event sources begin. `allow_eviction`: put views in a Redis that may evict keys, and those
-    without `stream` also when it did. `format` is that of what a `full` sync writes."""
+    without `stream` also when it did. `format` is that of what a `full` sync writes. `good_us` tells the instant that
+    the last good run of a view spoke of, where it is known."""
 
     full: bool = False
     format: int = ONLINE_FORMAT
@@ -29,6 +30,7 @@ class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
     expire: bool = True
     sweep: bool = False
     allow_eviction: bool = False
+    good_us: Callable[[str], int | None] = lambda view_id: None
     lease_seconds: float = LEASE_SECONDS
     wait_seconds: float = WAIT_SECONDS
 

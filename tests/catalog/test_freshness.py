@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from feature_server.catalog.alerts import news
-from feature_server.catalog.freshness import Chain, judge, state_of
+from feature_server.catalog.freshness import Chain, judge
+from feature_server.catalog.promise import stands, state_of
 from feature_server.catalog.status import ViewStatus, read_status
 from feature_server.definitions.facts import Freshness
 from feature_server.errors import OfflineStoreError, WarehouseError
@@ -45,9 +46,9 @@ def cause_of(folder: Path, **links: object) -> tuple[str, str | None]:
     return kept.state, kept.cause
 
 
-def good(*hours: float) -> tuple[GoodRun, ...]:
-    """Runs that spoke of these hours and were published five minutes later."""
-    return tuple(GoodRun(hour(each), hour(each) + HOUR_US // 12) for each in hours)
+def good(number: float) -> GoodRun:
+    """A run that spoke of this hour and was published five minutes later."""
+    return GoodRun(hour(number), hour(number) + HOUR_US // 12)
 
 
 def leave(folder: Path, name: str, results: list[dict[str, object]], which: str = "build") -> None:
@@ -74,7 +75,7 @@ def leave_manifest(folder: Path) -> None:
 
 
 def test_a_quiet_night_is_no_lateness_while_runs_are_good(tmp_path: Path) -> None:
-    assert cause_of(tmp_path, noted=Noted(good(10, 11))) == ("pass", None)
+    assert cause_of(tmp_path, noted=Noted(good(11))) == ("pass", None)
 
 
 def test_an_event_is_as_good_as_a_run_but_not_one_of_the_future(tmp_path: Path) -> None:
@@ -120,29 +121,33 @@ def test_a_view_that_was_built_since_is_not_published(tmp_path: Path) -> None:
 
 
 def test_a_run_counts_once_it_is_synced(tmp_path: Path) -> None:
-    noted = Noted(good(1, 9, 11))
-    assert cause_of(tmp_path, noted=noted, online=True, synced_us=hour(11.5)) == ("pass", None)
-    assert cause_of(tmp_path, noted=noted, online=True, synced_us=hour(10)) == ("warn", "not synced")
-    assert cause_of(tmp_path, noted=noted, online=True, synced_us=hour(2)) == ("error", "not synced")
-    assert cause_of(tmp_path, noted=noted, online=True, synced_us=None) == ("error", "not synced")
+    noted = Noted(good(11))
+    assert cause_of(tmp_path, noted=noted, online=True, synced_run_us=hour(11)) == ("pass", None)
+    assert cause_of(tmp_path, noted=noted, online=True, synced_run_us=hour(9)) == ("warn", "not synced")
+    assert cause_of(tmp_path, noted=noted, online=True, synced_run_us=hour(1)) == ("error", "not synced")
+    assert cause_of(tmp_path, noted=noted, online=True, synced_run_us=None) == ("error", "not synced")
 
 
-@given(st.lists(st.integers(0, 12), unique=True).map(sorted), st.integers(0, 12), st.integers(-3, 15))
-def test_what_is_known_is_the_latest_of_what_readers_can_know(runs: list[int], synced: int, newest: int) -> None:
-    chain = Chain(
-        now_us=NOON, newest_us=hour(newest), noted=Noted(good(*runs)), online=True, synced_us=hour(synced),
+@given(*[st.none() | st.integers(-3, 15)] * 3)
+def test_what_is_known_is_the_latest_of_what_readers_can_know(
+    run: int | None, newest: int | None, waiting: int | None
+) -> None:
+    standing = stands(
+        PROMISE, now_us=NOON, newest_us=None if newest is None else hour(newest),
+        run_us=None if run is None else hour(run), waiting_us=None if waiting is None else hour(waiting),
     )  # fmt: skip
-    told = [run for run in runs if run < synced] + ([newest] if newest <= 12 else [])
-    assert chain.known_us == (hour(max(told)) if told else None)
+    told = [] if run is None else [run if waiting is None else min(run, waiting)]
+    told += [] if newest is None or newest > 12 else [newest]
+    assert standing.age_us == (max(12 - max(told), 0) * HOUR_US if told else None)
 
 
 def test_runs_are_noted_until_the_source_stops(tmp_path: Path) -> None:
     settings = settings_at(tmp_path, at(60))
     note_published(VIEW, settings, as_of_us=hour(1), stale=None)
     note_published(VIEW, settings_at(tmp_path, at(90)), as_of_us=hour(1), stale=None)
-    assert read_noted(VIEW.id, settings) == Noted((GoodRun(hour(1), hour(1)),))
+    assert read_noted(VIEW.id, settings) == Noted(GoodRun(hour(1), hour(1)))
     note_published(VIEW, settings_at(tmp_path, at(120)), as_of_us=hour(2), stale="source shop.sales is old")
-    assert read_noted(VIEW.id, settings) == Noted((GoodRun(hour(1), hour(1)),), "no data", "source shop.sales is old")
+    assert read_noted(VIEW.id, settings) == Noted(GoodRun(hour(1), hour(1)), "no data", "source shop.sales is old")
 
 
 def test_why_a_run_was_not_published_is_noted(tmp_path: Path) -> None:

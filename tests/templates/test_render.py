@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from feature_server.app.describe import describe_entity, describe_service, describe_view, service_request, view_request
+from feature_server.app.describe import (
+    Seen,
+    describe_entity,
+    describe_service,
+    describe_view,
+    service_request,
+    view_request,
+)
 from feature_server.catalog.status import Status
 from feature_server.definitions.facts import Entity, Feature, FeatureRef, FeatureService, FeatureView, JoinKey, Owner
 from feature_server.definitions.registry import Registry
@@ -57,16 +64,16 @@ EXPLAINED = Explanation(
 
 def odd_pages() -> dict[str, str]:
     """Every HTML page, with ODD wherever a text can stand."""
-    view = describe_view(ONLINE, VIEW) | {"stream": ODD}
-    service = describe_service(ONLINE, SERVICE)
+    view = describe_view(Seen(ONLINE), VIEW) | {"stream": ODD}
+    service = describe_service(Seen(ONLINE), SERVICE)
     live = [LiveSource(source=ODD, pushes=1, oldest_seconds=150.0, unread=2)]
     facts = {
         "index.html": {
-            "online": ONLINE, "live": live, "now_us": -1, "clock": ODD,
+            "online": ONLINE, "live": live, "now_us": -1, "clock": ODD, "standings": {},
         },
         "view.html": {"view": view, "address": ODD, "example": view_request(view, most=3)},
         "service.html": {"service": service, "address": ODD, "example": service_request(service)},
-        "entity.html": {"entity": describe_entity(ONLINE, ONLINE.registry.entities[0])},
+        "entity.html": {"entity": describe_entity(Seen(ONLINE), ONLINE.registry.entities[0])},
         "explain.html": {"found": EXPLAINED, "bounds": bounds},
         "error.html": {"what": ODD, "text": ODD},
     }  # fmt: skip
@@ -117,7 +124,7 @@ def test_numbers_and_ages_are_written_for_people() -> None:
 
 
 def test_a_fact_without_a_value_has_no_row() -> None:
-    view = describe_view(ONLINE, VIEW) | {"online": None, "refresh": None, "owner": None}
+    view = describe_view(Seen(ONLINE), VIEW) | {"online": None, "refresh": None, "owner": None}
     texts = Reader(render("view.html", view=view, address="", example=view_request(view, most=1))).texts
     assert [text for text in ("ttl", "Refresh", "Owner", "Rows online", "Synced") if text in texts] == [
         "ttl", "Rows online",
