@@ -7,6 +7,7 @@ from datetime import timedelta
 from feature_refresh.chain import Cadence, catalogue_dag, refresh_dag
 from feature_refresh.project import read_project
 from feature_refresh.promises import freshness_dag
+from feature_refresh.rebuild import rebuild_dag
 
 CADENCES = (
     Cadence("hourly", schedule="0 * * * *", finishes_within=timedelta(minutes=45)),
@@ -21,3 +22,5 @@ for cadence in CADENCES:
 catalogue = catalogue_dag("30 0 * * *", project)
 if project.promised():
     freshness = freshness_dag("*/10 * * * *", project)
+if project.rebuilt():
+    rebuild = rebuild_dag("*/10 * * * *", project)

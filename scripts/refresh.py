@@ -23,7 +23,7 @@ from feature_server.settings import load_settings, parse_time
 from .airflow_env import airflow_environment, prepare_airflow
 
 CATALOGUE = "catalogue"
-OTHERS = (CATALOGUE, "freshness")  # DAGs, but no cadences of feature views
+OTHERS = (CATALOGUE, "freshness", "rebuild")  # DAGs, but no cadences of feature views
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     """Parse the command line and run; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.refresh", description=__doc__)
     parser.add_argument(
-        "cadence", nargs="+", help="hourly, daily, weekly, catalogue or freshness; run one after the other"
+        "cadence", nargs="+", help="hourly, daily, weekly, catalogue, freshness or rebuild; run one after the other"
     )
     parser.add_argument("--at", metavar="TIME", help="logical date, e.g. 2013-12-31T23:00Z; by default now")
     parser.add_argument("--log", type=Path, help="what Airflow says [default: run/refresh.log in FEATURES_HOME]")

@@ -13,6 +13,7 @@ from airflow.sdk import DAG, Asset, BaseOperator, Context, CronDataIntervalTimet
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from feature_server.cli.main import NOT_FIT
+from feature_server.definitions.facts import FeatureView
 
 from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, dbt_build, left_out, selection
 from .project import COMPARE, Project, as_of, held, held_models
@@ -85,9 +86,9 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
             tests=tests,
             groups=project.groups,
             pool=DUCKDB_POOL,
-            outlets=[Asset(name=view.id, uri=asset_uri(view.id), group="feature_view") for view in views],
+            outlets=[view_asset(view) for view in views],
         )
-        sync = command("sync", f"features sync {option}", project)
+        sync = command("sync", f"features sync {option}", project, of=Sync, groups=project.groups)
         sync.trigger_rule = TriggerRule.ALL_DONE_MIN_ONE_SUCCESS  # also when some views were not fit to publish
         _definitions(cadence, project) >> build >> [publish, sync]
         verify.trigger_rule = TriggerRule.ALL_DONE_MIN_ONE_SUCCESS  # of what was synced
@@ -98,11 +99,12 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
 
 
 def _definitions(cadence: Cadence, project: Project) -> BashOperator:
-    """The task that says what of the project is not in force, or puts it in force."""
-    if project.settings.auto_apply:
-        return command("apply", "features apply", project)
+    """The task that says what of the project is not in force, behind one that puts it in force where that is wanted."""
     compare = f"features compare --refresh {cadence.name} --json"
-    return command(COMPARE, compare, project, output_processor=msgspec.json.decode)
+    if not project.settings.auto_apply:
+        return command(COMPARE, compare, project, output_processor=msgspec.json.decode)
+    apply = command("apply", "features apply", project)
+    return apply >> command(COMPARE, f"{compare} --no-parse", project, output_processor=msgspec.json.decode)
 
 
 def catalogue_dag(cron: str, project: Project) -> DAG:
@@ -173,17 +175,34 @@ class Publish(Command):
 
     def execute(self, context: Context) -> Any:
         unfit, apart = left_out(context["ti"], self.models, self.tests), held(context["ti"])
+        failed = [view for view in unfit if view not in apart["waiting"]]
         for group in self.groups:
             others = [view for view in group if view not in unfit]
             if others and len(others) < len(group):
                 self.log.warning("%s: kept as published, for not all that belongs to it is fit", ", ".join(others))
                 unfit += others
+        if len(unfit) == len(self.models) and not failed:
+            raise AirflowSkipException("all views of this run wait to be made anew, which the DAG `rebuild` does")
         if len(unfit) == len(self.models):
             raise AirflowFailException("no view of this run is fit to publish: all keep what they had")
         for view in unfit:
             if view not in apart["new"]:  # which it does not know
                 self.bash_command += f" --{'held' if view in apart['views'] else 'except'} {view}"
         self.outlets = [asset for asset in self.outlets if asset.name not in unfit]
+        return super().execute(context)
+
+
+class Sync(Command):
+    """`features sync` without the views that wait to be made anew, and those that each of `groups` binds to them."""
+
+    def __init__(self, *, groups: tuple[tuple[str, ...], ...], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.groups = groups
+
+    def execute(self, context: Context) -> Any:
+        waiting = held(context["ti"])["waiting"]
+        bound = (view for group in self.groups if not waiting.keys().isdisjoint(group) for view in group)
+        self.bash_command += "".join(f" --except {view}" for view in dict.fromkeys([*waiting, *bound]))
         return super().execute(context)
 
 
@@ -208,9 +227,9 @@ def command(
     )
 
 
-def asset_uri(view_id: str) -> str:
+def view_asset(view: FeatureView) -> Asset:
     """`feature-view://customer__purchases/v2` for customer__purchases@v2: an @ in a URI would start a host name."""
-    return f"feature-view://{view_id.replace('@', '/')}"
+    return Asset(name=view.id, uri=f"feature-view://{view.id.replace('@', '/')}", group="feature_view")
 
 
 def refresh_doc(cadence: Cadence, project: Project) -> str:

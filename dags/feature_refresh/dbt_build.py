@@ -25,7 +25,7 @@ from cosmos.dbt.graph import DbtNode
 from cosmos.hooks.subprocess import FullOutputSubprocessResult
 from cosmos.operators.local import DbtBuildLocalOperator
 
-from .project import Project, dbt_profile, held
+from .project import Project, dbt_profile, held, waiting_models
 from .steps import STEPS
 
 GROUP = "dbt"
@@ -85,7 +85,10 @@ class ModelResult(BaseOperator):
 
     def execute(self, context: Context) -> None:
         instance = context["ti"]
-        if self.unique_id in held(instance)["models"]:
+        apart = held(instance)
+        if self.unique_id in waiting_models(apart):
+            raise AirflowSkipException(f"{self.unique_id} waits to be made anew, which the DAG `rebuild` does")
+        if self.unique_id in apart["models"]:
             raise AirflowFailException(
                 f"{self.unique_id} is held back: its definition in the project is not the one in force, so it is "
                 "neither built nor published. `features plan` shows what differs, `features apply` puts it in force"
@@ -110,8 +113,9 @@ def faults(results: Mapping[str, str], unique_id: str, test_ids: Sequence[str]) 
 
 
 def left_out(instance: Any, models: Mapping[str, str], tests: Mapping[str, Sequence[str]]) -> list[str]:
-    """The views of a run that are held back, were not built or failed a test: they are not to be published."""
-    results, names = _results(instance), held(instance)["views"]
+    """The views of a run that are held back, wait, were not built or failed a test: they are not to be published."""
+    results, found = _results(instance), held(instance)
+    names = found["views"].keys() | found["waiting"].keys()
     return [view for view, model in models.items() if view in names or faults(results, model, tests.get(model, ()))[0]]
 
 

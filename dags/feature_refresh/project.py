@@ -40,6 +40,11 @@ class Project:
         views = () if self.registry is None else self.registry.feature_views
         return tuple(view for view in views if view.freshness)
 
+    def rebuilt(self) -> tuple[FeatureView, ...]:
+        """The feature views of any cadence that a new definition may have made anew, by name."""
+        views = () if self.registry is None else self.registry.feature_views
+        return tuple(view for view in views if view.stream is None and view.refresh not in (None, "manual"))
+
     def sources(self, refresh: str) -> tuple[str, ...]:
         """The event sources that stream views of one cadence are over, by name."""
         return tuple(sorted({view.stream.source for view in self.views(refresh) if view.stream is not None}))
@@ -57,14 +62,21 @@ class Project:
 
 
 def held(instance: Any) -> dict[str, Any]:
-    """What the task `compare` of a run has found that is not in force; nothing where the run applied it itself."""
+    """What the task `compare` of a run has found that is not in force, or in force and `waiting` to be made anew."""
     found: dict[str, Any] = instance.xcom_pull(task_ids=COMPARE) or {}
-    return {"views": found.get("views", {}), "new": found.get("new", []), "models": found.get("models", [])}
+    return {"views": {}, "new": [], "models": [], "waiting": {}} | found
 
 
 def held_models(instance: Any) -> str:
     """The models that are not to be built, as dbt's selectors."""
-    return " ".join(".".join(unique_id.split(".")[2:]) for unique_id in held(instance)["models"])
+    found = held(instance)
+    models = [*found["models"], *waiting_models(found)]
+    return " ".join(".".join(unique_id.split(".")[2:]) for unique_id in dict.fromkeys(models))
+
+
+def waiting_models(found: Mapping[str, Any]) -> list[str]:
+    """The models that the DAG `rebuild` makes anew."""
+    return [model for models in found["waiting"].values() for model in models]
 
 
 def read_project() -> Project:

@@ -86,6 +86,22 @@ STEPS = {
         "what is served and trained on is older than promised; the error names the first broken link and what to do. "
         "`features status` says how it stands.",
     ),
+    "copy": Step(
+        "Copies DuckDB's file, where incremental views wait to be made anew: their definition in force is not the one "
+        "published. Where none does, this and all behind it are skipped.",
+        "the views keep what was published of them. Is there room on the disk for a second warehouse? The next run, in "
+        "ten minutes, tries again.",
+    ),
+    "rebuild": Step(
+        "Makes the views anew in the copy, with all upstream of them and their tests. Nothing waits for it: refreshes "
+        "build in the file itself meanwhile.",
+        "the views keep what was published of them, and the next run tries again. The log names the models and tests: "
+        "correct the data or the model, or apply the definition before.",
+    ),
+    "put": Step(
+        "Puts the relations that were made anew into DuckDB's file, in one transaction.",
+        "the file is as it was. " + _AGAIN + "; or the next run makes the views anew.",
+    ),
     "docs": Step(
         "Writes the catalogue: dbt's docs site as one static file (`features docs`).",
         "only the catalogue is old; " + _AGAIN + ".",
@@ -98,5 +114,6 @@ def say_what_to_do(context: Mapping[str, Any]) -> None:
     instance = context["ti"]
     name = instance.task_id.removeprefix("dbt.")
     kind = name.partition(".")[0]
+    name = "rebuild" if (instance.dag_id, name) == ("rebuild", "build") else name
     step = STEPS[kind] if kind in ("stream", "freshness") else STEPS.get(name, STEPS["model"])
     log.error("ON CALL %s.%s of run %s: %s", instance.dag_id, instance.task_id, instance.run_id, step.if_it_fails)

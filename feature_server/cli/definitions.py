@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..meaning.explained import MeaningChange
 
 APPLY = "`features plan` shows what differs, `features apply` puts it in force"
+WAITING = "what is published of it is by the definition before; `features rebuild` makes it anew"
 NoParse = Annotated[
     bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of having dbt write it first.")
 ]
@@ -37,7 +38,7 @@ def check(
     from ..meaning.settled import write_definitions
 
     warnings: list[Problem] = []
-    settings, in_force, registry = _project(project_dir, target_path, no_parse, json, warnings)
+    settings, in_force, registry = described(project_dir, target_path, no_parse, json, warnings)
     if in_force is not None and registry.models:
         write_definitions(settings.definitions_path, registry)
     value = {"problems": [], "warnings": warnings, "project": registry.project} | _counts(registry)
@@ -60,7 +61,7 @@ def plan_command(
     from ..definitions.registry import read_registry
     from ..meaning.explained import changes_of_meaning
 
-    settings, in_force, registry = _project(project_dir, target_path, no_parse, json)
+    settings, in_force, registry = described(project_dir, target_path, no_parse, json)
     if settings.registry_path.exists():
         in_force = read_registry(settings.registry_path)
     changes = plan(in_force, registry)
@@ -82,19 +83,25 @@ def compare(
 ) -> None:
     """Say which views the project defines otherwise than is in force, for a schedule to leave as they are.
 
-    Changes nothing. With --json, on one line, also the models under them that are not to be built.
+    Changes nothing. It also says which wait for `features rebuild`. With --json, on one line, also the models under
+    both that are not to be built.
     """
     from ..definitions.held import held_back
     from ..definitions.registry import read_registry
+    from ..publish.rebuild import waiting_views
 
-    settings, _, registry = _project(project_dir, target_path, no_parse, json)
-    held = held_back(read_registry(settings.registry_path), registry)
+    settings, _, registry = described(project_dir, target_path, no_parse, json)
+    in_force = read_registry(settings.registry_path)
+    held, waiting = held_back(in_force, registry), waiting_views(in_force, settings)
     chosen = {view.id for view in registry.feature_views if refresh in (None, view.refresh)}
     held = msgspec.structs.replace(held, views={name: why for name, why in held.views.items() if name in chosen})
+    waiting = {name: models for name, models in waiting.items() if name in chosen and name not in held.views}
     for name, why in held.views.items():
         typer.echo(f"held back {name}: {why}; {APPLY}", err=json)
+    for name in waiting:
+        typer.echo(f"waiting {name}: {WAITING}", err=json)
     if json:
-        typer.echo(msgspec.json.encode(held).decode())
+        typer.echo(msgspec.json.encode(msgspec.structs.asdict(held) | {"waiting": waiting}).decode())
     elif not held.views:
         typer.echo("the project is what is in force")
 
@@ -121,7 +128,7 @@ def apply(
 
     if bool(same_meaning) != bool(reason.strip()):
         raise typer.BadParameter("--same-meaning VIEW and --reason TEXT are given together")
-    settings, in_force, registry = _project(project_dir, target_path, no_parse, json)
+    settings, in_force, registry = described(project_dir, target_path, no_parse, json)
     check_target(registry.feature_views, settings)
     accepted = accept(in_force, registry, same_meaning or (), reason.strip(), settings.now_us())
     registry = settle(in_force, registry, accepted)
@@ -135,7 +142,7 @@ def apply(
     show(value | _counts(registry), [*lines, in_force_now], json=json)
 
 
-def _project(
+def described(
     project_dir: ProjectDir,
     target_path: TargetPath,
     no_parse: bool,

@@ -67,6 +67,7 @@ def publish(
     """
     from ..definitions.bound import bound_views
     from ..publish.batch import publish_all
+    from ..publish.rebuild import waiting_views
 
     settings, registry = in_force(project_dir)
     left_out, held_back = ([registry.feature_view(name) for name in names or ()] for names in (leave_out, held))
@@ -76,6 +77,7 @@ def publish(
         settings,
         left_out=left_out,
         held=held_back,
+        waiting=waiting_views(registry, settings) if left_out else (),
         sources=registry.sources,
         models=registry.models,
         groups=bound_views(registry.feature_views, registry.feature_services),

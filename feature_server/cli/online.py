@@ -28,6 +28,10 @@ def sync(
         typer.Argument(metavar="[VIEW]...", help="Feature views; by default all, and those no longer defined go."),
     ] = None,
     refresh: Refresh = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option("--except", help="Of a cadence, a view that is left as it is. Repeatable.", metavar="VIEW"),
+    ] = None,
     full: Annotated[
         bool,
         typer.Option("--full", help="Write every row anew, trusting nothing that is in Redis, then switch to them."),
@@ -57,6 +61,8 @@ def sync(
     settings, registry = in_force(project_dir)
     if views and refresh:
         raise typer.BadParameter("name views or a cadence, not both", param_hint="--refresh")
+    if leave_out and not refresh:
+        raise typer.BadParameter("leaves views out of a cadence: give --refresh", param_hint="--except")
     _check_format(number, full)
     if refresh:
         select_views(registry, [], refresh)
@@ -77,6 +83,7 @@ def sync(
             registry,
             views=views or None,
             refresh=refresh,
+            left_out=[registry.feature_view(name).id for name in leave_out or ()],
             now_us=settings.now_us,
             options=options,
             progress=progress,

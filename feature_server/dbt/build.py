@@ -42,11 +42,16 @@ class _Result(msgspec.Struct, frozen=True):
     timing: tuple[_Timing, ...] = ()
 
 
+class _Metadata(msgspec.Struct, frozen=True):
+    invocation_id: str = ""
+
+
 class LastRun(msgspec.Struct, frozen=True):
     """dbt's run_results.json: the command that dbt ran last, and what it made."""
 
     results: tuple[_Result, ...] = ()
     args: dict[str, Any] = {}
+    metadata: _Metadata = _Metadata()
 
     @property
     def target(self) -> str | None:
@@ -62,6 +67,11 @@ class LastRun(msgspec.Struct, frozen=True):
             for result in self.results
             if result.relation_name and result.status == "success" and result.unique_id.partition(".")[0] in _BUILT
         }
+
+    def failures(self) -> list[str]:
+        """What failed in it, each with dbt's words."""
+        bad = [result for result in self.results if result.status in _RED and result.status != "skipped"]
+        return [f"{result.unique_id}: {' '.join((result.message or result.status).split())}" for result in bad]
 
     def began_us(self) -> int:
         """When the first thing that it made was begun."""

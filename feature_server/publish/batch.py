@@ -1,6 +1,6 @@
 """Publish all views of a run from one state of the warehouse: those that are fit, of a group all or none."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from ..dbt.stale import stale_sources
 from ..definitions.facts import FeatureView
 from ..definitions.models import Model
 from ..definitions.stream import EventSource
-from ..errors import FeatureStoreError, NotApplied, NotFit, OfflineStoreError, WarehouseError
+from ..errors import FeatureStoreError, NotApplied, NotFit, NotPublished, OfflineStoreError, WarehouseError
 from ..offline.store import OfflineStore, PublishedState
 from ..offline.together import begin, end, forget_others
 from ..settings import Settings
@@ -30,6 +30,7 @@ def publish_all(
     groups: Groups = (),
     left_out: Sequence[FeatureView] = (),
     held: Sequence[FeatureView] = (),
+    waiting: Collection[str] = (),
     wait_seconds: float = 0,
     full: bool = False,
     report: Callable[[Published], None] = lambda published: None,
@@ -41,12 +42,14 @@ def publish_all(
 
     `sources` are the event sources of stream views, `models` what views are built from. A view that fails does not keep
     the others from being published, but for those of its group in `groups`, ids of views that are published all of one
-    run or not at all; that those `left_out` are not fit, or `held` back, is noted. One that was built by other SQL than
+    run or not at all; that those `left_out` are not fit, are still `waiting` to be made anew, or are `held` back, is
+    noted. One that was built by other SQL than
     its models' is built anew by the next build.
     Waits up to `wait_seconds` for a build that holds the warehouse, then raises WarehouseError.
     """
     for view in left_out:
-        _note(view, settings, error=NotFit("it failed a test or was not built"))
+        waits = NotPublished("`features rebuild` has not made it anew yet")
+        _note(view, settings, error=waits if view.id in waiting else NotFit("it failed a test or was not built"))
     for view in held:
         _note(view, settings, error=NotApplied("its definition in the project is not the one in force"))
     published: list[Published] = []

@@ -14,7 +14,7 @@ A sync during which Redis evicted keys fails: readers stay where they are.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -276,6 +276,7 @@ def sync(
     *,
     views: Sequence[str] | None = None,
     refresh: str | None = None,
+    left_out: Collection[str] = (),
     now_us: Callable[[], int],
     options: SyncOptions = SyncOptions(),  # noqa: B008 - frozen
     progress: Callable[[str], Progress] = lambda view_id: lambda done, total: None,
@@ -283,7 +284,8 @@ def sync(
 ) -> SyncReport:
     """Sync views, then publish the definitions.
 
-    By default all views that are online, or those of one cadence, and those that no longer are online are taken away.
+    By default all views that are online, or those of one cadence, but those `left_out`, and those that no longer are
+    online are taken away.
     `now_us` is asked once the lock of a view is held. A view that fails does not keep the others from being synced.
     """
     registry = registry.without_sql()
@@ -300,7 +302,8 @@ def sync(
     }
     gone -= known
     if views is None:
-        chosen = [view.id for view in registry.feature_views if view.online and refresh in (None, view.refresh)]
+        of_cadence = (view for view in registry.feature_views if view.online and refresh in (None, view.refresh))
+        chosen = [view.id for view in of_cadence if view.id not in left_out]
         chosen += sorted(gone)
     else:
         chosen = with_bound(_named(registry, views, gone), registry)

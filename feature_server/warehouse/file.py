@@ -5,11 +5,14 @@ A build holds the file exclusively; while it does, opening fails with a Warehous
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 
 from ..definitions.facts import FeatureView
+from ..definitions.models import Model
 from ..errors import WarehouseError
 from ..offline.sql import literal, quote
 
@@ -17,6 +20,7 @@ MISSING = "the warehouse does not exist"
 _RETRY_SECONDS = 0.25
 _LOCKED = "Could not set lock on file"
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
+Opened = TypeVar("Opened")
 _NAME_PART = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
 
 
@@ -25,20 +29,25 @@ def database_name(path: Path) -> str:
     return path.name.lstrip(".").split(".")[0]
 
 
-def name_parts(view: FeatureView) -> list[str]:
-    """Database, schema and identifier of the view's relation, as far as it names them."""
+def name_parts(view: FeatureView | Model) -> list[str]:
+    """Database, schema and identifier of the relation of a view or model, as far as it names them."""
     return [quoted.replace('""', '"') or plain for quoted, plain in _NAME_PART.findall(view.relation)]
 
 
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, *, wait_seconds: float) -> None:
     """Open the file, read-only, by the name of its database; waits for a build that holds it, then WarehouseError."""
+    sql = f"attach {literal(str(path))} as {quote(database_name(path))} (read_only)"
+    opened(path, lambda: connection.execute(sql), wait_seconds=wait_seconds)
+
+
+def opened(path: Path, open_file: Callable[[], Opened], *, wait_seconds: float) -> Opened:
+    """What opens the file, once no build holds it; WarehouseError where one still does after `wait_seconds`."""
     if not path.is_file():
         raise WarehouseError(MISSING, where=str(path), remedy="run `dbt build` first")
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
-            connection.execute(f"attach {literal(str(path))} as {quote(database_name(path))} (read_only)")
-            return
+            return open_file()
         except duckdb.Error as error:
             if _LOCKED not in str(error):
                 raise WarehouseError(

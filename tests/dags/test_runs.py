@@ -215,10 +215,43 @@ def test_a_view_that_the_project_defines_otherwise_is_held_back_until_it_is_appl
     assert till.offline_rows("account__refunds") == 2
 
 
+def test_an_incremental_view_of_a_new_definition_is_made_anew_apart_and_the_others_go_on(till: Till) -> None:
+    models = till.project / "models"
+    yaml = (models / "models.yml").read_text()
+    assert yaml.count("{v: 1}") == 1
+    incremental = "{v: 1, config: {materialized: incremental, on_schema_change: fail}}"
+    (models / "models.yml").write_text(yaml.replace("{v: 1}", incremental))
+    (models / "account__activity_v1.sql").write_text(ACTIVITY_SQL + " where amount_cents > 600")
+    assert till.airflow("feature_server", "apply").returncode == 0
+    (one, two) = VIEWS
+    before = till.published()
+    till.payments.write_text(GOOD_ROWS + "2,2024-01-31 22:55:00Z,400\n")
+    meanwhile = till.refresh("23")
+    assert meanwhile.returncode == 0, meanwhile.stdout
+    states = states_of(meanwhile)
+    assert {name for name, state in states.items() if state == "skipped"} == {"dbt.account__activity_v1", "good"}
+    assert till.published()[one] == before[one]
+    assert till.published()[two][0] == before[two][0] + 1
+    assert till.served() == [900, 400]
+    assert till.bound_service() == [(900, 2), (400, 2)]
+
+    rebuilt = till.airflow("scripts.refresh", "rebuild")
+    assert rebuilt.returncode == 0, rebuilt.stdout
+    assert set(states_of(rebuilt).values()) == {"success"}
+    assert till.published()[one] == (before[one][0] + 1, 2)  # of 700 and 900 cents
+    assert not list((till.offline.parent).glob(".*.rebuild"))
+    again = till.airflow("scripts.refresh", "rebuild")
+    assert set(states_of(again).values()) == {"skipped"}, again.stdout
+    good = till.refresh("23")
+    assert (good.returncode, states_of(good)["good"]) == (0, "success"), good.stdout
+
+
 def test_a_run_applies_the_project_itself_where_it_is_told_to(till: Till) -> None:
+    (till.project / "models" / "models.yml").write_text(FILES["models/models.yml"])
     (till.project / "models" / "account__activity_v1.sql").write_text(ACTIVITY_SQL)
     till.environment["FEATURES_AUTO_APPLY"] = "1"
+    before = till.published()[VIEWS[0]][0]
     run = till.refresh("23")
     assert run.returncode == 0, run.stdout
     assert states_of(run)["apply"] == "success"
-    assert till.published()[VIEWS[0]] == (3, 4)
+    assert till.published()[VIEWS[0]] == (before + 1, 4)

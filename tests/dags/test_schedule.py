@@ -74,6 +74,7 @@ def test_there_is_a_dag_for_each_cadence_that_a_view_names(dags: Structure) -> N
         "refresh_hourly": "0 * * * *",
         "refresh_daily": "0 0 * * *",
         "catalogue": "30 0 * * *",
+        "rebuild": "*/10 * * * *",
     }
 
 
@@ -152,6 +153,14 @@ def test_commands_are_those_of_the_command_line(dags: Structure) -> None:
         "verify": "features verify --refresh daily",
     }
     assert dags["catalogue"]["tasks"]["docs"]["command"] == "features docs"
+    assert {name: (task["command"], task["after"]) for name, task in dags["rebuild"]["tasks"].items()} == {
+        "copy": ("features rebuild --step copy --json", []),
+        "build": ("features rebuild --step build", ["copy"]),
+        "put": ("features rebuild --step put", ["build"]),
+        "publish": ("features publish --wait 300", ["put"]),
+        "sync": ("features sync", ["publish"]),
+        "verify": ("features verify", ["sync"]),
+    }
 
 
 def test_whatever_opens_duckdb_waits_for_the_one_slot(dags: Structure) -> None:
@@ -162,6 +171,9 @@ def test_whatever_opens_duckdb_waits_for_the_one_slot(dags: Structure) -> None:
         "refresh_daily.dbt.build",
         "refresh_daily.publish",
         "catalogue.docs",
+        "rebuild.copy",
+        "rebuild.put",
+        "rebuild.publish",
     }
 
 
@@ -181,7 +193,8 @@ def test_a_model_belongs_to_its_group_and_the_rest_to_the_platform(dags: Structu
 def test_commands_are_tried_again_ever_later_and_a_build_is_not(dags: Structure) -> None:
     for dag in dags.values():
         for name, task in dag["tasks"].items():
-            assert task["retries"] == (3 if task["command"] or name in ("landed", "good") else 0), name
+            again = (task["command"] or name in ("landed", "good")) and name != "build"
+            assert task["retries"] == (3 if again else 0), name
             assert task["backoff"], name
             assert task["tells"], name
             assert 0 < task["timeout"] <= dag["timeout"], name
@@ -200,7 +213,7 @@ def test_every_dag_and_task_says_what_it_does(dags: Structure) -> None:
 
 def test_the_dag_folder_lists_every_dag_of_the_readme() -> None:
     text = (ROOT / "dags" / "README.md").read_text()
-    for name in ("refresh_hourly", "refresh_daily", "refresh_weekly", "catalogue", "freshness"):
+    for name in ("refresh_hourly", "refresh_daily", "refresh_weekly", "catalogue", "freshness", "rebuild"):
         assert f"| `{name}` |" in text
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from tests.dbt_project.conftest import STEPS
@@ -78,6 +80,16 @@ def test_a_new_meaning_is_built_whole_and_then_published(copied: World) -> None:
     assert copied.features("apply").returncode == 0
     early = copied.features("publish", "merchant__risk")
     assert (early.returncode, "built by other SQL" in early.stderr) == (3, True)
-    copied.run(*SELECTED, as_of=STEPS[1])
-    assert changed_from(copied, "merchant__risk") == [False, False]
+    for step in ("copy", "build", "put"):
+        with duckdb.connect(str(copied.warehouse)) if step == "build" else nullcontext():  # as another build holds it
+            done = copied.features("rebuild", "--step", step)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == (
+        f"put into the warehouse merchant__risk as_of={STEPS[0]}\npublish them: features publish merchant__risk\n"
+    )
     assert copied.features("publish", "merchant__risk").returncode == 0
+    copied.run(*SELECTED, as_of=STEPS[1])
+    assert changed_from(copied, "merchant__risk") == [False, False, True]
+    assert copied.features("publish", "merchant__risk").returncode == 0
+    again = copied.features("rebuild", "merchant__risk")
+    assert (again.returncode, "does not wait to be made anew" in again.stderr) == (1, True)
