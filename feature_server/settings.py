@@ -5,8 +5,9 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +15,10 @@ from msgspec import Meta
 from .errors import NO_UTF8, SettingsError, shown
 from .times import to_us
 
+if TYPE_CHECKING:
+    from .project.target import Asked, Target
+
+PROJECT_FILE, HOME = "dbt_project.yml", ".features"
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
@@ -32,25 +37,26 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     idle_seconds: Seconds = 75
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Where things are. Each field is set by the environment variable named beside it.
 
-    `project_dir` (FEATURES_PROJECT_DIR, default the current folder) holds dbt_project.yml, `target_path`
-    (FEATURES_TARGET_PATH, default where dbt writes them) dbt's manifest.json and run_results.json. `home`
-    (FEATURES_HOME) holds what this product writes: the registry, the embedded Valkey's data and, unless
-    FEATURES_OFFLINE says otherwise, the offline store. `warehouse` (FEATURES_WAREHOUSE) is dbt's DuckDB file.
-    `redis_url` (FEATURES_REDIS_URL) is None for the embedded Valkey. `clock` (FEATURES_CLOCK), an ISO time, stops the
-    clock there: for examples, replays and tests. `allowed_hosts` (FEATURES_ALLOWED_HOSTS), separated by commas, are
-    further names under which the feature server is asked, `http` (FEATURES_HEAD_BYTES and others) its limits.
-    `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream views kept in a Redis that may evict keys,
+    `project_dir` (FEATURES_PROJECT_DIR, default where dbt finds one: the current folder or the nearest above it that
+    holds dbt_project.yml). `home` (FEATURES_HOME) holds what this product writes: the registry, the embedded Valkey's
+    data and, unless FEATURES_OFFLINE says otherwise, the offline store; by default `.features` in the project for the
+    target that the profile names, `.features/targets/<target>` for another one. `environ` are the variables all this
+    is read from, dbt's own among them, `given` the places (FEATURES_TARGET_PATH, FEATURES_WAREHOUSE) that do not come
+    from dbt. `redis_url` (FEATURES_REDIS_URL) is None for the embedded Valkey. `clock` (FEATURES_CLOCK), an ISO time,
+    stops the clock there: for examples, replays and tests. `allowed_hosts` (FEATURES_ALLOWED_HOSTS), separated by
+    commas, are further names under which the feature server is asked, `http` (FEATURES_HEAD_BYTES and others) its
+    limits. `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream views kept in a Redis that may evict keys,
     `auto_apply` (FEATURES_AUTO_APPLY, 1 or 0) has Airflow's DAGs put the project's definitions in force themselves.
     """
 
     project_dir: Path
-    target_path: Path
     home: Path
-    warehouse: Path
     offline: Path
+    environ: dict[str, str]
+    given: dict[str, Path]
     redis_url: str | None = None
     clock: datetime | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -59,8 +65,46 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     http: HttpLimits = HttpLimits()
 
     def __repr__(self) -> str:
-        fields = msgspec.structs.asdict(self) | {"redis_url": self.redis_url and "…"}  # it may have a password
+        hidden = {"redis_url": self.redis_url and "…", "environ": "…"}  # they may have passwords
+        fields = msgspec.structs.asdict(self) | hidden
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+
+    @property
+    def asked(self) -> "Asked":
+        """Which target of which project is meant, for dbt to say where that is."""
+        return _asked(self.project_dir, self.environ)
+
+    @cached_property
+    def target(self) -> "Target | None":
+        """Where dbt builds, by its own rules; None without a dbt project. Asks dbt unless it said so before."""
+        from .project.target import target_of
+
+        return target_of(self.asked) if (self.project_dir / PROJECT_FILE).is_file() else None
+
+    @cached_property
+    def target_path(self) -> Path:
+        """The folder of dbt's manifest.json and run_results.json: where dbt writes them, or FEATURES_TARGET_PATH."""
+        if "target_path" in self.given:
+            return self.given["target_path"]
+        plain = _plain_target_path(self.environ, self.project_dir)
+        text = self.target.target_path if plain is None and self.target is not None else plain or "target"
+        return local_path((self.project_dir / local_path(text, where="target-path")).resolve(), where="target-path")
+
+    @cached_property
+    def warehouse(self) -> Path:
+        """dbt's DuckDB file: the target's, or FEATURES_WAREHOUSE; SettingsError where it is none of this machine."""
+        if "warehouse" in self.given:
+            return self.given["warehouse"]
+        target = self.target
+        if target is None:
+            return self.home / "warehouse.duckdb"
+        named = f"target {target.name} of profile {target.profile}"
+        if target.kind != "duckdb":
+            raise SettingsError(
+                "dbt builds in no DuckDB file", where=named, expected="type: duckdb", got=target.kind,
+                remedy="name a target of type duckdb with --target or DBT_TARGET",
+            )  # fmt: skip
+        return local_path((self.project_dir / local_path(target.path, where=named)).resolve(), where=named)
 
     @property
     def registry_path(self) -> Path:
@@ -78,7 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What gives another process, in whatever folder, these paths and this clock."""
+        """What gives another process, in whatever folder, these paths, this target and this clock."""
         return {
             "FEATURES_PROJECT_DIR": str(self.project_dir),
             "FEATURES_TARGET_PATH": str(self.target_path),
@@ -86,7 +130,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "FEATURES_WAREHOUSE": str(self.warehouse),
             "FEATURES_OFFLINE": str(self.offline),
             "FEATURES_CLOCK": "" if self.clock is None else self.clock.isoformat(),
-        }
+        } | {f"DBT_{name}": value for name, value in self.asked.named.items() if name != "TARGET_PATH"}
 
     def now(self) -> datetime:
         """The present as this process sees it: UTC, aware; `clock` when that is set."""
@@ -138,17 +182,45 @@ def shown_place(text: str) -> str:
     return _SECRET.sub("…", text)
 
 
-def _dbt_target_path(env: Mapping[str, str], project_dir: Path) -> str:
-    """Where dbt itself writes its artifacts."""
-    if given := env.get("DBT_TARGET_PATH"):
+def _plain_target_path(env: Mapping[str, str], project_dir: Path) -> str | None:
+    """Where dbt writes its artifacts, where that can be read without dbt; None where it is an expression."""
+    from .project.process import said
+
+    if given := said(env, "TARGET_PATH"):
         return given
-    project = project_dir / "dbt_project.yml"
+    project = project_dir / PROJECT_FILE
     found = _TARGET_PATH.search(project.read_text(encoding="utf-8", errors="replace")) if project.is_file() else None
-    if found and "{{" in found[2]:
-        raise SettingsError(
-            "dbt's target-path is an expression", where=str(project), got=found[2], remedy="set FEATURES_TARGET_PATH"
-        )
-    return found[2] if found else "target"
+    return "target" if found is None else None if "{{" in found[2] else found[2]
+
+
+def _project_dir(env: Mapping[str, str]) -> Path:
+    """Where dbt looks for its project: the current folder, or the nearest above it that has one."""
+    from .project.process import said
+
+    if given := said(env, "PROJECT_DIR"):
+        return Path(given)
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / PROJECT_FILE).is_file()), here)
+
+
+def _asked(project_dir: Path, environ: dict[str, str]) -> "Asked":
+    from .project.target import Asked
+
+    home = environ.get("FEATURES_HOME")
+    return Asked(project_dir, environ, project_dir / (home or HOME))
+
+
+def _home(project_dir: Path, environ: dict[str, str]) -> Path:
+    """`.features` for the target that the profile itself names, a folder of its own for each other one."""
+    from .project.process import said
+    from .project.target import target_of
+
+    named = said(environ, "TARGET")
+    if named is None or not (project_dir / PROJECT_FILE).is_file():
+        return Path(HOME)
+    if target_of(_asked(project_dir, environ)).default == named:
+        return Path(HOME)
+    return Path(HOME, "targets", named)
 
 
 def _flag(env: Mapping[str, str], name: str) -> bool:
@@ -163,26 +235,31 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
 
     Relative paths are relative to the project folder.
     """
-    env = os.environ if environ is None else environ
     given = {name: value for name, value in overrides.items() if value is not None}
+    env = dict(os.environ if environ is None else environ)
+    env |= {f"FEATURES_{name.upper()}": str(value) for name, value in given.items() if isinstance(value, str | Path)}
 
     def path(name: str, default: Callable[[], str | Path], base: Path) -> Path:
         variable = f"FEATURES_{name.upper()}"
-        value = given.get(name) or env.get(variable) or default()
+        value = env.get(variable) or default()
         return local_path((base / local_path(str(value), where=variable)).resolve(), where=variable)
 
-    project_dir = path("project_dir", lambda: ".", Path.cwd())
-    home = path("home", lambda: ".features", project_dir)
+    project_dir = path("project_dir", lambda: _project_dir(env), Path.cwd())
+    home = path("home", lambda: _home(project_dir, env), project_dir)
     clock = given.get("clock") or env.get("FEATURES_CLOCK") or None
     if isinstance(clock, str):
         clock = parse_time(clock, where="FEATURES_CLOCK")
     redis_url = given.get("redis_url") or env.get("FEATURES_REDIS_URL") or None
     return Settings(
         project_dir=project_dir,
-        target_path=path("target_path", lambda: _dbt_target_path(env, project_dir), project_dir),
         home=home,
-        warehouse=path("warehouse", lambda: home / "warehouse.duckdb", project_dir),
         offline=path("offline", lambda: home / "offline", project_dir),
+        environ=env,
+        given={
+            name: path(name, lambda: "", project_dir)
+            for name in ("target_path", "warehouse")
+            if env.get(f"FEATURES_{name.upper()}")
+        },
         redis_url=redis_url,  # type: ignore[arg-type]
         clock=clock,  # type: ignore[arg-type]
         allow_eviction=_flag(env, "FEATURES_ALLOW_EVICTION"),

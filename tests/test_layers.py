@@ -38,7 +38,7 @@ IMPORTERS = {
     "typer": {"cli"},
     "jinja2": {"templates"},
     "rich": {"cli"},
-    "dbt": {"dbt"},
+    "dbt": {"dbt", "project"},
     "airflow": set(),
     "feast": set(),
 }

@@ -52,9 +52,8 @@ def test_dbts_artifacts_are_read_where_dbt_writes_them(tmp_path: Path) -> None:
     assert target_path() == tmp_path / "built"
     assert target_path(DBT_TARGET_PATH="/srv/built") == Path("/srv/built")
     project.write_text("target-path: \"{{ env_var('WHERE') }}\"\n")
-    with pytest.raises(SettingsError, match="set FEATURES_TARGET_PATH"):
-        target_path()
     assert target_path(FEATURES_TARGET_PATH="there") == tmp_path / "there"
+    assert target_path(DBT_TARGET_PATH="old", DBT_ENGINE_TARGET_PATH="new") == tmp_path / "new"
 
 
 def test_every_command_that_writes_refuses_a_place_elsewhere_and_makes_no_folder(
@@ -90,18 +89,21 @@ def test_live_events_do_not_land_in_a_folder_named_like_a_bucket(tmp_path: Path)
     assert raised.value.where == "models/sources.yml"
 
 
-def test_a_folder_below_the_project_gets_no_online_store_of_its_own(
+def test_a_folder_below_the_project_is_in_the_project_as_it_is_for_dbt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "dbt_project.yml").write_text("name: shop\n")
     below = tmp_path / "models" / "orders"
     below.mkdir(parents=True)
     monkeypatch.chdir(below)
-    for environ in ({}, {"FEATURES_PROJECT_DIR": "nowhere"}):
-        with pytest.raises(OnlineStoreError) as raised, connect(load_settings(environ)):
-            pass
-        assert raised.value.remedy is not None
-        assert f"FEATURES_PROJECT_DIR={tmp_path}" in raised.value.remedy
+    assert load_settings({}).project_dir == tmp_path
+    assert load_settings({}).home == tmp_path / ".features"
+    assert load_settings({"DBT_PROJECT_DIR": "orders"}).project_dir == below / "orders"
+    assert load_settings({"DBT_ENGINE_PROJECT_DIR": "shop", "DBT_PROJECT_DIR": "old"}).project_dir == below / "shop"
+    with pytest.raises(OnlineStoreError) as raised, connect(load_settings({"FEATURES_PROJECT_DIR": "nowhere"})):
+        pass
+    assert raised.value.remedy is not None
+    assert f"FEATURES_PROJECT_DIR={tmp_path}" in raised.value.remedy
     assert list(below.iterdir()) == []
 
 

@@ -163,7 +163,7 @@ def dbt_build(
     A test runs when everything it reads is selected or upstream of that: one between views of two cadences would
     compare two instants. A build that failed is not retried: dbt could not run, or stopped in the midst.
     """
-    profile_name, target_name, profiles_file = dbt_profile(project.settings.project_dir)
+    profile_name, target_name, profiles_file = dbt_profile(project.settings)
     profile = ProfileConfig(profile_name, target_name, profiles_yml_filepath=profiles_file)
     tests_of_model: dict[str, list[str]] = {}
     converter = result_task(tests_of_model)

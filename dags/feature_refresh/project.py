@@ -9,13 +9,12 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from feature_server.definitions.bound import bound_views
 from feature_server.definitions.facts import FeatureView
 from feature_server.definitions.registry import Registry
 from feature_server.errors import FeatureStoreError
 from feature_server.manifest.load import load_registry
+from feature_server.project.target import target_of
 from feature_server.settings import Settings, load_settings, parse_time
 
 COMPARE = "compare"
@@ -89,12 +88,10 @@ def read_project() -> Project:
         return Project(settings, None, f"{error}\n\n{remedy}")
 
 
-def dbt_profile(project_dir: Path) -> tuple[str, str, Path]:
-    """Profile name, target name and profiles.yml of the dbt project, chosen as `features check` chooses them."""
-    file = Path(os.environ.get("DBT_PROFILES_DIR") or project_dir / "profiles") / "profiles.yml"
-    name = yaml.safe_load((project_dir / "dbt_project.yml").read_text(encoding="utf-8"))["profile"]
-    profile = yaml.safe_load(file.read_text(encoding="utf-8"))[name]
-    return name, os.environ.get("DBT_TARGET") or profile.get("target", "default"), file
+def dbt_profile(settings: Settings) -> tuple[str, str, Path]:
+    """Profile name, target name and profiles.yml of the dbt project, as dbt itself takes them."""
+    target = target_of(settings.asked)
+    return target.profile, target.name, settings.project_dir / target.profiles_dir / "profiles.yml"
 
 
 def as_of(dag_run: Any, params: Mapping[str, Any]) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from ..dbt.build import check_target
-from ..dbt.parse import run_dbt
 from ..definitions.registry import Registry, replaced_registry
 from ..durable import make_private, write_whole
 from ..errors import UNREADABLE, FeatureStoreError
 from ..manifest.load import load_registry
+from ..project.process import run_dbt
 from ..settings import Settings
 from ..templates.render import render
 from .lineage import draw, drawn_together, lineage_of

@@ -164,7 +164,7 @@ def described(
     if no_parse:
         compiled = read_compiled(settings.project_dir, settings.target_path, needed=bool(in_force and in_force.models))
     else:
-        compiled = dbt_manifest(settings.project_dir, settings.target_path)
+        compiled = dbt_manifest(settings)
         check_session(settings)
     warnings = [] if warnings is None else warnings
     try:

@@ -6,7 +6,9 @@ Each group of commands lives in its own module; none holds logic of its own.
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
+import inspect
 import os
 import signal
 import sys
@@ -20,6 +22,7 @@ import msgspec
 import typer
 
 from ..errors import FeatureStoreError, NotFit, NotPublished
+from ..project.process import saying
 from ..settings import Settings, load_settings, local_path
 
 if TYPE_CHECKING:
@@ -43,6 +46,17 @@ ProjectDir = Annotated[
 TargetPath = Annotated[
     Path | None, typer.Option(help="Folder of dbt's manifest.json. [env: FEATURES_TARGET_PATH; default: target]")
 ]
+DBT_OPTIONS: dict[str, Any] = {
+    "target": Annotated[
+        str | None, typer.Option(help="Target in profiles.yml. [env: DBT_TARGET; default: what the profile names]")
+    ],
+    "profile": Annotated[
+        str | None, typer.Option(help="Profile. [env: DBT_PROFILE; default: what dbt_project.yml names]")
+    ],
+    "profiles_dir": Annotated[
+        Path | None, typer.Option(help="Folder of profiles.yml. [env: DBT_PROFILES_DIR; default: profiles, ~/.dbt]")
+    ],
+}
 _REFUSED = (  # what a machine answers for files: rights, room, and what stands where a file or folder should
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.ENOTDIR,
     errno.EISDIR, errno.EEXIST, errno.ELOOP,
@@ -116,7 +130,43 @@ def load_commands() -> typer.Typer:
     """The app with every command: each module adds its own when it is imported."""
     for name in COMMAND_MODULES:
         importlib.import_module(f"{__package__}.{name}")
+    for command in app.registered_commands:
+        assert command.callback is not None
+        command.callback = _with_dbt_options(command.callback)
     return app
+
+
+def _with_dbt_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command of a dbt project, with dbt's own options that say which target is meant.
+
+    They are in the environment for as long as it runs: there dbt finds them, and so do our settings.
+    """
+    given = inspect.signature(command, eval_str=True)
+    if "project_dir" not in given.parameters or "target" in given.parameters:
+        return command
+
+    @functools.wraps(command)
+    def run(*, target: str | None, profile: str | None, profiles_dir: Path | None, **kwargs: Any) -> Any:
+        folder = None if profiles_dir is None else str(profiles_dir.resolve())
+        wanted = {"target": target, "profile": profile, "profiles_dir": folder}
+        before = dict(os.environ)
+        _replace_environ(saying(before, **{name: value for name, value in wanted.items() if value}))
+        try:
+            return command(**kwargs)
+        finally:
+            _replace_environ(before)
+
+    own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+           for name, kind in DBT_OPTIONS.items()]  # fmt: skip
+    run.__signature__ = given.replace(parameters=[*given.parameters.values(), *own])  # type: ignore[attr-defined]
+    run.__annotations__ = {name: parameter.annotation for name, parameter in given.parameters.items()} | DBT_OPTIONS
+    return run
+
+
+def _replace_environ(wanted: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    os.environ.update(wanted)
 
 
 def main() -> None:

@@ -16,13 +16,14 @@ import msgspec
 
 from ..definitions.facts import FeatureView
 from ..errors import UNREADABLE, FeatureStoreError, SettingsError, WarehouseError
+from ..project.target import database_name
 from ..settings import Settings, local_path, shown_place
 from ..times import from_us, to_us
-from ..warehouse.file import MISSING, database_name, name_parts
+from ..warehouse.file import MISSING, name_parts
 from .artifacts import read_manifest
 
 if TYPE_CHECKING:
-    from .parse import Target
+    from ..project.target import Target
 
 _BUILDS_NOTHING = ("compile", "generate", "show", "test", "list", "freshness")
 _RED = ("error", "fail", "skipped", "partial success", "runtime error")
@@ -120,7 +121,7 @@ def check_target(views: Sequence[FeatureView], settings: Settings) -> None:
     for view in views:
         if built.get(view.unique_id, view.relation) != view.relation:
             raise _elsewhere(
-                "dbt's last build made this view elsewhere", settings, last, _ask(settings, last), other_target=True,
+                "dbt's last build made this view elsewhere", settings, last, _ask(settings, last),
                 where=view.id, expected=view.relation, got=f"{built[view.unique_id]}, by {last}",
             )  # fmt: skip
     if last is None or not last.target or not (settings.target_path / "manifest.json").is_file():
@@ -135,7 +136,7 @@ def check_target(views: Sequence[FeatureView], settings: Settings) -> None:
         if found != expected:
             raise _elsewhere(
                 "dbt's last run was for another target than is read", settings, last, _ask(settings, last),
-                other_target=True, where=name, expected=expected, got=f"{found}, by {last}",
+                where=name, expected=expected, got=f"{found}, by {last}",
             )  # fmt: skip
 
 
@@ -174,7 +175,7 @@ def check_warehouse(views: Sequence[FeatureView], settings: Settings) -> None:
         raise _elsewhere(what, settings, last, target, where=str(path), got=got)
     if last.target and not last.built() and (own := _ask(settings, None)) and own.schema != target.schema:
         raise _elsewhere(
-            "dbt's last run was for another schema than is read", settings, last, target, other_target=True,
+            "dbt's last run was for another schema than is read", settings, last, target,
             where=str(path), expected=own.schema, got=f"{target.schema}, by {last}",
         )  # fmt: skip
 
@@ -205,11 +206,12 @@ def _rewrote(target_path: Path, last: LastRun) -> bool:
 
 
 def _ask(settings: Settings, last: LastRun | None, *, or_none: bool = True) -> Target | None:
-    """The target that dbt's last run was for, as dbt itself reads its profile now; None where it cannot say."""
-    from .parse import dbt_target
+    """The target that dbt's last run was for, as its profile is written now; None where dbt cannot say."""
+    from ..project.target import target_of
+    from .parse import asked_of_run
 
     try:
-        return dbt_target(settings.project_dir, settings.target_path, None if last is None else last.args)
+        return target_of(settings.asked if last is None else asked_of_run(settings, last.args))
     except FeatureStoreError:
         if or_none:
             return None
@@ -230,8 +232,6 @@ def _elsewhere(
     settings: Settings,
     last: LastRun | None,
     target: Target | None,
-    *,
-    other_target: bool = False,
     **details: str,
 ) -> WarehouseError:
     """The error, with what to set so that the place that dbt built is read."""
@@ -239,19 +239,21 @@ def _elsewhere(
         remedy = "set FEATURES_WAREHOUSE to the `path` that the target built has in profiles.yml"
         return WarehouseError(what, remedy=remedy, **details)
     file, named = _file(settings, last, target), f"target {target.name} of profile {target.profile}"
-    to_set = [f"DBT_TARGET={target.name}"] if other_target or (last is not None and last.target) else []
-    if file != settings.warehouse:
-        to_set.append(f"FEATURES_WAREHOUSE={file}")
+    own = _ask(settings, None)
+    options = [] if own and own.profile == target.profile else [f"--profile {target.profile}"]
+    options += [] if own and own.name == target.name else [f"--target {target.name}"]
+    meant = [f"give {' '.join(options)}, to `features apply` first"] if options else []
+    if "warehouse" in settings.given and file != settings.warehouse:
+        meant.append(f"set FEATURES_WAREHOUSE={file}")
     if file is None:
         place = shown_place(target.path or target.kind)
         remedy = f"{named} is {place!r}: give it a DuckDB file of this machine as its `path`"
-    elif file == settings.warehouse and not other_target:
-        remedy = f"run `dbt build`: {named} is this file"
+    elif not meant:
+        remedy = f"run `dbt build`: {named} is {file}"
     elif not file.exists():
         remedy = f"{named} is {file}, which is not there: give its `path` in full, then run `dbt build`"
     else:
-        apply = ", then `features apply`" if to_set[0].startswith("DBT_TARGET") else ""
-        remedy = f"set {' and '.join(to_set)}{apply}; or run `dbt build` for the target you mean"
+        remedy = f"{', '.join(meant)}; or run `dbt build` for the target you mean"
     return WarehouseError(what, remedy=remedy, **details)
 
 

@@ -3,8 +3,6 @@
 It is kept beside manifest.json: a build writes that one anew, with the SQL of its own instant.
 """
 
-import os
-import sys
 import tempfile
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -15,8 +13,11 @@ import msgspec
 
 from ..durable import write_whole
 from ..errors import UNREADABLE, FeatureStoreError
+from ..project.process import failed, results_kept, run_module
+from ..project.target import Answer, remember
+from ..settings import Settings
 from .artifacts import Manifest, read_manifest
-from .parse import PARSE_FAILURE, failed, place_arguments, run_process
+from .parse import PARSE_FAILURE
 
 AS_OF, OTHER_AS_OF = "2000-01-01T00:00:00Z", "2001-02-03T04:05:06Z"  # the instants that models are compiled at
 PARSE_FAILED = 3
@@ -28,20 +29,22 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be compiled, and the file that the answer is written to."""
 
     arguments: list[str]
-    project_dir: str
+    environ: dict[str, str]
     target_path: str
     answer: str
-    profile: str | None
-    target: str | None
 
 
-class Texts(msgspec.Struct, frozen=True):
-    """SQL by a model's id: of a full refresh at two instants and of an incremental run; and what its Jinja asked."""
+class Texts(msgspec.Struct):
+    """SQL by a model's id: of a full refresh at two instants and of an incremental run; and what its Jinja asked.
+
+    `where` is what dbt said of where it builds.
+    """
 
     full: dict[str, str] = {}
     other: dict[str, str] = {}
     incremental: dict[str, str] = {}
     queries: dict[str, list[str]] = {}
+    where: Answer | None = None
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -51,26 +54,24 @@ class Compiled(msgspec.Struct, frozen=True):
     texts: Texts
 
 
-def dbt_manifest(project_dir: Path, target_path: Path) -> Compiled:
-    """Write `target_path`/manifest.json anew, with the compiled SQL of all feature views and models under them."""
-    with tempfile.TemporaryDirectory() as folder:
+def dbt_manifest(settings: Settings) -> Compiled:
+    """Write manifest.json anew, with the compiled SQL of all feature views and models under them."""
+    asked, project_dir, target_path = settings.asked, settings.project_dir, settings.target_path
+    with tempfile.TemporaryDirectory() as folder, results_kept(target_path):
+        answer = Path(folder) / "texts.json"
         request = Request(
-            arguments=place_arguments(project_dir),
-            project_dir=str(project_dir),
-            target_path=str(target_path),
-            answer=str(Path(folder) / "texts.json"),
-            profile=os.environ.get("DBT_PROFILE") or None,
-            target=os.environ.get("DBT_TARGET") or None,
+            arguments=asked.arguments, environ=asked.environ, target_path=str(target_path), answer=str(answer)
         )
-        command = [sys.executable, "-P", "-m", f"{__package__}.compiling"]
-        run = run_process(command, project_dir, target_path, given=msgspec.json.encode(request).decode())
+        run = run_module(f"{__package__}.compiling", project_dir, request, environ=asked.environ)
         if run.returncode == PARSE_FAILED:
             raise failed(PARSE_FAILURE, project_dir, run, "correct the project until `dbt parse` succeeds")
-        answer = Path(request.answer)
         texts = msgspec.json.decode(answer.read_bytes(), type=Texts) if answer.is_file() else Texts()
         if run.returncode != 0 and not texts.queries:
             remedy = "correct the project until `dbt compile --full-refresh` succeeds"
             raise failed("dbt cannot compile the feature views", project_dir, run, remedy)
+    if texts.where is not None:
+        remember(asked, texts.where)
+        texts.where = None
     compiled = Compiled(_project_of(project_dir, read_manifest(target_path)), texts)
     write_whole(target_path / _FILE, lambda file: file.write(msgspec.json.encode(compiled)))
     return compiled

@@ -1,7 +1,7 @@
 """dbt in a process of its own: it parses the project, then compiles the SQL of feature views and of all under them.
 
 It compiles in a scratch warehouse that is empty, so that no build is in its way, and three times: as a full refresh at
-two instants, and as an incremental run. This is the one module that imports dbt; `compiled` starts it.
+two instants, and as an incremental run. Like `project.resolving` it imports dbt; `compiled` starts it.
 """
 
 import sys
@@ -15,10 +15,11 @@ import msgspec
 import yaml
 from dbt.cli.exceptions import DbtUsageException
 from dbt.cli.main import dbtRunner
-from dbt.config.runtime import load_profile
 from dbt.contracts.graph.manifest import Manifest
+from dbt_common.exceptions import DbtBaseException
 
 from ..durable import write_whole
+from ..project.resolving import resolved
 from .compiled import AS_OF, OTHER_AS_OF, PARSE_FAILED, Request, Texts
 
 _TRANSACTION = ("BEGIN", "COMMIT", "ROLLBACK")
@@ -46,11 +47,15 @@ def main() -> int:
 
 
 def _compile(request: Request, manifest: Manifest, texts: Texts) -> None:
+    try:
+        texts.where, profile = resolved(request.arguments, request.environ)
+    except DbtBaseException as error:
+        print(f"Error: {error}")
+        raise Failed from None
     nodes = [node for node in manifest.nodes.values() if node.resource_type == "model"]
     names = sorted({f"+{node.name}" for node in nodes if "feature_view" in node.config.meta})
     if not names:
         return
-    profile = load_profile(request.project_dir, {}, request.profile, request.target, None)
     incremental = [node for node in nodes if node.config.materialized == "incremental"]
     runs: tuple[tuple[dict[str, str], str, list[str], Iterable[Any]], ...] = (
         (texts.full, AS_OF, ["--full-refresh", "--target-path", request.target_path], ()),

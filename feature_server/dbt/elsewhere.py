@@ -9,9 +9,9 @@ import msgspec
 import yaml
 
 from ..errors import FeatureStoreError, NotFit
+from ..project.process import dbt_command, failed, profiles_dir, run_process
 from ..settings import Settings
 from .build import LastRun, read_last_run
-from .parse import dbt_command, failed, profiles_dir, run_process
 
 
 def build_elsewhere(settings: Settings, file: Path, folder: Path, models: Iterable[str], as_of: str) -> LastRun:
@@ -28,7 +28,7 @@ def build_elsewhere(settings: Settings, file: Path, folder: Path, models: Iterab
         "--vars", msgspec.json.encode({"as_of": as_of}).decode(), "--select", *names,
     ]  # fmt: skip
     env = settings.environment | {"FEATURES_WAREHOUSE": str(file)}
-    run = run_process(command, settings.project_dir, settings.target_path, env=env)
+    run = run_process(command, settings.project_dir, environ={**os.environ, **env})
     last = read_last_run(target)
     if last is None or not last.results:
         raise failed("dbt cannot build", settings.project_dir, run, "correct what dbt names, then rebuild again")
@@ -43,7 +43,7 @@ def build_elsewhere(settings: Settings, file: Path, folder: Path, models: Iterab
 
 def _write_profiles(settings: Settings, file: Path, folder: Path) -> Path:
     """The project's profiles.yml with the other file in place of each DuckDB file that the targets build."""
-    path = profiles_dir(settings.project_dir) / "profiles.yml"
+    path = profiles_dir(settings.project_dir, settings.environ) / "profiles.yml"
     try:
         text: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         outputs = [

@@ -16,17 +16,12 @@ import yaml
 from ..errors import WarehouseError
 from ..offline.session import settings_after
 from ..offline.sql import literal
+from ..project.process import profiles_dir
+from ..project.target import VALUE_SETTINGS, target_of
 from ..settings import Settings
 from .artifacts import Manifest, read_manifest
-from .parse import dbt_target, profiles_dir
+from .parse import asked_of_run
 
-# Settings of DuckDB by which the same SQL gives other values, or the same path other files.
-VALUE_SETTINGS = (
-    "TimeZone", "Calendar", "default_collation", "default_order", "default_null_order", "null_order",
-    "integer_division", "ieee_floating_point_ops", "error_on_division_by_zero", "order_by_non_integer_literal",
-    "scalar_subquery_error_on_multiple_rows", "regex_match_operator_semantics", "dialect_compatibility_mode",
-    "old_implicit_casting", "legacy_disable_null_type", "binary_as_string", "file_search_path",
-)  # fmt: skip
 HOST_ZONE = "the time zone of this host: the profile sets none"
 _UTC = re.compile(r"(etc/)?(utc|uct|zulu|universal|greenwich|gmt([+-]?0)?)", re.IGNORECASE)
 _SET = re.compile(
@@ -42,10 +37,11 @@ Statements = Iterable[tuple[str, str]]  # where each stands, and its text
 def check_session(settings: Settings, ran: Mapping[str, Any] | None = None) -> None:
     """WarehouseError if a build by the project's profile, or by the arguments `ran` of one, is in another session."""
     hooks = list(_hooks(settings.target_path))
-    outputs = _plain_outputs(profiles_dir(settings.project_dir, ran) / "profiles.yml")
+    asked = settings.asked if ran is None else asked_of_run(settings, ran)
+    outputs = _plain_outputs(profiles_dir(asked.project_dir, asked.environ) / "profiles.yml")
     if outputs is not None and not any(_differences(output, hooks) for output in outputs):
         return
-    target = dbt_target(settings.project_dir, settings.target_path, ran)
+    target = target_of(asked)
     given = target.config_options | target.settings
     if target.kind != "duckdb" or not (found := _differences(given, hooks)):
         return

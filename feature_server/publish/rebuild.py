@@ -22,8 +22,9 @@ from ..definitions.registry import Registry
 from ..durable import make_private, write_whole
 from ..errors import UNREADABLE, OfflineStoreError, WarehouseError
 from ..offline.store import OfflineStore
+from ..project.target import database_name
 from ..settings import Settings
-from ..warehouse.file import database_name, name_parts
+from ..warehouse.file import name_parts
 from ..warehouse.moved import copied, move
 from ..warehouse.relations import open_warehouse
 from .built import models_of

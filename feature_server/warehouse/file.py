@@ -15,6 +15,7 @@ from ..definitions.facts import FeatureView
 from ..definitions.models import Model
 from ..errors import WarehouseError
 from ..offline.sql import literal, quote
+from ..project.target import database_name
 
 MISSING = "the warehouse does not exist"
 _RETRY_SECONDS = 0.25
@@ -22,11 +23,6 @@ _LOCKED = "Could not set lock on file"
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
 Opened = TypeVar("Opened")
 _NAME_PART = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
-
-
-def database_name(path: Path) -> str:
-    """The name that dbt and DuckDB give the database of a file."""
-    return path.name.lstrip(".").split(".")[0]
 
 
 def name_parts(view: FeatureView | Model) -> list[str]:

@@ -11,7 +11,8 @@ from ..definitions.models import Model
 from ..errors import WarehouseError
 from ..offline.session import connect
 from ..offline.sql import literal, quote
-from .file import attach, database_name, name_parts, opened
+from ..project.target import database_name
+from .file import attach, name_parts, opened
 
 _COPY = "features_rebuilt"  # what the copy is attached as
 _LOGS = {  # of what a build leaves of itself: which rows are those of relations

@@ -15,7 +15,8 @@ from ..errors import WarehouseError
 from ..offline.files import Extent, Fingerprint, bucket_days, grain_of, hash_check, row_hash
 from ..offline.session import connect
 from ..offline.sql import BUCKET, cast_list, columns, literal, quote, sql_type, stored_sql_type
-from .file import attach, database_name, name_parts
+from ..project.target import database_name
+from .file import attach, name_parts
 
 BUCKETS_A_SCAN = 16  # more than these are written from one copy sorted by time
 _EVENTS, _STAGED = "copied_events", "staged"

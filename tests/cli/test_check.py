@@ -204,7 +204,7 @@ def test_each_problem_is_printed_with_its_place_expectation_and_nearest_name(bro
 def test_nothing_comes_into_force_while_there_are_problems(broken: tuple[Path, str]) -> None:
     for command in ("plan", "apply"):
         assert features(command, "--no-parse", cwd=broken[0]).returncode == 1
-    assert not (broken[0] / ".features").exists()
+    assert not (broken[0] / ".features" / "registry.json").exists()
 
 
 FIRST_PLAN = """\
@@ -231,7 +231,11 @@ def test_apply_puts_in_force_what_plan_shows(tiny: Path) -> None:
     assert run.returncode == 0
     in_force = "in force: 2 entities, 3 feature views, 4 features, 1 feature service"
     assert run.stdout == f"{FIRST_PLAN}{in_force} ({registry.resolve()})\n"
-    assert sorted(path.name for path in registry.parent.iterdir()) == ["definitions.json", "registry.json"]
+    assert {path.name for path in registry.parent.iterdir()} == {
+        "dbt_targets.json",
+        "definitions.json",
+        "registry.json",
+    }
     assert features("plan", "--no-parse", cwd=tiny).stdout == "no changes\n"
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from feature_server.dbt.parse import dbt_parse, own_words
+from feature_server.dbt.parse import dbt_parse
 from feature_server.errors import FeatureStoreError
+from feature_server.project.process import own_words
 from tests.support.tiny_project import DBT_PROJECT, FILES, write_project
 
 DIED = """12:00:01  Running with dbt=1.11.0

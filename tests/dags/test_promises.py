@@ -68,7 +68,7 @@ def test_a_quiet_night_alerts_nobody_and_a_stopped_source_alerts_once(tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        dbt_manifest(project, project / "target")
+        dbt_manifest(load_settings(project_dir=project))
         settings = load_settings(environment)
         registry = load_registry(project, project / "target")
     write_registry(settings.registry_path, registry)

@@ -135,7 +135,7 @@ def till(tmp_path_factory: pytest.TempPathFactory, own_valkey: str) -> Till:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FEATURES_HOME", "FEATURES_WAREHOUSE", "TILL_PAYMENTS", "TILL_LANDING"):
             patch.setenv(name, till.environment[name])
-        dbt_manifest(till.project, till.project / "target")
+        dbt_manifest(load_settings(project_dir=till.project))
     never = till.refresh("22")
     assert never.returncode == 1
     assert states_of(never)["compare"] == "failed"

@@ -41,8 +41,8 @@ def structures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Structure]
         patch.setenv("FEATURES_WAREHOUSE", str(folder / "till.duckdb"))
         patch.setenv("TILL_PAYMENTS", "none.csv")
         patch.setenv("TILL_LANDING", "landing")
-        dbt_manifest(project, project / "target")
-        dbt_manifest(mistaken, mistaken / "target")
+        dbt_manifest(load_settings(project_dir=project))
+        dbt_manifest(load_settings(project_dir=mistaken))
     targets = {"good": project / "target", "absent": folder / "nowhere", "mistaken": mistaken / "target"}
     run = subprocess.run(
         [

@@ -15,6 +15,7 @@ from feature_server.definitions.changes import plan
 from feature_server.definitions.registry import Registry
 from feature_server.errors import DefinitionError, Problem
 from feature_server.manifest.load import load_registry
+from feature_server.settings import load_settings
 from tests.support.stream_project import FILES
 from tests.support.tiny_project import write_project
 
@@ -49,7 +50,7 @@ Change = Callable[[dict[str, Any]], None]
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_project(tmp_path_factory.mktemp("stream"), PROJECT)
     with duckdb.connect(str(folder / "tiny.duckdb")):  # as a build does, which compiling need not wait for
-        dbt_manifest(folder, folder / "target")
+        dbt_manifest(load_settings(project_dir=folder))
     manifest = json.loads((folder / "target" / "manifest.json").read_text())
     macros = {name: macro for name, macro in manifest["macros"].items() if name.startswith("macro.tiny.")}
     (folder / "target" / "sound.json").write_text(json.dumps(manifest | {"macros": macros}))
@@ -239,7 +240,7 @@ def test_a_query_at_compile_time_is_a_problem_while_a_build_holds_the_warehouse_
     staging = PROJECT["models/stg_payments__transactions.sql"].replace("    customer_id,", f"customer_id, {querying}")
     folder = write_project(tmp_path, PROJECT | {"models/stg_payments__transactions.sql": staging})
     with duckdb.connect(str(folder / "tiny.duckdb")):
-        compiled = dbt_manifest(folder, folder / "target")
+        compiled = dbt_manifest(load_settings(project_dir=folder))
     with pytest.raises(DefinitionError) as raised:
         load_registry(folder, folder / "target", compiled=compiled)
     [found] = raised.value.problems

@@ -18,9 +18,9 @@ from msgspec.structs import replace
 
 from feature_server.cli.main import main
 from feature_server.dbt.build import check_target
-from feature_server.dbt.parse import dbt_command
 from feature_server.errors import WarehouseError
 from feature_server.offline.store import OfflineStore
+from feature_server.project.process import dbt_command
 from feature_server.publish.batch import publish_all
 from feature_server.settings import Settings, load_settings
 from tests.support.relations import Relations, view_of
@@ -229,39 +229,44 @@ def test_two_targets_are_told_apart_and_the_remedy_given_reads_the_one_that_was_
             main()
         return int(exit_.value.code or 0), "".join(capsys.readouterr())
 
-    def spent() -> list[tuple[int]]:
-        table = OfflineStore(tmp_path / ".features" / "offline").table("spend")
+    def spent(home: str) -> list[tuple[int]]:
+        table = OfflineStore(tmp_path / home / "offline").table("spend")
         with duckdb.connect() as connection:
             return connection.sql(table.scan_sql(["spend_eur"])).fetchall()
 
     Relations(tmp_path / ".features").execute(f"create table spend as {ROWS}")  # a build of the target dev, long ago
     dbt("build", "--target", "prod")
-    results = (tmp_path / "target" / "run_results.json").read_bytes()
     code, said = features("apply")
     assert code == 1
     assert 'expected: "warehouse"."main"."spend"\n  got: "prod"."marts"."spend", by `dbt build --target prod`' in said
-    assert f"set DBT_TARGET=prod and FEATURES_WAREHOUSE={tmp_path}/data/prod.duckdb, then `features apply`" in said
+    assert "remedy: give --target prod, to `features apply` first; or run `dbt build` for the target you mean" in said
     assert not (tmp_path / ".features" / "registry.json").exists()
 
-    monkeypatch.setenv("DBT_TARGET", "prod")
-    monkeypatch.setenv("FEATURES_WAREHOUSE", "data/prod.duckdb")
+    prod = ("--target", "prod")
+    results = (tmp_path / "target" / "run_results.json").read_bytes()
+    assert features("apply", *prod) == (0, ANY)
+    assert features("publish", *prod) == (0, ANY)
+    assert (tmp_path / "target" / "run_results.json").read_bytes() == results
+    assert not (tmp_path / ".features" / "registry.json").exists()
+    dbt("build")
     assert features("apply") == (0, ANY)
     assert features("publish") == (0, ANY)
-    assert spent() == [(30,)]
-    assert (tmp_path / "target" / "run_results.json").read_bytes() == results
+    assert (spent(".features"), spent(".features/targets/prod")) == ([(3,)], [(30,)])
 
-    results = json.loads(results) | {"args": {"which": "test"}, "results": []}  # which may well be of another target
-    (tmp_path / "target" / "run_results.json").write_text(json.dumps(results))
+    code, said = features("publish", *prod)
+    assert (code, "dbt's last build made this view elsewhere" in said) == (1, True), said
+    assert "remedy: give --target dev, to `features apply` first; or run `dbt build` for the target you mean" in said
+    monkeypatch.setenv("FEATURES_WAREHOUSE", "data/prod.duckdb")
     code, said = features("publish")
-    assert (code, "dbt's last run was on another warehouse\n  got: `dbt test`; this file" in said) == (1, True), said
+    assert (code, "dbt makes this view in another database than is read" in said) == (1, True), said
     assert f"remedy: set FEATURES_WAREHOUSE={tmp_path}/.features/warehouse.duckdb; or run `dbt build`" in said
-
-    monkeypatch.delenv("DBT_TARGET")
     monkeypatch.delenv("FEATURES_WAREHOUSE")
+
     for command in ("run", "test"):
         dbt(command, "--target", "marts")  # another schema of the file that is read
     assert features("apply") == (0, ANY)
     code, said = features("publish")
     assert (code, "dbt's last run was for another schema than is read" in said) == (1, True), said
     assert "expected: main\n  got: marts, by `dbt test --target marts`" in said
-    assert "remedy: set DBT_TARGET=marts, then `features apply`; or run" in said
+    assert "remedy: give --target marts, to `features apply` first; or run" in said
+    assert (spent(".features"), spent(".features/targets/prod")) == ([(3,)], [(30,)])

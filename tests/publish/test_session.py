@@ -173,7 +173,7 @@ def test_a_profile_that_changes_no_value_is_taken_without_asking_dbt(
     folder: Path, setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile(folder, f"tiny: {{outputs: {{local: {{type: duckdb, settings: {{TimeZone: UTC, {setting}}}}}}}}}")
-    monkeypatch.setattr("feature_server.dbt.session.dbt_target", None)
+    monkeypatch.setattr("feature_server.dbt.session.target_of", None)
     assert asked(monkeypatch, folder) is None
 
 
@@ -187,7 +187,7 @@ def test_a_profile_that_changes_no_value_is_taken_without_asking_dbt(
 def test_a_hook_is_seen_behind_comments_and_in_the_macros_that_it_calls(
     folder: Path, hook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from feature_server.dbt.parse import Target
+    from feature_server.project.target import Target
 
     profile(folder, "tiny: {outputs: {local: {type: duckdb, settings: {TimeZone: UTC}}}}")
     macros = {
@@ -206,8 +206,8 @@ def test_a_hook_is_seen_behind_comments_and_in_the_macros_that_it_calls(
     metadata = {"dbt_schema_version": "https://schemas.getdbt.com/dbt/manifest/v12.json"}
     manifest = {"metadata": metadata, "nodes": {"model.tiny.a": node}, "macros": macros}
     write_project(folder, {"target/manifest.json": json.dumps(manifest)})
-    target = Target("tiny", "local", "duckdb", "", "main", {"TimeZone": "UTC"}, {})
-    monkeypatch.setattr("feature_server.dbt.session.dbt_target", lambda *_: target)
+    target = Target(profile="tiny", name="local", kind="duckdb", path="", settings={"TimeZone": "UTC"})
+    monkeypatch.setattr("feature_server.dbt.session.target_of", lambda *_: target)
     said = asked(monkeypatch, folder)
     assert said is not None
     assert "set by a hook of a" in said
@@ -217,7 +217,7 @@ def test_a_hook_is_seen_behind_comments_and_in_the_macros_that_it_calls(
 def test_each_setting_that_changes_values_is_refused_by_name(
     folder: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from feature_server.dbt.parse import Target
+    from feature_server.project.target import Target
 
     assert set(OTHER) | {"dialect_compatibility_mode", "regex_match_operator_semantics"} == set(VALUE_SETTINGS)
     for name, value in OTHER.items():
@@ -234,8 +234,11 @@ def test_each_setting_that_changes_values_is_refused_by_name(
                 "package_name": "tiny", "original_file_path": "./dbt_project.yml", "raw_code": hook,
             } for i, hook in enumerate(hooks)},
         })})  # fmt: skip
-        target = Target("tiny", "local", "duckdb", "", "main", {"TimeZone": "UTC"} | settings, options)
-        monkeypatch.setattr("feature_server.dbt.session.dbt_target", lambda *_, target=target: target)
+        target = Target(
+            profile="tiny", name="local", kind="duckdb", path="", settings={"TimeZone": "UTC"} | settings,
+            config_options=options,
+        )  # fmt: skip
+        monkeypatch.setattr("feature_server.dbt.session.target_of", lambda *_, target=target: target)
         said = asked(monkeypatch, folder)
         if name == "TimeZone" and where == "config_options":
             assert said is None  # the settings are what a cursor has

@@ -10,6 +10,7 @@ from feature_server.dbt.compiled import dbt_manifest
 from feature_server.definitions.registry import Registry
 from feature_server.manifest.load import load_registry
 from feature_server.meaning.settled import settle
+from feature_server.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("models", "macros", "tests/dbt", "profiles", "dbt_project.yml")
@@ -61,5 +62,5 @@ def change(folder: Path, changes: Iterable[Change]) -> None:
 
 def compiled(folder: Path, in_force: Registry | None = None) -> Registry:
     """The registry that a project describes, as `features plan` has it."""
-    compiled = dbt_manifest(folder, folder / "target")
+    compiled = dbt_manifest(load_settings(project_dir=folder))
     return settle(in_force, load_registry(folder, folder / "target", compiled=compiled))
