@@ -81,6 +81,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
         return target_of(self.asked) if (self.project_dir / PROJECT_FILE).is_file() else None
 
+    @property
+    def known_target(self) -> "Target | None":
+        """The same as far as dbt said it before, without asking."""
+        from .project.target import known_target
+
+        return known_target(self.asked) if (self.project_dir / PROJECT_FILE).is_file() else None
+
     @cached_property
     def target_path(self) -> Path:
         """The folder of dbt's manifest.json and run_results.json: where dbt writes them, or FEATURES_TARGET_PATH."""

@@ -58,12 +58,12 @@ def plan_command(
     """
     from ..definitions.bound import bound_views
     from ..definitions.changes import plan
-    from ..definitions.registry import read_registry
     from ..meaning.explained import changes_of_meaning
+    from ..offline.owned import read_in_force
 
     settings, in_force, registry = described(project_dir, target_path, no_parse, json)
     if settings.registry_path.exists():
-        in_force = read_registry(settings.registry_path)
+        in_force = read_in_force(settings)
     changes = plan(in_force, registry)
     meanings = () if in_force is None else changes_of_meaning(in_force, registry)
     told = {found.view: _effect(settings, registry, found) for found in meanings}
@@ -87,11 +87,11 @@ def compare(
     both that are not to be built.
     """
     from ..definitions.held import held_back
-    from ..definitions.registry import read_registry
+    from ..offline.owned import read_in_force
     from ..publish.rebuild import waiting_views
 
     settings, _, registry = described(project_dir, target_path, no_parse, json)
-    in_force = read_registry(settings.registry_path)
+    in_force = read_in_force(settings)
     held, waiting = held_back(in_force, registry), waiting_views(in_force, settings)
     chosen = {view.id for view in registry.feature_views if refresh in (None, view.refresh)}
     held = msgspec.structs.replace(held, views={name: why for name, why in held.views.items() if name in chosen})
@@ -118,17 +118,26 @@ def apply(
         typer.Option(metavar="VIEW", help="A view whose new SQL means the same: nothing is built anew. Repeatable."),
     ] = None,
     reason: Annotated[str, typer.Option(help="Why it means the same; kept in the registry.")] = "",
+    adopt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROJECT.TARGET", help="An earlier name of this target, whose stores it takes over. Repeatable."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check the definitions and put them in force: write the registry that every other command reads."""
     from ..dbt.build import check_target
     from ..definitions.changes import plan
+    from ..definitions.owner import check_folder
     from ..definitions.registry import write_registry
     from ..meaning.settled import accept, settle, write_definitions
+    from ..offline.owned import OFFLINE
 
     if bool(same_meaning) != bool(reason.strip()):
         raise typer.BadParameter("--same-meaning VIEW and --reason TEXT are given together")
-    settings, in_force, registry = described(project_dir, target_path, no_parse, json)
+    settings, in_force, registry = described(project_dir, target_path, no_parse, json, adopt=adopt or ())
+    check_folder(settings.offline, registry.owner, registry.adopted, OFFLINE)
     check_target(registry.feature_views, settings)
     accepted = accept(in_force, registry, same_meaning or (), reason.strip(), settings.now_us())
     registry = settle(in_force, registry, accepted)
@@ -148,6 +157,7 @@ def described(
     no_parse: bool,
     json: bool,
     warnings: list[Problem] | None = None,
+    adopt: Sequence[str] = (),
 ) -> tuple[Settings, Registry | None, Registry]:
     """The registry in force, and the one that the project describes; prints every problem and exits when there are any.
 
@@ -158,6 +168,7 @@ def described(
     from ..definitions.registry import replaced_registry
     from ..manifest.load import load_registry
     from ..meaning.settled import settle
+    from ..offline.owned import of_target
 
     settings = load_settings(project_dir=project_dir, target_path=target_path)
     in_force = replaced_registry(settings.registry_path)
@@ -171,7 +182,7 @@ def described(
         registry = load_registry(settings.project_dir, settings.target_path, warnings.append, compiled)
         for warning in warnings:
             typer.echo(f"warning: {warning}", err=True)
-        return settings, in_force, settle(in_force, registry)
+        return settings, in_force, settle(in_force, of_target(settings, in_force, registry, adopt))
     except DefinitionError as error:
         count = f"{len(error.problems)} problem{'s' * (len(error.problems) != 1)}"
         show({"problems": error.problems}, [*(f"{problem}\n" for problem in error.problems), count], json=json)

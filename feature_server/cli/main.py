@@ -72,19 +72,23 @@ def written_here(out: Path | None) -> Path | None:
 
 def in_force(project_dir: Path | None) -> tuple[Settings, Registry]:
     """Where things are, and the definitions in force."""
-    from ..definitions.registry import read_registry
+    from ..offline.owned import read_in_force
 
     settings = load_settings(project_dir=project_dir)
-    return settings, read_registry(settings.registry_path)
+    return settings, read_in_force(settings)
 
 
 @contextmanager
 def online_store(settings: Settings) -> Iterator[OnlineStore]:
-    """The online store, of the embedded Valkey unless a Redis is named."""
+    """The online store, of the embedded Valkey unless a Redis is named; refused where another target fills it."""
+    from ..offline.owned import filled_by
     from ..online.embedded import connect
-    from ..online.store import OnlineStore
+    from ..online.store import OnlineStore, check_filled
 
+    filled = filled_by(settings)
     with connect(settings) as url, OnlineStore(url) as online:
+        if filled is not None:
+            check_filled(online, filled.owner, filled.adopted)
         yield online
 
 

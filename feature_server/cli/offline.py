@@ -66,10 +66,12 @@ def publish(
     each of those failed a test, was not built, or was built by other SQL than is in force.
     """
     from ..definitions.bound import bound_views
+    from ..offline.owned import OFFLINE, claim
     from ..publish.batch import publish_all
     from ..publish.rebuild import waiting_views
 
     settings, registry = in_force(project_dir)
+    claim(settings.offline, registry, OFFLINE)
     left_out, held_back = ([registry.feature_view(name) for name in names or ()] for names in (leave_out, held))
     apart = {view.id for view in (*left_out, *held_back)}
     published, failed = publish_all(

@@ -96,6 +96,7 @@ def stream(
     from ..history.log import landing_folder
     from ..ingest.transaction import Ingestor
     from ..ingest.worker import Worker, dead_letters
+    from ..offline.owned import LANDING, claim, filled_by
     from ..online.embedded import connect
     from ..online.memory import EvictionWatch
     from ..online.store import OnlineStore
@@ -110,6 +111,8 @@ def stream(
     with suppress(OSError):  # landing says what it cannot write, and goes on trying
         make_private(settings.home)
     folder = landing_folder(found, settings.project_dir)
+    if (filled := filled_by(settings)) is not None:
+        claim(folder, filled, LANDING)
     ended: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, frame: ended.append(received))
@@ -146,13 +149,13 @@ def _check_memory(
 
 def _source(settings: Settings, name: str) -> EventSource:
     """The event source in force, else as dbt's manifest has it: a first refresh lands events before it applies."""
-    from ..definitions.registry import read_registry
     from ..errors import UnknownNameError
     from ..manifest.load import load_registry
+    from ..offline.owned import read_in_force
 
     sources: dict[str, EventSource] = {}
     if settings.registry_path.exists():
-        sources = {found.name: found for found in read_registry(settings.registry_path).sources}
+        sources = {found.name: found for found in read_in_force(settings).sources}
     if name not in sources and (settings.target_path / "manifest.json").exists():
         sources |= {found.name: found for found in load_registry(settings.project_dir, settings.target_path).sources}
     if name not in sources:

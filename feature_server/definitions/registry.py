@@ -11,6 +11,7 @@ from ..errors import UNREADABLE, FeatureStoreError, RequestError, UnknownNameErr
 from ..formats import check_format
 from .facts import Entity, FeatureRef, FeatureService, FeatureView, fingerprint
 from .models import Model, SameMeaning
+from .owner import Owner
 from .stream import EventSource
 
 REGISTRY_FORMAT = 1
@@ -20,11 +21,15 @@ Definition = TypeVar("Definition", Entity, FeatureView, FeatureService)
 class Registry(msgspec.Struct, frozen=True, kw_only=True):
     """All definitions of one project, each tuple sorted by name.
 
-    `models` are what the views are built from, `variables` hashes of the project's variables but `as_of`.
+    `target` is dbt's, empty where it was not recorded yet, `adopted` names other owners (`project.target`) whose stores
+    this one took over. `models` are what the views are built from, `variables` hashes of the project's variables but
+    `as_of`.
     """
 
     format: int = REGISTRY_FORMAT
     project: str
+    target: str = ""
+    adopted: tuple[str, ...] = ()
     entities: tuple[Entity, ...] = ()
     sources: tuple[EventSource, ...] = ()
     feature_views: tuple[FeatureView, ...] = ()
@@ -32,6 +37,10 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[Model, ...] = ()
     variables: dict[str, str] = {}
     same_meanings: tuple[SameMeaning, ...] = ()
+
+    @property
+    def owner(self) -> Owner:
+        return Owner(self.project, self.target)
 
     def entity(self, name: str) -> Entity:
         return _find("entity", name, ((entity.name, entity) for entity in self.entities))

@@ -7,7 +7,7 @@ would need a hash tag and a fence for each slot; nothing else assumes one server
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ..definitions.owner import Owner, check_owner
 from ..errors import DamagedValue, OnlineStoreError, OnlineStoreUnavailable, SyncConflict
 from .address import RedisAddress, parse_redis_url
 from .refusals import leads_elsewhere, refusal
@@ -281,6 +282,15 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
             while cursor != 0:
                 cursor, found = self.client.scan(cursor or 0, match=f"{code}[.{{]*", count=5000)
                 yield found
+
+
+def check_filled(online: OnlineStore, wanted: Owner, adopted: Collection[str]) -> None:
+    """OnlineStoreError where another project or target fills the online store."""
+    found = once_more(online.registry)
+    check_owner(
+        None if found is None else found.registry.owner, wanted, adopted, what="this Redis", kind=OnlineStoreError,
+        remedy="add ?namespace=NAME to FEATURES_REDIS_URL, or give another Redis or database number in it",
+    )  # fmt: skip
 
 
 def wrong_type(name: bytes, kind: str) -> DamagedValue:

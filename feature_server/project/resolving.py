@@ -42,6 +42,7 @@ def resolved(arguments: list[str], environ: dict[str, str]) -> tuple[Answer, Pro
     project = load_project(flags.PROJECT_DIR, False, profile, flags.VARS)
     own = profile.credentials
     target = Target(
+        project=project.project_name,
         profile=profile.profile_name,
         name=profile.target_name,
         default=_default(flags, profile),

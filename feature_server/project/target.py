@@ -28,13 +28,14 @@ _KEPT = 8  # answers: one for each target and environment that somebody is worki
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Where dbt builds: a target of a profile, of a kind such as `duckdb`, with the path of its database if any.
+    """Where dbt builds a project: a target of a profile, of a kind such as `duckdb`, with its database's path if any.
 
     `default` is the target that the profile names itself, None where that cannot be told. `attached` has the paths of
     attached DuckDB files by their names. `settings` and `config_options` are those of DuckDB's session that change
     values. Paths are as they are written: relative ones start in the project's folder.
     """
 
+    project: str = ""
     profile: str
     name: str
     kind: str
@@ -96,11 +97,18 @@ def database_name(path: Path) -> str:
     return path.name.lstrip(".").split(".")[0]
 
 
-def target_of(asked: Asked) -> Target:
-    """The target that dbt takes; FeatureStoreError, in dbt's own words, where it finds none."""
+def known_target(asked: Asked) -> Target | None:
+    """The target that dbt takes, if it said so before."""
     for answer in _known(asked).get(asked.key, ()):
         if all(fingerprint(asked.environ.get(name)) == found for name, found in answer.environ.items()):
             return answer.target
+    return None
+
+
+def target_of(asked: Asked) -> Target:
+    """The target that dbt takes; FeatureStoreError, in dbt's own words, where it finds none."""
+    if (known := known_target(asked)) is not None:
+        return known
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "answer.json"
         request = Request(arguments=asked.arguments, environ=asked.environ, answer=str(path))

@@ -38,7 +38,7 @@ from ..offline.store import OfflineStore, OfflineTable
 from ..offline.together import check_whole
 from ..online.memory import Memory, MemoryReader, evicted_during, eviction_refused, note, noted
 from ..online.registry import OnlineRegistry, OnlineView, with_views
-from ..online.store import Attempt, Generation, OnlineStore, once_more
+from ..online.store import Attempt, Generation, OnlineStore, check_filled, once_more
 from .clean import clean
 from .events import EventFilling
 from .lock import fenced
@@ -289,13 +289,8 @@ def sync(
     `now_us` is asked once the lock of a view is held. A view that fails does not keep the others from being synced.
     """
     registry = registry.without_sql()
+    check_filled(online, registry.owner, registry.adopted)
     found = once_more(online.registry)
-    if found is not None and found.registry.project != registry.project:
-        raise OnlineStoreError(
-            f"this Redis holds the features of project {found.registry.project!r}",
-            expected=f"an empty one, or that of {registry.project!r}",
-            remedy="add ?namespace=NAME to FEATURES_REDIS_URL, or give another Redis or database number in it",
-        )
     known = {view.id for view in registry.feature_views if view.online}
     gone = set(found.views if found else ()) | {
         generation.view for generation in once_more(online.generations).values()

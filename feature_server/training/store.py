@@ -14,10 +14,11 @@ import duckdb
 
 from ..definitions.deprecation import deprecated_views, warn_deprecated
 from ..definitions.facts import FeatureRef, FeatureView
-from ..definitions.registry import Registry, column_names, read_registry
+from ..definitions.registry import Registry, column_names
 from ..errors import OfflineStoreError, RequestError, UnknownNameError
 from ..index.find import Notice
 from ..offline.damage import check_present, reading
+from ..offline.owned import read_in_force
 from ..offline.session import connect
 from ..offline.sql import quote
 from ..offline.store import OfflineStore, OfflineTable
@@ -49,7 +50,7 @@ class FeatureStore:
     @cached_property
     def registry(self) -> Registry:
         """The definitions in force, as `features apply` wrote them."""
-        return read_registry(self.settings.registry_path)
+        return read_in_force(self.settings)
 
     def get_historical_features(
         self,
