@@ -166,6 +166,7 @@ def serve(
         str | None,
         typer.Option(help="Where features are. [env: FEATURES_REDIS_URL; default: the embedded Valkey]"),
     ] = None,
+    project_dir: ProjectDir = None,
 ) -> None:
     """Serve online features over HTTP, in Feast's protocol, until Ctrl-C or SIGTERM.
 
@@ -177,13 +178,15 @@ def serve(
     from ..app.access import create_access
     from ..app.describe import example_request
     from ..app.supervisor import Served, Supervisor, listen
+    from ..offline.owned import filled_by
     from ..online.address import parse_redis_url
     from ..online.embedded import connect
     from ..online.memory import check_memory
-    from ..online.store import OnlineStore
+    from ..online.store import OnlineStore, check_filled
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    settings = load_settings(redis_url=redis_url)
+    settings = load_settings(redis_url=redis_url, project_dir=project_dir)
+    filled = filled_by(settings)
     if settings.redis_url is not None:
         parse_redis_url(settings.redis_url)
     listener = listen(host, port)
@@ -192,6 +195,8 @@ def serve(
     with connect(settings) as url:
         with suppress(OnlineStoreUnavailable), OnlineStore(url, timeout_seconds=1) as store:
             check_memory(store, allowed=settings.allow_eviction)
+            if filled is not None:
+                check_filled(store, filled.owner, filled.adopted)
 
         def announce() -> None:
             if settings.clock is not None:

@@ -19,7 +19,7 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt_common.exceptions import DbtBaseException
 
 from ..durable import write_whole
-from ..project.resolving import resolved
+from ..project.resolving import database_of, resolved
 from .compiled import AS_OF, OTHER_AS_OF, PARSE_FAILED, Request, Texts
 
 _TRANSACTION = ("BEGIN", "COMMIT", "ROLLBACK")
@@ -86,15 +86,18 @@ def _invoke(runner: dbtRunner, arguments: list[str]) -> Any:
 
 
 def _write_profile(folder: Path, profile: Any, built: Iterable[Any]) -> None:
-    """The project's profile with an empty DuckDB file of the same database, which holds the `built` as empty tables."""
+    """The project's profile with empty DuckDB files for the same databases, which hold the `built` as empty tables."""
     own = profile.credentials
-    output = {"type": own.type, "schema": own.schema, "threads": profile.threads}
-    output |= {"path": str(folder / f"{own.database}.duckdb"), "external_root": own.external_root}
+    names = [own.database, *(database_of(one) for one in own.attach or ())]
+    paths = {name: str(folder / f"{name}.duckdb") for name in names}
+    attached = [{"path": path, "alias": name} for name, path in paths.items() if name != own.database]
+    output = {"type": own.type, "schema": own.schema, "threads": profile.threads, "path": paths[own.database]}
+    output |= {"external_root": own.external_root} | ({"attach": attached} if attached else {})
     text = {profile.profile_name: {"target": profile.target_name, "outputs": {profile.target_name: output}}}
     (folder / "profiles.yml").write_text(yaml.safe_dump(text), encoding="utf-8")
-    with duckdb.connect(output["path"]) as warehouse:
-        for node in built:
-            if node.database == own.database:
+    for name, path in paths.items():
+        with duckdb.connect(path) as warehouse:
+            for node in (node for node in built if node.database == name):
                 schema = _quoted(node.schema)
                 warehouse.execute(f"create schema if not exists {schema}")
                 warehouse.execute(f"create table {schema}.{_quoted(node.alias)} (nothing integer)")

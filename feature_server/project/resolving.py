@@ -42,7 +42,7 @@ def resolved(arguments: list[str], environ: dict[str, str]) -> tuple[Answer, Pro
     project = load_project(flags.PROJECT_DIR, False, profile, flags.VARS)
     own = profile.credentials
     target = Target(
-        project=project.project_name,
+        project=str(project.project_name),
         profile=profile.profile_name,
         name=profile.target_name,
         default=_default(flags, profile),
@@ -73,7 +73,12 @@ def _attached(databases: Iterable[Any]) -> Iterator[tuple[str, str]]:
     """Name and path of each attached database that is a DuckDB file: what says where others are may hold a password."""
     for one in databases:
         if one.type in (None, "duckdb") and ":" not in one.path:
-            yield one.alias or database_name(Path(one.path)), one.path
+            yield database_of(one), one.path
+
+
+def database_of(attached: Any) -> str:
+    """The name by which SQL knows an attached database."""
+    return str(attached.alias or database_name(Path(attached.path)))
 
 
 def _values(settings: dict[str, Any] | None) -> dict[str, str]:

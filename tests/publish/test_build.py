@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from unittest.mock import ANY
 
-import duckdb
 import pytest
 from msgspec.structs import replace
 
-from feature_server.cli.main import main
 from feature_server.dbt.build import check_target
 from feature_server.errors import WarehouseError
 from feature_server.offline.store import OfflineStore
-from feature_server.project.process import dbt_command
 from feature_server.publish.batch import publish_all
 from feature_server.settings import Settings, load_settings
 from tests.support.relations import Relations, view_of
@@ -157,116 +150,3 @@ def test_a_run_of_a_named_target_that_made_no_view_tells_of_the_target_by_dbts_m
     with pytest.raises(WarehouseError) as raised:
         check_target([other], built.settings)
     assert (raised.value.where, raised.value.expected) == (VIEW.unique_id, VIEW.relation)
-
-
-PROJECT = {
-    "dbt_project.yml": """
-        name: shop
-        version: "1.0"
-        profile: shop
-        model-paths: [models]
-        flags: {send_anonymous_usage_stats: false}
-        models: {+materialized: table}
-        """,
-    "profiles/profiles.yml": """
-        shop:
-          target: dev
-          outputs:
-            dev: {type: duckdb, path: .features/warehouse.duckdb, threads: 1, settings: {TimeZone: UTC}}
-            prod:
-              type: duckdb
-              path: "{{ env_var('PROD_FOLDER', 'data') }}/prod.duckdb"
-              schema: marts
-              threads: 1
-              settings: {TimeZone: UTC}
-            marts:
-              type: duckdb
-              path: .features/warehouse.duckdb
-              schema: marts
-              threads: 1
-              settings: {TimeZone: UTC}
-        """,
-    "models/customers.sql": "select 1::bigint as customer_id",
-    "models/spend.sql": """
-        select 1::bigint as customer_id, timestamptz '2013-01-01' as event_timestamp,
-            {{ 30 if target.name == 'prod' else 3 }}::integer as spend_eur
-        """,
-    "models/models.yml": """
-        groups: [{name: risk, owner: {name: Risk, email: risk@example.com}}]
-        models:
-          - name: customers
-            description: Customers.
-            config: {meta: {entity: {name: customer, join_keys: [customer_id]}}}
-            columns: [{name: customer_id, data_type: bigint, description: The customer.}]
-          - name: spend
-            description: Spending.
-            config: {group: risk, meta: {feature_view: {entities: [customer], refresh: manual}}}
-            columns:
-              - {name: customer_id, data_type: bigint, description: The customer.}
-              - {name: event_timestamp, data_type: timestamptz, description: When.}
-              - {name: spend_eur, data_type: integer, description: Euros spent.}
-        """,
-}
-
-
-def test_two_targets_are_told_apart_and_the_remedy_given_reads_the_one_that_was_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_project(tmp_path, {name: re.sub("(?m)^ {8}", "", text) for name, text in PROJECT.items()})
-    for folder in (".features", "data"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith(("FEATURES_", "DBT_"))]:
-        monkeypatch.delenv(name)
-
-    def dbt(*arguments: str) -> None:
-        command = [*dbt_command(), *arguments, "--quiet", "--profiles-dir", "profiles"]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-
-    def features(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["features", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return int(exit_.value.code or 0), "".join(capsys.readouterr())
-
-    def spent(home: str) -> list[tuple[int]]:
-        table = OfflineStore(tmp_path / home / "offline").table("spend")
-        with duckdb.connect() as connection:
-            return connection.sql(table.scan_sql(["spend_eur"])).fetchall()
-
-    Relations(tmp_path / ".features").execute(f"create table spend as {ROWS}")  # a build of the target dev, long ago
-    dbt("build", "--target", "prod")
-    code, said = features("apply")
-    assert code == 1
-    assert 'expected: "warehouse"."main"."spend"\n  got: "prod"."marts"."spend", by `dbt build --target prod`' in said
-    assert "remedy: give --target prod, to `features apply` first; or run `dbt build` for the target you mean" in said
-    assert not (tmp_path / ".features" / "registry.json").exists()
-
-    prod = ("--target", "prod")
-    results = (tmp_path / "target" / "run_results.json").read_bytes()
-    assert features("apply", *prod) == (0, ANY)
-    assert features("publish", *prod) == (0, ANY)
-    assert (tmp_path / "target" / "run_results.json").read_bytes() == results
-    assert not (tmp_path / ".features" / "registry.json").exists()
-    dbt("build")
-    assert features("apply") == (0, ANY)
-    assert features("publish") == (0, ANY)
-    assert (spent(".features"), spent(".features/targets/prod")) == ([(3,)], [(30,)])
-
-    code, said = features("publish", *prod)
-    assert (code, "dbt's last build made this view elsewhere" in said) == (1, True), said
-    assert "remedy: give --target dev, to `features apply` first; or run `dbt build` for the target you mean" in said
-    monkeypatch.setenv("FEATURES_WAREHOUSE", "data/prod.duckdb")
-    code, said = features("publish")
-    assert (code, "dbt makes this view in another database than is read" in said) == (1, True), said
-    assert f"remedy: set FEATURES_WAREHOUSE={tmp_path}/.features/warehouse.duckdb; or run `dbt build`" in said
-    monkeypatch.delenv("FEATURES_WAREHOUSE")
-
-    for command in ("run", "test"):
-        dbt(command, "--target", "marts")  # another schema of the file that is read
-    assert features("apply") == (0, ANY)
-    code, said = features("publish")
-    assert (code, "dbt's last run was for another schema than is read" in said) == (1, True), said
-    assert "expected: main\n  got: marts, by `dbt test --target marts`" in said
-    assert "remedy: give --target marts, to `features apply` first; or run" in said
-    assert (spent(".features"), spent(".features/targets/prod")) == ([(3,)], [(30,)])

@@ -295,10 +295,7 @@ def test_an_unknown_view_is_named_with_the_nearest_right_name(valkey: str, table
 def test_a_redis_of_another_project_is_left_alone(valkey: str, tables: Tables) -> None:
     tables.commit(VIEW, [[(1, at(5), 5.0)]])
     sync_one(valkey, tables, VIEW, now=at(10))
-    with (
-        OnlineStore(valkey) as online,
-        pytest.raises(OnlineStoreError, match="holds the features of test, not of other"),
-    ):
+    with OnlineStore(valkey) as online, pytest.raises(OnlineStoreError, match="the features of test, not of other"):
         sync(online, tables.store, registry_of(project="other"), now_us=lambda: to_us(at(10)))
     assert spend(valkey) == {"1": 5.0}
 
