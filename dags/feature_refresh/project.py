@@ -9,6 +9,8 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from feature_server.definitions.bound import bound_views
 from feature_server.definitions.facts import FeatureView
 from feature_server.definitions.registry import Registry
@@ -82,10 +84,23 @@ def read_project() -> Project:
     """Read dbt's manifest once; never raises for definitions that are missing or wrong."""
     settings = load_settings({"FEATURES_PROJECT_DIR": str(REPOSITORY)} | os.environ)
     try:
+        _check_warehouse(settings)
         return Project(settings, load_registry(settings.project_dir, settings.target_path))
     except FeatureStoreError as error:
         remedy = f"Run `features check` in {settings.project_dir}; the DAG appears within a minute of its success."
         return Project(settings, None, f"{error}\n\n{remedy}")
+
+
+def _check_warehouse(settings: Settings) -> None:
+    """FeatureStoreError unless dbt, which Airflow runs in a copy of the project, builds in the file that is read."""
+    target = target_of(msgspec.structs.replace(settings.asked, environ=settings.environ | settings.environment))
+    if not Path(target.path).is_absolute():
+        raise FeatureStoreError(
+            "the path of dbt's DuckDB file is relative, and Airflow builds in a copy of the project",
+            where=f"target {target.name} of profile {target.profile}", got=target.path,
+            expected="an absolute path, or one from the environment",
+            remedy=f"write path: \"{{{{ env_var('FEATURES_WAREHOUSE', '{target.path}') }}}}\" into profiles.yml",
+        )  # fmt: skip
 
 
 def dbt_profile(settings: Settings) -> tuple[str, str, Path]:

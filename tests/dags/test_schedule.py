@@ -36,9 +36,10 @@ def structures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Structure]
         folder / "mistaken", FILES | {"models/models.yml": FILES["models/models.yml"].replace("hourly", "horly")}
     )
     environ = {"FEATURES_PROJECT_DIR": str(project), "FEATURES_HOME": str(folder / "home")}
+    environ["FEATURES_WAREHOUSE"] = str(folder / "till.duckdb")
     settings = load_settings(environ)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEATURES_WAREHOUSE", str(folder / "till.duckdb"))
+        patch.setenv("FEATURES_WAREHOUSE", environ["FEATURES_WAREHOUSE"])
         patch.setenv("TILL_PAYMENTS", "none.csv")
         patch.setenv("TILL_LANDING", "landing")
         dbt_manifest(load_settings(project_dir=project))

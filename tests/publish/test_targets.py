@@ -186,6 +186,7 @@ def test_two_targets_in_one_folder_share_a_redis_and_serve_their_own_values(shop
     profiles.write_text(profiles.read_text().replace("dev", "local"))
     code, said = shop.features("apply")
     assert (code, "`features apply --adopt shop.dev`" in said) == (1, True), said
+    shop.dbt("build")
     assert shop.features("apply", "--adopt", "shop.dev") == (0, ANY)
     for command in ("publish", "sync", "verify"):
         assert shop.features(command) == (0, ANY)
