@@ -113,6 +113,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             )  # fmt: skip
         return local_path((self.project_dir / local_path(target.path, where=named)).resolve(), where=named)
 
+    @cached_property
+    def attached(self) -> dict[str, Path]:
+        """The DuckDB files that the target attaches beside its own, by name: they may not be there yet."""
+        from .project.process import profiles_dir
+
+        profiles = profiles_dir(self.project_dir, self.environ) / "profiles.yml"
+        if not profiles.is_file() or "attach" not in profiles.read_text(encoding="utf-8", errors="replace"):
+            return {}  # so dbt need not be asked
+        paths = {} if self.target is None else self.target.attached
+        return {name: (self.project_dir / Path(path).expanduser()).resolve() for name, path in paths.items()}
+
     @property
     def registry_path(self) -> Path:
         return self.home / "registry.json"

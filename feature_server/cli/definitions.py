@@ -179,7 +179,9 @@ def described(
         check_session(settings)
     warnings = [] if warnings is None else warnings
     try:
-        registry = load_registry(settings.project_dir, settings.target_path, warnings.append, compiled)
+        registry = load_registry(
+            settings.project_dir, settings.target_path, warnings.append, compiled, settings.attached
+        )
         for warning in warnings:
             typer.echo(f"warning: {warning}", err=True)
         return settings, in_force, settle(in_force, of_target(settings, in_force, registry, adopt))

@@ -141,7 +141,7 @@ def verify(
                     else:
                         result = verify_events(
                             view, online, store, now_us=now_us, project_dir=settings.project_dir,
-                            warehouse=settings.warehouse, sample=sample, progress=progress,
+                            warehouse=settings.warehouse, attached=settings.attached, sample=sample, progress=progress,
                         )  # fmt: skip
             except (OfflineStoreError, SyncConflict) as error:
                 failed[view.id] = error

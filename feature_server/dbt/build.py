@@ -145,14 +145,15 @@ def check_warehouse(views: Sequence[FeatureView], settings: Settings) -> None:
     check_target(views, settings)
     _check_built_session(views, settings)
     last, path = read_last_run(settings.target_path), settings.warehouse
+    attached = {name: file for name, file in settings.attached.items() if file.is_file()}
     for view in views:
         database = ["", "", "", *name_parts(view)][-3]
-        if database and database.lower() != database_name(path).lower():
+        if database and database.lower() not in {database_name(path).lower(), *map(str.lower, attached)}:
             raise _elsewhere(
                 "dbt makes this view in another database than is read", settings, last, _ask(settings, last),
                 where=f"{view.id} in {path}", expected=f"the DuckDB file of database {database}", got=path.name,
             )  # fmt: skip
-    changed_us = _changed_us(path)
+    changed_us = _changed_us(path) and max(map(_changed_us, [path, *attached.values()]))
     if last is None or not any(view.unique_id for view in views):
         if not changed_us:
             raise WarehouseError(MISSING, where=str(path), remedy="run `dbt build` first")

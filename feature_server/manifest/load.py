@@ -3,7 +3,7 @@
 dbt itself is run at most as a process (`dbt.parse`), never imported: what it wrote is read as JSON.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..dbt.artifacts import read_catalog, read_manifest
@@ -23,14 +23,16 @@ def load_registry(
     target_path: Path,
     warn: Callable[[Problem], None] = lambda problem: None,
     compiled: Compiled | None = None,
+    attached: Iterable[str] | None = None,
 ) -> Registry:
     """The registry that `target_path`/manifest.json describes; catalog.json beside it gives types the YAML leaves out.
 
     Raises DefinitionError holding every problem found, FeatureStoreError when there is no manifest to read.
     `project_dir` is where the YAML files are looked up for line numbers. `warn` is told what may surprise. With what
-    was `compiled` it holds the models that its views are built from, still without their meanings (`meaning.settled`).
+    was `compiled` it holds the models that its views are built from, still without their meanings (`meaning.settled`). `attached`
+    names the databases beside dbt's own that views may be in, None where that is not known.
     """
-    report = Report(project_dir, read_manifest(target_path), read_catalog(target_path))
+    report = Report(project_dir, read_manifest(target_path), read_catalog(target_path), attached)
     report_stray_keys(report)
     entities = read_entities(report)
     sources = read_sources(report)

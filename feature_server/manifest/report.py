@@ -19,18 +19,21 @@ META = ("config", "meta")
 class Report:
     """Every problem found so far in what dbt wrote; one in what all versions of a model share is reported once."""
 
-    def __init__(self, project_dir: Path, manifest: Manifest, catalog: Catalog) -> None:
-        self.project_dir, self.manifest, self.catalog = project_dir, manifest, catalog
+    def __init__(
+        self, project_dir: Path, manifest: Manifest, catalog: Catalog, attached: Iterable[str] | None = None
+    ) -> None:
+        self.project_dir, self.manifest, self.catalog, self.attached = project_dir, manifest, catalog, attached
         self._trees: dict[str, yaml.Node | None] = {}  # of YAML files, each read when first asked for
         self._findings: list[_Finding] = []
         self._warnings: list[_Finding] = []
         self._versions: dict[tuple[str, str], set[str]] = {}
 
     @cached_property
-    def own_database(self) -> str | None:
-        """The database of models that name none: dbt's own file."""
+    def databases(self) -> list[str]:
+        """The database of models that name none, dbt's own file, and those attached to it; none where that is unknown."""
         nodes = (node for node in self.manifest.nodes.values() if node.database and not node.config.get("database"))
-        return next((node.database for node in nodes), None)
+        own = next((node.database for node in nodes), None)
+        return [] if own is None or self.attached is None else [own, *self.attached]
 
     def add(
         self,

@@ -140,11 +140,11 @@ class _ViewReader:
                 expected="incremental, table or view", got="ephemeral",
             )  # fmt: skip
 
-        database, own = node.config.get("database"), self.report.own_database
-        if database and own and str(database).lower() != own.lower():
+        database, known = node.config.get("database"), self.report.databases
+        if database and known and str(database).lower() not in map(str.lower, known):
             report.add(
-                node, ("config", "database"), "a feature view in another database than dbt's own file is not published",
-                expected=f"no `database`, or {own}", got=str(database),
+                node, ("config", "database"), "a feature view in no DuckDB file of dbt's target is not published",
+                expected=f"no `database`, or {' or '.join(known)}", got=str(database),
                 remedy="leave it out, and have the view select from a model in that database",
             )  # fmt: skip
 

@@ -66,6 +66,7 @@ def publish_all(
         spill=settings.offline / ".spill",
         sources=sources,
         project_dir=settings.project_dir,
+        attached=settings.attached,
     ) as warehouse:
         check_warehouse(views, settings)
         known = {model.unique_id: model for model in models}

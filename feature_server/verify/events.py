@@ -7,7 +7,7 @@ of the table that was synced: equal to that it is merely not yet synced.
 """
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,13 @@ def verify_events(
     now_us: int,
     project_dir: Path,
     warehouse: Path | None = None,
+    attached: Mapping[str, Path] | None = None,
     sample: int = SAMPLE,
     progress: Progress = lambda done, total: None,
 ) -> Verified:
     """Compare the features of `sample` keys of a stream view (0: all that are known offline or live) at `now_us`, and
-    what dbt's relation in the `warehouse`, where one is given, has of those with an event that is held twice.
+    what dbt's relation in the `warehouse`, where one is given, or in a database `attached` to it, has of those with an
+    event that is held twice.
 
     Events that land in files during the comparison may seem not to be online, a sync may run: it is then done again.
     """
@@ -86,7 +88,9 @@ def verify_events(
             history.load(*live, until=comparison.read(chosen))
             differences, not_compared = comparison.differences(table, chosen), None
             if warehouse is not None:
-                built, not_compared = relation_differences(history, found.definition, warehouse, now_us=now_us)
+                built, not_compared = relation_differences(
+                    history, found.definition, warehouse, now_us=now_us, attached=attached
+                )
                 differences += built
             progress(len(chosen), len(chosen))
         verified = compared(

@@ -4,6 +4,7 @@ Those count the versions of one event once, the model's SQL counts what rows it 
 the offline table holds an event more than once, each at the time of the latest such event.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ REPEATED = (
 
 
 def relation_differences(
-    history: History, view: FeatureView, warehouse: Path, *, now_us: int
+    history: History, view: FeatureView, warehouse: Path, *, now_us: int, attached: Mapping[str, Path] | None = None
 ) -> tuple[list[Difference], str | None]:
     """What the relation says otherwise, and why it could not be compared, if so.
 
@@ -45,7 +46,7 @@ def relation_differences(
     history.know("unlanded where false")
     found: list[Difference] = []
     try:
-        with open_warehouse(warehouse) as opened:
+        with open_warehouse(warehouse, attached=attached) as opened:
             for *key, at_us in repeated:
                 found += _of_key(history, view, opened, key, at_us)
     except WarehouseError as error:

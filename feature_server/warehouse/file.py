@@ -30,9 +30,9 @@ def name_parts(view: FeatureView | Model) -> list[str]:
     return [quoted.replace('""', '"') or plain for quoted, plain in _NAME_PART.findall(view.relation)]
 
 
-def attach(connection: duckdb.DuckDBPyConnection, path: Path, *, wait_seconds: float) -> None:
-    """Open the file, read-only, by the name of its database; waits for a build that holds it, then WarehouseError."""
-    sql = f"attach {literal(str(path))} as {quote(database_name(path))} (read_only)"
+def attach(connection: duckdb.DuckDBPyConnection, path: Path, *, wait_seconds: float, name: str = "") -> None:
+    """Open the file, read-only, by the name of its database or another one; waits for a build, then WarehouseError."""
+    sql = f"attach {literal(str(path))} as {quote(name or database_name(path))} (read_only)"
     opened(path, lambda: connection.execute(sql), wait_seconds=wait_seconds)
 
 

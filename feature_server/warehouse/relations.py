@@ -1,6 +1,6 @@
 """What the relations of views hold, a bucket of event time at a time, and their rows as files, in DuckDB's SQL."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,14 +88,24 @@ class Scan(msgspec.Struct, frozen=True):
 
 
 class Warehouse:
-    """An open, read-only connection to dbt's DuckDB file, in a session whose time zone is UTC."""
+    """An open, read-only connection to dbt's DuckDB file, in a session whose time zone is UTC.
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, sources: Sequence[EventSource] = ()) -> None:
+    `attached` names the databases beside it that models may be in.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        path: Path,
+        sources: Sequence[EventSource] = (),
+        attached: Iterable[str] = (),
+    ) -> None:
         self.connection = connection
         self.path = path
         self.sources = {source.name: source for source in sources}
         self._copied: str | None = None  # the stream view whose events are copied
         self.name = database_name(path)  # as dbt names its database, so that the bodies of SQL views resolve
+        self._attached = {name.lower() for name in attached}
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows a query gives; WarehouseError, caused by DuckDB's own, when it fails."""
@@ -109,7 +119,7 @@ class Warehouse:
 
     def built(self, view: FeatureView, key: Sequence[Any], *, until_us: int) -> list[tuple[Any, ...]]:
         """The rows that dbt built for a key of a stream view, up to a time: event time in microseconds, features."""
-        relation = ".".join(map(quote, [self.name, *name_parts(view)[-2:]]))
+        relation = self._place(view, name_parts(view)[-1])
         event = f"epoch_us({quote(view.event_timestamp)})"
         features = ", ".join(f"cast({quote(feature.name)} as {sql_type(feature.dtype)})" for feature in view.features)
         wanted = " and ".join(
@@ -243,7 +253,7 @@ class Warehouse:
         For a stream view, a copy of its events, for files may land while it is read again and again.
         """
         if view.stream is None:
-            return ".".join(map(quote, [self.name, *name_parts(view)[-2:]]))
+            return self._place(view, name_parts(view)[-1])
         if self._copied != view.id:
             self.rows(f"create or replace temp table {_EVENTS} as {self._events(view, view.stream)}")
             self._copied = view.id
@@ -267,6 +277,12 @@ class Warehouse:
             f"select * from ({plan.row_sql}) where counts or not ({_any_null(view.key_names)})"
         )
 
+    def _place(self, view: FeatureView, name: str) -> str:
+        """The SQL of a relation in the view's own database and schema."""
+        *database, _ = name_parts(view)
+        own = database[0] if len(database) == 2 and database[0].lower() in self._attached else self.name
+        return ".".join(map(quote, [own, *database[-1:], name]))
+
     def _noted(self, view: FeatureView, table: str, columns: str, order: str) -> list[tuple[Any, ...]]:
         """What the project's macros have written about the view in a table beside it; nothing without such a table."""
         if not view.relation:
@@ -276,10 +292,8 @@ class Warehouse:
 
     def _beside(self, view: FeatureView, table: str, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a query of a table in the view's schema, which stands for `{}`; nothing without such a table."""
-        *schema, _ = name_parts(view)[-2:]
-        notes = ".".join(map(quote, [self.name, *schema, table]))
         try:
-            return self.rows(sql.replace("{}", notes))
+            return self.rows(sql.replace("{}", self._place(view, table)))
         except WarehouseError as error:
             if isinstance(error.__cause__, duckdb.CatalogException | duckdb.BinderException):
                 return []
@@ -347,17 +361,22 @@ def open_warehouse(
     spill: Path | None = None,
     sources: Sequence[EventSource] = (),
     project_dir: Path | None = None,
+    attached: Mapping[str, Path] | None = None,
 ) -> Iterator[Warehouse]:
     """The warehouse, read-only, until the block ends.
 
     Waits up to `wait_seconds` for a build that holds the file. `spill` is the folder for data that exceeds memory.
-    `sources` are the event sources that stream views read, their files' paths as seen from `project_dir`.
+    `sources` are the event sources that stream views read, their files' paths as seen from `project_dir`. `attached`
+    are the databases that dbt's profile attaches, by name.
     """
     with connect(spill) as connection:
         if project_dir is not None:
             connection.execute(f"set file_search_path = {literal(str(project_dir))}")
         attach(connection, path, wait_seconds=wait_seconds)
-        yield Warehouse(connection, path, sources)
+        there = {name: file for name, file in (attached or {}).items() if file.is_file()}
+        for name, file in there.items():
+            attach(connection, file, wait_seconds=wait_seconds, name=name)
+        yield Warehouse(connection, path, sources, there)
 
 
 def _later(view: FeatureView, newest: Newest) -> str:

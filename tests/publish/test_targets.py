@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 from unittest.mock import ANY
 
 import duckdb
 import pytest
 
-from feature_server.cli.main import main
-from feature_server.offline.store import OfflineStore
-from feature_server.project.process import dbt_command
 from tests.support.relations import Relations
-from tests.support.tiny_project import write_project
+from tests.support.typed import Typed
 
 ROWS = "select 1::bigint as customer_id, timestamptz '2013-01-01' as event_timestamp, 3 as spend_eur"
 PROJECT = {
@@ -70,42 +63,19 @@ PROJECT = {
 }
 
 
-class Shop:
-    """The project in a folder, with dbt and `features` as they are typed there."""
-
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.patch, self.capture = folder, patch, capture
-        write_project(folder, {name: re.sub("(?m)^ {8}", "", text) for name, text in PROJECT.items()})
-        for name in (".features", "data"):
-            (folder / name).mkdir()
-        patch.chdir(folder)
-        for name in [name for name in os.environ if name.startswith(("FEATURES_", "DBT_"))]:
-            patch.delenv(name)
-
-    def dbt(self, *arguments: str) -> None:
-        command = [*dbt_command(), *arguments, "--quiet", "--profiles-dir", "profiles"]
-        subprocess.run(command, cwd=self.folder, check=True, capture_output=True)
-
-    def features(self, *arguments: str) -> tuple[int, str]:
-        """Exit code and what is printed."""
-        self.patch.setattr(sys, "argv", ["features", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return int(exit_.value.code or 0), "".join(self.capture.readouterr())
-
-    def published(self, home: str) -> list[tuple[int]]:
-        table = OfflineStore(self.folder / home / "offline").table("spend")
-        with duckdb.connect() as connection:
-            return connection.sql(table.scan_sql(["spend_eur"])).fetchall()
-
-
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shop:
-    return Shop(tmp_path, monkeypatch, capsys)
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    for name in (".features", "data"):
+        (tmp_path / name).mkdir()
+    return Typed(tmp_path, PROJECT, monkeypatch, capsys)
 
 
-def test_two_targets_are_told_apart_and_the_remedy_given_reads_the_one_that_was_built(shop: Shop) -> None:
-    features, dbt, spent, tmp_path = shop.features, shop.dbt, shop.published, shop.folder
+def spent(shop: Typed, home: str) -> list[tuple[int]]:
+    return shop.published("spend", "spend_eur", home)
+
+
+def test_two_targets_are_told_apart_and_the_remedy_given_reads_the_one_that_was_built(shop: Typed) -> None:
+    features, dbt, tmp_path = shop.features, shop.dbt, shop.folder
     Relations(tmp_path / ".features").execute(f"create table spend as {ROWS}")  # a build of the target dev, long ago
     dbt("build", "--target", "prod")
     code, said = features("apply")
@@ -123,7 +93,7 @@ def test_two_targets_are_told_apart_and_the_remedy_given_reads_the_one_that_was_
     dbt("build")
     assert features("apply") == (0, ANY)
     assert features("publish") == (0, ANY)
-    assert (spent(".features"), spent(".features/targets/prod")) == ([(3,)], [(30,)])
+    assert (spent(shop, ".features"), spent(shop, ".features/targets/prod")) == ([(3,)], [(30,)])
 
     code, said = features("publish", *prod)
     assert (code, "dbt's last build made this view elsewhere" in said) == (1, True), said
@@ -141,11 +111,11 @@ def test_two_targets_are_told_apart_and_the_remedy_given_reads_the_one_that_was_
     assert (code, "dbt's last run was for another schema than is read" in said) == (1, True), said
     assert "expected: main\n  got: marts, by `dbt test --target marts`" in said
     assert "remedy: give --target marts, to `features apply` first; or run" in said
-    assert (spent(".features"), spent(".features/targets/prod")) == ([(3,)], [(30,)])
+    assert (spent(shop, ".features"), spent(shop, ".features/targets/prod")) == ([(3,)], [(30,)])
 
 
 @pytest.mark.heavy
-def test_two_targets_in_one_folder_share_a_redis_and_serve_their_own_values(shop: Shop, valkey: str) -> None:
+def test_two_targets_in_one_folder_share_a_redis_and_serve_their_own_values(shop: Typed, valkey: str) -> None:
     prod = ("--target", "prod")
     shop.patch.setenv("FEATURES_REDIS_URL", valkey)
     for target in ((), prod):

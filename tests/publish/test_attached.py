@@ -1,0 +1,83 @@
+"""Models in a DuckDB file that the profile attaches beside the target's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest.mock import ANY
+
+import pytest
+
+from tests.support.typed import Typed
+
+PROJECT = {
+    "dbt_project.yml": """
+        name: shop
+        version: "1.0"
+        profile: shop
+        flags: {send_anonymous_usage_stats: false}
+        """,
+    "profiles/profiles.yml": """
+        shop:
+          target: dev
+          outputs:
+            dev:
+              type: duckdb
+              path: own.duckdb
+              attach: [{path: data/marts.duckdb, alias: marts}]
+              settings: {TimeZone: UTC}
+        """,
+    "data/.keep": "",
+    "models/customers.sql": "select 1::bigint as customer_id",
+    "models/paid.sql": """
+        {{ config(database='marts', materialized='table') }}
+        select 1::bigint as customer_id, timestamptz '2013-01-01' as event_timestamp, 3::integer as euros
+        """,
+    "models/spend.sql": """
+        {{ config(database='marts', materialized='incremental') }}
+        select customer_id, event_timestamp, euros as spend_eur from {{ ref('paid') }}
+        {% if is_incremental() %} where event_timestamp > (select max(event_timestamp) from {{ this }}) {% endif %}
+        """,
+    "models/half.sql": "select customer_id, event_timestamp, euros / 2 as half_eur from {{ ref('paid') }}",
+    "models/models.yml": """
+        groups: [{name: risk, owner: {name: Risk, email: risk@example.com}}]
+        models:
+          - name: customers
+            description: Customers.
+            config: {meta: {entity: {name: customer, join_keys: [customer_id]}}}
+            columns: [{name: customer_id, data_type: bigint, description: The customer.}]
+          - name: spend
+            description: Spending.
+            config: {group: risk, meta: {feature_view: {entities: [customer], refresh: manual}}}
+            columns:
+              - {name: customer_id, data_type: bigint, description: The customer.}
+              - {name: event_timestamp, data_type: timestamptz, description: When.}
+              - {name: spend_eur, data_type: integer, description: Euros spent.}
+          - name: half
+            description: Half of it.
+            config: {group: risk, meta: {feature_view: {entities: [customer], refresh: manual}}}
+            columns:
+              - {name: customer_id, data_type: bigint, description: The customer.}
+              - {name: event_timestamp, data_type: timestamptz, description: When.}
+              - {name: half_eur, data_type: double, description: Half the euros spent.}
+        """,
+}
+
+
+def test_models_in_an_attached_database_are_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = Typed(tmp_path, PROJECT, monkeypatch, capsys)
+    shop.dbt("build")
+    assert shop.features("apply") == (0, ANY)
+    assert shop.features("publish") == (0, ANY)
+    assert (shop.published("spend", "spend_eur"), shop.published("half", "half_eur")) == ([(3,)], [(1.5,)])
+    paid = tmp_path / "models" / "paid.sql"
+    paid.write_text(f"{paid.read_text()} union all select 2, timestamptz '2013-01-02', 4")
+    assert shop.features("apply") == (0, ANY)
+    shop.dbt("build")
+    assert shop.features("publish") == (0, ANY)
+    assert (shop.published("spend", "spend_eur"), shop.published("half", "half_eur")) == ([(3,), (4,)], [(1.5,), (2,)])
+    (tmp_path / "data" / "marts.duckdb").unlink()
+    code, said = shop.features("publish")
+    assert code == 1
+    assert "the DuckDB file of database marts" in said
