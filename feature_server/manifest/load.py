@@ -29,8 +29,8 @@ def load_registry(
 
     Raises DefinitionError holding every problem found, FeatureStoreError when there is no manifest to read.
     `project_dir` is where the YAML files are looked up for line numbers. `warn` is told what may surprise. With what
-    was `compiled` it holds the models that its views are built from, still without their meanings (`meaning.settled`). `attached`
-    names the databases beside dbt's own that views may be in, None where that is not known.
+    was `compiled` it holds the models that its views are built from, still without their meanings (`meaning.settled`).
+    `attached` names the databases beside dbt's own that views may be in, None where that is not known.
     """
     report = Report(project_dir, read_manifest(target_path), read_catalog(target_path), attached)
     report_stray_keys(report)

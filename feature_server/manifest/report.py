@@ -30,7 +30,7 @@ class Report:
 
     @cached_property
     def databases(self) -> list[str]:
-        """The database of models that name none, dbt's own file, and those attached to it; none where that is unknown."""
+        """The database of models that name none, dbt's own file, and those attached to it; empty if not known."""
         nodes = (node for node in self.manifest.nodes.values() if node.database and not node.config.get("database"))
         own = next((node.database for node in nodes), None)
         return [] if own is None or self.attached is None else [own, *self.attached]

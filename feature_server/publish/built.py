@@ -17,7 +17,8 @@ from ..meaning.explained import difference
 from ..meaning.forms import Forms
 from ..meaning.settled import MARK
 from ..offline.store import PublishedState
-from ..warehouse.relations import BuiltFrom, Warehouse
+from ..warehouse.builds import BuiltFrom
+from ..warehouse.relations import Warehouse
 
 Models = Mapping[str, Model]
 

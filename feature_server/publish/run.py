@@ -22,7 +22,8 @@ from ..offline.files import Extent, Fingerprint, bucket_of, choose_grain, finger
 from ..offline.sql import columns
 from ..offline.store import DataFile, OfflineStore, OfflineTable, PublishedState
 from ..times import from_us
-from ..warehouse.relations import Build, Newest, Part, Portion, Scan, Warehouse
+from ..warehouse.builds import Build
+from ..warehouse.relations import Newest, Part, Portion, Scan, Warehouse
 from .built import Models, check_built, models_of
 
 Progress = Callable[[int, int], None]  # files written, files to write

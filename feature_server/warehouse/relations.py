@@ -16,6 +16,7 @@ from ..offline.files import Extent, Fingerprint, bucket_days, grain_of, hash_che
 from ..offline.session import connect
 from ..offline.sql import BUCKET, cast_list, columns, literal, quote, sql_type, stored_sql_type
 from ..project.target import database_name
+from .builds import Build, BuiltFrom, pairs
 from .file import attach, name_parts
 
 BUCKETS_A_SCAN = 16  # more than these are written from one copy sorted by time
@@ -26,26 +27,6 @@ _Days = tuple[str | None, str | None]  # the first day (ISO), and the first that
 _Types = dict[str, str]  # of a relation's columns, by lower-case name, as DuckDB spells them
 _ROW_GROUP_ROWS = 122_880
 _OLDEST_US, _NEWEST_US = -62_135_596_800_000_000, 253_370_764_799_999_999  # 0001-01-01 to the end of 9998
-
-
-class Build(msgspec.Struct, frozen=True):
-    """An entry of the warehouse's build log: rows at or after `changed_from_us` may have changed, all if None.
-
-    `as_of` is the instant that the build spoke of.
-    """
-
-    invocation_id: str
-    changed_from_us: int | None
-    as_of: str | None
-
-
-class BuiltFrom(msgspec.Struct, frozen=True):
-    """An entry of the build log: whether it made the `whole` relation, and the hash of the SQL that each model of the
-    view, by unique id, was last built by then; none where that was not recorded yet."""
-
-    invocation_id: str
-    whole: bool
-    models: tuple[tuple[str, str], ...]
 
 
 class Newest(msgspec.Struct, frozen=True):
@@ -140,7 +121,7 @@ class Warehouse:
         """
         of = msgspec.structs.replace(view, relation=relation or view.relation)
         noted = self._noted(of, "feature_builds", "invocation_id, changed_from is null, made_from", "rowid")
-        return tuple(BuiltFrom(invocation, whole, tuple(_pairs(models or ""))) for invocation, whole, models in noted)
+        return tuple(BuiltFrom(invocation, whole, tuple(pairs(models or ""))) for invocation, whole, models in noted)
 
     def built_texts(self, view: FeatureView, hashes: Iterable[str]) -> dict[str, str]:
         """The SQL that was recorded under these hashes in the view's schema."""
@@ -394,10 +375,3 @@ def _fits(found: str, dtype: DType, any_time: bool) -> bool:
     """Whether a column of a type, as DuckDB spells it, is one of `dtype`, or of either timestamp type if `any_time`."""
     parsed = known_sql_type(found)
     return parsed is not None and parsed.is_timestamp if any_time else parsed == dtype
-
-
-def _pairs(noted: str) -> Iterator[tuple[str, str]]:
-    """What the build log has as `model hash,model hash`."""
-    for pair in filter(None, noted.split(",")):
-        model, _, found = pair.partition(" ")
-        yield model, found
