@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _BUILDS_NOTHING = ("compile", "generate", "show", "test", "list", "freshness")
 _RED = ("error", "fail", "skipped", "partial success", "runtime error")
 _BUILT = ("model", "seed", "snapshot")
+_PARTIAL = dict.fromkeys(("empty", "sample"), "rows are missing") | {"defer": "rows may be another environment's"}
 _REWRITES = ("table", "view", "seed")  # materialized so, a node changes the file whatever its rows are
 
 
@@ -158,10 +159,10 @@ def check_warehouse(views: Sequence[FeatureView], settings: Settings) -> None:
         if not changed_us:
             raise WarehouseError(MISSING, where=str(path), remedy="run `dbt build` first")
         return
-    for option in ("empty", "sample"):
+    for option, why in _PARTIAL.items():
         if last.args.get(option) and any(view.unique_id in last.built() for view in views):
             raise WarehouseError(
-                f"dbt's last build was made with --{option}: rows are missing",
+                f"dbt's last build was made with --{option}: {why}",
                 where=str(path), got=str(last), remedy=f"run `dbt build` without --{option}",
             )  # fmt: skip
     if last.built() and changed_us >= last.began_us():

@@ -45,6 +45,7 @@ def features(
     home: Relations, tmp_path: Path, valkey: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
     """Runs `features` with the arguments given, in the project's home."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEATURES_HOME", str(tmp_path))
     monkeypatch.setenv("FEATURES_REDIS_URL", valkey)
     monkeypatch.setenv("FEATURES_CLOCK", "2013-01-02T00:00:00Z")

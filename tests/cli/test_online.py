@@ -45,6 +45,7 @@ def features(
     """Runs `features` in a home with two views published."""
     for name in ("FEATURES_OFFLINE", "FEATURES_WAREHOUSE", "FEATURES_PROJECT_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEATURES_HOME", str(tmp_path))
     monkeypatch.setenv("FEATURES_REDIS_URL", valkey)
     monkeypatch.setenv("FEATURES_CLOCK", at(90).isoformat())

@@ -93,3 +93,32 @@ def test_a_new_meaning_is_built_whole_and_then_published(copied: World) -> None:
     assert copied.features("publish", "merchant__risk").returncode == 0
     again = copied.features("rebuild", "merchant__risk")
     assert (again.returncode, "does not wait to be made anew" in again.stderr) == (1, True)
+
+
+def test_a_build_that_is_not_whole_reaches_no_offline_table_whatever_is_built_after_it(
+    copied: World, full: World
+) -> None:
+    profiles = copied.root / "profiles" / "profiles.yml"
+    local = "      settings:\n        TimeZone: UTC\n"
+    other = f"    other:\n      type: duckdb\n      path: {copied.warehouse}\n      schema: other\n{local}"
+    profiles.write_text(profiles.read_text().replace("    # For sqlfluff", f"{other}    # For sqlfluff"))
+    weather = "+airport__weather"
+    copied.run("--target", "other", "--select", weather, as_of=STEPS[0])
+    state = copied.home / "state"
+    state.mkdir()
+    shutil.copy(copied.home / "target" / "manifest.json", state)
+
+    def published() -> str:
+        return copied.features("publish", "airport__weather").stderr
+
+    empty = ("--empty", "--select", weather)
+    defer = ("--defer", "--favor-state", "--state", str(state), "--select", "airport__weather")
+    for options, step in ((empty, 1), (defer, 2)):
+        copied.run(*options, as_of=STEPS[step])
+        assert f"dbt's last build was made with {options[0]}" in published()
+        copied.run("--select", "merchants", as_of=STEPS[step])  # so that dbt's own results do not tell it any more
+        assert "failed airport__weather: the view was built by other SQL than is in force" in published()
+    copied.run("--select", weather, as_of=STEPS[3])
+    assert published() == ""
+    with copied.connect() as mended, full.connect() as rebuilt:
+        assert view_rows(mended, "airport__weather") == view_rows(rebuilt, "airport__weather")

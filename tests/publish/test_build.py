@@ -121,11 +121,17 @@ def test_a_missing_file_is_not_said_to_need_a_build_right_after_one(built: Built
     assert error.remedy == "set FEATURES_WAREHOUSE to the `path` that the target built has in profiles.yml"
 
 
-@pytest.mark.parametrize("option", ["empty", "sample"])
-def test_a_build_of_no_or_few_rows_is_not_published(built: Built, option: str) -> None:
-    built.ran("build", **{option: "3 days" if option == "sample" else True})
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("empty", True, "rows are missing"), ("sample", "3 days", "rows are missing"),
+        ("defer", True, "rows may be another environment's"),
+    ],
+)  # fmt: skip
+def test_a_build_that_is_not_whole_is_not_published(built: Built, option: str, value: object, why: str) -> None:
+    built.ran("build", **{option: value})
     error = built.refused()
-    assert error.what == f"dbt's last build was made with --{option}: rows are missing"
+    assert error.what == f"dbt's last build was made with --{option}: {why}"
     assert error.remedy == f"run `dbt build` without --{option}"
 
 

@@ -69,7 +69,7 @@ def served(
         environment["PYTHONPATH"] = str(package)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FEATURES_")} | environment
     if redis_url is not None:
-        environ["FEATURES_REDIS_URL"] = redis_url
+        environ = {"FEATURES_PROJECT_DIR": tempfile.gettempdir()} | environ | {"FEATURES_REDIS_URL": redis_url}
     if clock is not None:
         environ["FEATURES_CLOCK"] = clock
     errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody empties would stop the server
