@@ -103,9 +103,16 @@ def refresh(page: Page, commands: Commands) -> None:
             page.say(f"[dim]{dag['dag']}: {dag['state']} in {dag['seconds']:.0f} s, {len(dag['tasks'])} tasks")
         status = json.loads(commands.run(["features", "status", "--json"]))
         page.rows(
-            ["feature view", "refresh", "history rows", "rows online", "newest event (UTC)"],
+            ["feature view", "refresh", "history rows", "rows online", "newest event (UTC)", "freshness"],
             [
-                [v["view"], v["refresh"], f"{v['rows']:,}", f"{v['online_rows']:,}", clock_text(v["newest_event"])]
+                [
+                    v["view"],
+                    v["refresh"],
+                    f"{v['rows']:,}",
+                    f"{v['online_rows']:,}",
+                    clock_text(v["newest_event"]),
+                    v["freshness"]["state"] if v["freshness"] else "",
+                ]
                 for v in status["views"]
             ],
         )

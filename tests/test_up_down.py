@@ -284,14 +284,16 @@ def check_airflow(url: str) -> None:
     assert asked(f"{url}/importErrors")["import_errors"] == []
     dags = asked(f"{url}/dags")["dags"]
     assert {dag["dag_id"]: (dag["is_paused"], dag["timetable_summary"]) for dag in dags} == dict.fromkeys(
-        ("refresh_hourly", "refresh_daily", "catalogue"), (False, None)
+        ("refresh_hourly", "refresh_daily", "catalogue", "freshness", "rebuild"), (False, None)
     )
-    by_hand = asked(f"{url}/dags/catalogue/dagRuns", {"logical_date": datetime.now(UTC).isoformat()})["dag_run_id"]
-    while asked(f"{url}/dags/catalogue/dagRuns/{by_hand}")["state"] in ("queued", "running"):
-        time.sleep(0.5)
+    for name in ("catalogue", "freshness"):
+        by_hand = asked(f"{url}/dags/{name}/dagRuns", {"logical_date": datetime.now(UTC).isoformat()})["dag_run_id"]
+        while asked(f"{url}/dags/{name}/dagRuns/{by_hand}")["state"] in ("queued", "running"):
+            time.sleep(0.5)
     runs = asked(f"{url}/dags/~/dagRuns")["dag_runs"]
     assert sorted((each["dag_id"], each["state"]) for each in runs) == [
-        ("catalogue", "success"), ("catalogue", "success"), ("refresh_daily", "success"), ("refresh_hourly", "success"),
+        ("catalogue", "success"), ("catalogue", "success"), ("freshness", "success"), ("refresh_daily", "success"),
+        ("refresh_hourly", "success"),
     ]  # fmt: skip
     for headers in ({"host": "evil.example"}, {"origin": "http://evil.example"}):
         with pytest.raises(urllib.error.HTTPError, match=r"421|403"):

@@ -35,21 +35,21 @@ def test_a_good_run_speaks_of_the_instant_its_build_spoke_of(tmp_path: Path) -> 
     )
     settings = publish(tmp_path, VIEW, TEN)
     first = GoodRun(to_us(NINE) - 3_600_000_000 + 250_000, to_us(TEN))
-    assert read_noted("spend", settings) == Noted((first,))
+    assert read_noted("spend", settings) == Noted(first)
     relations.execute(
         "create table failed_tests as select 'spend' as model, 'positive' as test",
         "insert into feature_builds values ('spend', now(), '2024-01-01 10:00Z', null, 'second')",
     )
     publish(tmp_path, VIEW, TEN)
     found = read_noted("spend", settings)
-    assert (found.good, found.cause) == ((first,), "build failed")
+    assert (found.good, found.cause) == (first, "build failed")
     assert "a test of it failed" in found.said
 
 
 def test_a_view_that_was_left_out_of_a_run_had_no_good_one_and_is_told_why(tmp_path: Path) -> None:
     settings = load_settings({}, project_dir=tmp_path, warehouse=tmp_path / "warehouse.duckdb", clock=TEN)
     publish_all([], settings, left_out=[VIEW])
-    assert (read_noted("spend", settings).cause, read_noted("spend", settings).good) == ("build failed", ())
+    assert (read_noted("spend", settings).cause, read_noted("spend", settings).good) == ("build failed", None)
     publish_all([], settings, held=[VIEW])
     assert read_noted("spend", settings).cause == "not applied"
 
