@@ -21,14 +21,14 @@ create table if not exists {{ failed_tests() }} (
 {%- set failed = [] -%}
 {%- for result in results if result.node.resource_type in ('model', 'seed', 'snapshot') and result.node.alias -%}
   {%- do built.append("'" ~ result.node.alias ~ "'") -%}
-  {%- if result.status in ('error', 'skipped') -%}
+  {%- if result.status in ('error', 'skipped', 'partial success', 'runtime error') -%}
     {%- do failed.append("('" ~ result.node.alias ~ "', 'build: " ~ result.status ~ "')") -%}
   {%- endif -%}
 {%- endfor -%}
-{%- for result in results if result.node.resource_type == 'test' and result.status in ('pass', 'warn', 'fail', 'error') -%}
+{%- for result in results if result.node.resource_type == 'test' and result.status in ('pass', 'warn', 'fail', 'error', 'runtime error') -%}
   {%- set test = result.node.name -%}
   {%- do ran.append("'" ~ test ~ "'") -%}
-  {%- if result.status in ('fail', 'error') -%}
+  {%- if result.status in ('fail', 'error', 'runtime error') -%}
     {%- set tested = [result.node.attached_node] if result.node.attached_node else result.node.depends_on.nodes -%}
     {%- for unique_id in tested if unique_id in graph.nodes -%}
       {%- do failed.append("('" ~ graph.nodes[unique_id].alias ~ "', '" ~ test ~ "')") -%}

@@ -16,7 +16,7 @@ from feature_server.cli.main import NOT_FIT
 from feature_server.definitions.facts import FeatureView
 
 from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, dbt_build, left_out, selection
-from .project import COMPARE, Project, as_of, held, held_models
+from .project import COMPARE, Project, as_of, groups_in_force, held, held_models
 from .steps import STEPS, say_what_to_do
 
 START = datetime(2013, 1, 1, tzinfo=UTC)  # how far back a backfill may go
@@ -84,11 +84,10 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
             of=Publish,
             models={view.id: view.unique_id for view in views},
             tests=tests,
-            groups=project.groups,
             pool=DUCKDB_POOL,
             outlets=[view_asset(view) for view in views],
         )
-        sync = command("sync", f"features sync {option}", project, of=Sync, groups=project.groups)
+        sync = command("sync", f"features sync {option}", project, of=Sync)
         sync.trigger_rule = TriggerRule.ALL_DONE_MIN_ONE_SUCCESS  # also when some views were not fit to publish
         _definitions(cadence, project) >> build >> [publish, sync]
         verify.trigger_rule = TriggerRule.ALL_DONE_MIN_ONE_SUCCESS  # of what was synced
@@ -102,9 +101,10 @@ def _definitions(cadence: Cadence, project: Project) -> BashOperator:
     """The task that says what of the project is not in force, behind one that puts it in force where that is wanted."""
     compare = f"features compare --refresh {cadence.name} --json"
     if not project.settings.auto_apply:
-        return command(COMPARE, compare, project, output_processor=msgspec.json.decode)
-    apply = command("apply", "features apply", project)
-    return apply >> command(COMPARE, f"{compare} --no-parse", project, output_processor=msgspec.json.decode)
+        return command(COMPARE, compare, project, of=Definitions, output_processor=msgspec.json.decode)
+    apply = command("apply", "features apply", project, of=Definitions)
+    again = f"{compare} --no-parse"
+    return apply >> command(COMPARE, again, project, of=Definitions, output_processor=msgspec.json.decode)
 
 
 def catalogue_dag(cron: str, project: Project) -> DAG:
@@ -148,36 +148,43 @@ def common(project: Project) -> dict[str, Any]:
 
 
 class Command(BashOperator):
-    """One command of the product; not tried again where it says that this changes nothing."""
+    """One command of the product; not tried again where it ends with `lasting`, by which it says that this would change
+    nothing."""
+
+    lasting, lasting_means = NOT_FIT, "some views keep what they had: see above; the others are done"
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(skip_on_exit_code=NOT_FIT, **kwargs)
+        super().__init__(skip_on_exit_code=self.lasting, **kwargs)
 
     def execute(self, context: Context) -> Any:
         try:
             return super().execute(context)
         except AirflowSkipException:
-            raise AirflowFailException("some views keep what they had: see above; the others are done") from None
+            raise AirflowFailException(self.lasting_means) from None
+
+
+class Definitions(Command):
+    """`features compare` or `apply`: a project that cannot be read stays so until somebody acts."""
+
+    lasting, lasting_means = 1, "the project's definitions are not fit: see above"
 
 
 class Publish(Command):
     """`features publish` without the views that are not fit for it, for which there is no asset event either.
 
-    `models` maps the ids of views to those of their models, `tests` these to the ids of their tests; the views of each
-    of `groups` are published all of one run, or none of them.
+    `models` maps the ids of views to those of their models, `tests` these to the ids of their tests. Views that the
+    definitions in force bind are published all of one run, or none of them.
     """
 
-    def __init__(
-        self, *, models: dict[str, str], tests: dict[str, list[str]], groups: tuple[tuple[str, ...], ...], **kwargs: Any
-    ) -> None:
+    def __init__(self, *, models: dict[str, str], tests: dict[str, list[str]], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.models, self.tests, self.groups = models, tests, groups
+        self.models, self.tests = models, tests
 
     def execute(self, context: Context) -> Any:
         unfit, apart = left_out(context["ti"], self.models, self.tests), held(context["ti"])
         failed = [view for view in unfit if view not in apart["waiting"]]
-        for group in self.groups:
-            others = [view for view in group if view not in unfit]
+        for group in groups_in_force(self.env):
+            others = [view for view in group if view in self.models and view not in unfit]
             if others and len(others) < len(group):
                 self.log.warning("%s: kept as published, for not all that belongs to it is fit", ", ".join(others))
                 unfit += others
@@ -185,23 +192,20 @@ class Publish(Command):
             raise AirflowSkipException("all views of this run wait to be made anew, which the DAG `rebuild` does")
         if len(unfit) == len(self.models):
             raise AirflowFailException("no view of this run is fit to publish: all keep what they had")
-        for view in unfit:
+        not_applied = {*apart["views"], *apart["gone"]}
+        for view in (*unfit, *apart["gone"]):
             if view not in apart["new"]:  # which it does not know
-                self.bash_command += f" --{'held' if view in apart['views'] else 'except'} {view}"
+                self.bash_command += f" --{'held' if view in not_applied else 'except'} {view}"
         self.outlets = [asset for asset in self.outlets if asset.name not in unfit]
         return super().execute(context)
 
 
 class Sync(Command):
-    """`features sync` without the views that wait to be made anew, and those that each of `groups` binds to them."""
-
-    def __init__(self, *, groups: tuple[tuple[str, ...], ...], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.groups = groups
+    """`features sync` without the views that wait to be made anew, and those that are bound to them."""
 
     def execute(self, context: Context) -> Any:
         waiting = held(context["ti"])["waiting"]
-        bound = (view for group in self.groups if not waiting.keys().isdisjoint(group) for view in group)
+        bound = (view for group in groups_in_force(self.env) if not waiting.keys().isdisjoint(group) for view in group)
         self.bash_command += "".join(f" --except {view}" for view in dict.fromkeys([*waiting, *bound]))
         return super().execute(context)
 

@@ -13,7 +13,7 @@ import msgspec
 
 from feature_server.definitions.bound import bound_views
 from feature_server.definitions.facts import FeatureView
-from feature_server.definitions.registry import Registry
+from feature_server.definitions.registry import Registry, read_registry
 from feature_server.errors import FeatureStoreError
 from feature_server.manifest.load import load_registry
 from feature_server.project.target import target_of
@@ -51,21 +51,21 @@ class Project:
         return tuple(sorted({view.stream.source for view in self.views(refresh) if view.stream is not None}))
 
     @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        """The views that are published together."""
-        registry = self.registry
-        return () if registry is None else bound_views(registry.feature_views, registry.feature_services)
-
-    @property
     def retries(self) -> int:
         """How often a task is tried again."""
         return int(os.environ.get("FEATURES_TASK_RETRIES", "3"))
 
 
+def groups_in_force(environment: Mapping[str, str] | None) -> tuple[tuple[str, ...], ...]:
+    """The views that are published together by the definitions in force, which the project's may not be."""
+    registry = read_registry(load_settings(os.environ | dict(environment or {})).registry_path)
+    return bound_views(registry.feature_views, registry.feature_services)
+
+
 def held(instance: Any) -> dict[str, Any]:
     """What the task `compare` of a run has found that is not in force, or in force and `waiting` to be made anew."""
     found: dict[str, Any] = instance.xcom_pull(task_ids=COMPARE) or {}
-    return {"views": {}, "new": [], "models": [], "waiting": {}} | found
+    return {"views": {}, "new": [], "gone": [], "models": [], "waiting": {}} | found
 
 
 def held_models(instance: Any) -> str:

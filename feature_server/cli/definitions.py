@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 APPLY = "`features plan` shows what differs, `features apply` puts it in force"
 WAITING = "what is published of it is by the definition before; `features rebuild` makes it anew"
+TAKE_OUT = "it keeps what was published of it until `features apply` takes it out"
 NoParse = Annotated[
     bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of having dbt write it first.")
 ]
@@ -93,16 +94,23 @@ def compare(
     settings, _, registry = described(project_dir, target_path, no_parse, json)
     in_force = read_in_force(settings)
     held, waiting = held_back(in_force, registry), waiting_views(in_force, settings)
-    chosen = {view.id for view in registry.feature_views if refresh in (None, view.refresh)}
-    held = msgspec.structs.replace(held, views={name: why for name, why in held.views.items() if name in chosen})
-    waiting = {name: models for name, models in waiting.items() if name in chosen and name not in held.views}
+    chosen = {view.id for view in (*registry.feature_views, *in_force.feature_views) if refresh in (None, view.refresh)}
+    held = msgspec.structs.replace(
+        held,
+        views={name: why for name, why in held.views.items() if name in chosen},
+        gone=tuple(name for name in held.gone if name in chosen),
+    )
+    apart = {*held.views, *held.gone}
+    waiting = {name: models for name, models in waiting.items() if name in chosen and name not in apart}
     for name, why in held.views.items():
         typer.echo(f"held back {name}: {why}; {APPLY}", err=json)
+    for name in held.gone:
+        typer.echo(f"gone {name}: it is in force, but the project has it no more; {TAKE_OUT}", err=json)
     for name in waiting:
         typer.echo(f"waiting {name}: {WAITING}", err=json)
     if json:
         typer.echo(msgspec.json.encode(msgspec.structs.asdict(held) | {"waiting": waiting}).decode())
-    elif not held.views:
+    elif not apart:
         typer.echo("the project is what is in force")
 
 

@@ -6,10 +6,14 @@ from .registry import Registry
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """By view id why it is held, which of them are `new`, and the unique ids of the models that are not to be built."""
+    """By view id why it is held, which of them are `new`, and the unique ids of the models that are not to be built.
+
+    `gone` are views in force that the project has no more: they keep what they have, like those that are held.
+    """
 
     views: dict[str, str] = {}
     new: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
 
 
@@ -33,4 +37,5 @@ def held_back(in_force: Registry | None, wanted: Registry) -> Held:
             not_built.append(view.unique_id)
     not_built += [model.unique_id for model in wanted.models if models.get(model.unique_id) != model.meaning]
     new = tuple(name for name in held if name not in views)
-    return Held(views=held, new=new, models=tuple(sorted(set(not_built))))
+    gone = tuple(sorted(views.keys() - {view.id for view in wanted.feature_views}))
+    return Held(views=held, new=new, gone=gone, models=tuple(sorted(set(not_built))))

@@ -102,7 +102,7 @@ def _bind(
     fit = fit_groups(groups, (view.id for view in views), kept)
     forget_others(settings.offline, groups)
     for group in fit:
-        begin(settings.offline, group)
+        begin(OfflineStore(settings.offline), group)
     return kept, fit
 
 

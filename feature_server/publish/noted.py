@@ -10,6 +10,7 @@ from ..durable import make_private, write_whole
 from ..errors import UNREADABLE, FeatureStoreError, NotApplied, OfflineStoreError
 from ..settings import Settings
 
+NO_LOG = "its warehouse has no build log that says of when its rows speak, so its newest event alone is known"
 Cause = Literal["not applied", "not landed", "no data", "build failed", "not published", "not synced"]
 
 
@@ -48,7 +49,9 @@ def note_published(view: FeatureView, settings: Settings, *, as_of_us: int | Non
     before, now_us = read_noted(view.id, settings).good, settings.now_us()
     if stale is not None:
         _write(view, settings, Noted(before, "no data", stale))
-    elif as_of_us is None or (before is not None and before.as_of_us == as_of_us):
+    elif as_of_us is None:
+        _write(view, settings, Noted(before, said=NO_LOG))
+    elif before is not None and before.as_of_us == as_of_us:
         _write(view, settings, Noted(before))
     else:
         _write(view, settings, Noted(GoodRun(as_of_us, now_us)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 
+from ..definitions.bound import bound_views
 from ..definitions.deprecation import deprecated_views, warn_deprecated
 from ..definitions.facts import FeatureRef, FeatureView
 from ..definitions.registry import Registry, column_names
@@ -22,6 +23,7 @@ from ..offline.owned import read_in_force
 from ..offline.session import connect
 from ..offline.sql import quote
 from ..offline.store import OfflineStore, OfflineTable
+from ..offline.together import read_together
 from ..settings import load_settings, local_path
 from .record import Asked, Fingerprint, content_of, read_record
 from .sets import Source, Sources, TrainingSet
@@ -69,6 +71,7 @@ class FeatureStore:
         read files and published views. It has every view's join keys and the time `event_timestamp` (naive: UTC). All
         its rows come back, in its order. `as_known` leaves out what was created after the row's time;
         `full_feature_names` names columns `view__feature`; `versions` pins tables to earlier versions.
+        Views that a service binds (`consistent: run`) are read at versions of one run.
         `notice` is told what takes its time: building an index.
 
         Raises RequestError for a spine that does not fit, UnknownNameError for names the registry does not hold,
@@ -82,11 +85,12 @@ class FeatureStore:
             if name not in views:
                 raise UnknownNameError("feature_view", name, views, where="versions")
         columns = _columns(refs, full_feature_names)
+        groups = bound_views(self.registry.feature_views, self.registry.feature_services)
+        tables = read_together(self._sources.offline, views.keys() - versions.keys(), groups)
         reads = []
         for view in views.values():
-            table, own = self._sources.offline.table(view.id), columns[view.id]
-            pinned = view.id in versions
-            table = table.at(versions[view.id]) if pinned else table
+            own, pinned = columns[view.id], view.id in versions
+            table = self._sources.offline.table(view.id).at(versions[view.id]) if pinned else tables[view.id]
             reads.append(Source(_as_published(view, table, own, pinned=pinned), table, own))
         asked = Asked(
             service=features if isinstance(features, str) else None, features=refs,

@@ -59,6 +59,11 @@ def test_a_new_view_and_all_where_nothing_was_applied_are_held() -> None:
     assert (nothing.views, nothing.new) == ({"spend": never, "visits": never}, ("spend", "visits"))
 
 
+def test_a_view_that_is_gone_from_the_project_is_named_and_holds_nothing_back() -> None:
+    gone = replace(IN_FORCE, feature_views=IN_FORCE.feature_views[1:], models=(STAGING, VISITS))
+    assert held_back(IN_FORCE, gone) == Held(gone=("spend",))
+
+
 @pytest.mark.parametrize("field", [{"description": "Other words."}, {"ttl_us": 3_600_000_000}, {"online": False}])
 def test_what_changes_no_rows_holds_nothing_back(field: dict[str, object]) -> None:
     spend, visits = IN_FORCE.feature_views

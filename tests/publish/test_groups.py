@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -10,7 +12,7 @@ from msgspec.structs import replace
 
 from feature_server.definitions.models import Model
 from feature_server.errors import FeatureStoreError, NotFit, OfflineStoreError
-from feature_server.offline.together import begin, check_whole
+from feature_server.offline.together import begin, check_whole, read_together
 from feature_server.publish.batch import publish_all
 from feature_server.publish.built import BuiltOtherwise
 from feature_server.settings import Settings, load_settings
@@ -122,7 +124,7 @@ def test_one_of_a_group_is_not_published_without_the_others(shop: Shop) -> None:
 def test_a_publish_that_broke_off_is_not_synced_until_the_next_has_ended(shop: Shop) -> None:
     shop.publish_all()
     shop.run("second", 2)
-    begin(shop.settings.offline, GROUP)
+    begin(shop.store, GROUP)
     shop.publish(SPEND)
     for view in GROUP:
         with pytest.raises(OfflineStoreError) as raised:
@@ -134,8 +136,58 @@ def test_a_publish_that_broke_off_is_not_synced_until_the_next_has_ended(shop: S
         check_whole(shop.settings.offline, view)
 
 
+def test_a_training_set_reads_a_group_as_it_was_before_a_publish_that_broke_off(shop: Shop) -> None:
+    def read() -> dict[str, int]:
+        return {view: table.rows for view, table in read_together(shop.store, (*GROUP, "alone"), [GROUP]).items()}
+
+    shop.publish_all()
+    shop.run("second", 2)
+    begin(shop.store, GROUP)
+    shop.publish(SPEND)
+    shop.publish(ALONE)
+    assert shop.rows() == [2, 1, 2]
+    assert read() == {"spend": 1, "visits": 1, "alone": 2}
+    begin(shop.store, GROUP)  # as the next publish does, that breaks off too
+    shop.publish(VISITS)
+    assert read() == {"spend": 1, "visits": 1, "alone": 2}
+    assert shop.publish_all() == {}
+    assert read() == {"spend": 2, "visits": 2, "alone": 2}
+
+
+def test_a_training_set_does_not_read_a_group_that_was_never_published_whole(shop: Shop) -> None:
+    shop.publish(ALONE)
+    begin(shop.store, GROUP)
+    for view in (SPEND, VISITS):
+        shop.publish(view)
+    with pytest.raises(OfflineStoreError) as raised:
+        read_together(shop.store, ("spend", "alone"), [GROUP])
+    assert (raised.value.where, raised.value.remedy) == ("spend", "run `features publish spend visits`")
+
+
+def test_a_training_set_mixes_no_runs_while_others_publish(shop: Shop) -> None:
+    shop.publish_all()
+    ended = threading.Event()
+
+    def read() -> list[tuple[int, int]]:
+        found = list[tuple[int, int]]()
+        while not ended.is_set() or not found:
+            tables = read_together(shop.store, GROUP, [GROUP])
+            found.append((tables["spend"].rows, tables["visits"].rows))
+        return found
+
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(read)
+        try:
+            for count in range(2, 8):
+                shop.run(f"run {count}", count)
+                assert shop.publish_all() == {}
+        finally:
+            ended.set()
+        assert {spend - visits for spend, visits in reading.result()} == {0}
+
+
 def test_what_is_noted_of_a_group_that_is_none_any_more_keeps_nobody(shop: Shop) -> None:
-    begin(shop.settings.offline, ("alone", "gone"))
+    begin(shop.store, ("alone", "gone"))
     shop.publish_all()
     check_whole(shop.settings.offline, "alone")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from feature_server.catalog.freshness import Chain, judge
 from feature_server.definitions.facts import FeatureView, Freshness
 from feature_server.publish.batch import publish_all
 from feature_server.publish.noted import GoodRun, Noted, read_noted
@@ -59,7 +60,15 @@ def test_without_a_build_log_no_run_is_known_to_be_good(tmp_path: Path) -> None:
         "create table spend as select 1::bigint as customer_id, timestamptz '2024-01-01' as event_timestamp, "
         "2.5::double as spend_eur"
     )
-    assert read_noted("spend", publish(tmp_path, VIEW, TEN)) == Noted()
+    settings = publish(tmp_path, VIEW, TEN)
+    found = read_noted("spend", settings)
+    assert (found.good, found.cause) == (None, None)
+    newest = to_us(TEN) - 10 * 3_600_000_000
+    chain = Chain(now_us=to_us(TEN), newest_us=newest, noted=found)
+    assert VIEW.freshness
+    kept = judge(VIEW, VIEW.freshness, chain, settings)
+    assert (kept.state, kept.cause) == ("error", "no data")
+    assert "no build log that says of when its rows speak" in kept.why
 
 
 def test_a_view_without_a_promise_leaves_no_note(tmp_path: Path) -> None:

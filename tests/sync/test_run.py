@@ -267,7 +267,7 @@ def test_views_that_belong_together_wait_for_a_publish_that_broke_off(valkey: st
     other = make_view("customer__visits")
     for view in (VIEW, other):
         tables.commit(view, [[(1, at(5), 5.0)]])
-    begin(tables.store.root, (VIEW.id, "customer__gone"))
+    begin(tables.store, (VIEW.id, "customer__gone"))
     with OnlineStore(valkey) as online:
         report = sync(online, tables.store, registry_of(VIEW, other), now_us=lambda: to_us(at(10)))
         assert [result.view for result in report.results] == [other.id]
