@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, BaseOperator, Context, TriggerRule
+from airflow.sdk import DAG, BaseNotifier, BaseOperator, Context, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException
 
-from feature_server.catalog.alerts import news
+from feature_server.catalog.alerts import news, note_told
 from feature_server.catalog.status import read_status
 from feature_server.definitions.registry import read_registry
 from feature_server.settings import load_settings
@@ -20,6 +22,9 @@ from .chain import COMMAND_TIMEOUT, command, common, schedule
 from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, dbt_executable
 from .project import Project, dbt_profile
 from .steps import STEPS, say_what_to_do
+
+Notify = Callable[[Any], Any]  # one of Airflow's notifiers, or a function of the task's context
+NEWS, ALERT = "news", "alert"  # the XCom of what a task found, and a notifier's variable for its text
 
 
 class FreshnessPromise(BaseOperator):
@@ -40,13 +45,43 @@ class FreshnessPromise(BaseOperator):
             self.log.info("%s promises nothing in the definitions in force", self.view_id)
             return
         found = news(self.view_id, state.freshness, settings)
-        if found is not None and found.broken:
+        if found is None:
+            self.log.info("%s: %s", self.view_id, state.freshness.state)
+            return
+        context["ti"].xcom_push(key=NEWS, value=msgspec.to_builtins(found))
+        if found.cause is not None:
             raise AirflowFailException(found.text)
-        self.log.info("%s", f"{self.view_id}: {state.freshness.state}" if found is None else found.text)
+        self.log.info("%s", found.text)
 
 
-def freshness_dag(cron: str, project: Project, notify: Sequence[Callable[[Any], Any]] = ()) -> DAG:
-    """The DAG `freshness`: one alert for each promise that breaks, which `notify`, Airflow's notifiers, send on."""
+class Tell:
+    """Airflow's callback of a promise's task: has notifiers send what it found, then notes it as told. What one of them
+    could not send, the next run finds again."""
+
+    def __init__(self, view_id: str, environment: dict[str, str], notify: Sequence[Notify]) -> None:
+        self.view_id, self.environment, self.notify = view_id, environment, notify
+
+    def __call__(self, context: Mapping[str, Any]) -> None:
+        found = context["ti"].xcom_pull(task_ids=context["ti"].task_id, key=NEWS)
+        if found is None:
+            return
+        for notifier in self.notify:
+            send(notifier, {**context, ALERT: found["text"]})
+        note_told(self.view_id, found["cause"], load_settings(os.environ | self.environment))
+
+
+def send(notifier: Notify, context: dict[str, Any]) -> None:
+    """As Airflow calls a notifier, but an error is one, and what it renders is not what the next alert says."""
+    if isinstance(notifier, BaseNotifier):
+        notifier = copy.copy(notifier)
+        notifier.render_template_fields(context)
+        notifier.notify(context)
+    else:
+        notifier(context)
+
+
+def freshness_dag(cron: str, project: Project, notify: Sequence[Notify] = ()) -> DAG:
+    """The DAG `freshness`: one alert for each promise that breaks, or is kept again, which `notify` sends on."""
     with DAG(
         "freshness",
         description="Fails once for each feature view whose freshness promise breaks, and names the cause",
@@ -66,15 +101,18 @@ def freshness_dag(cron: str, project: Project, notify: Sequence[Callable[[Any], 
             skip_on_exit_code=1,  # dbt's for a source that is late, which is for the views' promises to tell
         )
         for view in project.promised():
+            environment = project.settings.environment
+            tell = Tell(view.id, environment, notify)
             sources >> FreshnessPromise(
                 task_id=f"freshness.{view.id.replace('@', '_')}",
                 view_id=view.id,
-                environment=project.settings.environment,
+                environment=environment,
                 owner=view.owner.group if view.owner and view.owner.group else PLATFORM_OWNER,
                 doc_md=STEPS["freshness"].doc_md,
                 retries=0,
                 trigger_rule=TriggerRule.ALL_DONE,
-                on_failure_callback=[say_what_to_do, *notify],
+                on_failure_callback=[say_what_to_do, tell],
+                on_success_callback=tell,
             )
     return dag
 

@@ -11,27 +11,38 @@ from .freshness import Kept
 
 
 class News(msgspec.Struct, frozen=True):
-    """What is to be told of a view that was not told before: `broken` is false when its promise is kept again."""
+    """What is to be told of a view that was not told before: the `cause` of its broken promise, or None and that it is
+    kept again."""
 
-    broken: bool
+    cause: str | None
     text: str
 
 
 def news(view_id: str, kept: Kept, settings: Settings) -> News | None:
-    """What has changed of a promise since this was asked last; None where nothing has, of cause and of state.
+    """What has changed of a promise since something was told of it; None where nothing has, of cause and of state.
 
     A promise that warns is neither broken nor kept again.
     """
-    path = settings.home / "alerts" / f"{view_id}.json"
-    told = _told(path)
+    told = _told(_path(view_id, settings))
     if kept.state == "error" and told != kept.cause:
-        make_private(path.parent)
-        write_whole(path, lambda file: file.write(msgspec.json.encode(kept.cause)))
-        return News(True, f"{view_id} breaks its freshness promise: {kept}")
+        return News(kept.cause, f"{view_id} breaks its freshness promise: {kept}")
     if kept.state == "pass" and told is not None:
-        path.unlink()
-        return News(False, f"{view_id} keeps its freshness promise again")
+        return News(None, f"{view_id} keeps its freshness promise again")
     return None
+
+
+def note_told(view_id: str, cause: str | None, settings: Settings) -> None:
+    """Note that news were told, and are none any more."""
+    path = _path(view_id, settings)
+    if cause is None:
+        path.unlink(missing_ok=True)
+    else:
+        make_private(path.parent)
+        write_whole(path, lambda file: file.write(msgspec.json.encode(cause)))
+
+
+def _path(view_id: str, settings: Settings) -> Path:
+    return settings.home / "alerts" / f"{view_id}.json"
 
 
 def _told(path: Path) -> str | None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from feature_server.catalog.alerts import news
+from feature_server.catalog.alerts import news, note_told
 from feature_server.catalog.freshness import Chain, judge
 from feature_server.catalog.promise import stands, state_of
 from feature_server.catalog.status import ViewStatus, read_status
@@ -161,14 +161,19 @@ def test_why_a_run_was_not_published_is_noted(tmp_path: Path) -> None:
 def test_a_broken_promise_is_news_once_a_cause_and_again_when_it_is_kept(tmp_path: Path) -> None:
     settings = settings_at(tmp_path, at(720))
 
-    def told(newest: float, **links: object) -> bool | None:
+    def told(newest: float, *, reached: bool = True, **links: object) -> str | None:
         chain = Chain(**({"now_us": NOON, "newest_us": hour(newest), "noted": Noted()} | links))  # type: ignore[arg-type]
         found = news("v", judge(VIEW, PROMISE, chain, settings), settings)
-        return None if found is None else found.broken
+        if found is None:
+            return None
+        if reached:
+            note_told("v", found.cause, settings)
+        return found.cause or "kept"
 
     assert [told(1), told(2), told(1, stale="x"), told(0, stale="x"), told(8), told(12), told(12), told(1)] == [
-        True, None, True, None, None, False, None, True,
+        "build failed", None, "no data", None, None, "kept", None, "build failed",
     ]  # fmt: skip
+    assert [told(12, reached=False), told(12), told(12)] == ["kept", "kept", None]
 
 
 def status_of(tables: Tables, moment: datetime) -> ViewStatus:

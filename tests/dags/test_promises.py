@@ -1,9 +1,12 @@
-"""The DAG `freshness`, run by Airflow itself: a quiet night alerts nobody, a source that has stopped alerts once."""
+"""The DAG `freshness`, run by Airflow itself with the notifier of its README: a quiet night alerts nobody, a source
+that has stopped alerts once, and so does its coming back."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +37,16 @@ PROMISED = MODELS.replace("refresh: daily}", "refresh: daily, online: false, fre
 DAILY_SQL = FILES["models/account__daily.sql"] + "\n-- depends_on: {{ source('till', 'receipts') }}"
 
 
+def dags_that_notify(folder: Path, alerts: Path) -> Path:
+    """The DAGs with what their README says is to be written to have alerts sent, to the file `alerts`."""
+    shutil.copytree(ROOT / "dags", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(), re.M | re.S)
+    assert "/var/log/features/alerts.txt" in snippet
+    with (folder / "refresh.py").open("a") as file:
+        file.write("\n" + snippet.replace("/var/log/features/alerts.txt", str(alerts)))
+    return folder
+
+
 def test_a_quiet_night_alerts_nobody_and_a_stopped_source_alerts_once(tmp_path: Path) -> None:
     project = write_project(
         tmp_path / "project", FILES | {"models/models.yml": PROMISED, "models/account__daily.sql": DAILY_SQL}
@@ -44,12 +57,14 @@ def test_a_quiet_night_alerts_nobody_and_a_stopped_source_alerts_once(tmp_path: 
         "FEATURES_HOME": str(tmp_path / "home"),
         "FEATURES_WAREHOUSE": str(tmp_path / "home" / "warehouse.duckdb"),
         "FEATURES_CLOCK": "2024-01-31T23:00:00Z",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags_that_notify(tmp_path / "dags", tmp_path / "alerts.txt")),
         "TILL_PAYMENTS": "none.csv",
         "TILL_LANDING": str(tmp_path / "landing"),
     }
     receipts = tmp_path / "landing" / "receipts"
     receipts.mkdir(parents=True)
     (tmp_path / "home").mkdir()
+    sent = tmp_path / "alerts.txt"
 
     def load(received_at: str) -> None:
         row = (
@@ -76,11 +91,18 @@ def test_a_quiet_night_alerts_nobody_and_a_stopped_source_alerts_once(tmp_path: 
     load("now()::timestamptz")
     note_published(view, settings, as_of_us=to_us(settings.now()), stale=None)
     assert run() == ("success", [], "success")
+    assert not sent.exists()
     load("timestamptz '2024-01-31 10:00Z'")
     environment["FEATURES_CLOCK"] = "2024-02-01T06:00:00Z"
     state, reasons, sources = run()
     assert (state, sources) == ("failed", "skipped")
-    alerts = [reason for reason in reasons if reason.startswith(DAILY)]
-    assert len(alerts) == 1
-    assert "no data: source till.receipts was last loaded at 2024-01-31 10:00 UTC" in alerts[0]
+    (alert,) = [reason for reason in reasons if reason.startswith(DAILY)]
+    assert "no data: source till.receipts was last loaded at 2024-01-31 10:00 UTC" in alert
+    assert sent.read_text() == f"{alert}\n"
     assert run() == ("success", [], "skipped")
+    assert sent.read_text() == f"{alert}\n"
+
+    load("now()::timestamptz")
+    note_published(view, load_settings(environment), as_of_us=to_us(load_settings(environment).now()), stale=None)
+    assert run() == ("success", [], "success")
+    assert sent.read_text() == f"{alert}\n{DAILY} keeps its freshness promise again\n"
