@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from feature_server.cli.main import NOT_FIT
 from feature_server.definitions.facts import FeatureView
 
-from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, dbt_build, left_out, selection
+from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, ModelResult, dbt_build, left_out, selection
 from .project import COMPARE, Project, as_of, groups_in_force, held, held_models
 from .steps import STEPS, say_what_to_do
 
@@ -63,12 +63,10 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
         if project.problem:
             NotReady(task_id="definitions", problem=project.problem, doc_md=project.problem, retries=0)
             return dag
-        build, group, tests = dbt_build(
-            project, [*selection(project, cadence.name), *cadence.also], cadence.finishes_within
-        )
+        build, tests = dbt_build(project, [*selection(project, cadence.name), *cadence.also], cadence.finishes_within)
         option = f"--refresh {cadence.name}"
         verify = command("verify", f"features verify {option}", project)
-        good = EmptyOperator(task_id="good", trigger_rule=TriggerRule.ALL_SUCCESS, doc_md=STEPS["good"].doc_md)
+        good = Good(task_id="good", trigger_rule=TriggerRule.NONE_FAILED, doc_md=STEPS["good"].doc_md)
         if landings := [
             command(f"stream.{source}", f"features stream {source} --once", project, step="stream")
             for source in project.sources(cadence.name)
@@ -93,7 +91,8 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
         verify.trigger_rule = TriggerRule.ALL_DONE_MIN_ONE_SUCCESS  # of what was synced
         publish >> sync
         [build, sync] >> verify
-        [group, publish, sync, verify] >> good
+        models = [task for task in dag.tasks if isinstance(task, ModelResult)]  # behind a red one may be skipped ones
+        [*models, publish, sync, verify] >> good
     return dag
 
 
@@ -145,6 +144,14 @@ def common(project: Project) -> dict[str, Any]:
             "on_failure_callback": say_what_to_do,
         },
     }
+
+
+class Good(BaseOperator):
+    """Succeeds when nothing before it failed and no view waits to be made anew; skipped where one does."""
+
+    def execute(self, context: Context) -> None:
+        if waiting := held(context["ti"])["waiting"]:
+            raise AirflowSkipException(f"to be made anew, which the DAG `rebuild` does: {', '.join(waiting)}")
 
 
 class Command(BashOperator):

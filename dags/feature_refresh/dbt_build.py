@@ -157,8 +157,8 @@ def selection(project: Project, refresh: str) -> list[str]:
 
 def dbt_build(
     project: Project, select: list[str], execution_timeout: timedelta
-) -> tuple[BaseOperator, TaskGroup, dict[str, list[str]]]:
-    """The task that builds what dbt's selectors `select`, the group `dbt` that it and its models form, and their tests.
+) -> tuple[BaseOperator, dict[str, list[str]]]:
+    """The task that builds what dbt's selectors `select`, in the group `dbt` with its models' tasks, and their tests.
 
     A test runs when everything it reads is selected or upstream of that: one between views of two cadences would
     compare two instants. A build that failed is not retried: dbt could not run, or stopped in the midst.
@@ -216,7 +216,7 @@ def dbt_build(
             task.trigger_rule = TriggerRule.ALL_DONE  # each says for itself what became of its model
             if not task.upstream_task_ids:
                 build >> task
-    return build, group, tests_of_model
+    return build, tests_of_model
 
 
 def dbt_executable() -> str:

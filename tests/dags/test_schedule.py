@@ -116,6 +116,7 @@ def test_a_refresh_publishes_after_the_build_and_is_good_when_every_model_is(dag
             "dbt.account__receipts",
             "dbt.account__totals",
             "dbt.accounts",
+            "dbt.stg_payments",
             "publish",
             "stream.till.receipts",
             "sync",
