@@ -12,6 +12,7 @@ from dbt.config.profile import Profile, read_profile
 from dbt.config.renderer import ProfileRenderer
 from dbt.config.runtime import load_profile, load_project
 from dbt.flags import set_flags
+from dbt_common.constants import SECRET_ENV_PREFIX
 from dbt_common.context import set_invocation_context
 from dbt_common.exceptions import DbtBaseException
 
@@ -57,6 +58,7 @@ def resolved(arguments: list[str], environ: dict[str, str]) -> tuple[Answer, Pro
         profiles_dir=str(flags.PROFILES_DIR),
     )
     asked = {*profile.profile_env_vars, *(project.project_env_vars or {})}
+    asked |= {name for name in environ if name.startswith(SECRET_ENV_PREFIX)}  # of which dbt does not tell
     return Answer(target, {name: fingerprint(environ.get(name)) for name in asked}), profile
 
 
