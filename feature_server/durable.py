@@ -1,8 +1,10 @@
 """Files that are there whole or not at all, whatever is killed; folders that are their owner's alone."""
 
+import fcntl
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -34,6 +36,14 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     finally:
         unfinished.unlink(missing_ok=True)
     flush(path.parent)
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Let one process at a time read a file and write it anew, until the block ends; one that is killed lets go."""
+    with path.with_name(f".{path.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def make_private(folder: Path) -> None:

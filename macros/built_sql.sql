@@ -1,7 +1,8 @@
 {#-
   The SQL that really ran, of every model, written in the model's own transaction. An instant of the run in it, its own
   or that of the build before, is replaced by a fixed one, so that runs of one definition leave one text. `features
-  publish` refuses a view that was built by other SQL than what was applied.
+  publish` refuses a view that was built by other SQL than what was applied, or from other rows of a seed: of these a
+  hash of the file is left as it was loaded.
 -#}
 
 {% macro built_sql() -%}
@@ -21,7 +22,7 @@ delete from {{ built_models() }} where rowid not in (select max(rowid) from {{ b
 {% macro text_of_run(node) -%}
 {%- set fixed = '2000-01-01T00:00:00Z' -%}
 {%- set text = node.compiled_code | trim | replace(var('as_of') | string, fixed) -%}
-{%- set last = last_feature_build() if node.config.meta.feature_view else none -%}
+{%- set last = last_feature_build() if is_logged(node) else none -%}
 {{ return(text | replace(last.as_of, fixed) if last else text) }}
 {%- endmacro %}
 
@@ -36,8 +37,24 @@ insert into {{ built_models() }} values ('{{ model.unique_id }}', '{{ hash }}')
 {%- endif -%}
 {% endmacro %}
 
+{% macro record_loaded_seed() %}
+{%- set places = [model.original_file_path, 'dbt_packages/' ~ model.package_name ~ '/' ~ model.original_file_path,
+    model.root_path ~ '/' ~ model.original_file_path] -%}
+{%- set files = [] -%}
+{%- for place in places if execute -%}
+  {%- do files.extend(run_query("select file from glob('" ~ place | replace("'", "''") ~ "')").columns[0].values()) -%}
+{%- endfor -%}
+{%- if files -%}
+insert into {{ built_models() }}
+select
+    '{{ model.unique_id }}',
+    md5(replace(replace(ltrim(content, chr(65279)), chr(13) || chr(10), chr(10)), chr(13), chr(10)))
+from read_text('{{ files[0] | replace("'", "''") }}')
+{%- endif -%}
+{% endmacro %}
+
 {% macro made_from(node) -%}
-{#- An expression: the model and each model upstream of it, with the hash of the SQL that it was last built by. -#}
+{#- An expression: the model and all upstream of it, with the hash of the SQL, or a seed's rows, it was last built by. -#}
 (
     select string_agg(model || ' ' || hash, ',' order by model)
     from {{ built_models() }}

@@ -1,6 +1,6 @@
 {#-
-  The build log. A feature view's rows never change once written: a late or corrected source row adds a row with a later
-  created timestamp. So an incremental build appends the rows known after the `as_of` of the build before it, and the
+  The build log, of feature views and of other models that builds append to. A feature view's rows never change once
+  written: a late or corrected source row adds a row with a later created timestamp. So an incremental build appends the rows known after the `as_of` of the build before it, and the
   log says from which event timestamp on a build has added anything (null: the whole relation was rebuilt), by which
   definition, and by which SQL of the model and of all upstream of it the rows were made (`built_sql.sql`).
 -#}
@@ -22,6 +22,11 @@ create table if not exists {{ feature_builds() }} (
 alter table {{ feature_builds() }} add column if not exists made_from varchar;
 {{ create_built_sql() }}
 {% endmacro %}
+
+{% macro is_logged(node) -%}
+{#- Whether the log has the builds of a model: of a feature view, and of what builds append to. -#}
+{{ return(node.config.meta.feature_view or node.config.materialized == 'incremental') }}
+{%- endmacro %}
 
 {% macro upstream_of(node) -%}
 {#- The node itself and every model it is made from, by unique id. -#}
@@ -50,7 +55,7 @@ alter table {{ feature_builds() }} add column if not exists made_from varchar;
 {#- A hash of the model's SQL and contract and of every model upstream of it; behind a space what was applied of it. -#}
 {%- set parts = [] -%}
 {%- for unique_id, found in upstream_of(node) | dictsort -%}
-  {%- do parts.append(unique_id ~ found.checksum.checksum ~ (found.contract.checksum or '')) -%}
+  {%- do parts.append(unique_id ~ found.checksum.checksum ~ ((found.contract or {}).checksum or '')) -%}
 {%- endfor -%}
 {{ return((local_md5(parts | join(' ')) ~ ' ' ~ applied_definition(node)) | trim) }}
 {%- endmacro %}
@@ -75,10 +80,10 @@ alter table {{ feature_builds() }} add column if not exists made_from varchar;
 {% endmacro %}
 
 {% macro should_full_refresh() %}
-{#- dbt's own rule, and for a feature view also: no earlier build, another definition, or a clock that was set back. -#}
+{#- dbt's own rule, and for what the log has also: no earlier build, another definition, or a clock that was set back. -#}
   {% set asked = config.get('full_refresh') %}
   {% set asked = flags.FULL_REFRESH if asked is none else asked %}
-  {% if asked or not execute or flags.WHICH == 'compile' or not model.config.meta.feature_view %}
+  {% if asked or not execute or flags.WHICH == 'compile' or not is_logged(model) %}
     {% do return(asked) %}
   {% endif %}
   {% set last = last_feature_build() %}
@@ -95,7 +100,7 @@ timestamptz '{{ last_feature_build().as_of if is_incremental() else "-infinity" 
 {%- endmacro %}
 
 {% macro open_feature_build() %}
-{%- if execute and model.config.meta.feature_view -%}
+{%- if execute and is_logged(model) -%}
 insert into {{ feature_builds() }} (model, built_at, as_of, changed_from, invocation_id, definition) values (
     '{{ this.identifier }}',
     timestamptz '{{ run_started_at }}',
@@ -110,7 +115,7 @@ insert into {{ feature_builds() }} (model, built_at, as_of, changed_from, invoca
 {% macro close_feature_build() %}
 {%- set view = model.config.meta.feature_view -%}
 {%- set last = last_feature_build() if execute and view else none -%}
-{%- if execute and view -%}
+{%- if execute and is_logged(model) -%}
 update {{ feature_builds() }}
 set made_from = {{ made_from(model) }}
 where model = '{{ this.identifier }}' and invocation_id = '{{ invocation_id }}';

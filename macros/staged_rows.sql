@@ -49,7 +49,7 @@ union all
     ~ " (stored.row_count, stored.row_hash)") -%}
 {%- set rewritten = counted.columns[0].values() -%}
 {%- set distrusted = [] -%}
-{%- for node in graph.nodes.values() if rewritten and node.config.meta.feature_view -%}
+{%- for node in graph.nodes.values() if rewritten and is_logged(node) -%}
   {%- for parent in upstream_of(node).values() if parent.alias in rewritten -%}
     {%- do distrusted.append("'" ~ node.alias ~ "'") -%}
   {%- endfor -%}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 APPLY = "`features plan` shows what differs, `features apply` puts it in force"
 WAITING = "what is published of it is by the definition before; `features rebuild` makes it anew"
 TAKE_OUT = "it keeps what was published of it until `features apply` takes it out"
+LOST = "there is no registry to read in {}; batch views are compared with what was published of them"
 NoParse = Annotated[
     bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of having dbt write it first.")
 ]
@@ -36,7 +37,7 @@ def check(
     Warnings, of what is right but may surprise, go to standard error.
     """
     from ..definitions.bound import bound_views
-    from ..meaning.settled import write_definitions
+    from ..meaning.tokens import write_definitions
 
     warnings: list[Problem] = []
     settings, in_force, registry = described(project_dir, target_path, no_parse, json, warnings)
@@ -139,7 +140,9 @@ def apply(
     from ..definitions.changes import plan
     from ..definitions.owner import check_folder
     from ..definitions.registry import write_registry
-    from ..meaning.settled import accept, settle, write_definitions
+    from ..durable import changing, make_private
+    from ..meaning.settled import accept, settle
+    from ..meaning.tokens import write_definitions
     from ..offline.owned import OFFLINE
 
     if bool(same_meaning) != bool(reason.strip()):
@@ -150,9 +153,11 @@ def apply(
     accepted = accept(in_force, registry, same_meaning or (), reason.strip(), settings.now_us())
     registry = settle(in_force, registry, accepted)
     changes = plan(in_force, registry)
-    if registry.models:
-        write_definitions(settings.definitions_path, registry)
-    write_registry(settings.registry_path, registry)
+    make_private(settings.home)
+    with changing(settings.registry_path):
+        if registry.models:
+            write_definitions(settings.definitions_path, registry)
+        write_registry(settings.registry_path, registry)
     value = {"changes": changes, "same_meanings": accepted, "registry": str(settings.registry_path)}
     lines = [*_lines(changes), *(f"{one.view} means the same: {one.reason}" for one in accepted)]
     in_force_now = f"in force: {_summary(registry)} ({settings.registry_path})"
@@ -169,7 +174,7 @@ def described(
 ) -> tuple[Settings, Registry | None, Registry]:
     """The registry in force, and the one that the project describes; prints every problem and exits when there are any.
 
-    Warnings are printed, and added to `warnings`.
+    Where the one in force is lost, what is published stands for it. Warnings are printed, and added to `warnings`.
     """
     from ..dbt.compiled import dbt_manifest, read_compiled
     from ..dbt.session import check_session
@@ -177,6 +182,8 @@ def described(
     from ..manifest.load import load_registry
     from ..meaning.settled import settle
     from ..offline.owned import of_target
+    from ..offline.store import OfflineStore
+    from ..publish.restored import restored
 
     settings = load_settings(project_dir=project_dir, target_path=target_path)
     in_force = replaced_registry(settings.registry_path)
@@ -192,7 +199,10 @@ def described(
         )
         for warning in warnings:
             typer.echo(f"warning: {warning}", err=True)
-        return settings, in_force, settle(in_force, of_target(settings, in_force, registry, adopt))
+        registry = of_target(settings, in_force, registry, adopt)
+        if in_force is None and (in_force := restored(registry.project, OfflineStore(settings.offline))) is not None:
+            typer.echo(f"note: {LOST.format(settings.registry_path)}", err=True)
+        return settings, in_force, settle(in_force, registry)
     except DefinitionError as error:
         count = f"{len(error.problems)} problem{'s' * (len(error.problems) != 1)}"
         show({"problems": error.problems}, [*(f"{problem}\n" for problem in error.problems), count], json=json)
@@ -201,14 +211,20 @@ def described(
 
 def _effect(settings: Settings, registry: Registry, found: MeaningChange) -> str:
     """What follows when a view that means something else is applied."""
+    from ..dbt.build import builds_by_definition
     from ..offline.store import OfflineStore
+    from ..publish.built import models_of
 
     view, store = registry.feature_view(found.view), OfflineStore(settings.offline)
     if view.stream is not None:
         return "reads reckon by the new SQL once it is synced; the next `dbt build` makes its table anew"
     rows = f"{store.table(found.view).rows:,} rows are" if store.exists(found.view) else "nothing is published: it is"
     model = view.name if view.version is None else f"{view.name}.v{view.version}"
-    return f"{rows} to be built anew (dbt build --full-refresh --select {model}), published and synced whole"
+    under = models_of(view, {model.unique_id: model for model in registry.models})
+    appended = any(model.settings.get("materialized") == "incremental" for model in under)
+    plain = not appended or builds_by_definition(registry.project, settings.target_path)
+    whole = "" if plain else "--full-refresh "
+    return f"{rows} to be built anew (dbt build {whole}--select +{model}), published and synced whole"
 
 
 def _lines(

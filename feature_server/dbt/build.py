@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import yaml
 
 from ..definitions.facts import FeatureView
 from ..errors import UNREADABLE, FeatureStoreError, SettingsError, WarehouseError
@@ -41,6 +42,7 @@ class _Result(msgspec.Struct, frozen=True):
     status: str
     message: str | None = None
     relation_name: str | None = None
+    compiled_code: str | None = None
     timing: tuple[_Timing, ...] = ()
 
 
@@ -69,6 +71,22 @@ class LastRun(msgspec.Struct, frozen=True):
             for result in self.results
             if result.relation_name and result.status == "success" and result.unique_id.partition(".")[0] in _BUILT
         }
+
+    def compiled(self) -> dict[str, str]:
+        """Unique id → SQL of each model that it built."""
+        built = self.built()
+        return {
+            one.unique_id: one.compiled_code for one in self.results if one.compiled_code and one.unique_id in built
+        }
+
+    def as_of(self, project_dir: Path) -> str:
+        """Its variable `as_of`, as it was given or is set in the project; empty where it is neither."""
+        path = project_dir / "dbt_project.yml"
+        project = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        own = project.get("vars") or {}
+        of_project = own.get(project.get("name"))
+        ways = (self.args.get("vars"), of_project, own)
+        return next((str(way["as_of"]) for way in ways if isinstance(way, dict) and way.get("as_of")), "")
 
     def failures(self) -> list[str]:
         """What failed in it, each with dbt's words."""
@@ -113,6 +131,11 @@ def build_failure(last: LastRun, unique_id: str, target_path: Path) -> str | Non
     tests = (nodes[name] for name in said if name in nodes and name.startswith("test."))
     failed = sorted(test.name for test in tests if unique_id in test.depends_on.nodes)
     return f"{last}: {', '.join(failed)} failed" if failed else None
+
+
+def builds_by_definition(project: str, target_path: Path) -> bool:
+    """Whether the project's own macros make a view anew whose definition is another: else `--full-refresh` has to."""
+    return f"macro.{project}.should_full_refresh" in read_manifest(target_path).macros
 
 
 def check_target(views: Sequence[FeatureView], settings: Settings) -> None:

@@ -40,8 +40,9 @@ def _check(node: Node, compiled: Compiled, report: Report) -> None:
         )  # fmt: skip
         return
     full, other = texts.full.get(node.unique_id, ""), texts.other.get(node.unique_id, "")
-    if other.replace(OTHER_AS_OF, AS_OF) != full:
-        lines = zip(full.splitlines(), other.replace(OTHER_AS_OF, AS_OF).splitlines(), strict=False)
+    full, other = (text.replace(OTHER_AS_OF, AS_OF) for text in (full, other))  # a literal may be either by chance
+    if other != full:
+        lines = zip(full.splitlines(), other.splitlines(), strict=False)
         one, two = next(((one, two) for one, two in lines if one != two), ("", "more or fewer lines"))
         report.add(
             node, (), "the model's SQL depends on var as_of beyond a literal, or on the run itself", file=file,
@@ -59,6 +60,7 @@ def _model(node: Node, compiled: Compiled, report: Report) -> Model:
     settings = {name: digest(node.config[name]) for name in _SETTINGS if node.config.get(name)}
     if node.resource_type == "model" and node.config.get("materialized") == "incremental":
         settings["materialized"] = "incremental"
+    rows, loaded = seed_rows(node, report) if node.resource_type == "seed" else ("", "")
     return Model(
         unique_id=node.unique_id,
         package=node.package_name,
@@ -68,7 +70,8 @@ def _model(node: Node, compiled: Compiled, report: Report) -> Model:
         incremental_sql=None if incremental == sql else incremental,
         reads=_reads(node, sql + incremental, report),
         settings=settings,
-        rows=seed_rows(node, report) if node.resource_type == "seed" else "",
+        rows=rows,
+        loaded=loaded,
         code=digest(node.raw_code),
         macros={name: digest(macro.macro_sql) for name, macro in sorted(macros.items())},
     )

@@ -1,5 +1,6 @@
 """A seed's CSV file: where it is, and a hash of its rows, whatever its size (dbt hashes a large one by its path)."""
 
+from hashlib import md5
 from pathlib import Path
 
 from ..dbt.artifacts import Node
@@ -14,9 +15,13 @@ def seed_path(node: Node, report: Report) -> Path:
     return path
 
 
-def seed_rows(node: Node, report: Report) -> str:
-    """A hash of its rows as they are written; empty where there is no such file, which dbt tells when it loads it."""
+def seed_rows(node: Node, report: Report) -> tuple[str, str]:
+    """Two hashes of its rows as they are written: that of definitions, and the one that builds leave.
+
+    Empty where there is no such file, which dbt tells when it loads it.
+    """
     try:
-        return digest(seed_path(node, report).read_text(encoding="utf-8-sig", errors="replace").split("\n"))
+        text = seed_path(node, report).read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
-        return ""
+        return "", ""
+    return digest(text.split("\n")), md5(text.encode(), usedforsecurity=False).hexdigest()

@@ -4,19 +4,15 @@ Both old and new SQL are read by today's code: another version of sqlglot or dbt
 """
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
 from ..definitions.facts import FeatureView, fingerprint
 from ..definitions.models import Model, SameMeaning
 from ..definitions.registry import Registry
-from ..durable import make_private, write_whole
-from ..errors import UNREADABLE, RequestError
+from ..errors import RequestError
 from .forms import Forms
 
-MARK = "!"  # before the build by which a view was refused
 _replace = msgspec.structs.replace
 
 
@@ -62,20 +58,6 @@ def accept(
             )  # fmt: skip
         found.append(SameMeaning(view=view.id, meaning=meaning, reason=reason, applied_at_us=now_us))
     return tuple(found)
-
-
-def write_definitions(path: Path, registry: Registry) -> None:
-    """Write what a build tells each model's definition by: its view's fingerprint, if it has one, and its meaning.
-
-    What `features publish` has put behind that, so that a model is built anew, stays.
-    """
-    views = {view.unique_id: view.fingerprint for view in registry.feature_views}
-    tokens = {model.unique_id: f"{views.get(model.unique_id, '')}.{model.meaning}" for model in registry.models}
-    with suppress(OSError, *UNREADABLE):
-        kept = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-        tokens |= {name: text for name, text in kept.items() if text.partition(MARK)[0] == tokens.get(name)}
-    make_private(path.parent)
-    write_whole(path, lambda file: file.write(msgspec.json.format(msgspec.json.encode(tokens), indent=1)))
 
 
 def _settled(old: Mapping[str, Model], new: Mapping[str, Model], accepted: set[str]) -> dict[str, Model]:

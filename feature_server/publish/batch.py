@@ -1,21 +1,22 @@
 """Publish all views of a run from one state of the warehouse: those that are fit, of a group all or none."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import datetime
 
-from ..dbt.build import check_warehouse
+from ..dbt.build import check_warehouse, read_last_run
 from ..dbt.stale import stale_sources
 from ..definitions.facts import FeatureView
 from ..definitions.models import Model
 from ..definitions.stream import EventSource
 from ..errors import FeatureStoreError, NotApplied, NotFit, NotPublished, OfflineStoreError, WarehouseError
+from ..meaning.tokens import distrust
 from ..offline.store import OfflineStore, PublishedState
 from ..offline.together import begin, end, forget_others
 from ..settings import Settings
 from ..times import to_us
 from ..warehouse.relations import Warehouse, open_warehouse
-from .built import BuiltOtherwise, distrust
+from .built import BuiltOtherwise, check_last_run
 from .groups import Groups, fit_groups, not_together
 from .noted import note_failed, note_published
 from .run import Progress, Published, look, publish
@@ -71,11 +72,26 @@ def publish_all(
         check_warehouse(views, settings)
         known = {model.unique_id: model for model in models}
         stale = stale_sources([view for view in views if view.freshness], settings.target_path)
-        kept, fit = _bind(views, groups, settings, lambda view: look(view, warehouse, store, known, full))
+        last = read_last_run(settings.target_path)
+        as_of = last.as_of(settings.project_dir) if last is not None else ""
+
+        def check(view: FeatureView) -> None:
+            state = None
+            with suppress(OfflineStoreError):  # where it cannot be read, publishing says so
+                state = store.table(view.id).state
+            if last is not None:
+                check_last_run(view, warehouse, known, state, last, as_of)
+
+        def look_at(view: FeatureView) -> PublishedState:
+            check(view)
+            return look(view, warehouse, store, known, full)
+
+        kept, fit = _bind(views, groups, settings, look_at)
         for view in views:
             try:
                 if view.id in kept:
                     raise kept[view.id]
+                check(view)
                 with show_progress(view.id) as progress:
                     published.append(publish(view, warehouse, store, models=known, full=full, progress=progress))
             except (WarehouseError, OfflineStoreError) as error:

@@ -1,26 +1,28 @@
-"""Whether what a warehouse holds of a view was built by the SQL that is in force.
+"""Whether what a warehouse holds of a view was built by the SQL, and from the seeds' rows, that are in force.
 
 dbt's builds leave the SQL that really ran, of the view's model and of each model upstream of it, with the instants of
-the run replaced (macros/built_sql.sql). A view is compared with the builds that its relation may still hold rows of.
+the run replaced, and a hash of each seed as it was loaded (macros/built_sql.sql). A view is compared with the builds
+that its relation may still hold rows of. Where there is no such log, what dbt's run_results.json has of the last is.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 
-import msgspec
-
+from ..dbt.build import LastRun
+from ..dbt.compiled import AS_OF
 from ..definitions.facts import FeatureView
 from ..definitions.models import Model
-from ..durable import write_whole
-from ..errors import UNREADABLE, NotApplied
+from ..errors import NotApplied
 from ..meaning.explained import difference
 from ..meaning.forms import Forms
-from ..meaning.settled import MARK
 from ..offline.store import PublishedState
 from ..warehouse.builds import BuiltFrom
 from ..warehouse.relations import Warehouse
 
 Models = Mapping[str, Model]
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|\+00:00)")
 
 
 class BuiltOtherwise(NotApplied):
@@ -45,25 +47,76 @@ def check_built(view: FeatureView, warehouse: Warehouse, models: Models, state: 
         if model.unique_id != view.unique_id and model.settings.get("materialized"):
             ran += [(model.unique_id, build) for build in _to_check(warehouse.built_from(view, model.relation), None)]
     texts = warehouse.built_texts(view, {hash_ for _, build in ran for _, hash_ in build.models})
-    forms = Forms(models)
+    forms, instants = Forms(models), warehouse.instants(view)
     for built, build in ran:
         if not build.models:
-            raise _refused(view, builds, f"a build of {built} before the SQL that ran was recorded")
+            raise _refused(view, builds[-1].invocation_id, f"a build of {built} before the SQL that ran was recorded")
         for unique_id, hash_ in build.models:
-            text, wanted = texts.get(hash_), models.get(unique_id)
-            if text is None:
-                raise _refused(view, builds, f"SQL of {unique_id} that is not in the log any more")
+            text, wanted, before = texts.get(hash_), models.get(unique_id), published.get(unique_id)
             if wanted is None:
-                raise _refused(view, builds, f"{unique_id}, which it no longer reads")
+                raise _refused(view, builds[-1].invocation_id, f"{unique_id}, which it no longer reads")
+            if wanted.rows:
+                if wanted.loaded and hash_ not in (wanted.loaded, before and before.loaded):
+                    raise _refused(
+                        view, builds[-1].invocation_id, f"{unique_id}, with other rows than {wanted.path} had"
+                    )
+                continue
+            if text is None:
+                raise _refused(view, builds[-1].invocation_id, f"SQL of {unique_id} that is not in the log any more")
             allowed = [
                 sql
-                for known in (wanted, published.get(unique_id))
+                for known in (wanted, before)
                 if known is not None
                 for sql in _allowed(known, own=unique_id == built, whole=build.whole)
             ]
-            if text not in allowed and forms.of_sql(wanted, text) not in {forms.of_sql(wanted, sql) for sql in allowed}:
-                lines = difference(allowed[0], text)
-                raise _refused(view, builds, "\n".join([f"{unique_id}, with", *(f"    {line}" for line in lines)]))
+            if not _is_one_of(text, [*allowed, *(_of_run(sql, instants) for sql in allowed)], wanted, forms):
+                raise _refused(view, builds[-1].invocation_id, _said(unique_id, allowed[0], text))
+
+
+def _is_one_of(text: str, allowed: Sequence[str], model: Model, forms: Forms) -> bool:
+    return text in allowed or forms.of_sql(model, text) in {forms.of_sql(model, sql) for sql in dict.fromkeys(allowed)}
+
+
+def _of_run(sql: str, instants: Collection[datetime]) -> str:
+    """SQL as a run of one of these instants leaves it: a literal of its own that equals one is replaced too."""
+
+    def replaced(found: re.Match[str]) -> str:
+        with suppress(ValueError):  # no time, though written as one
+            return AS_OF if datetime.fromisoformat(found[0]) in instants else found[0]
+        return found[0]
+
+    return _INSTANT.sub(replaced, sql)
+
+
+def _said(unique_id: str, wanted: str, ran: str) -> str:
+    return "\n".join([f"{unique_id}, with", *(f"    {line}" for line in difference(wanted, ran))])
+
+
+def check_last_run(
+    view: FeatureView, warehouse: Warehouse, models: Models, state: PublishedState | None, last: LastRun, as_of: str
+) -> None:
+    """The same of a view without that log, by what dbt's last run, of the instant `as_of`, says that it ran.
+
+    Of models that it did not run nothing is known.
+    """
+    if view.stream is not None or view.unique_id not in models or warehouse.built_from(view):
+        return
+    forms, ran = Forms(models), last.compiled()
+    changed = state is not None and state.view.fingerprint != view.fingerprint
+    for model in models_of(view, models):
+        if (text := ran.get(model.unique_id)) is None:
+            continue
+        text, full, part = (_alike(sql, as_of) for sql in (text, model.sql, model.incremental_sql or model.sql))
+        appended = model.settings.get("materialized") == "incremental" and not last.args.get("full_refresh")
+        if not _is_one_of(text, [full, part], model, forms):
+            raise _refused(view, last.metadata.invocation_id, _said(model.unique_id, full, text), whole=appended)
+        if changed and appended and (full == part or not _is_one_of(text, [full], model, forms)):
+            got = f"{model.unique_id}, to which {last} appended: rows by the definition before are in it"
+            raise _refused(view, last.metadata.invocation_id, got, whole=True)
+
+
+def _alike(sql: str, as_of: str) -> str:
+    return sql.strip().replace(as_of, AS_OF) if as_of else sql.strip()
 
 
 def _to_check(builds: Sequence[BuiltFrom], state: PublishedState | None) -> Iterable[BuiltFrom]:
@@ -83,16 +136,16 @@ def _allowed(model: Model, *, own: bool, whole: bool) -> list[str]:
     return [full if whole else incremental]
 
 
-def _refused(view: FeatureView, builds: Sequence[BuiltFrom], got: str) -> BuiltOtherwise:
+def _refused(view: FeatureView, invocation: str, got: str, *, whole: bool = False) -> BuiltOtherwise:
     error = BuiltOtherwise(
         "the view was built by other SQL than is in force, so it is not published",
         where=view.id,
         expected="the SQL that `features apply` put in force",
         got=got,
-        remedy=f"`features plan` shows what the project says now: apply it, or undo it; then `dbt build --select "
-        f"+{view.name}` makes the view anew, and publish again",
+        remedy=f"`features plan` shows what the project says now: apply it, or undo it; then `dbt build "
+        f"{'--full-refresh ' if whole else ''}--select +{view.name}` makes the view anew, and publish again",
     )
-    error.invocation = builds[-1].invocation_id
+    error.invocation = invocation
     return error
 
 
@@ -104,16 +157,3 @@ def models_of(view: FeatureView, models: Models) -> tuple[Model, ...]:
             found[unique_id] = models[unique_id]
             waiting += models[unique_id].reads.values()
     return tuple(found[unique_id] for unique_id in sorted(found))
-
-
-def distrust(path: Path, refused: Mapping[str, str]) -> None:
-    """Have the next build of each refused model make it whole: what builds tell its definition by is another then.
-
-    `refused` maps unique ids to the invocation that was the last.
-    """
-    try:
-        tokens = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-    except (OSError, *UNREADABLE):  # the next `features apply` writes it anew
-        return
-    marked = {name: f"{tokens[name].partition(MARK)[0]}{MARK}{of}" for name, of in refused.items() if name in tokens}
-    write_whole(path, lambda file: file.write(msgspec.json.format(msgspec.json.encode(tokens | marked), indent=1)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..offline.files import Extent, Fingerprint, bucket_days, grain_of, hash_che
 from ..offline.session import connect
 from ..offline.sql import BUCKET, cast_list, columns, literal, quote, sql_type, stored_sql_type
 from ..project.target import database_name
+from ..times import from_us
 from .builds import Build, BuiltFrom, pairs
 from .file import attach, name_parts
 
@@ -128,6 +130,11 @@ class Warehouse:
         wanted = set(hashes)
         found = self._beside(view, "built_sql", "select hash, text from {}")
         return {key: text for key, text in found if key in wanted}
+
+    def instants(self, view: FeatureView) -> set[datetime]:
+        """Those that the builds in the log of the view's schema spoke of."""
+        found = self._beside(view, "feature_builds", "select distinct epoch_us(as_of) from {}")
+        return {from_us(us) for (us,) in found}
 
     def failed_tests(self, view: FeatureView) -> tuple[str, ...]:
         """What failed of the view when last run, by the table `failed_tests` in its schema if any: tests, its build."""

@@ -100,7 +100,7 @@ def test_plan_says_what_changed_why_who_reads_it_and_what_follows(project: Path)
         "        - kind = 'paid' AND ingested_at <= CAST('2000-01-01T00:00:00Z' AS TIMESTAMPTZ)\n"
         "        + kind <> 'paid' AND ingested_at <= CAST('2000-01-01T00:00:00Z' AS TIMESTAMPTZ)\n"
         "    read by fraud_v1\n"
-        "    nothing is published: it is to be built anew (dbt build --full-refresh --select customer__activity.v2), "
+        "    nothing is published: it is to be built anew (dbt build --full-refresh --select +customer__activity.v2), "
         "published and synced whole\n"
     )
     good("apply", "--no-parse", cwd=project)

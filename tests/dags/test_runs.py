@@ -261,6 +261,7 @@ def test_an_incremental_view_of_a_new_definition_is_made_anew_apart_and_the_othe
 def test_a_run_applies_the_project_itself_where_it_is_told_to(till: Till) -> None:
     (till.project / "models" / "models.yml").write_text(FILES["models/models.yml"])
     (till.project / "models" / "account__activity_v1.sql").write_text(ACTIVITY_SQL)
+    till.payments.write_text(GOOD_ROWS + "2,2024-01-31 22:55:00Z,400\n")
     till.environment["FEATURES_AUTO_APPLY"] = "1"
     before = till.published()[VIEWS[0]][0]
     run = till.refresh("23")

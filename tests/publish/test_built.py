@@ -8,9 +8,12 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from feature_server.dbt.build import LastRun
+from feature_server.dbt.compiled import AS_OF
 from feature_server.definitions.models import Model
 from feature_server.errors import WarehouseError
-from feature_server.publish.built import BuiltOtherwise, distrust
+from feature_server.offline.store import PublishedState
+from feature_server.publish.built import BuiltOtherwise, check_last_run
 from feature_server.warehouse.relations import open_warehouse
 from tests.support.relations import BUILD_LOG, Relations, view_of
 
@@ -162,14 +165,84 @@ def test_nothing_is_refused_where_nothing_is_known(spend: Relations, tmp_path: P
     assert other.publish(VIEW, models=MODELS).committed
 
 
-def test_a_refused_model_is_another_to_the_next_build_until_it_was_built(tmp_path: Path) -> None:
-    path = tmp_path / "definitions.json"
-    distrust(path, {NAME: "one"})
-    assert not path.exists()
-    path.write_bytes(msgspec.json.encode({NAME: "a.b", STAGING: ".c"}))
-    for invocation in ("one", "two"):
-        distrust(path, {NAME: invocation, "model.shop.gone": invocation})
-        assert msgspec.json.decode(path.read_bytes()) == {NAME: f"a.b!{invocation}", STAGING: ".c"}
+def test_a_literal_that_is_the_instant_of_the_run_by_chance_is_no_other_sql(spend: Relations) -> None:
+    chance = (
+        "select * from orders where known_at <> '2013-05-01T00:00:00Z' and note <> '2013-99-01T00:00:00Z' and "
+        "known_at <= '{}'"
+    )
+    models = MODELS | {STAGING: replace(MODELS[STAGING], sql=chance.format(AS_OF))}
+    for number, as_of in enumerate(("2013-04-01T00:00:00Z", "2013-05-01T00:00:00Z", "2013-06-01T00:00:00Z")):
+        build(spend, f"{number}", WHOLE, chance.format(as_of).replace(as_of, AS_OF), whole=True)
+        spend.execute(f"update feature_builds set as_of = timestamptz '{as_of}' where invocation_id = '{number}'")
+        spend.publish(VIEW, models=models)
+    build(spend, "3", WHOLE, "select * from orders where known_at <= '2013-05-01T00:00:00Z'", whole=True)
+    with pytest.raises(BuiltOtherwise):
+        spend.publish(VIEW, models=models)
+
+
+SEED = "seed.shop.rates"
+SEEDED = MODELS | {
+    NAME: replace(MODELS[NAME], reads={"stg_orders": STAGING, "rates": SEED}),
+    SEED: Model(
+        unique_id=SEED, package="shop", path="seeds/rates.csv", relation="rates", rows="as defined", loaded="applied"
+    ),
+}  # fmt: skip
+
+
+def test_rows_of_a_seed_that_were_not_applied_are_refused(spend: Relations) -> None:
+    for invocation, loaded in (("first", "applied"), ("second", "other")):
+        build(spend, invocation, WHOLE, whole=True)
+        spend.execute(
+            f"update feature_builds set made_from = made_from || ',{SEED} {loaded}'"
+            f" where invocation_id = '{invocation}'"
+        )
+        if loaded == "applied":
+            assert spend.publish(VIEW, models=SEEDED).committed
+    with pytest.raises(BuiltOtherwise) as caught:
+        spend.publish(VIEW, models=SEEDED)
+    assert caught.value.got == f"{SEED}, with other rows than seeds/rates.csv had"
+    unknown = SEEDED | {SEED: replace(SEEDED[SEED], loaded="")}  # applied before its hash was
+    assert not spend.publish(VIEW, models=unknown).committed
+
+
+def last_run(sql: dict[str, str], **args: object) -> LastRun:
+    results = [
+        {"unique_id": name, "status": "success", "relation_name": name, "compiled_code": text}
+        for name, text in sql.items()
+    ]
+    return msgspec.convert(
+        {"results": results, "args": {"which": "build", **args}, "metadata": {"invocation_id": "last"}}, LastRun
+    )
+
+
+DAY = "2013-05-01T00:00:00Z"
+CHANGED = PublishedState(view=replace(VIEW, fingerprint="another"), grain="day", hash_check="")
+
+
+@pytest.mark.parametrize(
+    ("ran", "args", "state", "refused"),
+    [
+        ({NAME: WHOLE, STAGING: STAGED}, {}, None, None),
+        ({NAME: PART.replace(AS_OF, DAY), STAGING: REWRITTEN}, {}, None, None),
+        ({NAME: WHOLE, STAGING: REFUNDS}, {}, None, f"{STAGING}, with"),
+        ({STAGING: STAGED}, {}, CHANGED, None),
+        ({NAME: WHOLE}, {"full_refresh": True}, CHANGED, None),
+        ({NAME: PART.replace(AS_OF, DAY)}, {}, CHANGED, "to which `dbt build` appended"),
+    ],
+)
+def test_without_the_log_what_dbt_ran_last_is_compared(
+    spend: Relations, ran: dict[str, str], args: dict[str, object], state: PublishedState | None, refused: str | None
+) -> None:
+    spend.execute("drop table feature_builds", "drop table built_sql")
+    models = MODELS | {NAME: replace(MODELS[NAME], settings={"materialized": "incremental"})}
+    with open_warehouse(spend.path) as warehouse:
+        if refused is None:
+            check_last_run(VIEW, warehouse, models, state, last_run(ran, **args), DAY)
+            return
+        with pytest.raises(BuiltOtherwise) as caught:
+            check_last_run(VIEW, warehouse, models, state, last_run(ran, **args), DAY)
+    assert refused in str(caught.value.got)
+    assert "dbt build --full-refresh --select +spend" in str(caught.value.remedy) or STAGING in refused
 
 
 def test_a_view_without_a_relation_has_no_log(spend: Relations) -> None:
