@@ -120,7 +120,7 @@ def freshness_dag(cron: str, project: Project, notify: Sequence[Notify] = ()) ->
 def _source_freshness(project: Project) -> list[str]:
     """`dbt source freshness` in a target folder of its own: what builds and publishing read stays as it is."""
     settings = project.settings
-    _, target, profiles = dbt_profile(settings.project_dir)
+    _, target, profiles = dbt_profile(settings)
     return [
         dbt_executable(), "source", "freshness", "--profiles-dir", str(profiles.parent), "--target", target,
         "--target-path", str(settings.home / "run" / "sources"), "--output", str(settings.target_path / "sources.json"),

@@ -31,7 +31,8 @@ Structure = dict[str, Any]
 def structures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Structure]:
     """What Airflow sees: of a good project, of one that dbt has never read, of one with a mistake."""
     folder = tmp_path_factory.mktemp("dags")
-    project = write_project(folder / "project", FILES)
+    promised = FILES["models/models.yml"].replace("refresh: daily}", "refresh: daily, freshness: {error: 6h}}")
+    project = write_project(folder / "project", FILES | {"models/models.yml": promised})
     mistaken = write_project(
         folder / "mistaken", FILES | {"models/models.yml": FILES["models/models.yml"].replace("hourly", "horly")}
     )
@@ -75,6 +76,7 @@ def test_there_is_a_dag_for_each_cadence_that_a_view_names(dags: Structure) -> N
         "refresh_hourly": "0 * * * *",
         "refresh_daily": "0 0 * * *",
         "catalogue": "30 0 * * *",
+        "freshness": "*/10 * * * *",
         "rebuild": "*/10 * * * *",
     }
 
@@ -173,6 +175,7 @@ def test_whatever_opens_duckdb_waits_for_the_one_slot(dags: Structure) -> None:
         "refresh_daily.dbt.build",
         "refresh_daily.publish",
         "catalogue.docs",
+        "freshness.sources",
         "rebuild.copy",
         "rebuild.put",
         "rebuild.publish",
@@ -195,7 +198,7 @@ def test_a_model_belongs_to_its_group_and_the_rest_to_the_platform(dags: Structu
 def test_commands_are_tried_again_ever_later_and_a_build_is_not(dags: Structure) -> None:
     for dag in dags.values():
         for name, task in dag["tasks"].items():
-            again = (task["command"] or name in ("landed", "good")) and name != "build"
+            again = (task["command"] or name in ("landed", "good")) and name not in ("build", "sources")
             assert task["retries"] == (3 if again else 0), name
             assert task["backoff"], name
             assert task["tells"], name
