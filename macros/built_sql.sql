@@ -5,18 +5,33 @@
   hash of the file is left as it was loaded.
 -#}
 
-{% macro built_sql() -%}
-{{ target.schema }}.built_sql
+{% macro log_table(name, database=none) -%}
+{#- A table of the log in a database, that of the model by default: a transaction writes to one database alone. -#}
+{{ adapter.quote(database or (this or target).database) }}.{{ target.schema }}.{{ name }}
 {%- endmacro %}
 
-{% macro built_models() -%}
-{{ target.schema }}.built_models
+{% macro log_databases() -%}
+{#- The databases that models are in: the target's own first, then those that the profile attaches. -#}
+{%- set found = [target.database] -%}
+{%- for node in (graph.nodes.values() if execute else []) if node.resource_type in ('model', 'seed', 'snapshot') -%}
+  {%- if node.database and node.database not in found -%}{%- do found.append(node.database) -%}{%- endif -%}
+{%- endfor -%}
+{{ return(found) }}
 {%- endmacro %}
 
-{% macro create_built_sql() %}
-create table if not exists {{ built_sql() }} (hash varchar not null, text varchar not null);
-create table if not exists {{ built_models() }} (model varchar not null, hash varchar not null);
-delete from {{ built_models() }} where rowid not in (select max(rowid) from {{ built_models() }} group by model)
+{% macro built_sql(database=none) -%}
+{{ log_table('built_sql', database) }}
+{%- endmacro %}
+
+{% macro built_models(database=none) -%}
+{{ log_table('built_models', database) }}
+{%- endmacro %}
+
+{% macro create_built_sql(database) %}
+create table if not exists {{ built_sql(database) }} (hash varchar not null, text varchar not null);
+create table if not exists {{ built_models(database) }} (model varchar not null, hash varchar not null);
+delete from {{ built_models(database) }}
+where rowid not in (select max(rowid) from {{ built_models(database) }} group by model);
 {% endmacro %}
 
 {% macro text_of_run(node) -%}
@@ -57,9 +72,16 @@ from read_text('{{ files[0] | replace("'", "''") }}')
 {#- An expression: the model and all upstream of it, with the hash of the SQL, or a seed's rows, it was last built by. -#}
 (
     select string_agg(model || ' ' || hash, ',' order by model)
-    from {{ built_models() }}
-    where
-        rowid in (select max(rowid) from {{ built_models() }} group by model)
-        and model in ('{{ upstream_of(node) | list | join("', '") }}')
+    from (
+{%- set nodes = upstream_of(node) -%}
+{%- for database, names in nodes.values() | groupby('database') %}
+        select model, hash
+        from {{ built_models(database) }}
+        where
+            rowid in (select max(rowid) from {{ built_models(database) }} group by model)
+            and model in ('{{ names | map(attribute='unique_id') | join("', '") }}')
+        {% if not loop.last %}union all{% endif %}
+{%- endfor %}
+    ) as known
 )
 {%- endmacro %}

@@ -5,12 +5,14 @@
   definition, and by which SQL of the model and of all upstream of it the rows were made (`built_sql.sql`).
 -#}
 
-{% macro feature_builds() -%}
-{{ target.schema }}.feature_builds
+{% macro feature_builds(database=none) -%}
+{{ log_table('feature_builds', database) }}
 {%- endmacro %}
 
 {% macro create_feature_builds() %}
-create table if not exists {{ feature_builds() }} (
+{%- for database in log_databases() %}
+create schema if not exists {{ adapter.quote(database) }}.{{ target.schema }};
+create table if not exists {{ feature_builds(database) }} (
     model varchar not null,
     built_at timestamptz not null,
     as_of timestamptz not null,
@@ -19,8 +21,9 @@ create table if not exists {{ feature_builds() }} (
     definition varchar,
     made_from varchar
 );
-alter table {{ feature_builds() }} add column if not exists made_from varchar;
-{{ create_built_sql() }}
+alter table {{ feature_builds(database) }} add column if not exists made_from varchar;
+{{ create_built_sql(database) }}
+{%- endfor %}
 {% endmacro %}
 
 {% macro is_logged(node) -%}
@@ -44,10 +47,13 @@ alter table {{ feature_builds() }} add column if not exists made_from varchar;
 
 {% macro applied_definition(node) -%}
 {#- What `features apply` last said of the model, by which its definition is told from others; empty before it has. -#}
-{%- set path = (env_var('FEATURES_HOME', '.features') ~ '/definitions.json') | replace("'", "''") -%}
-{%- if run_query("select count(*) from glob('" ~ path ~ "')").rows[0][0] -%}
-  {{ return(fromjson(run_query("select content from read_text('" ~ path ~ "')").rows[0][0]).get(node.unique_id, '')) }}
-{%- endif -%}
+{%- set home = env_var('FEATURES_HOME', '.features') -%}
+{%- for folder in [home ~ '/targets/' ~ target.name, home] -%}
+  {%- set path = (folder ~ '/definitions.json') | replace("'", "''") -%}
+  {%- if run_query("select count(*) from glob('" ~ path ~ "')").rows[0][0] -%}
+    {{ return(fromjson(run_query("select content from read_text('" ~ path ~ "')").rows[0][0]).get(node.unique_id, '')) }}
+  {%- endif -%}
+{%- endfor -%}
 {{ return('') }}
 {%- endmacro %}
 

@@ -20,14 +20,14 @@ create table if not exists {{ staged_rows() }} (
 {{ return(node.resource_type == 'model' and node.path.startswith('staging/')) }}
 {%- endmacro %}
 
-{% macro count_staged_rows(names) %}
-{#- SQL for (model, row_count, row_hash) of the staging models `names`. -#}
-{%- for name in names %}
+{% macro count_staged_rows(nodes) %}
+{#- SQL for (model, row_count, row_hash) of staging models. -#}
+{%- for node in nodes %}
 select
-    '{{ name }}' as model,
+    '{{ node.alias }}' as model,
     count(*) as row_count,
     sum(hash(staged)) as row_hash
-from {{ target.schema }}.{{ name }} as staged
+from {{ node.relation_name }} as staged
 {%- if not loop.last %}
 union all
 {%- endif %}
@@ -40,7 +40,7 @@ union all
 {%- set known = run_query("select distinct model from " ~ staged_rows()).columns[0].values() -%}
 {%- set present = [] -%}
 {%- for node in graph.nodes.values() if is_staging(node) and node.alias in known -%}
-  {%- if adapter.get_relation(node.database, node.schema, node.alias) -%}{%- do present.append(node.alias) -%}{%- endif -%}
+  {%- if adapter.get_relation(node.database, node.schema, node.alias) -%}{%- do present.append(node) -%}{%- endif -%}
 {%- endfor -%}
 {%- if present -%}
 {%- set counted = run_query(
@@ -57,7 +57,9 @@ union all
 {%- if distrusted -%}
 {%- do log("rows of " ~ rewritten | join(', ') ~ " have changed since the last run: rebuilding the feature views made"
     ~ " from them", info=true) -%}
-update {{ feature_builds() }} set definition = null where model in ({{ distrusted | unique | join(', ') }})
+{%- for database in log_databases() %}
+update {{ feature_builds(database) }} set definition = null where model in ({{ distrusted | unique | join(', ') }});
+{%- endfor -%}
 {%- endif -%}
 {%- endif -%}
 {%- endif -%}
@@ -66,10 +68,10 @@ update {{ feature_builds() }} set definition = null where model in ({{ distruste
 {% macro record_staged_rows(results) %}
 {%- set built = [] -%}
 {%- for result in results if result.status == 'success' and is_staging(result.node) -%}
-  {%- do built.append(result.node.alias) -%}
+  {%- do built.append(result.node) -%}
 {%- endfor -%}
 {%- if built -%}
-delete from {{ staged_rows() }} where model in ('{{ built | join("', '") }}');
+delete from {{ staged_rows() }} where model in ('{{ built | map(attribute='alias') | join("', '") }}');
 insert into {{ staged_rows() }}
 {{ count_staged_rows(built) }}
 {%- endif -%}

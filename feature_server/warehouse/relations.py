@@ -128,7 +128,7 @@ class Warehouse:
     def built_texts(self, view: FeatureView, hashes: Iterable[str]) -> dict[str, str]:
         """The SQL that was recorded under these hashes in the view's schema."""
         wanted = set(hashes)
-        found = self._beside(view, "built_sql", "select hash, text from {}")
+        found = self._in_all(view, "built_sql", "select hash, text from {}")
         return {key: text for key, text in found if key in wanted}
 
     def instants(self, view: FeatureView) -> set[datetime]:
@@ -264,6 +264,13 @@ class Warehouse:
             f"with events as (select {listed} from {source.relation}{known}) "
             f"select * from ({plan.row_sql}) where counts or not ({_any_null(view.key_names)})"
         )
+
+    def _in_all(self, view: FeatureView, table: str, sql: str) -> Iterator[tuple[Any, ...]]:
+        """The same as `_beside`, of each database: a view may be made from models in several."""
+        schema = quote(name_parts(view)[-2]) if len(name_parts(view)) > 1 else ""
+        for database in (self.name, *self._attached):
+            beside = msgspec.structs.replace(view, relation=".".join(filter(None, [quote(database), schema, '"log"'])))
+            yield from self._beside(beside, table, sql)
 
     def _place(self, view: FeatureView, name: str) -> str:
         """The SQL of a relation in the view's own database and schema."""

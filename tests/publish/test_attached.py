@@ -63,10 +63,25 @@ PROJECT = {
 }
 
 
+MACROS = {path.name: path.read_text() for path in (Path(__file__).parents[2] / "macros").glob("*.sql")}
+LOGGED = {
+    "dbt_project.yml": PROJECT["dbt_project.yml"] + """
+        vars: {as_of: "2024-01-01T00:00:00Z"}
+        on-run-start: ["{{ create_feature_builds() }}", "{{ create_failed_tests() }}"]
+        on-run-end: ["{{ record_failed_tests(results) }}"]
+        models:
+          +pre-hook: "{{ open_feature_build() }}"
+          +post-hook: ["{{ record_built_sql() }}", "{{ close_feature_build() }}"]
+        """,
+    **{f"macros/{name}": text for name, text in MACROS.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{}, pytest.param(LOGGED, marks=pytest.mark.heavy)], ids=["plain", "with a build log"])
 def test_models_in_an_attached_database_are_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    more: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop = Typed(tmp_path, PROJECT, monkeypatch, capsys)
+    shop = Typed(tmp_path, PROJECT | more, monkeypatch, capsys)
     shop.dbt("build")
     assert shop.features("apply") == (0, ANY)
     assert shop.features("publish") == (0, ANY)
@@ -74,7 +89,7 @@ def test_models_in_an_attached_database_are_published(
     paid = tmp_path / "models" / "paid.sql"
     paid.write_text(f"{paid.read_text()} union all select 2, timestamptz '2013-01-02', 4")
     assert shop.features("apply") == (0, ANY)
-    shop.dbt("build")
+    shop.dbt("build", *([] if more else ["--full-refresh"]))  # the build log has it made anew
     assert shop.features("publish") == (0, ANY)
     assert (shop.published("spend", "spend_eur"), shop.published("half", "half_eur")) == ([(3,), (4,)], [(1.5,), (2,)])
     (tmp_path / "data" / "marts.duckdb").unlink()
