@@ -83,12 +83,12 @@ def online_store(settings: Settings) -> Iterator[OnlineStore]:
     """The online store, of the embedded Valkey unless a Redis is named; refused where another target fills it."""
     from ..offline.owned import filled_by
     from ..online.embedded import connect
-    from ..online.store import OnlineStore, check_filled
+    from ..online.store import OnlineStore, check_filled, once_more
 
     filled = filled_by(settings)
     with connect(settings) as url, OnlineStore(url) as online:
         if filled is not None:
-            check_filled(online, filled.owner, filled.adopted)
+            check_filled(once_more(online.registry), filled.owner, filled.adopted)
         yield online
 
 

@@ -182,7 +182,7 @@ def serve(
     from ..online.address import parse_redis_url
     from ..online.embedded import connect
     from ..online.memory import check_memory
-    from ..online.store import OnlineStore, check_filled
+    from ..online.store import OnlineStore, check_filled, once_more
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = load_settings(redis_url=redis_url, project_dir=project_dir)
@@ -196,7 +196,7 @@ def serve(
         with suppress(OnlineStoreUnavailable), OnlineStore(url, timeout_seconds=1) as store:
             check_memory(store, allowed=settings.allow_eviction)
             if filled is not None:
-                check_filled(store, filled.owner, filled.adopted)
+                check_filled(once_more(store.registry), filled.owner, filled.adopted)
 
         def announce() -> None:
             if settings.clock is not None:

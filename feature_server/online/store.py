@@ -284,9 +284,8 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
                 yield found
 
 
-def check_filled(online: OnlineStore, wanted: Owner, adopted: Collection[str]) -> None:
+def check_filled(found: OnlineRegistry | None, wanted: Owner, adopted: Collection[str]) -> None:
     """OnlineStoreError where another project or target fills the online store."""
-    found = once_more(online.registry)
     check_owner(
         None if found is None else found.registry.owner, wanted, adopted, what="this Redis", kind=OnlineStoreError,
         remedy="add ?namespace=NAME to FEATURES_REDIS_URL, or give another Redis or database number in it",

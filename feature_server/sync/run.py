@@ -289,8 +289,8 @@ def sync(
     `now_us` is asked once the lock of a view is held. A view that fails does not keep the others from being synced.
     """
     registry = registry.without_sql()
-    check_filled(online, registry.owner, registry.adopted)
     found = once_more(online.registry)
+    check_filled(found, registry.owner, registry.adopted)
     known = {view.id for view in registry.feature_views if view.online}
     gone = set(found.views if found else ()) | {
         generation.view for generation in once_more(online.generations).values()

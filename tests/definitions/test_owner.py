@@ -112,7 +112,8 @@ def test_definitions_of_another_target_are_not_replaced_unless_they_are_adopted(
 def test_another_target_or_project_does_not_sync_into_a_redis(valkey: str, tmp_path: Path) -> None:
     with OnlineStore(valkey) as online:
         online.publish(lambda now: OnlineRegistry(registry=registry(DEV)))
-        check_filled(online, DEV, ())
+        check_filled(online.registry(), DEV, ())
+        check_filled(None, DEV, ())
         for other in (PROD, Owner("till", "dev")):
             with pytest.raises(OnlineStoreError) as raised:
                 sync(online, OfflineStore(tmp_path), registry(other), now_us=lambda: 0)

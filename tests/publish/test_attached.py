@@ -77,7 +77,8 @@ LOGGED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("more", [{}, pytest.param(LOGGED, marks=pytest.mark.heavy)], ids=["plain", "with a build log"])
+@pytest.mark.heavy
+@pytest.mark.parametrize("more", [{}, LOGGED], ids=["plain", "with a build log"])
 def test_models_in_an_attached_database_are_published(
     more: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

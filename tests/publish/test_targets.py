@@ -74,6 +74,7 @@ def spent(shop: Typed, home: str) -> list[tuple[int]]:
     return shop.published("spend", "spend_eur", home)
 
 
+@pytest.mark.heavy
 def test_two_targets_are_told_apart_and_the_remedy_given_reads_the_one_that_was_built(shop: Typed) -> None:
     features, dbt, tmp_path = shop.features, shop.dbt, shop.folder
     Relations(tmp_path / ".features").execute(f"create table spend as {ROWS}")  # a build of the target dev, long ago
