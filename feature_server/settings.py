@@ -169,6 +169,7 @@ def parse_time(text: str, *, where: str) -> datetime:
         ) from None
 
 
+_FOLDER = re.compile(r"[\w-][\w .-]*")
 _SCHEME = re.compile(r"[\s'\"]*([A-Za-z][A-Za-z0-9+.-]+:|:memory:)")
 _SECRET = re.compile(r"(?<=://)[^@]*:.*@|(?<=\?).+|(?<=password=).+", re.DOTALL)
 _TARGET_PATH = re.compile(r"^target-path:\s*(['\"]?)(.+?)\1\s*(#.*)?$", re.MULTILINE)
@@ -229,16 +230,21 @@ def _asked(project_dir: Path, environ: dict[str, str]) -> "Asked":
 
 
 def _home(project_dir: Path, environ: dict[str, str]) -> Path:
-    """`.features` for the target that the profile itself names, a folder of its own for each other one."""
+    """`.features` for the target that the project's files name, a folder of its own for each other one."""
     from .project.process import said
     from .project.target import target_of
 
-    named = said(environ, "TARGET")
-    if named is None or not (project_dir / PROJECT_FILE).is_file():
+    if not (said(environ, "TARGET") or said(environ, "PROFILE")) or not (project_dir / PROJECT_FILE).is_file():
         return Path(HOME)
-    if target_of(_asked(project_dir, environ)).default == named:
+    target = target_of(_asked(project_dir, environ))
+    if target.is_default:
         return Path(HOME)
-    return Path(HOME, "targets", named)
+    if not _FOLDER.fullmatch(target.label):
+        raise SettingsError(
+            "a target's name that is none of a folder", where="the target's home", got=shown(target.label),
+            expected="letters, digits, spaces, - _ and .", remedy="give it another name, or set FEATURES_HOME",
+        )  # fmt: skip
+    return Path(HOME, "targets", target.label)
 
 
 def _flag(env: Mapping[str, str], name: str) -> bool:

@@ -48,7 +48,9 @@ alter table {{ feature_builds(database) }} add column if not exists made_from va
 {% macro applied_definition(node) -%}
 {#- What `features apply` last said of the model, by which its definition is told from others; empty before it has. -#}
 {%- set home = env_var('FEATURES_HOME', '.features') -%}
-{%- for folder in [home ~ '/targets/' ~ target.name, home] -%}
+{%- for folder in [
+    home ~ '/targets/' ~ target.profile_name ~ '.' ~ target.name, home ~ '/targets/' ~ target.name, home
+] -%}
   {%- set path = (folder ~ '/definitions.json') | replace("'", "''") -%}
   {%- if run_query("select count(*) from glob('" ~ path ~ "')").rows[0][0] -%}
     {{ return(fromjson(run_query("select content from read_text('" ~ path ~ "')").rows[0][0]).get(node.unique_id, '')) }}

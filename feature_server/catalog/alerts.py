@@ -21,13 +21,13 @@ class News(msgspec.Struct, frozen=True):
 def news(view_id: str, kept: Kept, settings: Settings) -> News | None:
     """What has changed of a promise since something was told of it; None where nothing has, of cause and of state.
 
-    A promise that warns is neither broken nor kept again.
+    A promise that warns is not broken; broken anew, for the same cause too, it is told anew.
     """
     told = _told(_path(view_id, settings))
     if kept.state == "error" and told != kept.cause:
         return News(kept.cause, f"{view_id} breaks its freshness promise: {kept}")
-    if kept.state == "pass" and told is not None:
-        return News(None, f"{view_id} keeps its freshness promise again")
+    if kept.state != "error" and told is not None:
+        return News(None, f"{view_id} keeps its freshness promise again" + (f": {kept}" if kept.cause else ""))
     return None
 
 

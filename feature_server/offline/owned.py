@@ -1,13 +1,14 @@
 """What is in force in this project's stores, for the target that is meant: another one's are refused by name."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from ..definitions.owner import Owner, check_folder, check_owner, claim_folder
 from ..definitions.registry import Registry, read_registry
-from ..errors import UNREADABLE
+from ..errors import UNREADABLE, FeatureStoreError
 from ..project.process import said
 from ..settings import Settings
 
@@ -52,14 +53,16 @@ def claim(folder: Path, filled: Filled | Registry, remedy: str) -> None:
 
 
 def check_meant(settings: Settings, found: Filled | Registry) -> None:
-    """FeatureStoreError unless what is in force is that of the target that is meant, as far as that is known.
+    """FeatureStoreError unless what is in force is that of the target that is meant.
 
-    dbt is not asked for it: whoever only reads features may have none.
+    dbt is asked where it has not said so before; whoever only reads features may have none: then it is what is named.
     """
-    known = settings.known_target
+    known = None
+    with suppress(FeatureStoreError):
+        known = settings.target
     named = said(settings.environ, "TARGET")
     if known is not None or named is not None:
-        wanted = Owner(known.project, known.name) if known is not None else Owner(found.project, named or "")
+        wanted = Owner(known.project, known.label) if known is not None else Owner(found.project, named or "")
         check_owner(found.owner, wanted, found.adopted, what=str(settings.registry_path), remedy=_HOME)
 
 
@@ -69,7 +72,7 @@ def of_target(settings: Settings, in_force: Registry | None, wanted: Registry, a
     FeatureStoreError where what is `in_force` is another one's.
     """
     known = settings.known_target
-    target = known.name if known is not None else said(settings.environ, "TARGET") or ""
+    target = known.label if known is not None else said(settings.environ, "TARGET") or ""
     adopted = dict.fromkeys([*(in_force.adopted if in_force else ()), *adopt])
     if in_force is not None:
         meant = Owner(wanted.project, target)

@@ -111,6 +111,8 @@ def failed(failure: str, project_dir: Path, run: subprocess.CompletedProcess[str
     words = own_words(run.stdout + run.stderr)
     if "'--profiles-dir'" in words or "Could not find profile named" in words:
         remedy = "write the profile that dbt_project.yml names into profiles/profiles.yml, or set DBT_PROFILES_DIR"
+    if "does not have a target named" in words:
+        remedy = "name one of these with --target or DBT_TARGET"
     return FeatureStoreError(failure, where=str(project_dir), got=words, remedy=remedy + _log(project_dir))
 
 

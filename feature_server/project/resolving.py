@@ -9,6 +9,7 @@ import msgspec
 from click import ClickException
 from dbt.cli.flags import Flags, args_to_context
 from dbt.config.profile import Profile, read_profile
+from dbt.config.project import load_raw_project
 from dbt.config.renderer import ProfileRenderer
 from dbt.config.runtime import load_profile, load_project
 from dbt.flags import set_flags
@@ -17,6 +18,7 @@ from dbt_common.context import set_invocation_context
 from dbt_common.exceptions import DbtBaseException
 
 from ..durable import write_whole
+from .process import saying
 from .target import VALUE_SETTINGS, Answer, Request, Target, database_name, fingerprint
 
 
@@ -42,11 +44,13 @@ def resolved(arguments: list[str], environ: dict[str, str]) -> tuple[Answer, Pro
     profile = load_profile(flags.PROJECT_DIR, flags.VARS, flags.PROFILE, flags.TARGET, flags.THREADS)
     project = load_project(flags.PROJECT_DIR, False, profile, flags.VARS)
     own = profile.credentials
+    (own_profile, default), looked_at = _defaults(flags, environ)
     target = Target(
         project=str(project.project_name),
         profile=profile.profile_name,
         name=profile.target_name,
-        default=_default(flags, profile),
+        own_profile=own_profile,
+        default=default,
         kind=own.type,
         path=str(getattr(own, "path", "")).partition("?")[0],  # what follows may be a token
         database=own.database or "",
@@ -57,18 +61,26 @@ def resolved(arguments: list[str], environ: dict[str, str]) -> tuple[Answer, Pro
         target_path=project.target_path,
         profiles_dir=str(flags.PROFILES_DIR),
     )
-    asked = {*profile.profile_env_vars, *(project.project_env_vars or {})}
+    asked = {*profile.profile_env_vars, *(project.project_env_vars or {}), *looked_at}
     asked |= {name for name in environ if name.startswith(SECRET_ENV_PREFIX)}  # of which dbt does not tell
     return Answer(target, {name: fingerprint(environ.get(name)) for name in asked}), profile
 
 
-def _default(flags: Any, profile: Profile) -> str | None:
-    """The target that the profile names; None where that is an expression that has no value here."""
-    named = read_profile(flags.PROFILES_DIR)[profile.profile_name].get("target", "default")
+def _defaults(flags: Any, environ: dict[str, str]) -> tuple[tuple[str | None, str | None], set[str]]:
+    """Profile and target that the two files name where nobody names others, and the variables that say so.
+
+    None for one that is an expression without a value here.
+    """
+    set_invocation_context(saying(environ, profile=None, target=None))
+    renderer = ProfileRenderer(flags.VARS)
     try:
-        return str(ProfileRenderer(flags.VARS).render_value(named))
+        own = str(renderer.render_value(load_raw_project(flags.PROJECT_DIR).get("profile")))
+        named = read_profile(flags.PROFILES_DIR).get(own) or {}
+        return (own, str(renderer.render_value(named.get("target", "default")))), {*renderer.ctx_obj.env_vars}
     except DbtBaseException:
-        return None
+        return (None, None), {*renderer.ctx_obj.env_vars}
+    finally:
+        set_invocation_context(environ)
 
 
 def _attached(databases: Iterable[Any]) -> Iterator[tuple[str, str]]:

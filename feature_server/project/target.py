@@ -30,7 +30,8 @@ _KEPT = 8  # answers: one for each target and environment that somebody is worki
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Where dbt builds a project: a target of a profile, of a kind such as `duckdb`, with its database's path if any.
 
-    `default` is the target that the profile names itself, None where that cannot be told. `attached` has the paths of
+    `own_profile` and `default` are what the project's files name where nobody names another profile or target, None
+    where that cannot be told. `attached` has the paths of
     attached DuckDB files by their names. `settings` and `config_options` are those of DuckDB's session that change
     values. Paths are as they are written: relative ones start in the project's folder.
     """
@@ -40,6 +41,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     kind: str
     path: str
+    own_profile: str | None = None
     default: str | None = None
     database: str = ""
     schema: str = ""
@@ -48,6 +50,15 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     config_options: dict[str, str] = {}
     target_path: str = "target"
     profiles_dir: str = ""
+
+    @property
+    def label(self) -> str:
+        """What tells it from the project's other targets: its name, behind that of another profile than the own."""
+        return self.name if self.profile == self.own_profile else f"{self.profile}.{self.name}"
+
+    @property
+    def is_default(self) -> bool:
+        return self.label == self.default
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -126,12 +126,23 @@ def put(registry: Registry, settings: Settings, *, wait_seconds: float) -> Rebui
     for name, definition in rebuild.views.items():
         if all((view.id, view.fingerprint) != (name, definition) for view in registry.feature_views):
             raise _nothing(settings, f"{name} by a definition that is not in force any more")
+    _check_wanted(registry, settings, rebuild, wait_seconds)
     models = [model for model in registry.models if model.unique_id in rebuild.models]
     move(
         settings.warehouse, _file(settings), models, invocation=rebuild.invocation, wait_seconds=wait_seconds
     )  # fmt: skip
     shutil.rmtree(_folder(settings))
     return rebuild
+
+
+def _check_wanted(registry: Registry, settings: Settings, rebuild: Rebuild, wait_seconds: float) -> None:
+    """WarehouseError where what was made is older than what the warehouse has of the views."""
+    made = datetime.fromisoformat(rebuild.as_of)
+    with open_warehouse(settings.warehouse, wait_seconds=wait_seconds) as warehouse:
+        for name in rebuild.views:
+            builds = warehouse.builds(registry.feature_view(name))
+            if builds and builds[-1].as_of and datetime.fromisoformat(builds[-1].as_of) > made:
+                raise _nothing(settings, f"{name} of {rebuild.as_of}, and a build of {builds[-1].as_of} since")
 
 
 def _instants(registry: Registry, settings: Settings, units: Sequence[Sequence[str]]) -> list[str]:

@@ -171,9 +171,10 @@ def test_a_broken_promise_is_news_once_a_cause_and_again_when_it_is_kept(tmp_pat
         return found.cause or "kept"
 
     assert [told(1), told(2), told(1, stale="x"), told(0, stale="x"), told(8), told(12), told(12), told(1)] == [
-        "build failed", None, "no data", None, None, "kept", None, "build failed",
+        "build failed", None, "no data", None, "kept", None, None, "build failed",
     ]  # fmt: skip
     assert [told(12, reached=False), told(12), told(12)] == ["kept", "kept", None]
+    assert [told(1), told(8), told(1)] == ["build failed", "kept", "build failed"]  # it warned in between
 
 
 def status_of(tables: Tables, moment: datetime) -> ViewStatus:

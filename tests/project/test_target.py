@@ -74,7 +74,27 @@ def test_another_target_has_a_home_of_its_own(project: Path) -> None:
         assert found.target.schema == "marts"
     other = settings_in(project, SHOP_PROFILE="other", DBT_TARGET="prod")
     assert (other.home, other.warehouse) == (project / ".features", project / "other.duckdb")
-    assert settings_in(project, DBT_PROFILE="other").warehouse == project / "other.duckdb"
+    other = settings_in(project, DBT_PROFILE="other")  # a target of the same name may be in both profiles
+    assert (other.home, other.warehouse) == (project / ".features/targets/other.prod", project / "other.duckdb")
+
+
+@pytest.mark.heavy
+def test_the_profiles_own_target_is_the_one_without_dbts_variable(tmp_path: Path) -> None:
+    project = write_project(tmp_path, FILES | {
+        "profiles/profiles.yml": FILES["profiles/profiles.yml"].replace("SHOP_TARGET", "DBT_TARGET")
+    })  # fmt: skip
+    homes = {name: settings_in(project, DBT_TARGET=name).home for name in ("dev", "prod")}
+    assert homes == {"dev": project / ".features", "prod": project / ".features" / "targets" / "prod"}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["../..", "a/b"])
+def test_a_target_whose_name_is_none_of_a_folder_has_no_home(tmp_path: Path, name: str) -> None:
+    prod = '    prod: {type: duckdb, path: "prod'
+    profiles = FILES["profiles/profiles.yml"].replace(prod, prod.replace("prod:", f'"{name}":'))
+    project = write_project(tmp_path, FILES | {"profiles/profiles.yml": profiles})
+    with pytest.raises(SettingsError, match="a target's name that is none of a folder"):
+        settings_in(project, DBT_TARGET=name)
 
 
 def test_dbt_is_asked_again_only_where_its_answer_may_be_another(
@@ -85,7 +105,7 @@ def test_dbt_is_asked_again_only_where_its_answer_may_be_another(
     assert settings_in(project).target is not None
     monkeypatch.setattr(module, "run_module", None)  # dbt can no longer be asked
     assert settings_in(project, SOMETHING="else").warehouse == project / "data" / "dev.duckdb"
-    for changed in ({"SHOP_DATA": "elsewhere"}, {"SHOP_TARGET": "prod"}, {"DBT_PROFILE": "other"}):
+    for changed in ({"SHOP_DATA": "elsewhere"}, {"SHOP_TARGET": "prod"}):
         assert settings_in(project, **changed).known_target is None
     for name in FILES:
         before = (project / name).read_text()
@@ -113,6 +133,7 @@ def test_what_dbt_refuses_is_told_in_its_words(project: Path) -> None:
     with pytest.raises(FeatureStoreError, match="does not have a target named 'nosuch'") as raised:
         _ = settings_in(project, DBT_TARGET="nosuch")
     assert raised.value.what == "dbt cannot say where it builds"
+    assert raised.value.remedy == "name one of these with --target or DBT_TARGET"
     with pytest.raises(FeatureStoreError, match="Could not find profile named 'nosuch'") as raised:
         _ = settings_in(project, DBT_PROFILE="nosuch").warehouse
     assert str(raised.value.remedy).startswith("write the profile that dbt_project.yml names")

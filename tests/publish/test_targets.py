@@ -155,6 +155,9 @@ def test_two_targets_in_one_folder_share_a_redis_and_serve_their_own_values(shop
 
     profiles = shop.folder / "profiles" / "profiles.yml"
     profiles.write_text(profiles.read_text().replace("dev", "local"))
+    for command in (["publish"], [*get], [*train]):  # before dbt was asked which target that is now
+        code, said = shop.features(*command)
+        assert (code, "holds the features of shop.dev, not of shop.local" in said) == (1, True), said
     code, said = shop.features("apply")
     assert (code, "`features apply --adopt shop.dev`" in said) == (1, True), said
     shop.dbt("build")
