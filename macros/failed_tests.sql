@@ -41,6 +41,11 @@ delete from {{ failed_tests() }} where test like 'build: %' and model in ({{ bui
 {%- if ran -%}
 delete from {{ failed_tests() }} where test in ({{ ran | join(', ') }});
 {%- endif -%}
+{%- set known = (graph.nodes.values() if execute else []) | selectattr('resource_type', 'equalto', 'test') -%}
+{%- set names = known | map(attribute='name') | list -%}
+{%- if execute -%}
+delete from {{ failed_tests() }} where test not like 'build: %' and test not in ('{{ names | join("', '") }}');
+{%- endif -%}
 {%- if failed -%}
 insert into {{ failed_tests() }} values {{ failed | join(', ') }};
 {%- endif -%}

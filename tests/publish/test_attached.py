@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -97,3 +98,22 @@ def test_models_in_an_attached_database_are_published(
     code, said = shop.features("publish")
     assert code == 1
     assert "the DuckDB file of database marts" in said
+
+
+@pytest.mark.heavy
+def test_a_failed_test_that_was_taken_out_keeps_no_view_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = Typed(tmp_path, PROJECT | LOGGED, monkeypatch, capsys)
+    models = tmp_path / "models" / "models.yml"
+    before, column = models.read_text(), "{name: half_eur, data_type: double, description: Half the euros spent."
+    assert before.count(column) == 1
+    models.write_text(before.replace(column, f"{column}, data_tests: [{{accepted_values: {{values: [7]}}}}]"))
+    assert shop.features("apply") == (0, ANY)
+    with pytest.raises(subprocess.CalledProcessError):
+        shop.dbt("build")
+    code, said = shop.features("publish", "half")
+    assert (code, "accepted_values_half" in said) == (3, True), said
+    models.write_text(before)
+    shop.dbt("build")
+    assert shop.features("publish", "half") == (0, ANY)
