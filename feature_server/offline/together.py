@@ -20,8 +20,13 @@ def begin(store: OfflineStore, group: Sequence[str]) -> None:
     if path.exists() and _read(path):
         return  # the versions before the one that broke off
     versions: Versions = {view: store.table(view).version if store.exists(view) else None for view in group}
+    parts = {part: noted for part in _paths(store.root) if (noted := _read(part)) and noted.keys() <= versions.keys()}
+    for noted in parts.values():  # of a part of the group, before it grew, which broke off
+        versions |= noted
     make_private(store.root)
     write_whole(path, lambda file: file.write(msgspec.json.encode(versions)))
+    for part in parts:
+        part.unlink(missing_ok=True)
 
 
 def end(root: Path, group: Sequence[str]) -> None:
@@ -30,10 +35,11 @@ def end(root: Path, group: Sequence[str]) -> None:
 
 
 def forget_others(root: Path, groups: Iterable[Sequence[str]]) -> None:
-    """Drop what is noted of views that no longer belong together."""
-    wanted = {_path(root, group) for group in groups}
-    for path in root.glob(_NAME.format("*")):
-        if path not in wanted:
+    """Drop what is noted of views that no longer belong together, with others or without."""
+    wanted = {_path(root, group): {*group} for group in groups}
+    for path in _paths(root):
+        noted = _read(path)
+        if path not in wanted and not (noted and any(noted.keys() <= group for group in wanted.values())):
             path.unlink(missing_ok=True)
 
 
@@ -68,9 +74,13 @@ def read_together(
 
 def _noted(root: Path) -> Iterator[Versions]:
     """What is noted of each group that is being published; nothing is in it where it cannot be read."""
-    for path in sorted(root.glob(_NAME.format("*"))):
+    for path in _paths(root):
         if (versions := _read(path)) is not None:
             yield versions
+
+
+def _paths(root: Path) -> list[Path]:
+    return sorted(root.glob(_NAME.format("*")))
 
 
 def _read(path: Path) -> Versions | None:

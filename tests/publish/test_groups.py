@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from feature_server.definitions.models import Model
 from feature_server.errors import FeatureStoreError, NotFit, OfflineStoreError
-from feature_server.offline.together import begin, check_whole, read_together
+from feature_server.offline.together import begin, check_whole, end, forget_others, read_together
 from feature_server.publish.batch import publish_all
 from feature_server.publish.built import BuiltOtherwise
 from feature_server.settings import Settings, load_settings
@@ -190,6 +190,27 @@ def test_what_is_noted_of_a_group_that_is_none_any_more_keeps_nobody(shop: Shop)
     begin(shop.store, ("alone", "gone"))
     shop.publish_all()
     check_whole(shop.settings.offline, "alone")
+
+
+def test_what_broke_off_is_still_known_when_the_group_grows(shop: Shop) -> None:
+    grown = ("alone", *GROUP)
+
+    def read() -> list[int]:
+        return [table.rows for table in read_together(shop.store, grown, [grown]).values()]
+
+    shop.publish_all()
+    shop.run("second", 2)
+    begin(shop.store, GROUP)
+    shop.publish(SPEND)
+    forget_others(shop.settings.offline, [grown])
+    assert read() == [1, 1, 1]
+    begin(shop.store, grown)
+    shop.publish(ALONE)
+    assert read() == [1, 1, 1]
+    for view in (SPEND, VISITS):
+        shop.publish(view)
+    end(shop.settings.offline, grown)
+    assert read() == [2, 2, 2]
 
 
 def test_a_view_that_is_not_as_defined_keeps_its_group_back(shop: Shop) -> None:
