@@ -163,7 +163,8 @@ def test_status_starts_no_server_where_nothing_was_ever_synced(tables: Tables) -
 
 def run_status(tables: Tables, url: str, now: datetime, *words: str) -> subprocess.CompletedProcess[str]:
     home = tables.store.root.parent
-    where = {"FEATURES_HOME": str(home), "FEATURES_REDIS_URL": url, "FEATURES_CLOCK": now.isoformat()}
+    where = {"FEATURES_PROJECT_DIR": str(home), "FEATURES_HOME": str(home)}
+    where |= {"FEATURES_REDIS_URL": url, "FEATURES_CLOCK": now.isoformat()}
     command = [sys.executable, "-m", "feature_server", "status", *words]
     return subprocess.run(command, env=os.environ | where, capture_output=True, text=True, check=False)
 
