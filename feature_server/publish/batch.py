@@ -1,6 +1,6 @@
 """Publish all views of a run from one state of the warehouse: those that are fit, of a group all or none."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import datetime
 
@@ -43,20 +43,15 @@ def publish_all(
 
     `sources` are the event sources of stream views, `models` what views are built from. A view that fails does not keep
     the others from being published, but for those of its group in `groups`, ids of views that are published all of one
-    run or not at all; that those `left_out` are not fit, are still `waiting` to be made anew, or are `held` back, is
-    noted. One that was built by other SQL than
-    its models' is built anew by the next build.
+    run or not at all. That those `left_out` are not fit, are still `waiting` to be made anew, or are `held` back, is
+    noted. One that was built by other SQL than its models' is built anew by the next build.
+
     Waits up to `wait_seconds` for a build that holds the warehouse, then raises WarehouseError.
     """
-    for view in left_out:
-        waits = NotPublished("`features rebuild` has not made it anew yet")
-        _note(view, settings, error=waits if view.id in waiting else NotFit("it failed a test or was not built"))
-    for view in held:
-        _note(view, settings, error=NotApplied("its definition in the project is not the one in force"))
+    _note_apart(settings, left_out, held, waiting)
     published: list[Published] = []
     failed: dict[str, FeatureStoreError] = {}
     otherwise: dict[str, str] = {}  # the last build of each view that is to be made anew
-    store = OfflineStore(settings.offline)
     if not views:  # dbt makes no warehouse for a project without models
         return published, failed
     if not settings.warehouse.is_file():
@@ -72,28 +67,16 @@ def publish_all(
         check_warehouse(views, settings)
         known = {model.unique_id: model for model in models}
         stale = stale_sources([view for view in views if view.freshness], settings.target_path)
-        last = read_last_run(settings.target_path)
-        as_of = last.as_of(settings.project_dir) if last is not None else ""
-
-        def check(view: FeatureView) -> None:
-            state = None
-            with suppress(OfflineStoreError):  # where it cannot be read, publishing says so
-                state = store.table(view.id).state
-            if last is not None:
-                check_last_run(view, warehouse, known, state, last, as_of)
-
-        def look_at(view: FeatureView) -> PublishedState:
-            check(view)
-            return look(view, warehouse, store, known, full)
-
-        kept, fit = _bind(views, groups, settings, look_at)
+        store, check = OfflineStore(settings.offline), _last_run_check(warehouse, settings, known)
+        kept, fit = _bind(views, groups, settings, lambda view: look(check(view), warehouse, store, known, full))
+        bound = {name for group in groups for name in group}  # those have been checked
         for view in views:
             try:
                 if view.id in kept:
                     raise kept[view.id]
-                check(view)
+                found = view if view.id in bound else check(view)
                 with show_progress(view.id) as progress:
-                    published.append(publish(view, warehouse, store, models=known, full=full, progress=progress))
+                    published.append(publish(found, warehouse, store, models=known, full=full, progress=progress))
             except (WarehouseError, OfflineStoreError) as error:
                 failed[view.id] = error
                 _note(view, settings, error=error)
@@ -108,6 +91,35 @@ def publish_all(
     if otherwise:
         distrust(settings.definitions_path, otherwise)
     return published, failed
+
+
+def _note_apart(
+    settings: Settings, left_out: Sequence[FeatureView], held: Sequence[FeatureView], waiting: Collection[str]
+) -> None:
+    """Note why a run takes in no rows of these views."""
+    for view in left_out:
+        waits = NotPublished("`features rebuild` has not made it anew yet")
+        _note(view, settings, error=waits if view.id in waiting else NotFit("it failed a test or was not built"))
+    for view in held:
+        _note(view, settings, error=NotApplied("its definition in the project is not the one in force"))
+
+
+def _last_run_check(
+    warehouse: Warehouse, settings: Settings, models: Mapping[str, Model]
+) -> Callable[[FeatureView], FeatureView]:
+    """What gives a view back unless dbt's last run says that it ran other SQL of it than is in force."""
+    last, store = read_last_run(settings.target_path), OfflineStore(settings.offline)
+    as_of = last.as_of(settings.project_dir) if last is not None else ""
+
+    def check(view: FeatureView) -> FeatureView:
+        state = None
+        with suppress(OfflineStoreError):  # where it cannot be read, publishing says so
+            state = store.table(view.id).state
+        if last is not None:
+            check_last_run(view, warehouse, models, state, last, as_of)
+        return view
+
+    return check
 
 
 def _bind(
