@@ -165,28 +165,7 @@ def dbt_build(
     """
     profile_name, target_name, profiles_file = dbt_profile(project.settings)
     profile = ProfileConfig(profile_name, target_name, profiles_yml_filepath=profiles_file)
-    tests_of_model: dict[str, list[str]] = {}
-    converter = result_task(tests_of_model)
-    group = DbtTaskGroup(
-        group_id=GROUP,
-        project_config=ProjectConfig(
-            dbt_project_path=project.settings.project_dir,
-            manifest_path=project.settings.target_path / "manifest.json",
-            install_dbt_deps=False,
-        ),
-        profile_config=profile,
-        execution_config=ExecutionConfig(execution_mode=ExecutionMode.LOCAL),
-        render_config=RenderConfig(
-            load_method=LoadMode.DBT_MANIFEST,
-            select=select,
-            emit_datasets=False,
-            node_converters=dict.fromkeys(
-                (DbtResourceType.MODEL, DbtResourceType.SEED, DbtResourceType.SNAPSHOT), converter
-            ),
-        ),
-    )
-    for unique_id, test_ids in group.dbt_graph.tests_per_model.items():
-        tests_of_model.setdefault(unique_id, []).extend(test_ids)
+    group, tests_of_model = _models_group(project, select, profile)
     build = Build(
         task_id=BUILD,
         tests=tests_of_model,
@@ -217,6 +196,35 @@ def dbt_build(
             if not task.upstream_task_ids:
                 build >> task
     return build, tests_of_model
+
+
+def _models_group(
+    project: Project, select: list[str], profile: ProfileConfig
+) -> tuple[DbtTaskGroup, dict[str, list[str]]]:
+    """The group `dbt` with a task for each model that is selected, and each model's tests by its unique id."""
+    tests_of_model: dict[str, list[str]] = {}
+    converter = result_task(tests_of_model)
+    group = DbtTaskGroup(
+        group_id=GROUP,
+        project_config=ProjectConfig(
+            dbt_project_path=project.settings.project_dir,
+            manifest_path=project.settings.target_path / "manifest.json",
+            install_dbt_deps=False,
+        ),
+        profile_config=profile,
+        execution_config=ExecutionConfig(execution_mode=ExecutionMode.LOCAL),
+        render_config=RenderConfig(
+            load_method=LoadMode.DBT_MANIFEST,
+            select=select,
+            emit_datasets=False,
+            node_converters=dict.fromkeys(
+                (DbtResourceType.MODEL, DbtResourceType.SEED, DbtResourceType.SNAPSHOT), converter
+            ),
+        ),
+    )
+    for unique_id, test_ids in group.dbt_graph.tests_per_model.items():
+        tests_of_model.setdefault(unique_id, []).extend(test_ids)
+    return group, tests_of_model
 
 
 def dbt_executable() -> str:

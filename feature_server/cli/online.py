@@ -59,13 +59,8 @@ def sync(
     from ..sync.run import sync as run
 
     settings, registry = in_force(project_dir)
-    if views and refresh:
-        raise typer.BadParameter("name views or a cadence, not both", param_hint="--refresh")
-    if leave_out and not refresh:
-        raise typer.BadParameter("leaves views out of a cadence: give --refresh", param_hint="--except")
+    _check_chosen(registry, views, refresh, leave_out)
     _check_format(number, full)
-    if refresh:
-        select_views(registry, [], refresh)
     options = SyncOptions(
         full=full, format=number, expire=settings.clock is None, sweep=sweep, wait_seconds=wait,
         project_dir=settings.project_dir, allow_eviction=settings.allow_eviction,
@@ -92,6 +87,17 @@ def sync(
     if done.notice is not None:
         typer.echo(f"note: {done.notice}", err=True)
     finish({"results": done.results}, "failures", done.failures, json=json)
+
+
+def _check_chosen(
+    registry: Registry, views: list[str] | None, refresh: str | None, leave_out: list[str] | None
+) -> None:
+    if views and refresh:
+        raise typer.BadParameter("name views or a cadence, not both", param_hint="--refresh")
+    if leave_out and not refresh:
+        raise typer.BadParameter("leaves views out of a cadence: give --refresh", param_hint="--except")
+    if refresh:
+        select_views(registry, [], refresh)
 
 
 def _check_format(number: int, full: bool) -> None:

@@ -95,7 +95,7 @@ def stream(
     from ..durable import make_private
     from ..history.log import landing_folder
     from ..ingest.transaction import Ingestor
-    from ..ingest.worker import Worker, dead_letters
+    from ..ingest.worker import Worker
     from ..offline.owned import LANDING, claim, filled_by
     from ..online.embedded import connect
     from ..online.memory import EvictionWatch
@@ -104,9 +104,7 @@ def stream(
     settings = load_settings(project_dir=project_dir)
     found = _source(settings, source)
     if dead:
-        with online_store(settings) as online:
-            for letter in dead_letters(online, source, drop=drop):
-                typer.echo(msgspec.json.encode(letter))
+        _print_dead(settings, source, drop=drop)
         return
     with suppress(OSError):  # landing says what it cannot write, and goes on trying
         make_private(settings.home)
@@ -129,6 +127,14 @@ def stream(
             typer.echo(f"taking in events of {source}, landing them in {folder} every {land_every:g} s")
         done = worker.run(once=once, land_seconds=land_every, stopped=lambda: bool(ended), report=report)
     show(done, [done], json=json)
+
+
+def _print_dead(settings: Settings, source: str, *, drop: bool) -> None:
+    from ..ingest.worker import dead_letters
+
+    with online_store(settings) as online:
+        for letter in dead_letters(online, source, drop=drop):
+            typer.echo(msgspec.json.encode(letter))
 
 
 def _check_memory(
