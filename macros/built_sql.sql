@@ -5,33 +5,19 @@
   hash of the file is left as it was loaded.
 -#}
 
-{% macro log_table(name, database=none) -%}
-{#- A table of the log in a database, that of the model by default: a transaction writes to one database alone. -#}
-{{ adapter.quote(database or (this or target).database) }}.{{ target.schema }}.{{ name }}
+{% macro built_sql(place=none) -%}
+{{ log_table('built_sql', place) }}
 {%- endmacro %}
 
-{% macro log_databases() -%}
-{#- The databases that models are in: the target's own first, then those that the profile attaches. -#}
-{%- set found = [target.database] -%}
-{%- for node in (graph.nodes.values() if execute else []) if node.resource_type in ('model', 'seed', 'snapshot') -%}
-  {%- if node.database and node.database not in found -%}{%- do found.append(node.database) -%}{%- endif -%}
-{%- endfor -%}
-{{ return(found) }}
+{% macro built_models(place=none) -%}
+{{ log_table('built_models', place) }}
 {%- endmacro %}
 
-{% macro built_sql(database=none) -%}
-{{ log_table('built_sql', database) }}
-{%- endmacro %}
-
-{% macro built_models(database=none) -%}
-{{ log_table('built_models', database) }}
-{%- endmacro %}
-
-{% macro create_built_sql(database) %}
-create table if not exists {{ built_sql(database) }} (hash varchar not null, text varchar not null);
-create table if not exists {{ built_models(database) }} (model varchar not null, hash varchar not null);
-delete from {{ built_models(database) }}
-where rowid not in (select max(rowid) from {{ built_models(database) }} group by model);
+{% macro create_built_sql(place) %}
+create table if not exists {{ built_sql(place) }} (hash varchar not null, text varchar not null);
+create table if not exists {{ built_models(place) }} (model varchar not null, hash varchar not null);
+delete from {{ built_models(place) }}
+where rowid not in (select max(rowid) from {{ built_models(place) }} group by model);
 {% endmacro %}
 
 {% macro text_of_run(node) -%}
@@ -74,12 +60,12 @@ from read_text('{{ files[0] | replace("'", "''") }}')
     select string_agg(model || ' ' || hash, ',' order by model)
     from (
 {%- set nodes = upstream_of(node) -%}
-{%- for database, names in nodes.values() | groupby('database') %}
+{%- for place in log_places(nodes.values()) %}
         select model, hash
-        from {{ built_models(database) }}
+        from {{ built_models(place) }}
         where
-            rowid in (select max(rowid) from {{ built_models(database) }} group by model)
-            and model in ('{{ names | map(attribute='unique_id') | join("', '") }}')
+            rowid in (select max(rowid) from {{ built_models(place) }} group by model)
+            and model in ('{{ nodes.keys() | join("', '") }}')
         {% if not loop.last %}union all{% endif %}
 {%- endfor %}
     ) as known

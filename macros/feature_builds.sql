@@ -5,14 +5,14 @@
   definition, and by which SQL of the model and of all upstream of it the rows were made (`built_sql.sql`).
 -#}
 
-{% macro feature_builds(database=none) -%}
-{{ log_table('feature_builds', database) }}
+{% macro feature_builds(place=none) -%}
+{{ log_table('feature_builds', place) }}
 {%- endmacro %}
 
 {% macro create_feature_builds() %}
-{%- for database in log_databases() %}
-create schema if not exists {{ adapter.quote(database) }}.{{ target.schema }};
-create table if not exists {{ feature_builds(database) }} (
+{%- for place in log_places() %}
+{{ create_place(place) }}
+create table if not exists {{ feature_builds(place) }} (
     model varchar not null,
     built_at timestamptz not null,
     as_of timestamptz not null,
@@ -21,8 +21,8 @@ create table if not exists {{ feature_builds(database) }} (
     definition varchar,
     made_from varchar
 );
-alter table {{ feature_builds(database) }} add column if not exists made_from varchar;
-{{ create_built_sql(database) }}
+alter table {{ feature_builds(place) }} add column if not exists made_from varchar;
+{{ create_built_sql(place) }}
 {%- endfor %}
 {% endmacro %}
 
@@ -69,7 +69,7 @@ alter table {{ feature_builds(database) }} add column if not exists made_from va
 {%- endmacro %}
 
 {% macro last_feature_build() %}
-  {%- set known = adapter.get_relation(this.database, target.schema, 'feature_builds') -%}
+  {%- set known = adapter.get_relation(this.database, this.schema, 'feature_builds') -%}
   {%- if known is none -%}{{ return(none) }}{%- endif -%}
   {%- set rows = run_query(
       "select strftime(as_of, '%Y-%m-%dT%H:%M:%S.%fZ'), definition, as_of > " ~ as_of() ~ ", made_from from " ~ feature_builds()

@@ -48,17 +48,17 @@ union all
     ~ " as stored using (model) where (counted.row_count, counted.row_hash) is distinct from"
     ~ " (stored.row_count, stored.row_hash)") -%}
 {%- set rewritten = counted.columns[0].values() -%}
-{%- set distrusted = [] -%}
+{%- set distrusted = {} -%}
 {%- for node in graph.nodes.values() if rewritten and is_logged(node) -%}
   {%- for parent in upstream_of(node).values() if parent.alias in rewritten -%}
-    {%- do distrusted.append("'" ~ node.alias ~ "'") -%}
+    {%- do distrusted.update({node.unique_id: node}) -%}
   {%- endfor -%}
 {%- endfor -%}
 {%- if distrusted -%}
 {%- do log("rows of " ~ rewritten | join(', ') ~ " have changed since the last run: rebuilding the feature views made"
     ~ " from them", info=true) -%}
-{%- for database in log_databases() %}
-update {{ feature_builds(database) }} set definition = null where model in ({{ distrusted | unique | join(', ') }});
+{%- for node in distrusted.values() %}
+update {{ feature_builds(node) }} set definition = null where model = '{{ node.alias }}';
 {%- endfor -%}
 {%- endif -%}
 {%- endif -%}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from airflow.sdk import DAG, Asset, BaseOperator, Context, CronDataIntervalTimet
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from feature_server.cli.main import NOT_FIT
+from feature_server.dbt.build import kept_run
 from feature_server.definitions.facts import FeatureView
 
 from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, ModelResult, dbt_build, left_out, selection
@@ -75,9 +77,10 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
             landed = EmptyOperator(task_id="landed", trigger_rule=TriggerRule.ALL_DONE, doc_md=STEPS["landed"].doc_md)
             landings >> landed >> build
             landings >> good
+        results = shlex.quote(str(kept_run(project.settings.target_path, dag.dag_id)))
         publish = command(
             "publish",
-            f"features publish {option} --wait 300",
+            f"features publish {option} --wait 300 --run-results {results}",
             project,
             of=Publish,
             models={view.id: view.unique_id for view in views},

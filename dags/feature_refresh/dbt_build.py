@@ -9,7 +9,6 @@ tasks report what it said.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -24,6 +23,8 @@ from cosmos.constants import DbtResourceType, ExecutionMode, InvocationMode, Loa
 from cosmos.dbt.graph import DbtNode
 from cosmos.hooks.subprocess import FullOutputSubprocessResult
 from cosmos.operators.local import DbtBuildLocalOperator
+
+from feature_server.dbt.build import keep_run, kept_run
 
 from .project import Project, dbt_profile, held, waiting_models
 from .steps import STEPS
@@ -125,16 +126,16 @@ def _results(instance: Any) -> dict[str, str]:
 
 
 def report_results(project_dir: str, target_path: str, context: Context) -> None:
-    """Hand what dbt said of each model and test to the tasks of the models, and keep it in the project's target folder.
+    """Hand what dbt said of each model and test to the tasks of the models, and keep it in the project's target folder,
+    also apart from what other DAGs build.
 
     Cosmos calls this when dbt has ended, whether well or not, with the temporary folder that dbt ran in.
     """
     file = Path(project_dir, "target", "run_results.json")
     if not file.exists():
         return
-    kept = Path(target_path, f".{file.name}")
-    shutil.copyfile(file, kept)
-    kept.replace(Path(target_path, file.name))
+    for kept in (Path(target_path, file.name), kept_run(Path(target_path), context["ti"].dag_id)):
+        keep_run(file, kept)
     results = {
         result["unique_id"]: _in_words(result["status"], result["message"])
         for result in json.loads(file.read_text(encoding="utf-8"))["results"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 from airflow.sdk import DAG, Context
 from airflow.sdk.exceptions import AirflowSkipException
+
+from feature_server.publish.rebuild import rebuilt_by
 
 from .chain import Command, command, common, schedule, view_asset
 from .dbt_build import DUCKDB_POOL
@@ -63,7 +66,7 @@ def rebuild_dag(cron: str, project: Project) -> DAG:
         put = command("put", f"{step} put", project, pool=DUCKDB_POOL)
         publish = command(
             "publish",
-            "features publish --wait 300",
+            f"features publish --wait 300 --run-results {shlex.quote(str(rebuilt_by(project.settings)))}",
             project,
             of=ForRebuilt,
             which="views",

@@ -57,6 +57,14 @@ def publish(
         ),
     ] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for a build that holds the warehouse.", min=0)] = 0,
+    run_results: Annotated[
+        Path | None,
+        typer.Option(
+            "--run-results",
+            help="dbt's file of the build, for views without a build log; by default that of dbt's last run.",
+            metavar="FILE",
+        ),
+    ] = None,
     project_dir: ProjectDir = None,
     json: Json = False,
 ) -> None:
@@ -85,6 +93,7 @@ def publish(
         groups=bound_views(registry.feature_views, registry.feature_services),
         wait_seconds=wait,
         full=full,
+        run_results=run_results,
         report=(lambda published: None) if json else typer.echo,
         show_progress=progress_bar,
     )

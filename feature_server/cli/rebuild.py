@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -43,7 +44,8 @@ def rebuild(
     Three steps: copy the file; build and test in the copy, however long it takes, while other builds go on in the file
     itself; put the relations into it. Then `features publish` and `features sync` the views. --json is one line.
     """
-    from ..publish.rebuild import build, put
+    from ..dbt.build import builds_by_definition
+    from ..publish.rebuild import build, put, rebuilt_by
 
     settings, registry = in_force(project_dir)
     steps: dict[Step, Callable[[], Rebuild | None]] = {
@@ -60,7 +62,9 @@ def rebuild(
     said = {Step.COPY: "copied the warehouse for", Step.BUILD: "built anew", Step.PUT: "put into the warehouse"}
     line = "nothing is to be made anew" if done is None else f"{said[each]} {', '.join(names)} as_of={done.as_of}"
     if done is not None and each is Step.PUT:
-        line += f"\npublish them: features publish {' '.join(names)}"
+        logged = builds_by_definition(registry.project, settings.target_path)
+        results = "" if logged else f"--run-results {shlex.quote(str(rebuilt_by(settings)))} "
+        line += f"\npublish them: features publish {results}{' '.join(names)}"
     value = {"views": names, "online": online, "as_of": done and done.as_of}
     typer.echo(msgspec.json.encode(value).decode() if json else line)
 

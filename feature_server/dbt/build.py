@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 from ..definitions.facts import FeatureView
+from ..durable import write_whole
 from ..errors import UNREADABLE, FeatureStoreError, SettingsError, WarehouseError
 from ..project.target import database_name
 from ..settings import Settings, local_path, shown_place
@@ -105,7 +106,11 @@ class LastRun(msgspec.Struct, frozen=True):
 
 def read_last_run(target_path: Path) -> LastRun | None:
     """What dbt ran last in this target folder; None where it ran nothing."""
-    path = target_path / "run_results.json"
+    return read_run(target_path / "run_results.json")
+
+
+def read_run(path: Path) -> LastRun | None:
+    """What dbt ran by its file of results; None where there is none."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=LastRun)
     except FileNotFoundError:
@@ -114,6 +119,17 @@ def read_last_run(target_path: Path) -> LastRun | None:
         raise FeatureStoreError(
             "a file of dbt cannot be read", where=str(path), got=str(error), remedy="run `dbt build`"
         ) from None
+
+
+def kept_run(target_path: Path, name: str) -> Path:
+    """Where results of dbt are kept apart from those of other runs: of a DAG, or of `rebuild`."""
+    return target_path / "runs" / f"{name}.json"
+
+
+def keep_run(results: Path, kept: Path) -> None:
+    """Put a copy of dbt's file of results there, whole at any time."""
+    kept.parent.mkdir(exist_ok=True)
+    write_whole(kept, lambda file: file.write(results.read_bytes()))
 
 
 def build_failure(last: LastRun, unique_id: str, target_path: Path) -> str | None:

@@ -48,7 +48,7 @@ class PublishedState(msgspec.Struct, frozen=True, kw_only=True):
 
     `view` is the definition published, `grain` (`year`, `month` or `day`) the length of a bucket, `hash_check` DuckDB's
     hash of some constant values (another result: fingerprints cannot be compared), `builds_seen` how many entries of
-    the warehouse's build log were taken into account and `last_build` the invocation of the last of them.
+    the warehouse's build log were taken into account, `last_build` the invocation of the last build that is known.
     `newest_created_us` is the latest created timestamp of any row published so far. A stream view's rows are its
     events: `view` then has their columns, and `features` are those of the definition. `models` are what the view is
     built from, with their SQL.

@@ -1,10 +1,11 @@
 """Publish all views of a run from one state of the warehouse: those that are fit, of a group all or none."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from pathlib import Path
 
-from ..dbt.build import check_warehouse, read_last_run
+from ..dbt.build import check_warehouse, read_last_run, read_run
 from ..dbt.stale import stale_sources
 from ..definitions.facts import FeatureView
 from ..definitions.models import Model
@@ -16,7 +17,7 @@ from ..offline.together import begin, end, forget_others
 from ..settings import Settings
 from ..times import to_us
 from ..warehouse.relations import Warehouse, open_warehouse
-from .built import BuiltOtherwise, check_last_run
+from .built import BuiltBy, BuiltOtherwise
 from .groups import Groups, fit_groups, not_together
 from .noted import note_failed, note_published
 from .run import Progress, Published, look, publish
@@ -34,6 +35,7 @@ def publish_all(
     waiting: Collection[str] = (),
     wait_seconds: float = 0,
     full: bool = False,
+    run_results: Path | None = None,
     report: Callable[[Published], None] = lambda published: None,
     show_progress: Callable[[str], AbstractContextManager[Progress]] = lambda title: nullcontext(
         lambda done, total: None
@@ -44,7 +46,8 @@ def publish_all(
     `sources` are the event sources of stream views, `models` what views are built from. A view that fails does not keep
     the others from being published, but for those of its group in `groups`, ids of views that are published all of one
     run or not at all. That those `left_out` are not fit, are still `waiting` to be made anew, or are `held` back, is
-    noted. One that was built by other SQL than its models' is built anew by the next build.
+    noted. One that was built by other SQL than its models' is built anew by the next build. `run_results` is dbt's file
+    of the run that built the views, by default of the last in the target folder.
 
     Waits up to `wait_seconds` for a build that holds the warehouse, then raises WarehouseError.
     """
@@ -65,18 +68,15 @@ def publish_all(
         attached=settings.attached,
     ) as warehouse:
         check_warehouse(views, settings)
-        known = {model.unique_id: model for model in models}
         stale = stale_sources([view for view in views if view.freshness], settings.target_path)
-        store, check = OfflineStore(settings.offline), _last_run_check(warehouse, settings, known)
-        kept, fit = _bind(views, groups, settings, lambda view: look(check(view), warehouse, store, known, full))
-        bound = {name for group in groups for name in group}  # those have been checked
+        store, built_by = OfflineStore(settings.offline), _built_by(models, settings, run_results)
+        kept, fit = _bind(views, groups, settings, lambda view: look(view, warehouse, store, built_by, full))
         for view in views:
             try:
                 if view.id in kept:
                     raise kept[view.id]
-                found = view if view.id in bound else check(view)
                 with show_progress(view.id) as progress:
-                    published.append(publish(found, warehouse, store, models=known, full=full, progress=progress))
+                    published.append(publish(view, warehouse, store, built_by=built_by, full=full, progress=progress))
             except (WarehouseError, OfflineStoreError) as error:
                 failed[view.id] = error
                 _note(view, settings, error=error)
@@ -104,22 +104,10 @@ def _note_apart(
         _note(view, settings, error=NotApplied("its definition in the project is not the one in force"))
 
 
-def _last_run_check(
-    warehouse: Warehouse, settings: Settings, models: Mapping[str, Model]
-) -> Callable[[FeatureView], FeatureView]:
-    """What gives a view back unless dbt's last run says that it ran other SQL of it than is in force."""
-    last, store = read_last_run(settings.target_path), OfflineStore(settings.offline)
-    as_of = last.as_of(settings.project_dir) if last is not None else ""
-
-    def check(view: FeatureView) -> FeatureView:
-        state = None
-        with suppress(OfflineStoreError):  # where it cannot be read, publishing says so
-            state = store.table(view.id).state
-        if last is not None:
-            check_last_run(view, warehouse, models, state, last, as_of)
-        return view
-
-    return check
+def _built_by(models: Iterable[Model], settings: Settings, run_results: Path | None) -> BuiltBy:
+    run = read_run(run_results) if run_results else read_last_run(settings.target_path)
+    as_of = run.as_of(settings.project_dir) if run else ""
+    return BuiltBy({model.unique_id: model for model in models}, run, as_of, settings.target_path)
 
 
 def _bind(

@@ -2,19 +2,23 @@
 
 dbt's builds leave the SQL that really ran, of the view's model and of each model upstream of it, with the instants of
 the run replaced, and a hash of each seed as it was loaded (macros/built_sql.sql). A view is compared with the builds
-that its relation may still hold rows of. Where there is no such log, what dbt's run_results.json has of the last is.
+that its relation may still hold rows of. Where there is no such log, what dbt's run_results.json has of one is, which
+has to have made the view and all upstream of it: of rows that came otherwise nothing is known.
 """
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
-from ..dbt.build import LastRun
+import msgspec
+
+from ..dbt.build import LastRun, build_failure
 from ..dbt.compiled import AS_OF
 from ..definitions.facts import FeatureView
 from ..definitions.models import Model
-from ..errors import NotApplied
+from ..errors import NotApplied, NotFit
 from ..meaning.explained import difference
 from ..meaning.forms import Forms
 from ..offline.store import PublishedState
@@ -46,8 +50,8 @@ def check_built(view: FeatureView, warehouse: Warehouse, models: Models, state: 
     for model in models_of(view, models):  # those that builds append to may hold rows of several
         if model.unique_id != view.unique_id and model.settings.get("materialized"):
             ran += [(model.unique_id, build) for build in _to_check(warehouse.built_from(view, model.relation), None)]
-    texts = warehouse.built_texts(view, {hash_ for _, build in ran for _, hash_ in build.models})
-    forms, instants = Forms(models), warehouse.instants(view)
+    texts = warehouse.built_texts({hash_ for _, build in ran for _, hash_ in build.models})
+    forms, instants = Forms(models), warehouse.instants()
     for built, build in ran:
         if not build.models:
             raise _refused(view, builds[-1].invocation_id, f"a build of {built} before the SQL that ran was recorded")
@@ -92,27 +96,81 @@ def _said(unique_id: str, wanted: str, ran: str) -> str:
     return "\n".join([f"{unique_id}, with", *(f"    {line}" for line in difference(wanted, ran))])
 
 
-def check_last_run(
-    view: FeatureView, warehouse: Warehouse, models: Models, state: PublishedState | None, last: LastRun, as_of: str
-) -> None:
-    """The same of a view without that log, by what dbt's last run, of the instant `as_of`, says that it ran.
-
-    Of models that it did not run nothing is known.
+class BuiltBy(msgspec.Struct, frozen=True):
+    """By which SQL views are to be built, that of `models`, and for those without the log what dbt ran: by its
+    run_results.json, of the instant `as_of`, with its artifacts in `target_path`. `run` is None where it ran nothing.
     """
-    if view.stream is not None or view.unique_id not in models or warehouse.built_from(view):
-        return
-    forms, ran = Forms(models), last.compiled()
+
+    models: Models = msgspec.field(default_factory=dict)
+    run: LastRun | None = None
+    as_of: str = ""
+    target_path: Path = Path("target")
+
+    def check(
+        self, view: FeatureView, warehouse: Warehouse, before: PublishedState | None, *, replaced: bool, changed: bool
+    ) -> str | None:
+        """NotFit where rows of the view's relation are not fit, or may be by other SQL than is in force.
+
+        `before` is what is published of the view; it is `replaced`, or its rows have `changed`. Gives the last build
+        that is known to have made the view.
+        """
+        if builds := warehouse.builds(view):
+            check_built(view, warehouse, self.models, None if replaced else before)
+            return builds[-1].invocation_id
+        failed = build_failure(self.run, view.unique_id, self.target_path) if self.run and view.unique_id else None
+        if failed:
+            raise failed_build(view, failed)
+        missing = _missing(self.run, view, self.models)
+        if view.unique_id not in self.models or (missing and not changed):
+            return None if before is None else before.last_build
+        if self.run is None or missing:
+            raise _unknown(view, self.run, missing)
+        check_run(view, self.models, before, self.run, self.as_of)
+        return self.run.metadata.invocation_id
+
+
+def failed_build(view: FeatureView, got: str) -> NotFit:
+    """That a view's rows are not fit."""
+    return NotFit(
+        "the view's last build or a test of it failed, so its rows are not published",
+        where=view.id,
+        expected="built, and all tests green",
+        got=got,
+        remedy=f"correct the data or the model, then `dbt build --select {view.name}` and publish again",
+    )
+
+
+def _missing(run: LastRun | None, view: FeatureView, models: Models) -> list[str]:
+    """The models under a view, itself among them, that a run did not make."""
+    made = {} if run is None else run.compiled()
+    return [model.unique_id for model in models_of(view, models) if model.sql and model.unique_id not in made]
+
+
+def check_run(view: FeatureView, models: Models, state: PublishedState | None, run: LastRun, as_of: str) -> None:
+    """BuiltOtherwise where a run of dbt, of the instant `as_of`, made the view or a model under it by other SQL."""
+    forms, ran = Forms(models), run.compiled()
     changed = state is not None and state.view.fingerprint != view.fingerprint
     for model in models_of(view, models):
         if (text := ran.get(model.unique_id)) is None:
             continue
         text, full, part = (_alike(sql, as_of) for sql in (text, model.sql, model.incremental_sql or model.sql))
-        appended = model.settings.get("materialized") == "incremental" and not last.args.get("full_refresh")
+        appended = model.settings.get("materialized") == "incremental" and not run.args.get("full_refresh")
         if not _is_one_of(text, [full, part], model, forms):
-            raise _refused(view, last.metadata.invocation_id, _said(model.unique_id, full, text), whole=appended)
+            raise _refused(view, run.metadata.invocation_id, _said(model.unique_id, full, text), whole=appended)
         if changed and appended and (full == part or not _is_one_of(text, [full], model, forms)):
-            got = f"{model.unique_id}, to which {last} appended: rows by the definition before are in it"
-            raise _refused(view, last.metadata.invocation_id, got, whole=True)
+            got = f"{model.unique_id}, to which {run} appended: rows by the definition before are in it"
+            raise _refused(view, run.metadata.invocation_id, got, whole=True)
+
+
+def _unknown(view: FeatureView, run: LastRun | None, missing: Sequence[str]) -> NotApplied:
+    return NotApplied(
+        "it is not known by which SQL the view was built, so what changed of it is not published",
+        where=view.id,
+        expected="a build of it, with all upstream of it, as the last that dbt ran",
+        got="no run of dbt" if run is None else f"{run}, which did not make {', '.join(missing)}",
+        remedy=f"`dbt build --select +{view.name}`, then publish before dbt runs anything else; or give the project "
+        "the macros of the build log, which keep it",
+    )
 
 
 def _alike(sql: str, as_of: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ..dbt.artifacts import read_manifest
+from ..dbt.build import keep_run, kept_run
 from ..dbt.elsewhere import build_elsewhere
 from ..definitions.bound import bound_views
 from ..definitions.facts import FeatureView
@@ -63,7 +64,8 @@ def _waiting(registry: Registry, settings: Settings) -> Iterator[tuple[str, tupl
     store, models = OfflineStore(settings.offline), {model.unique_id: model for model in registry.models}
     database = database_name(settings.warehouse).lower()
     for view in registry.feature_views:
-        if view.stream is not None or view.unique_id not in models or name_parts(view)[0].lower() != database:
+        read = models_of(view, models)
+        if view.stream is not None or not all(_is_in(database, model) for model in read):
             continue
         with suppress(OfflineStoreError):  # never published, or damaged: the next publish says so
             state = store.table(view.id).state
@@ -71,6 +73,12 @@ def _waiting(registry: Registry, settings: Settings) -> Iterator[tuple[str, tupl
                 apart := tuple(_changed(view, models, {model.unique_id: model.meaning for model in state.models}))
             ):
                 yield view.id, apart
+
+
+def _is_in(database: str, model: Model) -> bool:
+    """Whether building it writes in this database: it is this one alone that is copied."""
+    parts = name_parts(model)
+    return len(parts) < 3 or parts[0].lower() == database
 
 
 def _changed(view: FeatureView, models: dict[str, Model], published: dict[str, str]) -> Iterator[str]:
@@ -131,8 +139,14 @@ def put(registry: Registry, settings: Settings, *, wait_seconds: float) -> Rebui
     move(
         settings.warehouse, _file(settings), models, invocation=rebuild.invocation, wait_seconds=wait_seconds
     )  # fmt: skip
+    keep_run(_folder(settings) / "target" / "run_results.json", rebuilt_by(settings))
     shutil.rmtree(_folder(settings))
     return rebuild
+
+
+def rebuilt_by(settings: Settings) -> Path:
+    """dbt's results of the last build whose relations were put into the warehouse."""
+    return kept_run(settings.target_path, "rebuild")
 
 
 def _check_wanted(registry: Registry, settings: Settings, rebuild: Rebuild, wait_seconds: float) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 import msgspec
 
 from ..definitions.facts import FeatureView, always_known, event_view
-from ..errors import NotFit, OfflineStoreError, WarehouseError
+from ..errors import OfflineStoreError, WarehouseError
 from ..offline.commit import CommitConflict, commit
 from ..offline.damage import Damage, check_present, damages
 from ..offline.files import Extent, Fingerprint, bucket_of, choose_grain, fingerprints, keep, new_file
@@ -24,8 +24,9 @@ from ..offline.store import DataFile, OfflineStore, OfflineTable, PublishedState
 from ..times import from_us
 from ..warehouse.builds import Build
 from ..warehouse.relations import Newest, Part, Portion, Scan, Warehouse
-from .built import Models, check_built, models_of
+from .built import BuiltBy, failed_build, models_of
 
+_ANY = BuiltBy()  # of views whose SQL is not known
 Progress = Callable[[int, int], None]  # files written, files to write
 BUCKET_ROWS = 2_000_000  # a bucket holds at most about this many rows: what one late row costs to rewrite
 FILES_A_BUCKET = 12  # a bucket with this many files is written as one instead of getting another
@@ -75,24 +76,24 @@ def publish(
     warehouse: Warehouse,
     store: OfflineStore,
     *,
-    models: Models | None = None,
+    built_by: BuiltBy = _ANY,
     full: bool = False,
     bucket_rows: int = BUCKET_ROWS,
     progress: Progress = lambda done, total: None,
 ) -> Published:
     """Commit what differs between `view`'s relation and its offline table; nothing when nothing does.
 
-    Of a stream view it is the events that are published; another view is not where it was built by other SQL than its
-    `models` have. The commit keeps that SQL.
+    Of a stream view it is the events that are published; another view is not where it was built otherwise than by
+    `built_by`. The commit keeps that SQL.
     `full` compares all rows whatever the build log says, and reads every file of the table. Raises WarehouseError for a
     relation that is missing, differs from its definition, or has rows without a key or event time; DamagedFile, without
     `full`, for a file that is gone or has another length; CommitConflict when another process keeps publishing.
     """
     started = time.monotonic()
     try:
-        plan, committed = _commit_changes(view, warehouse, store, models or {}, full, bucket_rows, progress)
+        plan, committed = _commit_changes(view, warehouse, store, built_by, full, bucket_rows, progress)
     except CommitConflict:
-        plan, committed = _commit_changes(view, warehouse, store, models or {}, full, bucket_rows, progress)
+        plan, committed = _commit_changes(view, warehouse, store, built_by, full, bucket_rows, progress)
     table = store.table(view.id)
     return Published(
         view=view.id,
@@ -107,26 +108,39 @@ def publish(
     )
 
 
-def look(view: FeatureView, warehouse: Warehouse, store: OfflineStore, models: Models, full: bool) -> PublishedState:
+def look(view: FeatureView, warehouse: Warehouse, store: OfflineStore, built_by: BuiltBy, full: bool) -> PublishedState:
     """What would be published of a view; raises what keeps it from that."""
     base = store.table(view.id) if store.exists(view.id) else None
-    return _checked_plan(view, warehouse, models, base, full, BUCKET_ROWS).state
+    return _checked_plan(view, warehouse, built_by, base, full, BUCKET_ROWS).state
 
 
 def _checked_plan(
-    view: FeatureView, warehouse: Warehouse, models: Models, base: OfflineTable | None, full: bool, bucket_rows: int
+    view: FeatureView,
+    warehouse: Warehouse,
+    built_by: BuiltBy,
+    base: OfflineTable | None,
+    full: bool,
+    bucket_rows: int,
 ) -> Plan:
     plan = make_plan(event_view(view), warehouse, base, full=full, bucket_rows=bucket_rows)
-    if view.stream is None:  # whose events are from the source, by the definitions' own SQL
-        check_built(view, warehouse, models, None if base is None or plan.replace else base.state)
-    return plan
+    if view.stream is not None:  # whose events are from the source, by the definitions' own SQL
+        return plan
+    changed = base is None or plan.replace or plan.changed_buckets > 0
+    build = built_by.check(view, warehouse, _state_of(base), replaced=plan.replace, changed=changed)
+    return msgspec.structs.replace(plan, state=msgspec.structs.replace(plan.state, last_build=build))
+
+
+def _state_of(base: OfflineTable | None) -> PublishedState | None:
+    with suppress(OfflineStoreError):  # another program's commit, which is replaced
+        return None if base is None else base.state
+    return None
 
 
 def _commit_changes(
     view: FeatureView,
     warehouse: Warehouse,
     store: OfflineStore,
-    models: Models,
+    built_by: BuiltBy,
     full: bool,
     bucket_rows: int,
     progress: Progress,
@@ -134,7 +148,7 @@ def _commit_changes(
     """What was planned, and whether there was anything to commit."""
     rows, path = event_view(view), store.path(view.id)
     base = store.table(view.id) if store.exists(view.id) else None
-    plan = _checked_plan(view, warehouse, models, base, full, bucket_rows)
+    plan = _checked_plan(view, warehouse, built_by, base, full, bucket_rows)
     if base is not None and not plan.replace and not plan.changed_buckets:
         return plan, False
     files = [new_file(path, write.bucket, write.extent) for write in plan.writes]
@@ -144,7 +158,9 @@ def _commit_changes(
         keep(file, count, view_id=view.id)
         progress(done, len(files))
     state = msgspec.structs.replace(
-        plan.state, features=view.features if view.stream is not None else (), models=models_of(view, models)
+        plan.state,
+        features=view.features if view.stream is not None else (),
+        models=models_of(view, built_by.models),
     )
     commit(path, state, base=base, added=files, removed=plan.removed, replace=plan.replace)
     return plan, True
@@ -158,13 +174,7 @@ def make_plan(
     NotFit when the view's last build or a test of it failed: what it holds is not published.
     """
     if failed := warehouse.failed_tests(view):
-        raise NotFit(
-            "the view's last build or a test of it failed, so its rows are not published",
-            where=view.id,
-            expected="built, and all tests green",
-            got=", ".join(failed),
-            remedy=f"correct the data or the model, then `dbt build --select {view.name}` and publish again",
-        )
+        raise failed_build(view, ", ".join(failed))
     check = warehouse.hash_check()
     builds = warehouse.builds(view) if view.stream is None else ()  # the log does not speak of events
     old = None if base is None else _comparable(base, view, check, bucket_rows)

@@ -15,10 +15,9 @@ from ..project.target import database_name
 from .file import attach, name_parts, opened
 
 _COPY = "features_rebuilt"  # what the copy is attached as
-_LOGS = {  # of what a build leaves of itself: which rows are those of relations
+_NOTES = {  # of what a build leaves of itself beside relations: which rows are theirs
     "feature_builds": "model in ({names}) and invocation_id = {invocation}",
     "built_models": "model in ({models}) and rowid in (select max(rowid) from {table} group by model)",
-    "built_sql": "hash not in (select hash from {own})",
 }
 
 
@@ -41,8 +40,8 @@ def move(
 ) -> None:
     """Put the tables of models, whole as the copy has them, into the file, in one transaction.
 
-    With them goes what the build `invocation` noted of them in the logs of their schema. WarehouseError where the copy
-    has no such table.
+    With them goes what the build `invocation` noted of them beside them, and the SQL that it ran, of other models under
+    them too. WarehouseError where the copy has no such table.
     """
     with _writing(path, wait_seconds) as connection:
         connection.execute(f"attach {literal(str(copy))} as {_COPY} (read_only)")
@@ -53,8 +52,10 @@ def move(
             schemas.setdefault(schema, []).append(model)
             _move_table(connection, path, schema, name)
         for schema, moved in schemas.items():
-            for table in (*_LOGS, "failed_tests"):
-                _move_notes(connection, path, schema, table, moved, invocation)
+            _move_notes(connection, path, schema, moved, invocation)
+        for schema in _in_both(connection, path, "built_sql"):
+            own, copied = _own_and_copied(schema, "built_sql")
+            connection.execute(f"insert into {own} by name from {copied} where hash not in (select hash from {own})")
         connection.execute("commit")
 
 
@@ -97,21 +98,30 @@ def _move_notes(
     connection: duckdb.DuckDBPyConnection,
     path: Path,
     schema: str,
-    table: str,
     models: Iterable[Model],
     invocation: str,
 ) -> None:
-    there = f"schema_name = {literal(schema)} and table_name = {literal(table)}"
-    databases = connection.execute(f"select database_name from duckdb_tables() where {there}").fetchall()
-    if not {(_COPY,), (database_name(path),)} <= set(databases):
-        return
-    own, copied = (f"{base}{quote(schema)}.{table}" for base in ("", f"{_COPY}."))
     names, ids = (
         ", ".join(map(literal, texts))
         for texts in zip(*((name_parts(one)[-1], one.unique_id) for one in models), strict=True)
     )
-    if table == "failed_tests":
+    for table, theirs in _NOTES.items():
+        if schema in _in_both(connection, path, table):
+            own, copied = _own_and_copied(schema, table)
+            rows = theirs.format(names=names, models=ids, invocation=literal(invocation), table=copied)
+            connection.execute(f"insert into {own} by name from {copied} where {rows}")
+    if schema in _in_both(connection, path, "failed_tests"):
+        own, _ = _own_and_copied(schema, "failed_tests")
         connection.execute(f"delete from {own} where model in ({names})")
-        return
-    values = {"names": names, "models": ids, "invocation": literal(invocation), "table": copied, "own": own}
-    connection.execute(f"insert into {own} by name from {copied} where {_LOGS[table].format(**values)}")
+
+
+def _own_and_copied(schema: str, table: str) -> tuple[str, str]:
+    return f"{quote(schema)}.{table}", f"{_COPY}.{quote(schema)}.{table}"
+
+
+def _in_both(connection: duckdb.DuckDBPyConnection, path: Path, table: str) -> list[str]:
+    """The schemas in which both files have a table of this name."""
+    found = connection.execute(
+        f"select schema_name, database_name from duckdb_tables() where table_name = {literal(table)}"
+    ).fetchall()
+    return sorted({schema for schema, _ in found if {(schema, _COPY), (schema, database_name(path))} <= set(found)})

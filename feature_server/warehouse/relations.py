@@ -125,16 +125,14 @@ class Warehouse:
         noted = self._noted(of, "feature_builds", "invocation_id, changed_from is null, made_from", "rowid")
         return tuple(BuiltFrom(invocation, whole, tuple(pairs(models or ""))) for invocation, whole, models in noted)
 
-    def built_texts(self, view: FeatureView, hashes: Iterable[str]) -> dict[str, str]:
-        """The SQL that was recorded under these hashes in the view's schema."""
+    def built_texts(self, hashes: Iterable[str]) -> dict[str, str]:
+        """The SQL that was recorded under these hashes, in whatever schema."""
         wanted = set(hashes)
-        found = self._in_all(view, "built_sql", "select hash, text from {}")
-        return {key: text for key, text in found if key in wanted}
+        return {key: text for key, text in self._in_all("built_sql", "select hash, text from {}") if key in wanted}
 
-    def instants(self, view: FeatureView) -> set[datetime]:
-        """Those that the builds in the log of the view's schema spoke of."""
-        found = self._beside(view, "feature_builds", "select distinct epoch_us(as_of) from {}")
-        return {from_us(us) for (us,) in found}
+    def instants(self) -> set[datetime]:
+        """Those that the builds in the log spoke of."""
+        return {from_us(us) for (us,) in self._in_all("feature_builds", "select distinct epoch_us(as_of) from {}")}
 
     def failed_tests(self, view: FeatureView) -> tuple[str, ...]:
         """What failed of the view when last run, by the table `failed_tests` in its schema if any: tests, its build."""
@@ -265,12 +263,12 @@ class Warehouse:
             f"select * from ({plan.row_sql}) where counts or not ({_any_null(view.key_names)})"
         )
 
-    def _in_all(self, view: FeatureView, table: str, sql: str) -> Iterator[tuple[Any, ...]]:
-        """The same as `_beside`, of each database: a view may be made from models in several."""
-        schema = quote(name_parts(view)[-2]) if len(name_parts(view)) > 1 else ""
-        for database in (self.name, *self._attached):
-            beside = msgspec.structs.replace(view, relation=".".join(filter(None, [quote(database), schema, '"log"'])))
-            yield from self._beside(beside, table, sql)
+    def _in_all(self, table: str, sql: str) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query of the tables of that name in all schemas: a view may be made from models in several."""
+        known = f"select database_name, schema_name from duckdb_tables() where table_name = {literal(table)}"
+        for database, schema in self.rows(known):
+            if database.lower() in {self.name.lower(), *self._attached}:
+                yield from self.rows(sql.replace("{}", ".".join(map(quote, [database, schema, table]))))
 
     def _place(self, view: FeatureView, name: str) -> str:
         """The SQL of a relation in the view's own database and schema."""

@@ -27,7 +27,7 @@ on-run-end: ["{{ record_failed_tests(results) }}"]
 flags: {send_anonymous_usage_stats: false}
 """,
     "profiles.yml": "tiny: {target: local, outputs: {local: {type: duckdb, path: tiny.duckdb, threads: 1}}}\n",
-    "macros/failed_tests.sql": (ROOT / "macros" / "failed_tests.sql").read_text(),
+    **{f"macros/{name}": (ROOT / "macros" / name).read_text() for name in ("failed_tests.sql", "log_places.sql")},
     "models/days.sql": DAYS,
 }
 

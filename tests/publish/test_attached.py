@@ -101,19 +101,33 @@ def test_models_in_an_attached_database_are_published(
 
 
 @pytest.mark.heavy
-def test_a_failed_test_that_was_taken_out_keeps_no_view_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("schema", ["", "+schema: feat"], ids=["of the target", "of its own"])
+def test_what_a_build_notes_is_found_in_any_schema(
+    schema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop = Typed(tmp_path, PROJECT | LOGGED, monkeypatch, capsys)
-    models = tmp_path / "models" / "models.yml"
+    """A failed test, also one that is taken out again, and SQL that was not applied, of models in two databases."""
+    configured = f"{LOGGED['dbt_project.yml'].rstrip()}\n          {schema}\n"
+    shop = Typed(tmp_path, PROJECT | LOGGED | {"dbt_project.yml": configured}, monkeypatch, capsys)
+    models, half = tmp_path / "models" / "models.yml", tmp_path / "models" / "half.sql"
     before, column = models.read_text(), "{name: half_eur, data_type: double, description: Half the euros spent."
     assert before.count(column) == 1
     models.write_text(before.replace(column, f"{column}, data_tests: [{{accepted_values: {{values: [7]}}}}]"))
     assert shop.features("apply") == (0, ANY)
     with pytest.raises(subprocess.CalledProcessError):
         shop.dbt("build")
+    shop.dbt("build", "--select", "customers")  # what failed is not in dbt's last run any more
     code, said = shop.features("publish", "half")
     assert (code, "accepted_values_half" in said) == (3, True), said
     models.write_text(before)
     shop.dbt("build")
     assert shop.features("publish", "half") == (0, ANY)
+    half.write_text(half.read_text().replace("/ 2", "/ 4"))
+    shop.dbt("run")
+    shop.dbt("build", "--select", "customers")
+    code, said = shop.features("publish")
+    assert (code, "built by other SQL" in said, "spend" in said) == (3, True, True), said
+    assert (shop.published("half", "half_eur"), shop.published("spend", "spend_eur")) == ([(1.5,)], [(3,)])
+    assert shop.features("apply") == (0, ANY)
+    shop.dbt("build", "--select", "half")
+    assert shop.features("publish") == (0, ANY)
+    assert shop.published("half", "half_eur") == [(0.75,)]

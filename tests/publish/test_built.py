@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
-from feature_server.dbt.build import LastRun
 from feature_server.dbt.compiled import AS_OF
 from feature_server.definitions.models import Model
 from feature_server.errors import WarehouseError
-from feature_server.offline.store import PublishedState
-from feature_server.publish.built import BuiltOtherwise, check_last_run
+from feature_server.publish.built import BuiltOtherwise
 from feature_server.warehouse.relations import open_warehouse
 from tests.support.relations import BUILD_LOG, Relations, view_of
 
@@ -156,13 +153,9 @@ def test_builds_from_before_the_sql_was_recorded_are_refused_with_the_remedy(spe
     assert "dbt build --select +spend" in str(error.remedy)
 
 
-def test_nothing_is_refused_where_nothing_is_known(spend: Relations, tmp_path: Path) -> None:
+def test_nothing_is_refused_where_nothing_is_in_force(spend: Relations) -> None:
     build(spend, "first", WHOLE, REFUNDS, whole=True)
     assert spend.publish(VIEW, models={}).committed
-    (tmp_path / "other").mkdir()
-    other = Relations(tmp_path / "other")
-    other.execute("create table spend as select 1::bigint as customer_id, now() as event_timestamp, 3 as spend_eur")
-    assert other.publish(VIEW, models=MODELS).committed
 
 
 def test_a_literal_that_is_the_instant_of_the_run_by_chance_is_no_other_sql(spend: Relations) -> None:
@@ -203,46 +196,6 @@ def test_rows_of_a_seed_that_were_not_applied_are_refused(spend: Relations) -> N
     assert caught.value.got == f"{SEED}, with other rows than seeds/rates.csv had"
     unknown = SEEDED | {SEED: replace(SEEDED[SEED], loaded="")}  # applied before its hash was
     assert not spend.publish(VIEW, models=unknown).committed
-
-
-def last_run(sql: dict[str, str], **args: object) -> LastRun:
-    results = [
-        {"unique_id": name, "status": "success", "relation_name": name, "compiled_code": text}
-        for name, text in sql.items()
-    ]
-    return msgspec.convert(
-        {"results": results, "args": {"which": "build", **args}, "metadata": {"invocation_id": "last"}}, LastRun
-    )
-
-
-DAY = "2013-05-01T00:00:00Z"
-CHANGED = PublishedState(view=replace(VIEW, fingerprint="another"), grain="day", hash_check="")
-
-
-@pytest.mark.parametrize(
-    ("ran", "args", "state", "refused"),
-    [
-        ({NAME: WHOLE, STAGING: STAGED}, {}, None, None),
-        ({NAME: PART.replace(AS_OF, DAY), STAGING: REWRITTEN}, {}, None, None),
-        ({NAME: WHOLE, STAGING: REFUNDS}, {}, None, f"{STAGING}, with"),
-        ({STAGING: STAGED}, {}, CHANGED, None),
-        ({NAME: WHOLE}, {"full_refresh": True}, CHANGED, None),
-        ({NAME: PART.replace(AS_OF, DAY)}, {}, CHANGED, "to which `dbt build` appended"),
-    ],
-)
-def test_without_the_log_what_dbt_ran_last_is_compared(
-    spend: Relations, ran: dict[str, str], args: dict[str, object], state: PublishedState | None, refused: str | None
-) -> None:
-    spend.execute("drop table feature_builds", "drop table built_sql")
-    models = MODELS | {NAME: replace(MODELS[NAME], settings={"materialized": "incremental"})}
-    with open_warehouse(spend.path) as warehouse:
-        if refused is None:
-            check_last_run(VIEW, warehouse, models, state, last_run(ran, **args), DAY)
-            return
-        with pytest.raises(BuiltOtherwise) as caught:
-            check_last_run(VIEW, warehouse, models, state, last_run(ran, **args), DAY)
-    assert refused in str(caught.value.got)
-    assert "dbt build --full-refresh --select +spend" in str(caught.value.remedy) or STAGING in refused
 
 
 def test_a_view_without_a_relation_has_no_log(spend: Relations) -> None:

@@ -10,8 +10,9 @@ from feature_server.definitions.facts import FeatureView
 from feature_server.definitions.models import Model
 from feature_server.definitions.registry import Registry
 from feature_server.meaning.settled import settle
+from feature_server.publish.built import BuiltBy
 from feature_server.publish.restored import restored
-from tests.support.relations import Relations, view_of
+from tests.support.relations import Relations, run_of, view_of
 
 STAGING = Model(
     unique_id="model.shop.stg", package="shop", path="stg.sql", relation='"warehouse"."main"."stg"',
@@ -48,7 +49,8 @@ def publish(relations: Relations, registry: Registry, *names: str) -> None:
             f"create or replace table {name} as select 1::bigint as customer_id, "
             "timestamptz '2013-01-01' as event_timestamp, 3 as amount"
         )
-        relations.publish(registry.feature_view(name), models=models)
+        run = run_of({name: model.sql for name, model in models.items()})
+        relations.publish(registry.feature_view(name), built_by=BuiltBy(models, run))
 
 
 def older(registry: Registry) -> Registry:

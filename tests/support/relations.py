@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 
+from feature_server.dbt.build import LastRun
 from feature_server.definitions.facts import Feature, FeatureView, JoinKey
+from feature_server.definitions.models import Model
 from feature_server.dtypes import parse_sql_type
 from feature_server.offline.store import OfflineStore, OfflineTable
+from feature_server.publish.built import BuiltBy
 from feature_server.publish.run import Published, publish
 from feature_server.warehouse.relations import open_warehouse
 
@@ -45,6 +50,16 @@ def view_of(
     )
 
 
+def run_of(sql: dict[str, str], invocation: str = "last", failed: dict[str, str] | None = None, **args: Any) -> LastRun:
+    """A run of dbt that made models by this SQL, and what failed in it."""
+    results = [
+        {"unique_id": name, "status": "success", "relation_name": name, "compiled_code": text}
+        for name, text in sql.items()
+    ] + [{"unique_id": name, "status": status} for name, status in (failed or {}).items()]
+    metadata = {"invocation_id": invocation}
+    return msgspec.convert({"results": results, "args": {"which": "build", **args}, "metadata": metadata}, LastRun)
+
+
 class Relations:
     """A DuckDB file as dbt would leave it, and an offline store beside it."""
 
@@ -59,7 +74,8 @@ class Relations:
             for statement in statements:
                 connection.execute(statement)
 
-    def publish(self, view: FeatureView, **options: Any) -> Published:
+    def publish(self, view: FeatureView, *, models: Mapping[str, Model] | None = None, **options: Any) -> Published:
+        options = {"built_by": BuiltBy(models or {})} | options
         with open_warehouse(self.path) as warehouse:
             return publish(view, warehouse, self.store, **options)
 

@@ -19,6 +19,8 @@ LOGS = (
     "create table built_sql(hash varchar, text varchar)",
     "create table built_models(model varchar, hash varchar)",
     "create table failed_tests(model varchar, test varchar)",
+    "create schema staging",
+    "create table staging.built_sql(hash varchar, text varchar)",
 )
 
 
@@ -61,6 +63,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
         "insert into feature_builds values ('spend', 'second', 'b'), ('visits', 'second', 'v')",
         "insert into built_sql values ('b', 'select -1'), ('v', 'select 2')",
         "insert into built_models values ('model.shop.spend', 'b'), ('model.shop.stg', 't')",
+        "insert into staging.built_sql values ('t', 'select 3')",
         "delete from failed_tests where model = 'spend'",
     )
     return path, copy
@@ -82,6 +85,7 @@ def test_a_relation_is_moved_whole_with_its_notes_and_nothing_else_is(files: tup
     ]
     assert rows(path, "select max(hash) from built_models where model = 'model.shop.stg'") == [("s",)]
     assert rows(path, "select text from built_sql order by hash") == [("select 1",), ("select -1",), ("select 2",)]
+    assert rows(path, "select text from staging.built_sql") == [("select 3",)]
     assert rows(path, "from failed_tests") == [("visits", "not_null")]
 
 
