@@ -12,12 +12,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..errors import Error, FeatureStoreError
 from ..online.memory import EvictionWatch, Memory, eviction_refused, stream_views
 from ..online.readers import AsyncRedisReader
-from ..online.registry import LastVerified, OnlineRegistry, decode_verified
+from ..online.registry import LastVerified, OnlineRegistry, Patience, decode_verified
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, encode_error, error_headers
 from ..serving.drive import AsyncFeatures
 from ..serving.long import long_rows
 from ..serving.plan import FEW_VIEWS, MOST_TOGETHER, InParts, Plan
-from ..serving.reader import ATTEMPTS, FeatureReader, OnlineFeatures, keeps_changing
+from ..serving.reader import FeatureReader, OnlineFeatures
 from .access import check_coding, check_json, headers_of
 from .bodies import (
     LARGE,
@@ -115,7 +115,9 @@ class FeatureServer:
             return None
         request = decode_read(body) if len(body) <= LARGE else await decode_large_read(body)
         most = MOST_TOGETHER if len(body) <= LARGE else 0  # of a large body all is read in parts
-        for _ in range(ATTEMPTS):
+        patience = Patience()
+        while True:
+            patience.begin()
             try:
                 answer = await self.features.read(self.reader.read(request, most=most))
             except InParts as many:
@@ -135,7 +137,6 @@ class FeatureServer:
             results: list[list[Result]] = []
             await _write(parts, results)
             return 200, writer.join(results)
-        raise keeps_changing()
 
     async def _read_parts(self, request: GetOnlineFeatures, plan: Plan) -> Iterator[bytes] | None:
         """The answer in pieces: all parts by one plan, at one instant; None where another came into force meanwhile.

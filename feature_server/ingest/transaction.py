@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from ..definitions.registry import Registry
-from ..errors import OnlineStoreUnavailable, RequestError, UnknownNameError, cut
+from ..errors import RequestError, UnknownNameError, cut
 from ..layout import keys
 from ..layout.events import same_records
 from ..layout.portions import portions
 from ..online.memory import evicted_at
-from ..online.registry import OnlineRegistry, OnlineView, registry_of, with_views
+from ..online.registry import OnlineRegistry, OnlineView, Patience, registry_of, with_views
 from ..online.store import OnlineStore
 from ..slices import Slices
 from .begun import BegunKeys
@@ -39,7 +39,6 @@ Columns: TypeAlias = bytes | msgspec.Raw | Mapping[str, Slices]
 PART_BYTES = 1 << 20  # of events that are packed together
 MAX_ENTRY_BYTES = 4 << 20  # of events in one entry of the log, unless one event is larger
 MAX_REASON = 1000  # characters
-ATTEMPTS = 8  # how often the online registry may change under one push
 
 
 class PushResult(msgspec.Struct, kw_only=True):
@@ -147,7 +146,9 @@ class Ingestor(AbstractContextManager["Ingestor"]):
     def _take_in(self, name: str, reads: Sequence[Read]) -> list[PushResult | RequestError]:
         """Read and write batches as one push, by the definitions in force: what they refuse is refused for good."""
         with self._lock:
-            for _ in range(ATTEMPTS):
+            patience = Patience()
+            while True:
+                patience.begin()
                 source, found = self._source(name), list[list[Batch] | RequestError]()
                 for read in reads:
                     try:
@@ -162,9 +163,6 @@ class Ingestor(AbstractContextManager["Ingestor"]):
                     self._epoch = None
                 else:
                     return [_result(each) if isinstance(each, list) else each for each in found]
-        raise OnlineStoreUnavailable(
-            "the online registry keeps changing", got="another version at each attempt", remedy="push again"
-        )
 
     def _commit(self, source: _Source, batches: Sequence[Batch]) -> None:
         """Write the batches; Changed when the online registry is no longer the one they were read by."""

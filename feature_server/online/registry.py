@@ -4,16 +4,27 @@ Written by `sync` in one step with the watermark it stands for; read by every re
 last `features verify` of each view found, for `/metrics` and status. Light on purpose: the client imports it.
 """
 
+import time
+
 import msgspec
 
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
-from ..errors import UNREADABLE, KeysEvicted, NotSynced, OnlineStoreError, UnknownNameError
+from ..errors import (
+    UNREADABLE,
+    KeysEvicted,
+    NotSynced,
+    OnlineStoreError,
+    OnlineStoreUnavailable,
+    UnknownNameError,
+)
 from ..formats import check_format
 from ..layout.keys import NAMES, VERIFIED, Names
 
 ONLINE_FORMAT = 2  # of what is written anew; of 1 a record's flags are `counts` alone
 LARGE = 128 << 10  # bytes from which the online registry is decoded view by view
+PATIENCE_SECONDS = 3.0
+LEAST_ATTEMPTS = 8
 
 
 class Evicted(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,3 +275,23 @@ def decode_verified(stored: bytes | None) -> LastVerified | None:
             "the result of the last `features verify` cannot be read", where=f"{VERIFIED.decode()}<view>",
             got=str(error), remedy="run `features verify` with the version of feature-warehouse that serves",
         ) from None  # fmt: skip
+
+
+class Patience:
+    """Of something that the online registry may change under: how long it is tried again."""
+
+    __slots__ = ("_attempts", "_until")
+
+    def __init__(self) -> None:
+        self._attempts, self._until = 0, 0.0
+
+    def begin(self) -> None:
+        """Begin an attempt; OnlineStoreUnavailable after PATIENCE_SECONDS, or LEAST_ATTEMPTS of a slow machine."""
+        if self._attempts == 0:
+            self._until = time.monotonic() + PATIENCE_SECONDS
+        elif self._attempts >= LEAST_ATTEMPTS and time.monotonic() > self._until:
+            raise OnlineStoreUnavailable(
+                "the online registry keeps changing", got=f"another version at each of {self._attempts} attempts",
+                remedy="try again",
+            )  # fmt: skip
+        self._attempts += 1

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from ..definitions.facts import FeatureView
-from ..errors import DamagedValue, FeatureStoreError, OnlineStoreUnavailable
+from ..errors import DamagedValue, FeatureStoreError
 from ..layout.keys import NAMES, Names
 from ..layout.row import UNDECODABLE, damaged, from_stored
-from ..online.registry import Evicted, OnlineRegistry, registry_of
+from ..online.registry import Evicted, OnlineRegistry, Patience, registry_of
 from ..protocol import GetOnlineFeatures
 from ..times import YEARS_US
 from .counts import Counts
@@ -24,7 +24,6 @@ from .rows import ViewColumns, to_datetimes
 from .statuses import PRESENT
 
 MAX_PLANS = 1_000
-ATTEMPTS = 8  # how often the online registry may change under one request
 # Keys are yielded and their values sent; none of them: others may have their turns. None instead: fetch
 # `names.reload` and give them to `FeatureReader.load`.
 Steps = Generator["list[bytes] | None", Any, "OnlineFeatures"]
@@ -164,7 +163,9 @@ class FeatureReader:
 
         Given `most`, raises InParts for more entities, or for more than are read together.
         """
-        for _ in range(ATTEMPTS):
+        patience = Patience()
+        while True:
+            patience.begin()
             loaded, connection = self.loaded, self.connection
             if loaded is None:
                 yield None
@@ -185,7 +186,6 @@ class FeatureReader:
                     return self._answer(request, plan, count, replies, self.now_us() if now_us is None else now_us)
             if self.loaded is loaded:
                 self.loaded = None
-        raise keeps_changing()
 
     def uses(self, plan: Plan, request: GetOnlineFeatures) -> bool:
         """Whether the request would be answered by this plan."""
@@ -218,10 +218,3 @@ def _asked(request: GetOnlineFeatures) -> tuple[Any, ...]:
     """What is the same in all requests of one plan."""
     features = request.features
     return request.feature_service, tuple(features) if features else None, request.full_feature_names
-
-
-def keeps_changing() -> OnlineStoreUnavailable:
-    """What is raised after ATTEMPTS."""
-    return OnlineStoreUnavailable(
-        "the online registry keeps changing", got="another version at each attempt", remedy="try again"
-    )

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_server import FeatureClient
 from feature_server.definitions.facts import JoinKey
 from feature_server.dtypes import parse_dtype
-from feature_server.errors import FeatureStoreError, NotSynced, RequestError
-from feature_server.layout.keys import key_encoder, row_key, row_keys, text_encoder
+from feature_server.errors import FeatureStoreError, NotSynced, OnlineStoreUnavailable, RequestError
+from feature_server.layout.keys import EPOCH, REGISTRY, key_encoder, row_key, row_keys, text_encoder
+from feature_server.online import registry
+from feature_server.online.readers import RedisReader
+from feature_server.protocol import GetOnlineFeatures
+from feature_server.serving.drive import read_features
+from feature_server.serving.reader import FeatureReader
 from feature_server.serving.rows import to_datetimes
+from feature_server.times import to_us
 from tests.support.online_rows import NOW, OnlineRows, view
 from tests.support.serving_cases import (
     AT_NOW,
@@ -260,3 +267,39 @@ def test_types_that_are_no_numbers_may_be_keys(valkey: str, client: FeatureClien
     features = ["thing__values:x"]
     assert client.get(features=features, day=date(2026, 1, 2), session=session, flag=True).values == {"x": 9}
     assert client.get(features=features, day="2026-01-02", session=str(session), flag=True).values == {"x": 9}
+
+
+class Restless(RedisReader):
+    """A connection on which the online registry changes before each of so many reads of rows."""
+
+    changes = 0
+
+    def mget(self, keys: Sequence[bytes | str]) -> list[bytes | None]:
+        if self.changes and REGISTRY not in keys:
+            self.changes -= 1
+            with redis.Redis.from_url(self.url) as server:
+                server.incr(EPOCH)
+        return super().mget(keys)
+
+
+def read_restlessly(url: str, changes: int) -> FeatureReader:
+    connection, reader = Restless(url), FeatureReader(lambda: to_us(NOW))
+    request = GetOnlineFeatures(entities={"customer_id": [42]}, features=["customer__transactions:transactions_1h"])
+    connection.changes = changes
+    try:
+        answer = read_features(reader, connection, reader.read(request))
+        assert answer.column(answer.plan.columns[0])[0] == [7]
+    finally:
+        connection.close()
+    return reader
+
+
+def test_a_read_waits_while_definitions_change_again_and_again(
+    rows: OnlineRows, valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows.put("customer__transactions", 42, NOW, 7, None)
+    assert read_restlessly(valkey, 30).counts.reloads == 31
+    monkeypatch.setattr(registry, "PATIENCE_SECONDS", 0.0)
+    assert read_restlessly(valkey, 3).counts.reloads == 4
+    with pytest.raises(OnlineStoreUnavailable, match="keeps changing"):
+        read_restlessly(valkey, 1_000)
