@@ -269,6 +269,10 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         return local_path((base / local_path(str(value), where=variable)).resolve(), where=variable)
 
     project_dir = path("project_dir", lambda: _project_dir(env), Path.cwd())
+    if (project_dir / PROJECT_FILE).is_file():
+        from .project.process import profiles_dir
+
+        profiles_dir(project_dir, env)  # one that is named has to be there
     home = path("home", lambda: _home(project_dir, env), project_dir)
     clock = given.get("clock") or env.get("FEATURES_CLOCK") or None
     if isinstance(clock, str):

@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from feature_server.catalog.alerts import news, note_told
 from feature_server.catalog.status import read_status
+from feature_server.dbt.stale import sources_file
 from feature_server.definitions.registry import read_registry
 from feature_server.settings import load_settings
 
@@ -123,5 +124,5 @@ def _source_freshness(project: Project) -> list[str]:
     _, target, profiles = dbt_profile(settings)
     return [
         dbt_executable(), "source", "freshness", "--profiles-dir", str(profiles.parent), "--target", target,
-        "--target-path", str(settings.home / "run" / "sources"), "--output", str(settings.target_path / "sources.json"),
+        "--target-path", str(settings.home / "run" / "sources"), "--output", str(sources_file(settings)),
     ]  # fmt: skip

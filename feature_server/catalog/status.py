@@ -188,7 +188,7 @@ def _with_promises(
 ) -> tuple[ViewStatus, ...]:
     """The states with how promises stand; a broken one is a problem."""
     views = {view.id: view for view in registry.feature_views}
-    stale = stale_sources([view for view in views.values() if view.freshness], settings.target_path)
+    stale = stale_sources([view for view in views.values() if view.freshness], settings)
     live = {source.source: source for source in sources}
     synced = {} if online is None else {view_id: entry.good_us for view_id, entry in online.views.items()}
     return tuple(

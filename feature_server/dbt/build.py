@@ -185,10 +185,16 @@ def check_warehouse(views: Sequence[FeatureView], settings: Settings) -> None:
     check_target(views, settings)
     _check_built_session(views, settings)
     last, path = read_last_run(settings.target_path), settings.warehouse
-    attached = {name: file for name, file in settings.attached.items() if file.is_file()}
+    attached = {name.lower(): file for name, file in settings.attached.items()}
     for view in views:
         database = ["", "", "", *name_parts(view)][-3]
-        if database and database.lower() not in {database_name(path).lower(), *map(str.lower, attached)}:
+        if (file := attached.get(database.lower())) is not None and not file.is_file():
+            raise WarehouseError(
+                "the DuckDB file that dbt's profile attaches for this view is not there",
+                where=view.id, expected=f"the DuckDB file of database {database}", got=str(file),
+                remedy="correct its path under `attach` in profiles.yml, or run `dbt build`",
+            )  # fmt: skip
+        if database and database.lower() not in {database_name(path).lower(), *attached}:
             raise _elsewhere(
                 "dbt makes this view in another database than is read", settings, last, _ask(settings, last),
                 where=f"{view.id} in {path}", expected=f"the DuckDB file of database {database}", got=path.name,

@@ -1,13 +1,14 @@
 """Which sources `dbt source freshness` last found too old, by the sources.json that it writes."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from ..definitions.facts import FeatureView
 from ..errors import UNREADABLE, FeatureStoreError
+from ..settings import Settings
 from .artifacts import Manifest, read_manifest
 
 
@@ -17,30 +18,51 @@ class _Checked(msgspec.Struct, frozen=True):
     max_loaded_at: datetime | None = None
 
 
+class _Metadata(msgspec.Struct, frozen=True):
+    generated_at: datetime = datetime.min.replace(tzinfo=UTC)
+
+
 class _Sources(msgspec.Struct, frozen=True):
     results: tuple[_Checked, ...] = ()
+    metadata: _Metadata = _Metadata()
 
 
-def stale_sources(views: Sequence[FeatureView], target_path: Path) -> dict[str, str]:
-    """By view id, which source upstream of the view was not within dbt's own `freshness` when dbt last looked.
+def sources_file(settings: Settings) -> Path:
+    """Where what dbt finds of the sources of this target is kept: its own file of the name does not say of which."""
+    return settings.home / "sources.json"
 
-    Nothing of views whose sources are within it, declare none, or were never looked at.
+
+def stale_sources(views: Sequence[FeatureView], settings: Settings) -> dict[str, str]:
+    """By view id, which source upstream of the view was late by dbt's own `freshness`, beyond `warn_after` or
+    `error_after`, when dbt last looked.
+
+    Nothing of views whose sources are within it, declare none, or were never looked at. What dbt leaves in its target
+    folder is of the project's own target.
     """
-    path = target_path / "sources.json"
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=_Sources)
-    except FileNotFoundError:
+    target, places = settings.known_target, [sources_file(settings)]
+    if target is None or target.is_default:
+        places.append(settings.target_path / "sources.json")
+    looked = [found for place in places if (found := _read(place)) is not None]
+    if not looked:
         return {}
+    found = max(looked, key=lambda found: found.metadata.generated_at)
+    stale = {each.unique_id: _said(each) for each in found.results if each.status != "pass"}
+    if not stale or not views:
+        return {}
+    manifest = read_manifest(settings.target_path)
+    late = {view.id: _first(view.unique_id, manifest, stale) for view in views}
+    return {view_id: said for view_id, said in late.items() if said is not None}
+
+
+def _read(path: Path) -> _Sources | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Sources)
+    except FileNotFoundError:
+        return None
     except (OSError, *UNREADABLE) as error:
         raise FeatureStoreError(
             "a file of dbt cannot be read", where=str(path), got=str(error), remedy="run `dbt source freshness`"
         ) from None
-    stale = {each.unique_id: _said(each) for each in found.results if each.status != "pass"}
-    if not stale or not views:
-        return {}
-    manifest = read_manifest(target_path)
-    late = {view.id: _first(view.unique_id, manifest, stale) for view in views}
-    return {view_id: said for view_id, said in late.items() if said is not None}
 
 
 def _said(checked: _Checked) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..durable import write_whole
-from ..errors import FeatureStoreError
+from ..errors import FeatureStoreError, SettingsError
 
 _NOISE = re.compile(
     r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|Error uploading artifacts|^\s*$"
@@ -42,9 +42,17 @@ def saying(environ: Mapping[str, str], **values: str | None) -> dict[str, str]:
 
 
 def profiles_dir(project_dir: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where dbt reads profiles.yml when we start it: in the project's own `profiles` too, else as it would itself."""
+    """Where dbt reads profiles.yml when we start it: in the project's own `profiles` too, else as it would itself.
+
+    SettingsError where a folder is named that is not there.
+    """
     if given := said(environ, "PROFILES_DIR"):
-        return project_dir / given
+        if not (folder := project_dir / given).is_dir():
+            raise SettingsError(
+                "the folder of dbt's profiles does not exist", where="--profiles-dir or DBT_PROFILES_DIR",
+                expected="the folder of profiles.yml", got=str(folder), remedy="name another folder, or none",
+            )  # fmt: skip
+        return folder
     places = (project_dir / "profiles", project_dir)
     return next((place for place in places if (place / "profiles.yml").is_file()), Path.home() / ".dbt")
 

@@ -68,7 +68,7 @@ def publish_all(
         attached=settings.attached,
     ) as warehouse:
         check_warehouse(views, settings)
-        stale = stale_sources([view for view in views if view.freshness], settings.target_path)
+        stale = stale_sources([view for view in views if view.freshness], settings)
         store, built_by = OfflineStore(settings.offline), _built_by(models, settings, run_results)
         kept, fit = _bind(views, groups, settings, lambda view: look(view, warehouse, store, built_by, full))
         for view in views:

@@ -15,8 +15,10 @@ from feature_server.catalog.alerts import news, note_told
 from feature_server.catalog.freshness import Chain, judge
 from feature_server.catalog.promise import stands, state_of
 from feature_server.catalog.status import ViewStatus, read_status
+from feature_server.dbt.stale import sources_file, stale_sources
 from feature_server.definitions.facts import Freshness
 from feature_server.errors import OfflineStoreError, WarehouseError
+from feature_server.project.target import Answer, Asked, Target, remember
 from feature_server.publish.noted import GoodRun, Noted, note_failed, note_published, read_noted
 from feature_server.settings import Settings, load_settings
 from feature_server.times import to_us
@@ -219,3 +221,27 @@ def test_an_online_view_that_is_not_synced_again_is_told(tmp_path: Path, valkey:
     (state,) = read_status(settings_at(tmp_path, at(12 * 60), valkey), registry_of(ONLINE)).views
     assert state.freshness is not None
     assert (state.freshness.state, state.freshness.cause) == ("error", "not synced")
+
+
+def test_what_dbt_found_of_another_targets_sources_is_not_taken(tmp_path: Path) -> None:
+    """The newer of the two files counts, and dbt's own for the project's own target alone; a warning is late too."""
+
+    def found(moment: datetime, minutes: int, status: str, target: str, *, kept: bool) -> bool:
+        (tmp_path / "dbt_project.yml").write_text("name: shop\n")
+        environ = {"DBT_TARGET": target}
+        where = Target(profile="shop", name=target, kind="duckdb", path="a.duckdb", own_profile="shop", default="dev")
+        remember(Asked(tmp_path, environ, tmp_path / ".features"), Answer(where, {}))
+        settings = load_settings(environ, project_dir=tmp_path, clock=moment)
+        place = sources_file(settings) if kept else tmp_path / "target" / "sources.json"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        checked = {"unique_id": "source.p.shop.sales", "status": status, "max_loaded_at": at(0).isoformat()}
+        place.write_text(json.dumps({"results": [checked], "metadata": {"generated_at": at(minutes).isoformat()}}))
+        return "customer__spend" in stale_sources([VIEW], settings)
+
+    leave_manifest(tmp_path)
+    assert found(at(60), 10, "warn", "dev", kept=False)
+    assert not found(at(60), 20, "pass", "dev", kept=True)
+    assert found(at(60), 30, "error", "dev", kept=False)
+    assert not found(at(60), 5, "pass", "prod", kept=True)
+    assert found(at(60), 6, "error", "prod", kept=True)
+    assert not found(at(60), 40, "pass", "dev", kept=True)

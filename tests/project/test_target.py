@@ -137,8 +137,8 @@ def test_what_dbt_refuses_is_told_in_its_words(project: Path) -> None:
     with pytest.raises(FeatureStoreError, match="Could not find profile named 'nosuch'") as raised:
         _ = settings_in(project, DBT_PROFILE="nosuch").warehouse
     assert str(raised.value.remedy).startswith("write the profile that dbt_project.yml names")
-    with pytest.raises(FeatureStoreError, match="does not exist"):
-        _ = settings_in(project, DBT_PROFILES_DIR="nowhere").warehouse
+    with pytest.raises(SettingsError, match="folder of dbt's profiles does not exist"):
+        settings_in(project, DBT_PROFILES_DIR="nowhere", FEATURES_HOME="home")
 
 
 def test_variables_of_dbt_are_said_by_their_newer_names_too() -> None:
