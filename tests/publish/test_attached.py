@@ -8,15 +8,9 @@ from unittest.mock import ANY
 
 import pytest
 
-from tests.support.typed import Typed
+from tests.support.typed import SHOP, Typed, view_yaml
 
-PROJECT = {
-    "dbt_project.yml": """
-        name: shop
-        version: "1.0"
-        profile: shop
-        flags: {send_anonymous_usage_stats: false}
-        """,
+PROJECT = SHOP | {
     "profiles/profiles.yml": """
         shop:
           target: dev
@@ -28,7 +22,6 @@ PROJECT = {
               settings: {TimeZone: UTC}
         """,
     "data/.keep": "",
-    "models/customers.sql": "select 1::bigint as customer_id",
     "models/paid.sql": """
         {{ config(database='marts', materialized='table') }}
         select 1::bigint as customer_id, timestamptz '2013-01-01' as event_timestamp, 3::integer as euros
@@ -39,28 +32,8 @@ PROJECT = {
         {% if is_incremental() %} where event_timestamp > (select max(event_timestamp) from {{ this }}) {% endif %}
         """,
     "models/half.sql": "select customer_id, event_timestamp, euros / 2 as half_eur from {{ ref('paid') }}",
-    "models/models.yml": """
-        groups: [{name: risk, owner: {name: Risk, email: risk@example.com}}]
-        models:
-          - name: customers
-            description: Customers.
-            config: {meta: {entity: {name: customer, join_keys: [customer_id]}}}
-            columns: [{name: customer_id, data_type: bigint, description: The customer.}]
-          - name: spend
-            description: Spending.
-            config: {group: risk, meta: {feature_view: {entities: [customer], refresh: manual}}}
-            columns:
-              - {name: customer_id, data_type: bigint, description: The customer.}
-              - {name: event_timestamp, data_type: timestamptz, description: When.}
-              - {name: spend_eur, data_type: integer, description: Euros spent.}
-          - name: half
-            description: Half of it.
-            config: {group: risk, meta: {feature_view: {entities: [customer], refresh: manual}}}
-            columns:
-              - {name: customer_id, data_type: bigint, description: The customer.}
-              - {name: event_timestamp, data_type: timestamptz, description: When.}
-              - {name: half_eur, data_type: double, description: Half the euros spent.}
-        """,
+    "models/spend.yml": view_yaml("spend", "spend_eur", "integer"),
+    "models/half.yml": view_yaml("half", "half_eur", "double"),
 }
 
 
@@ -108,10 +81,10 @@ def test_what_a_build_notes_is_found_in_any_schema(
     """A failed test, also one that is taken out again, and SQL that was not applied, of models in two databases."""
     configured = f"{LOGGED['dbt_project.yml'].rstrip()}\n          {schema}\n"
     shop = Typed(tmp_path, PROJECT | LOGGED | {"dbt_project.yml": configured}, monkeypatch, capsys)
-    models, half = tmp_path / "models" / "models.yml", tmp_path / "models" / "half.sql"
-    before, column = models.read_text(), "{name: half_eur, data_type: double, description: Half the euros spent."
+    models, half = tmp_path / "models" / "half.yml", tmp_path / "models" / "half.sql"
+    before, column = models.read_text(), "data_type: double,"
     assert before.count(column) == 1
-    models.write_text(before.replace(column, f"{column}, data_tests: [{{accepted_values: {{values: [7]}}}}]"))
+    models.write_text(before.replace(column, f"{column} data_tests: [{{accepted_values: {{values: [7]}}}}],"))
     assert shop.features("apply") == (0, ANY)
     with pytest.raises(subprocess.CalledProcessError):
         shop.dbt("build")

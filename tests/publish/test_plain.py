@@ -20,7 +20,7 @@ from feature_server.publish.groups import not_together
 from feature_server.publish.run import look
 from feature_server.warehouse.relations import open_warehouse
 from tests.support.relations import Relations, run_of, view_of
-from tests.support.typed import Typed
+from tests.support.typed import SHOP, Typed, view_yaml
 
 NAME, STAGING = "model.shop.spend", "model.shop.stg_orders"
 VIEW = replace(view_of("spend", {"customer_id": "bigint"}, {"spend_eur": "integer"}), unique_id=NAME)
@@ -125,43 +125,13 @@ def test_bound_views_are_of_one_run(spend: Relations) -> None:
     assert kept(NAME, visits.unique_id, invocation="third") == set()
 
 
-SHOP = {
-    "dbt_project.yml": """
-        name: shop
-        version: "1.0"
-        profile: shop
-        flags: {send_anonymous_usage_stats: false}
-        """,
-    "profiles/profiles.yml": """
-        shop:
-          target: dev
-          outputs:
-            dev: {type: duckdb, path: own.duckdb, settings: {TimeZone: UTC}}
-        """,
+PROJECT = SHOP | {
     "macros/rate.sql": "{% macro rate() %} * 2 {% endmacro %}",
-    "models/customers.sql": "select 1::bigint as customer_id",
     "models/spend.sql": """
         {{ config(materialized='table') }}
         select 1::bigint as customer_id, timestamptz '2013-01-01' as event_timestamp, 3 {{ rate() }}::integer as eur
         """,
-    "models/models.yml": """
-        groups: [{name: risk, owner: {name: Risk, email: risk@example.com}}]
-        models:
-          - name: customers
-            description: Customers.
-            config: {meta: {entity: {name: customer, join_keys: [customer_id]}}}
-            columns: [{name: customer_id, data_type: bigint, description: The customer.}]
-          - name: spend
-            description: Spending.
-            config: {group: risk, meta: {feature_view: {entities: [customer], refresh: manual}}}
-            columns:
-              - {name: customer_id, data_type: bigint, description: The customer.}
-              - {name: event_timestamp, data_type: timestamptz, description: When.}
-              - name: eur
-                data_type: integer
-                description: Euros spent.
-                data_tests: [{accepted_values: {values: [6, 9]}}]
-        """,
+    "models/spend.yml": view_yaml("spend", "eur", "integer", ", data_tests: [{accepted_values: {values: [6, 9]}}]"),
 }
 
 
@@ -169,7 +139,7 @@ SHOP = {
 def test_a_macro_that_was_edited_reaches_no_offline_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop, macro = Typed(tmp_path, SHOP, monkeypatch, capsys), tmp_path / "macros" / "rate.sql"
+    shop, macro = Typed(tmp_path, PROJECT, monkeypatch, capsys), tmp_path / "macros" / "rate.sql"
     shop.dbt("build")
     assert shop.features("apply") == (0, ANY)
     assert shop.features("publish") == (0, ANY)
@@ -193,7 +163,7 @@ def test_a_macro_that_was_edited_reaches_no_offline_table(
 def test_a_failed_test_of_the_build_keeps_its_view_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop, macro = Typed(tmp_path, SHOP, monkeypatch, capsys), tmp_path / "macros" / "rate.sql"
+    shop, macro = Typed(tmp_path, PROJECT, monkeypatch, capsys), tmp_path / "macros" / "rate.sql"
     macro.write_text(macro.read_text().replace("2", "4"))
     assert shop.features("apply") == (0, ANY)
     with pytest.raises(subprocess.CalledProcessError):

@@ -10,16 +10,13 @@ import duckdb
 import pytest
 
 from tests.support.relations import Relations
-from tests.support.typed import Typed
+from tests.support.typed import SHOP, Typed, view_yaml
 
 ROWS = "select 1::bigint as customer_id, timestamptz '2013-01-01' as event_timestamp, 3 as spend_eur"
-PROJECT = {
-    "dbt_project.yml": """
-        name: shop
-        version: "1.0"
-        profile: shop
+PROJECT = SHOP | {
+    "dbt_project.yml": SHOP["dbt_project.yml"].rstrip()
+    + """
         model-paths: [models]
-        flags: {send_anonymous_usage_stats: false}
         models: {+materialized: table}
         """,
     "profiles/profiles.yml": """
@@ -40,26 +37,11 @@ PROJECT = {
               threads: 1
               settings: {TimeZone: UTC}
         """,
-    "models/customers.sql": "select 1::bigint as customer_id",
     "models/spend.sql": """
         select 1::bigint as customer_id, timestamptz '2013-01-01' as event_timestamp,
             {{ 30 if target.name == 'prod' else 3 }}::integer as spend_eur
         """,
-    "models/models.yml": """
-        groups: [{name: risk, owner: {name: Risk, email: risk@example.com}}]
-        models:
-          - name: customers
-            description: Customers.
-            config: {meta: {entity: {name: customer, join_keys: [customer_id]}}}
-            columns: [{name: customer_id, data_type: bigint, description: The customer.}]
-          - name: spend
-            description: Spending.
-            config: {group: risk, meta: {feature_view: {entities: [customer], refresh: manual}}}
-            columns:
-              - {name: customer_id, data_type: bigint, description: The customer.}
-              - {name: event_timestamp, data_type: timestamptz, description: When.}
-              - {name: spend_eur, data_type: integer, description: Euros spent.}
-        """,
+    "models/spend.yml": view_yaml("spend", "spend_eur", "integer"),
 }
 
 

@@ -17,6 +17,44 @@ from feature_server.offline.store import OfflineStore
 from feature_server.project.process import dbt_command
 from tests.support.tiny_project import write_project
 
+SHOP = {
+    "dbt_project.yml": """
+        name: shop
+        version: "1.0"
+        profile: shop
+        flags: {send_anonymous_usage_stats: false}
+        """,
+    "profiles/profiles.yml": """
+        shop:
+          target: dev
+          outputs:
+            dev: {type: duckdb, path: own.duckdb, settings: {TimeZone: UTC}}
+        """,
+    "models/customers.sql": "select 1::bigint as customer_id",
+    "models/customers.yml": """
+        groups: [{name: risk, owner: {name: Risk, email: risk@example.com}}]
+        models:
+          - name: customers
+            description: Customers.
+            config: {meta: {entity: {name: customer, join_keys: [customer_id]}}}
+            columns: [{name: customer_id, data_type: bigint, description: The customer.}]
+        """,
+}  # a project without views yet
+
+
+def view_yaml(name: str, feature: str, data_type: str, tests: str = "") -> str:
+    """The YAML of a view of customers with one feature."""
+    return f"""
+        models:
+          - name: {name}
+            description: Spending.
+            config: {{group: risk, meta: {{feature_view: {{entities: [customer], refresh: manual}}}}}}
+            columns:
+              - {{name: customer_id, data_type: bigint, description: The customer.}}
+              - {{name: event_timestamp, data_type: timestamptz, description: When.}}
+              - {{name: {feature}, data_type: {data_type}, description: Euros spent.{tests}}}
+        """
+
 
 class Typed:
     """A project in a folder, with dbt and `features` as they are typed there."""
