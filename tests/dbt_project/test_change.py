@@ -107,13 +107,18 @@ def test_a_build_that_is_not_whole_reaches_no_offline_table_whatever_is_built_af
     state = copied.home / "state"
     state.mkdir()
     shutil.copy(copied.home / "target" / "manifest.json", state)
+    sources = copied.root / "models/staging/flights/_flights__sources.yml"
+    named = "      - name: weather\n"
+    assert sources.read_text().count(named) == 1
+    sources.write_text(sources.read_text().replace(named, f"{named}        config: {{event_time: time_hour}}\n"))
 
     def published() -> str:
         return copied.features("publish", "airport__weather").stderr
 
     empty = ("--empty", "--select", weather)
+    sample = ("--sample", "{'start': '2013-12-19', 'end': '2013-12-20'}", "--full-refresh", "--select", weather)
     defer = ("--defer", "--favor-state", "--state", str(state), "--select", "airport__weather")
-    for options, step in ((empty, 1), (defer, 2)):
+    for options, step in ((empty, 1), (sample, 2), (defer, 2)):
         copied.run(*options, as_of=STEPS[step])
         assert f"dbt's last build was made with {options[0]}" in published()
         copied.run("--select", "merchants", as_of=STEPS[step])  # so that dbt's own results do not tell it any more
