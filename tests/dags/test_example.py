@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Example:
         (self.project / f"models/features/airport/{DOWNSTREAM}.sql").write_text(FROST_SQL)
         (self.project / f"models/features/airport/{DOWNSTREAM}.yml").write_text(FROST)
 
-    def run(self, clock: datetime, *arguments: str, good: bool = True) -> str:
+    def run(self, clock: datetime, *arguments: str, good: bool | None = True) -> str:
         """A module of this repository's, at an instant."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(("FEATURES_", "AIRFLOW"))}
         environment = own | {
@@ -85,10 +85,10 @@ class Example:
         }
         command = [sys.executable, "-m", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert (done.returncode == 0) == good, done.stdout[-5000:] + done.stderr[-2000:]
+        assert good is None or (done.returncode == 0) == good, done.stdout[-5000:] + done.stderr[-2000:]
         return done.stdout
 
-    def refresh(self, clock: datetime, *cadences: str, good: bool = True) -> dict[str, Any]:
+    def refresh(self, clock: datetime, *cadences: str, good: bool | None = True) -> dict[str, Any]:
         """What `scripts.refresh` says, with the state of each task of the first cadence."""
         told = self.run(clock, "scripts.refresh", *cadences, "--at", clock.isoformat(), "--json", good=good)
         found: dict[str, Any] = json.loads(told)
@@ -149,3 +149,23 @@ def test_a_bad_view_keeps_its_own_and_what_it_is_bound_to_and_leaves_all_others_
     promise = status[BAD]["freshness"]
     assert (promise["state"], promise["cause"], promise["age_seconds"]) == ("warn", "build failed", 4 * 3600)
     assert "in_range_airport__weather_temperature_fahrenheit" in promise["why"]
+
+
+def test_a_source_that_stops_is_told_once_by_the_runs_themselves(example: Example) -> None:
+    """After the test above, with the weather's file as it was: it ends on the 30th, and so do its rows."""
+    weather = "data/nycflights13/weather.parquet"
+    shutil.copy(ROOT / weather, example.project / weather)
+    loaded = "        config: {loaded_at_field: time_hour, freshness: {error_after: {count: 3, period: hour}}}\n"
+    sources, named = "models/staging/flights/_flights__sources.yml", "      - name: weather\n"
+    change(example.project, [(sources, named, f"{named}{loaded}")])
+    alerts = []
+    for hours in (0, 9):
+        clock = ELEVEN + timedelta(hours=hours)
+        first = example.refresh(clock, "freshness", good=None)
+        example.refresh(clock, "hourly", good=True)
+        again = example.refresh(clock, "freshness", good=None)
+        alerts += [reason for told in (first, again) for reason in told["reasons"] if reason.startswith(BAD)]
+    assert len(alerts) == 1, alerts
+    assert "no data: source flights.weather was last loaded at" in alerts[0]
+    state = example.status(clock, good=False)[BAD]
+    assert (state["freshness"]["state"], state["freshness"]["cause"]) == ("error", "no data")
