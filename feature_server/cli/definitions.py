@@ -60,15 +60,13 @@ def plan_command(
     """
     from ..definitions.bound import bound_views
     from ..definitions.changes import plan
-    from ..meaning.explained import changes_of_meaning
     from ..offline.owned import read_in_force
 
     settings, in_force, registry = described(project_dir, target_path, no_parse, json)
     if settings.registry_path.exists():
         in_force = read_in_force(settings)
     changes = plan(in_force, registry)
-    meanings = () if in_force is None else changes_of_meaning(in_force, registry)
-    told = {found.view: _effect(settings, registry, found) for found in meanings}
+    meanings, told = _meanings(settings, in_force, registry)
     value = [msgspec.to_builtins(found) | {"effect": told[found.view]} for found in meanings]
     together = bound_views(registry.feature_views, registry.feature_services)
     lines = [*_lines(changes, meanings, told), *_together(together)]
@@ -152,14 +150,14 @@ def apply(
     check_target(registry.feature_views, settings)
     accepted = accept(in_force, registry, same_meaning or (), reason.strip(), settings.now_us())
     registry = settle(in_force, registry, accepted)
-    changes = plan(in_force, registry)
+    changes, (meanings, told) = plan(in_force, registry), _meanings(settings, in_force, registry)
     make_private(settings.home)
     with changing(settings.registry_path):
         if registry.models:
             write_definitions(settings.definitions_path, registry)
         write_registry(settings.registry_path, registry)
     value = {"changes": changes, "same_meanings": accepted, "registry": str(settings.registry_path)}
-    lines = [*_lines(changes), *(f"{one.view} means the same: {one.reason}" for one in accepted)]
+    lines = [*_lines(changes, meanings, told), *(f"{one.view} means the same: {one.reason}" for one in accepted)]
     in_force_now = f"in force: {_summary(registry)} ({settings.registry_path})"
     show(value | _counts(registry), [*lines, in_force_now], json=json)
 
@@ -209,6 +207,16 @@ def described(
         raise typer.Exit(1) from None
 
 
+def _meanings(
+    settings: Settings, in_force: Registry | None, registry: Registry
+) -> tuple[Sequence[MeaningChange], dict[str, str]]:
+    """What of a registry means something else than what is in force, and by view what follows when it is applied."""
+    from ..meaning.explained import changes_of_meaning
+
+    found = () if in_force is None else changes_of_meaning(in_force, registry)
+    return found, {change.view: _effect(settings, registry, change) for change in found}
+
+
 def _effect(settings: Settings, registry: Registry, found: MeaningChange) -> str:
     """What follows when a view that means something else is applied."""
     from ..dbt.build import builds_by_definition
@@ -227,9 +235,7 @@ def _effect(settings: Settings, registry: Registry, found: MeaningChange) -> str
     return f"{rows} to be built anew (dbt build {whole}--select +{model}), published and synced whole"
 
 
-def _lines(
-    changes: Sequence[Change], meanings: Sequence[MeaningChange] = (), told: Mapping[str, str] | None = None
-) -> Iterator[str]:
+def _lines(changes: Sequence[Change], meanings: Sequence[MeaningChange], told: Mapping[str, str]) -> Iterator[str]:
     signs = {"added": "+", "removed": "-", "changed": "~"}
     changed = {found.view: found for found in meanings}
     for change in changes:
@@ -241,7 +247,7 @@ def _lines(
                 yield f"    {model.model}: {', '.join(model.why)}"
                 yield from (f"        {line}" for line in model.diff)
             yield f"    read by {', '.join(found.services) or 'no service'}"
-            yield f"    {(told or {})[found.view]}"
+            yield f"    {told[found.view]}"
     if not changes:
         yield "no changes"
 

@@ -73,17 +73,10 @@ def sync(
             return bars.enter_context(progress_bar(view_id))
 
         done = run(
-            online,
-            OfflineStore(settings.offline),
-            registry,
-            views=views or None,
-            refresh=refresh,
-            left_out=[registry.feature_view(name).id for name in leave_out or ()],
-            now_us=settings.now_us,
-            options=options,
-            progress=progress,
-            report=(lambda result: None) if json else typer.echo,
-        )
+            online, OfflineStore(settings.offline), registry, views=views or None, refresh=refresh,
+            left_out=[registry.feature_view(name).id for name in leave_out or ()], now_us=settings.now_us,
+            options=options, progress=progress, report=(lambda result: None) if json else typer.echo,
+        )  # fmt: skip
     if done.notice is not None:
         typer.echo(f"note: {done.notice}", err=True)
     finish({"results": done.results}, "failures", done.failures, json=json)

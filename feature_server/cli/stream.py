@@ -90,8 +90,6 @@ def stream(
     """
     if drop and not dead:
         raise typer.BadParameter("is for --dead", param_hint="--drop")
-    import signal
-
     from ..durable import make_private
     from ..history.log import landing_folder
     from ..ingest.transaction import Ingestor
@@ -111,9 +109,7 @@ def stream(
     folder = landing_folder(found, settings.project_dir)
     if (filled := filled_by(settings)) is not None:
         claim(folder, filled, LANDING)
-    ended: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, frame: ended.append(received))
+    ended = _told_to_end()
     with ExitStack() as stack:
         url = stack.enter_context(connect(settings))
         ingestor = stack.enter_context(Ingestor(url, settings.now_us, expire=settings.clock is None))
@@ -127,6 +123,16 @@ def stream(
             typer.echo(f"taking in events of {source}, landing them in {folder} every {land_every:g} s")
         done = worker.run(once=once, land_seconds=land_every, stopped=lambda: bool(ended), report=report)
     show(done, [done], json=json)
+
+
+def _told_to_end() -> list[int]:
+    """The signals that are received from now on to end the process, which goes on."""
+    import signal
+
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: received.append(number))
+    return received
 
 
 def _print_dead(settings: Settings, source: str, *, drop: bool) -> None:

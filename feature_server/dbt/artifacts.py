@@ -151,7 +151,7 @@ class Catalog(msgspec.Struct, frozen=True):
 def read_manifest(target_path: Path) -> Manifest:
     path = target_path / "manifest.json"
     remedy = "run `dbt parse` in the project, or leave `--no-parse` out"
-    manifest = _decode(path, Manifest, remedy)
+    manifest = read_artifact(path, Manifest, remedy)
     if manifest is None:
         raise FeatureStoreError("there is no dbt manifest", where=str(path), remedy=remedy)
     if SCHEMA not in manifest.metadata.dbt_schema_version:
@@ -166,10 +166,11 @@ def read_manifest(target_path: Path) -> Manifest:
 def read_catalog(target_path: Path) -> Catalog:
     """The catalog that `dbt docs generate` wrote; an empty one when there is none."""
     path = target_path / "catalog.json"
-    return _decode(path, Catalog, "run `dbt docs generate` in the project, or delete the file") or Catalog()
+    return read_artifact(path, Catalog, "run `dbt docs generate` in the project, or delete the file") or Catalog()
 
 
-def _decode(path: Path, kind: type[Json], remedy: str) -> Json | None:
+def read_artifact(path: Path, kind: type[Json], remedy: str) -> Json | None:
+    """What a file that dbt writes holds; None where there is none. FeatureStoreError for another content."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:

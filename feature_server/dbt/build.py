@@ -17,12 +17,12 @@ import yaml
 
 from ..definitions.facts import FeatureView
 from ..durable import write_whole
-from ..errors import UNREADABLE, FeatureStoreError, SettingsError, WarehouseError
+from ..errors import FeatureStoreError, SettingsError, WarehouseError
 from ..project.target import database_name
 from ..settings import Settings, local_path, shown_place
 from ..times import from_us, to_us
 from ..warehouse.file import MISSING, name_parts
-from .artifacts import read_manifest
+from .artifacts import read_artifact, read_manifest
 
 if TYPE_CHECKING:
     from ..project.target import Target
@@ -111,14 +111,7 @@ def read_last_run(target_path: Path) -> LastRun | None:
 
 def read_run(path: Path) -> LastRun | None:
     """What dbt ran by its file of results; None where there is none."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=LastRun)
-    except FileNotFoundError:
-        return None
-    except (OSError, *UNREADABLE) as error:
-        raise FeatureStoreError(
-            "a file of dbt cannot be read", where=str(path), got=str(error), remedy="run `dbt build`"
-        ) from None
+    return read_artifact(path, LastRun, "run `dbt build`")
 
 
 def kept_run(target_path: Path, name: str) -> Path:

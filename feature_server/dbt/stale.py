@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 
 from ..definitions.facts import FeatureView
-from ..errors import UNREADABLE, FeatureStoreError
 from ..settings import Settings
-from .artifacts import Manifest, read_manifest
+from .artifacts import Manifest, read_artifact, read_manifest
+
+REMEDY = "run `dbt source freshness`"
 
 
 class _Checked(msgspec.Struct, frozen=True):
@@ -42,7 +43,7 @@ def stale_sources(views: Sequence[FeatureView], settings: Settings) -> dict[str,
     target, places = settings.known_target, [sources_file(settings)]
     if target is None or target.is_default:
         places.append(settings.target_path / "sources.json")
-    looked = [found for place in places if (found := _read(place)) is not None]
+    looked = [found for place in places if (found := read_artifact(place, _Sources, REMEDY))]
     if not looked:
         return {}
     found = max(looked, key=lambda found: found.metadata.generated_at)
@@ -52,17 +53,6 @@ def stale_sources(views: Sequence[FeatureView], settings: Settings) -> dict[str,
     manifest = read_manifest(settings.target_path)
     late = {view.id: _first(view.unique_id, manifest, stale) for view in views}
     return {view_id: said for view_id, said in late.items() if said is not None}
-
-
-def _read(path: Path) -> _Sources | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_Sources)
-    except FileNotFoundError:
-        return None
-    except (OSError, *UNREADABLE) as error:
-        raise FeatureStoreError(
-            "a file of dbt cannot be read", where=str(path), got=str(error), remedy="run `dbt source freshness`"
-        ) from None
 
 
 def _said(checked: _Checked) -> str:

@@ -59,14 +59,7 @@ def publish_all(
         return published, failed
     if not settings.warehouse.is_file():
         check_warehouse(views, settings)  # says where dbt has built instead
-    with open_warehouse(
-        settings.warehouse,
-        wait_seconds=wait_seconds,
-        spill=settings.offline / ".spill",
-        sources=sources,
-        project_dir=settings.project_dir,
-        attached=settings.attached,
-    ) as warehouse:
+    with _opened(settings, sources, wait_seconds) as warehouse:
         check_warehouse(views, settings)
         stale = stale_sources([view for view in views if view.freshness], settings)
         store, built_by = OfflineStore(settings.offline), _built_by(models, settings, run_results)
@@ -91,6 +84,19 @@ def publish_all(
     if otherwise:
         distrust(settings.definitions_path, otherwise)
     return published, failed
+
+
+def _opened(
+    settings: Settings, sources: Sequence[EventSource], wait_seconds: float
+) -> AbstractContextManager[Warehouse]:
+    return open_warehouse(
+        settings.warehouse,
+        wait_seconds=wait_seconds,
+        spill=settings.offline / ".spill",
+        sources=sources,
+        project_dir=settings.project_dir,
+        attached=settings.attached,
+    )
 
 
 def _note_apart(

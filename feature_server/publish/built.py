@@ -200,7 +200,7 @@ def _refused(view: FeatureView, invocation: str, got: str, *, whole: bool = Fals
         where=view.id,
         expected="the SQL that `features apply` put in force",
         got=got,
-        remedy=f"`features plan` shows what the project says now: apply it, or undo it; then `dbt build "
+        remedy=f"where `features plan` shows a change, apply it, or undo it; then `dbt build "
         f"{'--full-refresh ' if whole else ''}--select +{view.name}` makes the view anew, and publish again",
     )
     error.invocation = invocation

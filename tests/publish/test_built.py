@@ -12,22 +12,8 @@ from feature_server.definitions.models import Model
 from feature_server.errors import WarehouseError
 from feature_server.publish.built import BuiltOtherwise
 from feature_server.warehouse.relations import open_warehouse
-from tests.support.relations import BUILD_LOG, Relations, view_of
-
-NAME, STAGING = "model.shop.spend", "model.shop.stg_orders"
-VIEW = replace(view_of("spend", {"customer_id": "bigint"}, {"spend_eur": "integer"}), unique_id=NAME)
-WHOLE = "select customer_id, event_timestamp, spend_eur from stg_orders where known_at > '-infinity'"
-PART = "select customer_id, event_timestamp, spend_eur from stg_orders where known_at > '2000-01-01T00:00:00Z'"
-STAGED = "select * from orders where not is_refund"
-MODELS = {
-    NAME: Model(
-        unique_id=NAME, package="shop", path="models/spend.sql", relation="spend", sql=WHOLE, incremental_sql=PART,
-        reads={"stg_orders": STAGING},
-    ),
-    STAGING: Model(unique_id=STAGING, package="shop", path="models/stg_orders.sql", relation="stg_orders", sql=STAGED),
-}  # fmt: skip
-REFUNDS = "select * from orders where is_refund"
-REWRITTEN = "-- the same\nSELECT * FROM orders WHERE (NOT is_refund)"
+from tests.support.relations import BUILD_LOG, Relations
+from tests.support.spending import MODELS, NAME, PART, REFUNDS, REWRITTEN, STAGED, STAGING, VIEW, WHOLE
 
 
 @pytest.fixture

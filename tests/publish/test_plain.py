@@ -12,30 +12,18 @@ from msgspec.structs import replace
 
 from feature_server.dbt.build import LastRun
 from feature_server.dbt.compiled import AS_OF
-from feature_server.definitions.models import Model
 from feature_server.errors import NotApplied, NotFit
 from feature_server.offline.store import PublishedState
 from feature_server.publish.built import BuiltBy, BuiltOtherwise, check_run
 from feature_server.publish.groups import not_together
 from feature_server.publish.run import look
 from feature_server.warehouse.relations import open_warehouse
-from tests.support.relations import Relations, run_of, view_of
+from tests.support.relations import Relations, run_of
+from tests.support.spending import MODELS as SPENDING
+from tests.support.spending import NAME, PART, REFUNDS, REWRITTEN, STAGED, STAGING, VIEW, WHOLE
 from tests.support.typed import SHOP, Typed, view_yaml
 
-NAME, STAGING = "model.shop.spend", "model.shop.stg_orders"
-VIEW = replace(view_of("spend", {"customer_id": "bigint"}, {"spend_eur": "integer"}), unique_id=NAME)
-WHOLE = "select customer_id, event_timestamp, spend_eur from stg_orders where known_at > '-infinity'"
-PART = "select customer_id, event_timestamp, spend_eur from stg_orders where known_at > '2000-01-01T00:00:00Z'"
-STAGED = "select * from orders where not is_refund"
-REFUNDS = "select * from orders where is_refund"
-REWRITTEN = "-- the same\nSELECT * FROM orders WHERE (NOT is_refund)"
-MODELS = {
-    NAME: Model(
-        unique_id=NAME, package="shop", path="models/spend.sql", relation="spend", sql=WHOLE, incremental_sql=PART,
-        reads={"stg_orders": STAGING}, settings={"materialized": "incremental"},
-    ),
-    STAGING: Model(unique_id=STAGING, package="shop", path="models/stg_orders.sql", relation="stg_orders", sql=STAGED),
-}  # fmt: skip
+MODELS = SPENDING | {NAME: replace(SPENDING[NAME], settings={"materialized": "incremental"})}
 DAY = "2013-05-01T00:00:00Z"
 CHANGED = PublishedState(view=replace(VIEW, fingerprint="another"), grain="day", hash_check="")
 
