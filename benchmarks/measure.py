@@ -26,6 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _MARK = "RESULT "
+_NO_PROJECT = {"FEATURES_PROJECT_DIR": str(ROOT / "benchmarks")}  # what is measured is of no project
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 Numbers = dict[str, Any]
@@ -99,8 +100,8 @@ def _run_once(
     command = [str(python), "-m", "benchmarks.measure", target, json.dumps(arguments)]
     try:
         run = subprocess.run(
-            command, cwd=ROOT, env=os.environ | (env or {}), capture_output=True, text=True, timeout=timeout_s,
-            check=False,
+            command, cwd=ROOT, env=os.environ | _NO_PROJECT | (env or {}), capture_output=True, text=True,
+            timeout=timeout_s, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise BenchmarkFailed(f"{target} took more than {timeout_s:.0f} s") from None

@@ -41,7 +41,7 @@ def stale_sources(views: Sequence[FeatureView], settings: Settings) -> dict[str,
     folder is of the project's own target.
     """
     target, places = settings.known_target, [sources_file(settings)]
-    if target is None or target.is_default:
+    if target.is_default if target is not None else settings.asked.named.keys().isdisjoint({"PROFILE", "TARGET"}):
         places.append(settings.target_path / "sources.json")
     looked = [found for place in places if (found := read_artifact(place, _Sources, REMEDY))]
     if not looked:

@@ -286,7 +286,7 @@ class Patience:
         self._attempts, self._until = 0, 0.0
 
     def begin(self) -> None:
-        """Begin an attempt; OnlineStoreUnavailable after PATIENCE_SECONDS, or LEAST_ATTEMPTS of a slow machine."""
+        """Begin an attempt; OnlineStoreUnavailable after PATIENCE_SECONDS, but not before LEAST_ATTEMPTS."""
         if self._attempts == 0:
             self._until = time.monotonic() + PATIENCE_SECONDS
         elif self._attempts >= LEAST_ATTEMPTS and time.monotonic() > self._until:

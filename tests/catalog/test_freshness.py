@@ -245,3 +245,5 @@ def test_what_dbt_found_of_another_targets_sources_is_not_taken(tmp_path: Path) 
     assert not found(at(60), 5, "pass", "prod", kept=True)
     assert found(at(60), 6, "error", "prod", kept=True)
     assert not found(at(60), 40, "pass", "dev", kept=True)
+    unknown = load_settings({"DBT_TARGET": "other", "FEATURES_HOME": "new"}, project_dir=tmp_path, clock=at(60))
+    assert stale_sources([VIEW], unknown) == {}, "nobody has asked dbt yet which target that is"
