@@ -299,10 +299,17 @@ def _check_result_types(model: CompiledModel, found: Mapping[str, str], refusals
             refusals.add(name, f"a feature of type {text.lower()}", instead)
 
 
+def unrepeatable(node: exp.Expr) -> str | None:
+    """The name of a function that gives another value at each call, else None."""
+    if isinstance(node, _NOT_REPEATABLE_TYPES):
+        return node.key
+    name = node.name.lower() if isinstance(node, exp.Anonymous) else ""
+    return name if name in NOT_REPEATABLE else None
+
+
 def _refuse_unrepeatable(query: exp.Expr, refusals: Refusals) -> None:
     for node in query.walk():
-        name = node.name.lower() if isinstance(node, exp.Anonymous) else ""
-        if isinstance(node, _NOT_REPEATABLE_TYPES) or name in NOT_REPEATABLE:
+        if unrepeatable(node) is not None:
             refusals.add(node, "a function that gives another value at each call", "a column of the event")
 
 

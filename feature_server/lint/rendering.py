@@ -1,0 +1,233 @@
+"""Models rendered by a project's Jinja as dbt does in a whole build, but nothing is asked of dbt or of a warehouse.
+
+What only those could say is an unknown name in the SQL, or nothing.
+"""
+
+import datetime
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+from jinja2 import ChainableUndefined, Environment, Template, TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+
+from ..errors import FeatureStoreError
+from .marks import Written, marked, plain, unmarked
+
+_MACRO = re.compile(r"{%-?\s*macro\s+(\w+)\s*\(")
+_OWN = "own_"
+_DISPATCHED = ("duckdb__", "default__")  # the names before a macro's that dbt looks for, in this order
+_DEEPEST = 50  # macros that call one another
+_Macros = Mapping[str, Path]
+
+
+class Unrendered(Exception):
+    """What keeps a model from being rendered without dbt."""
+
+
+class Rendered(msgspec.Struct, frozen=True):
+    """A model's SQL, and what it reads: models by name and version, None for the latest, and sources."""
+
+    written: Written
+    refs: tuple[tuple[str, str | None], ...]
+    sources: tuple[tuple[str, str], ...]
+
+
+class _Returned(Exception):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Unknown(ChainableUndefined):
+    """What only dbt or the warehouse could say: called, iterated or looked into, it stays unknown."""
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self
+
+    def __str__(self) -> str:
+        return "unknown"
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+class _OtherBlocks(Extension):
+    """dbt's other blocks: of a snapshot its SQL stays, tests and materializations are no text."""
+
+    tags = {"test", "data_test", "materialization", "snapshot", "docs"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        tag = next(parser.stream)
+        while parser.stream.current.type != "block_end":
+            next(parser.stream)
+        body = parser.parse_statements((f"name:end{tag.value}",), drop_needle=True)
+        return body if tag.value == "snapshot" else []
+
+
+class Rendering:
+    """Renders the models of one project. `variables` are those of dbt_project.yml, `packages` the macros' files of each
+    package by its name, the project's own among them as `project`."""
+
+    def __init__(self, root: Path, project: str, variables: Mapping[str, Any], packages: Mapping[str, _Macros]) -> None:
+        self.root, self.project, self.variables, self.packages = root, project, variables, packages
+        self._environment = Environment(extensions=["jinja2.ext.do", _OtherBlocks], undefined=_Unknown)
+        self._files: list[str] = []
+        self._modules: dict[Path, dict[str, Any]] = {}
+        self._depth = 0
+        self._refs: list[tuple[str, str | None]] = []
+        self._sources: list[tuple[str, str]] = []
+        names = {name for macros in packages.values() for name in macros}
+        self._environment.globals |= {name: _Later(self, name) for name in names}
+        self._environment.globals |= {package: _Package(self, package) for package in packages}
+        self._environment.globals |= self._given()
+
+    def render(self, path: Path) -> Rendered:
+        """A model by its file; Unrendered where it cannot be."""
+        self._refs, self._sources = [], []
+        try:
+            text = self._environment.from_string(self._parsed(path)).render()
+        except _Returned as returned:
+            text = str(returned.value)
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            raise Unrendered(plain(str(error))) from None
+        written = unmarked(text, self._files, self._named(path))
+        return Rendered(written, tuple(dict.fromkeys(self._refs)), tuple(dict.fromkeys(self._sources)))
+
+    def call(self, name: str, package: str | None, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """What a macro gives, of a package or of whichever has it: the project's own first."""
+        places = [package] if package else [self.project, *self.packages]
+        path = next((self.packages[place][name] for place in places if name in self.packages.get(place, {})), None)
+        if path is None:
+            return _Unknown(name=name)
+        if self._depth >= _DEEPEST:
+            raise Unrendered(f"macro {name} calls itself again and again")
+        self._depth += 1
+        try:
+            return self._macros(path)[name](*arguments, **named)
+        except _Returned as returned:
+            return returned.value
+        finally:
+            self._depth -= 1
+
+    def dispatch(self, name: str, package: str | None = None) -> Callable[..., Any]:
+        """dbt's choice among the macros of a name that each database has its own of."""
+        places = dict.fromkeys([self.project, *([package] if package else []), *self.packages])
+        for place in places:
+            for before in (*_DISPATCHED, ""):
+                if before + name in self.packages.get(place, {}):
+                    return _Later(self, before + name, place)
+        return _Unknown(name=name)
+
+    def _macros(self, path: Path) -> dict[str, Any]:
+        """The macros of a file, each as a template of its own: what one returns to another goes through `call`."""
+        if path not in self._modules:
+            self._modules[path] = {
+                macro.name: getattr(self._template(macro).module, _OWN + macro.name)
+                for macro in self._parsed(path).find_all(nodes.Macro)
+            }
+        return self._modules[path]
+
+    def _template(self, macro: nodes.Macro) -> Template:
+        named = nodes.Macro(_OWN + macro.name, macro.args, macro.defaults, macro.body)  # it calls itself by `call`, too
+        named.set_lineno(macro.lineno).set_environment(self._environment)
+        return self._environment.from_string(nodes.Template([named], lineno=macro.lineno))
+
+    def _parsed(self, path: Path) -> nodes.Template:
+        self._files.append(self._named(path))
+        text = path.read_text(encoding="utf-8")
+        return self._environment.parse(marked(self._environment, text, len(self._files) - 1))
+
+    def _named(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+    def _given(self) -> dict[str, Any]:
+        """dbt's own names that a model's text may depend on."""
+        modules = SimpleNamespace(re=re, datetime=datetime, itertools=itertools)
+        return {
+            "ref": self._ref, "source": self._source, "var": self._var, "env_var": self._env_var, "config": _Config(),
+            "is_incremental": lambda: False, "execute": False, "return": _return, "log": lambda *_, **__: "",
+            "print": lambda *_, **__: "", "set": set, "zip": zip, "modules": modules, "this": '"this"',
+            "exceptions": SimpleNamespace(raise_compiler_error=_refuse, warn=lambda *_, **__: ""),
+            "adapter": _Adapter(self), "tojson": lambda value, *_, **__: msgspec.json.encode(value).decode(),
+            "fromjson": msgspec.json.decode,
+        }  # fmt: skip
+
+    def _ref(self, *names: str, v: Any = None, version: Any = None) -> str:
+        number = v if v is not None else version
+        self._refs.append((names[-1], None if number is None else str(number)))
+        return f'"{names[-1]}"'
+
+    def _source(self, name: str, table: str) -> str:
+        self._sources.append((name, table))
+        return f'"{name}"."{table}"'
+
+    def _var(self, name: str, default: Any = None) -> Any:
+        own = self.variables.get(self.project)
+        found = own.get(name) if isinstance(own, dict) and name in own else self.variables.get(name, default)
+        return _Unknown(name=name) if found is None else found
+
+    def _env_var(self, name: str, default: Any = None) -> Any:
+        found = os.environ.get(name, default)
+        return _Unknown(name=name) if found is None else found
+
+
+class _Later:
+    """A macro that is read when it is called."""
+
+    def __init__(self, rendering: Rendering, name: str, package: str | None = None) -> None:
+        self._rendering, self._name, self._package = rendering, name, package
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._rendering.call(self._name, self._package, arguments, named)
+
+
+class _Package:
+    def __init__(self, rendering: Rendering, package: str) -> None:
+        self._rendering, self._package = rendering, package
+
+    def __getattr__(self, name: str) -> _Later:
+        return _Later(self._rendering, name, self._package)
+
+
+class _Adapter(_Unknown):
+    def __init__(self, rendering: Rendering) -> None:
+        super().__init__(name="adapter")
+        self.dispatch = lambda macro_name, macro_namespace=None: rendering.dispatch(macro_name, macro_namespace)
+
+
+class _Config:
+    """`config(…)` is no text, and what is asked of it is not known."""
+
+    def __call__(self, *_: Any, **__: Any) -> str:
+        return ""
+
+    def get(self, name: str, default: Any = None, **_: Any) -> Any:
+        return default
+
+    require = get
+
+
+def _return(value: Any = None) -> Any:
+    raise _Returned(value)
+
+
+def _refuse(message: Any = "", *_: Any) -> Any:
+    raise TemplateError(str(message))
+
+
+def macros_of(folders: list[Path]) -> dict[str, Path]:
+    """Which file has which macro."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.rglob("*.sql")):
+            try:
+                found |= dict.fromkeys(_MACRO.findall(path.read_text(encoding="utf-8")), path)
+            except (OSError, UnicodeDecodeError) as error:
+                raise FeatureStoreError("a macro's file cannot be read", where=str(path), got=str(error)) from None
+    return found

@@ -1,0 +1,109 @@
+"""What makes a feature view's SQL leak what was not known yet, or give other rows when it is run again."""
+
+from collections.abc import Iterator
+
+import msgspec
+from sqlglot import exp
+
+from ..compiler.model import unrepeatable
+
+_TIMES = (
+    exp.CurrentTimestamp,
+    exp.CurrentDate,
+    exp.CurrentTime,
+    exp.CurrentDatetime,
+    exp.Localtime,
+    exp.Localtimestamp,
+)
+_RANDOM_NAMES = {"random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "setseed", "nextval", "currval"}
+_NEIGHBOURS = (exp.Lag, exp.Lead)
+_NUMBERED = (exp.RowNumber, exp.Rank, exp.DenseRank)  # which rows are before: of no frame, and none behind counts
+_OF_ALL = (exp.PercentRank, exp.CumeDist, exp.Ntile)  # by all rows of the partition, whatever the frame
+_RANDOM = (exp.Rand, exp.Uuid, exp.TableSample)
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A rule by its name: why it matters, and how to write it instead."""
+
+    name: str
+    why: str
+    instead: str
+
+
+PRESENT = Rule(
+    "present_time",
+    "a row of the past would be reckoned from the day it is built on, and another build gives other values",
+    "the row's own event time, or {{ as_of() }}, the instant that the build speaks of",
+)
+RANDOM = Rule(
+    "random", "each build gives other values, so training and serving read different ones",
+    "a value of the row, such as hash(…) of its keys, where rows are to be told apart or sampled",
+)  # fmt: skip
+AHEAD = Rule(
+    "look_ahead", "the row's value is made from rows of later, which nobody knew at its time",
+    "a frame that ends at the current row, over (partition by … order by … rows between … and current row), or lag",
+)  # fmt: skip
+UNTESTED = Rule(
+    "no_grain_test", "two rows of one key and time make it chance which of them a model reads",
+    "data_tests: [{grain: {arguments: {columns: [its keys, event_timestamp, created_timestamp]}}}]",
+)  # fmt: skip
+RULES = (PRESENT, RANDOM, AHEAD, UNTESTED)
+Found = tuple[Rule, exp.Expr]
+
+
+def broken(tree: exp.Expr) -> Iterator[Found]:
+    """The rules that a query breaks, each with the expression that does."""
+    for node in tree.walk():
+        for look in (_unrepeatable, _ahead):
+            if (rule := look(node)) is not None:
+                yield rule, node
+
+
+def _unrepeatable(node: exp.Expr) -> Rule | None:
+    if isinstance(node, _RANDOM):
+        return RANDOM
+    if isinstance(node, _TIMES):
+        return PRESENT
+    if (name := unrepeatable(node)) is None:
+        return None
+    return RANDOM if name in _RANDOM_NAMES else PRESENT
+
+
+def _ahead(node: exp.Expr) -> Rule | None:
+    """Of a window function whose rows may be later ones: in an order that descends these are the preceding ones."""
+    if not isinstance(node, exp.Window) or node.arg_key == "windows":
+        return None
+    function, window = _function(node), _definition(node)
+    order, frame = window.args.get("order"), window.args.get("spec")
+    backwards = order is not None and bool(order.expressions[0].args.get("desc"))
+    if isinstance(function, _NEIGHBOURS):
+        return AHEAD if isinstance(function, exp.Lead) != backwards else None
+    if isinstance(function, _NUMBERED):
+        return None
+    if isinstance(function, _OF_ALL) or order is None:
+        return AHEAD
+    if frame is None:  # from the first row to the current one
+        return AHEAD if backwards else None
+    later = "preceding" if backwards else "following"
+    sides = ((frame.args.get(f"{side}_side"), frame.args.get(side)) for side in ("start", "end"))
+    return AHEAD if any(str(side).lower() == later and not _is_zero(length) for side, length in sides) else None
+
+
+def _function(window: exp.Window) -> exp.Expr:
+    found = window.this
+    while isinstance(found, exp.Filter | exp.IgnoreNulls | exp.RespectNulls):
+        found = found.this
+    return found
+
+
+def _definition(window: exp.Window) -> exp.Window:
+    """The window itself, or the one of the query that it names."""
+    name, query = window.args.get("alias"), window.find_ancestor(exp.Select)
+    if name is None or query is None:
+        return window
+    named = (each for each in query.args.get("windows") or () if each.name.lower() == name.name.lower())
+    return next(named, window)
+
+
+def _is_zero(length: exp.Expr | str | None) -> bool:
+    return isinstance(length, exp.Literal) and length.this == "0"

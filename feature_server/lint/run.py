@@ -1,0 +1,144 @@
+"""Looks at every feature view of a project and at what is under it."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from ..errors import FeatureStoreError
+from .marks import Written
+from .project import Described, ProjectFiles, read_project
+from .rendering import Rendered, Unrendered
+from .rules import RULES, UNTESTED, broken
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A place of a model's SQL that leaks or is unstable: by which rule, the text, why it matters, what to write."""
+
+    file: str
+    line: int
+    rule: str
+    model: str
+    views: tuple[str, ...]
+    got: str
+    why: str
+    instead: str
+
+    def __str__(self) -> str:
+        read = "" if self.views == (self.model,) else f" (under {', '.join(self.views)})"
+        return f"{self.file}:{self.line}: {self.rule}: {self.got}{read}\n  why: {self.why}\n  instead: {self.instead}"
+
+
+class NotLooked(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that could not be looked at without dbt, and why."""
+
+    file: str
+    model: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: not looked at: {self.why}"
+
+
+class Linted(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found, and how many views and models were looked at."""
+
+    findings: tuple[Finding, ...]
+    not_looked_at: tuple[NotLooked, ...]
+    views: int
+    models: int
+
+
+def lint(root: Path) -> Linted:
+    """The findings in all feature views of a project and in what is under them, in the order of files and lines."""
+    project = read_project(root)
+    views = [name for name in sorted(project.models) if name in project.described and project.described[name].is_view]
+    rendered, bad = dict[str, Rendered](), list[NotLooked]()
+    under: dict[str, list[str]] = {}  # each model, and the views that are made from it
+    for view in views:
+        for name in _upstream(view, project, rendered, bad):
+            under.setdefault(name, []).append(view)
+    findings = dict[Finding, None]()
+    for view in views:
+        findings |= dict.fromkeys(_untested(project.described[view]))
+    for name, of_views in under.items():
+        if name not in rendered:
+            continue
+        try:
+            findings |= dict.fromkeys(_findings(name, rendered[name].written, tuple(of_views), project.described))
+        except SqlglotError as error:
+            bad.append(NotLooked(file=_file(project, name), model=name, why=" ".join(str(error).split())[:300]))
+    order = sorted(findings, key=lambda found: (found.file, found.line, found.rule))
+    return Linted(findings=tuple(order), not_looked_at=tuple(bad), views=len(views), models=len(under))
+
+
+def _upstream(view: str, project: ProjectFiles, rendered: dict[str, Rendered], bad: list[NotLooked]) -> Iterator[str]:
+    waiting, seen = [view], {view}
+    for name in waiting:  # the list grows
+        if name not in rendered and all(name != one.model for one in bad):
+            try:
+                rendered[name] = project.rendering.render(project.models[name])
+            except Unrendered as error:
+                bad.append(NotLooked(file=_file(project, name), model=name, why=str(error)))
+        yield name
+        for read in rendered[name].refs if name in rendered else ():
+            if (found := project.file_of(*read)) is not None and found not in seen:
+                seen.add(found)
+                waiting.append(found)
+
+
+def _file(project: ProjectFiles, name: str) -> str:
+    return project.models[name].relative_to(project.root).as_posix()
+
+
+def _findings(
+    name: str, written: Written, views: tuple[str, ...], described: Mapping[str, Described]
+) -> Iterator[Finding]:
+    allowed = _allowed(described.get(name))
+    for statement in sqlglot.parse(written.sql, dialect="duckdb"):
+        for rule, node in broken(statement) if statement is not None else ():
+            if rule.name not in allowed:
+                place, got = written.place(_offset(node)), node.sql(dialect="duckdb", normalize_functions="lower")
+                yield Finding(
+                    file=place.file, line=place.line, rule=rule.name, model=name, views=views, got=_short(got),
+                    why=rule.why, instead=rule.instead,
+                )  # fmt: skip
+
+
+def _untested(view: Described) -> Iterator[Finding]:
+    if not view.has_grain and UNTESTED.name not in _allowed(view):
+        yield Finding(
+            file=view.file, line=view.line, rule=UNTESTED.name, model=view.name, views=(view.name,),
+            got="no test of its keys and times", why=UNTESTED.why, instead=UNTESTED.instead,
+        )  # fmt: skip
+
+
+def _allowed(described: Described | None) -> set[str]:
+    """The rules that a model may break; FeatureStoreError where one is none."""
+    names = {rule.name for rule in RULES}
+    for one in described.allowed if described is not None else ():
+        if one.allow not in names or not one.reason.strip():
+            assert described is not None
+            raise FeatureStoreError(
+                "a model allows no rule that there is" if one.allow not in names else "a model does not say why",
+                where=f"{described.file}:{described.line}: meta.lint", expected=f"one of {', '.join(sorted(names))}, "
+                "and a reason", got=f"allow: {one.allow}, reason: {one.reason!r}",
+            )  # fmt: skip
+    return set() if described is None else {one.allow for one in described.allowed}
+
+
+def _offset(node: exp.Expr) -> int:
+    """Where an expression begins: by the first of its parts that the parser has a place of, else by what it is in."""
+    starts = [part.meta["start"] for part in node.walk() if "start" in part.meta]
+    above = node
+    while not starts and above.parent is not None:
+        above = above.parent
+        starts = [part.meta["start"] for part in above.walk() if "start" in part.meta]
+    return min(starts, default=0)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 160 else f"{text[:158]} …"

@@ -1,0 +1,166 @@
+"""`features lint` on projects: what is under views, where it was written, what is allowed, what could not be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from feature_server.errors import FeatureStoreError
+from feature_server.lint.rules import RULES
+from feature_server.lint.run import Linted, lint
+from tests.support.tiny_project import write_project
+
+ROOT = Path(__file__).parents[2]
+VIEWS = """
+models:
+  - name: spend
+    config: {meta: {feature_view: {entities: [customer], event_timestamp: paid_at}}}
+    data_tests: [{grain: {arguments: {columns: [customer_id, paid_at]}}}]
+  - name: visits
+    meta: {feature_view: {entities: [customer], stream: bank.visits}}
+    versions: [{v: 1}, {v: 2}]
+  - name: report
+"""
+SHOP = {
+    "dbt_project.yml": 'name: shop\nmodel-paths: [transform]\nvars: {since: "2013-01-01", shop: {rate: 2}}\n',
+    "transform/views.yml": VIEWS,
+    "transform/stg_payments.sql": "select * from {{ source('bank', 'payments') }}\nwhere paid_at < now()\n",
+    "transform/spend.sql": "{{ config(materialized='table') }}\nselect\n    customer_id,\n    {{ twice('euros') }}\n"
+    "from {{ ref('stg_payments') }}\nwhere paid_at >= '{{ var('since') }}' and rate = {{ var('rate') }}\n",
+    "transform/visits_v1.sql": "select 1 as a",
+    "transform/visits_v2.sql": "select a, random() as b from {{ ref('visits', v=1) }}",
+    "transform/report.sql": "select now()",
+    "macros/money.sql": "{% macro half(x) %}\n{{ return(x ~ ' / 2') }}\n{% endmacro %}\n\n"
+    "{% macro twice(x) -%}\n{{ half(x) }} as a,\n2 * {{ x }} *\n    random()\n{%- endmacro %}\n"
+    "{% test positive(model, column_name) %} select now() {% endtest %}\n",
+}
+
+
+def linted(folder: Path, **changed: str) -> Linted:
+    return lint(write_project(folder, SHOP | {name.replace("__", "/"): text for name, text in changed.items()}))
+
+
+def places(found: Linted) -> list[tuple[str, int, str, tuple[str, ...]]]:
+    return [(each.file, each.line, each.rule, each.views) for each in found.findings]
+
+
+def test_each_finding_is_where_it_was_written_in_models_and_macros_under_views(tmp_path: Path) -> None:
+    found = linted(tmp_path)
+    assert places(found) == [
+        ("macros/money.sql", 8, "random", ("spend",)),
+        ("transform/stg_payments.sql", 2, "present_time", ("spend",)),
+        ("transform/visits_v2.sql", 1, "random", ("visits_v2",)),
+    ]
+    assert (found.views, found.models, found.not_looked_at) == (3, 4, ())
+    said = str(found.findings[1])
+    assert said.startswith("transform/stg_payments.sql:2: present_time: now() (under spend)\n  why: ")
+
+
+def test_a_rule_is_broken_on_purpose_with_a_reason(tmp_path: Path) -> None:
+    allowed = VIEWS + "  - {name: stg_payments, config: {meta: {lint: {allow: present_time, reason: it is a test}}}}\n"
+    found = linted(tmp_path, **{"transform/views.yml": allowed})
+    assert [rule for _, _, rule, _ in places(found)] == ["random", "random"]
+    unknown = allowed.replace("present_time", "presnt_time")
+    with pytest.raises(FeatureStoreError, match="allows no rule that there is") as raised:
+        linted(tmp_path, **{"transform/views.yml": unknown})
+    assert raised.value.where == "transform/views.yml:9: meta.lint"
+    for said in ("{allow: random}", "random", "{allow: random, reason: ' '}"):
+        wrong = allowed.replace("{allow: present_time, reason: it is a test}", said)
+        with pytest.raises(FeatureStoreError, match=r"cannot be read|does not say why"):
+            linted(tmp_path, **{"transform/views.yml": wrong})
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("select {{ 1 + 'a' }}", "unsupported operand"),
+        ("select {% if %}", "Expected an expression"),
+        ("{{ exceptions.raise_compiler_error('no such window') }}", "no such window"),
+        ("select from where (", ""),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ again() }}", "again and again"),
+    ],
+)
+def test_what_cannot_be_read_is_said_and_the_others_are_looked_at(tmp_path: Path, text: str, why: str) -> None:
+    again = "{% macro again() %}{{ again() }}{% endmacro %}"
+    found = linted(tmp_path, **{"transform/spend.sql": text, "macros/again.sql": again})
+    assert [(each.model, why in each.why) for each in found.not_looked_at] == [("spend", True)]
+    assert [file for file, *_ in places(found)] == ["transform/visits_v2.sql"]
+
+
+def test_what_only_dbt_could_say_is_unknown_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+    text = (
+        "{% for one in dbt_utils.get_column_values(ref('stg_payments'), 'kind') %}{{ one }}{% endfor %}"
+        "{% set found = run_query('select 1') %}{% if execute %}{{ found.columns[0] }}{% endif %}"
+        "select {{ dbt_utils.star(ref('stg_payments')) }}, now() as a from {{ this }} where {{ target.name }} = 1"
+    )
+    found = linted(tmp_path, **{"transform/spend.sql": text})
+    assert found.not_looked_at == ()
+    assert ("transform/spend.sql", 1, "present_time", ("spend",)) in places(found)
+
+
+def test_a_package_and_what_a_database_has_of_its_own(tmp_path: Path) -> None:
+    package = {
+        "dbt_packages/money/dbt_project.yml": "name: money\n",
+        "dbt_packages/money/macros/m.sql": "{% macro eur() %}{{ return(adapter.dispatch('eur', 'money')()) }}"
+        "{% endmacro %}{% macro default__eur() %}1{% endmacro %}{% macro duckdb__eur() %}\nrandom(){% endmacro %}",
+        "transform/spend.sql": "select {{ money.eur() }}",
+    }
+    found = linted(tmp_path, **package)
+    assert ("dbt_packages/money/macros/m.sql", 2, "random", ("spend",)) in places(found)
+
+
+@pytest.mark.parametrize(
+    ("tests", "found"),
+    [
+        ("data_tests: [{grain: {columns: [customer_id, paid_at]}}]", False),
+        ("tests: [{dbt_utils.unique_combination_of_columns: {combination_of_columns: [customer_id, paid_at]}}]", False),
+        ("data_tests: [{grain: {arguments: {columns: [customer_id]}}}, fresh]", True),
+        ("data_tests: [{in_range: {arguments: {min: 0}}}]", True),
+        ("description: none", True),
+    ],
+)
+def test_a_view_whose_grain_no_test_holds_is_named(tmp_path: Path, tests: str, found: bool) -> None:
+    yaml = VIEWS.replace("data_tests: [{grain: {arguments: {columns: [customer_id, paid_at]}}}]", tests)
+    named = ("transform/views.yml", 2, "no_grain_test", ("spend",))
+    assert (named in places(linted(tmp_path, **{"transform/views.yml": yaml}))) == found
+
+
+def test_the_example_has_no_finding() -> None:
+    found = lint(ROOT)
+    assert (found.findings, found.not_looked_at) == ((), ())
+    assert (found.views, found.models) == (13, 31)
+
+
+def test_the_page_says_what_the_command_says_and_names_every_rule() -> None:
+    page = (ROOT / "docs" / "lint.md").read_text()
+    (command,) = re.findall(r"```bash\n(.*?)\n```", page, re.S)
+    printed = subprocess.run([sys.executable, "-m", "feature_server", *command.split()[1:]], cwd=ROOT,
+                             env=os.environ | {"FEATURES_PROJECT_DIR": str(ROOT)}, capture_output=True, text=True,
+                             check=True).stdout  # fmt: skip
+    assert f"```text\n{printed}```" in page
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M) == [rule.name for rule in RULES]
+    allowed = (
+        'lint: {allow: look_ahead, reason: "superseded_at is what it says: of the row, until it was known better"}'
+    )
+    assert allowed in page
+    assert allowed in (ROOT / "models/staging/payments/stg_payments__transactions.yml").read_text()
+
+
+def test_the_command_ends_with_1_and_says_it_as_json_too(tmp_path: Path) -> None:
+    write_project(tmp_path, SHOP)
+    command = [sys.executable, "-m", "feature_server", "lint", "--project-dir", str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stderr) == (1, "")
+    assert told.stdout.splitlines()[-1] == "3 feature views, 4 models: 3 findings"
+    as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    found = json.loads(as_json.stdout)
+    assert [each["rule"] for each in found["findings"]] == ["random", "present_time", "random"]
+    assert found["findings"][0]["instead"]
+    write_project(tmp_path, {"transform/views.yml": "models: []\n"})
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
