@@ -8,6 +8,7 @@ import msgspec
 import yaml
 
 from ..errors import FeatureStoreError
+from ..project.process import check_project
 from .rendering import Rendering, macros_of
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -54,7 +55,8 @@ class ProjectFiles(msgspec.Struct, frozen=True):
 
 
 def read_project(root: Path) -> ProjectFiles:
-    """The project in a folder; FeatureStoreError where a file of YAML cannot be read."""
+    """The project in a folder; FeatureStoreError where there is none, or a file of YAML cannot be read."""
+    check_project(root)
     project = _yaml(root / PROJECT_FILE)
     name, variables = str(project.get("name") or ""), project.get("vars") or {}
     models = {path.stem: path for folder in _folders(root, project, "model-paths", "models") for path in

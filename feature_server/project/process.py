@@ -79,16 +79,21 @@ def run_dbt(
     return run.stdout
 
 
+def check_project(folder: Path) -> None:
+    """FeatureStoreError where the folder holds no dbt project."""
+    if not (folder / "dbt_project.yml").exists():
+        raise FeatureStoreError(
+            "there is no dbt project", where=str(folder), expected="a folder with dbt_project.yml",
+            remedy="run this in the project's folder, or name it with --project-dir",
+        )  # fmt: skip
+
+
 def place_arguments(project_dir: Path, environ: Mapping[str, str] = os.environ) -> list[str]:
     """Where dbt finds the project and its profile.
 
     The project's own `profiles` folder, if any, has its profile unless the environment says otherwise.
     """
-    if not (project_dir / "dbt_project.yml").exists():
-        raise FeatureStoreError(
-            "there is no dbt project", where=str(project_dir), expected="a folder with dbt_project.yml",
-            remedy="run this in the project's folder, or name it with --project-dir",
-        )  # fmt: skip
+    check_project(project_dir)
     folder = profiles_dir(project_dir, environ)
     own = ["--profiles-dir", str(folder)] if folder == project_dir / "profiles" else []
     return ["--project-dir", str(project_dir), *own]

@@ -131,6 +131,11 @@ def test_a_view_whose_grain_no_test_holds_is_named(tmp_path: Path, tests: str, f
     assert (named in places(linted(tmp_path, **{"transform/views.yml": yaml}))) == found
 
 
+def test_a_folder_without_a_project_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FeatureStoreError, match="there is no dbt project"):
+        lint(tmp_path)
+
+
 def test_the_example_has_no_finding() -> None:
     found = lint(ROOT)
     assert (found.findings, found.not_looked_at) == ((), ())

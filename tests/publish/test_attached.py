@@ -70,7 +70,8 @@ def test_models_in_an_attached_database_are_published(
     (tmp_path / "data" / "marts.duckdb").unlink()
     code, said = shop.features("publish")
     assert code == 1
-    assert "the DuckDB file of database marts" in said
+    assert f"got: {tmp_path / 'data' / 'marts.duckdb'}" in said
+    assert "correct its path under `attach` in profiles.yml" in said
 
 
 @pytest.mark.heavy
