@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from ..online.store import OnlineStore
 
 NOT_FIT = 3  # exit code: views keep what they had, and trying again changes nothing
-COMMAND_MODULES = ("definitions", "lint", "offline", "rebuild", "online", "stream", "catalog")  # as --help lists them
+COMMAND_MODULES = (
+    "definitions",
+    "lint",
+    "leaktest",
+    "offline",
+    "rebuild",
+    "online",
+    "stream",
+    "catalog",
+)  # as --help lists them
 app = typer.Typer(
     name="features",
     help="Feature warehouse: dbt models become training sets and online values.",

@@ -1,0 +1,160 @@
+"""Two builds of one relation, compared: what is known by an instant has to be the same in both, row by row."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..errors import SettingsError, nearest_name
+from ..offline.session import connect
+from ..offline.sql import literal, quote
+
+_ROUNDING = {"DOUBLE": 1e-9, "FLOAT": 1e-5}  # relative: sums of floats in another order differ by less
+_NTH = "__features_nth"
+
+
+class Table(NamedTuple):
+    """A relation in a DuckDB file."""
+
+    file: Path
+    schema: str
+    name: str
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A column that has other values in `rows` of the rows compared: their share, and an example with both values."""
+
+    column: str
+    rows: int
+    share: float
+    example: dict[str, str | None]
+    first: str | None
+    later: str | None
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """What two builds say of the rows known by an instant.
+
+    `rows` are in both. `appeared` only the later build has, `gone` only the first, with an example of each.
+    `unclaimed` do not say when they were known, and are not compared; `repeated` rows share their keys with another.
+    Without keys, rows are told apart by all their values: another value is then a row gone and one appeared.
+    """
+
+    rows: int
+    appeared: int = 0
+    gone: int = 0
+    appeared_example: dict[str, str | None] | None = None
+    gone_example: dict[str, str | None] | None = None
+    columns: tuple[Difference, ...] = ()
+    unclaimed: int = 0
+    repeated: int = 0
+
+    @property
+    def same(self) -> bool:
+        return not (self.appeared or self.gone or self.columns)
+
+
+def compare(first: Table, later: Table, *, known_at: str, by_us: int, keys: Sequence[str]) -> Compared:
+    """The rows of both builds whose `known_at` is no later than an instant, by their keys."""
+    with connect() as connection:
+        for name, table in (("first_file", first), ("later_file", later)):
+            connection.execute(f"attach {literal(str(table.file))} as {name} (read_only)")
+            relation = ".".join(map(quote, (name, table.schema, table.name)))
+            connection.execute(f"create temp view {name}_rows as from {relation}")
+        types = _columns(connection, [known_at, *keys])
+        claimed = f"try_cast({quote(known_at)} as timestamptz)"
+        counts = [f"(select count(*) from {side}_file_rows where {claimed} is null)" for side in ("first", "later")]
+        unclaimed = connection.execute(f"select greatest({', '.join(counts)})").fetchall()[0][0]
+        told = [name for name in types if name.lower() in {key.lower() for key in keys}] or list(types)
+        others = [name for name in types if name not in told]
+        repeated = 0
+        for side in ("first", "later"):
+            connection.execute(
+                f"create temp table {side} as select *, 1::bigint as {_NTH} from {side}_file_rows"
+                f" where {claimed} <= make_timestamptz({by_us})"
+            )
+            groups = ", ".join(map(quote, told))
+            more = f"select coalesce(sum(n), 0) from (select count(*) as n from {side} group by {groups} having n > 1)"
+            repeated = max(repeated, int(connection.execute(more).fetchall()[0][0]))
+        if repeated:
+            for side in ("first", "later"):
+                _number(connection, side, told, others)
+        found = _differences(connection, told, others, types)
+        return msgspec.structs.replace(found, unclaimed=unclaimed, repeated=repeated if keys else 0)
+
+
+def _columns(connection: Any, named: Sequence[str]) -> dict[str, str]:
+    """The columns of both builds; SettingsError where one that is named is not among them."""
+    types = {name: kind for name, kind, *_ in connection.execute("describe later_file_rows").fetchall()}
+    known = {name.lower() for name in types}
+    for name in named:
+        if name.lower() not in known:
+            near = nearest_name(name, types)
+            raise SettingsError(
+                "the model has no such column", where="--known-at, --keys or its YAML", got=name,
+                expected=", ".join(types), remedy=f"did you mean {near}?" if near else None,
+            )  # fmt: skip
+    return types
+
+
+def _number(connection: Any, side: str, told: Sequence[str], others: Sequence[str]) -> None:
+    """Number the rows that share their keys, in the order of their values."""
+    order = f" order by {', '.join(map(quote, others))}" if others else ""
+    connection.execute(
+        f"create or replace temp table {side} as select * replace"
+        f" (row_number() over (partition by {', '.join(map(quote, told))}{order}) as {_NTH}) from {side}"
+    )
+
+
+def _differences(connection: Any, told: Sequence[str], others: Sequence[str], types: dict[str, str]) -> Compared:
+    same = " and ".join(f"f.{quote(name)} is not distinct from l.{quote(name)}" for name in [*told, _NTH])
+    connection.execute(
+        f"create temp view pairs as select f, l from (select first as f from first) full join"
+        f" (select later as l from later) on {same}"
+    )
+    differ = {name: _differs(name, types[name]) for name in others}
+    counts = [f"count(*) filter (f is not null and l is not null and {sql})" for sql in differ.values()]
+    both, appeared, gone, *changed = connection.execute(
+        "select count(*) filter (f is not null and l is not null), count(*) filter (f is null),"
+        f" count(*) filter (l is null){''.join(', ' + each for each in counts)} from pairs"
+    ).fetchall()[0]
+    found = []
+    for name, rows in zip(others, changed, strict=True):
+        if rows:
+            where = f"f is not null and l is not null and {differ[name]}"
+            example = _example(connection, told, where, "f", [f"f.{quote(name)}", f"l.{quote(name)}"])
+            before, after = (example.pop(each) for each in (f"f.{quote(name)}", f"l.{quote(name)}"))
+            share = rows / both
+            found.append(Difference(column=name, rows=rows, share=share, example=example, first=before, later=after))
+    return Compared(
+        rows=both,
+        appeared=appeared,
+        gone=gone,
+        columns=tuple(found),
+        appeared_example=_example(connection, told, "f is null", "l") if appeared else None,
+        gone_example=_example(connection, told, "l is null", "f") if gone else None,
+    )
+
+
+def _differs(name: str, kind: str) -> str:
+    one, other = f"f.{quote(name)}", f"l.{quote(name)}"
+    sql = f"{one} is distinct from {other}"
+    if kind in _ROUNDING:
+        near = (
+            f"isfinite({one}) and isfinite({other}) and abs({one}::double / 2 - {other}::double / 2)"
+            f" <= {_ROUNDING[kind] / 2} * greatest(abs({one}), abs({other}))"
+        )
+        sql = f"({sql} and not coalesce({near}, false))"
+    return sql
+
+
+def _example(
+    connection: Any, told: Sequence[str], where: str, side: str, more: Sequence[str] = ()
+) -> dict[str, str | None]:
+    """The row with the lowest keys, as text: its keys by name, and what else of it by its SQL."""
+    columns = {name: f"{side}.{quote(name)}" for name in told} | {sql: sql for sql in more}
+    listed = ", ".join(f"{each}::varchar" for each in columns.values())
+    order = ", ".join(f"{side}.{quote(name)}" for name in told)
+    row = connection.execute(f"select {listed} from pairs where {where} order by {order} limit 1").fetchall()[0]
+    return dict(zip(columns, row, strict=True))
