@@ -15,7 +15,7 @@ from contextlib import suppress
 import msgspec
 
 from ..definitions.facts import FeatureView, always_known, event_view
-from ..errors import OfflineStoreError, WarehouseError
+from ..errors import NotFit, OfflineStoreError, WarehouseError
 from ..offline.commit import CommitConflict, commit
 from ..offline.damage import Damage, check_present, damages
 from ..offline.files import Extent, Fingerprint, bucket_of, choose_grain, fingerprints, keep, new_file
@@ -24,6 +24,7 @@ from ..offline.store import DataFile, OfflineStore, OfflineTable, PublishedState
 from ..times import from_us
 from ..warehouse.builds import Build
 from ..warehouse.relations import Newest, Part, Portion, Scan, Warehouse
+from ..warehouse.ties import find_ties
 from .built import BuiltBy, failed_build, models_of
 
 _ANY = BuiltBy()  # of views whose SQL is not known
@@ -68,6 +69,7 @@ class Plan(msgspec.Struct, frozen=True):
     changed_buckets: int
     rows_compared: int
     replace: bool
+    unproven: tuple[Portion, ...]  # rows not known yet to be one a key and times
     damaged: tuple[Damage, ...] = ()
 
 
@@ -86,8 +88,9 @@ def publish(
     Of a stream view it is the events that are published; another view is not where it was built otherwise than by
     `built_by`. The commit keeps that SQL.
     `full` compares all rows whatever the build log says, and reads every file of the table. Raises WarehouseError for a
-    relation that is missing, differs from its definition, or has rows without a key or event time; DamagedFile, without
-    `full`, for a file that is gone or has another length; CommitConflict when another process keeps publishing.
+    relation that is missing, differs from its definition, has rows without a key or event time, or, as NotFit, several
+    rows of one key and the same times; DamagedFile, without `full`, for a file that is gone or has another length;
+    CommitConflict when another process keeps publishing.
     """
     started = time.monotonic()
     try:
@@ -127,6 +130,7 @@ def _checked_plan(
         return plan
     changed = base is None or plan.replace or plan.changed_buckets > 0
     build = built_by.check(view, warehouse, _state_of(base), replaced=plan.replace, changed=changed)
+    _check_ties(view, warehouse, plan.unproven)
     return msgspec.structs.replace(plan, state=msgspec.structs.replace(plan.state, last_build=build))
 
 
@@ -194,6 +198,7 @@ def make_plan(
     writes, removed, changed = _differences(
         before, () if kept is None else kept.files(), scan, grain, newest, rewritten
     )
+    every = (Portion(bucket, extent) for bucket, extent in _by_bucket(scan.parts, grain).items())
     created = (scan.newest_created_us, None if newest is None else newest.created_us)
     state = PublishedState(
         view=view,
@@ -203,7 +208,26 @@ def make_plan(
         last_build=builds[-1].invocation_id if builds else None,
         newest_created_us=max((us for us in created if us is not None), default=None),
     )
-    return Plan(state, writes, removed, changed, scan.rows, replace=base is not kept, damaged=damaged)
+    unproven = tuple(every) if full else writes
+    return Plan(state, writes, removed, changed, scan.rows, base is not kept, unproven, damaged)
+
+
+def _check_ties(view: FeatureView, warehouse: Warehouse, portions: Iterable[Portion]) -> None:
+    """NotFit where rows of a key have the same times: chance would say which one is read.
+
+    Rows later than all that are known tie with one another alone, and the others of a bucket that gained such rows are
+    those that were published.
+    """
+    if (ties := find_ties(warehouse, view, portions)) is None:
+        return
+    times = " and ".join(filter(None, [view.event_timestamp, view.created_timestamp]))
+    raise NotFit(
+        "rows of one key have the same times, and which of them is read would be chance",
+        where=f"{view.id} in {warehouse.path}",
+        expected=f"one row for each {', '.join(view.key_names)} with {times}",
+        got=f"{ties.rows} rows of {ties.places} such keys and times: {'; '.join(ties.examples)}",
+        remedy=f"let the model keep one of them and test it with `grain`, then `dbt build --select {view.name}`",
+    )
 
 
 def _damaged(table: OfflineTable | None, full: bool) -> tuple[Damage, ...]:

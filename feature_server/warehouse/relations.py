@@ -158,7 +158,7 @@ class Warehouse:
                     case when {event} between {_OLDEST_US} and {_NEWEST_US}
                         then cast(make_timestamp({event}) as date) end as day,
                     {event} as event_us, {created} as created_us, {row_hash(view)} as hash,
-                    {"false" if newest is None else _later(view, newest)} as fresh,
+                    {"false" if newest is None else later(view, newest)} as fresh,
                     {_any_null(always_known(view))} as keyless
                 from ({self._source(view, self._relation(view), (since and bucket_days(since)[0], None))})
             )
@@ -198,10 +198,14 @@ class Warehouse:
             yield count
         self.rows(f"drop table if exists {_STAGED}")
 
+    def select(self, view: FeatureView, condition: str) -> str:
+        """A SELECT of the relation's rows that meet a condition: the offline table's columns, times as UTC instants."""
+        return f"select * from ({self._source(view, self._relation(view), (None, None))}) where {condition}"
+
     def _stage(self, view: FeatureView, relation: str, portions: Sequence[Portion]) -> None:
         spans = [bucket_days(portion.bucket) for portion in portions]
         firsts = ", ".join(f"date '{since}'" for since, _ in spans)
-        conditions = {_later(view, portion.newest) if portion.newest else "true" for portion in portions}
+        conditions = {later(view, portion.newest) if portion.newest else "true" for portion in portions}
         event = quote(view.event_timestamp)
         self.rows(f"""
             create or replace temp table {_STAGED} as
@@ -230,7 +234,7 @@ class Warehouse:
             if day is not None
         ]
         if newest is not None:
-            bounds.append(_later(view, newest))
+            bounds.append(later(view, newest))
         return f"select {', '.join(expressions)} from {relation} where {' and '.join(bounds) or 'true'}"
 
     def _relation(self, view: FeatureView) -> str:
@@ -372,11 +376,11 @@ def open_warehouse(
         yield Warehouse(connection, path, sources, there)
 
 
-def _later(view: FeatureView, newest: Newest) -> str:
+def later(view: FeatureView, newest: Newest) -> str:
     """The SQL condition of rows later than `newest`; true when no time is known."""
     times = ((view.event_timestamp, newest.event_us), (view.created_timestamp, newest.created_us))
-    later = [f"{quote(name)} > make_timestamptz({us})" for name, us in times if name is not None and us is not None]
-    return f"({' or '.join(later)})" if later else "true"
+    found = [f"{quote(name)} > make_timestamptz({us})" for name, us in times if name is not None and us is not None]
+    return f"({' or '.join(found)})" if found else "true"
 
 
 def _any_null(names: Iterable[str]) -> str:

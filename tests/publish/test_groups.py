@@ -38,7 +38,7 @@ class Shop(Relations):
     def run(self, invocation: str, count: int, *names: str) -> None:
         for name in names or (*GROUP, "alone"):
             self.execute(
-                f"insert into {name} values (1, timestamptz '2024-01-01', {count})",
+                f"insert into {name} values (1, timestamptz '2024-01-01' + to_days({count}), {count})",
                 f"insert into feature_builds values ('{name}', now(), now(), null, '{invocation}')",
             )
 

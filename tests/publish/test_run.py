@@ -137,7 +137,7 @@ def test_appended_and_late_rows_are_written_alone(spend: Relations) -> None:
         ("update spend set spend_eur = null where spend_eur = 101", 1, 3),
         ("delete from spend where spend_eur = 101", 1, 2),
         ("delete from spend where event_timestamp = '2013-05-01'", 1, 0),
-        ("insert into spend from spend where spend_eur = 101", 1, 4),
+        ("insert into spend select * replace (now() as ingested_at) from spend where spend_eur = 101", 1, 1),
         ("update spend set event_timestamp = '2013-06-15' where spend_eur = 101", 2, 6),
     ],
 )
@@ -346,7 +346,7 @@ EDIT = st.one_of(
     st.tuples(st.just("delete"), DAY), st.tuples(st.just("move"), DAY), st.tuples(st.just("repeat"), DAY),
 )  # fmt: skip
 STATEMENTS = {
-    "append": "insert into spend select k, (select max(event_timestamp) from spend) + to_minutes({day}), {now}, k "
+    "append": "insert into spend select k, (select max(event_timestamp) from spend) + to_minutes({day} + 1), {now}, k "
     "from range(3) keys(k)",
     "late": "insert into spend select k, {start} + to_days({day}) + to_hours(k::int), {now}, k from range(3) keys(k)",
     "correct": "update spend set spend_eur = random() where event_timestamp between {start} + to_days({day}) "
@@ -355,7 +355,8 @@ STATEMENTS = {
     "and {start} + to_days({day} + 9)",
     "move": "update spend set event_timestamp = event_timestamp + interval 30 day, ingested_at = {now} "
     "where customer_id % 76 = {day}",
-    "repeat": "insert into spend select * from spend where customer_id % 76 = {day}",
+    "repeat": "insert into spend select * replace ({now} + to_microseconds(row_number() over ()) as ingested_at) "
+    "from spend where customer_id % 76 = {day}",
 }
 
 
@@ -373,9 +374,11 @@ def test_after_any_edits_the_table_equals_the_relation(
     )
     relations.publish(VIEW, bucket_rows=600)
     for step, edits in enumerate(history):
-        now = f"timestamptz '2014-01-01' + to_hours({step})"
-        start = "timestamptz '2013-01-01'"
-        statements = [STATEMENTS[kind].format(day=day, now=now, start=start) for kind, day in edits]
+        now, start = f"timestamptz '2014-01-01' + to_hours({step})", "timestamptz '2013-01-01'"
+        statements = [
+            STATEMENTS[kind].format(day=day, now=f"{now} + to_seconds({number})", start=start)
+            for number, (kind, day) in enumerate(edits)
+        ]
         if logged:
             first = min(0 if kind in ("move", "repeat") else 75 if kind == "append" else day for kind, day in edits)
             changed_from = f"(select least({start} + to_days({first}), max(event_timestamp)) from spend)"
