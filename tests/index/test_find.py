@@ -127,7 +127,8 @@ def test_what_a_killed_build_left_behind_is_removed_later_and_never_read(project
 
 
 def test_processes_that_build_the_same_index_at_once_do_not_disturb_one_another(project: Project) -> None:
-    project.publish(ORDERS, "select range % 1000, timestamptz '2024-01-01', range, range from range(100000)")
+    rows = "select range % 1000, timestamptz '2024-01-01' - to_seconds(range), range, range from range(100000)"
+    project.publish(ORDERS, rows)
 
     def build(number: int) -> list[list[Any]]:
         index = open_at(project, "orders", ["amount", "count"][: 1 + number % 2])

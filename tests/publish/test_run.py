@@ -374,11 +374,9 @@ def test_after_any_edits_the_table_equals_the_relation(
     )
     relations.publish(VIEW, bucket_rows=600)
     for step, edits in enumerate(history):
-        now, start = f"timestamptz '2014-01-01' + to_hours({step})", "timestamptz '2013-01-01'"
-        statements = [
-            STATEMENTS[kind].format(day=day, now=f"{now} + to_seconds({number})", start=start)
-            for number, (kind, day) in enumerate(edits)
-        ]
+        now, start = f"timestamptz '2014-01-01' + to_hours({step}) + to_seconds(", "timestamptz '2013-01-01'"
+        numbered = enumerate(edits)
+        statements = [STATEMENTS[kind].format(day=day, now=f"{now}{at})", start=start) for at, (kind, day) in numbered]
         if logged:
             first = min(0 if kind in ("move", "repeat") else 75 if kind == "append" else day for kind, day in edits)
             changed_from = f"(select least({start} + to_days({first}), max(event_timestamp)) from spend)"
