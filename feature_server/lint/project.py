@@ -1,6 +1,6 @@
 """The files of a dbt project that are looked at: models, what their YAML says, macros; found as dbt does."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,39 +9,24 @@ import yaml
 
 from ..errors import FeatureStoreError
 from ..project.process import check_project
+from .described import LOADER, Described, models_of, sources_of
 from .rendering import Rendering, macros_of
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PROJECT_FILE = "dbt_project.yml"
 
 
-class Allowed(msgspec.Struct, frozen=True, kw_only=True):
-    """A rule that a model breaks on purpose."""
-
-    allow: str
-    reason: str
-
-
-class Described(msgspec.Struct, frozen=True, kw_only=True):
-    """What a YAML file says of a model: in `file`, at `line`.
-
-    `has_grain` says whether a test holds that its rows are one a key and time, as those of a stream are by event ids.
-    """
-
-    name: str
-    file: str
-    line: int
-    is_view: bool = False
-    has_grain: bool = False
-    allowed: tuple[Allowed, ...] = ()
-
-
 class ProjectFiles(msgspec.Struct, frozen=True):
-    """A project as its files have it: the file of each model by the name of the file, and what is said of each."""
+    """A project, and the packages it has installed, as their files have them.
+
+    `models` has the file of each model by the name of the file, `described` what is said of each, `sources` of each
+    table of a source as `source.table`; `materialized` what dbt_project.yml says of models.
+    """
 
     root: Path
     models: dict[str, Path]
     described: dict[str, Described]
+    sources: dict[str, Described]
+    materialized: dict[str, str]
     rendering: Rendering
 
     def file_of(self, name: str, version: str | None) -> str | None:
@@ -54,25 +39,53 @@ class ProjectFiles(msgspec.Struct, frozen=True):
         return versions[-1] if versions else None
 
 
+class _Files(msgspec.Struct):
+    """What the projects that are read have, the first of which says what a name means."""
+
+    models: dict[str, Path] = msgspec.field(default_factory=dict)
+    described: dict[str, Described] = msgspec.field(default_factory=dict)
+    sources: dict[str, Described] = msgspec.field(default_factory=dict)
+    materialized: dict[str, str] = msgspec.field(default_factory=dict)
+    macros: dict[str, dict[str, Path]] = msgspec.field(default_factory=dict)
+
+
 def read_project(root: Path) -> ProjectFiles:
     """The project in a folder; FeatureStoreError where there is none, or a file of YAML cannot be read."""
     check_project(root)
     project = _yaml(root / PROJECT_FILE)
     name, variables = str(project.get("name") or ""), project.get("vars") or {}
-    models = {path.stem: path for folder in _folders(root, project, "model-paths", "models") for path in
-              sorted(folder.rglob("*.sql"))}  # fmt: skip
-    described = {
-        one.name: one
-        for folder in _folders(root, project, "model-paths", "models")
-        for path in sorted([*folder.rglob("*.yml"), *folder.rglob("*.yaml")])
-        for one in _described(path, path.relative_to(root).as_posix())
-    }
-    packages = {name: macros_of(_folders(root, project, "macro-paths", "macros"))}
+    files = _Files()
+    _take(files, root, root, name, project)
     for folder in sorted((root / str(project.get("packages-install-path") or "dbt_packages")).glob("*")):
         if (folder / PROJECT_FILE).is_file():
             own = _yaml(folder / PROJECT_FILE)
-            packages[str(own.get("name") or folder.name)] = macros_of(_folders(folder, own, "macro-paths", "macros"))
-    return ProjectFiles(root, models, described, Rendering(root, name, variables, packages))
+            _take(files, root, folder, str(own.get("name") or folder.name), own)
+    rendering = Rendering(root, name, variables, files.macros)
+    return ProjectFiles(root, files.models, files.described, files.sources, files.materialized, rendering)
+
+
+def _take(files: _Files, root: Path, folder: Path, name: str, project: Mapping[str, Any]) -> None:
+    """Take in the models and macros of a project in a folder."""
+    settings = project.get("models") if isinstance(project.get("models"), dict) else {}
+    for models in _folders(folder, project, "model-paths", "models"):
+        for path in sorted(models.rglob("*.sql")):
+            if path.stem not in files.models:
+                files.models[path.stem] = path
+                said = _materialized(settings or {}, [name, *path.relative_to(models).with_suffix("").parts])
+                files.materialized |= {} if said is None else {path.stem: said}
+        for path in sorted([*models.rglob("*.yml"), *models.rglob("*.yaml")]):
+            said_here, file = _yaml(path), path.relative_to(root).as_posix()
+            files.described = {one.name: one for one in models_of(path, file, said_here)} | files.described
+            files.sources = {one.name: one for one in sources_of(path, file, said_here)} | files.sources
+    files.macros[name] = macros_of(_folders(folder, project, "macro-paths", "macros"))
+
+
+def _materialized(settings: Mapping[str, Any], path: list[str]) -> str | None:
+    """How dbt_project.yml has a model materialized: as the deepest folder that says so."""
+    found = settings.get("+materialized", settings.get("materialized"))
+    below = settings.get(path[0]) if path else None
+    deeper = _materialized(below, path[1:]) if isinstance(below, dict) else None
+    return deeper or (found if isinstance(found, str) else None)
 
 
 def _folders(root: Path, project: Mapping[str, Any], key: str, default: str) -> list[Path]:
@@ -80,63 +93,9 @@ def _folders(root: Path, project: Mapping[str, Any], key: str, default: str) -> 
     return [root / str(name) for name in names if (root / str(name)).is_dir()]
 
 
-def _described(path: Path, file: str) -> Iterator[Described]:
-    models = _yaml(path).get("models")
-    lines = _lines(path) if isinstance(models, list) else {}
-    for model in models if isinstance(models, list) else ():
-        if not isinstance(model, dict) or not isinstance(model.get("name"), str):
-            continue
-        name = model["name"]
-        config = model.get("config") if isinstance(model.get("config"), dict) else {}
-        meta = (model.get("meta") or {}) | ((config or {}).get("meta") or {})
-        one = Described(
-            name=name,
-            file=file,
-            line=lines.get(name, 1),
-            is_view="feature_view" in meta,
-            has_grain=_has_grain(model, meta.get("feature_view")),
-            allowed=_allowed(meta.get("lint"), file, name),
-        )
-        versions = [str(version.get("v")) for version in model.get("versions") or () if isinstance(version, dict)]
-        for stem in [f"{name}_v{version}" for version in versions] or [name]:
-            yield msgspec.structs.replace(one, name=stem)
-
-
-def _has_grain(model: Mapping[str, Any], view: Any) -> bool:
-    """Whether a test of the model has a list of columns with the event timestamp in it."""
-    facts = view if isinstance(view, dict) else {}
-    tests = [*(model.get("data_tests") or ()), *(model.get("tests") or ())]
-    said = [value for test in tests if isinstance(test, dict) for value in test.values() if isinstance(value, dict)]
-    lists = [value for one in said for value in (one | (one.get("arguments") or {})).values()]
-    event = facts.get("event_timestamp") or "event_timestamp"
-    return "stream" in facts or any(isinstance(each, list) and event in each for each in lists)
-
-
-def _allowed(said: Any, file: str, model: str) -> tuple[Allowed, ...]:
-    if said is None:
-        return ()
-    try:
-        return tuple(msgspec.convert(said if isinstance(said, list) else [said], list[Allowed]))
-    except msgspec.ValidationError as error:
-        raise FeatureStoreError(
-            "what a model allows cannot be read", where=f"{file}: models[{model}].meta.lint",
-            expected="{allow: a rule's name, reason: why}, or a list of these", got=str(error),
-        ) from None  # fmt: skip
-
-
-def _lines(path: Path) -> dict[str, int]:
-    """The line of each model's name."""
-    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
-    listed: list[yaml.Node] = (
-        next((value.value for key, value in root.value if key.value == "models"), []) if root else []
-    )
-    pairs = (pair for item in listed if isinstance(item, yaml.MappingNode) for pair in item.value)
-    return {str(value.value): value.start_mark.line + 1 for key, value in pairs if key.value == "name"}
-
-
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise FeatureStoreError(
             "a file of the project cannot be read", where=str(path), expected="YAML", got=str(error).splitlines()[0]

@@ -32,11 +32,13 @@ class Unrendered(Exception):
 
 
 class Rendered(msgspec.Struct, frozen=True):
-    """A model's SQL, and what it reads: models by name and version, None for the latest, and sources."""
+    """A model's SQL, and what it reads: models by name and version, None for the latest, and sources; how it has itself
+    materialized. A model stands in the SQL as `"model"."ref"."name"`, with ` v` and the version if it says one."""
 
     written: Written
     refs: tuple[tuple[str, str | None], ...]
     sources: tuple[tuple[str, str], ...]
+    materialized: str | None = None
 
 
 class _Returned(Exception):
@@ -82,6 +84,7 @@ class Rendering:
         self._depth = 0
         self._refs: list[tuple[str, str | None]] = []
         self._sources: list[tuple[str, str]] = []
+        self._configured: dict[str, Any] = {}
         names = {name for macros in packages.values() for name in macros}
         self._environment.globals |= {name: _Later(self, name) for name in names}
         self._environment.globals |= {package: _Package(self, package) for package in packages}
@@ -89,7 +92,7 @@ class Rendering:
 
     def render(self, path: Path) -> Rendered:
         """A model by its file; Unrendered where it cannot be."""
-        self._refs, self._sources = [], []
+        self._refs, self._sources, self._configured = [], [], {}
         try:
             text = self._environment.from_string(self._parsed(path)).render()
         except _Returned as returned:
@@ -97,7 +100,13 @@ class Rendering:
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
             raise Unrendered(plain(str(error))) from None
         written = unmarked(text, self._files, self._named(path))
-        return Rendered(written, tuple(dict.fromkeys(self._refs)), tuple(dict.fromkeys(self._sources)))
+        materialized = self._configured.get("materialized")
+        return Rendered(
+            written,
+            tuple(dict.fromkeys(self._refs)),
+            tuple(dict.fromkeys(self._sources)),
+            materialized if isinstance(materialized, str) else None,
+        )
 
     def call(self, name: str, package: str | None, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """What a macro gives, of a package or of whichever has it: the project's own first."""
@@ -150,7 +159,8 @@ class Rendering:
         """dbt's own names that a model's text may depend on."""
         modules = SimpleNamespace(re=re, datetime=datetime, itertools=itertools)
         return {
-            "ref": self._ref, "source": self._source, "var": self._var, "env_var": self._env_var, "config": _Config(),
+            "ref": self._ref, "source": self._source, "var": self._var, "env_var": self._env_var,
+            "config": _Config(self._configure),
             "is_incremental": lambda: False, "execute": False, "return": _return, "log": lambda *_, **__: "",
             "print": lambda *_, **__: "", "set": set, "zip": zip, "modules": modules, "this": '"this"',
             "exceptions": SimpleNamespace(raise_compiler_error=_refuse, warn=lambda *_, **__: ""),
@@ -161,7 +171,10 @@ class Rendering:
     def _ref(self, *names: str, v: Any = None, version: Any = None) -> str:
         number = v if v is not None else version
         self._refs.append((names[-1], None if number is None else str(number)))
-        return f'"{names[-1]}"'
+        return f'"model"."ref"."{names[-1]}{"" if number is None else f" v{number}"}"'
+
+    def _configure(self, said: Mapping[str, Any]) -> None:
+        self._configured |= said
 
     def _source(self, name: str, table: str) -> str:
         self._sources.append((name, table))
@@ -202,9 +215,14 @@ class _Adapter(_Unknown):
 
 
 class _Config:
-    """`config(…)` is no text, and what is asked of it is not known."""
+    """`config(…)` is no text but noted, and what is asked of it is not known."""
 
-    def __call__(self, *_: Any, **__: Any) -> str:
+    def __init__(self, note: Callable[[Mapping[str, Any]], None]) -> None:
+        self._note = note
+
+    def __call__(self, *said: Any, **named: Any) -> str:
+        for each in [*(one for one in said if isinstance(one, dict)), named]:
+            self._note(each)
         return ""
 
     def get(self, name: str, default: Any = None, **_: Any) -> Any:

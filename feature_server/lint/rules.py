@@ -6,6 +6,7 @@ import msgspec
 from sqlglot import exp
 
 from ..compiler.model import unrepeatable
+from .queries import defined
 
 _TIMES = (
     exp.CurrentTimestamp,
@@ -43,11 +44,16 @@ AHEAD = Rule(
     "look_ahead", "the row's value is made from rows of later, which nobody knew at its time",
     "a frame that ends at the current row, over (partition by … order by … rows between … and current row), or lag",
 )  # fmt: skip
+UNSTABLE = Rule(
+    "unstable_order",
+    "of rows alike in what they are ordered by chance says which is taken, so the next build gives other values",
+    "an order that, with what rows are parted by, has the columns of a unique or grain test, or such a test of these",
+)
 UNTESTED = Rule(
     "no_grain_test", "two rows of one key and time make it chance which of them a model reads",
     "data_tests: [{grain: {arguments: {columns: [its keys, event_timestamp, created_timestamp]}}}]",
 )  # fmt: skip
-RULES = (PRESENT, RANDOM, AHEAD, UNTESTED)
+RULES = (PRESENT, RANDOM, AHEAD, UNSTABLE, UNTESTED)
 Found = tuple[Rule, exp.Expr]
 
 
@@ -73,7 +79,7 @@ def _ahead(node: exp.Expr) -> Rule | None:
     """Of a window function whose rows may be later ones: in an order that descends these are the preceding ones."""
     if not isinstance(node, exp.Window) or node.arg_key == "windows":
         return None
-    function, window = _function(node), _definition(node)
+    function, window = _function(node), defined(node)
     order, frame = window.args.get("order"), window.args.get("spec")
     backwards = order is not None and bool(order.expressions[0].args.get("desc"))
     if isinstance(function, _NEIGHBOURS):
@@ -94,15 +100,6 @@ def _function(window: exp.Window) -> exp.Expr:
     while isinstance(found, exp.Filter | exp.IgnoreNulls | exp.RespectNulls):
         found = found.this
     return found
-
-
-def _definition(window: exp.Window) -> exp.Window:
-    """The window itself, or the one of the query that it names."""
-    name, query = window.args.get("alias"), window.find_ancestor(exp.Select)
-    if name is None or query is None:
-        return window
-    named = (each for each in query.args.get("windows") or () if each.name.lower() == name.name.lower())
-    return next(named, window)
 
 
 def _is_zero(length: exp.Expr | str | None) -> bool:

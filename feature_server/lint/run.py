@@ -4,15 +4,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
-import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
 
 from ..errors import FeatureStoreError
-from .marks import Written
-from .project import Described, ProjectFiles, read_project
-from .rendering import Rendered, Unrendered
-from .rules import RULES, UNTESTED, broken
+from .described import Described
+from .models import Looked, Models
+from .project import ProjectFiles, read_project
+from .rules import RULES, UNTESTED
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,39 +53,22 @@ class Linted(msgspec.Struct, frozen=True, kw_only=True):
 def lint(root: Path) -> Linted:
     """The findings in all feature views of a project and in what is under them, in the order of files and lines."""
     project = read_project(root)
+    models = Models(project)
     views = [name for name in sorted(project.models) if name in project.described and project.described[name].is_view]
-    rendered, bad = dict[str, Rendered](), list[NotLooked]()
     under: dict[str, list[str]] = {}  # each model, and the views that are made from it
     for view in views:
-        for name in _upstream(view, project, rendered, bad):
+        for name in models.under(view):
             under.setdefault(name, []).append(view)
-    findings = dict[Finding, None]()
+    findings, bad = dict[Finding, None](), list[NotLooked]()
     for view in views:
         findings |= dict.fromkeys(_untested(project.described[view]))
     for name, of_views in under.items():
-        if name not in rendered:
-            continue
-        try:
-            findings |= dict.fromkeys(_findings(name, rendered[name].written, tuple(of_views), project.described))
-        except SqlglotError as error:
-            bad.append(NotLooked(file=_file(project, name), model=name, why=" ".join(str(error).split())[:300]))
+        looked = models.looked(name)
+        if looked.why is not None:
+            bad.append(NotLooked(file=_file(project, name), model=name, why=looked.why))
+        findings |= dict.fromkeys(_findings(name, looked, tuple(of_views), project.described))
     order = sorted(findings, key=lambda found: (found.file, found.line, found.rule))
     return Linted(findings=tuple(order), not_looked_at=tuple(bad), views=len(views), models=len(under))
-
-
-def _upstream(view: str, project: ProjectFiles, rendered: dict[str, Rendered], bad: list[NotLooked]) -> Iterator[str]:
-    waiting, seen = [view], {view}
-    for name in waiting:  # the list grows
-        if name not in rendered and all(name != one.model for one in bad):
-            try:
-                rendered[name] = project.rendering.render(project.models[name])
-            except Unrendered as error:
-                bad.append(NotLooked(file=_file(project, name), model=name, why=str(error)))
-        yield name
-        for read in rendered[name].refs if name in rendered else ():
-            if (found := project.file_of(*read)) is not None and found not in seen:
-                seen.add(found)
-                waiting.append(found)
 
 
 def _file(project: ProjectFiles, name: str) -> str:
@@ -95,17 +76,16 @@ def _file(project: ProjectFiles, name: str) -> str:
 
 
 def _findings(
-    name: str, written: Written, views: tuple[str, ...], described: Mapping[str, Described]
+    name: str, looked: Looked, views: tuple[str, ...], described: Mapping[str, Described]
 ) -> Iterator[Finding]:
     allowed = _allowed(described.get(name))
-    for statement in sqlglot.parse(written.sql, dialect="duckdb"):
-        for rule, node in broken(statement) if statement is not None else ():
-            if rule.name not in allowed:
-                place, got = written.place(_offset(node)), node.sql(dialect="duckdb", normalize_functions="lower")
-                yield Finding(
-                    file=place.file, line=place.line, rule=rule.name, model=name, views=views, got=_short(got),
-                    why=rule.why, instead=rule.instead,
-                )  # fmt: skip
+    for rule, node, more in looked.broken:
+        if rule.name not in allowed and looked.written is not None:
+            place, got = looked.written.place(_offset(node)), node.sql(dialect="duckdb", normalize_functions="lower")
+            yield Finding(
+                file=place.file, line=place.line, rule=rule.name, model=name, views=views, got=_short(got) + more,
+                why=rule.why, instead=rule.instead,
+            )  # fmt: skip
 
 
 def _untested(view: Described) -> Iterator[Finding]:

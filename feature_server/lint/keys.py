@@ -1,0 +1,341 @@
+"""By which columns the rows of a query are told apart, as far as its SQL and the tests of what it reads show it."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import msgspec
+from sqlglot import exp
+
+from .queries import (
+    conjuncts,
+    defined,
+    equalities,
+    group_of,
+    groups_by_several,
+    nested_in,
+    partition_of,
+    read_by,
+    sql_of,
+    using_of,
+)  # fmt: skip
+
+Term = tuple[str, str]  # a column: the alias of its relation, or "" for another expression, or "?"; and its name or SQL
+Key = frozenset[Term]
+_Column = TypeVar("_Column")
+_MOST = 16  # keys that are kept of a relation
+_KEEPING = {"TEXT", "VARCHAR", "BIGINT", "INT128", "UUID", "TIMESTAMP", "TIMESTAMPTZ"}  # casts that keep values apart
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """What is known of a relation's rows: sets of columns of which no two rows have the same, and the columns' names.
+
+    `current` is true of a relation that says how things are now, without a time.
+    """
+
+    keys: frozenset[frozenset[str]] = frozenset()
+    columns: tuple[str, ...] | None = None
+    current: bool = False
+
+
+class Inputs(msgspec.Struct):
+    """What a SELECT reads: relations by alias, and the keys of the rows that its FROM and its joins give."""
+
+    relations: dict[str, Rows]
+    keys: set[Key]
+    same: list[set[Term]]  # columns that are equal in each row
+    fixed: set[Term]  # columns that are the same in all rows
+    named: dict[str, exp.Expr]  # the SELECT's own columns
+
+    def terms(self, expression: exp.Expr, *, own: bool = True) -> set[Term]:
+        """The terms that an expression stands for; a name without a relation is of whichever has it."""
+        expression = expression.unnest()
+        if isinstance(expression, exp.Tuple) or (isinstance(expression, exp.Anonymous) and expression.name == "row"):
+            return set[Term]().union(*(self.terms(part) for part in expression.expressions))
+        found: set[Term] = {("", sql_of(expression))}
+        if isinstance(expression, exp.Column):
+            name = expression.name.lower()
+            places = [expression.table.lower()] if expression.table else self.relations
+            found |= {(place, name) for place in [*places, "?"]}
+            if own and not expression.table and name in self.named:
+                found |= self.terms(self.named[name], own=False)
+        for group in self.same:
+            if not found.isdisjoint(group):
+                found |= group
+        return found
+
+    def tell_apart(self, keys: Iterable[Key], expressions: Iterable[exp.Expr]) -> bool:
+        """Whether no two rows have the same values of expressions, by one of the keys."""
+        there = self.fixed.union(*(self.terms(each) for each in expressions))
+        return any(key <= there for key in keys)
+
+
+Known = Callable[[exp.Table], Rows]
+Seen = Callable[[exp.Query, Inputs, set[Key]], None]
+
+
+class Reading:
+    """Reads queries: `known` gives the rows of tables that are no CTE, `seen` is told of each SELECT and
+    set operation, with what it reads and the keys of its rows before it chooses among them or orders them."""
+
+    def __init__(self, known: Known, seen: Seen = lambda select, inputs, keys: None) -> None:
+        self._known, self._seen = known, seen
+
+    def rows(self, query: exp.Expr | None, above: Mapping[str, Rows]) -> Rows:
+        """What is known of a query's rows, given the CTEs `above` it."""
+        if query is None:
+            return Rows()
+        ctes = dict(above)
+        clause = query.args.get("with_")
+        recursive = clause is not None and clause.args.get("recursive")
+        for cte in clause.expressions if clause is not None else ():
+            found = Rows() if recursive else self.rows(cte.this, ctes)
+            ctes[cte.alias.lower()] = _renamed(found, cte.args.get("alias"))
+        if isinstance(query, exp.Select):
+            return self._select(query, ctes)
+        if isinstance(query, exp.SetOperation):
+            return self._set_operation(query, ctes)
+        if isinstance(query, exp.Subquery):
+            rows = self.rows(query.this, ctes)
+            if query.args.get("limit") is not None or query.args.get("offset") is not None:
+                self._tell(query, rows)
+            return _renamed(rows, query.args.get("alias"))
+        if isinstance(query, exp.Values):
+            return _renamed(Rows(), query.args.get("alias"))
+        return Rows()
+
+    def _set_operation(self, query: exp.SetOperation, ctes: Mapping[str, Rows]) -> Rows:
+        left, right = (self.rows(side, ctes) for side in (query.left, query.right))
+        keys = left.keys if isinstance(query, exp.Except | exp.Intersect) else frozenset[frozenset[str]]()
+        if query.args.get("distinct") and left.columns is not None:
+            keys |= {frozenset(left.columns)}
+        found = Rows(keys, left.columns, left.current and right.current)
+        self._tell(query, found)
+        return found
+
+    def _tell(self, query: exp.Query, rows: Rows) -> None:
+        """Tell of a query that has no relations of its own."""
+        terms = {frozenset(("?", column) for column in key) for key in rows.keys}
+        self._seen(query, Inputs({"?": rows}, terms, [], set(), {}), terms)
+
+    def _relation(self, node: exp.Expr, ctes: Mapping[str, Rows]) -> Rows:
+        if isinstance(node, exp.Lateral):
+            return self.rows(node.this, ctes)
+        if not isinstance(node, exp.Table):
+            return self.rows(node, ctes)
+        if node.args.get("pivots") or not isinstance(node.this, exp.Identifier):
+            return Rows()
+        found = ctes.get(node.name.lower()) if not node.db else None
+        return _renamed(self._known(node) if found is None else found, node.args.get("alias"))
+
+    def _select(self, select: exp.Select, ctes: Mapping[str, Rows]) -> Rows:
+        inputs = self._inputs(select, ctes)
+        for nested in nested_in(select):
+            self.rows(nested, ctes)
+        grouped = _grouped(select, inputs)
+        keys = inputs.keys if grouped is None else grouped
+        self._seen(select, inputs, keys)
+        keys = {*keys, *chosen(select, inputs)}
+        names = _outputs(select, inputs, keys)
+        found = {key for one in keys for key in _projected(one, names, inputs)}
+        columns = tuple(names) if "*" not in names else None
+        if select.args.get("distinct") and not select.args["distinct"].args.get("on") and columns is not None:
+            found.add(frozenset(columns))
+        if any(isinstance(each.unalias(), exp.Explode | exp.Unnest) for each in select.expressions):
+            found = set()
+        limit = select.args.get("limit")
+        if isinstance(limit, exp.Limit) and limit.expression.name == "1":
+            found.add(frozenset())
+        current = bool(inputs.relations) and all(each.current for each in inputs.relations.values())
+        return Rows(frozenset(_fewest(found)), columns, current)
+
+    def _inputs(self, select: exp.Select, ctes: Mapping[str, Rows]) -> Inputs:
+        """What a SELECT reads, joined from left to right."""
+        named = {each.alias.lower(): each.this for each in select.expressions if isinstance(each, exp.Alias)}
+        inputs = Inputs({}, set(), [], set(), named)
+        clause = select.args.get("from_")
+        if clause is None:
+            return msgspec.structs.replace(inputs, keys={frozenset[Term]()})
+        for node, join in read_by(select):
+            alias, rows = (node.alias_or_name or sql_of(node)).lower(), self._relation(node, ctes)
+            right = {frozenset((alias, column) for column in key) for key in rows.keys}
+            kind = "" if join is None else str(join.args.get("kind") or "").upper()
+            if join is None:
+                inputs.relations[alias], inputs.keys = rows, right
+            elif kind not in ("SEMI", "ANTI"):
+                _join(inputs, alias, rows, right, join)
+        where = select.args.get("where")
+        for left, other in equalities(where.this if where is not None else None):
+            _equal(inputs, left, other)
+        inputs.keys = {key - inputs.fixed for key in inputs.keys}
+        return inputs
+
+
+def _equal(inputs: Inputs, left: exp.Expr, right: exp.Expr) -> None:
+    """Take in that two expressions are equal in each row: a column and another, or a column and what is fixed."""
+    for one, other in ((left, right), (right, left)):
+        if isinstance(one, exp.Column) and not _reads(other, inputs):
+            inputs.fixed |= inputs.terms(one, own=False)
+    if isinstance(left, exp.Column) and isinstance(right, exp.Column) and left.table and right.table:
+        inputs.same.append({(each.table.lower(), each.name.lower()) for each in (left, right)})
+
+
+def _reads(expression: exp.Expr, inputs: Inputs) -> bool:
+    """Whether an expression has columns of what the SELECT reads; those of a query around it say whose they are."""
+    columns = list(expression.find_all(exp.Column, exp.Query))
+    return any(
+        not isinstance(each, exp.Column) or not each.table or each.table.lower() in inputs.relations for each in columns
+    )
+
+
+def _join(inputs: Inputs, alias: str, rows: Rows, right: set[Key], join: exp.Join) -> None:
+    """Take in a join: with the columns that it equates known, a row of one side has few of the other."""
+    side, method = (str(join.args.get(name) or "").upper() for name in ("side", "method"))
+    left_terms, right_terms = set[Term](), set[Term]()
+    pairs = list(equalities(join.args.get("on")))
+    for name in using_of(join):
+        right_terms.add((alias, name))
+        left_terms |= {(place, name) for place in [*inputs.relations, "?"]}
+    for one, other in pairs:
+        for mine, theirs in ((one, other), (other, one)):
+            if isinstance(mine, exp.Column) and mine.table.lower() == alias and not _of(theirs, alias):
+                right_terms.add((alias, mine.name.lower()))
+                if isinstance(theirs, exp.Column):
+                    left_terms |= inputs.terms(theirs, own=False)
+    left = inputs.keys
+    inputs.relations[alias] = rows
+    if method == "ASOF":
+        return
+    if method == "POSITIONAL":
+        inputs.keys = set()
+        return
+    found = set[Key]()
+    for before, joined in itertools.product(left, right):
+        if side == "FULL" and join.args.get("on") is not None:  # else a column is of the one side or of the other
+            found.add(before | joined)
+        if side in ("", "LEFT"):
+            found.add(before | (joined - right_terms))
+        if side in ("", "RIGHT"):
+            found.add((before - left_terms) | joined)
+    inputs.keys = _fewest(found)
+    if side == "":
+        inputs.same += [{(place, name) for place in [*inputs.relations, "?"]} for name in using_of(join)]
+        for one, other in pairs:
+            _equal(inputs, one, other)
+
+
+def _of(expression: exp.Expr, alias: str) -> bool:
+    return any(not each.table or each.table.lower() == alias for each in expression.find_all(exp.Column))
+
+
+def _grouped(select: exp.Select, inputs: Inputs) -> set[Key] | None:
+    """The key of the rows that grouping gives; None where a SELECT does not group."""
+    if groups_by_several(select):
+        return set()
+    group = group_of(select)
+    return None if group is None else {frozenset(term_of(each, inputs) for each in group)}
+
+
+def term_of(expression: exp.Expr, inputs: Inputs) -> Term:
+    """One term for an expression, which `Inputs.terms` has for all that mean it."""
+    expression = expression.unnest()
+    if not isinstance(expression, exp.Column):
+        return "", sql_of(expression)
+    name = expression.name.lower()
+    if not expression.table and name in inputs.named and not isinstance(inputs.named[name].unnest(), exp.Column):
+        return "", sql_of(inputs.named[name].unnest())
+    if expression.table:
+        return expression.table.lower(), name
+    return (next(iter(inputs.relations)) if len(inputs.relations) == 1 else "?"), name
+
+
+def chosen(select: exp.Select, inputs: Inputs) -> Iterator[Key]:
+    """Keys that a SELECT itself makes: the first row of each, and numbers of rows."""
+    distinct = select.args.get("distinct")
+    on = distinct.args.get("on") if distinct is not None else None
+    if on is not None:
+        yield frozenset(term_of(each, inputs) for each in (on.expressions if isinstance(on, exp.Tuple) else [on]))
+    for each in select.expressions:
+        window = each.unalias()
+        if isinstance(window, exp.Window) and isinstance(window.this, exp.RowNumber):
+            window = defined(window)
+            parts = (term_of(part, inputs) for part in partition_of(window))
+            yield frozenset([*parts, ("", sql_of(each.unalias()))])
+    qualify = select.args.get("qualify")
+    for one in conjuncts(qualify.this if qualify is not None else None):
+        window, number = one.this, one.args.get("expression")
+        if isinstance(window, exp.Column) and not window.table:
+            window = inputs.named.get(window.name.lower(), window)
+        first = "2" if isinstance(one, exp.LT) else "1" if isinstance(one, exp.EQ | exp.LTE) else None
+        is_first = isinstance(number, exp.Literal) and number.name == first
+        if is_first and isinstance(window, exp.Window) and isinstance(window.this, exp.RowNumber):
+            yield frozenset(term_of(part, inputs) for part in partition_of(defined(window)))
+
+
+def _outputs(select: exp.Select, inputs: Inputs, keys: set[Key]) -> dict[str, set[Term]]:
+    """The columns that a SELECT gives, each with the terms that it is; "*" where some are not known."""
+    found = dict[str, set[Term]]()
+    for each in select.expressions:
+        star = each if isinstance(each, exp.Star) else each.this if isinstance(each, exp.Column) else None
+        if isinstance(star, exp.Star):
+            places = [each.table.lower()] if isinstance(each, exp.Column) else list(inputs.relations)
+            _star(found, star, places, inputs, keys)
+        elif isinstance(each, exp.Columns):
+            found["*"] = set()
+        else:
+            found[each.alias_or_name.lower() or sql_of(each)] = _kept(each.unalias(), inputs)
+    return found
+
+
+def _star(found: dict[str, set[Term]], star: exp.Star, places: list[str], inputs: Inputs, keys: set[Key]) -> None:
+    renamed = {each.this.name.lower(): each.alias.lower() for each in star.args.get("rename") or ()}
+    without = {each.name.lower() for each in star.args.get("except_") or ()}
+    replaced = {each.alias.lower(): each.this for each in star.args.get("replace") or ()}
+    for place in places:
+        rows = inputs.relations.get(place, Rows())
+        keyed = [name for where, name in sorted(set[Term]().union(*keys)) if where in (place, "?")]
+        if rows.columns is None:
+            found["*"] = set()
+        for name in rows.columns or keyed:
+            if name in without or name in found:
+                continue
+            terms = _kept(replaced[name], inputs) if name in replaced else {(place, name), ("?", name)}
+            found[renamed.get(name, name)] = terms
+
+
+def _kept(expression: exp.Expr, inputs: Inputs) -> set[Term]:
+    """The terms whose values an output column keeps apart."""
+    found = expression.unnest()
+    terms = inputs.terms(found, own=False)
+    while isinstance(found, exp.Cast) and found.to.this.name in _KEEPING:
+        found = found.this.unnest()
+        terms |= inputs.terms(found, own=False)
+    return terms
+
+
+def _projected(key: Key, names: Mapping[str, set[Term]], inputs: Inputs) -> Iterator[frozenset[str]]:
+    """A key by the names of output columns; none where one of its columns is not given."""
+    columns = [[name for name, terms in names.items() if term in terms] for term in sorted(key - inputs.fixed)]
+    for chosen in itertools.islice(itertools.product(*columns), _MOST):
+        yield frozenset(chosen)
+
+
+def _fewest(keys: set[frozenset[_Column]]) -> set[frozenset[_Column]]:
+    """Keys without those that hold another: a few, the shortest."""
+    found = list[frozenset[_Column]]()
+    for key in sorted(keys, key=lambda each: (len(each), sorted(map(str, each)))):
+        if not any(known <= key for known in found):
+            found.append(key)
+    return set(found[:_MOST])
+
+
+def _renamed(rows: Rows, alias: exp.Expr | None) -> Rows:
+    """Rows whose columns an alias names anew."""
+    given = [each.name.lower() for each in (alias.args.get("columns") or () if alias is not None else ())]
+    if not given:
+        return rows
+    if rows.columns is None:
+        return Rows(columns=tuple(given), current=rows.current)
+    names = dict(zip(rows.columns, [*given, *rows.columns[len(given) :]], strict=False))
+    keys = (frozenset(names.get(column, column) for column in key) for key in rows.keys)
+    return Rows(frozenset(keys), tuple(names.values()), rows.current)

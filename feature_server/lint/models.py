@@ -1,0 +1,108 @@
+"""The models of a project, rendered and read once: what each reads, what its rows are told apart by, what it breaks."""
+
+from collections.abc import Iterator
+
+import msgspec
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from .described import Described
+from .keys import Inputs, Key, Reading, Rows
+from .marks import Written
+from .order import unstable
+from .project import ProjectFiles
+from .queries import sql_of
+from .rendering import Rendered, Unrendered
+from .rules import UNSTABLE, Rule, broken
+
+Broken = tuple[Rule, exp.Expr, str]  # a rule, the expression that breaks it, what more there is to say
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """A model that was looked at; `why` it could not be."""
+
+    rows: Rows
+    broken: tuple[Broken, ...] = ()
+    written: Written | None = None
+    why: str | None = None
+
+
+class Models:
+    """The models of a project by the names of their files."""
+
+    def __init__(self, project: ProjectFiles) -> None:
+        self.project = project
+        self._rendered: dict[str, Rendered | str] = {}
+        self._looked: dict[str, Looked] = {}
+
+    def under(self, view: str) -> Iterator[str]:
+        """A view and the models that it is made from."""
+        waiting, seen = [view], {view}
+        for name in waiting:  # the list grows
+            yield name
+            rendered = self._render(name)
+            for read in rendered.refs if isinstance(rendered, Rendered) else ():
+                if (found := self.project.file_of(*read)) is not None and found not in seen:
+                    seen.add(found)
+                    waiting.append(found)
+
+    def looked(self, name: str) -> Looked:
+        """A model, looked at when it is first asked for."""
+        if name not in self._looked:
+            self._looked[name] = Looked(Rows())  # while it is looked at: a model that reads itself
+            self._looked[name] = self._look(name)
+        return self._looked[name]
+
+    def _render(self, name: str) -> Rendered | str:
+        if name not in self._rendered:
+            try:
+                self._rendered[name] = self.project.rendering.render(self.project.models[name])
+            except Unrendered as error:
+                self._rendered[name] = str(error)
+        return self._rendered[name]
+
+    def _look(self, name: str) -> Looked:
+        rendered, said = self._render(name), self.project.described.get(name)
+        if isinstance(rendered, str):
+            return Looked(_rows(said, Rows()), why=rendered)
+        found = list[Broken]()
+
+        def seen(query: exp.Query, inputs: Inputs, keys: set[Key]) -> None:
+            found.extend((UNSTABLE, node, _not_told(by)) for node, by in unstable(query, inputs, keys))
+
+        reading, rows = Reading(self._known, seen), Rows()
+        try:
+            for statement in sqlglot.parse(rendered.written.sql, dialect="duckdb"):
+                if statement is not None:
+                    found.extend((rule, node, "") for rule, node in broken(statement))
+                    rows = reading.rows(statement, {})
+        except SqlglotError as error:
+            return Looked(_rows(said, Rows()), why=" ".join(str(error).split())[:300])
+        materialized = (
+            rendered.materialized or (said and said.materialized) or self.project.materialized.get(name, "view")
+        )
+        if materialized == "incremental":  # whose rows are of several runs
+            rows = Rows(columns=rows.columns, current=rows.current)
+        return Looked(_rows(said, rows), tuple(found), rendered.written)
+
+    def _known(self, table: exp.Table) -> Rows:
+        """What is known of a table: a model by what is said of it and by its SQL, a source by what is said of it."""
+        if table.catalog == "model" and table.db == "ref":
+            name, _, version = table.name.partition(" v")
+            found = self.project.file_of(name, version or None)
+            return Rows() if found is None else self.looked(found).rows
+        return _rows(self.project.sources.get(f"{table.db}.{table.name}"), Rows())
+
+
+def _rows(said: Described | None, rows: Rows) -> Rows:
+    """What SQL shows of rows, and what is said of them."""
+    if said is None:
+        return rows
+    return Rows(rows.keys | said.keys, rows.columns or said.columns or None, rows.current)
+
+
+def _not_told(by: object) -> str:
+    assert isinstance(by, list | tuple)
+    columns = ", ".join(dict.fromkeys(sql_of(each) for each in by))
+    return f", and nothing shows that rows differ in ({columns})" if columns else ", without an order"
