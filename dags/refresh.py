@@ -11,7 +11,7 @@ from feature_refresh.rebuild import rebuild_dag
 
 CADENCES = (
     Cadence("hourly", schedule="0 * * * *", finishes_within=timedelta(minutes=45)),
-    Cadence("daily", schedule="0 0 * * *", finishes_within=timedelta(hours=6), also=("+tag:labels",)),
+    Cadence("daily", schedule="0 0 * * *", finishes_within=timedelta(hours=6), tags=("labels",)),
     Cadence("weekly", schedule="0 0 * * 1", finishes_within=timedelta(hours=12)),
 )
 

@@ -30,6 +30,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 NO_UTF8 = re.compile(r"[\ud800-\udfff]")  # halves of surrogate pairs, which a Python string may hold alone
+NOT_FIT = 3  # exit code of a command: views keep what they had, and trying again changes nothing
 MAX_SHOWN = 100  # characters of a name or a value that an error repeats
 # What is raised for bytes that are not the JSON that was wanted.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -134,6 +134,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return self.home / "definitions.json"
 
     @property
+    def schedule_path(self) -> Path:
+        """What Airflow's DAGs are made of, beside the registry."""
+        return self.home / "schedule.json"
+
+    @property
     def index_path(self) -> Path:
         """Local indexes of offline tables: a cache, safe to delete."""
         return self.home / "index"

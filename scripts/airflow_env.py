@@ -39,9 +39,6 @@ def airflow_environment(settings: Settings, environ: Mapping[str, str] | None = 
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        "AIRFLOW__COSMOS__ENABLE_TELEMETRY": "False",
-        "AIRFLOW__COSMOS__ENABLE_DAG_VERSIONING": "False",
-        "AIRFLOW__COSMOS__CACHE_DIR": str(home / "cosmos"),
     }
     binaries = str(Path(sys.executable).parent)
     search = [part for part in given.pop("PATH", os.defpath).split(os.pathsep) if part != binaries]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,12 +15,12 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, BaseOperator, Context, CronDataIntervalTimetable, Param, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from feature_server.cli.main import NOT_FIT
-from feature_server.dbt.build import kept_run
-from feature_server.definitions.facts import FeatureView
+from feature_server.definitions.bound import bound_views
+from feature_server.definitions.schedule import ScheduledView, read_schedule
+from feature_server.errors import NOT_FIT
 
-from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, ModelResult, dbt_build, left_out, selection
-from .project import COMPARE, Project, as_of, groups_in_force, held, held_models
+from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, ModelResult, dbt_build, failures, left_out, results_of
+from .project import COMPARE, Project, as_of, excluding_held, held, registry_in_force, settings_of
 from .steps import STEPS, say_what_to_do
 
 START = datetime(2013, 1, 1, tzinfo=UTC)  # how far back a backfill may go
@@ -28,12 +30,12 @@ AS_OF = "The instant the run speaks of, ISO 8601. Empty: the end of the data int
 
 @dataclass(frozen=True)
 class Cadence:
-    """When the views of one `refresh` run (cron, UTC), and what dbt builds besides."""
+    """When the views of one `refresh` run (cron, UTC), and the `tags` of what dbt builds besides."""
 
     name: str
     schedule: str
     finishes_within: timedelta
-    also: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 class NotReady(BaseOperator):
@@ -65,7 +67,7 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
         if project.problem:
             NotReady(task_id="definitions", problem=project.problem, doc_md=project.problem, retries=0)
             return dag
-        build, tests = dbt_build(project, [*selection(project, cadence.name), *cadence.also], cadence.finishes_within)
+        build = dbt_build(project, cadence.name, cadence.tags, cadence.finishes_within)
         option = f"--refresh {cadence.name}"
         verify = command("verify", f"features verify {option}", project)
         good = Good(task_id="good", trigger_rule=TriggerRule.NONE_FAILED, doc_md=STEPS["good"].doc_md)
@@ -77,14 +79,12 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
             landed = EmptyOperator(task_id="landed", trigger_rule=TriggerRule.ALL_DONE, doc_md=STEPS["landed"].doc_md)
             landings >> landed >> build
             landings >> good
-        results = shlex.quote(str(kept_run(project.settings.target_path, dag.dag_id)))
         publish = command(
             "publish",
-            f"features publish {option} --wait 300 --run-results {results}",
+            f"features publish {option} --wait 300 --run-results {{{{ run_results(dag.dag_id) }}}}",
             project,
             of=Publish,
-            models={view.id: view.unique_id for view in views},
-            tests=tests,
+            refresh=cadence.name,
             pool=DUCKDB_POOL,
             outlets=[view_asset(view) for view in views],
         )
@@ -136,7 +136,11 @@ def common(project: Project) -> dict[str, Any]:
         "catchup": False,
         "max_active_runs": 1,
         "is_paused_upon_creation": False,
-        "user_defined_macros": {"as_of": as_of, "held_models": held_models},
+        "user_defined_macros": {
+            "as_of": as_of,
+            "excluding_held": excluding_held,
+            "run_results": partial(run_results, project.environment),
+        },
         "default_args": {
             "owner": PLATFORM_OWNER,
             "retries": project.retries,
@@ -150,9 +154,14 @@ def common(project: Project) -> dict[str, Any]:
 
 
 class Good(BaseOperator):
-    """Succeeds when nothing before it failed and no view waits to be made anew; skipped where one does."""
+    """Succeeds when nothing before it failed and no view waits to be made anew; skipped where one does.
+
+    Red where something failed in dbt for which no task is: models made from it are skipped, which would hide it.
+    """
 
     def execute(self, context: Context) -> None:
+        if bad := failures(results_of(context["ti"])):
+            raise AirflowFailException("\n  ".join(["dbt failed in what has no task of its own", *bad]))
         if waiting := held(context["ti"])["waiting"]:
             raise AirflowSkipException(f"to be made anew, which the DAG `rebuild` does: {', '.join(waiting)}")
 
@@ -179,35 +188,58 @@ class Definitions(Command):
     lasting, lasting_means = 1, "the project's definitions are not fit: see above"
 
 
-class Publish(Command):
-    """`features publish` without the views that are not fit for it, for which there is no asset event either.
+def run_results(environment: Mapping[str, str], dag_id: str) -> str:
+    """The file that dbt's results of a DAG's last build are kept in, quoted."""
+    from feature_server.dbt.build import kept_run
 
-    `models` maps the ids of views to those of their models, `tests` these to the ids of their tests. Views that the
-    definitions in force bind are published all of one run, or none of them.
+    return shlex.quote(str(kept_run(settings_of(environment).target_path, dag_id)))
+
+
+class Publish(Command):
+    """`features publish` of a cadence without the views that are not fit for it, for which there is no asset event
+    either.
+
+    Views that the definitions in force bind are published all of one run, or none of them. What is in force but stands
+    in no schedule, as nothing is known of its tests, keeps what it had, and the task is red.
     """
 
-    def __init__(self, *, models: dict[str, str], tests: dict[str, list[str]], **kwargs: Any) -> None:
+    def __init__(self, *, refresh: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.models, self.tests = models, tests
+        self.refresh = refresh
 
     def execute(self, context: Context) -> Any:
-        unfit, apart = left_out(context["ti"], self.models, self.tests), held(context["ti"])
+        schedule = read_schedule(settings_of(self.env).schedule_path)  # which `apply` may have written in this run
+        models = {view.id: view.unique_id for view in schedule.views_of(self.refresh)}
+        registry = registry_in_force(self.env)
+        apart = held(context["ti"])
+        unfit = left_out(context["ti"], models, {model.unique_id: model.tests for model in schedule.models})
         failed = [view for view in unfit if view not in apart["waiting"]]
-        for group in groups_in_force(self.env):
-            others = [view for view in group if view in self.models and view not in unfit]
+        known = {*models, *apart["gone"]}
+        unknown = [v.id for v in registry.feature_views if v.refresh == self.refresh and v.id not in known]
+        for group in bound_views(registry.feature_views, registry.feature_services):
+            others = [view for view in group if view in models and view not in unfit]
             if others and len(others) < len(group):
                 self.log.warning("%s: kept as published, for not all that belongs to it is fit", ", ".join(others))
                 unfit += others
-        if len(unfit) == len(self.models) and not failed:
+        if len(unfit) == len(models) and not failed and not unknown:
             raise AirflowSkipException("all views of this run wait to be made anew, which the DAG `rebuild` does")
-        if len(unfit) == len(self.models):
+        if len(unfit) == len(models):
             raise AirflowFailException("no view of this run is fit to publish: all keep what they had")
-        not_applied = {*apart["views"], *apart["gone"]}
-        for view in (*unfit, *apart["gone"]):
-            if view not in apart["new"]:  # which it does not know
-                self.bash_command += f" --{'held' if view in not_applied else 'except'} {view}"
+        self.bash_command += _without([*unfit, *unknown], apart)
         self.outlets = [asset for asset in self.outlets if asset.name not in unfit]
-        return super().execute(context)
+        super().execute(context)
+        if unknown:
+            raise AirflowFailException(f"in force, but in no schedule: {', '.join(unknown)}. Run `features check`")
+
+
+def _without(views: list[str], apart: Mapping[str, Any]) -> str:
+    """The options of `features publish` for views that it leaves out, and what else `compare` found `apart`."""
+    not_applied = {*apart["views"], *apart["gone"]}
+    return "".join(
+        f" --{'held' if view in not_applied else 'except'} {view}"
+        for view in (*views, *apart["gone"])
+        if view not in apart["new"]  # which it does not know
+    )
 
 
 class Sync(Command):
@@ -215,7 +247,9 @@ class Sync(Command):
 
     def execute(self, context: Context) -> Any:
         waiting = held(context["ti"])["waiting"]
-        bound = (view for group in groups_in_force(self.env) if not waiting.keys().isdisjoint(group) for view in group)
+        registry = registry_in_force(self.env)
+        groups = bound_views(registry.feature_views, registry.feature_services)
+        bound = (view for group in groups if not waiting.keys().isdisjoint(group) for view in group)
         self.bash_command += "".join(f" --except {view}" for view in dict.fromkeys([*waiting, *bound]))
         return super().execute(context)
 
@@ -233,7 +267,7 @@ def command(
     return (of or Command)(
         task_id=task_id,
         bash_command=bash_command,
-        env=project.settings.environment,
+        env=project.environment,
         append_env=True,
         cwd=str(project.settings.project_dir),
         doc_md=STEPS[step or task_id].doc_md,
@@ -241,7 +275,7 @@ def command(
     )
 
 
-def view_asset(view: FeatureView) -> Asset:
+def view_asset(view: ScheduledView) -> Asset:
     """`feature-view://customer__purchases/v2` for customer__purchases@v2: an @ in a URI would start a host name."""
     return Asset(name=view.id, uri=f"feature-view://{view.id.replace('@', '/')}", group="feature_view")
 

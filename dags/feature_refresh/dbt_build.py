@@ -1,76 +1,75 @@
 """The dbt build of a cadence: one dbt process, and a task for each model that says how it and its tests went.
 
-Cosmos reads dbt's manifest, lays out the models as tasks, and runs dbt. Of its own ways to run many models, one starts
-dbt anew for each (4 s a model), and the watcher mode skips a build that is cleared and leaves the models to build one
-by one, without the tests of sources. So here the build is one task, run again whole when cleared, and the models'
-tasks report what it said.
+Why one process: docs/decisions/0006-dbt-runs-once-a-refresh.md. The models' tasks report what it said; a build that is
+cleared is run again whole.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, BaseOperator, Context, TaskGroup, TriggerRule
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import BaseOperator, Context, TaskGroup, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from cosmos.airflow.task_group import DbtTaskGroup
-from cosmos.config import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
-from cosmos.constants import DbtResourceType, ExecutionMode, InvocationMode, LoadMode
-from cosmos.dbt.graph import DbtNode
-from cosmos.hooks.subprocess import FullOutputSubprocessResult
-from cosmos.operators.local import DbtBuildLocalOperator
 
-from feature_server.dbt.build import keep_run, kept_run
+from feature_server.project.process import dbt_command, place_arguments
 
-from .project import Project, dbt_profile, held, waiting_models
+from .project import Project, held, settings_of, waiting_models
 from .steps import STEPS
 
 GROUP = "dbt"
 BUILD = "build"
 RESULTS = "results"
 GOOD = ("success", "pass", "warn")
-MODELS = ("model.", "seed.", "snapshot.")  # what has a task of its own
 SOME_FAILED = 1  # dbt's exit code where it ran to its end
 SKIPPED = "skipped: something upstream is red"  # a test that waits for another model says nothing about this one
 DUCKDB_POOL = "duckdb"  # one slot: DuckDB has one writer, and backfills ignore max_active_runs
 PLATFORM_OWNER = "feature_platform"
+AS_OF = '{"as_of": "{{ as_of(dag_run, params) }}"}'  # dbt's variables
 
 
-class Build(DbtBuildLocalOperator):
+class Build(BashOperator):
     """Succeeds where dbt could build, be it in part: how each model went is for the models' tasks to say.
 
-    `tests` maps the unique ids of models to those of their tests.
+    `folder` is dbt's target folder of this DAG; `tests` maps the unique ids of models that have a task to those of
+    their tests.
     """
 
-    def __init__(self, *, tests: dict[str, list[str]], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.tests, self.some_failed = tests, False
+    def __init__(self, *, folder: Path, tests: dict[str, Sequence[str]], **kwargs: Any) -> None:
+        super().__init__(skip_on_exit_code=SOME_FAILED, **kwargs)
+        self.folder, self.tests = folder, tests
 
-    def execute(self, context: Context, **kwargs: Any) -> None:
-        self.exclude = self.exclude or None  # as rendered: an empty one is a selector that nothing matches
-        super().execute(context, **kwargs)
-        if self.some_failed:
-            if untold := no_models_task_says(_results(context["ti"]), self.tests):
+    def execute(self, context: Context) -> None:
+        results = self.folder / "run_results.json"
+        results.unlink(missing_ok=True)  # what is there afterwards is of this run
+        some_failed = False
+        try:
+            super().execute(context)
+        except AirflowSkipException:
+            some_failed = True
+        reportresults_of(results, settings_of(self.env).target_path, context)
+        if some_failed:
+            if untold := no_models_task_says(results_of(context["ti"]), self.tests):
                 raise AirflowFailException("\n  ".join(["dbt failed in what no model's task can say", *untold]))
             self.log.warning("partly good: the red tasks beside this one say what failed; its views are not published")
-
-    def handle_exception_subprocess(self, result: FullOutputSubprocessResult) -> None:
-        if result.exit_code == SOME_FAILED:
-            self.some_failed = True
-        else:
-            super().handle_exception_subprocess(result)
 
 
 def no_models_task_says(results: Mapping[str, str], tests: Mapping[str, Sequence[str]]) -> list[str]:
     """What failed in a run of dbt, a hook or a test of no model, where no task would be red, or none would say it."""
-    bad = [f"{name}: {said}" for name, said in results.items() if said not in (*GOOD, SKIPPED)]
+    bad = failures(results)
     hooks = [text for text in bad if text.startswith("operation.")]
-    told = any(faults(results, name, tests.get(name, ()))[0] for name in results if name.startswith(MODELS))
+    told = any(faults(results, name, ids)[0] for name, ids in tests.items() if name in results)
     return hooks if hooks or told else bad or ["dbt left no results"]
+
+
+def failures(results: Mapping[str, str]) -> list[str]:
+    """What failed in a run of dbt, without what was skipped for it."""
+    return [f"{name}: {said}" for name, said in results.items() if said not in (*GOOD, SKIPPED)]
 
 
 class ModelResult(BaseOperator):
@@ -79,7 +78,7 @@ class ModelResult(BaseOperator):
     Skipped where dbt skipped the model.
     """
 
-    def __init__(self, *, unique_id: str, test_ids: list[str], **kwargs: Any) -> None:
+    def __init__(self, *, unique_id: str, test_ids: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.unique_id = unique_id
         self.test_ids = test_ids
@@ -94,7 +93,7 @@ class ModelResult(BaseOperator):
                 f"{self.unique_id} is held back: its definition in the project is not the one in force, so it is "
                 "neither built nor published. `features plan` shows what differs, `features apply` puts it in force"
             )
-        results = _results(instance)
+        results = results_of(instance)
         if results.get(self.unique_id) == SKIPPED:
             raise AirflowSkipException(f"{self.unique_id} was {SKIPPED}")
         bad, tests = faults(results, self.unique_id, self.test_ids)
@@ -109,32 +108,32 @@ def faults(results: Mapping[str, str], unique_id: str, test_ids: Sequence[str]) 
     unit_tests = [name for name in results if name.startswith(f"unit_test.{of_model}.")]
     ran = {name: results[name] for name in [*test_ids, *unit_tests] if results.get(name, SKIPPED) != SKIPPED}
     bad = [f"{name}: {said}" for name, said in ran.items() if said not in GOOD]
-    built = results.get(unique_id, f"dbt did not reach it; see the log of {GROUP}.{BUILD}")
+    unknown = f"dbt did not reach it, or the project has it no more; see the log of {GROUP}.{BUILD}"
+    built = results.get(unique_id, unknown)
     return [*([] if built in GOOD else [f"{unique_id}: {built}"]), *bad], len(ran)
 
 
 def left_out(instance: Any, models: Mapping[str, str], tests: Mapping[str, Sequence[str]]) -> list[str]:
     """The views of a run that are held back, wait, were not built or failed a test: they are not to be published."""
-    results, found = _results(instance), held(instance)
+    results, found = results_of(instance), held(instance)
     names = found["views"].keys() | found["waiting"].keys()
     return [view for view, model in models.items() if view in names or faults(results, model, tests.get(model, ()))[0]]
 
 
-def _results(instance: Any) -> dict[str, str]:
+def results_of(instance: Any) -> dict[str, str]:
+    """What dbt said of each model and test of a run, by unique id; empty where it did not get so far."""
     found: dict[str, str] = instance.xcom_pull(task_ids=f"{GROUP}.{BUILD}", key=RESULTS) or {}
     return found
 
 
-def report_results(project_dir: str, target_path: str, context: Context) -> None:
+def reportresults_of(file: Path, target_path: Path, context: Context) -> None:
     """Hand what dbt said of each model and test to the tasks of the models, and keep it in the project's target folder,
-    also apart from what other DAGs build.
+    also apart from what other DAGs build."""
+    from feature_server.dbt.build import keep_run, kept_run
 
-    Cosmos calls this when dbt has ended, whether well or not, with the temporary folder that dbt ran in.
-    """
-    file = Path(project_dir, "target", "run_results.json")
     if not file.exists():
         return
-    for kept in (Path(target_path, file.name), kept_run(Path(target_path), context["ti"].dag_id)):
+    for kept in (target_path / file.name, kept_run(target_path, context["ti"].dag_id)):
         keep_run(file, kept)
     results = {
         result["unique_id"]: _in_words(result["status"], result["message"])
@@ -149,104 +148,58 @@ def _in_words(status: str, message: str | None) -> str:
     return status if status in GOOD else f"{status}: {message}"
 
 
-def selection(project: Project, refresh: str) -> list[str]:
-    """dbt's selectors for a cadence: its views and the entities they name, with all upstream of both."""
+def selectors(project: Project, refresh: str, tags: Iterable[str]) -> list[str]:
+    """dbt's selectors for a cadence: its views, the entities they name, what has one of the tags, and all upstream."""
     entities = sorted({entity for view in project.views(refresh) for entity in view.entities})
-    names = [f"+config.meta.entity.name:{entity}" for entity in entities]
-    return [f"+config.meta.feature_view.refresh:{refresh}", *names]
+    chosen = [f"config.meta.entity.name:{entity}" for entity in entities] + [f"tag:{tag}" for tag in tags]
+    return [f"+{one}" for one in [f"config.meta.feature_view.refresh:{refresh}", *chosen]]
 
 
-def dbt_build(
-    project: Project, select: list[str], execution_timeout: timedelta
-) -> tuple[BaseOperator, dict[str, list[str]]]:
-    """The task that builds what dbt's selectors `select`, in the group `dbt` with its models' tasks, and their tests.
+def dbt_build(project: Project, refresh: str, tags: Sequence[str], execution_timeout: timedelta) -> BaseOperator:
+    """The task that builds what a cadence needs, in the group `dbt` with the tasks of the models.
 
     A test runs when everything it reads is selected or upstream of that: one between views of two cadences would
     compare two instants. A build that failed is not retried: dbt could not run, or stopped in the midst.
     """
-    profile_name, target_name, profiles_file = dbt_profile(project.settings)
-    profile = ProfileConfig(profile_name, target_name, profiles_yml_filepath=profiles_file)
-    group, tests_of_model = _models_group(project, select, profile)
-    build = Build(
-        task_id=BUILD,
-        tests=tests_of_model,
-        task_group=group,
-        doc_md=STEPS["build"].doc_md,
-        pool=DUCKDB_POOL,
-        retries=0,
-        execution_timeout=execution_timeout,
-        project_dir=str(project.settings.project_dir),
-        profile_config=profile,
-        env=project.settings.environment,
-        select=" ".join(select),
-        exclude="{{ held_models(ti) }}",
-        indirect_selection="buildable",
-        vars={"as_of": "{{ as_of(dag_run, params) }}"},
-        invocation_mode=InvocationMode.SUBPROCESS,  # within the task's own process dbt would keep DuckDB's lock
-        dbt_executable_path=dbt_executable(),
-        install_deps=False,
-        emit_datasets=False,
-        should_store_compiled_sql=False,
-        skip_exit_code=None,
-        callback=report_results,
-        callback_args={"target_path": str(project.settings.target_path)},
-    )
-    for task in group.tasks_map.values():
-        if isinstance(task, ModelResult):
-            task.trigger_rule = TriggerRule.ALL_DONE  # each says for itself what became of its model
-            if not task.upstream_task_ids:
-                build >> task
-    return build, tests_of_model
-
-
-def _models_group(
-    project: Project, select: list[str], profile: ProfileConfig
-) -> tuple[DbtTaskGroup, dict[str, list[str]]]:
-    """The group `dbt` with a task for each model that is selected, and each model's tests by its unique id."""
-    tests_of_model: dict[str, list[str]] = {}
-    converter = result_task(tests_of_model)
-    group = DbtTaskGroup(
-        group_id=GROUP,
-        project_config=ProjectConfig(
-            dbt_project_path=project.settings.project_dir,
-            manifest_path=project.settings.target_path / "manifest.json",
-            install_dbt_deps=False,
-        ),
-        profile_config=profile,
-        execution_config=ExecutionConfig(execution_mode=ExecutionMode.LOCAL),
-        render_config=RenderConfig(
-            load_method=LoadMode.DBT_MANIFEST,
-            select=select,
-            emit_datasets=False,
-            node_converters=dict.fromkeys(
-                (DbtResourceType.MODEL, DbtResourceType.SEED, DbtResourceType.SNAPSHOT), converter
-            ),
-        ),
-    )
-    for unique_id, test_ids in group.dbt_graph.tests_per_model.items():
-        tests_of_model.setdefault(unique_id, []).extend(test_ids)
-    return group, tests_of_model
-
-
-def dbt_executable() -> str:
-    """The dbt beside this interpreter, else the one that is found first."""
-    beside = Path(sys.executable).parent / "dbt"
-    return str(beside) if beside.exists() else "dbt"
-
-
-def result_task(tests_of_model: dict[str, list[str]]) -> Callable[..., ModelResult]:
-    """How Cosmos is to show a model; its tests are filled in when all are known."""
-
-    def convert(dag: DAG, task_group: TaskGroup, node: DbtNode, **_: Any) -> ModelResult:
-        return ModelResult(
-            task_id=node.name.replace(".", "_"),
-            dag=dag,
-            task_group=task_group,
-            doc_md=STEPS["model"].doc_md,
-            owner=node.config.get("group") or PLATFORM_OWNER,
+    models = project.schedule.built_for(refresh, tags)
+    settings, folder = project.settings, project.settings.home / "run" / f"refresh_{refresh}"
+    with TaskGroup(GROUP):
+        build = Build(
+            task_id=BUILD,
+            bash_command=_command(project, selectors(project, refresh, tags), folder),
+            folder=folder,
+            tests={model.unique_id: model.tests for model in models},
+            env=project.environment,
+            append_env=True,
+            cwd=str(settings.project_dir),
+            doc_md=STEPS["build"].doc_md,
+            pool=DUCKDB_POOL,
             retries=0,
-            unique_id=node.unique_id,
-            test_ids=tests_of_model.setdefault(node.unique_id, []),
+            execution_timeout=execution_timeout,
         )
+        tasks = {
+            model.unique_id: ModelResult(
+                task_id=model.task,
+                unique_id=model.unique_id,
+                test_ids=model.tests,
+                doc_md=STEPS["model"].doc_md,
+                owner=model.group or PLATFORM_OWNER,
+                retries=0,
+                trigger_rule=TriggerRule.ALL_DONE,  # each says for itself what became of its model
+            )
+            for model in models
+        }
+    for model in models:
+        ([tasks[name] for name in model.upstream] or build) >> tasks[model.unique_id]
+    return build
 
-    return convert
+
+def _command(project: Project, select: list[str], folder: Path) -> str:
+    """`dbt build` in a target folder of its own: what checks, publishing and other DAGs read stays as it is."""
+    settings = project.settings
+    words = [
+        *dbt_command(), "--no-use-colors", "build", *place_arguments(settings.project_dir, settings.environ),
+        "--target-path", str(folder), "--log-path", str(folder), "--indirect-selection", "buildable",
+        "--select", *select,
+    ]  # fmt: skip
+    return f"{shlex.join(words)} {{{{ excluding_held(ti) }}}} --vars '{AS_OF}'"

@@ -1,54 +1,57 @@
-"""What a DAG file has to know of the project: its registry, where things are, and how dbt reaches its warehouse."""
+"""What a DAG file has to know of the project: the schedule that `features check` wrote, and where things are.
+
+Airflow imports the DAG file anew for each task, so nothing here loads dbt, DuckDB, SQL or the command line.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from feature_server.definitions.bound import bound_views
-from feature_server.definitions.facts import FeatureView
 from feature_server.definitions.registry import Registry, read_registry
+from feature_server.definitions.schedule import Schedule, ScheduledView, read_schedule
 from feature_server.errors import FeatureStoreError
-from feature_server.manifest.load import load_registry
-from feature_server.project.target import target_of
+from feature_server.project.process import check_project
 from feature_server.settings import Settings, load_settings, parse_time
 
 COMPARE = "compare"
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = str(Path(__file__).resolve().parents[2])
 
 
 @dataclass(frozen=True)
 class Project:
-    """The definitions that the DAGs are made of; `problem` says what to do when there are none to read."""
+    """The definitions that the DAGs are made of; `problem` says what to do when there are none to read.
+
+    `environment` has the commands of tasks see the same project, target and stores as the DAG file.
+    """
 
     settings: Settings
-    registry: Registry | None
+    environment: dict[str, str]
+    schedule: Schedule
     problem: str | None = None
 
-    def views(self, refresh: str) -> tuple[FeatureView, ...]:
+    def views(self, refresh: str) -> tuple[ScheduledView, ...]:
         """The feature views of one cadence, by name."""
-        views = () if self.registry is None else self.registry.feature_views
-        return tuple(view for view in views if view.refresh == refresh)
+        return self.schedule.views_of(refresh)
 
-    def promised(self) -> tuple[FeatureView, ...]:
+    def promised(self) -> tuple[ScheduledView, ...]:
         """The feature views that promise their freshness, by name."""
-        views = () if self.registry is None else self.registry.feature_views
-        return tuple(view for view in views if view.freshness)
+        return tuple(view for view in self.schedule.views if view.promised)
 
-    def rebuilt(self) -> tuple[FeatureView, ...]:
+    def rebuilt(self) -> tuple[ScheduledView, ...]:
         """The feature views of any cadence that a new definition may have made anew, by name."""
-        views = () if self.registry is None else self.registry.feature_views
-        return tuple(view for view in views if view.stream is None and view.refresh not in (None, "manual"))
+        return tuple(
+            view for view in self.schedule.views if view.source is None and view.refresh not in (None, "manual")
+        )
 
     def sources(self, refresh: str) -> tuple[str, ...]:
         """The event sources that stream views of one cadence are over, by name."""
-        return tuple(sorted({view.stream.source for view in self.views(refresh) if view.stream is not None}))
+        return tuple(sorted({view.source for view in self.views(refresh) if view.source is not None}))
 
     @property
     def retries(self) -> int:
@@ -56,10 +59,27 @@ class Project:
         return int(os.environ.get("FEATURES_TASK_RETRIES", "3"))
 
 
-def groups_in_force(environment: Mapping[str, str] | None) -> tuple[tuple[str, ...], ...]:
-    """The views that are published together by the definitions in force, which the project's may not be."""
-    registry = read_registry(load_settings(os.environ | dict(environment or {})).registry_path)
-    return bound_views(registry.feature_views, registry.feature_services)
+def read_project() -> Project:
+    """Read the schedule; never raises for one that is missing or cannot be read."""
+    settings = load_settings({"FEATURES_PROJECT_DIR": REPOSITORY} | os.environ)
+    environment: dict[str, str] = {}
+    try:
+        check_project(settings.project_dir)
+        environment = settings.environment  # where it has to ask dbt, dbt may say no
+        return Project(settings, environment, read_schedule(settings.schedule_path))
+    except FeatureStoreError as error:
+        remedy = f"Run `features check` in {settings.project_dir}; the DAG appears within a minute of its success."
+        return Project(settings, environment, Schedule(), f"{error}\n\n{remedy}")
+
+
+def settings_of(environment: Mapping[str, str] | None) -> Settings:
+    """Those of a task that has an environment of its own."""
+    return load_settings(os.environ | dict(environment or {}))
+
+
+def registry_in_force(environment: Mapping[str, str] | None) -> Registry:
+    """The definitions that are published, which the project's may not be."""
+    return read_registry(settings_of(environment).registry_path)
 
 
 def held(instance: Any) -> dict[str, Any]:
@@ -68,45 +88,16 @@ def held(instance: Any) -> dict[str, Any]:
     return {"views": {}, "new": [], "gone": [], "models": [], "waiting": {}} | found
 
 
-def held_models(instance: Any) -> str:
-    """The models that are not to be built, as dbt's selectors."""
+def excluding_held(instance: Any) -> str:
+    """dbt's option that leaves out the models that are not to be built; empty where all are."""
     found = held(instance)
-    models = [*found["models"], *waiting_models(found)]
-    return " ".join(".".join(unique_id.split(".")[2:]) for unique_id in dict.fromkeys(models))
+    models = dict.fromkeys([*found["models"], *waiting_models(found)])
+    return shlex.join(["--exclude", *(".".join(unique_id.split(".")[2:]) for unique_id in models)]) if models else ""
 
 
 def waiting_models(found: Mapping[str, Any]) -> list[str]:
     """The models that the DAG `rebuild` makes anew."""
     return [model for models in found["waiting"].values() for model in models]
-
-
-def read_project() -> Project:
-    """Read dbt's manifest once; never raises for definitions that are missing or wrong."""
-    settings = load_settings({"FEATURES_PROJECT_DIR": str(REPOSITORY)} | os.environ)
-    try:
-        _check_warehouse(settings)
-        return Project(settings, load_registry(settings.project_dir, settings.target_path))
-    except FeatureStoreError as error:
-        remedy = f"Run `features check` in {settings.project_dir}; the DAG appears within a minute of its success."
-        return Project(settings, None, f"{error}\n\n{remedy}")
-
-
-def _check_warehouse(settings: Settings) -> None:
-    """FeatureStoreError unless dbt, which Airflow runs in a copy of the project, builds in the file that is read."""
-    target = target_of(msgspec.structs.replace(settings.asked, environ=settings.environ | settings.environment))
-    if not Path(target.path).is_absolute():
-        raise FeatureStoreError(
-            "the path of dbt's DuckDB file is relative, and Airflow builds in a copy of the project",
-            where=f"target {target.name} of profile {target.profile}", got=target.path,
-            expected="an absolute path, or one from the environment",
-            remedy=f"write path: \"{{{{ env_var('FEATURES_WAREHOUSE', '{target.path}') }}}}\" into profiles.yml",
-        )  # fmt: skip
-
-
-def dbt_profile(settings: Settings) -> tuple[str, str, Path]:
-    """Profile name, target name and profiles.yml of the dbt project, as dbt itself takes them."""
-    target = target_of(settings.asked)
-    return target.profile, target.name, settings.project_dir / target.profiles_dir / "profiles.yml"
 
 
 def as_of(dag_run: Any, params: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,15 +12,13 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, BaseNotifier, BaseOperator, Context, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException
 
-from feature_server.catalog.alerts import news, note_told
-from feature_server.catalog.status import read_status
 from feature_server.dbt.stale import sources_file
 from feature_server.definitions.registry import read_registry
-from feature_server.settings import load_settings
+from feature_server.project.process import dbt_command, place_arguments
 
 from .chain import COMMAND_TIMEOUT, command, common, schedule
-from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, dbt_executable
-from .project import Project, dbt_profile
+from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER
+from .project import Project, settings_of
 from .steps import STEPS, say_what_to_do
 
 Notify = Callable[[Any], Any]  # one of Airflow's notifiers, or a function of the task's context
@@ -38,7 +35,10 @@ class FreshnessPromise(BaseOperator):
         self.environment = environment
 
     def execute(self, context: Context) -> None:
-        settings = load_settings(os.environ | self.environment)
+        from feature_server.catalog.alerts import news
+        from feature_server.catalog.status import read_status
+
+        settings = settings_of(self.environment)
         registry = read_registry(settings.registry_path)
         states = {state.view: state for state in read_status(settings, registry).views}
         state = states.get(self.view_id)
@@ -63,12 +63,14 @@ class Tell:
         self.view_id, self.environment, self.notify = view_id, environment, notify
 
     def __call__(self, context: Mapping[str, Any]) -> None:
+        from feature_server.catalog.alerts import note_told
+
         found = context["ti"].xcom_pull(task_ids=context["ti"].task_id, key=NEWS)
         if found is None:
             return
         for notifier in self.notify:
             send(notifier, {**context, ALERT: found["text"]})
-        note_told(self.view_id, found["cause"], load_settings(os.environ | self.environment))
+        note_told(self.view_id, found["cause"], settings_of(self.environment))
 
 
 def send(notifier: Notify, context: dict[str, Any]) -> None:
@@ -102,7 +104,7 @@ def freshness_dag(cron: str, project: Project, notify: Sequence[Notify] = ()) ->
             skip_on_exit_code=1,  # dbt's for a source that is late, which is for the views' promises to tell
         )
         for view in project.promised():
-            environment = project.settings.environment
+            environment = project.environment
             tell = Tell(view.id, environment, notify)
             sources >> FreshnessPromise(
                 task_id=f"freshness.{view.id.replace('@', '_')}",
@@ -121,8 +123,7 @@ def freshness_dag(cron: str, project: Project, notify: Sequence[Notify] = ()) ->
 def _source_freshness(project: Project) -> list[str]:
     """`dbt source freshness` in a target folder of its own: what builds and publishing read stays as it is."""
     settings = project.settings
-    _, target, profiles = dbt_profile(settings)
     return [
-        dbt_executable(), "source", "freshness", "--profiles-dir", str(profiles.parent), "--target", target,
+        *dbt_command(), "source", "freshness", *place_arguments(settings.project_dir, settings.environ),
         "--target-path", str(settings.home / "run" / "sources"), "--output", str(sources_file(settings)),
     ]  # fmt: skip

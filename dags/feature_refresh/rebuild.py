@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 from airflow.sdk import DAG, Context
 from airflow.sdk.exceptions import AirflowSkipException
-
-from feature_server.publish.rebuild import rebuilt_by
 
 from .chain import Command, command, common, schedule, view_asset
 from .dbt_build import DUCKDB_POOL
@@ -66,7 +63,7 @@ def rebuild_dag(cron: str, project: Project) -> DAG:
         put = command("put", f"{step} put", project, pool=DUCKDB_POOL)
         publish = command(
             "publish",
-            f"features publish --wait 300 --run-results {shlex.quote(str(rebuilt_by(project.settings)))}",
+            "features publish --wait 300 --run-results {{ run_results(dag.dag_id) }}",  # which `put` has written
             project,
             of=ForRebuilt,
             which="views",

@@ -37,12 +37,14 @@ def check(
     Warnings, of what is right but may surprise, go to standard error.
     """
     from ..definitions.bound import bound_views
+    from ..manifest.schedule import note_schedule
     from ..meaning.tokens import write_definitions
 
     warnings: list[Problem] = []
     settings, in_force, registry = described(project_dir, target_path, no_parse, json, warnings)
     if in_force is not None and registry.models:
         write_definitions(settings.definitions_path, registry)
+    note_schedule(settings, registry)
     value = {"problems": [], "warnings": warnings, "project": registry.project} | _counts(registry)
     together = bound_views(registry.feature_views, registry.feature_services)
     lines = [f"{registry.project}: {_summary(registry)}; no problems", *_together(together)]
@@ -139,6 +141,7 @@ def apply(
     from ..definitions.owner import check_folder
     from ..definitions.registry import write_registry
     from ..durable import changing, make_private
+    from ..manifest.schedule import note_schedule
     from ..meaning.settled import accept, settle
     from ..meaning.tokens import write_definitions
     from ..offline.owned import OFFLINE
@@ -152,6 +155,7 @@ def apply(
     registry = settle(in_force, registry, accepted)
     changes, (meanings, told) = plan(in_force, registry), _meanings(settings, in_force, registry)
     make_private(settings.home)
+    note_schedule(settings, registry)  # before the registry: of a view that it alone has, no run knows the tests
     with changing(settings.registry_path):
         if registry.models:
             write_definitions(settings.definitions_path, registry)

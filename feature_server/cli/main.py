@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from ..errors import FeatureStoreError, NotFit, NotPublished
+from ..errors import NOT_FIT, FeatureStoreError, NotFit, NotPublished
 from ..project.process import saying
 from ..settings import Settings, load_settings, local_path
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ..definitions.registry import Registry
     from ..online.store import OnlineStore
 
-NOT_FIT = 3  # exit code: views keep what they had, and trying again changes nothing
 COMMAND_MODULES = (
     "definitions",
     "lint",

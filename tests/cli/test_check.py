@@ -232,7 +232,7 @@ def test_apply_puts_in_force_what_plan_shows(tiny: Path) -> None:
     in_force = "in force: 2 entities, 3 feature views, 4 features, 1 feature service"
     assert run.stdout == f"{FIRST_PLAN}{in_force} ({registry.resolve()})\n"
     written = {path.name for path in registry.parent.iterdir() if path.suffix != ".lock"}
-    assert written == {"dbt_targets.json", "definitions.json", "registry.json"}
+    assert written == {"dbt_targets.json", "definitions.json", "registry.json", "schedule.json"}
     assert features("plan", "--no-parse", cwd=tiny).stdout == "no changes\n"
 
 

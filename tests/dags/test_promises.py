@@ -18,6 +18,7 @@ import pytest
 from feature_server.dbt.compiled import dbt_manifest
 from feature_server.definitions.registry import write_registry
 from feature_server.manifest.load import load_registry
+from feature_server.manifest.schedule import note_schedule
 from feature_server.publish.noted import note_published
 from feature_server.settings import load_settings
 from feature_server.times import to_us
@@ -86,6 +87,7 @@ def test_a_quiet_night_alerts_nobody_and_a_stopped_source_alerts_once(tmp_path: 
         dbt_manifest(load_settings(project_dir=project))
         settings = load_settings(environment)
         registry = load_registry(project, project / "target")
+        note_schedule(settings, registry)
     write_registry(settings.registry_path, registry)
     view = registry.feature_view(DAILY)
     load("now()::timestamptz")

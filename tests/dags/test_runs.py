@@ -14,7 +14,6 @@ import duckdb
 import pytest
 
 from feature_server import FeatureClient
-from feature_server.dbt.compiled import dbt_manifest
 from feature_server.offline.store import OfflineStore
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.settings import load_settings
@@ -144,10 +143,8 @@ def till(tmp_path_factory: pytest.TempPathFactory, own_valkey: str) -> Till:
     till.receipts.mkdir(parents=True)
     first = "1::bigint as receipt_id, 1::bigint as account_id, timestamptz '2024-01-31 21:50:00+00' as printed_at"
     duckdb.sql(f"copy (select {first}, printed_at as received_at) to '{till.receipts}/a.parquet'")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("FEATURES_HOME", "FEATURES_WAREHOUSE", "TILL_PAYMENTS", "TILL_LANDING"):
-            patch.setenv(name, till.environment[name])
-        dbt_manifest(load_settings(project_dir=till.project))
+    checked = till.airflow("feature_server", "check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
     never = till.refresh("22")
     assert never.returncode == 1
     assert states_of(never)["compare"] == "failed"
@@ -258,6 +255,27 @@ def test_an_incremental_view_of_a_new_definition_is_made_anew_apart_and_the_othe
     assert set(states_of(again).values()) == {"skipped"}, again.stdout
     good = till.refresh("23")
     assert (good.returncode, states_of(good)["good"]) == (0, "success"), good.stdout
+
+
+def test_a_view_that_an_old_schedule_lacks_keeps_what_it_had_and_the_run_is_red(till: Till) -> None:
+    """As where a run begins before the file is written that a newly applied view stands in."""
+    path, before = till.offline.parent / "schedule.json", till.published()
+    whole = path.read_text()
+    known = json.loads(whole)
+    for kind in ("views", "models"):
+        known[kind] = [one for one in known[kind] if one["unique_id"] != "model.till.account__receipts"]
+    path.write_text(json.dumps(known))
+    till.payments.write_text(GOOD_ROWS + "1,2024-01-31 22:58:00Z,800\n")
+    version = OfflineStore(till.offline).table(RECEIPTS).version
+    old = till.refresh("23")
+    assert old.returncode == 1, old.stdout
+    states = states_of(old)
+    assert {name for name, state in states.items() if state == "failed"} == {"publish"}
+    assert f"dbt.{RECEIPTS}" not in states
+    assert f"in force, but in no schedule: {RECEIPTS}. Run `features check`" in old.stdout
+    assert OfflineStore(till.offline).table(RECEIPTS).version == version
+    assert till.published()[VIEWS[1]] == (before[VIEWS[1]][0] + 1, 4)
+    path.write_text(whole)
 
 
 def test_a_run_applies_the_project_itself_where_it_is_told_to(till: Till) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -15,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from feature_server.dbt.compiled import dbt_manifest
 from feature_server.errors import SettingsError
 from feature_server.settings import load_settings
 from scripts.airflow_env import airflow_environment
@@ -29,38 +29,51 @@ Structure = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def structures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Structure]:
-    """What Airflow sees: of a good project, of one that dbt has never read, of one with a mistake."""
+def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Homes of one project, for FEATURES_HOME: after a good check, and after a bad one that followed it; never checked;
+    with a file of a version to come, and with one that is no JSON."""
     folder = tmp_path_factory.mktemp("dags")
     promised = FILES["models/models.yml"].replace("refresh: daily}", "refresh: daily, freshness: {error: 6h}}")
     project = write_project(folder / "project", FILES | {"models/models.yml": promised})
-    mistaken = write_project(
-        folder / "mistaken", FILES | {"models/models.yml": FILES["models/models.yml"].replace("hourly", "horly")}
-    )
-    environ = {"FEATURES_PROJECT_DIR": str(project), "FEATURES_HOME": str(folder / "home")}
-    environ["FEATURES_WAREHOUSE"] = str(folder / "till.duckdb")
-    settings = load_settings(environ)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEATURES_WAREHOUSE", environ["FEATURES_WAREHOUSE"])
-        patch.setenv("TILL_PAYMENTS", "none.csv")
-        patch.setenv("TILL_LANDING", "landing")
-        dbt_manifest(load_settings(project_dir=project))
-        dbt_manifest(load_settings(project_dir=mistaken))
-    targets = {"good": project / "target", "absent": folder / "nowhere", "mistaken": mistaken / "target"}
-    run = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "tests" / "support" / "dags_structure.py"),
-            str(ROOT / "dags"),
-            *map(str, targets.values()),
-        ],
-        env=airflow_environment(settings, os.environ | environ),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environ = {
+        "FEATURES_PROJECT_DIR": str(project), "FEATURES_HOME": str(folder / "good"), "TILL_PAYMENTS": "none.csv",
+        "FEATURES_WAREHOUSE": str(folder / "till.duckdb"), "TILL_LANDING": "landing",
+    }  # fmt: skip
+
+    def check(good: bool) -> None:
+        command = [sys.executable, "-m", "feature_server", "check"]
+        run = subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, check=False)
+        assert (run.returncode == 0) == good, run.stdout + run.stderr
+
+    check(good=True)
+    shutil.copytree(folder / "good", folder / "mistaken")
+    for name, text in (("later", '{"format": 2, "views": "otherwise"}'), ("broken", '{"format": 1,')):
+        (folder / name).mkdir()
+        (folder / name / "schedule.json").write_text(text)
+    (project / "models" / "models.yml").write_text(promised.replace("refresh: hourly", "refresh: horly"))
+    environ["FEATURES_HOME"] = str(folder / "mistaken")
+    check(good=False)
+    return {name: folder / name for name in ("good", "mistaken", "absent", "later", "broken")}
+
+
+def in_airflow(homes: dict[str, Path], *arguments: str) -> str:
+    """What Python prints in an environment of Airflow's, with the good project's home."""
+    given = {"FEATURES_PROJECT_DIR": str(homes["good"].parent / "project"), "FEATURES_HOME": str(homes["good"])}
+    given["FEATURES_WAREHOUSE"] = str(homes["good"].parent / "till.duckdb")
+    environment = airflow_environment(load_settings(given), os.environ | given)
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "dags")])
+    run = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    return dict(zip(targets, json.loads(run.stdout), strict=True))
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def structures(homes: dict[str, Path]) -> dict[str, Structure]:
+    """What Airflow sees in each home."""
+    printed = in_airflow(
+        homes, str(ROOT / "tests/support/dags_structure.py"), str(ROOT / "dags"), *map(str, homes.values())
+    )
+    return dict(zip(homes, json.loads(printed), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +82,12 @@ def dags(structures: dict[str, Structure]) -> Structure:
 
 
 def test_dags_import_whether_the_definitions_can_be_read_or_not(structures: dict[str, Structure]) -> None:
-    assert {name: found["errors"] for name, found in structures.items()} == {"good": {}, "absent": {}, "mistaken": {}}
+    assert {name: found["errors"] for name, found in structures.items()} == {name: {} for name in structures}
+
+
+def test_a_check_that_finds_a_mistake_leaves_the_dags_as_they_were(structures: dict[str, Structure]) -> None:
+    good, mistaken = json.dumps(structures["good"]), json.dumps(structures["mistaken"])
+    assert mistaken.replace("/mistaken/", "/good/") == good
 
 
 def test_there_is_a_dag_for_each_cadence_that_a_view_names(dags: Structure) -> None:
@@ -82,8 +100,17 @@ def test_there_is_a_dag_for_each_cadence_that_a_view_names(dags: Structure) -> N
     }
 
 
-@pytest.mark.parametrize("reason", ["absent", "mistaken"])
-def test_without_definitions_every_cadence_says_what_to_do(structures: dict[str, Structure], reason: str) -> None:
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("absent", "nothing says what there is to schedule"),
+        ("later", "schedule.json is written in format 2, this version reads 1"),
+        ("broken", "what there is to schedule cannot be read"),
+    ],
+)
+def test_without_definitions_every_cadence_says_what_to_do(
+    structures: dict[str, Structure], reason: str, expected: str
+) -> None:
     dags = structures[reason]["dags"]
     assert {name: sorted(dag["tasks"]) for name, dag in dags.items()} == {
         "refresh_hourly": ["definitions"],
@@ -91,7 +118,6 @@ def test_without_definitions_every_cadence_says_what_to_do(structures: dict[str,
         "refresh_weekly": ["definitions"],
         "catalogue": ["docs"],
     }
-    expected = {"absent": "there is no dbt manifest", "mistaken": "did you mean: hourly"}[reason]
     for dag in dags.values():
         assert expected in dag["doc"]
         assert "Run `features check`" in dag["doc"]
@@ -150,23 +176,26 @@ def test_a_cadence_lands_the_events_of_its_stream_views(dags: Structure) -> None
 
 
 def test_commands_are_those_of_the_command_line(dags: Structure) -> None:
-    def command(task: dict[str, Any]) -> str | None:
-        """Without the folder of dbt's results, which is the project's."""
-        return task["command"] and re.sub(r"(?<=--run-results )\S*(?=/target/runs/)", "", task["command"])
-
-    commands = {name: command(task) for name, task in dags["refresh_daily"]["tasks"].items() if task["command"]}
+    commands = {name: task["command"] for name, task in dags["refresh_daily"]["tasks"].items() if task["command"]}
+    build = re.sub(r"(\S*/)(?=dbt |project|good)", "", commands.pop("dbt.build") or "")
+    assert build == (
+        "dbt --no-use-colors build --project-dir project --profiles-dir project/profiles"
+        " --target-path good/run/refresh_daily --log-path good/run/refresh_daily --indirect-selection buildable"
+        " --select +config.meta.feature_view.refresh:daily +config.meta.entity.name:account +tag:labels"
+        """ {{ excluding_held(ti) }} --vars '{"as_of": "{{ as_of(dag_run, params) }}"}'"""
+    )
     assert commands == {
         "compare": "features compare --refresh daily --json",
-        "publish": "features publish --refresh daily --wait 300 --run-results /target/runs/refresh_daily.json",
+        "publish": "features publish --refresh daily --wait 300 --run-results {{ run_results(dag.dag_id) }}",
         "sync": "features sync --refresh daily",
         "verify": "features verify --refresh daily",
     }
     assert dags["catalogue"]["tasks"]["docs"]["command"] == "features docs"
-    assert {name: (command(task), task["after"]) for name, task in dags["rebuild"]["tasks"].items()} == {
+    assert {name: (task["command"], task["after"]) for name, task in dags["rebuild"]["tasks"].items()} == {
         "copy": ("features rebuild --step copy --json", []),
         "build": ("features rebuild --step build", ["copy"]),
         "put": ("features rebuild --step put", ["build"]),
-        "publish": ("features publish --wait 300 --run-results /target/runs/rebuild.json", ["put"]),
+        "publish": ("features publish --wait 300 --run-results {{ run_results(dag.dag_id) }}", ["put"]),
         "sync": ("features sync", ["publish"]),
         "verify": ("features verify", ["sync"]),
     }
@@ -203,7 +232,7 @@ def test_a_model_belongs_to_its_group_and_the_rest_to_the_platform(dags: Structu
 def test_commands_are_tried_again_ever_later_and_a_build_is_not(dags: Structure) -> None:
     for dag in dags.values():
         for name, task in dag["tasks"].items():
-            again = (task["command"] or name in ("landed", "good")) and name not in ("build", "sources")
+            again = (task["command"] or name in ("landed", "good")) and name not in ("build", "dbt.build", "sources")
             assert task["retries"] == (3 if again else 0), name
             assert task["backoff"], name
             assert task["tells"], name
@@ -219,6 +248,30 @@ def test_every_dag_and_task_says_what_it_does(dags: Structure) -> None:
         assert dag["doc"]
         assert [name for name, task in dag["tasks"].items() if not task["doc"]] == []
     assert "| `account__activity@v2` | account | Money team | none |" in dags["refresh_hourly"]["doc"]
+
+
+IMPORTS = """
+import sys
+import airflow.sdk, airflow.providers.standard.operators.bash, airflow.providers.standard.operators.empty
+used = "DAG BaseNotifier BaseOperator Asset Context CronDataIntervalTimetable Param TaskGroup TriggerRule".split()
+for name in used:
+    getattr(airflow.sdk, name)
+before = {*sys.modules}
+import refresh
+assert refresh.refresh_hourly.tasks and refresh.freshness.tasks and refresh.rebuild.tasks
+print("LOADED", *sorted({*sys.modules} - before))
+"""
+
+
+def test_importing_the_dag_file_loads_definitions_and_no_library(homes: dict[str, Path]) -> None:
+    """Airflow does it in the process of each task; what Airflow's own import loads is not counted."""
+    loaded = in_airflow(homes, "-c", IMPORTS).rpartition("LOADED")[2].split()
+    packages = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert packages - {"airflow"} == {"feature_refresh", "feature_server", "refresh"}
+    ours = {name.split(".")[1] for name in loaded if name.startswith("feature_server.")}
+    assert ours == {
+        "dbt", "definitions", "dtypes", "durable", "errors", "formats", "project", "settings", "times",
+    }  # fmt: skip
 
 
 def test_the_dag_folder_lists_every_dag_of_the_readme() -> None:
@@ -284,6 +337,19 @@ def test_a_build_is_red_where_something_failed_that_no_models_task_says(
     from feature_refresh.dbt_build import no_models_task_says
 
     assert no_models_task_says(results, {MODEL: [TEST]}) == expected
+
+
+@pytest.mark.parametrize("missing", [OTHER, "model.till.stg_new"])
+def test_a_run_is_red_where_models_were_skipped_for_something_without_a_task(missing: str) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+    from feature_refresh.chain import Good
+
+    results = {missing: "error: no table", MODEL: "skipped: something upstream is red", TEST: "pass"}
+    instance = SimpleNamespace(xcom_pull=lambda task_ids, key="": results if key == "results" else {})
+    with pytest.raises(AirflowFailException, match=f"dbt failed in what has no task of its own\n  {missing}: error"):
+        Good(task_id="good").execute({"ti": instance})
+    del results[missing]
+    Good(task_id="good").execute({"ti": instance})
 
 
 def test_a_failed_task_logs_one_line_for_whoever_is_on_call(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,6 @@
-"""Prints what Airflow sees in a DAG folder, as JSON: `python tests/support/dags_structure.py DAGS_FOLDER TARGET_PATH…`.
+"""Prints what Airflow sees in a DAG folder, as JSON: `python tests/support/dags_structure.py DAGS_FOLDER HOME…`.
 
-Once for each target path, which stands for FEATURES_TARGET_PATH: importing Airflow takes far longer than reading DAGs.
+Once for each home, which stands for FEATURES_HOME: importing Airflow takes far longer than reading DAGs.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 
-def structure(folder: str, target_path: str) -> dict[str, Any]:
+def structure(folder: str, home: str) -> dict[str, Any]:
     """The import errors and, for each DAG, what the tests look at."""
     from airflow.dag_processing.dagbag import BundleDagBag
 
-    os.environ["FEATURES_TARGET_PATH"] = target_path
+    os.environ["FEATURES_HOME"] = home
     bag = BundleDagBag(Path(folder), bundle_path=Path(folder), bundle_name="dags-folder")
     return {"errors": bag.import_errors, "dags": {dag_id: _dag(dag) for dag_id, dag in bag.dags.items()}}
 
@@ -44,7 +44,6 @@ def _task(task: Any) -> dict[str, Any]:
         "backoff": bool(task.retry_exponential_backoff),
         "timeout": task.execution_timeout and task.execution_timeout.total_seconds(),
         "command": getattr(task, "bash_command", None),
-        "select": getattr(task, "select", None),
         "assets": sorted(asset.uri for asset in task.outlets),
         "doc": task.doc_md or "",
         "tells": bool(task.on_failure_callback),
@@ -52,7 +51,7 @@ def _task(task: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    folder, *target_paths = sys.argv[1:]
+    folder, *homes = sys.argv[1:]
     with contextlib.redirect_stdout(sys.stderr):
-        found = [structure(folder, path) for path in target_paths]
+        found = [structure(folder, home) for home in homes]
     print(json.dumps(found))
