@@ -101,7 +101,7 @@ class Reading:
                 self._tell(query, rows)
             return _renamed(rows, query.args.get("alias"))
         if isinstance(query, exp.Values):
-            return _renamed(Rows(), query.args.get("alias"))
+            return _renamed(_written(query), query.args.get("alias"))
         return Rows()
 
     def _set_operation(self, query: exp.SetOperation, ctes: Mapping[str, Rows]) -> Rows:
@@ -169,6 +169,32 @@ class Reading:
             _equal(inputs, left, other)
         inputs.keys = {key - inputs.fixed for key in inputs.keys}
         return inputs
+
+
+def _written(values: exp.Values) -> Rows:
+    """Rows that are written out: a column of whole numbers, or one of texts, that all differ tells them apart."""
+    rows = [each.expressions if isinstance(each, exp.Tuple) else [each] for each in values.expressions]
+    names = tuple(f"col{place}" for place in range(len(rows[0])))
+    columns = [[_bare(each) for each in column] for column in zip(*rows, strict=False)]
+    told = (
+        frozenset([name])
+        for name, column in zip(names, columns, strict=False)
+        if None not in column
+        and len(set(column)) == len(column)
+        and len({each[0] for each in column if each} - {""}) < 2
+    )
+    return Rows(frozenset(told), names)
+
+
+def _bare(value: exp.Expr) -> tuple[str, str] | None:
+    """What a whole number, a text or null is, with which of these it is; None for anything else."""
+    if isinstance(value, exp.Cast) and value.to.this.name.endswith("INT") and not value.this.is_string:
+        value = value.this
+    if isinstance(value, exp.Null):
+        return "", ""
+    if isinstance(value, exp.Literal) and (value.is_string or value.is_int):
+        return ("text", value.name) if value.is_string else ("number", str(int(value.name)))
+    return None
 
 
 def _equal(inputs: Inputs, left: exp.Expr, right: exp.Expr) -> None:

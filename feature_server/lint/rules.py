@@ -24,11 +24,12 @@ _RANDOM = (exp.Rand, exp.Uuid, exp.TableSample)
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A rule by its name: why it matters, and how to write it instead."""
+    """A rule by its name: why it matters, and how to write it instead. A check `warns` of what publish would refuse."""
 
     name: str
     why: str
     instead: str
+    warns: bool = False
 
 
 PRESENT = Rule(
@@ -52,6 +53,7 @@ UNSTABLE = Rule(
 UNTESTED = Rule(
     "no_grain_test", "two rows of one key and time make it chance which of them a model reads",
     "data_tests: [{grain: {arguments: {columns: [its keys, event_timestamp, created_timestamp]}}}]",
+    warns=True,
 )  # fmt: skip
 RULES = (PRESENT, RANDOM, AHEAD, UNSTABLE, UNTESTED)
 Found = tuple[Rule, exp.Expr]

@@ -1,16 +1,19 @@
 """Looks at every feature view of a project and at what is under it."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 from sqlglot import exp
 
-from ..errors import FeatureStoreError
+from ..errors import FeatureStoreError, Problem
 from .described import Described
 from .models import Looked, Models
 from .project import ProjectFiles, read_project
 from .rules import RULES, UNTESTED
+
+_QUOTED = re.compile(r"""('[^']*'|"[^"]*")""")
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +74,28 @@ def lint(root: Path) -> Linted:
     return Linted(findings=tuple(order), not_looked_at=tuple(bad), views=len(views), models=len(under))
 
 
+def problems(root: Path, warn: Callable[[Problem], None] = lambda problem: None) -> list[Problem]:
+    """The findings as `features check` reports mistakes; `warn` is told of those that are none yet, and of what could
+    not be looked at."""
+    found = lint(root)
+    for one in found.not_looked_at:
+        warn(Problem(file=one.file, key_path="lint", what="the model could not be looked at without dbt", got=one.why))
+    warns = {rule.name for rule in RULES if rule.warns}
+    for each in found.findings:
+        if each.rule in warns:
+            warn(_problem(each))
+    return [_problem(each) for each in found.findings if each.rule not in warns]
+
+
+def _problem(found: Finding) -> Problem:
+    read = "" if found.views == (found.model,) else f" (under {', '.join(found.views)})"
+    allow = f"config.meta.lint: {{allow: {found.rule}, reason: …}} of {found.model} where it is on purpose"
+    return Problem(
+        file=found.file, line=found.line, key_path=f"{found.model}: {found.rule}", what=found.why, got=found.got + read,
+        expected=found.instead, remedy=allow,
+    )  # fmt: skip
+
+
 def _file(project: ProjectFiles, name: str) -> str:
     return project.models[name].relative_to(project.root).as_posix()
 
@@ -81,7 +106,7 @@ def _findings(
     allowed = _allowed(described.get(name))
     for rule, node, more in looked.broken:
         if rule.name not in allowed and looked.written is not None:
-            place, got = looked.written.place(_offset(node)), node.sql(dialect="duckdb", normalize_functions="lower")
+            place, got = looked.written.place(_offset(node)), node.sql(dialect="duckdb")
             yield Finding(
                 file=place.file, line=place.line, rule=rule.name, model=name, views=views, got=_short(got) + more,
                 why=rule.why, instead=rule.instead,
@@ -121,4 +146,6 @@ def _offset(node: exp.Expr) -> int:
 
 
 def _short(text: str) -> str:
+    """SQL in lower case, but for what is quoted, and not too long."""
+    text = "".join(part if place % 2 else part.lower() for place, part in enumerate(_QUOTED.split(text)))
     return text if len(text) <= 160 else f"{text[:158]} …"

@@ -73,8 +73,11 @@ QUERIES = [
     "select a.id from a left join c on c.x = a.x and c.z = a.z",
     "select coalesce(a.x, c.x) as x from a full join c on a.x = c.x",
     "select x, sum(y) over (partition by x) as s from b",
+    "select * from (values (1::bigint, 'a', 1), (2, 'b', null), (3, 'a', 01)) as v(n, t, m)",
+    "select * from (values (1, '1', null), (2, '01', null), (1.0, 1, 5)) as v(n, t, m)",
+    "select * from (values (timestamp '2024-01-01', '1'::int), (timestamp '2024-01-01 00:00', '01'::int)) as v(n, t)",
 ]
-KNOWN_OF = 43  # so many of the queries
+KNOWN_OF = 44  # so many of the queries
 
 
 def filled(seed: int) -> duckdb.DuckDBPyConnection:

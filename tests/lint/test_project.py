@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from feature_server.errors import FeatureStoreError
+from feature_server.errors import FeatureStoreError, Problem
 from feature_server.lint.rules import RULES
-from feature_server.lint.run import Linted, lint
+from feature_server.lint.run import Linted, lint, problems
 from tests.support.tiny_project import write_project
 
 ROOT = Path(__file__).parents[2]
@@ -169,3 +169,20 @@ def test_the_command_ends_with_1_and_says_it_as_json_too(tmp_path: Path) -> None
     assert found["findings"][0]["instead"]
     write_project(tmp_path, {"transform/views.yml": "models: []\n"})
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_findings_are_problems_of_a_check_too(tmp_path: Path) -> None:
+    warned = list[Problem]()
+    untested = VIEWS.replace("    data_tests: [{grain: {arguments: {columns: [customer_id, paid_at]}}}]\n", "")
+    write_project(tmp_path, SHOP | {"transform/spend.sql": "select from where (", "transform/views.yml": untested})
+    (found,) = problems(tmp_path, warned.append)
+    assert str(found).splitlines() == [
+        "transform/visits_v2.sql:1: visits_v2: random: each build gives other values, so training and serving read "
+        "different ones",
+        "  expected: a value of the row, such as hash(…) of its keys, where rows are to be told apart or sampled",
+        "  got: random()",
+        "  remedy: config.meta.lint: {allow: random, reason: …} of visits_v2 where it is on purpose",
+    ]
+    assert [(one.file, one.key_path) for one in warned] == [
+        ("transform/spend.sql", "lint"), ("transform/views.yml", "spend: no_grain_test"),
+    ]  # fmt: skip
