@@ -13,6 +13,11 @@ NO_LANDING = (
     "source {} says of no row when it landed, so what was overwritten in it cannot be told: declare `loaded_at_field`, "
     "or add --landed {}=COLUMN"
 )
+_HOOK = "-on-run-start-"
+_HINT = (
+    " (a build as of another time reads sources, seeds and models, and writes to its own folder:"
+    " declare a file that is read as a source)"
+)
 
 
 class Reads:
@@ -70,23 +75,25 @@ class Reads:
         return [*dict.fromkeys([*asked, *read])]
 
 
-def failure(built: Mapping[str, Built], claim: Claim, project: Project) -> str | None:
-    """Why a model is not there after a build: dbt's words of the first that failed, of a hook if it was one."""
+def failures(built: Mapping[str, Built], claim: Claim, project: Project) -> Iterator[str]:
+    """Why a model is not there after a build, in dbt's words of the first that failed; and of a hook before it."""
     own = built.get(claim.unique_id)
-    if own is not None and own.status == SUCCESS:
-        return None
-    under = [each for each in project.under([claim.unique_id]) if each in built]
-    under += [each for each in built if each.startswith("operation.")]
-    for unique_id in reversed(under) if own is not None else under:
-        one = built[unique_id]
-        if one.status in ("error", "fail", "runtime error"):
-            words = " ".join(one.message.split())
-            hint = _HINT if "file system operations are disabled" in words else ""
-            return f"{unique_id.split('.')[-1]} was not built: {words}{hint}"
-    return "it was not built"
+    if own is None or own.status != SUCCESS:
+        bad = [each for each in reversed(project.under([claim.unique_id])) if each in built and _failed(built[each])]
+        yield _words(bad[0], built[bad[0]]) if bad else f"{claim.id} was not built"
+    for unique_id, one in built.items():
+        if _HOOK in unique_id and _failed(one):
+            yield _words(unique_id, one)
 
 
-_HINT = " (a build as of another time reads sources, seeds and models alone: declare the file as a source)"
+def _failed(one: Built) -> bool:
+    return one.status not in (SUCCESS, "skipped")
+
+
+def _words(unique_id: str, one: Built) -> str:
+    words = " ".join(one.message.split())
+    hint = _HINT if "file system operations are disabled" in words else ""
+    return f"{unique_id.split('.')[-1]} failed: {words}{hint}"
 
 
 def tables_of(sql: str) -> set[str] | None:

@@ -15,7 +15,7 @@ from ..settings import PROJECT_FILE, Settings, parse_time
 from ..times import to_us
 from .claims import Claim, Project, claims, landings, read_project
 from .compare import Compared, Table, compare
-from .reads import Reads, failure
+from .reads import Reads, failures
 
 Verdict = Literal["leaks", "clean", "untestable", "nothing compared"]
 
@@ -98,9 +98,9 @@ def _tested(claim: Claim, project: Project, answer: Answer, reads: Reads, folder
     found, reasons = [], dict.fromkeys(reads.reasons(claim))
     for pair in answer.pairs:
         builds = _builds(pair, claim)
-        failures = [failure(answer.built[build.name], claim, project) for build in builds]
-        if any(failures):
-            reasons |= dict.fromkeys(each for each in failures if each)
+        for build in builds:
+            reasons |= dict.fromkeys(failures(answer.built[build.name], claim, project))
+        if not all(_is_built(answer, build, claim) for build in builds):
             continue
         one, other = (_table(folder, build, answer, claim) for build in builds)
         compared = compare(one, other, known_at=claim.known_at, by_us=pair.first.as_of_us, keys=claim.keys)
@@ -131,9 +131,13 @@ def _builds(pair: Pair, claim: Claim) -> tuple[Build, Build]:
     return pair.first, pair.replay if claim.stream and pair.replay is not None else pair.later
 
 
+def _is_built(answer: Answer, build: Build, claim: Claim) -> bool:
+    built = answer.built[build.name].get(claim.unique_id)
+    return built is not None and built.status == SUCCESS
+
+
 def _table(folder: Path, build: Build, answer: Answer, claim: Claim) -> Table:
     built = answer.built[build.name][claim.unique_id]
-    assert built.status == SUCCESS
     return Table(file_of(folder, build, built.database), built.schema, built.table)
 
 

@@ -15,7 +15,17 @@ from tests.support.tiny_project import write_project
 FIRST = "2024-01-20T12:00:00Z"  # compared with the project's as_of
 START = datetime.fromisoformat("2024-01-01T00:00:00Z")
 ORDERS = "{{ source('shop', 'orders') }}"
+WINDOW = """
+        select customer_id as order_id, made_at as event_timestamp, landed_at as created_timestamp,
+            count(*) over (
+                order by made_at range between interval 5 days preceding and current row
+            ) as orders_5d"""
+TIERS = "(select customer_id, max(tier) as tier from {{ source('shop', 'tiers') }} group by all)"
 MODELS = {
+    # a late order changes counts that were known, but in a stream view, whose events are read by when they were known
+    "window_leaks": f"{WINDOW} from {ORDERS}",
+    "stream_right": f"{WINDOW} from {ORDERS}",
+    "stream_leaks": f"{WINDOW}, tier, today() as day from {ORDERS} left join {TIERS} using (customer_id)",
     # the tier that the customer has now, and the one that was known when the order landed
     "dimension_leaks": f"""
         select o.order_id, o.landed_at as event_timestamp, o.amount, t.tier
@@ -102,7 +112,9 @@ sources:
   - name: shop
     config: {meta: {external_location: "landing/{name}.parquet"}}
     tables:
-      - {name: orders, config: {loaded_at_field: landed_at}}
+      - name: orders
+        config:
+          meta: {event_stream: {event_id: order_id, event_timestamp: made_at, created_timestamp: landed_at}}
       - {name: channels, config: {loaded_at_field: landed_at}}
       - {name: tiers, config: {loaded_at_field: changed_at}}
       - {name: stock}
@@ -117,11 +129,12 @@ models:
 
 
 def views_yaml() -> str:
-    listed = [
-        f"  - {{name: {name}, config: {{meta: {{feature_view: {{entities: [order], refresh: manual}}}}}}}}\n"
-        for name in MODELS
-    ]
-    return "models:\n" + "".join(listed)
+    lines = ["models:"]
+    for name in MODELS:
+        more = ", created_timestamp: created_timestamp" if name.startswith(("window", "stream")) else ""
+        more += ", stream: shop.orders" if name.startswith("stream") else ""
+        lines.append(f"  - {{name: {name}, config: {{meta: {{feature_view: {{entities: [order]{more}}}}}}}}}")
+    return "\n".join(lines)
 
 
 def land(folder: Path) -> None:
@@ -186,6 +199,12 @@ def test_a_planted_leak_is_told_by_its_columns_and_the_right_way_is_clean(
     right = of(found, f"{leak}_right")
     assert (right.verdict, told(found, f"{leak}_right"), right.reasons) == ("clean", set(), ())
     assert right.pairs[0].found.rows >= 19
+
+
+def test_a_stream_view_is_built_of_the_same_events_both_times_and_of_all_else_that_landed(found: LeakTest) -> None:
+    assert told(found, "window_leaks") == {"orders_5d"}
+    assert (of(found, "stream_right").verdict, of(found, "stream_right").pairs[0].replayed) == ("clean", True)
+    assert (of(found, "stream_leaks").verdict, told(found, "stream_leaks")) == ("leaks", {"tier", "day"})
 
 
 def test_an_input_without_a_landing_time_makes_a_view_untestable_never_clean(found: LeakTest) -> None:

@@ -1,0 +1,114 @@
+"""Two builds of a relation compared, against a brute force over their rows."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_server.leaktest.compare import Compared, Table, compare
+
+BY_US = 3_000_000
+NAN = math.nan
+TYPES = {
+    "key": pa.int64(),
+    "at": pa.timestamp("us"),
+    "number": pa.float64(),
+    "text": pa.string(),
+    "listed": pa.list_(pa.float64()),
+    "parts": pa.struct({"a": pa.int32(), "b": pa.string()}),
+}
+ROW = st.fixed_dictionaries(
+    {
+        "key": st.sampled_from([1, 2, None]),
+        "at": st.sampled_from([1_000_000, 3_000_000, 3_000_001, None]),
+        "number": st.sampled_from([0.0, 1.0, 1.0 + 1e-12, 2.5, NAN, math.inf, -math.inf, 1.7e308, -1.7e308, None]),
+        "text": st.sampled_from(["", "a", None]),
+        "listed": st.sampled_from([None, [], [1.0], [NAN, None]]),
+        "parts": st.sampled_from([None, {"a": 1, "b": None}, {"a": None, "b": None}]),
+    }
+)
+ROWS = st.lists(ROW, max_size=6)
+
+
+def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Table:
+    data = pa.table({each: pa.array([row[each] for row in rows], type=kind) for each, kind in TYPES.items()})
+    file = folder / f"{name}.duckdb"
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("create table rows as from data")
+    assert len(data) == len(rows)
+    return Table(file, "main", "rows")
+
+
+def compared(first: list[dict[str, Any]], later: list[dict[str, Any]], keys: list[str]) -> Compared:
+    with TemporaryDirectory() as name:
+        tables = [write(Path(name), each, rows) for each, rows in (("first", first), ("later", later))]
+        return compare(tables[0], tables[1], known_at="at", by_us=BY_US, keys=keys)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of a column are, by hand: null and NaN like themselves, floats but for rounding."""
+    if isinstance(one, float) and isinstance(other, float):
+        return (one != one and other != other) or one == other or math.isclose(one, other, rel_tol=1e-9)
+    return repr(one) == repr(other)
+
+
+def known(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["at"] is not None and row["at"] <= BY_US]
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, ROWS)
+def test_rows_with_their_keys_once_are_compared_column_by_column(
+    first: list[dict[str, Any]], later: list[dict[str, Any]]
+) -> None:
+    one, other = ({(row["key"], row["at"]): row for row in known(rows)} for rows in (first, later))
+    found = compared(list(one.values()), list(other.values()), ["key", "at"])
+    both = one.keys() & other.keys()
+    assert (found.rows, found.appeared, found.gone, found.repeated) == (
+        len(both), len(other.keys() - both), len(one.keys() - both), 0,
+    )  # fmt: skip
+    differ = {
+        name: count
+        for name in TYPES
+        if name not in ("key", "at") and (count := sum(not same(one[key][name], other[key][name]) for key in both))
+    }
+    assert {column.column: column.rows for column in found.columns} == differ
+    assert {column.column: column.share for column in found.columns} == {
+        name: count / len(both) for name, count in differ.items()
+    }
+    assert found.same == (one.keys() == other.keys() and not differ)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, ROWS)
+def test_rows_without_keys_are_compared_as_often_as_they_are_there(
+    first: list[dict[str, Any]], later: list[dict[str, Any]]
+) -> None:
+    found = compared(first, later, [])
+    times: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for side, rows in enumerate((first, later)):
+        for row in known(rows):
+            times[repr(row)][side] += 1
+    assert (found.rows, found.appeared, found.gone, found.columns) == (
+        sum(min(pair) for pair in times.values()),
+        sum(max(0, later - first) for first, later in times.values()),
+        sum(max(0, first - later) for first, later in times.values()),
+        (),
+    )
+    unclaimed = [sum(row["at"] is None for row in rows) for rows in (first, later)]
+    assert found.unclaimed == max(unclaimed)
+
+
+@settings(max_examples=30, deadline=None)
+@given(ROWS, st.randoms())
+def test_the_same_rows_in_another_order_are_the_same_though_keys_repeat(rows: list[dict[str, Any]], by: Any) -> None:
+    found = compared(rows, by.sample(rows, len(rows)), ["key"])
+    assert (found.same, found.rows) == (True, len(known(rows)))

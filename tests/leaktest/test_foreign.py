@@ -1,0 +1,208 @@
+"""Projects without feature YAML, as owners type it: tables and files as sources, and nothing of theirs written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.support.typed import Typed
+
+ROOTS = {
+    "dbt_project.yml": """
+        name: bank
+        version: "1.0"
+        profile: bank
+        flags: {send_anonymous_usage_stats: false}
+        models: {+materialized: view}
+        on-run-start: ["create table if not exists runs (ran_at timestamptz)", "insert into runs values (now())"]
+        """,
+    "profiles/profiles.yml": """
+        bank:
+          target: dev
+          outputs:
+            dev:
+              type: duckdb
+              path: bank.duckdb
+              external_root: exports
+              settings: {TimeZone: UTC, temp_directory: spill}
+              attach: [{path: lake.duckdb, alias: lake}]
+        """,
+    "seeds/rates.csv": "currency,rate\nEUR,1.0\nUSD,0.9\n",
+    "models/sources.yml": """
+        sources:
+          - name: raw
+            schema: raw
+            tables:
+              - {name: payments, config: {loaded_at_field: loaded_at}}
+          - name: lake
+            database: lake
+            schema: main
+            tables: [{name: accounts}]
+          - name: files
+            config: {meta: {external_location: "landing/{name}.parquet"}}
+            tables: [{name: visits}]
+        """,
+    "models/exported.sql": "{{ config(materialized='external') }} select * from {{ source('raw', 'payments') }}",
+    "models/payments.sql": """
+        {{ config(database='lake') }}
+        select p.*, r.rate, a.limit_eur from {{ ref('exported') }} as p
+        left join {{ ref('rates') }} as r using (currency)
+        left join {{ source('lake', 'accounts') }} as a using (account)
+        """,
+    "models/payments.yml": """
+        models:
+          - name: payments
+            columns: [{name: payment, data_tests: [unique]}]
+        """,
+    "models/visits.sql": """
+        select account, visited_at, pages from {{ source('files', 'visits') }} where visited_at <= '{{ var('as_of') }}'
+        """,
+    "models/hard_coded.sql": "select *, now() as loaded_at from 'landing/visits.parquet'",
+}
+
+
+@pytest.fixture
+def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """Ten payments an hour apart; limits of accounts that were raised; visits of two days."""
+    typed = Typed(tmp_path, ROOTS, monkeypatch, capsys)
+    (tmp_path / "landing").mkdir()
+    (tmp_path / "exports").mkdir()
+    at = "timestamp '2024-03-01 00:00:00' + interval '1 hour' *"
+    with duckdb.connect(str(tmp_path / "bank.duckdb")) as own:
+        own.execute("create schema raw")
+        own.execute(
+            f"create table raw.payments as select range as payment, range % 3 as account, 'EUR' as currency,"
+            f" {at} range as loaded_at from range(10)"
+        )
+    with duckdb.connect(str(tmp_path / "lake.duckdb")) as lake:
+        lake.execute(
+            f"create table accounts as select range as account, 100 as limit_eur, {at} 0 as changed_at from range(3)"
+        )
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"copy (select range % 3 as account, {at} range as visited_at, range as pages from range(48))"
+            f" to '{tmp_path}/landing/visits.parquet'"
+        )
+    return typed
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_project_without_feature_yaml_is_tested_and_nothing_of_it_is_written(bank: Typed) -> None:
+    before = contents(bank.folder)
+    instants = ("--as-of", "2024-03-01T05:30:00", "--then", "2024-03-01T08:00:00")
+    status, printed = bank.features(
+        "leaktest", "payments", "--known-at", "loaded_at", *instants, "--landed", "changed_at"
+    )
+    assert (status, printed.splitlines()) == (
+        0,
+        ["payments: clean; 6 rows compared at 1 pair of instants, by payment", "1 clean"],
+    )
+    assert contents(bank.folder) == before
+
+
+def test_a_limit_that_was_raised_later_is_hindsight(bank: Typed) -> None:
+    with duckdb.connect(str(bank.folder / "lake.duckdb")) as lake:
+        lake.execute("insert into accounts values (3, 5, timestamp '2024-03-01 00:00:00')")
+        lake.execute("update accounts set limit_eur = 500, changed_at = '2024-03-01 07:00:00' where account = 1")
+    status, printed = bank.features(
+        "leaktest", "payments", "--known-at", "loaded_at", "--as-of", "2024-03-01T05:30:00", "--then",
+        "2024-03-01T08:00:00", "--landed", "lake.accounts=changed_at",
+    )  # fmt: skip
+    assert (status, printed.splitlines()) == (
+        1,
+        [
+            "payments: leaks; 6 rows compared at 1 pair of instants, by payment",
+            "  as of 2024-03-01T05:30:00Z and as of 2024-03-01T08:00:00Z: rows with loaded_at by the first instant",
+            "    limit_eur: 33.33% of rows (2) differ; payment 1: null, later 500",
+            "1 leaks",
+        ],
+    )
+
+
+def test_without_a_landing_time_it_is_untestable_and_what_differs_is_told_all_the_same(bank: Typed) -> None:
+    options = ("--known-at", "loaded_at", "--as-of", "2024-03-01T05:30:00", "--then", "2024-03-01T08:00:00")
+    status, printed = bank.features("leaktest", "payments", *options)
+    assert status == 4
+    assert "payments: untestable; 6 rows compared" in printed
+    assert "  source lake.accounts says of no row when it landed" in printed
+    assert "--landed lake.accounts=COLUMN" in printed
+
+
+def test_rows_without_keys_are_compared_whole(bank: Typed) -> None:
+    status, printed = bank.features(
+        "leaktest", "visits", "--known-at", "visited_at", "--landed", "visited_at", "--pairs", "2", "--json"
+    )
+    assert status == 0
+    (view,) = json.loads(printed)["views"]
+    # 48 visits, chosen so that 40 % and 80 % of the rows before the last have landed
+    assert [(pair["first"], pair["later"], pair["found"]["rows"]) for pair in view["pairs"]] == [
+        ("2024-03-01T18:00:00Z", "2024-03-02T23:00:00Z", 19),
+        ("2024-03-02T13:00:00Z", "2024-03-02T23:00:00Z", 38),
+    ]
+    assert (view["verdict"], view["keys"]) == ("clean", [])
+
+
+def test_a_file_that_is_no_source_cannot_be_told_as_of_a_time(bank: Typed) -> None:
+    options = ("--known-at", "loaded_at", "--as-of", "2024-03-01T05:30:00", "--then", "2024-03-01T08:00:00")
+    status, printed = bank.features("leaktest", "hard_coded", *options)
+    assert status == 4
+    assert "hard_coded: untestable; 0 rows compared" in printed
+    assert "declare a file that is read as a source" in printed
+
+
+def test_what_cannot_be_asked_is_refused_with_the_remedy(bank: Typed) -> None:
+    status, printed = bank.features("leaktest", "paymnets", "--known-at", "loaded_at")
+    assert (status, "unknown model 'paymnets'" in printed, "did you mean 'payments'?" in printed) == (1, True, True)
+    status, printed = bank.features("leaktest", "payments")
+    assert (status, "--known-at" in printed) == (1, True)
+    status, printed = bank.features("leaktest")
+    assert (status, "the project has no feature views" in printed) == (1, True)
+    status, printed = bank.features("leaktest", "visits", "--known-at", "visited_at")
+    assert (status, "nothing says when the rows of a source landed" in printed) == (1, True)
+    options = ("--known-at", "seen_at", "--landed", "visited_at")
+    status, printed = bank.features("leaktest", "visits", *options)
+    assert (status, "got: seen_at" in printed) == (1, True)
+    status, printed = bank.features("leaktest", "visits", *options, "--landed", "file.visits=x")
+    assert (status, "did you mean files.visits?" in printed) == (1, True)
+    status, printed = bank.features(
+        "leaktest", "visits", *options, "--as-of", "2024-03-02", "--then", "2024-03-01T08:00:00"
+    )
+    assert (status, "the first instant is not before the later one" in printed) == (1, True)
+
+
+def test_a_hook_that_would_write_elsewhere_fails_and_is_told(bank: Typed) -> None:
+    project = bank.folder / "dbt_project.yml"
+    project.write_text(
+        project.read_text().replace("on-run-start: [", "on-run-start: [\"copy (select 1) to 'exports/one.csv'\", ")
+    )
+    options = ("--known-at", "visited_at", "--landed", "visited_at")
+    status, printed = bank.features("leaktest", "visits", *options)
+    assert (status, "on-run-start-0 failed" in printed, "Permission Error" in printed) == (4, True, True)
+    assert list((bank.folder / "exports").iterdir()) == []
+
+
+def test_a_table_that_another_process_holds_is_told(bank: Typed) -> None:
+    code = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(bank.folder / "bank.duckdb")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == "held\n"
+        options = ("--known-at", "loaded_at", "--as-of", "2024-03-01T05:30:00", "--then", "2024-03-01T08:00:00")
+        status, printed = bank.features("leaktest", "payments", *options)
+        holder.stdin.close()
+    assert status == 4
+    assert "source raw.payments cannot be read: IO Error: Could not set lock" in printed
