@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .main import Json, ProjectDir, app, show
+from .main import Json, ProjectDir, app, progress_bar, show
 
 UNTESTABLE = 4  # exit code: nothing differs, but not every view could be compared
 
@@ -43,10 +43,12 @@ def leaktest(
     from ..leaktest.told import lines
     from ..settings import load_settings
 
-    found = run(
-        load_settings(project_dir=project_dir), views or (), first=as_of or (), later=then, pairs=pairs,
-        known_at=known_at, keys=[name.strip() for name in (keys or "").split(",") if name.strip()], landed=landed or (),
-    )  # fmt: skip
+    settings, told = load_settings(project_dir=project_dir), [name.strip() for name in (keys or "").split(",")]
+    with progress_bar("building as of each instant"):
+        found = run(
+            settings, views or (), first=as_of or (), later=then, pairs=pairs, known_at=known_at,
+            keys=[name for name in told if name], landed=landed or (),
+        )  # fmt: skip
     show(found, lines(found), json=json, good=not found.leaks)
     if not found.clean:
         raise typer.Exit(UNTESTABLE)

@@ -83,7 +83,7 @@ def _run(request: Request, answer: Answer) -> None:
     }.values():
         place = scratch.make(build, answer.inputs, request.events)
         os.environ["FEATURES_HOME"] = str(place)  # of what hooks of ours write
-        with _shut_in([str(folder), *seeds]), jinja_clock(build.as_of_us):
+        with _shut_in([str(folder), str(Path("dbt_packages").resolve()), *seeds]), jinja_clock(build.as_of_us):
             answer.built[build.name] = _build(manifest, build, project, place)
 
 
@@ -139,8 +139,7 @@ def _read_inputs(scratch: Scratch, manifest: Any, request: Request, answer: Answ
         cursor.execute("set TimeZone = 'UTC'")  # a naive landing time is UTC
         for unique_id, landed in request.sources.items():
             source = manifest.sources[unique_id]
-            name = f"{source.source_name}__{source.name}"
-            relation = ".".join(quote(part) for part in (scratch.names[0], INPUTS, name))
+            relation = ".".join(quote(part) for part in (scratch.names[0], INPUTS, _table_name(unique_id)))
             try:
                 read = _location(source) or _table(source, scratch.profile.credentials, originals, cursor)
                 answer.inputs[unique_id] = _copy(cursor, read, unique_id, relation, landed, request.landed)
@@ -149,6 +148,10 @@ def _read_inputs(scratch: Scratch, manifest: Any, request: Request, answer: Answ
     finally:
         cursor.close()
         env.close()
+
+
+def _table_name(unique_id: str) -> str:
+    return unique_id.removeprefix("source.").replace(".", "__")
 
 
 def _copy(cursor: Any, read: str, unique_id: str, relation: str, landed: str | None, column: str | None) -> Input:
@@ -200,7 +203,7 @@ def _redirect(manifest: Any, request: Request, answer: Answer, database: str) ->
         for given in (source.meta, source.source_meta, source.config.meta, source.config.extra):
             for key in ("external_location", "plugin"):
                 given.pop(key, None)
-        source.database, source.schema, source.identifier = database, INPUTS, f"{source.source_name}__{source.name}"
+        source.database, source.schema, source.identifier = database, INPUTS, _table_name(unique_id)
         source.relation_name = answer.inputs[unique_id].relation
     for unique_id, node in manifest.nodes.items():
         kind = node.config.materialized if node.resource_type == "model" else "table"

@@ -57,7 +57,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
 def compare(first: Table, later: Table, *, known_at: str, by_us: int, keys: Sequence[str]) -> Compared:
     """The rows of both builds whose `known_at` is no later than an instant, by their keys."""
-    with connect() as connection:
+    with connect(first.file.parent / "spill") as connection:
         for name, table in (("first_file", first), ("later_file", later)):
             connection.execute(f"attach {literal(str(table.file))} as {name} (read_only)")
             relation = ".".join(map(quote, (name, table.schema, table.name)))

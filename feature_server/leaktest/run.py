@@ -146,6 +146,11 @@ def _asking(settings: Settings, first: Sequence[str], later: str | None, pairs: 
     later_us = None if later is None else to_us(parse_time(later, where="--then"))
     if later_us is None:
         later_us = _own_as_of(settings.project_dir)
+    if firsts and pairs > 1:
+        raise SettingsError(
+            "the first instants are given, so none are chosen", where="--pairs", got=str(pairs),
+            expected="--as-of or --pairs", remedy="leave one of them out",
+        )  # fmt: skip
     if later_us is not None and any(us >= later_us for us in firsts):
         raise SettingsError(
             "the first instant is not before the later one", where="--as-of", got=instant(firsts[-1]),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -53,6 +57,19 @@ def test_no_view_of_the_example_leaks_at_five_pairs_of_instants(found: LeakTest)
     assert len(verdicts) == 13
     assert {view.view: len(view.pairs) for view in found.views} == dict.fromkeys(verdicts, 5)
     assert [view.view for view in found.views if sum(pair.found.rows for pair in view.pairs) < 100] == []
+
+
+def test_the_commands_of_the_page_run_on_the_example(home: Path) -> None:
+    page = (ROOT / "docs" / "leaktest.md").read_text()
+    commands = [line for line in re.findall(r"^features (leaktest.*)$", page, re.MULTILINE) if "--known-at" not in line]
+    assert len(commands) == 2
+    for command in commands:
+        run = subprocess.run(
+            [sys.executable, "-m", "feature_server", *command.split()],
+            cwd=ROOT, env={**os.environ, "FEATURES_HOME": str(home)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        told = (0, "2 clean") if "--pairs" in command else (4, "11 clean, 2 untestable")
+        assert (run.returncode, run.stdout.splitlines()[-1]) == told, run.stderr
 
 
 def test_nothing_but_what_landed_stands_in_the_folder_of_the_example(found: LeakTest, home: Path) -> None:

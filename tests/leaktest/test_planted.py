@@ -116,7 +116,7 @@ sources:
         config:
           meta: {event_stream: {event_id: order_id, event_timestamp: made_at, created_timestamp: landed_at}}
       - {name: channels, config: {loaded_at_field: landed_at}}
-      - {name: tiers, config: {loaded_at_field: changed_at}}
+      - {name: tiers, config: {loaded_at_field: "changed_at + interval '0 days'"}}
       - {name: stock}
 """,
     "models/entities.yml": """
