@@ -9,12 +9,11 @@ import msgspec
 import yaml
 
 from ..errors import FeatureStoreError
+from .times import is_time
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TELLS_APART = re.compile(r"unique|grain|primary_key", re.I)  # in the name of a test
 _IDENTIFIER = re.compile(r"\w+")
-_TIME_TYPE = re.compile(r"timestamp|date|time", re.I)
-_TIME_NAME = re.compile(r"(^|_)(at|on|ts|time|date|day|timestamp|datetime|since|from|until|to)$", re.I)
 
 
 class Allowed(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +38,7 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     has_grain: bool = False
     keys: frozenset[frozenset[str]] = frozenset()
     columns: tuple[str, ...] = ()
+    times: frozenset[str] = frozenset()
     has_times: bool = False
     materialized: str | None = None
     allowed: tuple[Allowed, ...] = ()
@@ -83,20 +83,16 @@ def _described(name: str, file: str, line: int, node: Mapping[str, Any], meta: M
     columns = [each for each in _dicts(node.get("columns")) if isinstance(each.get("name"), str)]
     view, stream = _dict(meta.get("feature_view")), _dict(meta.get("event_stream"))
     named = [str(each["name"]) for each in columns]
-    times = [column for column in columns if is_time(str(column["name"]), str(column.get("data_type") or ""))]
+    times = [str(each["name"]) for each in columns if is_time(str(each["name"]), str(each.get("data_type") or ""))]
     return Described(
         name=name,
         file=file,
         line=line,
         keys=frozenset(_keys(node, columns)),
         columns=tuple(each.lower() for each in named),
-        has_times=bool(times or view or stream or node.get("loaded_at_field")),
+        times=frozenset(name.lower() for name in times),
+        has_times=bool(times or view or stream or _config(node).get("loaded_at_field", node.get("loaded_at_field"))),
     )
-
-
-def is_time(name: str, data_type: str = "") -> bool:
-    """Whether a column says when something was, by its type, or by its name where that is not known."""
-    return bool(_TIME_TYPE.search(data_type) if data_type else _TIME_NAME.search(name))
 
 
 def _keys(node: Mapping[str, Any], columns: Iterable[Mapping[str, Any]]) -> Iterator[frozenset[str]]:

@@ -19,6 +19,7 @@ from .queries import (
     sql_of,
     using_of,
 )  # fmt: skip
+from .times import is_time, is_time_of
 
 Term = tuple[str, str]  # a column: the alias of its relation, or "" for another expression, or "?"; and its name or SQL
 Key = frozenset[Term]
@@ -30,12 +31,15 @@ _KEEPING = {"TEXT", "VARCHAR", "BIGINT", "INT128", "UUID", "TIMESTAMP", "TIMESTA
 class Rows(msgspec.Struct, frozen=True):
     """What is known of a relation's rows: sets of columns of which no two rows have the same, and the columns' names.
 
-    `current` is true of a relation that says how things are now, without a time.
+    `times` are the columns that say when; a relation is `current` that says how things are now, without one, or as an
+    entity does, and `written` where it stands in the project itself, as a seed does.
     """
 
     keys: frozenset[frozenset[str]] = frozenset()
     columns: tuple[str, ...] | None = None
+    times: frozenset[str] = frozenset()
     current: bool = False
+    written: bool = False
 
 
 class Inputs(msgspec.Struct):
@@ -109,7 +113,8 @@ class Reading:
         keys = left.keys if isinstance(query, exp.Except | exp.Intersect) else frozenset[frozenset[str]]()
         if query.args.get("distinct") and left.columns is not None:
             keys |= {frozenset(left.columns)}
-        found = Rows(keys, left.columns, left.current and right.current)
+        times, written = left.times | right.times, left.written and right.written
+        found = Rows(keys, left.columns, times, left.current and right.current, written)
         self._tell(query, found)
         return found
 
@@ -124,7 +129,7 @@ class Reading:
         if not isinstance(node, exp.Table):
             return self.rows(node, ctes)
         if node.args.get("pivots") or not isinstance(node.this, exp.Identifier):
-            return Rows()
+            return Rows(written=not node.args.get("pivots"))
         found = ctes.get(node.name.lower()) if not node.db else None
         return _renamed(self._known(node) if found is None else found, node.args.get("alias"))
 
@@ -146,8 +151,10 @@ class Reading:
         limit = select.args.get("limit")
         if isinstance(limit, exp.Limit) and limit.expression.name == "1":
             found.add(frozenset())
-        current = bool(inputs.relations) and all(each.current for each in inputs.relations.values())
-        return Rows(frozenset(_fewest(found)), columns, current)
+        read, times = list(inputs.relations.values()), times_of(select, inputs)
+        written = all(each.written for each in read)
+        current = not written and (all(each.current or each.written for each in read) or not (times or columns is None))
+        return Rows(frozenset(_fewest(found)), columns, times, current, written)
 
     def _inputs(self, select: exp.Select, ctes: Mapping[str, Rows]) -> Inputs:
         """What a SELECT reads, joined from left to right."""
@@ -183,7 +190,7 @@ def _written(values: exp.Values) -> Rows:
         and len(set(column)) == len(column)
         and len({each[0] for each in column if each} - {""}) < 2
     )
-    return Rows(frozenset(told), names)
+    return Rows(frozenset(told), names, written=True)
 
 
 def _bare(value: exp.Expr) -> tuple[str, str] | None:
@@ -195,6 +202,21 @@ def _bare(value: exp.Expr) -> tuple[str, str] | None:
     if isinstance(value, exp.Literal) and (value.is_string or value.is_int):
         return ("text", value.name) if value.is_string else ("number", str(int(value.name)))
     return None
+
+
+def times_of(select: exp.Select, inputs: Inputs) -> frozenset[str]:
+    """The columns of a SELECT that say when."""
+    found, there = set[str](), frozenset[str]().union(*(each.times for each in inputs.relations.values()))
+    for each in select.expressions:
+        star = each if isinstance(each, exp.Star) else each.this if isinstance(each, exp.Column) else None
+        if isinstance(star, exp.Star):
+            place = inputs.relations.get(each.table.lower()) if isinstance(each, exp.Column) else None
+            without = {one.name.lower() for one in star.args.get("except_") or ()}
+            found |= (there if place is None else place.times) - without
+            found |= {one.alias.lower() for one in star.args.get("rename") or () if one.this.name.lower() in there}
+        elif is_time(each.alias_or_name) or is_time_of(each.unalias(), there):
+            found.add(each.alias_or_name.lower())
+    return frozenset(found)
 
 
 def _equal(inputs: Inputs, left: exp.Expr, right: exp.Expr) -> None:
@@ -361,7 +383,8 @@ def _renamed(rows: Rows, alias: exp.Expr | None) -> Rows:
     if not given:
         return rows
     if rows.columns is None:
-        return Rows(columns=tuple(given), current=rows.current)
+        return Rows(columns=tuple(given), times=frozenset(filter(is_time, given)), written=rows.written)
     names = dict(zip(rows.columns, [*given, *rows.columns[len(given) :]], strict=False))
     keys = (frozenset(names.get(column, column) for column in key) for key in rows.keys)
-    return Rows(frozenset(keys), tuple(names.values()), rows.current)
+    times = frozenset(names.get(column, column) for column in rows.times)
+    return msgspec.structs.replace(rows, keys=frozenset(keys), columns=tuple(names.values()), times=times)

@@ -10,11 +10,12 @@ from sqlglot.errors import SqlglotError
 from .described import Described
 from .keys import Inputs, Key, Reading, Rows
 from .marks import Written
+from .now import joined_as_now
 from .order import unstable
 from .project import ProjectFiles
 from .queries import sql_of
 from .rendering import Rendered, Unrendered
-from .rules import UNSTABLE, Rule, broken
+from .rules import CURRENT, UNSTABLE, Rule, broken
 
 Broken = tuple[Rule, exp.Expr, str]  # a rule, the expression that breaks it, what more there is to say
 
@@ -70,6 +71,9 @@ class Models:
 
         def seen(query: exp.Query, inputs: Inputs, keys: set[Key]) -> None:
             found.extend((UNSTABLE, node, _not_told(by)) for node, by in unstable(query, inputs, keys))
+            if not (said and said.is_entity) and isinstance(query, exp.Select):  # an entity says how things are now
+                joined = joined_as_now(query, inputs)
+                found.extend((CURRENT, node, f", of which {used} is used") for node, used in joined)
 
         reading, rows = Reading(self._known, seen), Rows()
         try:
@@ -83,7 +87,7 @@ class Models:
             rendered.materialized or (said and said.materialized) or self.project.materialized.get(name, "view")
         )
         if materialized == "incremental":  # whose rows are of several runs
-            rows = Rows(columns=rows.columns, current=rows.current)
+            rows = msgspec.structs.replace(rows, keys=frozenset())
         return Looked(_rows(said, rows), tuple(found), rendered.written)
 
     def _known(self, table: exp.Table) -> Rows:
@@ -91,7 +95,7 @@ class Models:
         if table.catalog == "model" and table.db == "ref":
             name, _, version = table.name.partition(" v")
             found = self.project.file_of(name, version or None)
-            return Rows() if found is None else self.looked(found).rows
+            return Rows(written=True) if found is None else self.looked(found).rows  # of no model: a seed
         return _rows(self.project.sources.get(f"{table.db}.{table.name}"), Rows())
 
 
@@ -99,7 +103,10 @@ def _rows(said: Described | None, rows: Rows) -> Rows:
     """What SQL shows of rows, and what is said of them."""
     if said is None:
         return rows
-    return Rows(rows.keys | said.keys, rows.columns or said.columns or None, rows.current)
+    columns, times = rows.columns or said.columns or None, rows.times | said.times
+    timeless = rows.current if rows.columns else columns is not None and not times
+    current = said.is_entity or (timeless and not said.has_times)
+    return Rows(rows.keys | said.keys, columns, times, current, rows.written)
 
 
 def _not_told(by: object) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from sqlglot import exp
 
 from .keys import Inputs, Key, chosen, term_of
+from .now import place
 from .queries import defined, group_of, nodes_of, partition_of, read_by, sql_of, using_of
 
 _BY_PLACE = (exp.RowNumber, exp.Lag, exp.Lead, exp.NthValue, exp.Ntile)  # a row's own place counts
@@ -139,20 +140,9 @@ def _follows(value: exp.Expr, of: Iterable[exp.Expr], inputs: Inputs) -> bool:
         if any({(alias, column) for column in key} <= there for key in relation.keys)
     }
     return all(
-        not inputs.terms(column).isdisjoint(there) or _place(column, inputs) in rows
+        not inputs.terms(column).isdisjoint(there) or place(column, inputs) in rows
         for column in value.find_all(exp.Column)
     )
-
-
-def _place(column: exp.Column, inputs: Inputs) -> str | None:
-    """The relation that a column is of, where that is known."""
-    if column.table:
-        return column.table.lower()
-    if len(inputs.relations) == 1:
-        return next(iter(inputs.relations))
-    name = column.name.lower()
-    having = [alias for alias, rows in inputs.relations.items() if rows.columns is None or name in rows.columns]
-    return having[0] if len(having) == 1 else None
 
 
 def _value(function: exp.Expr) -> exp.Expr | None:

@@ -50,12 +50,17 @@ UNSTABLE = Rule(
     "of rows alike in what they are ordered by chance says which is taken, so the next build gives other values",
     "an order that, with what rows are parted by, has the columns of a unique or grain test, or such a test of these",
 )
+CURRENT = Rule(
+    "current_state",
+    "a row of the past gets what is so today, which was not so, or not known, at its time",
+    "what was known by then: a history with a time, joined where it is before the row's; or a feature view of its own",
+)
 UNTESTED = Rule(
     "no_grain_test", "two rows of one key and time make it chance which of them a model reads",
     "data_tests: [{grain: {arguments: {columns: [its keys, event_timestamp, created_timestamp]}}}]",
     warns=True,
 )  # fmt: skip
-RULES = (PRESENT, RANDOM, AHEAD, UNSTABLE, UNTESTED)
+RULES = (PRESENT, RANDOM, AHEAD, UNSTABLE, CURRENT, UNTESTED)
 Found = tuple[Rule, exp.Expr]
 
 

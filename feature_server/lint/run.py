@@ -13,6 +13,7 @@ from .models import Looked, Models
 from .project import ProjectFiles, read_project
 from .rules import RULES, UNTESTED
 
+_MODEL = re.compile(r'"model"\."ref"\."(\w+)[^"]*"')
 _QUOTED = re.compile(r"""('[^']*'|"[^"]*")""")
 
 
@@ -146,6 +147,7 @@ def _offset(node: exp.Expr) -> int:
 
 
 def _short(text: str) -> str:
-    """SQL in lower case, but for what is quoted, and not too long."""
+    """SQL in lower case, but for what is quoted, with models as they are written, and not too long."""
+    text = _MODEL.sub(r"ref('\1')", text)
     text = "".join(part if place % 2 else part.lower() for place, part in enumerate(_QUOTED.split(text)))
     return text if len(text) <= 160 else f"{text[:158]} …"

@@ -1,0 +1,102 @@
+"""`current_state`: joins with how things are now, which must be caught, and those that are right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from feature_server.lint.run import lint
+from tests.support.tiny_project import write_project
+
+YAML = """
+sources:
+  - name: bank
+    tables:
+      - {name: payments, columns: [{name: customer_id}, {name: euros}, {name: paid_at}]}
+      - {name: limits, columns: [{name: customer_id}, {name: most_euros}]}
+      - {name: addresses, columns: [{name: customer_id}, {name: city}, {name: moved, data_type: timestamptz}]}
+      - {name: unsaid}
+models:
+  - name: spend
+    meta: {feature_view: {entities: [customer]}}
+    data_tests: [{grain: {arguments: {columns: [customer_id, event_timestamp]}}}]
+  - name: customers
+    meta: {entity: {name: customer, join_keys: [customer_id]}}
+    data_tests: [{unique: {column_name: customer_id}}]
+"""
+FILES = {
+    "dbt_project.yml": "name: shop\n",
+    "models/shop.yml": YAML,
+    "models/customers.sql": "select customer_id, country, known_at from raw.customers",
+    "models/stg_shops.sql": "select shop, category from {{ source('bank', 'shops') }}",
+    "models/payments.sql": "select * from {{ source('bank', 'payments') }}",
+    "seeds/countries.csv": "country,continent\n",
+}
+PAYMENTS, CUSTOMERS = "{{ ref('payments') }} as payments", "{{ ref('customers') }} as customers"
+CAUGHT = [
+    f"select euros, country from {PAYMENTS} join {CUSTOMERS} using (customer_id)",
+    f"select euros, customers.country from {PAYMENTS} left join {CUSTOMERS} "
+    "on payments.customer_id = customers.customer_id",
+    f"select payments.*, customers.* from {CUSTOMERS} join {PAYMENTS} on payments.customer_id = customers.customer_id",
+    f"select * from {PAYMENTS} join {CUSTOMERS} using (customer_id)",
+    f"select euros from {PAYMENTS} join {CUSTOMERS} using (customer_id) where country = 'DE'",
+    f"select count(*) filter (where country = 'DE') from {PAYMENTS} join {CUSTOMERS} using (customer_id)",
+    f"with people as (select * from {CUSTOMERS}) select euros, country from {PAYMENTS} join people using (customer_id)",
+    f"with people as (select customer_id, upper(country) as land from {CUSTOMERS} where country is not null) "
+    f"select euros, land from people, {PAYMENTS} where people.customer_id = payments.customer_id",
+    f"select euros, category from {PAYMENTS} join {{{{ ref('stg_shops') }}}} using (shop)",
+    f"select euros, most_euros from {PAYMENTS} join {{{{ source('bank', 'limits') }}}} using (customer_id)",
+    f"select euros from {PAYMENTS} join {{{{ source('bank', 'limits') }}}} using (customer_id) "
+    "where euros > most_euros",
+    f"select euros, (select country from {CUSTOMERS} where customers.customer_id = payments.customer_id) as land "
+    f"from {PAYMENTS}",
+    f"with totals as (select customer_id, sum(euros) as total from {PAYMENTS} group by all) "
+    f"select paid_at, total from {PAYMENTS} join totals using (customer_id)",
+]
+RIGHT = [
+    f"select customers.customer_id, euros from {PAYMENTS} join {CUSTOMERS} using (customer_id)",
+    f"select euros from {PAYMENTS} join {CUSTOMERS} on payments.customer_id = customers.customer_id",
+    f"select euros, customers.customer_id is not null as known from {PAYMENTS} left join {CUSTOMERS} "
+    "on payments.customer_id = customers.customer_id",
+    f"select euros from {PAYMENTS} semi join {CUSTOMERS} using (customer_id)",
+    f"select euros from {PAYMENTS} where customer_id in (select customer_id from {CUSTOMERS} where country = 'DE')",
+    f"select euros from {PAYMENTS} where exists (select 1 from {CUSTOMERS} where customers.customer_id = "
+    "payments.customer_id)",
+    f"select euros, country from {PAYMENTS} join {CUSTOMERS} on payments.customer_id = customers.customer_id "
+    "and customers.known_at <= payments.paid_at",
+    f"select euros, country from {PAYMENTS} join {CUSTOMERS} using (customer_id) where known_at <= paid_at",
+    f"select country from {CUSTOMERS}",
+    f"select euros, (select country from {CUSTOMERS} where customers.customer_id = payments.customer_id and "
+    f"customers.known_at < payments.paid_at) as land from {PAYMENTS}",
+    f"select * from {PAYMENTS} join {{{{ source('bank', 'addresses') }}}} using (customer_id)",
+    f"select * from {PAYMENTS} join {{{{ source('bank', 'unsaid') }}}} using (customer_id)",
+    f"select euros, continent from {PAYMENTS} join {{{{ ref('countries') }}}} using (country)",
+    f"select euros, rate from {PAYMENTS} join (values ('EUR', 1)) as rates(currency, rate) using (currency)",
+    f"select country, most_euros from {CUSTOMERS} join {{{{ source('bank', 'limits') }}}} using (customer_id)",
+    f"with firsts as (select customer_id, min(paid_at) as first_one, min(euros) as least from {PAYMENTS} group by all) "
+    f"select euros, least from {PAYMENTS} join firsts using (customer_id)",
+]
+
+
+def found(folder: Path, sql: str) -> list[tuple[str, str]]:
+    linted = lint(write_project(folder, FILES | {"models/spend.sql": f"-- spend\n{sql}"}))
+    assert linted.not_looked_at == ()
+    return [(each.file, each.rule) for each in linted.findings]
+
+
+@pytest.mark.parametrize("sql", CAUGHT)
+def test_a_join_with_how_things_are_now_is_found(tmp_path: Path, sql: str) -> None:
+    assert found(tmp_path, sql) == [("models/spend.sql", "current_state")]
+
+
+@pytest.mark.parametrize("sql", RIGHT)
+def test_what_has_a_time_or_is_not_used_is_right(tmp_path: Path, sql: str) -> None:
+    assert found(tmp_path, sql) == []
+
+
+def test_it_says_which_column_is_used_and_an_entity_may_say_what_is_so_now(tmp_path: Path) -> None:
+    (one,) = lint(write_project(tmp_path, FILES | {"models/spend.sql": CAUGHT[1].replace(" left", "\nleft")})).findings
+    assert (one.line, one.got) == (2, "ref('customers') as customers, of which country is used")
+    entity = {"models/customers.sql": CAUGHT[-1], "models/spend.sql": f"select customer_id from {CUSTOMERS}"}
+    assert lint(write_project(tmp_path, entity)).findings == ()
