@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,7 +16,8 @@ from airflow.sdk import DAG, Asset, BaseOperator, Context, CronDataIntervalTimet
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from feature_server.definitions.bound import bound_views
-from feature_server.definitions.schedule import ScheduledView, read_schedule
+from feature_server.definitions.facts import FeatureView
+from feature_server.definitions.schedule import Schedule, ScheduledView, read_schedule
 from feature_server.errors import NOT_FIT
 
 from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, ModelResult, dbt_build, failures, left_out, results_of
@@ -214,8 +215,7 @@ class Publish(Command):
         apart = held(context["ti"])
         unfit = left_out(context["ti"], models, {model.unique_id: model.tests for model in schedule.models})
         failed = [view for view in unfit if view not in apart["waiting"]]
-        known = {*models, *apart["gone"]}
-        unknown = [v.id for v in registry.feature_views if v.refresh == self.refresh and v.id not in known]
+        unknown = unscheduled(registry.feature_views, schedule, self.refresh, apart["gone"])
         for group in bound_views(registry.feature_views, registry.feature_services):
             others = [view for view in group if view in models and view not in unfit]
             if others and len(others) < len(group):
@@ -232,12 +232,18 @@ class Publish(Command):
             raise AirflowFailException(f"in force, but in no schedule: {', '.join(unknown)}. Run `features check`")
 
 
+def unscheduled(views: Iterable[FeatureView], schedule: Schedule, refresh: str, gone: Iterable[str]) -> list[str]:
+    """The views in force of a cadence that the project has, but no schedule, be it of another cadence."""
+    known = {*(view.id for view in schedule.views), *gone}
+    return [view.id for view in views if view.refresh == refresh and view.id not in known]
+
+
 def _without(views: list[str], apart: Mapping[str, Any]) -> str:
     """The options of `features publish` for views that it leaves out, and what else `compare` found `apart`."""
     not_applied = {*apart["views"], *apart["gone"]}
     return "".join(
         f" --{'held' if view in not_applied else 'except'} {view}"
-        for view in (*views, *apart["gone"])
+        for view in dict.fromkeys([*views, *apart["gone"]])
         if view not in apart["new"]  # which it does not know
     )
 

@@ -108,7 +108,7 @@ def faults(results: Mapping[str, str], unique_id: str, test_ids: Sequence[str]) 
     unit_tests = [name for name in results if name.startswith(f"unit_test.{of_model}.")]
     ran = {name: results[name] for name in [*test_ids, *unit_tests] if results.get(name, SKIPPED) != SKIPPED}
     bad = [f"{name}: {said}" for name, said in ran.items() if said not in GOOD]
-    unknown = f"dbt did not reach it, or the project has it no more; see the log of {GROUP}.{BUILD}"
+    unknown = f"dbt did not reach it: see the log of {GROUP}.{BUILD}; one that is gone `features check` takes out"
     built = results.get(unique_id, unknown)
     return [*([] if built in GOOD else [f"{unique_id}: {built}"]), *bad], len(ran)
 

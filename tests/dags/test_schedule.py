@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from feature_server.definitions.facts import FeatureView
+from feature_server.definitions.schedule import Schedule, ScheduledView
 from feature_server.errors import SettingsError
 from feature_server.settings import load_settings
 from scripts.airflow_env import airflow_environment
@@ -86,8 +88,8 @@ def test_dags_import_whether_the_definitions_can_be_read_or_not(structures: dict
 
 
 def test_a_check_that_finds_a_mistake_leaves_the_dags_as_they_were(structures: dict[str, Structure]) -> None:
-    good, mistaken = json.dumps(structures["good"]), json.dumps(structures["mistaken"])
-    assert mistaken.replace("/mistaken/", "/good/") == good
+    mistaken = json.dumps(structures["mistaken"]).replace("/mistaken/", "/good/")
+    assert json.loads(mistaken) == structures["good"]
 
 
 def test_there_is_a_dag_for_each_cadence_that_a_view_names(dags: Structure) -> None:
@@ -337,6 +339,18 @@ def test_a_build_is_red_where_something_failed_that_no_models_task_says(
     from feature_refresh.dbt_build import no_models_task_says
 
     assert no_models_task_says(results, {MODEL: [TEST]}) == expected
+
+
+def test_a_view_of_another_cadence_in_the_project_or_gone_from_it_is_not_one_that_no_schedule_has() -> None:
+    from feature_refresh.chain import unscheduled
+
+    hourly = [FeatureView(name=name, entities=(), join_keys=(), features=(), refresh="hourly") for name in "abcd"]
+    daily = FeatureView(name="e", entities=(), join_keys=(), features=(), refresh="daily")
+    views = (
+        ScheduledView(id="a", unique_id="", refresh="hourly"),
+        ScheduledView(id="b", unique_id="", refresh="daily"),
+    )
+    assert unscheduled([*hourly, daily], Schedule(views=views), "hourly", ["c"]) == ["d"]
 
 
 @pytest.mark.parametrize("missing", [OTHER, "model.till.stg_new"])
