@@ -89,7 +89,10 @@ def _compile(draft: ViewDraft, source: SourceDraft, events: EventSource, session
     )
     try:
         upstream = _Upstream(node, source.node, session, report)
-        view = msgspec.structs.replace(view, stream=compile_stream_view(model, events, upstream, session))
+        plan = compile_stream_view(model, events, upstream, session)
+        if not plan.versioned:
+            _warn_of_repeated(node, events, report)
+        view = msgspec.structs.replace(view, stream=plan)
         draft.view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
         source.source = msgspec.structs.replace(events, relation=upstream.relation or events.relation)
     except Refused as refused:
@@ -104,6 +107,15 @@ def _compile(draft: ViewDraft, source: SourceDraft, events: EventSource, session
             expected=f"columns as {source.node.file} lists them: "
             + ", ".join(f"{column.name} {column.dtype}" for column in events.columns),
         )  # fmt: skip
+
+
+def _warn_of_repeated(node: Node, events: EventSource, report: Report) -> None:
+    order = events.created_timestamp or events.event_timestamp
+    once = f"qualify row_number() over (partition by {events.event_id} order by {order} desc) = 1"
+    report.add(
+        node, STREAM, "what a producer sends twice has two rows in the model, of which readers count one",
+        expected=f"in a staging model: {once}", got=f"every row of {events.name}", warning=True,
+    )  # fmt: skip
 
 
 def _is_incremental(node: Node, models: dict[str, Node], report: Report) -> bool:

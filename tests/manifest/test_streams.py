@@ -185,6 +185,20 @@ def set_code(node: str, old: str, new: str, key: str = "compiled_code") -> Chang
     return change
 
 
+def test_a_model_that_takes_an_event_twice_that_was_sent_twice_is_warned_of(project: Path) -> None:
+    def warned(change: Change) -> list[Problem]:
+        found = list[Problem]()
+        load(project, change)
+        load_registry(project, project / "target", found.append)
+        return [one for one in found if "twice" in one.what]
+
+    assert warned(lambda manifest: None) == []
+    qualify = "qualify row_number() over (partition by transaction_id order by ingested_at desc) = 1"
+    (warning,) = warned(set_code(STAGING, qualify, ""))
+    assert (warning.file, warning.key_path.rpartition(".")[2]) == ("models/features.yml", "stream")
+    assert warning.expected == f"in a staging model: {qualify}"
+
+
 def test_what_cannot_be_kept_in_real_time_is_reported_with_the_models_sql_file(project: Path) -> None:
     found = problem(project, set_code(VIEW, "count(*) over lifetime", "count(distinct merchant) over lifetime"))
     assert (found.file, found.key_path) == ("models/customer__payments.sql", "models[customer__payments]")
