@@ -130,7 +130,8 @@ class Scratch:
 def _read_inputs(scratch: Scratch, manifest: Any, request: Request, answer: Answer) -> None:
     """Copy the rows of each source, in a session with the profile's extensions, secrets and settings."""
     place = scratch.folder / "reading"
-    scratch.write_profile(place, scratch.folder / _FILE, [], scratch.output.get("settings") or {})
+    settings = {k: v for k, v in (scratch.output.get("settings") or {}).items() if k.lower() != "temp_directory"}
+    scratch.write_profile(place, scratch.folder / _FILE, [], settings)
     _, profile = resolved([*_without(request.arguments), "--profiles-dir", str(place)], request.environ)
     env = environments.create(profile.credentials)
     cursor = env.handle().cursor()
@@ -237,7 +238,7 @@ def _shut_in(folders: list[str]) -> Iterator[None]:
 
 
 def _build(manifest: Any, build: Build, project: list[str], place: Path) -> dict[str, Built]:
-    names = ["+" + ".".join(manifest.nodes[unique_id].fqn) for unique_id in build.models]
+    names = ["+fqn:" + ".".join(manifest.nodes[unique_id].fqn) for unique_id in build.models]
     arguments = [
         "build", "--quiet", "--full-refresh", *_NO_TESTS, "--no-write-json", *_without(project),
         "--profiles-dir", str(place), "--vars", msgspec.json.encode({"as_of": instant(build.as_of_us)}).decode(),

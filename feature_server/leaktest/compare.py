@@ -38,7 +38,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
     `rows` are in both. `appeared` only the later build has, `gone` only the first, with an example of each.
     `unclaimed` do not say when they were known, and are not compared; `repeated` rows share their keys with another.
-    Without keys, rows are told apart by all their values: another value is then a row gone and one appeared.
+    Without keys, rows are told apart by all their values but floats: another value is then a row gone and one appeared.
     """
 
     rows: int
@@ -66,7 +66,9 @@ def compare(first: Table, later: Table, *, known_at: str, by_us: int, keys: Sequ
         claimed = f"try_cast({quote(known_at)} as timestamptz)"
         counts = [f"(select count(*) from {side}_file_rows where {claimed} is null)" for side in ("first", "later")]
         unclaimed = connection.execute(f"select greatest({', '.join(counts)})").fetchall()[0][0]
-        told = [name for name in types if name.lower() in {key.lower() for key in keys}] or list(types)
+        told = [name for name in types if name.lower() in {key.lower() for key in keys}] or [
+            name for name, kind in types.items() if kind not in _ROUNDING
+        ]
         others = [name for name in types if name not in told]
         repeated = 0
         for side in ("first", "later"):

@@ -17,7 +17,7 @@ def lines(test: LeakTest) -> Iterator[str]:
 
 
 def _view(view: Found) -> Iterator[str]:
-    rows = sum(each.found.rows for each in view.pairs)
+    rows = sum(each.found.rows + each.found.gone for each in view.pairs)
     instants = f"{len(view.pairs)} pair{'s' if len(view.pairs) != 1 else ''} of instants"
     by = f"by {', '.join(view.keys)}" if view.keys else "as whole rows, as nothing says what its keys are"
     yield f"{view.view}: {view.verdict}; {rows:,} rows compared at {instants}, {by}"
@@ -41,6 +41,8 @@ def _pair(view: Found, each: Compare) -> Iterator[str]:
         yield f"  {found.appeared:,} rows appear only later; {_key(found.appeared_example or {})}"
     if found.gone:
         yield f"  {found.gone:,} rows are gone later; {_key(found.gone_example or {})}"
+    if not view.keys:
+        yield "  --keys says by which columns to tell rows apart, and then which of the others differ"
     if found.repeated:
         yield f"  {found.repeated:,} rows share their keys with another"
 

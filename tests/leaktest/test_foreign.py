@@ -164,24 +164,24 @@ def test_a_file_that_is_no_source_cannot_be_told_as_of_a_time(bank: Typed) -> No
     assert "declare a file that is read as a source" in printed
 
 
-def test_what_cannot_be_asked_is_refused_with_the_remedy(bank: Typed) -> None:
-    status, printed = bank.features("leaktest", "paymnets", "--known-at", "loaded_at")
-    assert (status, "unknown model 'paymnets'" in printed, "did you mean 'payments'?" in printed) == (1, True, True)
-    status, printed = bank.features("leaktest", "payments")
-    assert (status, "--known-at" in printed) == (1, True)
-    status, printed = bank.features("leaktest")
-    assert (status, "the project has no feature views" in printed) == (1, True)
+def test_instants_that_cannot_be_compared_are_refused_before_dbt_starts(bank: Typed) -> None:
+    turned = ("--as-of", "2024-03-02", "--then", "2024-03-01T08:00:00")
+    status, printed = bank.features("leaktest", "visits", *turned)
+    assert (status, "the first instant is not before the later one" in printed) == (1, True)
+    status, printed = bank.features("leaktest", "visits", "--as-of", "2024-03-01", "--pairs", "2")
+    assert (status, "the first instants are given, so none are chosen" in printed) == (1, True)
+    status, printed = bank.features("leaktest", "visits", "--landed", "a", "--landed", "b")
+    assert (status, "two columns for the same sources" in printed) == (1, True)
+
+
+def test_without_any_landing_time_instants_have_to_be_given(bank: Typed) -> None:
     status, printed = bank.features("leaktest", "visits", "--known-at", "visited_at")
     assert (status, "nothing says when the rows of a source landed" in printed) == (1, True)
-    options = ("--known-at", "seen_at", "--landed", "visited_at")
-    status, printed = bank.features("leaktest", "visits", *options)
-    assert (status, "got: seen_at" in printed) == (1, True)
-    status, printed = bank.features("leaktest", "visits", *options, "--landed", "file.visits=x")
-    assert (status, "did you mean files.visits?" in printed) == (1, True)
-    status, printed = bank.features(
-        "leaktest", "visits", *options, "--as-of", "2024-03-02", "--then", "2024-03-01T08:00:00"
-    )
-    assert (status, "the first instant is not before the later one" in printed) == (1, True)
+
+
+def test_a_column_that_the_model_lacks_is_refused_with_the_nearest(bank: Typed) -> None:
+    status, printed = bank.features("leaktest", "visits", "--known-at", "visited", "--landed", "visited_at")
+    assert (status, "did you mean visited_at?" in printed) == (1, True)
 
 
 def test_a_hook_that_would_write_elsewhere_fails_and_is_told(bank: Typed) -> None:
