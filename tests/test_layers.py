@@ -36,7 +36,7 @@ IMPORTERS = {
     "sqlglot": {"manifest", "compiler", "meaning", "lint"},
     "prometheus_client": {"app", "serving"},
     "typer": {"cli"},
-    "jinja2": {"templates", "lint"},
+    "jinja2": {"templates", "lint", "dbt"},
     "rich": {"cli"},
     "dbt": {"dbt", "project"},
     "airflow": set(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 import typer
@@ -23,6 +24,7 @@ APPLY = "`features plan` shows what differs, `features apply` puts it in force"
 WAITING = "what is published of it is by the definition before; `features rebuild` makes it anew"
 TAKE_OUT = "it keeps what was published of it until `features apply` takes it out"
 LOST = "there is no registry to read in {}; batch views are compared with what was published of them"
+STANDS = "those in force stand: views whose SQL is not what is in force are held back"
 NoParse = Annotated[
     bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of having dbt write it first.")
 ]
@@ -86,13 +88,13 @@ def compare(
     """Say which views the project defines otherwise than is in force, for a schedule to leave as they are.
 
     Changes nothing. It also says which wait for `features rebuild`. With --json, on one line, also the models under
-    both that are not to be built.
+    both that are not to be built. Mistakes in the definitions are warnings: what is in force goes on without them.
     """
     from ..definitions.held import held_back
     from ..offline.owned import read_in_force
     from ..publish.rebuild import waiting_views
 
-    settings, _, registry = described(project_dir, target_path, no_parse, json)
+    settings, _, registry = described(project_dir, target_path, no_parse, json, go_on=True)
     in_force = read_in_force(settings)
     held, waiting = held_back(in_force, registry), waiting_views(in_force, settings)
     chosen = {view.id for view in (*registry.feature_views, *in_force.feature_views) if refresh in (None, view.refresh)}
@@ -173,42 +175,74 @@ def described(
     json: bool,
     warnings: list[Problem] | None = None,
     adopt: Sequence[str] = (),
+    go_on: bool = False,
 ) -> tuple[Settings, Registry | None, Registry]:
     """The registry in force, and the one that the project describes; prints every problem and exits when there are any.
 
-    Where the one in force is lost, what is published stands for it. Warnings are printed, and added to `warnings`.
+    Where the one in force is lost, what is published stands for it. Warnings are printed, and added to `warnings`. With
+    `go_on` the definitions in force stand, over the project's SQL, for those that are not fit.
     """
-    from ..dbt.compiled import dbt_manifest, read_compiled
+    from ..dbt.compiled import checked_folder, keep_parsed, parsing, read_compiled
     from ..dbt.session import check_session
     from ..definitions.registry import replaced_registry
-    from ..manifest.load import load_registry
+    from ..kept import Kept
+    from ..manifest.load import load_registry, over_sql
     from ..meaning.settled import settle
     from ..offline.owned import of_target
-    from ..offline.store import OfflineStore
-    from ..publish.restored import restored
 
     settings = load_settings(project_dir=project_dir, target_path=target_path)
     in_force = replaced_registry(settings.registry_path)
-    if no_parse:
-        compiled = read_compiled(settings.project_dir, settings.target_path, needed=bool(in_force and in_force.models))
-    else:
-        compiled = dbt_manifest(settings)
-        check_session(settings)
     warnings = [] if warnings is None else warnings
-    try:
-        registry = load_registry(
-            settings.project_dir, settings.target_path, warnings.append, compiled, settings.attached
-        )
+    kept = Kept(None if no_parse else checked_folder(settings.target_path) / "kept.json")
+    with ExitStack() as stack:
+        if no_parse:
+            needed = bool(in_force and in_force.models)
+            parsed = read_compiled(settings.project_dir, settings.target_path, needed=needed)
+        else:
+            parsed = stack.enter_context(parsing(settings))
+            check_session(settings, manifest=parsed.manifest)
+        try:
+            registry = load_registry(
+                settings.project_dir, settings.target_path, warnings.append, parsed, settings.attached, kept
+            )
+        except DefinitionError as error:
+            if not go_on or in_force is None or parsed.compiled is None:
+                _refuse(error, json)
+            _warn_unfit(error)
+            registry = over_sql(in_force, settings.project_dir, parsed.whole, parsed.compiled)
+        else:
+            if not no_parse:
+                keep_parsed(settings, parsed)
         for warning in warnings:
             typer.echo(f"warning: {warning}", err=True)
         registry = of_target(settings, in_force, registry, adopt)
-        if in_force is None and (in_force := restored(registry.project, OfflineStore(settings.offline))) is not None:
+        if in_force is None and (in_force := _restored(settings, registry)) is not None:
             typer.echo(f"note: {LOST.format(settings.registry_path)}", err=True)
-        return settings, in_force, settle(in_force, registry)
-    except DefinitionError as error:
-        count = f"{len(error.problems)} problem{'s' * (len(error.problems) != 1)}"
-        show({"problems": error.problems}, [*(f"{problem}\n" for problem in error.problems), count], json=json)
-        raise typer.Exit(1) from None
+        registry = settle(in_force, registry, kept=kept)
+        kept.write()
+        return settings, in_force, registry
+
+
+def _refuse(error: DefinitionError, json: bool) -> NoReturn:
+    count = f"{len(error.problems)} problem{'s' * (len(error.problems) != 1)}"
+    show({"problems": error.problems}, [*(f"{problem}\n" for problem in error.problems), count], json=json)
+    raise typer.Exit(1)
+
+
+def _warn_unfit(error: DefinitionError) -> None:
+    for problem in error.problems:
+        typer.echo(f"warning: {problem}", err=True)
+    typer.echo(f"warning: the project's definitions are not fit, so {STANDS}", err=True)
+
+
+def _restored(settings: Settings, registry: Registry) -> Registry | None:
+    """What was published, where the registry in force is lost."""
+    if not settings.offline.is_dir():
+        return None
+    from ..offline.store import OfflineStore
+    from ..publish.restored import restored
+
+    return restored(registry.project, OfflineStore(settings.offline))
 
 
 def _meanings(

@@ -1,12 +1,15 @@
 """dbt in a process of its own: it parses the project, then compiles the SQL of feature views and of all under them.
 
 It compiles in a scratch warehouse that is empty, so that no build is in its way, and three times: as a full refresh at
-two instants, and as an incremental run. Like `project.resolving` it imports dbt; `compiled` starts it.
+two instants, and as an incremental run. SQL that is `unchanged` is kept from the run before. Like `project.resolving`
+it imports dbt; `compiled` starts it.
 """
 
+import copy
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +20,44 @@ from dbt.cli.exceptions import DbtUsageException
 from dbt.cli.main import dbtRunner
 from dbt.contracts.graph.manifest import Manifest
 from dbt_common.exceptions import DbtBaseException
+from dbt_common.invocation import get_invocation_id
 
 from ..durable import write_whole
+from ..errors import UNREADABLE
+from ..kept import code
 from ..project.resolving import database_of, resolved
 from .compiled import AS_OF, OTHER_AS_OF, PARSE_FAILED, Request, Texts
+from .unchanged import Unchanged
 
 _TRANSACTION = ("BEGIN", "COMMIT", "ROLLBACK")
 _NO_TESTS = ("--exclude", "resource_type:test", "resource_type:unit_test")
+_KEPT = "kept_texts.json"
 
 
 class Failed(Exception):
     """dbt did not succeed; it has printed why."""
 
 
+class KeptText(msgspec.Struct, frozen=True):
+    """The SQL of one model, as in Texts, and the key of what it was compiled from."""
+
+    key: str
+    full: str | None = None
+    other: str | None = None
+    incremental: str | None = None
+
+
+class KeptTexts(msgspec.Struct, frozen=True):
+    """What was compiled by a unique id, and the macros that there were."""
+
+    macros: tuple[str, ...] = ()
+    texts: dict[str, KeptText] = {}
+
+
 def main() -> int:
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     try:
-        parsed = _invoke(dbtRunner(), ["parse", *request.arguments, "--target-path", request.target_path])
+        parsed = _parse(request)
     except Failed:
         return PARSE_FAILED
     texts = Texts()
@@ -46,34 +70,113 @@ def main() -> int:
         write_whole(Path(request.answer), lambda file: file.write(msgspec.json.encode(texts)))
 
 
+def _parse(request: Request) -> Manifest:
+    """The project as dbt reads what has changed of it; as a whole where there are other macros.
+
+    A model that dispatches to one of these is then read again, which dbt does not do by itself.
+    """
+    command = ["parse", *request.arguments, "--target-path", request.folder]
+    manifest: Manifest = _invoke(dbtRunner(), command)
+    before = _read_kept(request)
+    if before.macros not in ((), _macros(manifest)):
+        manifest = _invoke(dbtRunner(), [*command, "--no-partial-parse"])
+    return manifest
+
+
+def _macros(manifest: Manifest) -> tuple[str, ...]:
+    return tuple(sorted(manifest.macros))
+
+
 def _compile(request: Request, manifest: Manifest, texts: Texts) -> None:
     try:
-        texts.where, profile = resolved(request.arguments, request.environ)
+        texts.where, profile, project = resolved(request.arguments, request.environ)
     except DbtBaseException as error:
         print(f"Error: {error}")
         raise Failed from None
-    nodes = [node for node in manifest.nodes.values() if node.resource_type == "model"]
-    names = sorted({f"+{node.name}" for node in nodes if "feature_view" in node.config.meta})
-    if not names:
-        return
-    incremental = [node for node in nodes if node.config.materialized == "incremental"]
+    wanted = _under_views(manifest)
+    incremental = [node for node in manifest.nodes.values() if _materialized(node) == "incremental"]
+    packages = Path(project.project_root) / project.packages_install_path
+    files = [Path(project.project_root) / "dbt_project.yml", *sorted(packages.glob("*/dbt_project.yml"))]
+    unchanged = Unchanged(
+        manifest,
+        request.environ,
+        [
+            code(), texts.where.target, profile.to_target_dict(), [file.read_text(encoding="utf-8") for file in files],
+            sorted(str(node.relation_name) for node in incremental),
+        ],
+    )  # fmt: skip
+    keys = {name: unchanged.key(name) for name in wanted}
+    before = _read_kept(request)
+    kept = {name: one for name, one in before.texts.items() if one.key == keys.get(name)}
+    if changed := [name for name in wanted if name not in kept]:
+        _compile_anew(request, manifest, changed, profile, incremental, texts)
+        kept |= {
+            name: KeptText(key, texts.full.get(name), texts.other.get(name), texts.incremental.get(name))
+            for name in changed
+            if (key := keys[name]) is not None and name not in texts.queries and name not in texts.of_run
+        }
+    after = KeptTexts(_macros(manifest), kept)
+    if after != before:
+        write_whole(Path(request.folder) / _KEPT, lambda file: file.write(msgspec.json.encode(after)))
+    for found, field in ((texts.full, "full"), (texts.other, "other"), (texts.incremental, "incremental")):
+        found.update({name: text for name, one in kept.items() if (text := getattr(one, field)) is not None})
+
+
+def _under_views(manifest: Manifest) -> list[str]:
+    """The feature views and all models and snapshots that they read, by unique id, in the order of the manifest."""
+    nodes = {name: node for name, node in manifest.nodes.items() if node.resource_type in ("model", "snapshot")}
+    models = (name for name, node in nodes.items() if node.resource_type == "model")
+    waiting = [name for name in models if "feature_view" in nodes[name].config.meta]
+    found = dict.fromkeys(waiting)
+    for name in waiting:  # the list grows
+        below = [one for one in nodes[name].depends_on.nodes if one in nodes and one not in found]
+        found |= dict.fromkeys(below)
+        waiting += below
+    return [name for name in nodes if name in found]
+
+
+def _compile_anew(
+    request: Request, manifest: Manifest, changed: list[str], profile: Any, incremental: list[Any], texts: Texts
+) -> None:
     runs: tuple[tuple[dict[str, str], str, list[str], Iterable[Any]], ...] = (
-        (texts.full, AS_OF, ["--full-refresh", "--target-path", request.target_path], ()),
-        (texts.other, OTHER_AS_OF, ["--full-refresh", "--no-write-json"], ()),
-        (texts.incremental, AS_OF, ["--no-write-json"], incremental),
+        (texts.full, AS_OF, ["--full-refresh"], ()),
+        (texts.other, OTHER_AS_OF, ["--full-refresh"], ()),
+        (texts.incremental, AS_OF, [], incremental),
     )
+    selected = sorted({manifest.nodes[name].name for name in changed})
     for found, as_of, options, built in runs if incremental else runs[:2]:
-        with tempfile.TemporaryDirectory() as scratch:
-            own = [*request.arguments, "--profiles-dir", scratch, "--vars", f"{{as_of: '{as_of}'}}"]
-            own += [] if "--target-path" in options else ["--target-path", scratch]
+        with tempfile.TemporaryDirectory() as scratch, _as_parsed(manifest, changed):
+            own = [*request.arguments, "--profiles-dir", scratch, "--target-path", scratch]
+            own += ["--no-write-json", "--vars", f"{{as_of: '{as_of}'}}"]
             _write_profile(Path(scratch), profile, built)
-            runner = dbtRunner(manifest.deepcopy(), [lambda event: _note_query(event, texts.queries)])
-            result = _invoke(runner, ["compile", "--quiet", *_NO_TESTS, *options, *own, "--select", *names])
-            found.update(
-                (one.node.unique_id, one.node.compiled_code)
-                for one in result.results
-                if one.node.resource_type in ("model", "snapshot") and one.node.compiled_code
-            )
+            runner = dbtRunner(manifest, [lambda event: _note_query(event, texts.queries)])
+            _invoke(runner, ["compile", "--quiet", *_NO_TESTS, *options, *own, "--select", *selected])
+            compiled = {name: manifest.nodes[name].compiled_code for name in changed}
+            found.update({name: text for name, text in compiled.items() if text})
+            texts.of_run += [name for name, text in compiled.items() if text and get_invocation_id() in text]
+
+
+@contextmanager
+def _as_parsed(manifest: Manifest, compiled: Iterable[str]) -> Iterator[None]:
+    """Have models compiled, and the ephemeral ones whose SQL stands in theirs, without a trace in the manifest."""
+    names = {*compiled, *(name for name, node in manifest.nodes.items() if _materialized(node) == "ephemeral")}
+    parsed = {name: manifest.nodes[name] for name in names}
+    manifest.nodes.update({name: copy.deepcopy(node) for name, node in parsed.items()})
+    try:
+        yield
+    finally:
+        manifest.nodes.update(parsed)
+
+
+def _materialized(node: Any) -> str:
+    return str(node.config.materialized) if node.resource_type == "model" else ""
+
+
+def _read_kept(request: Request) -> KeptTexts:
+    try:
+        return msgspec.json.decode((Path(request.folder) / _KEPT).read_bytes(), type=KeptTexts)
+    except (OSError, *UNREADABLE):
+        return KeptTexts()
 
 
 def _invoke(runner: dbtRunner, arguments: list[str]) -> Any:

@@ -34,12 +34,16 @@ _ORDERS = {"ASC": "ASCENDING"}
 Statements = Iterable[tuple[str, str]]  # where each stands, and its text
 
 
-def check_session(settings: Settings, ran: Mapping[str, Any] | None = None) -> None:
-    """WarehouseError if a build by the project's profile, or by the arguments `ran` of one, is in another session."""
-    hooks = list(_hooks(settings.target_path))
+def check_session(settings: Settings, ran: Mapping[str, Any] | None = None, manifest: Manifest | None = None) -> None:
+    """WarehouseError if a build by the project's profile, or by the arguments `ran` of one, is in another session.
+
+    Its hooks are those of the `manifest`, or of the one that dbt wrote last.
+    """
+    hooks = list(_hooks(settings.target_path, manifest))
     asked = settings.asked if ran is None else asked_of_run(settings, ran)
     outputs = _plain_outputs(profiles_dir(asked.project_dir, asked.environ) / "profiles.yml")
-    if outputs is not None and not any(_differences(output, hooks) for output in outputs):
+    different = [output for number, output in enumerate(outputs or ()) if output not in (outputs or ())[:number]]
+    if outputs is not None and not any(_differences(output, hooks) for output in different):
         return
     target = target_of(asked)
     given = target.config_options | target.settings
@@ -104,11 +108,12 @@ def _plain_outputs(path: Path) -> list[dict[str, Any]] | None:
     return None if any("{{" in str(given) for given in found) else found
 
 
-def _hooks(target_path: Path) -> Iterator[tuple[str, str]]:
+def _hooks(target_path: Path, manifest: Manifest | None) -> Iterator[tuple[str, str]]:
     """The statements of a project's hooks that set what changes values, and where each stands."""
-    if not (target_path / "manifest.json").is_file():
-        return
-    manifest = read_manifest(target_path)
+    if manifest is None:
+        if not (target_path / "manifest.json").is_file():
+            return
+        manifest = read_manifest(target_path)
     for node in manifest.nodes.values():
         texts = [node.raw_code] if node.resource_type == "operation" else []
         for name in ("pre-hook", "post-hook"):

@@ -11,6 +11,7 @@ import yaml
 from ..dbt.artifacts import Node
 from ..dbt.compiled import AS_OF, OTHER_AS_OF, Compiled, digest
 from ..definitions.models import Model
+from .reading import parents, relations, walk
 from .report import Report
 from .seeds import seed_rows
 
@@ -23,7 +24,11 @@ _SETTINGS = (
 
 def identify(views: list[Node], compiled: Compiled, report: Report) -> tuple[Model, ...]:
     """The models that views are and read, by unique id; problems where Jinja asks the warehouse, or the clock."""
-    nodes = {node.unique_id: node for view in views for node in _walk(view, report)}
+
+    def below(node: Node) -> Iterator[Node]:
+        return (one for one in parents(node, report.manifest) if one.resource_type != "source")
+
+    nodes = {node.unique_id: node for view in views for node in walk(view, below)}
     for node in nodes.values():
         _check(node, compiled, report)
     return tuple(_model(nodes[name], compiled, report) for name in sorted(nodes))
@@ -79,37 +84,11 @@ def _model(node: Node, compiled: Compiled, report: Report) -> Model:
 
 def _reads(node: Node, sql: str, report: Report) -> dict[str, str]:
     """Whose the relations in a model's SQL are; a `ref` in a comment of Jinja is only for dbt's order of building."""
-    parents = list(_relations(node, report))
-    sources = [parent for parent in parents if parent.resource_type == "source"]
-    named = {parent.relation_name: parent.unique_id for parent in parents if parent.relation_name}
+    read = list(relations(node, report.manifest))
+    sources = [parent for parent in read if parent.resource_type == "source"]
+    named = {parent.relation_name: parent.unique_id for parent in read if parent.relation_name}
     found = {text: unique_id for text, unique_id in named.items() if text in sql}
     return found | ({"": sources[0].unique_id} if len(sources) == 1 else {})
-
-
-def _relations(node: Node, report: Report) -> Iterator[Node]:
-    """What a model reads, of ephemeral models what they read: their SQL stands in its own."""
-    for parent in _parents(node, report):
-        if parent.config.get("materialized") == "ephemeral":
-            yield from _relations(parent, report)
-        else:
-            yield parent
-
-
-def _parents(node: Node, report: Report) -> Iterator[Node]:
-    manifest = report.manifest
-    for unique_id in node.depends_on.nodes:
-        if (parent := manifest.nodes.get(unique_id) or manifest.sources.get(unique_id)) is not None:
-            yield parent
-
-
-def _walk(view: Node, report: Report) -> Iterator[Node]:
-    """A view's model and all models, seeds and snapshots that it reads, itself or through others."""
-    waiting, seen = [view], {view.unique_id}
-    for node in waiting:  # the list grows
-        yield node
-        below = [one for one in _parents(node, report) if one.resource_type != "source" and one.unique_id not in seen]
-        seen.update(one.unique_id for one in below)
-        waiting += below
 
 
 def read_variables(project_dir: Path) -> dict[str, str]:

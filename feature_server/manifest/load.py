@@ -6,10 +6,13 @@ dbt itself is run at most as a process (`dbt.parse`), never imported: what it wr
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..dbt.artifacts import read_catalog, read_manifest
-from ..dbt.compiled import Compiled
+import msgspec
+
+from ..dbt.artifacts import Catalog, Manifest, read_catalog
+from ..dbt.compiled import Compiled, Parsed, read_parsed
 from ..definitions.registry import Registry
 from ..errors import DefinitionError, Problem
+from ..kept import Kept
 from .blocks import report_stray_keys
 from .entities import read_entities, read_sources
 from .identity import identify, read_variables
@@ -22,17 +25,21 @@ def load_registry(
     project_dir: Path,
     target_path: Path,
     warn: Callable[[Problem], None] = lambda problem: None,
-    compiled: Compiled | None = None,
+    parsed: Parsed | None = None,
     attached: Iterable[str] | None = None,
+    kept: Kept | None = None,
 ) -> Registry:
     """The registry that `target_path`/manifest.json describes; catalog.json beside it gives types the YAML leaves out.
 
     Raises DefinitionError holding every problem found, FeatureStoreError when there is no manifest to read.
-    `project_dir` is where the YAML files are looked up for line numbers. `warn` is told what may surprise. With what
-    was `compiled` it holds the models that its views are built from, still without their meanings (`meaning.settled`).
-    `attached` names the databases beside dbt's own that views may be in, None where that is not known.
+    `project_dir` is where the YAML files are looked up for line numbers. `warn` is told what may surprise. Of what is
+    `parsed` now it holds the models that its views are built from, still without their meanings (`meaning.settled`).
+    `attached` names the databases beside dbt's own that views may be in, None where that is not known. `kept` has what
+    was compiled before.
     """
-    report = Report(project_dir, read_manifest(target_path), read_catalog(target_path), attached)
+    compiled = None if parsed is None else parsed.compiled
+    manifest = (parsed or read_parsed(project_dir, target_path)).whole
+    report = Report(project_dir, manifest, read_catalog(target_path), attached)
     report_stray_keys(report)
     entities = read_entities(report)
     sources = read_sources(report)
@@ -41,9 +48,9 @@ def load_registry(
     if compiled is not None and compiled.texts.queries and (problems := report.problems()):
         raise DefinitionError(problems)  # without the SQL that was not compiled, there would be others
     if any(draft.stream is not None for draft in views.values()):
-        from .streams import compile_streams  # with sqlglot and DuckDB
+        from .streams import compile_streams  # with DuckDB
 
-        compile_streams(views, sources, report)
+        compile_streams(views, sources, report, kept or Kept())
     services = read_services(views, report)
     if problems := report.problems():
         raise DefinitionError(problems)
@@ -58,3 +65,14 @@ def load_registry(
         models=models,
         variables={} if compiled is None else read_variables(project_dir),
     )
+
+
+def over_sql(in_force: Registry, project_dir: Path, manifest: Manifest, compiled: Compiled) -> Registry:
+    """The definitions in force over the models as the project has them now, whatever it says of them besides.
+
+    Still without their meanings (`meaning.settled`); without the views that have no model any more.
+    """
+    views = [view for view in in_force.feature_views if view.unique_id in manifest.nodes]
+    nodes = [manifest.nodes[view.unique_id] for view in views]
+    models = identify(nodes, compiled, Report(project_dir, manifest, Catalog()))
+    return msgspec.structs.replace(in_force, feature_views=tuple(views), models=models)

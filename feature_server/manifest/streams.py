@@ -1,30 +1,22 @@
-"""Feature views with `stream`: their compiled SQL, down to the events → StreamPlan, or why that cannot be.
+"""Feature views with `stream`: their plans, or why there is none. A plan is kept while nothing it is of changes."""
 
-Seeds that they look up become tables of constant rows, from their CSV files, as dbt-duckdb loads them.
-"""
-
-import csv
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import msgspec
-import sqlglot
-from sqlglot import exp
-from sqlglot.errors import SqlglotError
 
-from ..compiler.layers import EVENTS, Constant
-from ..compiler.model import CompiledModel, compile_stream_view
-from ..compiler.refusals import Refusals, Refused
 from ..dbt.artifacts import Manifest, Node
 from ..definitions.facts import fingerprint
 from ..definitions.stream import PATTERN, EventSource
-from ..errors import WarehouseError
+from ..kept import Kept
 from ..offline.session import EventTypes, event_types
-from ..offline.sql import literal, quote
 from .entities import SourceDraft
+from .planned import NoPlan, Planned
+from .reading import relations, walk
 from .report import META, Report
-from .seeds import seed_path
+from .seeds import seed_rows
 from .views import BLOCK, ViewDraft
 
 STREAM = (*BLOCK, "stream")
@@ -35,7 +27,7 @@ _BLOCK = re.compile(rf"""\{{[{{%](?:{_STRING}|[^"'])*?[}}%]\}}""", re.DOTALL)
 _CALL = re.compile(r"(?:(\w+)\.)?(\w+)\s*\(")
 
 
-def compile_streams(views: dict[str, ViewDraft], sources: dict[str, SourceDraft], report: Report) -> None:
+def compile_streams(views: dict[str, ViewDraft], sources: dict[str, SourceDraft], report: Report, kept: Kept) -> None:
     """Give each view that names a stream its plan, and each source the relation that the models read for it."""
     streamed = [(draft, draft.stream) for draft in views.values() if draft.stream is not None]
     models = {model.unique_id: model for model in report.manifest.models()}
@@ -45,10 +37,9 @@ def compile_streams(views: dict[str, ViewDraft], sources: dict[str, SourceDraft]
             if (source := sources.get(name)) is None:
                 _report_unknown(draft.node, name, sources, report)
             elif source.source is not None:
-                if name not in sessions:
-                    sessions[name] = stack.enter_context(event_types(source.source))
+                opened = partial(_opened, sessions, stack, source.source)
                 if not _is_incremental(draft.node, models, report):
-                    _compile(draft, source, source.source, sessions[name], report)
+                    _compile(draft, source, source.source, opened, report, kept)
                 if draft.view.stream is not None and source.source.pattern is None:
                     report.add(
                         source.node, LOCATION, "live events cannot be kept where the dbt source would read them",
@@ -69,44 +60,52 @@ def _report_unknown(node: Node, name: str, sources: dict[str, SourceDraft], repo
         report.unknown_name(node, STREAM, "event source", name, sources, remedy)
 
 
-def _compile(draft: ViewDraft, source: SourceDraft, events: EventSource, session: EventTypes, report: Report) -> None:
+def _opened(sessions: dict[str, EventTypes], stack: ExitStack, source: EventSource) -> EventTypes:
+    if source.name not in sessions:
+        sessions[source.name] = stack.enter_context(event_types(source))
+    return sessions[source.name]
+
+
+def _compile(
+    draft: ViewDraft,
+    source: SourceDraft,
+    events: EventSource,
+    opened: Callable[[], EventTypes],
+    report: Report,
+    kept: Kept,
+) -> None:
     """Give the view its plan, and the source its relation as the models write it, or report why there is no plan."""
     node, view = draft.node, draft.view
-    sql_file = node.original_file_path
     if not node.compiled_code:
         report.add(
             node, STREAM, "the manifest does not hold the model's compiled SQL",
             remedy="leave --no-parse out, or run `dbt compile --full-refresh` first",
         )  # fmt: skip
         return
-    model = CompiledModel(
-        sql=node.compiled_code,
-        join_keys=view.key_names,
-        event_timestamp=view.event_timestamp,
-        created_timestamp=view.created_timestamp,
-        features=view.feature_names,
-        types={feature.name: feature.dtype for feature in view.features},
-    )
+
+    def make() -> Planned:
+        from .plans import compile_plan  # with sqlglot, which nothing needs where all is kept
+
+        return compile_plan(node, view, source.node, events, opened(), report)
+
+    under = [_facts(read, report) for read in walk(node, lambda reader: relations(reader, report.manifest))]
+    types = {feature.name: str(feature.dtype) for feature in view.features}
+    columns = [view.key_names, view.event_timestamp, view.created_timestamp, types]
     try:
-        upstream = _Upstream(node, source.node, session, report)
-        plan = compile_stream_view(model, events, upstream, session)
-        if not plan.versioned:
-            _warn_of_repeated(node, events, report)
-        view = msgspec.structs.replace(view, stream=plan)
-        draft.view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
-        source.source = msgspec.structs.replace(events, relation=upstream.relation or events.relation)
-    except Refused as refused:
-        for refusal in refused.refusals:
-            report.add(
-                node, (), f"{refusal.what}: {refusal.expression}",
-                remedy=f"write instead: {refusal.instead}", file=sql_file,
-            )  # fmt: skip
-    except WarehouseError as error:
-        report.add(
-            node, (), f"{error.what} over the source's columns", file=sql_file, got=error.got,
-            expected=f"columns as {source.node.file} lists them: "
-            + ", ".join(f"{column.name} {column.dtype}" for column in events.columns),
-        )  # fmt: skip
+        planned = kept.get(["stream", columns, source.node.unique_id, events, under], Planned, make)
+    except NoPlan:
+        return
+    if not planned.plan.versioned:
+        _warn_of_repeated(node, events, report)
+    view = msgspec.structs.replace(view, stream=planned.plan)
+    draft.view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
+    source.source = msgspec.structs.replace(events, relation=planned.relation)
+
+
+def _facts(node: Node, report: Report) -> list[object]:
+    """What of a model, seed or source a plan is made from."""
+    rows = seed_rows(node, report) if node.resource_type == "seed" else ()
+    return [node.unique_id, node.relation_name, node.compiled_code, node.config, node.depends_on.nodes, rows]
 
 
 def _warn_of_repeated(node: Node, events: EventSource, report: Report) -> None:
@@ -121,7 +120,7 @@ def _warn_of_repeated(node: Node, events: EventSource, report: Report) -> None:
 def _is_incremental(node: Node, models: dict[str, Node], report: Report) -> bool:
     """Whether the view or a model under it gives other SQL in an incremental run; reported for each that does."""
     found = False
-    for model in _walk(node, lambda reader: [models[name] for name in reader.depends_on.nodes if name in models]):
+    for model in walk(node, lambda reader: [models[name] for name in reader.depends_on.nodes if name in models]):
         way = _way_to_macro(model, "is_incremental", report.manifest)
         if way is not None:
             found = True
@@ -163,100 +162,3 @@ def _called(node: Node, name: str, manifest: Manifest) -> Iterator[str]:
             for unique_id in named.get(called, []):
                 if not package or unique_id == f"macro.{package}.{called}":
                     yield unique_id
-
-
-def _walk(node: Node, below: Callable[[Node], Iterable[Node]]) -> Iterator[Node]:
-    """A node and all that it reads, itself or through others, each once."""
-    waiting, seen = [node], {node.unique_id}
-    while waiting:
-        yield (reader := waiting.pop())
-        found = [read for read in below(reader) if read.unique_id not in seen]
-        seen.update(read.unique_id for read in found)
-        waiting += found
-
-
-class _Upstream:
-    """What a relation in the compiled SQL stands for: a model's own SQL, a seed's rows, or the view's events.
-
-    A source in files has no relation's name in the SQL but their location; so in a model that reads one source, what is
-    nothing else is that source.
-    """
-
-    def __init__(self, node: Node, source: Node, session: EventTypes, report: Report) -> None:
-        self.source, self.session, self.report = source, session, report
-        self.relation: str | None = None
-        self._nodes: dict[str, Node] = {}
-        for reader in _walk(node, self._parents):
-            self._read(reader)
-
-    def __call__(self, table: exp.Table) -> str | Constant | None:
-        text = _text(table)
-        node = self._nodes.get(text)
-        if node is not None and node.unique_id == self.source.unique_id:
-            is_file = table.this.args.get("quoted") and not table.db  # the parser makes an identifier of its string
-            self.relation = literal(table.name) if is_file else text
-            return EVENTS
-        if node is not None and node.resource_type == "seed":
-            return self._load_seed(node)
-        return None if node is None or node.resource_type != "model" else node.compiled_code
-
-    def _load_seed(self, node: Node) -> Constant:
-        """The seed as a table of the session; Refused when its file cannot be loaded or leaves types to be guessed."""
-        refuse, session, path = Refusals().refuse, self.session, seed_path(node, self.report)
-        delimiter = str(node.config.get("delimiter") or ",")
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                names = [name.strip() for name in next(csv.reader(file, delimiter=delimiter), [])]
-        except (OSError, UnicodeDecodeError) as error:
-            refuse(str(path), f"a seed that cannot be read ({error})", "a CSV file in UTF-8 with a header")
-        types = node.config.get("column_types") or {}
-        if missing := [name for name in names if name not in types]:
-            wanted = ", ".join(f"{name}: {types.get(name, 'varchar')}" for name in names)
-            instead = f"config: {{column_types: {{{wanted}}}}} for seed {node.name}, with the types that fit"
-            refuse(f"{node.name}.{missing[0]}", "a column of a seed whose type dbt would guess", instead)
-        name, texts = f"_seed_{node.name}", (literal(str(path)), literal(delimiter))
-        listed = ", ".join(f"{quote(column)} {types[column]}" for column in names)
-        try:
-            session.rows(f"create or replace temp table {quote(name)} ({listed})")
-            session.rows(f"copy {quote(name)} from {texts[0]} (format csv, header true, delimiter {texts[1]})")
-            return Constant(name, session(f"select * from {quote(name)}"))
-        except WarehouseError as error:
-            remedy = f"rows that fit the seed's column_types, in {node.original_file_path}"
-            refuse(node.name, f"a seed that DuckDB cannot load ({error.got})", remedy)
-
-    def _parents(self, node: Node) -> Iterator[Node]:
-        """The models and sources that a model's SQL reads, those of ephemeral models, which stand in it, among them."""
-        manifest = self.report.manifest
-        for unique_id in node.depends_on.nodes:
-            if (parent := manifest.nodes.get(unique_id) or manifest.sources.get(unique_id)) is None:
-                continue
-            if parent.config.get("materialized") == "ephemeral":
-                yield from self._parents(parent)
-            else:
-                yield parent
-
-    def _read(self, reader: Node) -> None:
-        """Note what each relation in a model's SQL stands for."""
-        if not reader.compiled_code:
-            return
-        above = list(self._parents(reader))
-        named = [(node, exp.to_table(node.relation_name, dialect="duckdb")) for node in above if node.relation_name]
-        parents = {relation.sql(dialect="duckdb"): node for node, relation in named}
-        read = [node for node in above if node.resource_type == "source"]
-        try:
-            query = sqlglot.parse_one(reader.compiled_code, dialect="duckdb")
-        except SqlglotError:
-            return  # the compiler reports it
-        ctes = {cte.alias for cte in query.find_all(exp.CTE)}
-        for table in query.find_all(exp.Table):
-            text = _text(table)
-            if text in parents:
-                self._nodes[text] = parents[text]
-            elif len(read) == 1 and (table.db or table.name not in ctes):
-                self._nodes[text] = read[0]
-
-
-def _text(table: exp.Table) -> str:
-    bare = table.copy()
-    bare.set("alias", None)
-    return bare.sql(dialect="duckdb")

@@ -5,15 +5,15 @@ where nothing reads them by place, the order of columns are no part of it. SQL t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
-import msgspec
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.transforms import eliminate_window_clause
+
+from .trees import digest, text_of
 
 Names = Mapping[str, Any]  # a CTE's name → its tree, or an alias → how deep it stands, and which it is there
 _MIRRORED: dict[type[exp.Expr], type[exp.Binary]] = {exp.LT: exp.GT, exp.LTE: exp.GTE}
@@ -136,7 +136,7 @@ class _Dump:
         if isinstance(query, exp.Select) and by_name and not self.as_written and self._can_sort(query):
             columns = [self._node(column, ctes, aliases) for column in query.expressions]
             rest = {name: value for name, value in args.items() if name != "expressions"}
-            return [query.key, sorted(columns, key=_text), self._args(rest, ctes, aliases)]
+            return [query.key, sorted(columns, key=text_of), self._args(rest, ctes, aliases)]
         return [query.key, self._args(args, ctes, aliases)]
 
     def _can_sort(self, select: exp.Select) -> bool:
@@ -153,7 +153,7 @@ class _Dump:
             return ["identifier", node.name]
         if isinstance(node, exp.And | exp.Or):
             parts = [self._node(part, ctes, aliases) for part in _flat(node, type(node))]
-            return [node.key, sorted(parts, key=_text)]
+            return [node.key, sorted(parts, key=text_of)]
         if isinstance(node, exp.Select | exp.SetOperation):
             return self._query(node, ctes, aliases)
         if self.as_written:
@@ -180,10 +180,10 @@ class _Dump:
                 args["kind"] = None
         if isinstance(node, _SYMMETRIC):
             sides = [self._node(node.this, ctes, aliases), self._node(node.args["expression"], ctes, aliases)]
-            return [node.key, sorted(sides, key=_text)]
+            return [node.key, sorted(sides, key=text_of)]
         dumped = self._args(args, ctes, aliases)
         if isinstance(node, exp.In) and "expressions" in dumped:
-            dumped["expressions"] = sorted(dumped["expressions"], key=_text)
+            dumped["expressions"] = sorted(dumped["expressions"], key=text_of)
         return [node.key, dumped]
 
     def _table(self, table: exp.Table, ctes: Names, aliases: Names) -> Any:
@@ -199,14 +199,6 @@ class _Dump:
         """What is not left out; 0 and an empty text are something."""
         kept = ((name, value) for name, value in args.items() if not (value is None or value is False or value == []))
         return {name: self._node(value, ctes, aliases) for name, value in kept}
-
-
-def digest(tree: Any) -> str:
-    return blake2b(_text(tree), digest_size=8).hexdigest()
-
-
-def _text(tree: Any) -> bytes:
-    return msgspec.json.encode(tree, order="deterministic")
 
 
 def _flat(node: exp.Expr, kind: type[exp.Expr]) -> Iterator[exp.Expr]:

@@ -8,7 +8,6 @@ import msgspec
 from ..definitions.facts import FeatureView
 from ..definitions.models import Model
 from ..definitions.registry import Registry
-from .canonical import pretty
 from .forms import Forms
 
 _LINES, _WIDTH = 12, 160  # of a diff that is shown
@@ -106,6 +105,8 @@ def _diff(before: Model, after: Model) -> tuple[str, ...]:
 
 def difference(before: str, after: str) -> tuple[str, ...]:
     """The lines of two texts of SQL that differ, in one format; a few of them."""
+    from .canonical import pretty  # with sqlglot, which nothing needs where nothing differs
+
     old, new = pretty(before), pretty(after)
     found = list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]
     lines = [" ".join([line[0], line[1:].strip()])[:_WIDTH] for line in found if not line.startswith("@@")]

@@ -3,8 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import msgspec
+
 from ..definitions.models import Model
-from .canonical import Canonical, digest
+from ..kept import Kept
+from .trees import digest
+
+
+class Form(msgspec.Struct, frozen=True):
+    """A hash of a query's canonical tree, and the names of its columns, None where a `*` hides them."""
+
+    tree: str
+    columns: tuple[str, ...] | None
 
 
 class Forms:
@@ -14,8 +24,10 @@ class Forms:
     by its unique id.
     """
 
-    def __init__(self, models: Mapping[str, Model], *, by: Literal["meaning", "unique_id"] = "meaning") -> None:
-        self.models, self.by = models, by
+    def __init__(
+        self, models: Mapping[str, Model], *, by: Literal["meaning", "unique_id"] = "meaning", kept: Kept | None = None
+    ) -> None:
+        self.models, self.by, self.kept = models, by, kept or Kept()
         self._columns: dict[str, Sequence[str] | None] = {}
 
     def of(self, model: Model) -> str:
@@ -26,12 +38,12 @@ class Forms:
 
     def of_sql(self, model: Model, sql: str) -> str:
         """The same of SQL that the model has or had, with the relations that the model reads now."""
-        return digest(self._canonical(model, sql).tree)
+        return self._form(model, sql).tree
 
-    def _canonical(self, model: Model, sql: str) -> Canonical:
+    def _form(self, model: Model, sql: str) -> Form:
         names = {text: self._name(unique_id) for text, unique_id in model.reads.items()} | {model.relation: "itself"}
         columns = {self._name(unique_id): self._columns_of(unique_id) for unique_id in model.reads.values()}
-        return Canonical(sql, names, columns)
+        return self.kept.get(["form", sql, names, columns], Form, lambda: _form(sql, names, columns))
 
     def _name(self, unique_id: str) -> str:
         """What stands for a relation: where it is no model of the project, it is a source, the boundary."""
@@ -46,5 +58,12 @@ class Forms:
             return None
         if unique_id not in self._columns:
             self._columns[unique_id] = None  # while it is looked for: nothing reads itself but a recursion
-            self._columns[unique_id] = self._canonical(model, model.sql).columns
+            self._columns[unique_id] = self._form(model, model.sql).columns
         return self._columns[unique_id]
+
+
+def _form(sql: str, names: Mapping[str, str], columns: Mapping[str, Sequence[str] | None]) -> Form:
+    from .canonical import Canonical  # with sqlglot, which nothing needs where all is kept
+
+    found = Canonical(sql, names, columns)
+    return Form(digest(found.tree), found.columns)

@@ -11,12 +11,15 @@ from ..definitions.facts import FeatureView, fingerprint
 from ..definitions.models import Model, SameMeaning
 from ..definitions.registry import Registry
 from ..errors import RequestError
+from ..kept import Kept
 from .forms import Forms
 
 _replace = msgspec.structs.replace
 
 
-def settle(in_force: Registry | None, wanted: Registry, accepted: Iterable[SameMeaning] = ()) -> Registry:
+def settle(
+    in_force: Registry | None, wanted: Registry, accepted: Iterable[SameMeaning] = (), kept: Kept | None = None
+) -> Registry:
     """The `wanted` registry with the meaning of each of its models, and of its views the fingerprints.
 
     A model that still means what it meant keeps its meaning, and so does that of a view that is `accepted`. A registry
@@ -31,6 +34,7 @@ def settle(in_force: Registry | None, wanted: Registry, accepted: Iterable[SameM
         {model.unique_id: model for model in before.models},
         {model.unique_id: model for model in wanted.models},
         {unique_id for unique_id, view in vouched.items() if view in names},
+        kept,
     )
     old_views = {view.id: view for view in before.feature_views}
     views = tuple(_view(old_views.get(view.id), view, models, before, wanted) for view in wanted.feature_views)
@@ -60,10 +64,12 @@ def accept(
     return tuple(found)
 
 
-def _settled(old: Mapping[str, Model], new: Mapping[str, Model], accepted: set[str]) -> dict[str, Model]:
+def _settled(
+    old: Mapping[str, Model], new: Mapping[str, Model], accepted: set[str], kept: Kept | None
+) -> dict[str, Model]:
     """The models with their meanings, each after those that it reads."""
     done: dict[str, Model] = {}
-    before, now = Forms(old), Forms(done)
+    before, now = Forms(old, kept=kept), Forms(done, kept=kept)
     for unique_id in _in_order(new):
         model, was = new[unique_id], old.get(unique_id)
         if was is not None and (unique_id in accepted or _is_untouched(was, model, old, done)):

@@ -5,15 +5,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 from deltalake import CommitProperties, Schema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
+from ..arrow import arrow_type
+from ..definitions.facts import FeatureView
+from ..dtypes import DType
 from ..durable import flush
 from ..errors import OfflineStoreError
 from ..times import from_us
 from .log import CHECKPOINT_INTERVAL, commit_file
-from .sql import BUCKET, arrow_schema
+from .sql import BUCKET, columns, stored
 from .store import LOG_KEY, DataFile, OfflineTable, PublishedState
 
 # Training sets name table versions and must be reproducible, so the log that old versions need is never cleaned up.
@@ -105,3 +109,15 @@ def _iso(event_us: int) -> str:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def arrow_schema(view: FeatureView) -> pa.Schema:
+    """The Arrow schema of a view's offline table as stored, the partition column last."""
+    fields = [pa.field(column.name, _stored_arrow_type(column.dtype)) for column in columns(view)]
+    return pa.schema([*fields, pa.field(BUCKET, pa.string())])
+
+
+def _stored_arrow_type(dtype: DType) -> pa.DataType:
+    if dtype.kind == "list":
+        return pa.list_(_stored_arrow_type(DType(str(dtype.item))))
+    return arrow_type(stored(dtype))

@@ -7,9 +7,6 @@ created timestamps are always kept as UTC instants.
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import pyarrow as pa
-
-from ..arrow import arrow_type
 from ..definitions.facts import FeatureView
 from ..definitions.stream import EventSource
 from ..dtypes import DType
@@ -60,6 +57,11 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def stored(dtype: DType) -> DType:
+    """The type that a column, or the items of a list, have in the Parquet files."""
+    return _STORED_AS.get(dtype.kind, dtype)
+
+
 def sql_type(dtype: DType) -> str:
     """DuckDB's name of a type, as DuckDB itself spells it."""
     if dtype.kind == "decimal":
@@ -73,7 +75,7 @@ def stored_sql_type(dtype: DType) -> str:
     """DuckDB's name of the type that a column of `dtype` has in the Parquet files."""
     if dtype.kind == "list":
         return f"{stored_sql_type(DType(str(dtype.item)))}[]"
-    return sql_type(_STORED_AS.get(dtype.kind, dtype))
+    return sql_type(stored(dtype))
 
 
 def restore(column: Column) -> str:
@@ -99,15 +101,3 @@ def cast_list(view: FeatureView, type_of: Callable[[DType], str], value: str | N
 def events_table(source: EventSource) -> str:
     """The statement part that declares a relation `events` with the source's columns."""
     return f"table events ({', '.join(f'{quote(column.name)} {sql_type(column.dtype)}' for column in source.columns)})"
-
-
-def arrow_schema(view: FeatureView) -> pa.Schema:
-    """The Arrow schema of a view's offline table as stored, the partition column last."""
-    fields = [pa.field(column.name, _stored_arrow_type(column.dtype)) for column in columns(view)]
-    return pa.schema([*fields, pa.field(BUCKET, pa.string())])
-
-
-def _stored_arrow_type(dtype: DType) -> pa.DataType:
-    if dtype.kind == "list":
-        return pa.list_(_stored_arrow_type(DType(str(dtype.item))))
-    return arrow_type(_STORED_AS.get(dtype.kind, dtype))

@@ -9,7 +9,7 @@ import msgspec
 from click import ClickException
 from dbt.cli.flags import Flags, args_to_context
 from dbt.config.profile import Profile, read_profile
-from dbt.config.project import load_raw_project
+from dbt.config.project import Project, load_raw_project
 from dbt.config.renderer import ProfileRenderer
 from dbt.config.runtime import load_profile, load_project
 from dbt.flags import set_flags
@@ -25,7 +25,7 @@ from .target import VALUE_SETTINGS, Answer, Request, Target, database_name, fing
 def main() -> int:
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     try:
-        answer, _ = resolved(request.arguments, request.environ)
+        answer, *_ = resolved(request.arguments, request.environ)
     except (DbtBaseException, ClickException) as error:
         print(f"Error: {error.format_message() if isinstance(error, ClickException) else error}")
         return 1
@@ -33,8 +33,8 @@ def main() -> int:
     return 0
 
 
-def resolved(arguments: list[str], environ: dict[str, str]) -> tuple[Answer, Profile]:
-    """What dbt takes given these command-line arguments, and its profile; a DbtBaseException says what it lacks.
+def resolved(arguments: list[str], environ: dict[str, str]) -> tuple[Answer, Profile, Project]:
+    """What dbt takes given command-line arguments, its profile and project; a DbtBaseException says what it lacks.
 
     `environ` are the variables of the process as it was started.
     """
@@ -63,7 +63,7 @@ def resolved(arguments: list[str], environ: dict[str, str]) -> tuple[Answer, Pro
     )
     asked = {*profile.profile_env_vars, *(project.project_env_vars or {}), *looked_at}
     asked |= {name for name in environ if name.startswith(SECRET_ENV_PREFIX)}  # of which dbt does not tell
-    return Answer(target, {name: fingerprint(environ.get(name)) for name in asked}), profile
+    return Answer(target, {name: fingerprint(environ.get(name)) for name in asked}), profile, project
 
 
 def _defaults(flags: Any, environ: dict[str, str]) -> tuple[tuple[str | None, str | None], set[str]]:

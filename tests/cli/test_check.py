@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from feature_server.dbt.parse import dbt_parse
 from tests.support.tiny_project import DBT_PROJECT, ENTITIES, FILES, PROFILES, SERVICES, features, write_project
 
 BROKEN_ENTITIES = ENTITIES.replace("join_keys: [country, shop_number]", "join_keys: [country, shop_numbr]")
@@ -183,6 +184,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = write_project(tmp_path_factory.mktemp("broken"), BROKEN_FILES)
     run = features("check", "--project-dir", str(folder), "--json", cwd=folder.parent)
     assert (run.returncode, run.stderr) == (1, "")
+    assert not (folder / "target" / "manifest.json").exists()  # what is not fit is not for others to read
+    dbt_parse(folder, folder / "target")
     return folder, run.stdout
 
 

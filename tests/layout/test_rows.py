@@ -18,7 +18,7 @@ from feature_server.dtypes import DType
 from feature_server.errors import OnlineStoreError
 from feature_server.layout.keys import key_encoder, row_key
 from feature_server.layout.rows import RowPacker
-from feature_server.offline.sql import arrow_schema
+from feature_server.offline.commit import arrow_schema
 from feature_server.times import to_us
 from tests.support.packed import RowCodec
 from tests.support.values import TIMES, VALUES

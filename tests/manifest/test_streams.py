@@ -50,8 +50,10 @@ Change = Callable[[dict[str, Any]], None]
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_project(tmp_path_factory.mktemp("stream"), PROJECT)
     with duckdb.connect(str(folder / "tiny.duckdb")):  # as a build does, which compiling need not wait for
-        dbt_manifest(load_settings(project_dir=folder))
+        parsed = dbt_manifest(load_settings(project_dir=folder))
     manifest = json.loads((folder / "target" / "manifest.json").read_text())
+    for name, node in parsed.whole.nodes.items():
+        manifest["nodes"][name]["compiled_code"] = node.compiled_code
     macros = {name: macro for name, macro in manifest["macros"].items() if name.startswith("macro.tiny.")}
     (folder / "target" / "sound.json").write_text(json.dumps(manifest | {"macros": macros}))
     return folder
@@ -60,8 +62,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(project: Path, change: Change = lambda manifest: None) -> Registry:
     manifest = json.loads((project / "target" / "sound.json").read_text())
     change(manifest)
-    (project / "target" / "manifest.json").write_text(json.dumps(manifest))
-    return load_registry(project, project / "target")
+    changed = project / "changed"
+    changed.mkdir(exist_ok=True)
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    return load_registry(project, changed)
 
 
 def problem(project: Path, change: Change) -> Problem:
@@ -254,9 +258,9 @@ def test_a_query_at_compile_time_is_a_problem_while_a_build_holds_the_warehouse_
     staging = PROJECT["models/stg_payments__transactions.sql"].replace("    customer_id,", f"customer_id, {querying}")
     folder = write_project(tmp_path, PROJECT | {"models/stg_payments__transactions.sql": staging})
     with duckdb.connect(str(folder / "tiny.duckdb")):
-        compiled = dbt_manifest(load_settings(project_dir=folder))
+        parsed = dbt_manifest(load_settings(project_dir=folder))
     with pytest.raises(DefinitionError) as raised:
-        load_registry(folder, folder / "target", compiled=compiled)
+        load_registry(folder, folder / "target", parsed=parsed)
     [found] = raised.value.problems
     assert found.what == "the model's SQL depends on a query that its Jinja asks while it is compiled"
     assert (found.file, found.got) == ("models/stg_payments__transactions.sql", "select 1")

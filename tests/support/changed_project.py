@@ -62,5 +62,5 @@ def change(folder: Path, changes: Iterable[Change]) -> None:
 
 def compiled(folder: Path, in_force: Registry | None = None) -> Registry:
     """The registry that a project describes, as `features plan` has it."""
-    compiled = dbt_manifest(load_settings(project_dir=folder))
-    return settle(in_force, load_registry(folder, folder / "target", compiled=compiled))
+    parsed = dbt_manifest(load_settings(project_dir=folder))
+    return settle(in_force, load_registry(folder, folder / "target", parsed=parsed))

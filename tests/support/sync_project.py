@@ -17,8 +17,7 @@ from feature_server.definitions.facts import Feature, FeatureView, JoinKey, pars
 from feature_server.definitions.registry import Registry
 from feature_server.dtypes import DType, parse_dtype
 from feature_server.layout.keys import key_encoder
-from feature_server.offline.commit import commit
-from feature_server.offline.sql import arrow_schema
+from feature_server.offline.commit import arrow_schema, commit
 from feature_server.offline.store import DataFile, OfflineStore, PublishedState
 from feature_server.online.store import OnlineStore
 from feature_server.sync.run import SyncOptions, SyncReport, SyncResult, grace_us, sync

@@ -1,0 +1,175 @@
+"""What is kept of an earlier `features check` is what would be reckoned anew: the same edits with and without it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from feature_server.dbt.compiled import parsing
+from feature_server.definitions.registry import Registry
+from feature_server.kept import Kept, digest
+from feature_server.manifest.load import load_registry
+from feature_server.meaning.settled import settle
+from feature_server.settings import load_settings
+from tests.support.stream_project import FILES
+from tests.support.tiny_project import DBT_PROJECT, PROFILES, write_project
+
+COUNTRY = """
+{{ config(materialized='incremental') }}
+select
+    customer_id, event_timestamp,
+    {{ shouted('country') }} || '{{ var("suffix", "") }}{{ env_var("KEPT_SUFFIX", "") }}{{ target.name }}' as country
+from {{ ref('recent') }}
+left join {{ ref('regions') }} using (country)
+{% if is_incremental() %}where event_timestamp > '{{ latest() }}'{% endif %}
+"""
+MACROS = """
+{% macro shouted(column) %}{{ adapter.dispatch('shout')(column) }}{% endmacro %}
+{% macro default__shout(column) %}upper({{ column }}){% endmacro %}
+{% macro latest() %}{{ var('as_of', '2024-01-01T00:00:00Z') }}{% endmacro %}
+"""
+RECENT = "select 1::bigint as customer_id, timestamptz '2024-01-01' as event_timestamp, 'NL' as country"
+PROJECT = FILES | {
+    "dbt_project.yml": DBT_PROJECT + "seed-paths: [seeds]\nvars: {suffix: '!'}\n",
+    "profiles/profiles.yml": PROFILES.replace("target: local", "target: \"{{ env_var('KEPT_TARGET', 'local') }}\"")
+    + "    other: {type: duckdb, path: tiny.duckdb, schema: other, threads: 1, settings: {TimeZone: UTC}}\n",
+    "macros/text.sql": MACROS,
+    "seeds/regions.csv": "country,region\nNL,EU\n",
+    "models/recent.sql": "{{ config(materialized='ephemeral') }}" + RECENT,
+    "models/customer__country.sql": COUNTRY,
+}
+Edit = Callable[[Path, pytest.MonkeyPatch, str], None]
+
+
+def put(name: str, old: str, new: str) -> Edit:
+    """An edit that takes `old` out of a file for a text that differs each time, or puts it back."""
+
+    def edit(folder: Path, patch: pytest.MonkeyPatch, token: str) -> None:
+        text, after = PROJECT[name], new.format(token)
+        assert old in text
+        path = folder / name
+        path.write_text(text.replace(old, after) if path.read_text() == text else text)
+
+    return edit
+
+
+def set_variable(name: str, value: str) -> Edit:
+    return lambda folder, patch, token: patch.setenv(name, value.format(token))
+
+
+def add(name: str, text: str) -> Edit:
+    def edit(folder: Path, patch: pytest.MonkeyPatch, token: str) -> None:
+        path = folder / name
+        if path.exists():
+            path.unlink()
+        else:
+            write_project(folder, {name: text.replace("TOKEN", token)})
+
+    return edit
+
+
+EDITS: dict[str, Edit] = {
+    "the view's SQL": put("models/customer__country.sql", "select\n", "select /* {0} */\n"),
+    "an ephemeral model": put("models/recent.sql", "'NL'", "'{0}'"),
+    "staging of a stream": put("models/stg_payments__transactions.sql", "'refund'", "'{0}'"),
+    "a stream view": put("models/customer__payments.sql", "amount_eur > 0", "amount_eur > {0}"),
+    "a macro": put("macros/text.sql", "upper({{ column }})", "upper({{{{ column }}}} || '{0}')"),
+    "a macro of the incremental run alone": put("macros/text.sql", "2024-01-01", "2024-02-{0}"),
+    "a variable": put("dbt_project.yml", "'!'", "'{0}'"),
+    "a variable of the environment": set_variable("KEPT_SUFFIX", "of {0}"),
+    "the target": set_variable("KEPT_TARGET", "other"),
+    "the target, back": set_variable("KEPT_TARGET", "local"),
+    "a seed's rows": put("seeds/regions.csv", "EU", "{0}"),
+    "where a model is": put("models/recent.sql", "{{ config(", "{{{{ config(alias='r{0}', "),
+    "where the source is": put("models/sources.yml", "landing/", "landing{0}/"),
+    "a macro that overrides another": add(
+        "macros/more.sql", "{% macro duckdb__shout(column) %}lower({{ column }} || 'TOKEN'){% endmacro %}"
+    ),
+    "a macro that overrides dbt's": add(
+        "macros/ref.sql", "{% macro ref() %}{{ return(builtins.ref(*varargs)) }}{% endmacro %}"
+    ),
+    "a schema": put("dbt_project.yml", "vars:", "models: {{tiny: {{+schema: 's{0}'}}}}\nvars:"),
+}
+
+
+def described(folder: Path, kept: Kept) -> Registry:
+    """What the project says, and the problems where it says nothing."""
+    settings = load_settings(project_dir=folder)
+    with parsing(settings) as parsed:
+        registry = load_registry(settings.project_dir, settings.target_path, parsed=parsed, kept=kept)
+        registry = settle(None, registry, kept=kept)
+        kept.write()
+        return registry
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("seed", [1, 2])
+def test_after_any_edits_what_is_kept_gives_what_nothing_kept_gives(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance, folder = random.Random(seed), write_project(tmp_path / "project", PROJECT)
+    edits = [*EDITS.items()] if seed == 1 else chance.choices([*EDITS.items()], k=12)
+    chance.shuffle(edits)
+    seen = set()
+    for number, (name, edit) in enumerate([("nothing", lambda *_: None), *edits]):
+        edit(folder, monkeypatch, str(10 + number))
+        found = described(folder, Kept(folder / "target" / "checked" / "kept.json"))
+        fresh = tmp_path / f"fresh{number}"
+        shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns("target", "logs"))
+        expected = described(fresh, Kept())
+        assert msgspec.to_builtins(found) == msgspec.to_builtins(expected), name
+        seen.add(digest(found.models))
+    assert len(seen) > 4  # the edits are some
+
+
+def test_of_what_is_asked_again_nothing_is_made_anew(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(1)
+        return 42
+
+    for _ in range(3):
+        kept = Kept(tmp_path / "kept.json")
+        assert kept.get(["a", {"x": 1, "y": 2}], int, make) == 42
+        kept.write()
+    assert len(made) == 1
+    kept = Kept(tmp_path / "kept.json")
+    assert kept.get(["a", {"y": 2, "x": 2}], int, make) == 42
+    assert len(made) == 2
+    (tmp_path / "kept.json").write_text("[]")
+    assert Kept(tmp_path / "kept.json").get(["a", {"x": 1, "y": 2}], int, make) == 42
+    assert len(made) == 3
+
+
+def test_what_is_of_another_kind_or_version_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept(tmp_path / "kept.json")
+    assert kept.get("a", int, lambda: 1) == 1
+    kept.write()
+    assert Kept(tmp_path / "kept.json").get("a", str, lambda: "2") == "2"
+    monkeypatch.setattr("feature_server.kept.code", lambda: "another")
+    assert Kept(tmp_path / "kept.json").get("a", int, lambda: 3) == 3
+
+
+def test_nothing_is_kept_of_what_fails_and_what_was_kept_stays_a_while(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+
+    def fail() -> int:
+        raise ValueError("no")
+
+    kept = Kept(path)
+    kept.get("a", int, lambda: 1)
+    kept.write()
+    kept = Kept(path)
+    with pytest.raises(ValueError, match="no"):
+        kept.get("b", int, fail)
+    kept.get("c", int, lambda: 3)
+    kept.write()
+    again = Kept(path)
+    assert again.get("a", int, fail) == 1
+    assert again.get("c", int, fail) == 3
