@@ -62,7 +62,7 @@ def _run(request: Request, answer: Answer) -> None:
     folder = Path(request.folder)
     project = [*request.arguments, "--target-path", str(folder / "target"), "--log-path", str(folder / "logs")]
     manifest = _invoke(["parse", *project])
-    target, profile = resolved(request.arguments, request.environ)
+    target, profile, _ = resolved(request.arguments, request.environ)
     raw = read_profile(target.target.profiles_dir)[profile.profile_name]["outputs"][profile.target_name]
     output = ProfileRenderer({}).render_data(raw)
     names = [profile.credentials.database, *(database_of(one) for one in profile.credentials.attach or ())]
@@ -132,7 +132,7 @@ def _read_inputs(scratch: Scratch, manifest: Any, request: Request, answer: Answ
     place = scratch.folder / "reading"
     settings = {k: v for k, v in (scratch.output.get("settings") or {}).items() if k.lower() != "temp_directory"}
     scratch.write_profile(place, scratch.folder / _FILE, [], settings)
-    _, profile = resolved([*_without(request.arguments), "--profiles-dir", str(place)], request.environ)
+    _, profile, _ = resolved([*_without(request.arguments), "--profiles-dir", str(place)], request.environ)
     env = environments.create(profile.credentials)
     cursor = env.handle().cursor()
     originals: dict[str, str] = {}
