@@ -193,7 +193,7 @@ def test_a_model_that_takes_an_event_twice_that_was_sent_twice_is_warned_of(proj
     def warned(change: Change) -> list[Problem]:
         found = list[Problem]()
         load(project, change)
-        load_registry(project, project / "target", found.append)
+        load_registry(project, project / "changed", found.append)
         return [one for one in found if "twice" in one.what]
 
     assert warned(lambda manifest: None) == []
