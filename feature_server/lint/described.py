@@ -40,6 +40,10 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[str, ...] = ()
     times: frozenset[str] = frozenset()
     has_times: bool = False
+    known: frozenset[str] = frozenset()
+    is_late: bool = False
+    created: str | None = None
+    is_stream: bool = False
     materialized: str | None = None
     allowed: tuple[Allowed, ...] = ()
 
@@ -57,6 +61,8 @@ def models_of(path: Path, file: str, said: Mapping[str, Any]) -> Iterator[Descri
             one,
             is_view="feature_view" in meta,
             is_entity="entity" in meta,
+            created=_dict(meta.get("feature_view")).get("created_timestamp"),
+            is_stream="stream" in _dict(meta.get("feature_view")),
             has_grain=_has_grain(model, meta.get("feature_view")),
             materialized=config.get("materialized"),
             allowed=_allowed(meta.get("lint"), file, name),
@@ -72,11 +78,26 @@ def sources_of(path: Path, file: str, said: Mapping[str, Any]) -> Iterator[Descr
     lines = _lines(path, "sources") if sources else {}
     for source in sources:
         for table in _dicts(source.get("tables")):
-            stream = _dict((_meta(source) | _meta(table)).get("event_stream"))
+            meta = _meta(source) | _meta(table)
+            stream, loaded = _dict(meta.get("event_stream")), _loaded_at(table) or _loaded_at(source)
+            known = [str(each).lower() for each in (stream.get("created_timestamp"), loaded) if each]
             event = {str(stream.get(name, name)).lower() for name in ("event_id", "created_timestamp")}
             name = f"{source.get('name')}.{table.get('name')}"
             one = _described(name, file, lines.get(str(table.get("name")), 1), table, _meta(table))
-            yield msgspec.structs.replace(one, keys=one.keys | ({frozenset(event)} if "event_id" in stream else set()))
+            yield msgspec.structs.replace(
+                one,
+                keys=one.keys | ({frozenset(event)} if "event_id" in stream else set()),
+                known=frozenset(known),
+                is_late=bool(known or meta.get("available_after")),
+                has_times=one.has_times or bool(loaded),
+            )
+
+
+def _loaded_at(node: Mapping[str, Any]) -> str | None:
+    """The column that dbt takes for when a source's rows were loaded, which may stand in an expression."""
+    said = _config(node).get("loaded_at_field") or node.get("loaded_at_field") or ""
+    found = re.match(r"\W*(?:cast\W+)?(\w+)", str(said))
+    return found[1] if found else None
 
 
 def _described(name: str, file: str, line: int, node: Mapping[str, Any], meta: Mapping[str, Any]) -> Described:
@@ -91,7 +112,7 @@ def _described(name: str, file: str, line: int, node: Mapping[str, Any], meta: M
         keys=frozenset(_keys(node, columns)),
         columns=tuple(each.lower() for each in named),
         times=frozenset(name.lower() for name in times),
-        has_times=bool(times or view or stream or _config(node).get("loaded_at_field", node.get("loaded_at_field"))),
+        has_times=bool(times or view or stream),
     )
 
 

@@ -19,7 +19,7 @@ from .queries import (
     sql_of,
     using_of,
 )  # fmt: skip
-from .times import is_time, is_time_of
+from .times import is_known, is_time, is_time_of, passed
 
 Term = tuple[str, str]  # a column: the alias of its relation, or "" for another expression, or "?"; and its name or SQL
 Key = frozenset[Term]
@@ -32,7 +32,8 @@ class Rows(msgspec.Struct, frozen=True):
     """What is known of a relation's rows: sets of columns of which no two rows have the same, and the columns' names.
 
     `times` are the columns that say when; a relation is `current` that says how things are now, without one, or as an
-    entity does, and `written` where it stands in the project itself, as a seed does.
+    entity does, and `written` where it stands in the project itself, as a seed does. `late` are the sources under it of
+    which it is said when rows were known, `known` the columns with that time.
     """
 
     keys: frozenset[frozenset[str]] = frozenset()
@@ -40,6 +41,8 @@ class Rows(msgspec.Struct, frozen=True):
     times: frozenset[str] = frozenset()
     current: bool = False
     written: bool = False
+    late: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
 
 
 class Inputs(msgspec.Struct):
@@ -114,7 +117,8 @@ class Reading:
         if query.args.get("distinct") and left.columns is not None:
             keys |= {frozenset(left.columns)}
         times, written = left.times | right.times, left.written and right.written
-        found = Rows(keys, left.columns, times, left.current and right.current, written)
+        current, late, known = left.current and right.current, left.late | right.late, left.known | right.known
+        found = Rows(keys, left.columns, times, current, written, late, known)
         self._tell(query, found)
         return found
 
@@ -151,10 +155,15 @@ class Reading:
         limit = select.args.get("limit")
         if isinstance(limit, exp.Limit) and limit.expression.name == "1":
             found.add(frozenset())
-        read, times = list(inputs.relations.values()), times_of(select, inputs)
+        read = list(inputs.relations.values())
+        times = passed(select, {name: each.times for name, each in inputs.relations.items()}, is_time_of)
         written = all(each.written for each in read)
         current = not written and (all(each.current or each.written for each in read) or not (times or columns is None))
-        return Rows(frozenset(_fewest(found)), columns, times, current, written)
+        late = frozenset[str]().union(*(each.late for each in read))
+        known = (
+            passed(select, {name: each.known for name, each in inputs.relations.items()}, is_known) if late else late
+        )
+        return Rows(frozenset(_fewest(found)), columns, times, current, written, late, known)
 
     def _inputs(self, select: exp.Select, ctes: Mapping[str, Rows]) -> Inputs:
         """What a SELECT reads, joined from left to right."""
@@ -202,21 +211,6 @@ def _bare(value: exp.Expr) -> tuple[str, str] | None:
     if isinstance(value, exp.Literal) and (value.is_string or value.is_int):
         return ("text", value.name) if value.is_string else ("number", str(int(value.name)))
     return None
-
-
-def times_of(select: exp.Select, inputs: Inputs) -> frozenset[str]:
-    """The columns of a SELECT that say when."""
-    found, there = set[str](), frozenset[str]().union(*(each.times for each in inputs.relations.values()))
-    for each in select.expressions:
-        star = each if isinstance(each, exp.Star) else each.this if isinstance(each, exp.Column) else None
-        if isinstance(star, exp.Star):
-            place = inputs.relations.get(each.table.lower()) if isinstance(each, exp.Column) else None
-            without = {one.name.lower() for one in star.args.get("except_") or ()}
-            found |= (there if place is None else place.times) - without
-            found |= {one.alias.lower() for one in star.args.get("rename") or () if one.this.name.lower() in there}
-        elif is_time(each.alias_or_name) or is_time_of(each.unalias(), there):
-            found.add(each.alias_or_name.lower())
-    return frozenset(found)
 
 
 def _equal(inputs: Inputs, left: exp.Expr, right: exp.Expr) -> None:
@@ -383,8 +377,10 @@ def _renamed(rows: Rows, alias: exp.Expr | None) -> Rows:
     if not given:
         return rows
     if rows.columns is None:
-        return Rows(columns=tuple(given), times=frozenset(filter(is_time, given)), written=rows.written)
+        times = frozenset(filter(is_time, given))
+        return Rows(columns=tuple(given), times=times, written=rows.written, late=rows.late, known=times)
     names = dict(zip(rows.columns, [*given, *rows.columns[len(given) :]], strict=False))
     keys = (frozenset(names.get(column, column) for column in key) for key in rows.keys)
-    times = frozenset(names.get(column, column) for column in rows.times)
-    return msgspec.structs.replace(rows, keys=frozenset(keys), columns=tuple(names.values()), times=times)
+    times, known = (frozenset(names.get(column, column) for column in each) for each in (rows.times, rows.known))
+    columns = tuple(names.values())
+    return msgspec.structs.replace(rows, keys=frozenset(keys), columns=columns, times=times, known=known)

@@ -96,7 +96,10 @@ class Models:
             name, _, version = table.name.partition(" v")
             found = self.project.file_of(name, version or None)
             return Rows(written=True) if found is None else self.looked(found).rows  # of no model: a seed
-        return _rows(self.project.sources.get(f"{table.db}.{table.name}"), Rows())
+        name = f"{table.db}.{table.name}"
+        said = self.project.sources.get(name)
+        rows = _rows(said, Rows())
+        return msgspec.structs.replace(rows, late=frozenset([name])) if said is not None and said.is_late else rows
 
 
 def _rows(said: Described | None, rows: Rows) -> Rows:
@@ -106,7 +109,9 @@ def _rows(said: Described | None, rows: Rows) -> Rows:
     columns, times = rows.columns or said.columns or None, rows.times | said.times
     timeless = rows.current if rows.columns else columns is not None and not times
     current = said.is_entity or (timeless and not said.has_times)
-    return Rows(rows.keys | said.keys, columns, times, current, rows.written)
+    return msgspec.structs.replace(
+        rows, keys=rows.keys | said.keys, columns=columns, times=times, current=current, known=rows.known | said.known
+    )
 
 
 def _not_told(by: object) -> str:

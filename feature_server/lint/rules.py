@@ -55,12 +55,17 @@ CURRENT = Rule(
     "a row of the past gets what is so today, which was not so, or not known, at its time",
     "what was known by then: a history with a time, joined where it is before the row's; or a feature view of its own",
 )
+UNKNOWN = Rule(
+    "known_time",
+    "a row would count from its event time on, though nobody knew it yet: training sees what serving cannot",
+    "created_timestamp: a column made of when the source's rows landed, or of their event time + available_after",
+)
 UNTESTED = Rule(
     "no_grain_test", "two rows of one key and time make it chance which of them a model reads",
     "data_tests: [{grain: {arguments: {columns: [its keys, event_timestamp, created_timestamp]}}}]",
     warns=True,
 )  # fmt: skip
-RULES = (PRESENT, RANDOM, AHEAD, UNSTABLE, CURRENT, UNTESTED)
+RULES = (PRESENT, RANDOM, AHEAD, UNSTABLE, CURRENT, UNKNOWN, UNTESTED)
 Found = tuple[Rule, exp.Expr]
 
 

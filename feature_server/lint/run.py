@@ -9,9 +9,10 @@ from sqlglot import exp
 
 from ..errors import FeatureStoreError, Problem
 from .described import Described
+from .keys import Rows
 from .models import Looked, Models
 from .project import ProjectFiles, read_project
-from .rules import RULES, UNTESTED
+from .rules import RULES, UNKNOWN, UNTESTED
 
 _MODEL = re.compile(r'"model"\."ref"\."(\w+)[^"]*"')
 _QUOTED = re.compile(r"""('[^']*'|"[^"]*")""")
@@ -66,6 +67,7 @@ def lint(root: Path) -> Linted:
     findings, bad = dict[Finding, None](), list[NotLooked]()
     for view in views:
         findings |= dict.fromkeys(_untested(project.described[view]))
+        findings |= dict.fromkeys(_unknown(project.described[view], models.looked(view).rows))
     for name, of_views in under.items():
         looked = models.looked(name)
         if looked.why is not None:
@@ -120,6 +122,18 @@ def _untested(view: Described) -> Iterator[Finding]:
             file=view.file, line=view.line, rule=UNTESTED.name, model=view.name, views=(view.name,),
             got="no test of its keys and times", why=UNTESTED.why, instead=UNTESTED.instead,
         )  # fmt: skip
+
+
+def _unknown(view: Described, rows: Rows) -> Iterator[Finding]:
+    """A view that does not say when its rows were known, though of a source under it that is said."""
+    created = view.created.lower() if view.created is not None else None
+    if view.is_stream or not rows.late or created in rows.known or UNKNOWN.name in _allowed(view):
+        return
+    got = "no created_timestamp" if created is None else f"created_timestamp: {created}, which is not when they landed"
+    yield Finding(
+        file=view.file, line=view.line, rule=UNKNOWN.name, model=view.name, views=(view.name,),
+        got=f"{got}, over {', '.join(sorted(rows.late))}", why=UNKNOWN.why, instead=UNKNOWN.instead,
+    )  # fmt: skip
 
 
 def _allowed(described: Described | None) -> set[str]:

@@ -1,7 +1,7 @@
 """Which columns say when something was."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 
 from sqlglot import exp
 
@@ -21,8 +21,36 @@ def is_time(name: str, data_type: str = "") -> bool:
     return bool(_TYPE.search(data_type) if data_type else _NAME.search(name))
 
 
+def passed(
+    select: exp.Select,
+    given: Mapping[str, frozenset[str]],
+    gives: Callable[[exp.Expr, frozenset[str]], bool],
+) -> frozenset[str]:
+    """The columns of a SELECT that are what some columns of each relation are: by a star, or as `gives` says."""
+    found, every = set[str](), frozenset[str]().union(*given.values())
+    for each in select.expressions:
+        star = each if isinstance(each, exp.Star) else each.this if isinstance(each, exp.Column) else None
+        if isinstance(star, exp.Star):
+            there = given.get(each.table.lower(), frozenset()) if isinstance(each, exp.Column) else every
+            found |= there - {one.name.lower() for one in star.args.get("except_") or ()}
+            found |= {one.alias.lower() for one in star.args.get("rename") or () if one.this.name.lower() in there}
+            found |= {one.alias.lower() for one in star.args.get("replace") or () if gives(one.this, every)}
+        elif gives(each, every):
+            found.add(each.alias_or_name.lower())
+    return frozenset(found)
+
+
+def is_known(expression: exp.Expr, known: frozenset[str]) -> bool:
+    """Whether an expression says when a row was known: by a column that does, or some time after another."""
+    if any(each.name.lower() in known for each in expression.find_all(exp.Column)):
+        return True
+    return any(each.find(exp.Interval) for each in expression.find_all(exp.Add))
+
+
 def is_time_of(expression: exp.Expr, times: Collection[str]) -> bool:
     """Whether an expression gives a time, where the columns named are times."""
+    if isinstance(expression, exp.Alias):
+        return is_time(expression.alias) or is_time_of(expression.this, times)
     if isinstance(expression, exp.Column):
         return expression.name.lower() in times or is_time(expression.name)
     if isinstance(expression, exp.Cast):

