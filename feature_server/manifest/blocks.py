@@ -73,6 +73,8 @@ BLOCKS: dict[str, tuple[Key, ...]] = {
     ),
 }  # fmt: skip
 
+AVAILABLE_AFTER = "available_after"  # of a source: how long after its event time a row can be known
+
 _BELONGS = {
     "entity": "a model",
     "feature_view": "a model",
@@ -155,7 +157,10 @@ def _report_meta(node: Node, report: Report) -> None:
     if meta is not None and not isinstance(meta, dict):
         report.add(node, META, "meta is not a mapping", expected="a mapping", got=shown(meta))
     kind = _KIND.get(node.resource_type, f"a {node.resource_type}")
-    for key in node.meta:
+    for key, value in node.meta.items():
+        if _looks_like(key, AVAILABLE_AFTER):
+            _report_available(node, key, value, report)
+            continue
         block = _meant(key)
         if block is None:
             continue
@@ -177,10 +182,23 @@ def _meant(key: Any) -> str | None:
     """The block that a key is, or is a misspelling of; None for a key that is somebody else's."""
     if key in BLOCKS:
         return str(key)
-    letters = re.sub(r"[^a-z]", "", str(key).lower())
+    return next((block for block in BLOCKS if _looks_like(key, block)), None)
+
+
+@cache
+def _looks_like(key: Any, name: str) -> bool:
+    """Whether a key is a name, or a misspelling or plural of it."""
+    letters, plain = re.sub(r"[^a-z]", "", str(key).lower()), name.replace("_", "")
     singular = re.sub(r"s$", "", re.sub(r"ies$", "y", letters))
-    for block in BLOCKS:
-        plain = block.replace("_", "")
-        if singular == plain or difflib.SequenceMatcher(None, singular, plain).ratio() >= _CLOSE:
-            return block
-    return None
+    return singular == plain or difflib.SequenceMatcher(None, singular, plain).ratio() >= _CLOSE
+
+
+def _report_available(node: Node, key: str, value: Any, report: Report) -> None:
+    """A problem where it is misspelt, not a duration, or not of a source: nothing would read it."""
+    path, expected = (*META, key), f"{AVAILABLE_AFTER}: a duration such as 15m, 2h or 1d, in config.meta of a source"
+    if key != AVAILABLE_AFTER:
+        report.add(node, path, f"unknown key {key!r}", expected=expected, got=str(key), nearest=AVAILABLE_AFTER)
+    elif node.resource_type != "source":
+        report.add(node, path, f"a {node.resource_type} cannot hold {key}", expected=expected)
+    elif not _is_duration(value):
+        report.add(node, path, f"{key} has a value that it cannot have", expected=expected, got=show(value))
