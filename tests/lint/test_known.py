@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from feature_server.lint.rules import RULES
 from feature_server.lint.run import lint
 from tests.support.tiny_project import write_project
 
@@ -73,3 +74,42 @@ def test_a_view_over_a_source_that_says_nothing_and_one_with_a_stream_are_right(
     sql = f"select paid_at as event_timestamp from {PAYMENTS}"
     assert found(tmp_path, "description: none", sql, "") == []
     assert found(tmp_path, STREAM, sql, ", stream: bank.payments") == []
+
+
+BROKEN = {  # by rule, a view's SQL that breaks it alone
+    "present_time": "select now() as at",
+    "random": "select random() as a",
+    "look_ahead": "select lead(a) over (partition by customer_id order by event_timestamp) as a from {{ ref('told') }}",
+    "unstable_order": "select first(a) as a from {{ ref('told') }}",
+    "current_state": "select a, country from {{ ref('told') }} join {{ ref('customers') }} using (customer_id)",
+    "known_time": f"select id from {PAYMENTS}",
+    "no_grain_test": "select 1 as a",
+}
+
+
+@pytest.mark.parametrize("rule", [rule.name for rule in RULES])
+def test_each_rule_is_broken_on_purpose_where_the_model_says_so(tmp_path: Path, rule: str) -> None:
+    told = "columns: [customer_id, event_timestamp]"
+    yaml = (
+        YAML.format(source=STREAM, created="")
+        + f"""
+  - name: told
+    data_tests: [{{grain: {{arguments: {{{told}}}}}}}]
+  - {{name: customers, meta: {{entity: {{name: customer, join_keys: [customer_id]}}}}}}
+"""
+    )
+    if rule == "no_grain_test":
+        yaml = yaml.replace(f"data_tests: [{{grain: {{arguments: {{{told}}}}}}}]", "description: none", 1)
+    files = {
+        "dbt_project.yml": "name: shop\n",
+        "models/shop.yml": yaml,
+        "models/stg_payments.sql": "select * from {{ source('bank', 'payments') }}",
+        "models/told.sql": "select customer_id, event_timestamp, a from raw.told",
+        "models/customers.sql": "select customer_id, country from raw.customers",
+        "models/spend.sql": BROKEN[rule],
+    }
+    assert [each.rule for each in lint(write_project(tmp_path, files)).findings] == [rule]
+    meta = "meta: {feature_view: {entities: [customer]}"
+    assert meta in yaml
+    files["models/shop.yml"] = yaml.replace(meta, f"{meta}, lint: {{allow: {rule}, reason: a test}}")
+    assert lint(write_project(tmp_path, files)).findings == ()
