@@ -70,7 +70,8 @@ class Models:
         found = list[Broken]()
 
         def seen(query: exp.Query, inputs: Inputs, keys: set[Key]) -> None:
-            found.extend((UNSTABLE, node, _not_told(by)) for node, by in unstable(query, inputs, keys))
+            if not (said and said.is_stream):  # whose events are in one order, by their ids
+                found.extend((UNSTABLE, node, _not_told(by)) for node, by in unstable(query, inputs, keys))
             if not (said and said.is_entity) and isinstance(query, exp.Select):  # an entity says how things are now
                 joined = joined_as_now(query, inputs)
                 found.extend((CURRENT, node, f", of which {used} is used") for node, used in joined)

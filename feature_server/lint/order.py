@@ -156,7 +156,7 @@ def _value(function: exp.Expr) -> exp.Expr | None:
 def _compared(function: exp.Expr) -> list[exp.Expr]:
     """What arg_max and its like compare."""
     if isinstance(function, exp.ArgMax | exp.ArgMin):
-        return [function.expression]
+        return [function.expression] if isinstance(function.expression, exp.Expr) else []
     return list(function.expressions[1:2]) if _is_any(function, (), _PICKS_BY_NAME) else []
 
 

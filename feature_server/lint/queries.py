@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from sqlglot import exp
+from sqlglot import ErrorLevel, exp
 
 
 def sql_of(expression: exp.Expr) -> str:
     """An expression as text that is the same wherever it means the same."""
-    return expression.sql(dialect="duckdb", normalize=True, comments=False).lower()
+    return expression.sql("duckdb", normalize=True, comments=False, unsupported_level=ErrorLevel.IGNORE).lower()
 
 
 def read_by(select: exp.Select) -> Iterator[tuple[exp.Expr, exp.Join | None]]:

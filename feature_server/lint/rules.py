@@ -61,7 +61,7 @@ UNKNOWN = Rule(
     "created_timestamp: a column made of when the source's rows landed, or of their event time + available_after",
 )
 UNTESTED = Rule(
-    "no_grain_test", "two rows of one key and time make it chance which of them a model reads",
+    "no_grain_test", "publish refuses rows of one key and the same times: a test tells of them in the build",
     "data_tests: [{grain: {arguments: {columns: [its keys, event_timestamp, created_timestamp]}}}]",
     warns=True,
 )  # fmt: skip

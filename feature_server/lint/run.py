@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
-from sqlglot import exp
+from sqlglot import ErrorLevel, exp
 
 from ..errors import FeatureStoreError, Problem
 from .described import Described
@@ -109,7 +109,7 @@ def _findings(
     allowed = _allowed(described.get(name))
     for rule, node, more in looked.broken:
         if rule.name not in allowed and looked.written is not None:
-            place, got = looked.written.place(_offset(node)), node.sql(dialect="duckdb")
+            place, got = looked.written.place(_offset(node)), node.sql("duckdb", unsupported_level=ErrorLevel.IGNORE)
             yield Finding(
                 file=place.file, line=place.line, rule=rule.name, model=name, views=views, got=_short(got) + more,
                 why=rule.why, instead=rule.instead,

@@ -208,3 +208,10 @@ def test_models_of_packages_are_looked_at(tmp_path: Path) -> None:
         "models/spend.sql": "select * from {{ ref('money', 'rates') }}",
     }
     assert places(tmp_path, **package) == [("dbt_packages/money/models/rates.sql", 2, "now()")]
+
+
+def test_the_events_of_a_view_with_a_stream_are_in_one_order(tmp_path: Path) -> None:
+    view = {"models/spend.sql": "select last(id) over (partition by 1 order by seen_at) from {{ ref('stg', v=2) }}"}
+    assert len(places(tmp_path, **view)) == 1
+    yaml = SHOP["models/shop.yml"].replace("{entities: [customer]}", "{entities: [customer], stream: bank.payments}")
+    assert places(tmp_path, **{**view, "models/shop.yml": yaml}) == []
