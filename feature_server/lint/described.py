@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
 
+from ..definitions.facts import parse_duration
 from ..errors import FeatureStoreError
 from .times import is_time
 
@@ -41,7 +43,7 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     times: frozenset[str] = frozenset()
     has_times: bool = False
     known: frozenset[str] = frozenset()
-    is_late: bool = False
+    after_us: int = 0
     created: str | None = None
     is_stream: bool = False
     materialized: str | None = None
@@ -88,9 +90,16 @@ def sources_of(path: Path, file: str, said: Mapping[str, Any]) -> Iterator[Descr
                 one,
                 keys=one.keys | ({frozenset(event)} if "event_id" in stream else set()),
                 known=frozenset(known),
-                is_late=bool(known or meta.get("available_after")),
+                after_us=_after_us(meta.get("available_after")),
                 has_times=one.has_times or bool(loaded),
             )
+
+
+def _after_us(said: Any) -> int:
+    """How long after its event time a row can be known; 0 where that is not said, or not as a check wants it."""
+    with suppress(ValueError):
+        return parse_duration(said) if isinstance(said, str) else 0
+    return 0
 
 
 def _loaded_at(node: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -33,7 +34,7 @@ class Rows(msgspec.Struct, frozen=True):
 
     `times` are the columns that say when; a relation is `current` that says how things are now, without one, or as an
     entity does, and `written` where it stands in the project itself, as a seed does. `late` are the sources under it of
-    which it is said when rows were known, `known` the columns with that time.
+    which it is said when rows were known, `known` the columns with that time, `after_us` how long that takes at most.
     """
 
     keys: frozenset[frozenset[str]] = frozenset()
@@ -42,6 +43,7 @@ class Rows(msgspec.Struct, frozen=True):
     current: bool = False
     written: bool = False
     late: frozenset[str] = frozenset()
+    after_us: int = 0
     known: frozenset[str] = frozenset()
 
 
@@ -118,7 +120,8 @@ class Reading:
             keys |= {frozenset(left.columns)}
         times, written = left.times | right.times, left.written and right.written
         current, late, known = left.current and right.current, left.late | right.late, left.known | right.known
-        found = Rows(keys, left.columns, times, current, written, late, known)
+        after_us = max(left.after_us, right.after_us)
+        found = Rows(keys, left.columns, times, current, written, late, after_us, known)
         self._tell(query, found)
         return found
 
@@ -160,10 +163,10 @@ class Reading:
         written = all(each.written for each in read)
         current = not written and (all(each.current or each.written for each in read) or not (times or columns is None))
         late = frozenset[str]().union(*(each.late for each in read))
-        known = (
-            passed(select, {name: each.known for name, each in inputs.relations.items()}, is_known) if late else late
-        )
-        return Rows(frozenset(_fewest(found)), columns, times, current, written, late, known)
+        after_us = max((each.after_us for each in read), default=0)
+        knowing = {name: each.known for name, each in inputs.relations.items()}
+        known = passed(select, knowing, partial(is_known, after_us=after_us)) if late else late
+        return Rows(frozenset(_fewest(found)), columns, times, current, written, late, after_us, known)
 
     def _inputs(self, select: exp.Select, ctes: Mapping[str, Rows]) -> Inputs:
         """What a SELECT reads, joined from left to right."""
@@ -378,7 +381,9 @@ def _renamed(rows: Rows, alias: exp.Expr | None) -> Rows:
         return rows
     if rows.columns is None:
         times = frozenset(filter(is_time, given))
-        return Rows(columns=tuple(given), times=times, written=rows.written, late=rows.late, known=times)
+        return Rows(
+            columns=tuple(given), times=times, written=rows.written, late=rows.late, after_us=rows.after_us, known=times
+        )
     names = dict(zip(rows.columns, [*given, *rows.columns[len(given) :]], strict=False))
     keys = (frozenset(names.get(column, column) for column in key) for key in rows.keys)
     times, known = (frozenset(names.get(column, column) for column in each) for each in (rows.times, rows.known))

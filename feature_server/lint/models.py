@@ -100,7 +100,9 @@ class Models:
         name = f"{table.db}.{table.name}"
         said = self.project.sources.get(name)
         rows = _rows(said, Rows())
-        return msgspec.structs.replace(rows, late=frozenset([name])) if said is not None and said.is_late else rows
+        if said is None or not (said.known or said.after_us):
+            return rows
+        return msgspec.structs.replace(rows, late=frozenset([name]), after_us=said.after_us)
 
 
 def _rows(said: Described | None, rows: Rows) -> Rows:

@@ -1,5 +1,6 @@
 """Which columns say when something was."""
 
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 
@@ -14,6 +15,8 @@ _KEPT = (  # what gives a time where it is given one
     exp.DateTrunc, exp.Add, exp.Sub, exp.Paren, exp.Filter, exp.Window, exp.Lag, exp.FirstValue, exp.LastValue,
     exp.AtTimeZone, exp.IgnoreNulls,
 )  # fmt: skip
+_LATER = (exp.Add, exp.DateAdd, exp.TimestampAdd, exp.TsOrDsAdd)
+_UNITS = {"second": 10**6, "minute": 60 * 10**6, "hour": 3600 * 10**6, "day": 86_400 * 10**6, "week": 604_800 * 10**6}
 
 
 def is_time(name: str, data_type: str = "") -> bool:
@@ -40,11 +43,25 @@ def passed(
     return frozenset(found)
 
 
-def is_known(expression: exp.Expr, known: frozenset[str]) -> bool:
-    """Whether an expression says when a row was known: by a column that does, or some time after another."""
+def is_known(expression: exp.Expr, known: frozenset[str], after_us: int) -> bool:
+    """Whether an expression says when a row was known: by a column that does, or, where `after_us` is how long that
+    takes, at least so long after another time."""
     if any(each.name.lower() in known for each in expression.find_all(exp.Column)):
         return True
-    return any(each.find(exp.Interval) for each in expression.find_all(exp.Add))
+    added = (_length_us(side) for each in expression.find_all(*_LATER) for side in (each.this, each.expression))
+    return after_us > 0 and any(length is not None and length >= after_us for length in added)
+
+
+def _length_us(side: exp.Expr) -> float | None:
+    """The length of an interval; infinite where it is not written out, None for what is none."""
+    if isinstance(side, exp.Interval):
+        number, unit = side.this, str(side.args.get("unit") or "")
+    elif isinstance(side, exp.Anonymous) and side.name.lower().startswith("to_") and side.expressions:
+        number, unit = side.expressions[0], side.name[3:]
+    else:
+        return math.inf if side.find(exp.Interval) is not None else None
+    text, unit_us = number.unnest().name, _UNITS.get(unit.lower().removesuffix("s"))
+    return int(text) * unit_us if text.isdigit() and unit_us is not None else math.inf
 
 
 def is_time_of(expression: exp.Expr, times: Collection[str]) -> bool:

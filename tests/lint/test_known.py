@@ -62,12 +62,23 @@ def test_a_view_that_does_not_say_when_its_rows_were_known_is_found(tmp_path: Pa
         (AFTER, f"select known_at as created_timestamp from {PAYMENTS}", "paid_at + interval '2h' as known_at"),
         (STREAM, f"with seen as (select * from {PAYMENTS}), b as (select landed_at as created_timestamp from seen) "
          "select * from b union all select * from b", "*"),
+        (AFTER, f"select date_add(paid_at, interval '1 day') as created_timestamp from {PAYMENTS}", "*"),
+        (AFTER, f"select paid_at + to_minutes(120) as created_timestamp from {PAYMENTS}", "*"),
+        (AFTER, f"select paid_at + 2 * interval '1 hour' as created_timestamp from {PAYMENTS}", "*"),
         ("description: none", f"select paid_at as created_timestamp from {PAYMENTS}", "*"),
         (STREAM, "select since as created_timestamp from {{ source('bank', 'rates') }}", "*"),
     ],
 )  # fmt: skip
 def test_one_that_does_is_right(tmp_path: Path, source: str, sql: str, staging: str) -> None:
     assert found(tmp_path, source, sql, staging=staging) == []
+
+
+@pytest.mark.parametrize(("source", "known"), [
+    (AFTER, "paid_at + interval 119 minutes"), (AFTER, "paid_at + to_hours(1)"), (AFTER, "paid_at - interval 2 hours"),
+    (AFTER, "interval '1h' + paid_at"), (STREAM, "paid_at + interval 2 hours"),
+])  # fmt: skip
+def test_a_time_that_is_too_early_is_found(tmp_path: Path, source: str, known: str) -> None:
+    assert len(found(tmp_path, source, f"select {known} as created_timestamp from {PAYMENTS}")) == 1
 
 
 def test_a_view_over_a_source_that_says_nothing_and_one_with_a_stream_are_right(tmp_path: Path) -> None:
