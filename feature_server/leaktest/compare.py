@@ -1,6 +1,6 @@
 """Two builds of one relation, compared: what is known by an instant has to be the same in both, row by row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from ..offline.sql import literal, quote
 
 _ROUNDING = {"DOUBLE": 1e-9, "FLOAT": 1e-5}  # relative: sums of floats in another order differ by less
 _NTH = "__features_nth"
+_SIDES = ("first", "later")
+_TRIED = 12  # columns that may be a key where none is named
 
 
 class Table(NamedTuple):
@@ -23,7 +25,10 @@ class Table(NamedTuple):
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A column that has other values in `rows` of the rows compared: their share, and an example with both values."""
+    """A column that has other values in `rows` of the rows compared: their share, and an example with both values.
+
+    Without an example, the column is of another type in each build, or in one of them alone: these are then the values.
+    """
 
     column: str
     rows: int
@@ -38,10 +43,12 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
     `rows` are in both. `appeared` only the later build has, `gone` only the first, with an example of each.
     `unclaimed` do not say when they were known, and are not compared; `repeated` rows share their keys with another.
-    Without keys, rows are told apart by all their values but floats: another value is then a row gone and one appeared.
+    `by` are the keys; where none are named, columns that turn out to be unique. Where there are none of these rows are
+    told apart by all their values but floats: another value is then a row gone and one appeared.
     """
 
     rows: int
+    by: tuple[str, ...] = ()
     appeared: int = 0
     gone: int = 0
     appeared_example: dict[str, str | None] | None = None
@@ -58,55 +65,84 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 def compare(first: Table, later: Table, *, known_at: str, by_us: int, keys: Sequence[str]) -> Compared:
     """The rows of both builds whose `known_at` is no later than an instant, by their keys."""
     with connect(first.file.parent / "spill") as connection:
-        for name, table in (("first_file", first), ("later_file", later)):
-            connection.execute(f"attach {literal(str(table.file))} as {name} (read_only)")
-            relation = ".".join(map(quote, (name, table.schema, table.name)))
+        shapes = []
+        for name, table in (("first", first), ("later", later)):
+            connection.execute(f"attach {literal(str(table.file))} as {name}_file (read_only)")
+            relation = ".".join(map(quote, (f"{name}_file", table.schema, table.name)))
             connection.execute(f"create temp view {name}_rows as from {relation}")
-        types = _columns(connection, [known_at, *keys])
-        claimed = f"try_cast({quote(known_at)} as timestamptz)"
-        counts = [f"(select count(*) from {side}_file_rows where {claimed} is null)" for side in ("first", "later")]
-        unclaimed = connection.execute(f"select greatest({', '.join(counts)})").fetchall()[0][0]
-        told = [name for name in types if name.lower() in {key.lower() for key in keys}] or [
-            name for name, kind in types.items() if kind not in _ROUNDING
-        ]
+            described = connection.execute(f"describe {name}_rows").fetchall()
+            shapes.append({name: kind for name, kind, *_ in described})
+        types = {name: kind for name, kind in shapes[1].items() if shapes[0].get(name) == kind}
+        _check_columns(types, [known_at, *keys])
+        unclaimed = _take(connection, types, known_at, by_us)
+        by = [name for name in types if name.lower() in {key.lower() for key in keys}]
+        by = by or _unique(connection, types, known_at)
+        told = by or [name for name, kind in types.items() if kind not in _ROUNDING]
         others = [name for name in types if name not in told]
-        repeated = 0
-        for side in ("first", "later"):
-            connection.execute(
-                f"create temp table {side} as select *, 1::bigint as {_NTH} from {side}_file_rows"
-                f" where {claimed} <= make_timestamptz({by_us})"
-            )
-            groups = ", ".join(map(quote, told))
-            more = f"select coalesce(sum(n), 0) from (select count(*) as n from {side} group by {groups} having n > 1)"
-            repeated = max(repeated, int(connection.execute(more).fetchall()[0][0]))
-        if repeated:
-            for side in ("first", "later"):
-                _number(connection, side, told, others)
+        repeated = _number(connection, told, others)
         found = _differences(connection, told, others, types)
-        return msgspec.structs.replace(found, unclaimed=unclaimed, repeated=repeated if keys else 0)
+    changed = [
+        Difference(
+            column=name, rows=found.rows, share=1.0, example={}, first=shapes[0].get(name), later=shapes[1].get(name)
+        )
+        for name in dict.fromkeys([*shapes[0], *shapes[1]])
+        if name not in types
+    ]  # fmt: skip
+    return msgspec.structs.replace(
+        found, by=tuple(by), unclaimed=unclaimed, repeated=repeated if by else 0, columns=(*found.columns, *changed)
+    )
 
 
-def _columns(connection: Any, named: Sequence[str]) -> dict[str, str]:
-    """The columns of both builds; SettingsError where one that is named is not among them."""
-    types = {name: kind for name, kind, *_ in connection.execute("describe later_file_rows").fetchall()}
+def _check_columns(types: Mapping[str, str], named: Sequence[str]) -> None:
     known = {name.lower() for name in types}
     for name in named:
         if name.lower() not in known:
             near = nearest_name(name, types)
             raise SettingsError(
-                "the model has no such column", where="--known-at, --keys or its YAML", got=name,
+                "the model has no such column in both builds", where="--known-at, --keys or its YAML", got=name,
                 expected=", ".join(types), remedy=f"did you mean {near}?" if near else None,
             )  # fmt: skip
-    return types
 
 
-def _number(connection: Any, side: str, told: Sequence[str], others: Sequence[str]) -> None:
-    """Number the rows that share their keys, in the order of their values."""
+def _take(connection: Any, types: Iterable[str], known_at: str, by_us: int) -> int:
+    """Make tables of what both builds say was known by an instant; how many rows do not say when they were."""
+    claimed, unclaimed = f"try_cast({quote(known_at)} as timestamptz)", 0
+    for side in _SIDES:
+        connection.execute(
+            f"create temp table {side} as select {', '.join(map(quote, types))}, 1::bigint as {_NTH} from {side}_rows"
+            f" where {claimed} <= make_timestamptz({by_us})"
+        )
+        count = f"select count(*) from {side}_rows where {claimed} is null"
+        unclaimed = max(unclaimed, int(connection.execute(count).fetchall()[0][0]))
+    return unclaimed
+
+
+def _unique(connection: Any, types: Mapping[str, str], known_at: str) -> list[str]:
+    """One column, or one and `known_at`, that no two rows of a build share and most rows of both have; or none."""
+    names = [name for name, kind in types.items() if kind not in _ROUNDING][:_TRIED]
+    best, most = list[str](), 0
+    for columns in [[name] for name in names] + [[name, known_at] for name in names if name != known_at]:
+        listed = ", ".join(map(quote, columns))
+        once = " and ".join(f"(select count(*) = count(distinct row({listed})) from {side})" for side in _SIDES)
+        both = f"(select count(*) from (select {listed} from first intersect select {listed} from later))"
+        matched = connection.execute(f"select case when {once} then {both} else 0 end").fetchall()[0][0]
+        best, most = (columns, matched) if matched > most else (best, most)
+    return best
+
+
+def _number(connection: Any, told: Sequence[str], others: Sequence[str]) -> int:
+    """Number the rows that share their keys, in the order of their values; how many a build has of them."""
+    groups, repeated = ", ".join(map(quote, told)), 0
+    for side in _SIDES:
+        more = f"select coalesce(sum(n), 0) from (select count(*) as n from {side} group by {groups} having n > 1)"
+        repeated = max(repeated, int(connection.execute(more).fetchall()[0][0]))
     order = f" order by {', '.join(map(quote, others))}" if others else ""
-    connection.execute(
-        f"create or replace temp table {side} as select * replace"
-        f" (row_number() over (partition by {', '.join(map(quote, told))}{order}) as {_NTH}) from {side}"
-    )
+    for side in _SIDES if repeated else ():
+        connection.execute(
+            f"create or replace temp table {side} as select * replace"
+            f" (row_number() over (partition by {groups}{order}) as {_NTH}) from {side}"
+        )
+    return repeated
 
 
 def _differences(connection: Any, told: Sequence[str], others: Sequence[str], types: dict[str, str]) -> Compared:

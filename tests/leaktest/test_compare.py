@@ -98,6 +98,10 @@ def test_rows_without_keys_are_compared_as_often_as_they_are_there(
     first: list[dict[str, Any]], later: list[dict[str, Any]]
 ) -> None:
     found = compared(first, later, [])
+    if found.by:
+        assert found == compared(first, later, list(found.by))
+        assert found.repeated == 0
+        return
     groups: dict[str, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
     for side, rows in enumerate((first, later)):
         for row in known(rows):
@@ -124,3 +128,32 @@ def test_rows_without_keys_are_compared_as_often_as_they_are_there(
 def test_the_same_rows_in_another_order_are_the_same_though_keys_repeat(rows: list[dict[str, Any]], by: Any) -> None:
     found = compared(rows, by.sample(rows, len(rows)), ["key"])
     assert (found.same, found.rows) == (True, len(known(rows)))
+
+
+def test_columns_that_are_unique_are_taken_for_keys_where_none_are_named() -> None:
+    empty = {"text": "a", "listed": None, "parts": None}
+    first = [{"key": key, "at": 1_000_000, "number": 1.0} | empty for key in (1, 2, 3)]
+    later = [{"key": key, "at": 1_000_000, "number": key / 2} | empty for key in (3, 2, 1)]
+    found = compared(first, later, [])
+    assert (found.by, found.rows, [(each.column, each.rows) for each in found.columns]) == (
+        ("key",),
+        3,
+        [("number", 2)],
+    )
+    assert found.columns[0].example == {"key": "1"}
+    again = compared([*first, first[0] | {"at": 2_000_000}], [*later, later[2] | {"at": 2_000_000}], [])
+    assert (again.by, again.rows) == (("key", "at"), 4)
+
+
+def test_a_column_of_another_type_or_in_one_build_alone_is_told_by_its_name() -> None:
+    with TemporaryDirectory() as name:
+        tables = []
+        for side, columns in (("first", "1 as a, 'x' as b, 2 as c"), ("later", "1 as a, 5 as b, 3 as d")):
+            file = Path(name) / f"{side}.duckdb"
+            with duckdb.connect(str(file)) as connection:
+                connection.execute(f"create table rows as select timestamp '1970-01-01' as at, {columns}")
+            tables.append(Table(file, "main", "rows"))
+        found = compare(tables[0], tables[1], known_at="at", by_us=BY_US, keys=["a"])
+    assert [(each.column, each.first, each.later, each.example) for each in found.columns] == [
+        ("b", "VARCHAR", "INTEGER", {}), ("c", "INTEGER", None, {}), ("d", None, "INTEGER", {}),
+    ]  # fmt: skip

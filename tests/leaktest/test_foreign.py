@@ -142,7 +142,7 @@ def test_without_a_landing_time_it_is_untestable_and_what_differs_is_told_all_th
     assert "--landed lake.accounts=COLUMN" in printed
 
 
-def test_rows_without_keys_are_compared_whole(bank: Typed) -> None:
+def test_rows_without_keys_are_told_apart_by_a_column_that_no_two_share(bank: Typed) -> None:
     status, printed = bank.features(
         "leaktest", "visits", "--known-at", "visited_at", "--landed", "visited_at", "--pairs", "2", "--json"
     )
@@ -154,6 +154,7 @@ def test_rows_without_keys_are_compared_whole(bank: Typed) -> None:
         ("2024-03-02T13:00:00Z", "2024-03-02T23:00:00Z", 38),
     ]
     assert (view["verdict"], view["keys"]) == ("clean", [])
+    assert [pair["found"]["by"] for pair in view["pairs"]] == [["visited_at"], ["visited_at"]]
 
 
 def test_a_file_that_is_no_source_cannot_be_told_as_of_a_time(bank: Typed) -> None:
