@@ -121,7 +121,8 @@ def _unique(connection: Any, types: Mapping[str, str], known_at: str) -> list[st
     """One column, or one and `known_at`, that no two rows of a build share and most rows of both have; or none."""
     names = [name for name, kind in types.items() if kind not in _ROUNDING][:_TRIED]
     best, most = list[str](), 0
-    for columns in [[name] for name in names] + [[name, known_at] for name in names if name != known_at]:
+    pairs = [[one for one in names if one in (name, known_at)] for name in names if name != known_at]
+    for columns in [[name] for name in names] + pairs:
         listed = ", ".join(map(quote, columns))
         once = " and ".join(f"(select count(*) = count(distinct row({listed})) from {side})" for side in _SIDES)
         both = f"(select count(*) from (select {listed} from first intersect select {listed} from later))"
