@@ -52,7 +52,7 @@ class Build(BashOperator):
             super().execute(context)
         except AirflowSkipException:
             some_failed = True
-        reportresults_of(results, settings_of(self.env).target_path, context)
+        report_results(results, settings_of(self.env).target_path, context)
         if some_failed:
             if untold := no_models_task_says(results_of(context["ti"]), self.tests):
                 raise AirflowFailException("\n  ".join(["dbt failed in what no model's task can say", *untold]))
@@ -126,7 +126,7 @@ def results_of(instance: Any) -> dict[str, str]:
     return found
 
 
-def reportresults_of(file: Path, target_path: Path, context: Context) -> None:
+def report_results(file: Path, target_path: Path, context: Context) -> None:
     """Hand what dbt said of each model and test to the tasks of the models, and keep it in the project's target folder,
     also apart from what other DAGs build."""
     from feature_server.dbt.build import keep_run, kept_run
