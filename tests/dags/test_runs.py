@@ -288,3 +288,19 @@ def test_a_run_applies_the_project_itself_where_it_is_told_to(till: Till) -> Non
     assert run.returncode == 0, run.stdout
     assert states_of(run)["apply"] == "success"
     assert till.published()[VIEWS[0]] == (before + 1, 4)
+
+
+def test_after_a_check_that_found_a_mistake_runs_go_on_by_what_was_good(till: Till) -> None:
+    models = till.project / "models" / "models.yml"
+    good = models.read_text()
+    models.write_text(good.replace("refresh: hourly}", "refresh: hourly, ttl: soon}", 1))
+    till.environment.pop("FEATURES_AUTO_APPLY", None)
+    checked = till.airflow("feature_server", "check")
+    assert (checked.returncode, "soon" in checked.stdout) == (1, True)
+    till.payments.write_text(GOOD_ROWS + "2,2024-01-31 22:59:00Z,600\n")
+    before = till.published()[VIEWS[1]][0]
+    run = till.refresh("23")
+    assert run.returncode == 0, run.stdout
+    assert set(states_of(run).values()) == {"success"}
+    assert till.published()[VIEWS[1]] == (before + 1, 4)
+    models.write_text(good)
