@@ -186,6 +186,7 @@ def described(
     from ..dbt.session import check_session
     from ..definitions.registry import replaced_registry
     from ..kept import Kept
+    from ..lint.run import problems
     from ..manifest.load import load_registry, over_sql
     from ..meaning.settled import settle
     from ..offline.owned import of_target
@@ -201,18 +202,21 @@ def described(
         else:
             parsed = stack.enter_context(parsing(settings))
             check_session(settings, manifest=parsed.manifest)
+        found = problems(settings.project_dir, warnings.append)
         try:
             registry = load_registry(
                 settings.project_dir, settings.target_path, warnings.append, parsed, settings.attached, kept
             )
         except DefinitionError as error:
-            if not go_on or in_force is None or parsed.compiled is None:
-                _refuse(error, json)
-            _warn_unfit(error)
-            registry = over_sql(in_force, settings.project_dir, parsed.whole, parsed.compiled)
-        else:
+            found = [*error.problems, *found]
+        if not found:
             if not no_parse:
                 keep_parsed(settings, parsed)
+        elif go_on and in_force is not None and parsed.compiled is not None:
+            _warn_unfit(found)
+            registry = over_sql(in_force, settings.project_dir, parsed.whole, parsed.compiled)
+        else:
+            _refuse(found, json)
         for warning in warnings:
             typer.echo(f"warning: {warning}", err=True)
         registry = of_target(settings, in_force, registry, adopt)
@@ -223,14 +227,14 @@ def described(
         return settings, in_force, registry
 
 
-def _refuse(error: DefinitionError, json: bool) -> NoReturn:
-    count = f"{len(error.problems)} problem{'s' * (len(error.problems) != 1)}"
-    show({"problems": error.problems}, [*(f"{problem}\n" for problem in error.problems), count], json=json)
+def _refuse(problems: Sequence[Problem], json: bool) -> NoReturn:
+    count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+    show({"problems": problems}, [*(f"{problem}\n" for problem in problems), count], json=json)
     raise typer.Exit(1)
 
 
-def _warn_unfit(error: DefinitionError) -> None:
-    for problem in error.problems:
+def _warn_unfit(problems: Sequence[Problem]) -> None:
+    for problem in problems:
         typer.echo(f"warning: {problem}", err=True)
     typer.echo(f"warning: the project's definitions are not fit, so {STANDS}", err=True)
 
