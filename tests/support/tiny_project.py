@@ -55,6 +55,7 @@ models:
       tags: [cards]
       contract: {enforced: true}
       meta:
+        lint: {allow: no_grain_test, reason: a project without data tests}
         feature_view:
           entities: [customer]
           event_timestamp: occurred_at
@@ -83,6 +84,7 @@ models:
     config:
       group: risk
       meta:
+        lint: {allow: no_grain_test, reason: a project without data tests}
         feature_view: {entities: [customer, shop], refresh: manual, online: false}
     columns:
       - {name: customer_id, data_type: bigint, description: The customer.}
