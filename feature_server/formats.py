@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+ONLINE_FORMAT = 2  # of what Redis is told anew; of 1 a record's flags are `counts` alone
+
 
 class _Numbered(msgspec.Struct):
     format: Annotated[int, msgspec.Meta(ge=1)] = 1

@@ -10,8 +10,7 @@ import typer
 
 from ..dtypes import json_value
 from ..errors import FeatureStoreError, OnlineStoreUnavailable, shown
-from ..layout.keys import key_value
-from ..online.registry import ONLINE_FORMAT
+from ..formats import ONLINE_FORMAT
 from ..settings import load_settings
 from .main import Json, Progress, ProjectDir, app, finish, in_force, online_store, progress_bar, show
 from .offline import Refresh, select_views
@@ -133,6 +132,8 @@ def _lines(found: FeatureVector) -> Iterator[str]:
 
 def _entity(texts: list[str], registry: Registry, features: str | list[str]) -> dict[str, Any]:
     """Join key values as their types want them, from `name=value`."""
+    from ..layout.keys import key_value
+
     views = {ref.view for ref in registry.resolve(features)}
     known = {key.name: key for view in registry.feature_views if view.id in views for key in view.join_keys}
     entity: dict[str, Any] = {}

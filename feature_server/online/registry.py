@@ -18,10 +18,9 @@ from ..errors import (
     OnlineStoreUnavailable,
     UnknownNameError,
 )
-from ..formats import check_format
+from ..formats import ONLINE_FORMAT, check_format
 from ..layout.keys import NAMES, VERIFIED, Names
 
-ONLINE_FORMAT = 2  # of what is written anew; of 1 a record's flags are `counts` alone
 LARGE = 128 << 10  # bytes from which the online registry is decoded view by view
 PATIENCE_SECONDS = 3.0
 LEAST_ATTEMPTS = 8

@@ -8,9 +8,9 @@ import msgspec
 
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
+from ..formats import ONLINE_FORMAT
 from ..offline.store import OfflineStore, OfflineTable
 from ..online.memory import Memory, MemoryReader
-from ..online.registry import ONLINE_FORMAT
 from ..online.store import Attempt, Fence, OnlineStore
 from .lock import LEASE_SECONDS, WAIT_SECONDS
 
