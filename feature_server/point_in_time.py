@@ -3,7 +3,8 @@
 A row counts at time t if `event <= t` and, with a ttl, `event >= t - ttl`; of these the latest event wins, on a tie the
 latest created, null created being the earliest. Of rows that tie in both, a data error, it is the one with the last
 place in the table (`offline.store.PLACE`): training, sync and verify agree on it. `as_known` also demands
-`created <= t`, which a null created never meets; a view without created timestamps knows each row at its event time.
+`created <= t`, which a null created never meets; a view without created timestamps knows each row at its event time,
+or as much later as its sources say (`known_after_us`).
 
 Everything here is whole arrays at a time: a binary search that narrows all spine rows at once, so that any number of
 keys and any span of time cost `log2(rows of the largest key)` steps and no packing of keys and times into one number.
@@ -46,7 +47,13 @@ class History:
 
 
 def rows_at(
-    history: History, groups: Int64s, at_us: Int64s, *, ttl_us: int | None = None, as_known: bool = False
+    history: History,
+    groups: Int64s,
+    at_us: Int64s,
+    *,
+    ttl_us: int | None = None,
+    as_known: bool = False,
+    known_after_us: int = 0,
 ) -> Int64s:
     """The row of the history that counts for each (group, time): n row numbers, NO_ROW where there is none.
 
@@ -59,15 +66,22 @@ def rows_at(
         return result
     groups, at_us = groups[order], at_us[order]
     first = history.starts[groups]
-    rows = last_not_after(history.event_us, at_us, first - 1, history.starts[groups + 1])
+    until = at_us
+    if as_known and history.created_us is None:
+        until = _before(at_us, known_after_us)
+    rows = last_not_after(history.event_us, until, first - 1, history.starts[groups + 1])
     if as_known and history.created_us is not None:
         rows = _last_known(history, history.created_us, at_us, first, rows)
     found = np.flatnonzero(rows >= first)
     if ttl_us is not None:
-        oldest = np.maximum(at_us[found], _EARLIEST + ttl_us) - ttl_us
-        found = found[history.event_us[rows[found]] >= oldest]
+        found = found[history.event_us[rows[found]] >= _before(at_us[found], ttl_us)]
     result[order[found]] = rows[found]
     return result
+
+
+def _before(at_us: Int64s, duration_us: int) -> Int64s:
+    """Times so much earlier; the earliest there is where that would be before it."""
+    return np.maximum(at_us, _EARLIEST + duration_us) - duration_us
 
 
 def last_not_after(events: Int64s, at: Int64s, before: Int64s, after: Int64s) -> Int64s:

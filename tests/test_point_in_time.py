@@ -35,7 +35,14 @@ def sort_key(row: Row) -> tuple[int, int, bool, int]:
 
 
 def brute_force(
-    rows: list[Row], group: int, at: int, *, ttl: int | None = None, as_known: bool = False, has_created: bool = True
+    rows: list[Row],
+    group: int,
+    at: int,
+    *,
+    ttl: int | None = None,
+    as_known: bool = False,
+    has_created: bool = True,
+    after: int = 0,
 ) -> int:
     best = NO_ROW
     for number, row in enumerate(rows):
@@ -45,17 +52,24 @@ def brute_force(
             continue
         if as_known and has_created and (row.created is None or row.created > at):
             continue
+        if as_known and not has_created and row.event + after > at:
+            continue
         if best == NO_ROW or sort_key(row) >= sort_key(rows[best]):
             best = number
     return best
 
 
 def find(
-    history: History, wanted: list[tuple[int, int]], *, ttl: int | None = None, as_known: bool = False
+    history: History,
+    wanted: list[tuple[int, int]],
+    *,
+    ttl: int | None = None,
+    as_known: bool = False,
+    after: int = 0,
 ) -> list[int]:
     groups = np.array([group for group, _ in wanted], dtype=np.int64)
     at = np.array([time for _, time in wanted], dtype=np.int64)
-    return rows_at(history, groups, at, ttl_us=ttl, as_known=as_known).tolist()
+    return rows_at(history, groups, at, ttl_us=ttl, as_known=as_known, known_after_us=after).tolist()
 
 
 ONE_KEY = make_history([Row(0, 10, 11), Row(0, 20, 21), Row(0, 20, 25), Row(0, 30, 31)], 1)
@@ -117,9 +131,10 @@ def test_the_ends_of_time_do_not_overflow() -> None:
     ttl=st.one_of(st.none(), st.integers(0, 12)),
     as_known=st.booleans(),
     has_created=st.booleans(),
+    after=st.integers(0, 8),
 )
 def test_any_spine_finds_what_a_brute_force_finds(
-    rows: list[Row], wanted: list[tuple[int, int]], ttl: int | None, as_known: bool, has_created: bool
+    rows: list[Row], wanted: list[tuple[int, int]], ttl: int | None, as_known: bool, has_created: bool, after: int
 ) -> None:
     if not has_created:  # a remaining tie is a data error: the rule does not say which row wins
         rows = [*{(row.group, row.event): row._replace(created=None) for row in rows}.values()]
@@ -128,9 +143,10 @@ def test_any_spine_finds_what_a_brute_force_finds(
     rows.sort(key=sort_key)
     history = make_history(rows, 4, has_created=has_created)
     expected = [
-        brute_force(rows, group, at, ttl=ttl, as_known=as_known, has_created=has_created) for group, at in wanted
+        brute_force(rows, group, at, ttl=ttl, as_known=as_known, has_created=has_created, after=after)
+        for group, at in wanted
     ]
-    assert find(history, wanted, ttl=ttl, as_known=as_known) == expected
+    assert find(history, wanted, ttl=ttl, as_known=as_known, after=after) == expected
 
 
 @pytest.mark.parametrize("seed", range(8))

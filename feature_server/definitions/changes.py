@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from .facts import Entity, Feature, FeatureService, FeatureView, Owner
+from .facts import Entity, Feature, FeatureService, FeatureView, Owner, format_duration
 from .registry import Registry
 from .stream import EventSource
 
@@ -17,7 +17,7 @@ _FIELDS = {
 }  # fmt: skip
 _SILENT = (
     "fingerprint", "meaning", "stream", "ttl_us", "features", "name", "version", "identifier", "unique_id",
-    "deprecation_date", "freshness", "consistent",
+    "deprecation_date", "freshness", "consistent", "known_after_us",
 )  # fmt: skip
 
 
@@ -83,6 +83,9 @@ def _details(old: Definition, new: Definition) -> Iterator[str]:
             yield _detail("deprecation_date", old.deprecation_date or None, new.deprecation_date or None)
         if old.freshness != new.freshness:
             yield _detail("freshness", str(old.freshness or "none"), str(new.freshness or "none"))
+        if old.known_after_us != new.known_after_us:
+            shown = (format_duration(view.known_after_us) if view.known_after_us else None for view in (old, new))
+            yield _detail("known after its event time by", *shown)
         if old.meaning != new.meaning:
             yield "what its SQL means" if old.meaning and new.meaning else "its SQL is part of what it means"
         if old.stream != new.stream:

@@ -91,6 +91,8 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     `fingerprint` changes when the meaning of a stored row changes: the join keys, the timestamp columns or the
     features' names and types. `meaning` is that of its model (`models.Model`); unset where dbt's SQL was not compiled.
     `deprecation_date`, in ISO 8601, is from when on the view should be read no more. `freshness` is what is promised.
+    `known_after_us` is how long after its event time a row of a view without created timestamps is known, by what its
+    sources declare.
     """
 
     name: str
@@ -116,6 +118,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     meaning: str | UnsetType = UNSET
     deprecation_date: str | UnsetType = UNSET
     freshness: Freshness | UnsetType = UNSET
+    known_after_us: int | UnsetType = UNSET
 
     @property
     def id(self) -> str:

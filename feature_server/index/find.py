@@ -62,7 +62,13 @@ class Index:
         return self._columns.take(names, self._order.positions)
 
     def find(
-        self, keys: Sequence[pa.Array], at_us: Int64s, *, ttl_us: int | None = None, as_known: bool = False
+        self,
+        keys: Sequence[pa.Array],
+        at_us: Int64s,
+        *,
+        ttl_us: int | None = None,
+        as_known: bool = False,
+        known_after_us: int = 0,
     ) -> Int64s:
         """By the point-in-time rule, the row of each key at its time: n positions for `take`, negative where none.
 
@@ -77,7 +83,10 @@ class Index:
         for low, high in pairwise(edges.tolist()):
             part = order[low:high]
             if len(part):
-                rows = rows_at(self.history, groups[part], at_us[part], ttl_us=ttl_us, as_known=as_known)
+                rows = rows_at(
+                    self.history, groups[part], at_us[part],
+                    ttl_us=ttl_us, as_known=as_known, known_after_us=known_after_us,
+                )  # fmt: skip
                 part, rows = part[rows >= 0], rows[rows >= 0]
                 positions[part] = self._order.positions[rows]
                 self._order.release()

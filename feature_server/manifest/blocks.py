@@ -38,7 +38,7 @@ def _is_list_of_names(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_name, value))
 
 
-def _is_duration(value: Any) -> bool:
+def is_duration(value: Any) -> bool:
     try:
         return isinstance(value, str) and parse_duration(value) > 0
     except ValueError:
@@ -56,7 +56,7 @@ BLOCKS: dict[str, tuple[Key, ...]] = {
         Key("entities", _is_list_of_names, "a list of entities, e.g. [customer]", required=True),
         Key("event_timestamp", _is_name, _COLUMN),
         Key("created_timestamp", _is_name, _COLUMN),
-        Key("ttl", _is_duration, f"a duration such as 30s, 15m, 6h, 30d or 2w, of at most {LONGEST_DAYS}d"),
+        Key("ttl", is_duration, f"a duration such as 30s, 15m, 6h, 30d or 2w, of at most {LONGEST_DAYS}d"),
         Key("refresh", lambda value: value in REFRESH, f"one of {', '.join(REFRESH)}", required=True),
         Key("online", lambda value: isinstance(value, bool), "true or false"),
         Key("freshness", lambda value: isinstance(value, dict), "a mapping such as {warn: 2h, error: 6h}"),
@@ -200,5 +200,10 @@ def _report_available(node: Node, key: str, value: Any, report: Report) -> None:
         report.add(node, path, f"unknown key {key!r}", expected=expected, got=str(key), nearest=AVAILABLE_AFTER)
     elif node.resource_type != "source":
         report.add(node, path, f"a {node.resource_type} cannot hold {key}", expected=expected)
-    elif not _is_duration(value):
+    elif not is_duration(value):
         report.add(node, path, f"{key} has a value that it cannot have", expected=expected, got=show(value))
+    elif "event_stream" in node.meta:
+        report.add(
+            node, path, "an event stream says of each event when it was known", got=f"{key}: {value}",
+            expected="created_timestamp in event_stream", remedy=f"take {key} out of this table",
+        )  # fmt: skip

@@ -11,10 +11,11 @@ from ..dbt.artifacts import Node
 from ..definitions.facts import Feature, FeatureView, JoinKey, Owner, fingerprint, parse_duration
 from ..dtypes import DType
 from ..times import from_us, to_us
-from .blocks import NAME, NAME_IN_WORDS, read_block
+from .blocks import AVAILABLE_AFTER, NAME, NAME_IN_WORDS, is_duration, read_block
 from .columns import CAST, Columns
 from .entities import EntityDraft
 from .promises import read_promise
+from .reading import parents, walk
 from .report import META, Report, duplicates
 
 BLOCK = (*META, "feature_view")
@@ -98,10 +99,19 @@ class _ViewReader:
             path=node.original_file_path,
             deprecation_date=self._deprecation_date(),
             freshness=read_promise(block["freshness"], node, self.report) if "freshness" in block else UNSET,
+            known_after_us=self._known_after_us() if created is None and "stream" not in block else UNSET,
         )
         view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
         names = tuple(name for name in node.columns if name not in used)
         return ViewDraft(node, names, view, block.get("stream"))
+
+    def _known_after_us(self) -> int | UnsetType:
+        """The longest `available_after` of the sources under the view."""
+        manifest = self.report.manifest
+        under = walk(self.node, lambda node: parents(node, manifest))
+        said = [node.meta.get(AVAILABLE_AFTER) for node in under if node.resource_type == "source"]
+        found = [parse_duration(str(text)) for text in said if is_duration(text)]
+        return max(found) if found else UNSET
 
     def _deprecation_date(self) -> str | UnsetType:
         """dbt's, in UTC; a warning where somebody reads the view."""

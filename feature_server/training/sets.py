@@ -201,7 +201,10 @@ class TrainingSet:
         def found(opened: Index | StreamReader) -> tuple[list[pa.Array], np.ndarray]:
             if isinstance(opened, StreamReader):
                 return opened.at(keys, at_us, no_time, as_known=as_known)
-            positions = opened.find(keys, at_us, ttl_us=read.view.ttl_us, as_known=as_known)
+            view = read.view
+            positions = opened.find(
+                keys, at_us, ttl_us=view.ttl_us, as_known=as_known, known_after_us=view.known_after_us or 0
+            )
             positions[no_time] = -1
             return opened.take(list(read.columns), positions), positions >= 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from feature_server.dbt.parse import dbt_parse
+from feature_server.definitions.changes import plan
 from feature_server.errors import DefinitionError, Problem
 from feature_server.manifest.load import load_registry
 from tests.support.tiny_project import FILES, write_project
@@ -57,3 +58,34 @@ def test_a_model_cannot_hold_it(tmp_path: Path) -> None:
     }
     (found,) = problems(tmp_path, "owner: us", **model)
     assert found.what == "a model cannot hold available_after"
+
+
+def test_an_event_stream_has_its_own_time(tmp_path: Path) -> None:
+    said = "{available_after: 2h, event_stream: {event_id: a, event_timestamp: b}}"
+    found = [one for one in problems(tmp_path, said) if "when it was known" in one.what]
+    assert [(one.line, one.got) for one in found] == [(7, "available_after: 2h")]
+
+
+def test_a_view_without_created_timestamps_knows_its_rows_by_the_latest_of_its_sources(tmp_path: Path) -> None:
+    source = (
+        SOURCES.format(said="available_after: 2h") + "      - {name: rates, config: {meta: {available_after: 1d}}}\n"
+    )
+    reading = {
+        "models/bank.yml": source,
+        "models/staged.sql": "select * from {{ source('bank', 'payments') }}, {{ source('bank', 'rates') }}",
+        "models/customer_shop__visits.sql": "select 1 from {{ ref('staged') }}",
+        "models/customer__activity_v2.sql": "select 1 from {{ ref('staged') }}",
+    }
+    write_project(tmp_path, FILES | reading)
+    dbt_parse(tmp_path, tmp_path / "target")
+    registry = load_registry(tmp_path, tmp_path / "target")
+    known = {view.id: view.known_after_us or None for view in registry.feature_views}
+    assert known == {
+        "customer__activity@v1": None, "customer__activity@v2": None,  # it has created timestamps
+        "customer_shop__visits": 24 * 3600 * 10**6,
+    }  # fmt: skip
+    write_project(tmp_path, {"models/bank.yml": source.replace("1d", "1h")})
+    dbt_parse(tmp_path, tmp_path / "target")
+    (change,) = plan(registry, load_registry(tmp_path, tmp_path / "target"))
+    assert (change.name, change.details) == ("customer_shop__visits", ("known after its event time by: 1d → 2h",))
+    assert not change.new_rows

@@ -81,6 +81,15 @@ def test_as_known_uses_only_what_was_created_by_then(project: Project) -> None:
     assert values(project, spine, ["orders:count"], as_known=True) == [(10,), (-1,), (20,), (None,)]
 
 
+def test_as_known_counts_rows_without_created_timestamps_from_when_their_sources_say(project: Project) -> None:
+    view = msgspec.structs.replace(SHOP, known_after_us=30 * 60 * 10**6)
+    project.publish(view, [(1, "a", T0, 1), (1, "a", T0 + HOUR, 2)])
+    times = [T0 + timedelta(minutes=minutes) for minutes in (29, 30, 89, 90, 121, 181)]
+    spine = pa.table({"shop": ["a"] * 6, "customer": [1] * 6, "event_timestamp": times})
+    assert values(project, spine, ["shop:visits"]) == [(1,), (1,), (2,), (2,), (2,), (None,)]
+    assert values(project, spine, ["shop:visits"], as_known=True) == [(None,), (1,), (1,), (2,), (2,), (None,)]
+
+
 def test_several_join_keys_must_all_match(project: Project) -> None:
     project.publish(SHOP, [(1, "a", T0, 1), (1, "b", T0, 2), (2, "a", T0, 3)])
     spine = pa.table(
