@@ -48,6 +48,8 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     is_stream: bool = False
     materialized: str | None = None
     allowed: tuple[Allowed, ...] = ()
+    enabled: bool = True
+    is_latest: bool = False
 
 
 def models_of(path: Path, file: str, said: Mapping[str, Any]) -> Iterator[Described]:
@@ -68,10 +70,14 @@ def models_of(path: Path, file: str, said: Mapping[str, Any]) -> Iterator[Descri
             has_grain=_has_grain(model, meta.get("feature_view")),
             materialized=config.get("materialized"),
             allowed=_allowed(meta.get("lint"), file, name),
+            enabled=config.get("enabled") is not False,
         )
-        versions = [str(version.get("v")) for version in _dicts(model.get("versions"))]
-        for stem in [f"{name}_v{version}" for version in versions] or [name]:
-            yield msgspec.structs.replace(one, name=stem)
+        latest = str(model.get("latest_version"))
+        for version in _dicts(model.get("versions")):
+            stem, number = version.get("defined_in"), str(version.get("v"))
+            yield msgspec.structs.replace(one, name=str(stem or f"{name}_v{number}"), is_latest=number == latest)
+        if not model.get("versions"):
+            yield one
 
 
 def sources_of(path: Path, file: str, said: Mapping[str, Any]) -> Iterator[Described]:

@@ -40,8 +40,11 @@ def _marked(environment: Environment, text: str, file: int) -> Iterator[str]:
         if kind != "data":
             yield value
             continue
-        for number, part in enumerate(value.splitlines(keepends=True)):
+        parts = value.splitlines(keepends=True)
+        for number, part in enumerate(parts):
             yield f"{_BEGIN}{file}:{line + number}{_END}{part}"
+        if value.endswith("\n"):  # what an expression gives begins on the next line
+            yield f"{_BEGIN}{file}:{line + len(parts)}{_END}"
 
 
 def unmarked(text: str, files: Sequence[str], own: str) -> Written:

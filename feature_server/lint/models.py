@@ -15,7 +15,7 @@ from .order import unstable
 from .project import ProjectFiles
 from .queries import sql_of
 from .rendering import Rendered, Unrendered
-from .rules import CURRENT, UNSTABLE, Rule, broken
+from .rules import CURRENT, TIMES, UNSTABLE, Rule, broken
 
 Broken = tuple[Rule, exp.Expr, str]  # a rule, the expression that breaks it, what more there is to say
 
@@ -36,6 +36,20 @@ class Models:
         self.project = project
         self._rendered: dict[str, Rendered | str] = {}
         self._looked: dict[str, Looked] = {}
+
+    def is_view(self, name: str) -> bool:
+        """Whether a model is a feature view, by its YAML or by its own `config`, and not disabled by either."""
+        said, path = self.project.described.get(name), self.project.models[name]
+        if said is not None and not said.enabled:
+            return False
+        in_yaml = said is not None and said.is_view
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        if not in_yaml and "feature_view" not in text:
+            return False
+        rendered = self._render(name) if "config" in text else None
+        if not isinstance(rendered, Rendered):
+            return in_yaml
+        return rendered.enabled and (in_yaml or rendered.is_view)
 
     def under(self, view: str) -> Iterator[str]:
         """A view and the models that it is made from."""
@@ -80,8 +94,11 @@ class Models:
         try:
             for statement in sqlglot.parse(rendered.written.sql, dialect="duckdb"):
                 if statement is not None:
+                    _place_times(statement, rendered.written.sql)
                     found.extend((rule, node, "") for rule, node in broken(statement))
                     rows = reading.rows(statement, {})
+        except RecursionError:
+            return Looked(_rows(said, Rows()), why="its SQL is nested too deep to be read")
         except SqlglotError as error:
             return Looked(_rows(said, Rows()), why=" ".join(str(error).split())[:300])
         materialized = (
@@ -115,6 +132,19 @@ def _rows(said: Described | None, rows: Rows) -> Rows:
     return msgspec.structs.replace(
         rows, keys=rows.keys | said.keys, columns=columns, times=times, current=current, known=rows.known | said.known
     )
+
+
+def _place_times(statement: exp.Expr, sql: str) -> None:
+    """Say of `current_timestamp` and the like, written without parentheses, where it stands: the parser does not."""
+    nodes = [node for node in statement.find_all(*TIMES) if "start" not in node.meta]
+    if nodes:
+        tokens = sqlglot.tokenize(sql, read="duckdb")
+        after = [*(token.text for token in tokens[1:]), ""]
+        names = {node.key.replace("current", "current_") for node in nodes} | {"localtime", "localtimestamp"}
+        found = [one for one, then in zip(tokens, after, strict=True) if one.text.lower() in names and then != "("]
+        if len(found) == len(nodes):  # which of equal ones is which does not matter
+            for node, token in zip(nodes, found, strict=True):
+                node.meta["start"] = token.start
 
 
 def _not_told(by: object) -> str:

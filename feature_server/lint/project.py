@@ -35,8 +35,11 @@ class ProjectFiles(msgspec.Struct, frozen=True):
             return next((stem for stem in (f"{name}_v{version}", f"{name}.v{version}") if stem in self.models), None)
         if name in self.models:
             return name
-        versions = sorted(stem for stem in self.models if stem.rpartition("_v")[0] == name)
-        return versions[-1] if versions else None
+        versions = [stem for stem in self.models if stem.rpartition("_v")[0] == name]
+        said = {stem: self.described[stem].is_latest for stem in versions if stem in self.described}
+        if any(said.values()):
+            return next(stem for stem in versions if said.get(stem))
+        return max(versions, key=_number, default=None)
 
 
 class _Files(msgspec.Struct):
@@ -62,6 +65,12 @@ def read_project(root: Path) -> ProjectFiles:
             _take(files, root, folder, str(own.get("name") or folder.name), own)
     rendering = Rendering(root, name, variables, files.macros)
     return ProjectFiles(root, files.models, files.described, files.sources, files.materialized, rendering)
+
+
+def _number(stem: str) -> tuple[int, str]:
+    """What versions are in the order of, by the name of the file."""
+    version = stem.rpartition("_v")[2]
+    return int(version) if version.isdigit() else -1, version
 
 
 def _take(files: _Files, root: Path, folder: Path, name: str, project: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from .marks import Written, marked, plain, unmarked
 _MACRO = re.compile(r"{%-?\s*macro\s+(\w+)\s*\(")
 _OWN = "own_"
 _DISPATCHED = ("duckdb__", "default__")  # the names before a macro's that dbt looks for, in this order
+_FUNCTIONS = ("datediff", "dateadd", "date_trunc", "last_day", "hash", "length", "position", "replace", "split_part")
 _DEEPEST = 50  # macros that call one another
 _Macros = Mapping[str, Path]
 
@@ -39,6 +40,8 @@ class Rendered(msgspec.Struct, frozen=True):
     refs: tuple[tuple[str, str | None], ...]
     sources: tuple[tuple[str, str], ...]
     materialized: str | None = None
+    is_view: bool = False
+    enabled: bool = True
 
 
 class _Returned(Exception):
@@ -97,8 +100,10 @@ class Rendering:
             text = self._environment.from_string(self._parsed(path)).render()
         except _Returned as returned:
             text = str(returned.value)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
-            raise Unrendered(plain(str(error))) from None
+        except Unrendered:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the project's own Jinja makes of what is not known here
+            raise Unrendered(plain(str(error)) or type(error).__name__) from None
         written = unmarked(text, self._files, self._named(path))
         materialized = self._configured.get("materialized")
         return Rendered(
@@ -106,6 +111,8 @@ class Rendering:
             tuple(dict.fromkeys(self._refs)),
             tuple(dict.fromkeys(self._sources)),
             materialized if isinstance(materialized, str) else None,
+            is_view="feature_view" in (self._configured.get("meta") or {}),
+            enabled=self._configured.get("enabled") is not False,
         )
 
     def call(self, name: str, package: str | None, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -165,8 +172,12 @@ class Rendering:
             "print": lambda *_, **__: "", "set": set, "zip": zip, "modules": modules, "this": '"this"',
             "exceptions": SimpleNamespace(raise_compiler_error=_refuse, warn=lambda *_, **__: ""),
             "adapter": _Adapter(self), "tojson": lambda value, *_, **__: msgspec.json.encode(value).decode(),
-            "fromjson": msgspec.json.decode,
+            "fromjson": msgspec.json.decode, "dbt": _Dbt(),
+            **({} if self._has("current_timestamp") else {"current_timestamp": lambda: "now()"}),
         }  # fmt: skip
+
+    def _has(self, macro: str) -> bool:
+        return any(macro in macros for macros in self.packages.values())
 
     def _ref(self, *names: str, v: Any = None, version: Any = None) -> str:
         number = v if v is not None else version
@@ -185,9 +196,9 @@ class Rendering:
         found = own.get(name) if isinstance(own, dict) and name in own else self.variables.get(name, default)
         return _Unknown(name=name) if found is None else found
 
-    def _env_var(self, name: str, default: Any = None) -> Any:
-        found = os.environ.get(name, default)
-        return _Unknown(name=name) if found is None else found
+    def _env_var(self, var: str, default: Any = None) -> Any:
+        found = os.environ.get(var, default)
+        return _Unknown(name=var) if found is None else found
 
 
 class _Later:
@@ -206,6 +217,17 @@ class _Package:
 
     def __getattr__(self, name: str) -> _Later:
         return _Later(self._rendering, name, self._package)
+
+
+class _Dbt:
+    """dbt's own macros: the clock, and those that are a function of the same arguments; others are unknown."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("current_timestamp"):
+            return lambda *_, **__: "now()"
+        if name in _FUNCTIONS:
+            return lambda *given, **named: f"{name}({', '.join(map(str, (*given, *named.values())))})"
+        return _Unknown(name=name)
 
 
 class _Adapter(_Unknown):

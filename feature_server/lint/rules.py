@@ -7,8 +7,9 @@ from sqlglot import exp
 
 from ..compiler.model import unrepeatable
 from .queries import defined
+from .times import is_time_of
 
-_TIMES = (
+TIMES = (
     exp.CurrentTimestamp,
     exp.CurrentDate,
     exp.CurrentTime,
@@ -80,11 +81,14 @@ def broken(tree: exp.Expr) -> Iterator[Found]:
 def _unrepeatable(node: exp.Expr) -> Rule | None:
     if isinstance(node, _RANDOM):
         return RANDOM
-    if isinstance(node, _TIMES):
+    if isinstance(node, TIMES):
         return PRESENT
-    if (name := unrepeatable(node)) is None:
-        return None
-    return RANDOM if name in _RANDOM_NAMES else PRESENT
+    name = node.name.lower() if isinstance(node, exp.Anonymous) else ""
+    if name in _RANDOM_NAMES:
+        return RANDOM
+    if name == "age" and len(node.expressions) == 1:  # from today on
+        return PRESENT
+    return None if unrepeatable(node) is None else PRESENT
 
 
 def _ahead(node: exp.Expr) -> Rule | None:
@@ -95,9 +99,12 @@ def _ahead(node: exp.Expr) -> Rule | None:
     order, frame = window.args.get("order"), window.args.get("spec")
     backwards = order is not None and bool(order.expressions[0].args.get("desc"))
     if isinstance(function, _NEIGHBOURS):
-        return AHEAD if isinstance(function, exp.Lead) != backwards else None
+        other_way = isinstance(function.args.get("offset"), exp.Neg)
+        return AHEAD if (isinstance(function, exp.Lead) != backwards) != other_way else None
     if isinstance(function, _NUMBERED):
         return None
+    if order is None and any(is_time_of(part, ()) for part in window.args.get("partition_by") or ()):
+        return None  # rows of one time
     if isinstance(function, _OF_ALL) or order is None:
         return AHEAD
     if frame is None:  # from the first row to the current one

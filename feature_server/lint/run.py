@@ -1,6 +1,7 @@
 """Looks at every feature view of a project and at what is under it."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .project import ProjectFiles, read_project
 from .rules import RULES, UNKNOWN, UNTESTED
 
 _MODEL = re.compile(r'"model"\."ref"\."(\w+)[^"]*"')
+_DEEPEST = 10_000  # calls within one another, by which nested SQL is read: a union of 400 parts needs 1,000
 _QUOTED = re.compile(r"""('[^']*'|"[^"]*")""")
 
 
@@ -57,17 +59,27 @@ class Linted(msgspec.Struct, frozen=True, kw_only=True):
 
 def lint(root: Path) -> Linted:
     """The findings in all feature views of a project and in what is under them, in the order of files and lines."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _DEEPEST))
+    try:
+        return _lint(root)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def _lint(root: Path) -> Linted:
     project = read_project(root)
     models = Models(project)
-    views = [name for name in sorted(project.models) if name in project.described and project.described[name].is_view]
+    views = [name for name in sorted(project.models) if models.is_view(name)]
     under: dict[str, list[str]] = {}  # each model, and the views that are made from it
     for view in views:
         for name in models.under(view):
             under.setdefault(name, []).append(view)
     findings, bad = dict[Finding, None](), list[NotLooked]()
     for view in views:
-        findings |= dict.fromkeys(_untested(project.described[view]))
-        findings |= dict.fromkeys(_unknown(project.described[view], models.looked(view).rows))
+        said = project.described.get(view) or Described(name=view, file=_file(project, view), line=1, is_view=True)
+        findings |= dict.fromkeys(_untested(said))
+        findings |= dict.fromkeys(_unknown(said, models.looked(view).rows))
     for name, of_views in under.items():
         looked = models.looked(name)
         if looked.why is not None:

@@ -186,3 +186,65 @@ def test_findings_are_problems_of_a_check_too(tmp_path: Path) -> None:
     assert [(one.file, one.key_path) for one in warned] == [
         ("transform/spend.sql", "lint"), ("transform/views.yml", "spend: no_grain_test"),
     ]  # fmt: skip
+
+
+def test_dbts_own_clock_is_a_clock(tmp_path: Path) -> None:
+    for written in (
+        "dbt.current_timestamp()",
+        "current_timestamp()",
+        "dbt.datediff('paid_at', dbt.current_timestamp(), 'day')",
+    ):
+        found = linted(tmp_path, **{"transform/stg_payments.sql": f"select 1,\n{{{{ {written} }}}}"})
+        assert ("transform/stg_payments.sql", 2, "present_time", ("spend",)) in places(found), written
+
+
+def test_a_keyword_of_the_clock_is_found_on_its_line(tmp_path: Path) -> None:
+    sql = "select\n  1, -- current_date\n  paid_at,\n  current_date as a,\n  now() as b,\n\n  current_timestamp\nfrom p"
+    found = linted(tmp_path, **{"transform/stg_payments.sql": sql})
+    assert [line for file, line, *_ in places(found) if file == "transform/stg_payments.sql"] == [4, 5, 7]
+
+
+def test_a_view_says_so_in_its_own_config_too(tmp_path: Path) -> None:
+    sql = "{{ config(meta={'feature_view': {'entities': ['customer']}}) }}\nselect random()"
+    found = linted(tmp_path, **{"transform/alone.sql": sql})
+    assert ("transform/alone.sql", 2, "random", ("alone",)) in places(found)
+    assert ("transform/alone.sql", 1, "no_grain_test", ("alone",)) in places(found)
+
+
+def test_what_is_disabled_is_no_view(tmp_path: Path) -> None:
+    off = {"transform/spend.sql": "{{ config(enabled=false) }}" + SHOP["transform/spend.sql"]}
+    assert [place[0] for place in places(linted(tmp_path, **off))] == ["transform/visits_v2.sql"]
+    in_yaml = VIEWS.replace("config: {meta", "config: {enabled: false, meta")
+    found = linted(tmp_path, **{"transform/views.yml": in_yaml})
+    assert [place[0] for place in places(found)] == ["transform/visits_v2.sql"]
+
+
+def test_a_version_is_the_latest_that_its_yaml_says_in_the_file_it_names(tmp_path: Path) -> None:
+    versions = (
+        "  - name: rate\n    latest_version: {latest}\n    versions: [{v: 9}, {v: 10}, {v: 2, defined_in: odd}]\n"
+    )
+    files = {
+        "transform/rate_v9.sql": "select random() as a", "transform/rate_v10.sql": "select uuid() as a",
+        "transform/odd.sql": "select now() as a", "transform/stg_payments.sql": "select * from {{ ref('rate') }}",
+    }  # fmt: skip
+    for latest, file in (("9", "rate_v9.sql"), ("10", "rate_v10.sql")):
+        found = linted(tmp_path, **files, **{"transform/views.yml": VIEWS + versions.replace("{latest}", latest)})
+        assert {f"transform/{file}"} == {place[0] for place in places(found) if "rate" in place[0]}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"select {'coalesce(a, ' * 100}1{')' * 100} as a",
+        f"select {' + '.join(['a'] * 900)} as a",
+        " union all ".join(["select random() as a"] * 600),
+    ],
+)
+def test_long_sql_is_read(tmp_path: Path, sql: str) -> None:
+    found = linted(tmp_path, **{"transform/stg_payments.sql": f"{sql}\n-- {{{{ 100 // ([] | length) if false }}}}"})
+    assert found.not_looked_at == ()
+
+
+def test_what_the_jinja_of_a_model_divides_by_is_no_crash(tmp_path: Path) -> None:
+    found = linted(tmp_path, **{"transform/stg_payments.sql": "select {{ 1 / 0 }}"})
+    assert [(one.model, one.why) for one in found.not_looked_at] == [("stg_payments", "division by zero")]
