@@ -198,7 +198,7 @@ def described(
     with ExitStack() as stack:
         if no_parse:
             needed = bool(in_force and in_force.models)
-            parsed = read_compiled(settings.project_dir, settings.target_path, needed=needed)
+            parsed = read_compiled(settings, needed=needed)
         else:
             parsed = stack.enter_context(parsing(settings))
             check_session(settings, manifest=parsed.manifest)

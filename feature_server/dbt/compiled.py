@@ -15,7 +15,7 @@ import msgspec
 from ..durable import changing, write_whole
 from ..errors import UNREADABLE, FeatureStoreError
 from ..project.process import failed, run_module
-from ..project.target import Answer, remember
+from ..project.target import Answer, Target, remember
 from ..settings import Settings
 from .artifacts import Manifest, read_manifest
 from .parse import PARSE_FAILURE
@@ -50,10 +50,11 @@ class Texts(msgspec.Struct):
 
 
 class Compiled(msgspec.Struct, frozen=True):
-    """The texts, and a hash of the project that they are of."""
+    """The texts, and a hash of the project that they are of, of which `target` they are: profile, name and schema."""
 
     project: str
     texts: Texts
+    target: tuple[str, ...] = ()
 
 
 class Parsed(msgspec.Struct, frozen=True):
@@ -98,11 +99,13 @@ def parsing(settings: Settings) -> Iterator[Parsed]:
         if run.returncode != 0 and not texts.queries:
             remedy = "correct the project until `dbt compile --full-refresh` succeeds"
             raise failed("dbt cannot compile the feature views", project_dir, run, remedy)
+        target: tuple[str, ...] = ()
         if texts.where is not None:
             remember(asked, texts.where)
+            target = _target_of(texts.where.target)
             texts.where = None
         manifest = read_manifest(folder)
-        yield Parsed(manifest, Compiled(_project_of(project_dir, manifest), texts))
+        yield Parsed(manifest, Compiled(_project_of(project_dir, manifest), texts, target))
 
 
 def keep_parsed(settings: Settings, parsed: Parsed) -> None:
@@ -129,8 +132,12 @@ def read_parsed(project_dir: Path, target_path: Path) -> Parsed:
     return Parsed(manifest, compiled if compiled.project == _project_of(project_dir, manifest) else None)
 
 
-def read_compiled(project_dir: Path, target_path: Path, *, needed: bool = False) -> Parsed:
-    """As `read_parsed`, but an error if the project is another by now, or was never compiled where that is `needed`."""
+def read_compiled(settings: Settings, *, needed: bool = False) -> Parsed:
+    """As `read_parsed`, but an error if the project is another by now, or was never compiled where that is `needed`.
+
+    So it is where it was compiled for another target than the one that is meant.
+    """
+    project_dir, target_path = settings.project_dir, settings.target_path
     path = target_path / _FILE
     manifest = read_manifest(target_path)
     try:
@@ -151,7 +158,17 @@ def read_compiled(project_dir: Path, target_path: Path, *, needed: bool = False)
             "the project has changed since its SQL was compiled",
             where=str(path), expected="models, macros, seeds and dbt_project.yml as they were then", remedy=_REMEDY,
         )  # fmt: skip
+    meant = settings.target
+    if compiled.target and meant is not None and compiled.target != _target_of(meant):
+        raise FeatureStoreError(
+            "the SQL was compiled for another target", where=str(path), expected=" ".join(_target_of(meant)),
+            got=" ".join(compiled.target), remedy=_REMEDY,
+        )  # fmt: skip
     return Parsed(manifest, compiled)
+
+
+def _target_of(target: Target) -> tuple[str, ...]:
+    return (target.profile, target.name, target.database, target.schema)
 
 
 def digest(value: Any) -> str:

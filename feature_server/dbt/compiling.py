@@ -6,6 +6,7 @@ it imports dbt; `compiled` starts it.
 """
 
 import copy
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ from dbt_common.invocation import get_invocation_id
 
 from ..durable import write_whole
 from ..errors import UNREADABLE
-from ..kept import code
+from ..kept import code, digest
 from ..project.resolving import database_of, resolved
 from .compiled import AS_OF, OTHER_AS_OF, PARSE_FAILED, Request, Texts
 from .unchanged import Unchanged
@@ -32,6 +33,8 @@ from .unchanged import Unchanged
 _TRANSACTION = ("BEGIN", "COMMIT", "ROLLBACK")
 _NO_TESTS = ("--exclude", "resource_type:test", "resource_type:unit_test")
 _KEPT = "kept_texts.json"
+_CONFIG = re.compile(r"\bconfig\s*\(")
+_CALL = re.compile(r"\A[^}]*\w\s*\(")  # of anything within what follows
 
 
 class Failed(Exception):
@@ -48,9 +51,9 @@ class KeptText(msgspec.Struct, frozen=True):
 
 
 class KeptTexts(msgspec.Struct, frozen=True):
-    """What was compiled by a unique id, and the macros that there were."""
+    """What was compiled by a unique id, and the macros that there were, each with a hash of its text."""
 
-    macros: tuple[str, ...] = ()
+    macros: dict[str, str] = {}
     texts: dict[str, KeptText] = {}
 
 
@@ -71,20 +74,34 @@ def main() -> int:
 
 
 def _parse(request: Request) -> Manifest:
-    """The project as dbt reads what has changed of it; as a whole where there are other macros.
+    """The project as dbt reads what has changed of it; as a whole where there are other macros, or one that configures.
 
-    A model that dispatches to one of these is then read again, which dbt does not do by itself.
+    A model that dispatches to one of these, or has its config of it, is then read again, which dbt itself does not do.
     """
     command = ["parse", *request.arguments, "--target-path", request.folder]
     manifest: Manifest = _invoke(dbtRunner(), command)
-    before = _read_kept(request)
-    if before.macros not in ((), _macros(manifest)):
+    before, now = _read_kept(request).macros, _macros(manifest)
+    if before and (before.keys() != now.keys() or (before != now and _configured_by_macros(manifest))):
         manifest = _invoke(dbtRunner(), [*command, "--no-partial-parse"])
     return manifest
 
 
-def _macros(manifest: Manifest) -> tuple[str, ...]:
-    return tuple(sorted(manifest.macros))
+def _macros(manifest: Manifest) -> dict[str, str]:
+    return {name: digest(macro.macro_sql) for name, macro in sorted(manifest.macros.items())}
+
+
+def _configured_by_macros(manifest: Manifest) -> bool:
+    """Whether what a macro gives may be part of a model's config, or a macro sets it."""
+    own = [macro.macro_sql for macro in manifest.macros.values() if not macro.package_name.startswith("dbt")]
+    texts = [node.raw_code for node in manifest.nodes.values() if node.resource_type in ("model", "snapshot")]
+    return any(_CONFIG.search(text) for text in own) or any(
+        _CALL.search(part) for text in texts for part in _CONFIG.split(text)[1:]
+    )
+
+
+def _variables(project: str) -> Any:
+    found = yaml.safe_load(project)
+    return found.get("vars") if isinstance(found, dict) else None
 
 
 def _compile(request: Request, manifest: Manifest, texts: Texts) -> None:
@@ -97,13 +114,15 @@ def _compile(request: Request, manifest: Manifest, texts: Texts) -> None:
     incremental = [node for node in manifest.nodes.values() if _materialized(node) == "incremental"]
     packages = Path(project.project_root) / project.packages_install_path
     files = [Path(project.project_root) / "dbt_project.yml", *sorted(packages.glob("*/dbt_project.yml"))]
+    said = [file.read_text(encoding="utf-8") for file in files]
     unchanged = Unchanged(
         manifest,
         request.environ,
         [
-            code(), texts.where.target, profile.to_target_dict(), [file.read_text(encoding="utf-8") for file in files],
+            code(), texts.where.target, profile.to_target_dict(), said,
             sorted(str(node.relation_name) for node in incremental),
         ],
+        plain=not any("{{" in str(variables) or "{%" in str(variables) for variables in map(_variables, said)),
     )  # fmt: skip
     keys = {name: unchanged.key(name) for name in wanted}
     before = _read_kept(request)
@@ -145,7 +164,10 @@ def _compile_anew(
     )
     selected = sorted({manifest.nodes[name].name for name in changed})
     for found, as_of, options, built in runs if incremental else runs[:2]:
-        with tempfile.TemporaryDirectory() as scratch, _as_parsed(manifest, changed):
+        with (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True, dir=request.folder) as scratch,
+            _as_parsed(manifest, changed),
+        ):
             own = [*request.arguments, "--profiles-dir", scratch, "--target-path", scratch]
             own += ["--no-write-json", "--vars", f"{{as_of: '{as_of}'}}"]
             _write_profile(Path(scratch), profile, built)

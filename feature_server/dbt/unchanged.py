@@ -47,10 +47,14 @@ class Read(msgspec.Struct, frozen=True):
 
 
 class Unchanged:
-    """What the models of a manifest are compiled from. `given` is what all of them share."""
+    """What the models of a manifest are compiled from. `given` is what all of them share.
 
-    def __init__(self, manifest: Manifest, environ: Mapping[str, str], given: Any) -> None:
+    `plain` says that no variable of the project, or of a package, has Jinja in it.
+    """
+
+    def __init__(self, manifest: Manifest, environ: Mapping[str, str], given: Any, *, plain: bool) -> None:
         self.manifest, self.environ = manifest, environ
+        self._settled = _SETTLED if plain else _SETTLED - {"var"}
         self._macros: dict[str, list[str]] = {}
         self._own = {
             macro.name for macro in manifest.macros.values()
@@ -62,7 +66,7 @@ class Unchanged:
                     self._macros.setdefault(name, []).append(unique_id)
         self._packages = {macro.package_name for macro in manifest.macros.values()}
         self._read: dict[str, Read] = {}
-        self._given = digest([given, sorted(manifest.macros)])
+        self._given = digest([given, sorted(manifest.macros), self._overriding()])
 
     def key(self, unique_id: str) -> str | None:
         """A hash of all that a model's compiled SQL is made from; None where that cannot be told beforehand."""
@@ -84,9 +88,16 @@ class Unchanged:
         values = {name: self.environ.get(name) for name in variables}
         return digest([self._given, _facts(node), texts, parents, values])
 
+    def _overriding(self) -> list[str]:
+        """The texts of macros by the names of dbt's own, which those call of one another."""
+        own = {macro.name for macro in self.manifest.macros.values() if macro.package_name in _OWN}
+        own |= {name.partition("__")[2] for name in own}
+        found = {unique_id for name in own & self._macros.keys() for unique_id in self._macros[name]}
+        return [self.manifest.macros[unique_id].macro_sql for unique_id in sorted(found)]
+
     def _is_known(self, read: Read) -> bool:
         """Whether a text reads nothing but what is settled, and macros that are looked into."""
-        for name in read.names - _SETTLED - self._macros.keys() - self._own:
+        for name in read.names - self._settled - self._macros.keys() - self._own:
             found = {attribute for of, attribute in read.attributes if of == name}
             known = set(_SETTLED_OF.get(name, ()))
             if name in self._packages:

@@ -90,3 +90,13 @@ def test_a_schedule_goes_on_by_what_is_in_force_where_the_definitions_are_not_fi
         country.write_text(sql)
     assert artifacts(project) == before
     assert features("compare", cwd=project).stdout == "the project is what is in force\n"
+
+
+def test_what_was_compiled_for_one_target_is_not_applied_to_another(tmp_path: Path) -> None:
+    other = "    other: {type: duckdb, path: tiny.duckdb, schema: other, threads: 1, settings: {TimeZone: UTC}}\n"
+    folder = write_project(tmp_path, FILES | {"profiles/profiles.yml": FILES["profiles/profiles.yml"] + other})
+    assert features("check", cwd=folder).returncode == 0
+    refused = features("apply", "--no-parse", "--target", "other", cwd=folder)
+    assert refused.returncode == 1
+    assert "the SQL was compiled for another target" in refused.stderr
+    assert features("apply", "--no-parse", cwd=folder).returncode == 0

@@ -20,8 +20,8 @@ from tests.support.stream_project import FILES
 from tests.support.tiny_project import DBT_PROJECT, PROFILES, write_project
 
 COUNTRY = """
-{{ config(materialized='incremental') }}
-select
+{{ config(materialized='incremental', tags=tagged()) }}
+select /* {{ config.get('tags') }} {{ dbt.last_day('event_timestamp', 'month') }} */
     customer_id, event_timestamp,
     {{ shouted('country') }} || '{{ var("suffix", "") }}{{ env_var("KEPT_SUFFIX", "") }}{{ target.name }}' as country
 from {{ ref('recent') }}
@@ -29,6 +29,8 @@ left join {{ ref('regions') }} using (country)
 {% if is_incremental() %}where event_timestamp > '{{ latest() }}'{% endif %}
 """
 MACROS = """
+{% macro tagged() %}{{ return(['one', var('suffix')]) }}{% endmacro %}
+{% macro duckdb__date_trunc(datepart, date) %}trunc({{ datepart }}, {{ date }}){% endmacro %}
 {% macro shouted(column) %}{{ adapter.dispatch('shout')(column) }}{% endmacro %}
 {% macro default__shout(column) %}upper({{ column }}){% endmacro %}
 {% macro latest() %}{{ var('as_of', '2024-01-01T00:00:00Z') }}{% endmacro %}
@@ -74,7 +76,7 @@ def add(name: str, text: str) -> Edit:
 
 
 EDITS: dict[str, Edit] = {
-    "the view's SQL": put("models/customer__country.sql", "select\n", "select /* {0} */\n"),
+    "the view's SQL": put("models/customer__country.sql", "select /*", "select /* {0} */ /*"),
     "an ephemeral model": put("models/recent.sql", "'NL'", "'{0}'"),
     "staging of a stream": put("models/stg_payments__transactions.sql", "'refund'", "'{0}'"),
     "a stream view": put("models/customer__payments.sql", "amount_eur > 0", "amount_eur > {0}"),
@@ -93,6 +95,9 @@ EDITS: dict[str, Edit] = {
     "a macro that overrides dbt's": add(
         "macros/ref.sql", "{% macro ref() %}{{ return(builtins.ref(*varargs)) }}{% endmacro %}"
     ),
+    "a variable with Jinja": put("dbt_project.yml", "'!'", "\"{{{{ env_var('KEPT_SUFFIX', '') }}}} {0}\""),
+    "a macro in a model's config": put("macros/text.sql", "'one'", "'one of {0}'"),
+    "a macro that dbt's own calls": put("macros/text.sql", "trunc({{ datepart", "TRUNC{0}({{{{ datepart"),
     "a schema": put("dbt_project.yml", "vars:", "models: {{tiny: {{+schema: 's{0}'}}}}\nvars:"),
 }
 
