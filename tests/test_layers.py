@@ -36,7 +36,7 @@ IMPORTERS = {
     "sqlglot": {"manifest", "compiler", "meaning", "lint"},
     "prometheus_client": {"app", "serving"},
     "typer": {"cli"},
-    "jinja2": {"templates", "lint", "dbt"},
+    "jinja2": {"templates", "written", "dbt"},
     "rich": {"cli"},
     "dbt": {"dbt", "project"},
     "airflow": set(),

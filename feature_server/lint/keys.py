@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 from sqlglot import exp
 
+from ..written.described import is_time
 from .queries import (
     conjuncts,
     defined,
@@ -20,7 +21,7 @@ from .queries import (
     sql_of,
     using_of,
 )  # fmt: skip
-from .times import is_known, is_time, is_time_of, passed
+from .times import is_known, is_time_of, passed
 
 Term = tuple[str, str]  # a column: the alias of its relation, or "" for another expression, or "?"; and its name or SQL
 Key = frozenset[Term]

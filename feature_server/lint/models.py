@@ -7,14 +7,14 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from .described import Described
+from ..written.described import Described
+from ..written.marks import Written
+from ..written.project import ProjectFiles
+from ..written.rendering import Rendered, Unrendered
 from .keys import Inputs, Key, Reading, Rows
-from .marks import Written
 from .now import joined_as_now
 from .order import unstable
-from .project import ProjectFiles
 from .queries import sql_of
-from .rendering import Rendered, Unrendered
 from .rules import CURRENT, TIMES, UNSTABLE, Rule, broken
 
 Broken = tuple[Rule, exp.Expr, str]  # a rule, the expression that breaks it, what more there is to say

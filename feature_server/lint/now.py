@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from sqlglot import exp
 
+from ..written.described import is_time
 from .keys import Inputs
 from .queries import conjuncts, equalities, nodes_of, read_by, sql_of, using_of
-from .times import is_time
 
 _COMPARISONS = (exp.LT, exp.LTE, exp.GT, exp.GTE, exp.EQ, exp.Between)
 

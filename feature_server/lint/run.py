@@ -9,10 +9,10 @@ import msgspec
 from sqlglot import ErrorLevel, exp
 
 from ..errors import FeatureStoreError, Problem
-from .described import Described
+from ..written.described import Described
+from ..written.project import ProjectFiles, read_project
 from .keys import Rows
 from .models import Looked, Models
-from .project import ProjectFiles, read_project
 from .rules import RULES, UNKNOWN, UNTESTED
 
 _MODEL = re.compile(r'"model"\."ref"\."(\w+)[^"]*"')

@@ -11,11 +11,14 @@ import yaml
 
 from ..definitions.facts import parse_duration
 from ..errors import FeatureStoreError
-from .times import is_time
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TELLS_APART = re.compile(r"unique|grain|primary_key", re.I)  # in the name of a test
 _IDENTIFIER = re.compile(r"\w+")
+_TYPE = re.compile(r"timestamp|date|time", re.I)
+_NAME = re.compile(
+    r"(^|_)(at|on|ts|time|date|day|hour|week|month|timestamp|datetime|since|from|until|start|end|tick|as_of)$", re.I
+)
 
 
 class Allowed(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +53,15 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     allowed: tuple[Allowed, ...] = ()
     enabled: bool = True
     is_latest: bool = False
+
+
+def is_time(name: str, data_type: str = "") -> bool:
+    """Whether a column says when something was, by its type, or by its name where that is not known."""
+    return is_type_of_time(data_type) if data_type else bool(_NAME.search(name))
+
+
+def is_type_of_time(data_type: str) -> bool:
+    return bool(_TYPE.search(data_type))
 
 
 def models_of(path: Path, file: str, said: Mapping[str, Any]) -> Iterator[Described]:
