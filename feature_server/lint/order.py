@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from sqlglot import exp
 
 from .keys import Inputs, Key, chosen, term_of
+from .lists import WRAPPERS, is_order_free
 from .now import place
 from .queries import defined, group_of, nodes_of, partition_of, read_by, sql_of, using_of
 
@@ -13,11 +14,6 @@ _PICKS = (exp.First, exp.Last, exp.AnyValue, exp.FirstValue, exp.LastValue, exp.
 _LISTS = (exp.ArrayAgg, exp.GroupConcat)
 _PICKS_BY_NAME = {"arbitrary", "arg_max_null", "arg_min_null", "arg_max_nulls_last", "arg_min_nulls_last"}
 _LISTS_BY_NAME = {"json_group_array", "json_group_object"}
-_ORDERLESS = (exp.ArraySort, exp.Length, exp.ArraySize, exp.ArrayContains)  # of a list, in any order
-_ORDERLESS_BY_NAME = {
-    "list_sort", "list_reverse_sort", "array_reverse_sort", "list_unique", "array_unique", "list_contains", "list_has",
-}  # fmt: skip
-_WRAPPERS = (exp.Filter, exp.IgnoreNulls, exp.RespectNulls)
 Unstable = tuple[exp.Expr, Sequence[exp.Expr]]  # what depends on the order, and by what its rows are told apart
 
 
@@ -94,7 +90,8 @@ def _window(window: exp.Window, inputs: Inputs, keys: set[Key]) -> Sequence[exp.
     order = over.args.get("order")
     told = [*parts, *(each.this for each in (order.expressions if order is not None else ())), *_inner_order(function)]
     in_rows = frame is not None and str(frame.args.get("kind")).upper() == "ROWS" and not _is_whole(frame)
-    picks = _is_any(function, _PICKS, _PICKS_BY_NAME) or _is_any(function, _LISTS, _LISTS_BY_NAME)
+    is_list = _is_any(function, _LISTS, _LISTS_BY_NAME)
+    picks = _is_any(function, _PICKS, _PICKS_BY_NAME) or (is_list and not is_order_free(function))
     if isinstance(function, exp.Ntile) or not (in_rows or picks or isinstance(function, _BY_PLACE)):
         return None
     if inputs.tell_apart(keys, told):
@@ -111,17 +108,14 @@ def _is_whole(frame: exp.Expr) -> bool:
 
 def _aggregate(node: exp.Expr, group: Sequence[exp.Expr], inputs: Inputs) -> Sequence[exp.Expr] | None:
     """By what an aggregate tells its rows apart, where that is not enough."""
-    outside = _outside(node)
-    if isinstance(outside, _ORDERLESS) or (
-        isinstance(outside, exp.Anonymous) and outside.name.lower() in _ORDERLESS_BY_NAME
-    ):
+    is_list = _is_any(node, _LISTS, _LISTS_BY_NAME)
+    if is_list and is_order_free(node):
         return None
     order = _inner_order(node) or _compared(node)
     told = [*group, *order]
     if inputs.tell_apart(inputs.keys, told):
         return None
     value = _value(node)
-    is_list = _is_any(node, _LISTS, _LISTS_BY_NAME)
     if value is not None and _follows(value, told if order or not is_list else group, inputs):
         return None
     return told
@@ -170,14 +164,14 @@ def _inner_order(function: exp.Expr) -> list[exp.Expr]:
 
 def _inside(window: exp.Window) -> exp.Expr:
     found = window.this
-    while isinstance(found, _WRAPPERS):
+    while isinstance(found, WRAPPERS):
         found = found.this
     return found
 
 
 def _outside(node: exp.Expr) -> exp.Expr | None:
     found = node.parent
-    while isinstance(found, (*_WRAPPERS, exp.Paren)):
+    while isinstance(found, WRAPPERS):
         found = found.parent
     return found
 

@@ -75,6 +75,29 @@ CAUGHT = [
     "with latest as (select *, row_number() over (partition by id order by at) as n from events qualify n = 1) "
     "select row_number() over (order by id) from latest",
     "(select shop from payments union all select shop from payments) order by shop limit 1",
+    "select len(first(shop)) from payments group by customer_id",
+    "select list_contains(any_value(shop), 'a') from payments group by customer_id",
+    "select list_distinct(list(shop)) from payments group by customer_id",
+    "select list_transform(list(shop), lambda x: x || '!') from payments group by customer_id",
+    "select len(list_filter(list(shop), lambda x, i: i % 2 = x)) from payments group by customer_id",
+    "select list_aggregate(list(shop), 'string_agg', ',') from payments group by customer_id",
+    "select list_aggregate(list(shop), 'first') from payments group by customer_id",
+    "select list_any_value(list(shop)) from payments group by customer_id",
+    "select list_contains([['a']], list(shop)) from payments group by customer_id",
+    "select list(shop)[1] from payments group by customer_id",
+    "select list_sum(list(euros order by shop limit 3)) from payments group by customer_id",
+    "select unnest(list(shop)) as a, unnest(range(3)) as b from payments group by customer_id",
+    "select unnest(list(shop)) as a, generate_subscripts([1], 1) as b from payments group by customer_id",
+    "with a as (select customer_id, list(shop) as shops from payments group by customer_id) "
+    "select len(shops), shops[1] from a",
+    "with a as (select customer_id, list(shop) as shops from payments group by customer_id) "
+    "select *, len(shops) from a",
+    "with a as (select customer_id, list(shop) as shops, shops[1] as one from payments group by customer_id) "
+    "select one from a",
+    "with a as (select customer_id, list(shop) as shops from payments group by customer_id) "
+    "select shop, n from a, unnest(shops) with ordinality as b(shop, n)",
+    "select customer_id, list(shop) as shops from payments group by customer_id",
+    "select len(list(euros) over (partition by shop order by paid_at rows 3 preceding)) from payments",
 ]
 RIGHT = [
     "select first(euros order by payment_id) from payments group by shop",
@@ -141,6 +164,24 @@ RIGHT = [
     "b as (select * from a where n = 1) select lag(euros) over (order by shop) from b",
     "(select shop from payments union select shop from payments) order by shop limit 1",
     "select paid_at as at, row_number() over (partition by customer_id order by at) from payments",
+    "select len(list(shop)), list_sum(list(euros)), list_contains(list(shop), 'a') from payments group by customer_id",
+    "select len(list_distinct(list(shop))), list_unique(list(shop)) from payments group by customer_id",
+    "select array_length(list(shop)), array_length(list(shop), 1), cardinality(list(shop)) from payments group by 1",
+    "select list_sort(list_distinct(list(shop))), list_reverse_sort(list(euros)) from payments group by customer_id",
+    "select list_aggregate(list(euros), 'sum'), array_aggr(list(euros), 'max') from payments group by customer_id",
+    "select list_avg(list(euros)), list_min(list(euros)), list_histogram(list(shop)) from payments group by 1",
+    "select list_has_any(list(shop), ['a']), ['a'] && list(shop), list(shop) @> ['a'] from payments group by all",
+    "select 'a' in list(shop), 'a' = any(list(shop)) from payments group by customer_id",
+    "select list_sum(list_transform(list(euros), lambda x: x * 2)) from payments group by customer_id",
+    "select len(list_filter(list(euros), lambda x: x > 2)) from payments group by customer_id",
+    "select len(coalesce(list(shop) filter (where euros > 2), [])) from payments group by customer_id",
+    "select unnest(list_distinct(list(shop))) from payments group by customer_id",
+    "select length(string_agg(shop, '')) from payments group by customer_id",
+    "select len(list(shop) over (partition by shop order by paid_at)) from payments",
+    "with a as (select customer_id, list(shop) as shops from payments group by customer_id), "
+    "final as (select customer_id, len(shops) as n, list_contains(shops, 'a') as has_a from a) select * from final",
+    "with a as (select customer_id, list(distinct shop) as shops from payments group by customer_id) "
+    "select customer_id, shop from a, unnest(shops) as b(shop)",
 ]
 
 
