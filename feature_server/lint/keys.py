@@ -1,7 +1,7 @@
 """By which columns the rows of a query are told apart, as far as its SQL and the tests of what it reads show it."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -9,6 +9,8 @@ import msgspec
 from sqlglot import exp
 
 from ..written.described import is_time
+from .grains import NONE, Tested, is_one_to_one, of_inputs
+from .lateral import is_told_outside
 from .queries import (
     conjuncts,
     defined,
@@ -21,63 +23,12 @@ from .queries import (
     sql_of,
     using_of,
 )  # fmt: skip
+from .rows import Inputs, Key, Rows, Term, term_of
 from .times import is_known, is_time_of, passed
 
-Term = tuple[str, str]  # a column: the alias of its relation, or "" for another expression, or "?"; and its name or SQL
-Key = frozenset[Term]
 _Column = TypeVar("_Column")
 _MOST = 16  # keys that are kept of a relation
 _KEEPING = {"TEXT", "VARCHAR", "BIGINT", "INT128", "UUID", "TIMESTAMP", "TIMESTAMPTZ"}  # casts that keep values apart
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """What is known of a relation's rows: sets of columns of which no two rows have the same, and the columns' names.
-
-    `times` are the columns that say when; a relation is `current` that says how things are now, without one, or as an
-    entity does, and `written` where it stands in the project itself, as a seed does. `late` are the sources under it of
-    which it is said when rows were known, `known` the columns with that time, `after_us` how long that takes at most.
-    """
-
-    keys: frozenset[frozenset[str]] = frozenset()
-    columns: tuple[str, ...] | None = None
-    times: frozenset[str] = frozenset()
-    current: bool = False
-    written: bool = False
-    late: frozenset[str] = frozenset()
-    after_us: int = 0
-    known: frozenset[str] = frozenset()
-
-
-class Inputs(msgspec.Struct):
-    """What a SELECT reads: relations by alias, and the keys of the rows that its FROM and its joins give."""
-
-    relations: dict[str, Rows]
-    keys: set[Key]
-    same: list[set[Term]]  # columns that are equal in each row
-    fixed: set[Term]  # columns that are the same in all rows
-    named: dict[str, exp.Expr]  # the SELECT's own columns
-
-    def terms(self, expression: exp.Expr, *, own: bool = True) -> set[Term]:
-        """The terms that an expression stands for; a name without a relation is of whichever has it."""
-        expression = expression.unnest()
-        if isinstance(expression, exp.Tuple) or (isinstance(expression, exp.Anonymous) and expression.name == "row"):
-            return set[Term]().union(*(self.terms(part) for part in expression.expressions))
-        found: set[Term] = {("", sql_of(expression))}
-        if isinstance(expression, exp.Column):
-            name = expression.name.lower()
-            places = [expression.table.lower()] if expression.table else self.relations
-            found |= {(place, name) for place in [*places, "?"]}
-            if own and not expression.table and name in self.named:
-                found |= self.terms(self.named[name], own=False)
-        for group in self.same:
-            if not found.isdisjoint(group):
-                found |= group
-        return found
-
-    def tell_apart(self, keys: Iterable[Key], expressions: Iterable[exp.Expr]) -> bool:
-        """Whether no two rows have the same values of expressions, by one of the keys."""
-        there = self.fixed.union(*(self.terms(each) for each in expressions))
-        return any(key <= there for key in keys)
 
 
 Known = Callable[[exp.Table], Rows]
@@ -86,10 +37,11 @@ Seen = Callable[[exp.Query, Inputs, set[Key]], None]
 
 class Reading:
     """Reads queries: `known` gives the rows of tables that are no CTE, `seen` is told of each SELECT and
-    set operation, with what it reads and the keys of its rows before it chooses among them or orders them."""
+    set operation, with what it reads and the keys of its rows before it chooses among them or orders them. `tested` has
+    keys of what SELECTs give that no SQL shows (`grains.given_keys`)."""
 
-    def __init__(self, known: Known, seen: Seen = lambda select, inputs, keys: None) -> None:
-        self._known, self._seen = known, seen
+    def __init__(self, known: Known, seen: Seen = lambda select, inputs, keys: None, tested: Tested = NONE) -> None:
+        self._known, self._seen, self._tested = known, seen, tested
 
     def rows(self, query: exp.Expr | None, above: Mapping[str, Rows]) -> Rows:
         """What is known of a query's rows, given the CTEs `above` it."""
@@ -146,11 +98,14 @@ class Reading:
         for nested in nested_in(select):
             self.rows(nested, ctes)
         grouped = _grouped(select, inputs)
+        tested = self._tested.get(id(select), frozenset())
+        if is_one_to_one(select):
+            inputs.keys |= {key for one in tested for key in of_inputs(one, select, inputs)}
         keys = inputs.keys if grouped is None else grouped
         self._seen(select, inputs, keys)
         keys = {*keys, *chosen(select, inputs)}
         names = _outputs(select, inputs, keys)
-        found = {key for one in keys for key in _projected(one, names, inputs)}
+        found = {*tested, *(key for one in keys for key in _projected(one, names, inputs))}
         columns = tuple(names) if "*" not in names else None
         if select.args.get("distinct") and not select.args["distinct"].args.get("on") and columns is not None:
             found.add(frozenset(columns))
@@ -163,6 +118,7 @@ class Reading:
         times = passed(select, {name: each.times for name, each in inputs.relations.items()}, is_time_of)
         written = all(each.written for each in read)
         current = not written and (all(each.current or each.written for each in read) or not (times or columns is None))
+        current = current and not is_told_outside(select, inputs)
         late = frozenset[str]().union(*(each.late for each in read))
         after_us = max((each.after_us for each in read), default=0)
         knowing = {name: each.known for name, each in inputs.relations.items()}
@@ -280,19 +236,6 @@ def _grouped(select: exp.Select, inputs: Inputs) -> set[Key] | None:
         return set()
     group = group_of(select)
     return None if group is None else {frozenset(term_of(each, inputs) for each in group)}
-
-
-def term_of(expression: exp.Expr, inputs: Inputs) -> Term:
-    """One term for an expression, which `Inputs.terms` has for all that mean it."""
-    expression = expression.unnest()
-    if not isinstance(expression, exp.Column):
-        return "", sql_of(expression)
-    name = expression.name.lower()
-    if not expression.table and name in inputs.named and not isinstance(inputs.named[name].unnest(), exp.Column):
-        return "", sql_of(inputs.named[name].unnest())
-    if expression.table:
-        return expression.table.lower(), name
-    return (next(iter(inputs.relations)) if len(inputs.relations) == 1 else "?"), name
 
 
 def chosen(select: exp.Select, inputs: Inputs) -> Iterator[Key]:

@@ -11,10 +11,12 @@ from ..written.described import Described
 from ..written.marks import Written
 from ..written.project import ProjectFiles
 from ..written.rendering import Rendered, Unrendered
-from .keys import Inputs, Key, Reading, Rows
+from .grains import given_keys
+from .keys import Reading
 from .now import joined_as_now
 from .order import unstable
 from .queries import sql_of
+from .rows import Inputs, Key, Rows
 from .rules import CURRENT, TIMES, UNSTABLE, Rule, broken
 
 Broken = tuple[Rule, exp.Expr, str]  # a rule, the expression that breaks it, what more there is to say
@@ -90,13 +92,13 @@ class Models:
                 joined = joined_as_now(query, inputs)
                 found.extend((CURRENT, node, f", of which {used} is used") for node, used in joined)
 
-        reading, rows = Reading(self._known, seen), Rows()
+        rows, keys = Rows(), said.keys if said is not None else frozenset[frozenset[str]]()
         try:
             for statement in sqlglot.parse(rendered.written.sql, dialect="duckdb"):
                 if statement is not None:
                     _place_times(statement, rendered.written.sql)
                     found.extend((rule, node, "") for rule, node in broken(statement))
-                    rows = reading.rows(statement, {})
+                    rows = Reading(self._known, seen, given_keys(statement, keys)).rows(statement, {})
         except RecursionError:
             return Looked(_rows(said, Rows()), why="its SQL is nested too deep to be read")
         except SqlglotError as error:

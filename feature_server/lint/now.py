@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from sqlglot import exp
 
 from ..written.described import is_time
-from .keys import Inputs
 from .queries import conjuncts, equalities, nodes_of, read_by, sql_of, using_of
+from .rows import Inputs
 
 _COMPARISONS = (exp.LT, exp.LTE, exp.GT, exp.GTE, exp.EQ, exp.Between)
 
@@ -30,7 +30,7 @@ def joined_as_now(select: exp.Select, inputs: Inputs) -> Iterator[tuple[exp.Expr
 def _is_looked_up(select: exp.Select, inputs: Inputs) -> bool:
     """Whether it is a query in an expression, with columns of the query that this is in."""
     within = select.parent
-    if not isinstance(within, exp.Subquery) or isinstance(within.parent, exp.From | exp.Join | exp.In | exp.CTE):
+    if not isinstance(within, exp.Subquery) or isinstance(within.parent, exp.From | exp.Join | exp.In | exp.CTE | exp.Lateral):
         return False
     return any(each.table and each.table.lower() not in inputs.relations for each in select.find_all(exp.Column))
 

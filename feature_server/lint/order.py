@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sqlglot import exp
 
-from .keys import Inputs, Key, chosen, term_of
+from .keys import chosen
 from .lists import WRAPPERS, is_order_free
 from .now import place
 from .queries import defined, group_of, nodes_of, partition_of, read_by, sql_of, using_of
+from .rows import Inputs, Key, term_of
 
 _BY_PLACE = (exp.RowNumber, exp.Lag, exp.Lead, exp.NthValue, exp.Ntile)  # a row's own place counts
 _PICKS = (exp.First, exp.Last, exp.AnyValue, exp.FirstValue, exp.LastValue, exp.ArgMax, exp.ArgMin)

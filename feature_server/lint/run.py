@@ -11,8 +11,8 @@ from sqlglot import ErrorLevel, exp
 from ..errors import FeatureStoreError, Problem
 from ..written.described import Described
 from ..written.project import ProjectFiles, read_project
-from .keys import Rows
 from .models import Looked, Models
+from .rows import Rows
 from .rules import RULES, UNKNOWN, UNTESTED
 
 _MODEL = re.compile(r'"model"\."ref"\."(\w+)[^"]*"')

@@ -9,7 +9,8 @@ import duckdb
 import pytest
 import sqlglot
 
-from feature_server.lint.keys import Reading, Rows
+from feature_server.lint.keys import Reading
+from feature_server.lint.rows import Rows
 from feature_server.lint.run import lint
 from tests.support.tiny_project import write_project
 

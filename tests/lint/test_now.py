@@ -34,6 +34,7 @@ FILES = {
     "seeds/countries.csv": "country,continent\n",
 }
 PAYMENTS, CUSTOMERS = "{{ ref('payments') }} as payments", "{{ ref('customers') }} as customers"
+ADDRESSES = "{{ source('bank', 'addresses') }} as addresses"
 CAUGHT = [
     f"select euros, country from {PAYMENTS} join {CUSTOMERS} using (customer_id)",
     f"select euros, customers.country from {PAYMENTS} left join {CUSTOMERS} "
@@ -46,6 +47,12 @@ CAUGHT = [
     f"with people as (select customer_id, upper(country) as land from {CUSTOMERS} where country is not null) "
     f"select euros, land from people, {PAYMENTS} where people.customer_id = payments.customer_id",
     f"select euros, category from {PAYMENTS} join {{{{ ref('stg_shops') }}}} using (shop)",
+    f"select euros, country from {PAYMENTS} left join lateral (select country from {CUSTOMERS} where "
+    "customers.customer_id = payments.customer_id) as now_ on true",
+    f"select euros, n from {PAYMENTS}, lateral (select count(*) as n from {ADDRESSES} where "
+    "addresses.customer_id = payments.customer_id and addresses.moved > '2020-01-01') as now_",
+    f"select euros, n from {PAYMENTS}, lateral (select count(*) as n from {ADDRESSES} where "
+    "addresses.customer_id = payments.customer_id and addresses.city = payments.city) as now_",
     f"select euros, most_euros from {PAYMENTS} join {{{{ source('bank', 'limits') }}}} using (customer_id)",
     f"select euros from {PAYMENTS} join {{{{ source('bank', 'limits') }}}} using (customer_id) "
     "where euros > most_euros",
@@ -66,6 +73,13 @@ RIGHT = [
     f"select euros, country from {PAYMENTS} join {CUSTOMERS} on payments.customer_id = customers.customer_id "
     "and customers.known_at <= payments.paid_at",
     f"select euros, country from {PAYMENTS} join {CUSTOMERS} using (customer_id) where known_at <= paid_at",
+    f"select euros, country from {PAYMENTS} left join lateral (select country from {CUSTOMERS} where "
+    "customers.customer_id = payments.customer_id and customers.known_at <= payments.paid_at "
+    "order by customers.known_at desc, customers.customer_id limit 1) as then on true",
+    f"select euros, most from {PAYMENTS}, lateral (select max(moved) - min(moved) as most from {ADDRESSES} where "
+    "addresses.customer_id = payments.customer_id and moved <= payments.paid_at) as then",
+    f"select euros, n from {PAYMENTS}, (select count(*) as n from {ADDRESSES} where "
+    "addresses.customer_id = payments.customer_id and addresses.moved < paid_at) as then",
     f"select country from {CUSTOMERS}",
     f"select euros, (select country from {CUSTOMERS} where customers.customer_id = payments.customer_id and "
     f"customers.known_at < payments.paid_at) as land from {PAYMENTS}",

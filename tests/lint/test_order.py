@@ -6,8 +6,9 @@ import pytest
 import sqlglot
 from sqlglot import exp
 
-from feature_server.lint.keys import Inputs, Key, Reading, Rows
+from feature_server.lint.keys import Reading
 from feature_server.lint.order import unstable
+from feature_server.lint.rows import Inputs, Key, Rows
 
 KNOWN = {  # by the tests that their models have
     "payments": Rows(
