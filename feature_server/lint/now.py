@@ -30,7 +30,9 @@ def joined_as_now(select: exp.Select, inputs: Inputs) -> Iterator[tuple[exp.Expr
 def _is_looked_up(select: exp.Select, inputs: Inputs) -> bool:
     """Whether it is a query in an expression, with columns of the query that this is in."""
     within = select.parent
-    if not isinstance(within, exp.Subquery) or isinstance(within.parent, exp.From | exp.Join | exp.In | exp.CTE | exp.Lateral):
+    if not isinstance(within, exp.Subquery) or isinstance(
+        within.parent, exp.From | exp.Join | exp.In | exp.CTE | exp.Lateral
+    ):
         return False
     return any(each.table and each.table.lower() not in inputs.relations for each in select.find_all(exp.Column))
 
