@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
@@ -15,6 +16,7 @@ from .main import Json, ProjectDir, TargetPath, app, show
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ..dbt.artifacts import Manifest
     from ..definitions.changes import Change
     from ..definitions.registry import Registry
     from ..errors import Problem
@@ -202,7 +204,7 @@ def described(
         else:
             parsed = stack.enter_context(parsing(settings))
             check_session(settings, manifest=parsed.manifest)
-        found = problems(settings.project_dir, warnings.append)
+        found = problems(settings.project_dir, warnings.append, _views_of(parsed.manifest))
         try:
             registry = load_registry(
                 settings.project_dir, settings.target_path, warnings.append, parsed, settings.attached, kept
@@ -225,6 +227,12 @@ def described(
         registry = settle(in_force, registry, kept=kept)
         kept.write()
         return settings, in_force, registry
+
+
+def _views_of(manifest: Manifest) -> dict[str, str]:
+    """The views that dbt has, by the names of their files without an ending, with the files."""
+    files = [node.original_file_path for node in manifest.models() if "feature_view" in node.meta]
+    return {PurePath(file).stem: file for file in files}
 
 
 def _refuse(problems: Sequence[Problem], json: bool) -> NoReturn:

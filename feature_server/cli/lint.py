@@ -19,5 +19,7 @@ def lint(project_dir: ProjectDir = None, json: Json = False) -> None:
     found = run(load_settings(project_dir=project_dir).project_dir)
     for each in found.not_looked_at:
         typer.echo(f"warning: {each}", err=True)
-    summary = f"{found.views} feature views, {found.models} models: {len(found.findings)} findings"
+    counts = ((found.views, "feature view"), (found.models, "model"), (len(found.findings), "finding"))
+    views, models, findings = (f"{count} {name}{'s' * (count != 1)}" for count, name in counts)
+    summary = f"{views}, {models}: {findings}"
     show(found, [*found.findings, summary], json=json, good=not found.findings)

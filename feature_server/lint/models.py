@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
+from sqlglot.errors import ParseError, SqlglotError
 
 from ..written.described import Described
 from ..written.marks import Written
@@ -42,10 +42,10 @@ class Models:
     def is_view(self, name: str) -> bool:
         """Whether a model is a feature view, by its YAML or by its own `config`, and not disabled by either."""
         said, path = self.project.described.get(name), self.project.models[name]
-        if said is not None and not said.enabled:
+        if self.project.config_of(name).get("enabled") is False:
             return False
         in_yaml = said is not None and said.is_view
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        text = path.read_text(encoding="utf-8", errors="replace")
         if not in_yaml and "feature_view" not in text:
             return False
         rendered = self._render(name) if "config" in text else None
@@ -64,6 +64,21 @@ class Models:
                     seen.add(found)
                     waiting.append(found)
 
+    def not_looked_at(self, name: str) -> Iterator[str]:
+        """Why a model, or what it reads, could not be looked at."""
+        if (why := self.looked(name).why) is not None:
+            yield why
+        rendered, project = self._render(name), self.project
+        for read, version in rendered.refs if isinstance(rendered, Rendered) else ():
+            if project.file_of(read, version) is None and read not in project.seeds:
+                named = (each for each in project.others if each == read or each.rpartition("_v")[0] == read)
+                kind = project.others.get(next(named, read))
+                yield (
+                    f"{read!r}, {kind} that it reads, and what is under that"
+                    if kind is not None
+                    else f"{read!r}, which it reads: the project has no model, seed or snapshot of that name"
+                )
+
     def looked(self, name: str) -> Looked:
         """A model, looked at when it is first asked for."""
         if name not in self._looked:
@@ -74,7 +89,9 @@ class Models:
     def _render(self, name: str) -> Rendered | str:
         if name not in self._rendered:
             try:
-                self._rendered[name] = self.project.rendering.render(self.project.models[name])
+                self._rendered[name] = self.project.rendering.render(
+                    self.project.models[name], self.project.config_of(name)
+                )
             except Unrendered as error:
                 self._rendered[name] = str(error)
         return self._rendered[name]
@@ -102,11 +119,8 @@ class Models:
         except RecursionError:
             return Looked(_rows(said, Rows()), why="its SQL is nested too deep to be read")
         except SqlglotError as error:
-            return Looked(_rows(said, Rows()), why=" ".join(str(error).split())[:300])
-        materialized = (
-            rendered.materialized or (said and said.materialized) or self.project.materialized.get(name, "view")
-        )
-        if materialized == "incremental":  # whose rows are of several runs
+            return Looked(_rows(said, Rows()), why=_unread(error, rendered.written))
+        if rendered.materialized == "incremental":  # whose rows are of several runs
             rows = msgspec.structs.replace(rows, keys=frozenset())
         return Looked(_rows(said, rows), tuple(found), rendered.written)
 
@@ -115,13 +129,25 @@ class Models:
         if table.catalog == "model" and table.db == "ref":
             name, _, version = table.name.partition(" v")
             found = self.project.file_of(name, version or None)
-            return Rows(written=True) if found is None else self.looked(found).rows  # of no model: a seed
+            return Rows(written=name in self.project.seeds) if found is None else self.looked(found).rows
         name = f"{table.db}.{table.name}"
         said = self.project.sources.get(name)
         rows = _rows(said, Rows())
         if said is None or not (said.known or said.after_us):
             return rows
         return msgspec.structs.replace(rows, late=frozenset([name]), after_us=said.after_us)
+
+
+def _unread(error: SqlglotError, written: Written) -> str:
+    """Where SQL cannot be read, and what stands there."""
+    first = error.errors[0] if isinstance(error, ParseError) and error.errors else {}
+    if not first:
+        return "its SQL cannot be read: a quoted text, a name or a comment does not end"
+    lines = written.sql.split("\n")
+    offset = sum(len(line) + 1 for line in lines[: first["line"] - 1]) + first["col"] - len(first["highlight"])
+    place, said = written.place(offset), first["description"].split(" but got <")[0]
+    what = "something is missing" if "<class" in said else said[:1].lower() + said[1:]
+    return f"its SQL cannot be read: {what} at {first['highlight']!r} ({place.file}:{place.line})"
 
 
 def _rows(said: Described | None, rows: Rows) -> Rows:

@@ -43,7 +43,7 @@ RANDOM = Rule(
     "a value of the row, such as hash(…) of its keys, where rows are to be told apart or sampled",
 )  # fmt: skip
 AHEAD = Rule(
-    "look_ahead", "the row's value is made from rows of later, which nobody knew at its time",
+    "look_ahead", "the row's value is made from later rows, which nobody knew at its time",
     "a frame that ends at the current row, over (partition by … order by … rows between … and current row), or lag",
 )  # fmt: skip
 UNSTABLE = Rule(

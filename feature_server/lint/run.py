@@ -1,8 +1,9 @@
 """Looks at every feature view of a project and at what is under it."""
 
+import difflib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from .rules import RULES, UNKNOWN, UNTESTED
 
 _MODEL = re.compile(r'"model"\."ref"\."(\w+)[^"]*"')
 _DEEPEST = 10_000  # calls within one another, by which nested SQL is read: a union of 400 parts needs 1,000
+NO_VIEWS: Mapping[str, str] = {}
 _QUOTED = re.compile(r"""('[^']*'|"[^"]*")""")
 
 
@@ -57,17 +59,20 @@ class Linted(msgspec.Struct, frozen=True, kw_only=True):
     models: int
 
 
-def lint(root: Path) -> Linted:
-    """The findings in all feature views of a project and in what is under them, in the order of files and lines."""
+def lint(root: Path, known: Mapping[str, str] = NO_VIEWS) -> Linted:
+    """The findings in all feature views of a project and in what is under them, in the order of files and lines.
+
+    `known` are views by the names of their files without an ending, with the files: each is looked at, or named.
+    """
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _DEEPEST))
     try:
-        return _lint(root)
+        return _lint(root, known)
     finally:
         sys.setrecursionlimit(limit)
 
 
-def _lint(root: Path) -> Linted:
+def _lint(root: Path, known: Mapping[str, str]) -> Linted:
     project = read_project(root)
     models = Models(project)
     views = [name for name in sorted(project.models) if models.is_view(name)]
@@ -75,24 +80,41 @@ def _lint(root: Path) -> Linted:
     for view in views:
         for name in models.under(view):
             under.setdefault(name, []).append(view)
-    findings, bad = dict[Finding, None](), list[NotLooked]()
+    described = project.described.values()
+    keys = {name: one.join_keys for one in described if one.is_entity for name in one.entities}
+    findings, bad = dict[Finding, None](), [*_unseen(project, views, known)]
     for view in views:
         said = project.described.get(view) or Described(name=view, file=_file(project, view), line=1, is_view=True)
-        findings |= dict.fromkeys(_untested(said))
+        findings |= dict.fromkeys(_untested(said, keys))
         findings |= dict.fromkeys(_unknown(said, models.looked(view).rows))
     for name, of_views in under.items():
         looked = models.looked(name)
-        if looked.why is not None:
-            bad.append(NotLooked(file=_file(project, name), model=name, why=looked.why))
+        bad += [NotLooked(file=_file(project, name), model=name, why=why) for why in models.not_looked_at(name)]
         findings |= dict.fromkeys(_findings(name, looked, tuple(of_views), project.described))
     order = sorted(findings, key=lambda found: (found.file, found.line, found.rule))
     return Linted(findings=tuple(order), not_looked_at=tuple(bad), views=len(views), models=len(under))
 
 
-def problems(root: Path, warn: Callable[[Problem], None] = lambda problem: None) -> list[Problem]:
+def _unseen(project: ProjectFiles, views: Sequence[str], known: Mapping[str, str]) -> Iterator[NotLooked]:
+    """The views that YAML or dbt knows, and that are none by the project's SQL files."""
+    for name, said in project.described.items():
+        if said.is_view and name not in project.models and said.config.get("enabled") is not False:
+            kind = project.others.get(name)
+            why = f"it is {kind}" if kind else f"{said.file}:{said.line} has it, and no SQL file is named {name}"
+            yield NotLooked(file=known.get(name, said.file), model=name, why=why)
+    for name, file in known.items():
+        if name not in views and not (name in project.described and name not in project.models):
+            yield NotLooked(
+                file=file, model=name, why="dbt has it for a feature view, by what its file alone does not show"
+            )
+
+
+def problems(
+    root: Path, warn: Callable[[Problem], None] = lambda problem: None, known: Mapping[str, str] = NO_VIEWS
+) -> list[Problem]:
     """The findings as `features check` reports mistakes; `warn` is told of those that are none yet, and of what could
-    not be looked at."""
-    found = lint(root)
+    not be looked at, of the views that dbt has (`known`, as in `lint`)."""
+    found = lint(root, known)
     for one in found.not_looked_at:
         warn(Problem(file=one.file, key_path="lint", what="the model could not be looked at without dbt", got=one.why))
     warns = {rule.name for rule in RULES if rule.warns}
@@ -128,12 +150,22 @@ def _findings(
             )  # fmt: skip
 
 
-def _untested(view: Described) -> Iterator[Finding]:
-    if not view.has_grain and UNTESTED.name not in _allowed(view):
+def _untested(view: Described, keys: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    if not view.is_stream and not _has_grain(view, keys) and UNTESTED.name not in _allowed(view):
         yield Finding(
             file=view.file, line=view.line, rule=UNTESTED.name, model=view.name, views=(view.name,),
             got="no test of its keys and times", why=UNTESTED.why, instead=UNTESTED.instead,
         )  # fmt: skip
+
+
+def _has_grain(view: Described, keys: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a test holds that no two rows have the same of a view's keys and times: it is of keys, and of nothing but
+    keys and times. Of entities that the project does not show it is of the event timestamp and another column."""
+    times = {view.event, (view.created or view.event).lower()}
+    if any(name not in keys for name in view.entities):
+        return any(view.event in columns and columns - times for columns in view.tested)
+    own = {key.lower() for name in view.entities for key in keys[name]}
+    return any(columns & own and columns <= own | times for columns in view.tested)
 
 
 def _unknown(view: Described, rows: Rows) -> Iterator[Finding]:
@@ -154,10 +186,12 @@ def _allowed(described: Described | None) -> set[str]:
     for one in described.allowed if described is not None else ():
         if one.allow not in names or not one.reason.strip():
             assert described is not None
+            near = difflib.get_close_matches(one.allow, names, n=1)
             raise FeatureStoreError(
                 "a model allows no rule that there is" if one.allow not in names else "a model does not say why",
                 where=f"{described.file}:{described.line}: meta.lint", expected=f"one of {', '.join(sorted(names))}, "
                 "and a reason", got=f"allow: {one.allow}, reason: {one.reason!r}",
+                remedy=f"did you mean {near[0]}?" if near and one.allow not in names else None,
             )  # fmt: skip
     return set() if described is None else {one.allow for one in described.allowed}
 

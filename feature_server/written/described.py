@@ -11,9 +11,11 @@ import yaml
 
 from ..definitions.facts import parse_duration
 from ..errors import FeatureStoreError
+from .files import ENCODING
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TELLS_APART = re.compile(r"unique|grain|primary_key", re.I)  # in the name of a test
+_ANY_ROW = ("", "!=0", ">0", ">=1")  # in `error_if`
 _IDENTIFIER = re.compile(r"\w+")
 _TYPE = re.compile(r"timestamp|date|time", re.I)
 _NAME = re.compile(
@@ -31,8 +33,9 @@ class Allowed(msgspec.Struct, frozen=True, kw_only=True):
 class Described(msgspec.Struct, frozen=True, kw_only=True):
     """What a YAML file says of a model, or of a source's table: in `file`, at `line`.
 
-    `has_grain` says whether a test holds that its rows are one a key and time, as those of a stream are by event ids;
-    `keys` the columns that tests, or an `event_stream`, tell rows apart by. `has_times` by columns' types or names.
+    `keys` are the columns that tests, or an `event_stream`, tell rows apart by, `tested` those and the lists of columns
+    of tests of other names; `has_times` by columns' types or names. `entities` are those of a view, or the one that a
+    model is of, by the columns of `join_keys`; `config` is as it is written.
     """
 
     name: str
@@ -40,7 +43,10 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     line: int
     is_view: bool = False
     is_entity: bool = False
-    has_grain: bool = False
+    entities: tuple[str, ...] = ()
+    join_keys: tuple[str, ...] = ()
+    event: str = "event_timestamp"
+    tested: frozenset[frozenset[str]] = frozenset()
     keys: frozenset[frozenset[str]] = frozenset()
     columns: tuple[str, ...] = ()
     times: frozenset[str] = frozenset()
@@ -49,9 +55,8 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     after_us: int = 0
     created: str | None = None
     is_stream: bool = False
-    materialized: str | None = None
+    config: dict[str, Any] = {}
     allowed: tuple[Allowed, ...] = ()
-    enabled: bool = True
     is_latest: bool = False
 
 
@@ -64,25 +69,29 @@ def is_type_of_time(data_type: str) -> bool:
     return bool(_TYPE.search(data_type))
 
 
-def models_of(path: Path, file: str, said: Mapping[str, Any]) -> Iterator[Described]:
-    """The models of a YAML file, each version by the name of its file."""
+def models_of(path: Path, file: str, said: Mapping[str, Any], every: Mapping[str, Any]) -> Iterator[Described]:
+    """The models of a YAML file, each version by the name of its file; `every` is what dbt_project.yml configures all
+    tests by."""
     models = _dicts(said.get("models"))
     lines = _lines(path, "models") if models else {}
     for model in models:
         if not isinstance(name := model.get("name"), str):
             continue
-        config, meta = _config(model), _meta(model)
-        one = _described(name, file, lines.get(name, 1), model, meta)
+        config, meta, view = _config(model), _meta(model), _dict(_meta(model).get("feature_view"))
+        entity = _dict(meta.get("entity"))
+        one = _described(name, file, lines.get(name, 1), model, meta, every)
         one = msgspec.structs.replace(
             one,
             is_view="feature_view" in meta,
             is_entity="entity" in meta,
-            created=_dict(meta.get("feature_view")).get("created_timestamp"),
-            is_stream="stream" in _dict(meta.get("feature_view")),
-            has_grain=_has_grain(model, meta.get("feature_view")),
-            materialized=config.get("materialized"),
-            allowed=_allowed(meta.get("lint"), file, name),
-            enabled=config.get("enabled") is not False,
+            entities=_strings([entity.get("name")] if entity else view.get("entities")),
+            join_keys=_strings(entity.get("join_keys")),
+            event=str(view.get("event_timestamp") or "event_timestamp").lower(),
+            created=view.get("created_timestamp"),
+            is_stream="stream" in view,
+            tested=one.keys.union(*(_lists(arguments) for _, arguments in _tests(model, every))),
+            config=config | {"meta": meta} if meta else config,
+            allowed=_allowed(meta.get("lint"), f"{file}:{one.line}: models[{name}].meta.lint"),
         )
         latest = str(model.get("latest_version"))
         for version in _dicts(model.get("versions")):
@@ -92,7 +101,7 @@ def models_of(path: Path, file: str, said: Mapping[str, Any]) -> Iterator[Descri
             yield one
 
 
-def sources_of(path: Path, file: str, said: Mapping[str, Any]) -> Iterator[Described]:
+def sources_of(path: Path, file: str, said: Mapping[str, Any], every: Mapping[str, Any]) -> Iterator[Described]:
     """The tables of the sources of a YAML file, as `source.table`."""
     sources = _dicts(said.get("sources"))
     lines = _lines(path, "sources") if sources else {}
@@ -103,7 +112,7 @@ def sources_of(path: Path, file: str, said: Mapping[str, Any]) -> Iterator[Descr
             known = [str(each).lower() for each in (stream.get("created_timestamp"), loaded) if each]
             event = {str(stream.get(name, name)).lower() for name in ("event_id", "created_timestamp")}
             name = f"{source.get('name')}.{table.get('name')}"
-            one = _described(name, file, lines.get(str(table.get("name")), 1), table, _meta(table))
+            one = _described(name, file, lines.get(str(table.get("name")), 1), table, _meta(table), every)
             yield msgspec.structs.replace(
                 one,
                 keys=one.keys | ({frozenset(event)} if "event_id" in stream else set()),
@@ -127,7 +136,9 @@ def _loaded_at(node: Mapping[str, Any]) -> str | None:
     return found[1] if found else None
 
 
-def _described(name: str, file: str, line: int, node: Mapping[str, Any], meta: Mapping[str, Any]) -> Described:
+def _described(
+    name: str, file: str, line: int, node: Mapping[str, Any], meta: Mapping[str, Any], every: Mapping[str, Any]
+) -> Described:
     columns = [each for each in _dicts(node.get("columns")) if isinstance(each.get("name"), str)]
     view, stream = _dict(meta.get("feature_view")), _dict(meta.get("event_stream"))
     named = [str(each["name"]) for each in columns]
@@ -136,19 +147,21 @@ def _described(name: str, file: str, line: int, node: Mapping[str, Any], meta: M
         name=name,
         file=file,
         line=line,
-        keys=frozenset(_keys(node, columns)),
+        keys=frozenset(_keys(node, columns, every)),
         columns=tuple(each.lower() for each in named),
         times=frozenset(name.lower() for name in times),
         has_times=bool(times or view or stream),
     )
 
 
-def _keys(node: Mapping[str, Any], columns: Iterable[Mapping[str, Any]]) -> Iterator[frozenset[str]]:
+def _keys(
+    node: Mapping[str, Any], columns: Iterable[Mapping[str, Any]], every: Mapping[str, Any]
+) -> Iterator[frozenset[str]]:
     """The columns that tests and constraints which stop a build tell rows apart by."""
-    for name, arguments in _tests(node):
-        for value in arguments.values():
-            if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-                yield frozenset(each.lower() for each in value)
+    for name, arguments in _tests(node, every):
+        if not _tells_apart(name):
+            continue
+        yield from _lists(arguments)
         if _IDENTIFIER.fullmatch(str(arguments.get("column_name", "."))) and "unique" in name:
             yield frozenset([str(arguments["column_name"]).lower()])
     for constraint in _dicts(node.get("constraints")):
@@ -156,47 +169,61 @@ def _keys(node: Mapping[str, Any], columns: Iterable[Mapping[str, Any]]) -> Iter
             yield frozenset(str(each).lower() for each in constraint.get("columns") or ())
     for column in columns:
         constraints = {each.get("type") for each in _dicts(column.get("constraints"))}
-        if constraints & {"primary_key", "unique"} or any(True for _ in _tests(column)):
+        if constraints & {"primary_key", "unique"} or any(_tells_apart(name) for name, _ in _tests(column, every)):
             yield frozenset([str(column["name"]).lower()])
 
 
-def _tests(node: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The tests of rows' being told apart, by name, with their arguments: of all rows, and such that stop a build."""
+def _tests(node: Mapping[str, Any], every: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tests by name, with their arguments: such as are of all rows, and stop a build where one row fails."""
     for test in [*(node.get("data_tests") or ()), *(node.get("tests") or ())]:
         pairs = {test: {}} if isinstance(test, str) else test if isinstance(test, dict) else {}
         for name, value in pairs.items():
             said = _dict(value)
-            config = said | _dict(said.get("config"))
-            partial = config.get("where") or config.get("enabled") is False or config.get("severity") == "warn"
-            if isinstance(name, str) and _TELLS_APART.search(name.rpartition(".")[2]) and not partial:
+            if isinstance(name, str) and _stops({**every, **said, **_dict(said.get("config"))}):
                 yield name, said | _dict(said.get("arguments"))
 
 
-def _has_grain(model: Mapping[str, Any], view: Any) -> bool:
-    """Whether a test of the model has a list of columns with the event timestamp in it."""
-    facts = _dict(view)
-    tests = [*(model.get("data_tests") or ()), *(model.get("tests") or ())]
-    said = [value for test in tests if isinstance(test, dict) for value in test.values() if isinstance(value, dict)]
-    lists = [value for one in said for value in (one | (one.get("arguments") or {})).values()]
-    event = facts.get("event_timestamp") or "event_timestamp"
-    return "stream" in facts or any(isinstance(each, list) and event in each for each in lists)
+def _stops(config: Mapping[str, Any]) -> bool:
+    """Whether any row that fails a test ends a build with an error."""
+    off = config.get("where") or config.get("enabled") in (False, "false") or config.get("limit") == 0
+    counted = config.get("fail_calc") in (None, "count(*)") and _bare(config.get("error_if")) in _ANY_ROW
+    return not off and counted and _bare(config.get("severity")) != "warn"
 
 
-def _allowed(said: Any, file: str, model: str) -> tuple[Allowed, ...]:
+def _bare(value: Any) -> str:
+    return "" if value is None else str(value).replace(" ", "").lower()
+
+
+def _tells_apart(name: str) -> bool:
+    return bool(_TELLS_APART.search(name.rpartition(".")[2]))
+
+
+def _lists(arguments: Mapping[str, Any]) -> set[frozenset[str]]:
+    """The lists of columns among a test's arguments."""
+    found = [_strings(value) for value in arguments.values() if isinstance(value, list)]
+    return {frozenset(each.lower() for each in names) for names in found if names}
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    """A list of strings; empty where it is none."""
+    return tuple(value) if isinstance(value, list) and all(isinstance(each, str) for each in value) else ()
+
+
+def _allowed(said: Any, where: str) -> tuple[Allowed, ...]:
     if said is None:
         return ()
     try:
         return tuple(msgspec.convert(said if isinstance(said, list) else [said], list[Allowed]))
     except msgspec.ValidationError as error:
         raise FeatureStoreError(
-            "what a model allows cannot be read", where=f"{file}: models[{model}].meta.lint",
+            "what a model allows cannot be read", where=where,
             expected="{allow: a rule's name, reason: why}, or a list of these", got=str(error),
         ) from None  # fmt: skip
 
 
 def _lines(path: Path, kind: str) -> dict[str, int]:
     """The line of each name of a model, or of a source's table."""
-    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=LOADER)
+    root = yaml.compose(path.read_text(encoding=ENCODING), Loader=LOADER)
     listed: list[yaml.Node] = next((value.value for key, value in root.value if key.value == kind), []) if root else []
     mappings = [item for item in listed if isinstance(item, yaml.MappingNode)]
     if kind == "sources":

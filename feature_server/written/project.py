@@ -1,5 +1,6 @@
 """The files of a dbt project that are looked at: models, what their YAML says, macros; found as dbt does."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,34 @@ import yaml
 from ..errors import FeatureStoreError
 from ..project.process import check_project
 from .described import LOADER, Described, models_of, sources_of
+from .files import ENCODING, files_in
 from .rendering import Rendering, macros_of
 
 PROJECT_FILE = "dbt_project.yml"
+_SNAPSHOT = re.compile(r"{%-?\s*snapshot\s+(\w+)")
 
 
 class ProjectFiles(msgspec.Struct, frozen=True):
     """A project, and the packages it has installed, as their files have them.
 
     `models` has the file of each model by the name of the file, `described` what is said of each, `sources` of each
-    table of a source as `source.table`; `materialized` what dbt_project.yml says of models.
+    table of a source as `source.table`; `configured` what dbt_project.yml configures each model by. `seeds` are those
+    of `ref` that are no models, `others` those of which no SQL is looked at, with what they are.
     """
 
     root: Path
     models: dict[str, Path]
     described: dict[str, Described]
     sources: dict[str, Described]
-    materialized: dict[str, str]
+    configured: dict[str, dict[str, Any]]
+    seeds: set[str]
+    others: dict[str, str]
     rendering: Rendering
+
+    def config_of(self, name: str) -> dict[str, Any]:
+        """What files other than its own configure a model by."""
+        said = self.described.get(name)
+        return self.configured.get(name, {}) | (said.config if said is not None else {})
 
     def file_of(self, name: str, version: str | None) -> str | None:
         """The model that `ref(name, v=version)` means, by the name of its file; None where the project has none."""
@@ -48,7 +59,9 @@ class _Files(msgspec.Struct):
     models: dict[str, Path] = msgspec.field(default_factory=dict)
     described: dict[str, Described] = msgspec.field(default_factory=dict)
     sources: dict[str, Described] = msgspec.field(default_factory=dict)
-    materialized: dict[str, str] = msgspec.field(default_factory=dict)
+    configured: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    seeds: set[str] = msgspec.field(default_factory=set)
+    others: dict[str, str] = msgspec.field(default_factory=dict)
     macros: dict[str, dict[str, Path]] = msgspec.field(default_factory=dict)
 
 
@@ -64,7 +77,9 @@ def read_project(root: Path) -> ProjectFiles:
             own = _yaml(folder / PROJECT_FILE)
             _take(files, root, folder, str(own.get("name") or folder.name), own)
     rendering = Rendering(root, name, variables, files.macros)
-    return ProjectFiles(root, files.models, files.described, files.sources, files.materialized, rendering)
+    return ProjectFiles(
+        root, files.models, files.described, files.sources, files.configured, files.seeds, files.others, rendering
+    )
 
 
 def _number(stem: str) -> tuple[int, str]:
@@ -74,27 +89,62 @@ def _number(stem: str) -> tuple[int, str]:
 
 
 def _take(files: _Files, root: Path, folder: Path, name: str, project: Mapping[str, Any]) -> None:
-    """Take in the models and macros of a project in a folder."""
-    settings = project.get("models") if isinstance(project.get("models"), dict) else {}
+    """Take in the models, what else there is for `ref`, and the macros of a project in a folder."""
+    settings, every = _dict(project.get("models")), _every_test(project, name)
     for models in _folders(folder, project, "model-paths", "models"):
-        for path in sorted(models.rglob("*.sql")):
+        for path in files_in(models, "sql"):
             if path.stem not in files.models:
                 files.models[path.stem] = path
-                said = _materialized(settings or {}, [name, *path.relative_to(models).with_suffix("").parts])
-                files.materialized |= {} if said is None else {path.stem: said}
-        for path in sorted([*models.rglob("*.yml"), *models.rglob("*.yaml")]):
+                at = [name, *path.relative_to(models).with_suffix("").parts]
+                files.configured[path.stem] = _configured(settings, at)
+        files.others |= {path.stem: "a Python model" for path in files_in(models, "py")}
+        for path in files_in(models, "yml", "yaml"):
             said_here, file = _yaml(path), path.relative_to(root).as_posix()
-            files.described = {one.name: one for one in models_of(path, file, said_here)} | files.described
-            files.sources = {one.name: one for one in sources_of(path, file, said_here)} | files.sources
+            files.described = {one.name: one for one in models_of(path, file, said_here, every)} | files.described
+            files.sources = {one.name: one for one in sources_of(path, file, said_here, every)} | files.sources
+            _take_snapshots(files, said_here)
+    for snapshots in _folders(folder, project, "snapshot-paths", "snapshots"):
+        for path in files_in(snapshots, "yml", "yaml"):
+            _take_snapshots(files, _yaml(path))
+        for path in files_in(snapshots, "sql"):
+            text = path.read_text(encoding=ENCODING, errors="replace")
+            files.others |= dict.fromkeys(_SNAPSHOT.findall(text), "a snapshot")
+    for seeds in _folders(folder, project, "seed-paths", "seeds"):
+        files.seeds |= {path.stem for path in files_in(seeds, "csv")}
     files.macros[name] = macros_of(_folders(folder, project, "macro-paths", "macros"))
 
 
-def _materialized(settings: Mapping[str, Any], path: list[str]) -> str | None:
-    """How dbt_project.yml has a model materialized: as the deepest folder that says so."""
-    found = settings.get("+materialized", settings.get("materialized"))
-    below = settings.get(path[0]) if path else None
-    deeper = _materialized(below, path[1:]) if isinstance(below, dict) else None
-    return deeper or (found if isinstance(found, str) else None)
+def _take_snapshots(files: _Files, said: Mapping[str, Any]) -> None:
+    listed = said.get("snapshots")
+    for each in listed if isinstance(listed, list) else ():
+        if isinstance(each, dict) and "name" in each:
+            files.others[str(each["name"])] = "a snapshot"
+
+
+def _every_test(project: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What dbt_project.yml configures all tests of a project by."""
+    found: dict[str, Any] = {}
+    for key in ("tests", "data_tests"):
+        found |= _configured(_dict(project.get(key)), [name])
+    return found
+
+
+def _configured(settings: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    """How dbt_project.yml configures what is at a path: as the deepest folder that says so; tags are all of them."""
+    own = {
+        key.removeprefix("+"): value for key, value in settings.items() if key[:1] == "+" or not isinstance(value, dict)
+    }
+    below = _configured(_dict(settings.get(path[0])), path[1:]) if path else {}
+    tags = [
+        tag
+        for said in (own.get("tags"), below.get("tags"))
+        for tag in ([said] if isinstance(said, str) else said or ())
+    ]
+    return own | below | ({"tags": tags} if tags else {})
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _folders(root: Path, project: Mapping[str, Any], key: str, default: str) -> list[Path]:
@@ -104,7 +154,7 @@ def _folders(root: Path, project: Mapping[str, Any], key: str, default: str) -> 
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
+        found = yaml.load(path.read_text(encoding=ENCODING), Loader=LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise FeatureStoreError(
             "a file of the project cannot be read", where=str(path), expected="YAML", got=str(error).splitlines()[0]

@@ -18,6 +18,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 
 from ..errors import FeatureStoreError
+from .bounded import TooMuch, bounded, range_of
+from .files import ENCODING, files_in
 from .marks import Written, marked, plain, unmarked
 
 _MACRO = re.compile(r"{%-?\s*macro\s+(\w+)\s*\(")
@@ -25,6 +27,7 @@ _OWN = "own_"
 _DISPATCHED = ("duckdb__", "default__")  # the names before a macro's that dbt looks for, in this order
 _FUNCTIONS = ("datediff", "dateadd", "date_trunc", "last_day", "hash", "length", "position", "replace", "split_part")
 _DEEPEST = 50  # macros that call one another
+_LONGEST = 1_000_000  # characters of a model's SQL
 _Macros = Mapping[str, Path]
 
 
@@ -93,18 +96,21 @@ class Rendering:
         self._environment.globals |= {package: _Package(self, package) for package in packages}
         self._environment.globals |= self._given()
 
-    def render(self, path: Path) -> Rendered:
-        """A model by its file; Unrendered where it cannot be."""
-        self._refs, self._sources, self._configured = [], [], {}
+    def render(self, path: Path, configured: Mapping[str, Any]) -> Rendered:
+        """A model by its file, with what YAML configures it by; Unrendered where it cannot be."""
+        self._refs, self._sources, self._configured = [], [], dict(configured)
         try:
-            text = self._environment.from_string(self._parsed(path)).render()
-        except _Returned as returned:
-            text = str(returned.value)
+            with bounded():
+                text = self._text(path)
         except Unrendered:
             raise
+        except TooMuch as error:
+            raise Unrendered(f"its Jinja is endless or huge: {error}") from None
         except Exception as error:  # noqa: BLE001 - whatever the project's own Jinja makes of what is not known here
             raise Unrendered(plain(str(error)) or type(error).__name__) from None
         written = unmarked(text, self._files, self._named(path))
+        if len(written.sql) > _LONGEST:
+            raise Unrendered(f"its SQL has {len(written.sql)} characters, more than {_LONGEST} are not looked at")
         materialized = self._configured.get("materialized")
         return Rendered(
             written,
@@ -114,6 +120,12 @@ class Rendering:
             is_view="feature_view" in (self._configured.get("meta") or {}),
             enabled=self._configured.get("enabled") is not False,
         )
+
+    def _text(self, path: Path) -> str:
+        try:
+            return self._environment.from_string(self._parsed(path)).render()
+        except _Returned as returned:
+            return str(returned.value)
 
     def call(self, name: str, package: str | None, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """What a macro gives, of a package or of whichever has it: the project's own first."""
@@ -156,7 +168,7 @@ class Rendering:
 
     def _parsed(self, path: Path) -> nodes.Template:
         self._files.append(self._named(path))
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding=ENCODING)
         return self._environment.parse(marked(self._environment, text, len(self._files) - 1))
 
     def _named(self, path: Path) -> str:
@@ -167,7 +179,7 @@ class Rendering:
         modules = SimpleNamespace(re=re, datetime=datetime, itertools=itertools)
         return {
             "ref": self._ref, "source": self._source, "var": self._var, "env_var": self._env_var,
-            "config": _Config(self._configure),
+            "config": _Config(self._configure, lambda: self._configured), "range": range_of,
             "is_incremental": lambda: False, "execute": False, "return": _return, "log": lambda *_, **__: "",
             "print": lambda *_, **__: "", "set": set, "zip": zip, "modules": modules, "this": '"this"',
             "exceptions": SimpleNamespace(raise_compiler_error=_refuse, warn=lambda *_, **__: ""),
@@ -181,11 +193,13 @@ class Rendering:
 
     def _ref(self, *names: str, v: Any = None, version: Any = None) -> str:
         number = v if v is not None else version
+        names = tuple(map(str, names))
         self._refs.append((names[-1], None if number is None else str(number)))
         return f'"model"."ref"."{names[-1]}{"" if number is None else f" v{number}"}"'
 
     def _configure(self, said: Mapping[str, Any]) -> None:
-        self._configured |= said
+        meta = {key: value for each in (self._configured, said) for key, value in (each.get("meta") or {}).items()}
+        self._configured |= {**said, "meta": meta} if meta else said
 
     def _source(self, name: str, table: str) -> str:
         self._sources.append((name, table))
@@ -237,20 +251,26 @@ class _Adapter(_Unknown):
 
 
 class _Config:
-    """`config(…)` is no text but noted, and what is asked of it is not known."""
+    """`config(…)` is no text but noted; what is asked of it is what it was told, or the YAML says, else not known."""
 
-    def __init__(self, note: Callable[[Mapping[str, Any]], None]) -> None:
-        self._note = note
+    def __init__(self, note: Callable[[Mapping[str, Any]], None], noted: Callable[[], Mapping[str, Any]]) -> None:
+        self._note, self._noted = note, noted
 
     def __call__(self, *said: Any, **named: Any) -> str:
         for each in [*(one for one in said if isinstance(one, dict)), named]:
             self._note(each)
         return ""
 
-    def get(self, name: str, default: Any = None, **_: Any) -> Any:
-        return default
+    def get(self, name: str, default: Any = None, *_: Any, **__: Any) -> Any:
+        found = self._noted().get(name, default)
+        return _Unknown(name=name) if found is None else found
 
-    require = get
+    def meta_get(self, name: str, default: Any = None, *_: Any, **__: Any) -> Any:
+        meta = self._noted().get("meta")
+        found = meta.get(name, default) if isinstance(meta, dict) else default
+        return _Unknown(name=name) if found is None else found
+
+    require, meta_require = get, meta_get
 
 
 def _return(value: Any = None) -> Any:
@@ -265,9 +285,9 @@ def macros_of(folders: list[Path]) -> dict[str, Path]:
     """Which file has which macro."""
     found: dict[str, Path] = {}
     for folder in folders:
-        for path in sorted(folder.rglob("*.sql")):
+        for path in files_in(folder, "sql"):
             try:
-                found |= dict.fromkeys(_MACRO.findall(path.read_text(encoding="utf-8")), path)
+                found |= dict.fromkeys(_MACRO.findall(path.read_text(encoding=ENCODING)), path)
             except (OSError, UnicodeDecodeError) as error:
                 raise FeatureStoreError("a macro's file cannot be read", where=str(path), got=str(error)) from None
     return found

@@ -70,10 +70,12 @@ def test_a_rule_is_broken_on_purpose_with_a_reason(tmp_path: Path) -> None:
     with pytest.raises(FeatureStoreError, match="allows no rule that there is") as raised:
         linted(tmp_path, **{"transform/views.yml": unknown})
     assert raised.value.where == "transform/views.yml:9: meta.lint"
+    assert raised.value.remedy == "did you mean present_time?"
     for said in ("{allow: random}", "random", "{allow: random, reason: ' '}"):
         wrong = allowed.replace("{allow: present_time, reason: it is a test}", said)
-        with pytest.raises(FeatureStoreError, match=r"cannot be read|does not say why"):
+        with pytest.raises(FeatureStoreError, match=r"cannot be read|does not say why") as raised:
             linted(tmp_path, **{"transform/views.yml": wrong})
+        assert str(raised.value.where).startswith("transform/views.yml:9: ")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,105 @@ def test_a_package_and_what_a_database_has_of_its_own(tmp_path: Path) -> None:
     }
     found = linted(tmp_path, **package)
     assert ("dbt_packages/money/macros/m.sql", 2, "random", ("spend",)) in places(found)
+
+
+def test_what_is_no_sql_model_under_a_view_is_named(tmp_path: Path) -> None:
+    read = ("told", "kept", "dim", "rates", "nobody", "gone")
+    sql = " union all ".join(f"select a from {{{{ ref('{name}') }}}}" for name in read)
+    found = linted(tmp_path, **{
+        "transform/stg_payments.sql": sql,
+        "transform/told.py": "def model(dbt, session): ...",
+        "snapshots/kept.sql": "{% snapshot kept %} select 1 as a {% endsnapshot %}",
+        "snapshots/dim.yml": "snapshots:\n  - {name: dim, relation: ref('spend')}\n",
+        "seeds/rates.csv": "a\n1\n",
+        "transform/nobody.sql/left.txt": "a folder",
+        "transform/gone.sql": "{{ config(enabled=false) }} select 1 as a",
+    })  # fmt: skip
+    file = "transform/stg_payments.sql: not looked at:"
+    assert [str(each) for each in found.not_looked_at] == [
+        f"{file} 'told', a Python model that it reads, and what is under that",
+        f"{file} 'kept', a snapshot that it reads, and what is under that",
+        f"{file} 'dim', a snapshot that it reads, and what is under that",
+        f"{file} 'nobody', which it reads: the project has no model, seed or snapshot of that name",
+    ]
+
+
+def test_a_view_that_is_no_sql_file_is_named(tmp_path: Path) -> None:
+    views = "models:\n" + "".join(f"  - {{name: {name}, meta: {{feature_view: {{}}}}}}\n" for name in ("told", "none"))
+    found = linted(tmp_path, **{"transform/told.py": "def model(dbt, session): ...", "transform/more.yml": views})
+    assert [str(each) for each in found.not_looked_at] == [
+        "transform/more.yml: not looked at: it is a Python model",
+        "transform/more.yml: not looked at: transform/more.yml:3 has it, and no SQL file is named none",
+    ]
+
+
+def test_a_view_that_dbt_knows_is_looked_at_or_named(tmp_path: Path) -> None:
+    hidden = "{% if target.name == 'prod' %}{{ config(meta={'feature_view': {}}) }}{% endif %} select now() as a"
+    write_project(tmp_path, SHOP | {"transform/hidden.sql": hidden})
+    known = {"spend": "transform/spend.sql", "hidden": "transform/hidden.sql", "far": "models/far.sql"}
+    why = "not looked at: dbt has it for a feature view, by what its file alone does not show"
+    assert [str(each) for each in lint(tmp_path, known).not_looked_at] == [
+        f"transform/hidden.sql: {why}", f"models/far.sql: {why}",
+    ]  # fmt: skip
+    warned = list[Problem]()
+    problems(tmp_path, warned.append, known)
+    assert [one.file for one in warned] == ["transform/hidden.sql", "models/far.sql"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("select a\nfrom t\nwhere", "something is missing at 'where' ({file}:3)"),
+        ("select\nfrom where (", "expected table name at 'where' ({file}:2)"),
+        ("select case when a\nfrom t", "something is missing at 'from' ({file}:2)"),
+        ("select {{ twice('euros') }}\nfrom (select 1", "expecting ) at '1' ({file}:2)"),
+        ("select 'a", "a quoted text, a name or a comment does not end"),
+    ],
+)
+def test_where_sql_cannot_be_read_is_said_in_its_own_words(tmp_path: Path, sql: str, said: str) -> None:
+    (one,) = linted(tmp_path, **{"transform/spend.sql": sql}).not_looked_at
+    assert one.why == f"its SQL cannot be read: {said.format(file='transform/spend.sql')}"
+
+
+ENTITY = "  - {name: people, meta: {entity: {name: customer, join_keys: [customer_id]}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("test", "found"),
+    [
+        ("grain: {arguments: {columns: [customer_id, paid_at]}}", False),
+        ("grain: {arguments: {columns: [customer_id]}}", False),
+        ("grain: {arguments: {columns: [Customer_ID, PAID_AT]}}", False),
+        ("grain: {arguments: {columns: [paid_at, euros]}}", True),
+        ("grain: {arguments: {columns: [paid_at]}}", True),
+        ("grain: {arguments: {columns: [customer_id, paid_at, euros]}}", True),
+        ("grain: {arguments: {columns: [customer_id, paid_at]}, config: {where: euros > 0}}", True),
+        ("grain: {arguments: {columns: [customer_id, paid_at]}, config: {severity: WARN}}", True),
+        ("grain: {arguments: {columns: [customer_id, paid_at]}, config: {enabled: false}}", True),
+        ("grain: {arguments: {columns: [customer_id, paid_at]}, config: {error_if: '> 10'}}", True),
+        ("grain: {arguments: {columns: [customer_id, paid_at]}, config: {error_if: '!= 0', limit: 9}}", False),
+        ("grain: {arguments: {columns: [customer_id, paid_at]}, config: {limit: 0}}", True),
+        ("grain: {arguments: {columns: [customer_id, paid_at]}, config: {fail_calc: max(n) - 3}}", True),
+        ("grain: {arguments: {columns: [customer_id, paid_at]}, config: {warn_if: '> 10'}}", False),
+    ],
+)
+def test_a_test_is_of_a_grain_where_no_two_rows_of_keys_and_times_pass_it(
+    tmp_path: Path, test: str, found: bool
+) -> None:
+    yaml = VIEWS.replace("grain: {arguments: {columns: [customer_id, paid_at]}}", test) + ENTITY
+    named = ("transform/views.yml", 2, "no_grain_test", ("spend",))
+    assert (named in places(linted(tmp_path, **{"transform/views.yml": yaml}))) == found
+
+
+def test_tests_that_dbt_project_yml_makes_warnings_are_none(tmp_path: Path) -> None:
+    for said, count in (("+severity: warn", 1), ("shop: {+enabled: false}", 1), ("other: {+severity: warn}", 0)):
+        found = linted(tmp_path, **{"dbt_project.yml": SHOP["dbt_project.yml"] + f"data_tests: {{{said}}}\n"})
+        assert [rule for _, _, rule, _ in places(found)].count("no_grain_test") == count
+
+
+def test_a_model_that_dbt_project_yml_disables_is_no_view(tmp_path: Path) -> None:
+    found = linted(tmp_path, **{"dbt_project.yml": SHOP["dbt_project.yml"] + "models: {shop: {+enabled: false}}\n"})
+    assert (found.views, found.findings) == (0, ())
 
 
 @pytest.mark.parametrize(
