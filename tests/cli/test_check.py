@@ -356,3 +356,20 @@ def test_what_could_not_be_published_or_served_is_refused(
     assert run.returncode == 1
     assert f"{name}:" in run.stdout
     assert told in run.stdout
+
+
+def test_a_view_that_dbt_alone_sees_is_named_as_not_looked_at(tmp_path: Path) -> None:
+    view = "{'feature_view': {'entities': ['customer'], 'refresh': 'manual'}}"
+    hidden = f"{{% if target.name == 'local' %}}{{{{ config(group='risk', meta={view}) }}}}{{% endif %}}\nselect now()"
+    columns = "\n".join(
+        f"      - {{name: {name}, data_type: {kind}, description: Told.}}"
+        for name, kind in (("customer_id", "bigint"), ("event_timestamp", "timestamp"), ("calls", "bigint"))
+    )
+    yaml = f"models:\n  - name: customer__calls\n    description: Calls of a customer.\n    columns:\n{columns}\n"
+    folder = write_project(tmp_path, FILES | {"models/customer__calls.sql": hidden, "models/calls.yml": yaml})
+    result = features("check", "--json", cwd=folder)
+    assert result.returncode == 0, result.stdout
+    (warning,) = json.loads(result.stdout)["warnings"]
+    assert warning["file"] == "models/customer__calls.sql"
+    assert warning["got"] == "dbt has it for a feature view, by what its file alone does not show"
+    assert json.loads(result.stdout)["feature_views"] == 4
