@@ -13,12 +13,16 @@ ifeq ($(strip $(UV_INDEX_URL)),)
 unexport UV_INDEX_URL
 endif
 
+# The example uses the dbt package of this repository, which `dbt deps` puts where dbt looks for packages.
+PACKAGE := dbt_packages/feature_warehouse
+READY := $(INSTALLED) $(PACKAGE)/dbt_project.yml
+
 .PHONY: help install demo up down test lint unit heavy docs bench trials lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-install: $(INSTALLED) ## create .venv from the hashed lock
+install: $(READY) ## create .venv from the hashed lock
 
 $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
@@ -31,37 +35,40 @@ $(INSTALLED):
 	@$(BIN)/python -m compileall -q feature_server
 	@touch $@
 
-demo: $(INSTALLED) ## build, publish, sync, serve, train and document the example, then say what happened
+$(PACKAGE)/dbt_project.yml: | $(INSTALLED)
+	@$(BIN)/dbt --quiet deps --profiles-dir profiles
+
+demo: $(READY) ## build, publish, sync, serve, train and document the example, then say what happened
 	@$(BIN)/python -m scripts.demo
 
-up: $(INSTALLED) ## load the example if it is not yet, start Airflow, the feature server and the docs site
+up: $(READY) ## load the example if it is not yet, start Airflow, the feature server and the docs site
 	@$(BIN)/python -m scripts.up
 
-down: $(INSTALLED) ## end what `make up` started
+down: $(READY) ## end what `make up` started
 	@$(BIN)/python -m scripts.down
 
 test: lint unit ## linters, types, and every test but the heavy ones
 
-lint: $(INSTALLED) ## ruff, mypy, sqlfluff
+lint: $(READY) ## ruff, mypy, sqlfluff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/sqlfluff lint models macros tests/dbt
+	$(BIN)/sqlfluff lint models macros
 
-unit: $(INSTALLED) ## pytest
+unit: $(READY) ## pytest
 	@sh scripts/install_browser.sh
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not heavy"
 
-heavy: $(INSTALLED) ## the long tests: demo, make up, README, refreshes, many views, benchmarks
+heavy: $(READY) ## the long tests: demo, make up, README, refreshes, many views, benchmarks
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m heavy
 
-docs: $(INSTALLED) ## the dbt docs site as one file
+docs: $(READY) ## the dbt docs site as one file
 	@$(BIN)/features docs
 
-bench: $(INSTALLED) ## measure against the physical limit and against Feast
+bench: $(READY) ## measure against the physical limit and against Feast
 	@$(BIN)/python -m benchmarks.run
 
-trials: $(INSTALLED) ## try to break the product, a few rounds of each trial: soak, kill, full_disk, damage, evict
+trials: $(READY) ## try to break the product, a few rounds of each trial: soak, kill, full_disk, damage, evict
 	@status=0; for name in soak kill full_disk damage evict; do \
 		$(BIN)/python -m trials.$$name || status=1; done; exit $$status
 

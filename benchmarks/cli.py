@@ -18,7 +18,8 @@ from .common import make_case, parser, write_results
 from .measure import ROOT, BenchmarkFailed
 from .sync import server
 
-COPIED = ("models", "macros", "tests/dbt", "profiles", "dbt_project.yml", "data")
+COPIED = ("models", "macros", "profiles", "dbt_project.yml", "data")
+PACKAGE = "feature_server/dbt_package"
 EDITED, WINDOW = "models/features/merchant/merchant__risk.sql", "'30 days'"
 ROUNDS = {"tiny": 1, "default": 5, "full": 11}
 BARE = (
@@ -42,6 +43,7 @@ class Project:
                 shutil.copytree(source, target, dirs_exist_ok=True)
             else:
                 shutil.copy(source, target)
+        shutil.copytree(ROOT / PACKAGE, folder / "dbt_packages" / "feature_warehouse", dirs_exist_ok=True)
         own = {name: text for name, text in os.environ.items() if not name.startswith(("FEATURES_", "DBT_"))}
         self.environ = own | {
             "FEATURES_HOME": str(folder / ".features"), "FEATURES_REDIS_URL": redis_url, "PYTHONPATH": str(ROOT),

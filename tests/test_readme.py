@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,12 +17,12 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.example import ROOT, copy_example
+
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 CHANGE = ROOT / "docs" / "change.md"
 PAGES = (README, OPERATIONS, CHANGE)  # whose blocks are for a shell, in the order in which they run
-COPIED = ("models", "macros", "tests/dbt", "profiles", "dbt_project.yml")
 LINKED = ("data", "examples", "scripts", "dags", "feature_server", ".venv")
 
 # Commands that run elsewhere: where, and the words there that do it.
@@ -98,13 +97,7 @@ class Shell:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The project's folder as a clone has it, for the commands to write in."""
-    for name in COPIED:
-        source, target = ROOT / name, tmp_path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target)
-        else:
-            shutil.copy(source, target)
+    copy_example(tmp_path)
     environment = Path(sys.executable).parents[1]
     for name in LINKED:
         (tmp_path / name).symlink_to(environment if name == ".venv" else ROOT / name)

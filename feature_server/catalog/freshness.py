@@ -91,5 +91,5 @@ def first_broken(view: FeatureView, promise: Freshness, chain: Chain, settings: 
     if chain.online and noted.good is not None and noted.good.as_of_us != chain.synced_run_us:
         return "not synced", f"it was published since; run `features sync {view.id}`"
     if noted.cause is None and noted.said:
-        return "no data", f"{noted.said}; look at its source, or add macros/feature_builds.sql to the project"
+        return "no data", f"{noted.said}; look at its source, or give the project the hooks of the dbt package"
     return "build failed", "no build of it since; look at its DAG's last run"

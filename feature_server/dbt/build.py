@@ -81,13 +81,14 @@ class LastRun(msgspec.Struct, frozen=True):
         }
 
     def as_of(self, project_dir: Path) -> str:
-        """Its variable `as_of`, as it was given or is set in the project; empty where it is neither."""
+        """Its variable `as_of`, as it was given or is set in the project; empty where it is neither, or `now`."""
         path = project_dir / "dbt_project.yml"
         project = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
         own = project.get("vars") or {}
         of_project = own.get(project.get("name"))
         ways = (self.args.get("vars"), of_project, own)
-        return next((str(way["as_of"]) for way in ways if isinstance(way, dict) and way.get("as_of")), "")
+        said = next((str(way["as_of"]) for way in ways if isinstance(way, dict) and way.get("as_of")), "")
+        return "" if said == "now" else said
 
     def failures(self) -> list[str]:
         """What failed in it, each with dbt's words."""

@@ -13,6 +13,7 @@ from ..dbt.compiled import Compiled, Parsed, read_parsed
 from ..definitions.registry import Registry
 from ..errors import DefinitionError, Problem
 from ..kept import Kept
+from ..project.package import check_package
 from .blocks import report_stray_keys
 from .entities import read_entities, read_sources
 from .identity import identify, read_variables
@@ -52,7 +53,8 @@ def load_registry(
 
         compile_streams(views, sources, report, kept or Kept())
     services = read_services(views, report)
-    if problems := report.problems():
+    package = check_package(project_dir)
+    if problems := report.problems() + ([] if package is None else [package]):
         raise DefinitionError(problems)
     for warning in report.warnings():
         warn(warning)

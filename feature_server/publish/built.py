@@ -1,9 +1,9 @@
 """Whether what a warehouse holds of a view was built by the SQL, and from the seeds' rows, that are in force.
 
 dbt's builds leave the SQL that really ran, of the view's model and of each model upstream of it, with the instants of
-the run replaced, and a hash of each seed as it was loaded (macros/built_sql.sql). A view is compared with the builds
-that its relation may still hold rows of. Where there is no such log, what dbt's run_results.json has of one is, which
-has to have made the view and all upstream of it: of rows that came otherwise nothing is known.
+the run replaced, and a hash of each seed as it was loaded (built_sql.sql of the dbt package). A view is compared with
+the builds that its relation may still hold rows of. Where there is no such log, what dbt's run_results.json has of one
+is, which has to have made the view and all upstream of it: of rows that came otherwise nothing is known.
 """
 
 import re
@@ -169,7 +169,7 @@ def _unknown(view: FeatureView, run: LastRun | None, missing: Sequence[str]) -> 
         expected="a build of it, with all upstream of it, as the last that dbt ran",
         got="no run of dbt" if run is None else f"{run}, which did not make {', '.join(missing)}",
         remedy=f"`dbt build --select +{view.name}`, then publish before dbt runs anything else; or give the project "
-        "the macros of the build log, which keep it",
+        "the hooks of the dbt package, which note it",
     )
 
 

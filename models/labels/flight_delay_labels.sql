@@ -20,7 +20,7 @@ final as (
     from departures
     where
         not is_cancelled
-        and scheduled_departure_at <= {{ as_of() }} - interval '1 day'
+        and scheduled_departure_at <= {{ feature_warehouse.as_of() }} - interval '1 day'
     order by event_timestamp, carrier, flight_number, airport
 )
 

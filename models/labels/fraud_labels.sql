@@ -27,7 +27,7 @@ final as (
         first_versions.transaction_id
     from first_versions
     left join fraud_reports using (transaction_id)
-    where first_versions.occurred_at <= {{ as_of() }} - interval '14 days'
+    where first_versions.occurred_at <= {{ feature_warehouse.as_of() }} - interval '14 days'
     order by event_timestamp, transaction_id
 )
 

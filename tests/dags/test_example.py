@@ -20,7 +20,8 @@ from feature_server import FeatureClient
 from feature_server.offline.store import OfflineStore
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.settings import load_settings
-from tests.support.changed_project import COPIED, change
+from tests.support.changed_project import change
+from tests.support.example import copy_example
 
 pytestmark = pytest.mark.heavy
 
@@ -63,10 +64,7 @@ class Example:
         return self.folder / "project"
 
     def write(self) -> None:
-        for name in COPIED:
-            source, target = ROOT / name, self.project / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+        copy_example(self.project)
         shutil.copytree(ROOT / "data" / "nycflights13", self.project / "data" / "nycflights13")
         binds = ("        feature_service:\n", "        feature_service:\n          consistent: run\n")
         change(self.project, [("models/services/flight_delay_v1.yml", *binds)])

@@ -11,7 +11,8 @@ import duckdb
 import pytest
 
 from tests.dbt_project.conftest import STEPS
-from tests.dbt_project.world import ROOT, World, view_rows
+from tests.dbt_project.world import World, view_rows
+from tests.support.example import INSTALLED, copy_example
 
 pytestmark = pytest.mark.heavy
 SELECTED = ("--select", "+merchant__risk", "+airport__weather")
@@ -21,9 +22,7 @@ SELECTED = ("--select", "+merchant__risk", "+airport__weather")
 def copied(world: World, tmp_path: Path) -> World:
     """The project in a folder of its own, built for the first step, applied and published."""
     root = tmp_path / "project"
-    for name in ("models", "macros", "profiles", "tests/dbt"):
-        shutil.copytree(ROOT / name, root / name)
-    shutil.copy(ROOT / "dbt_project.yml", root)
+    copy_example(root)
     copied = replace(world, root=root)
     copied.run(*SELECTED, as_of=STEPS[0])
     for arguments in (("apply",), ("publish", "merchant__risk", "airport__weather")):
@@ -42,7 +41,7 @@ def changed_from(world: World, view: str) -> list[bool]:
 
 
 def test_an_edited_macro_reaches_no_offline_table_and_is_built_anew_once_undone(copied: World, full: World) -> None:
-    macro = copied.root / "macros" / "window_ticks.sql"
+    macro = copied.root / INSTALLED / "macros" / "window_ticks.sql"
     before = macro.read_text()
     window = "interval '{{ window }}'\n        and {{ events }}.occurred_at <="
     assert before.count(window) == 1
@@ -55,7 +54,7 @@ def test_an_edited_macro_reaches_no_offline_table_and_is_built_anew_once_undone(
     assert said[0] == (
         "failed merchant__risk: the view was built by other SQL than is in force, so it is not published"
     )
-    assert "got: model.feature_warehouse.merchant__risk, with" in said[2]
+    assert "got: model.example.merchant__risk, with" in said[2]
     assert "INTERVAL '5' DAYS" in refused.stderr
     planned = copied.features("plan")
     assert "merchant__risk: macro in_window" in planned.stdout, planned.stdout

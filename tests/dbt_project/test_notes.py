@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from tests.dbt_project.world import ROOT, World
+from tests.support.example import install_package
 from tests.support.tiny_project import write_project
 
 pytestmark = pytest.mark.heavy
@@ -20,7 +21,7 @@ from (values
     (1, 7, 'NL', 10, timestamptz '2024-01-01T10:00:00Z'), (2, 7, 'BE', 20, timestamptz '2024-01-02T10:00:00Z'),
     (3, 8, 'NL', 30, timestamptz '2024-01-03T10:00:00Z')
 ) as orders (order_id, customer_id, country, eur, known_at)
-where known_at <= {{ as_of() }} and known_at <> timestamptz '2024-01-03T00:00:00Z'
+where known_at <= {{ feature_warehouse.as_of() }} and known_at <> timestamptz '2024-01-03T00:00:00Z'
 """
 APPENDED = """
 {{ config(materialized='incremental', on_schema_change='fail') }}
@@ -100,6 +101,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     for name in ("macros", "profiles"):
         shutil.copytree(ROOT / name, root / name)
     shutil.copy(ROOT / "dbt_project.yml", root)
+    install_package(root)
     (folder / "home").mkdir()
     shop = Shop(folder / "home", root)
     shop.good("apply")
@@ -115,8 +117,8 @@ def test_models_that_failed_are_noted_and_all_others_of_several_threads_whole(sh
     assert sorted(built) == sorted([(name, 1, 1, 0) for name in (*GOOD, "int_orders")])
     [(made_from,)] = shop.rows("select made_from from feature_builds where model = 'customer__spend'")
     assert [pair.split()[0] for pair in str(made_from).split(",")] == [
-        "model.feature_warehouse.customer__spend", "model.feature_warehouse.int_orders",
-        "model.feature_warehouse.stg_orders", "seed.feature_warehouse.rates",
+        "model.example.customer__spend", "model.example.int_orders",
+        "model.example.stg_orders", "seed.example.rates",
     ]  # fmt: skip
     published = shop.features("publish", "--json")
     assert published.returncode == 3, published.stderr
@@ -138,7 +140,7 @@ def test_rows_of_a_seed_that_were_loaded_and_not_applied_are_refused(shop: Shop)
     assert shop.build(2) == 0
     refused = shop.features("publish", "customer__spend", "customer__n0")
     assert refused.returncode == 3, refused.stderr
-    assert "got: seed.feature_warehouse.rates, with other rows than seeds/rates.csv had" in refused.stderr
+    assert "got: seed.example.rates, with other rows than seeds/rates.csv had" in refused.stderr
     assert "published customer__n0" in refused.stdout
     shop.write("seeds/rates.csv", RATES.replace("\n", "\r\n"))
     assert shop.build(2) == 0

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import duckdb
 
+from tests.support.example import package_files
 from tests.support.tiny_project import write_project
 
-ROOT = Path(__file__).parents[2]
 DAYS = """
 {{ config(materialized='incremental', incremental_strategy='microbatch', event_time='day', batch_size='day',
           begin='2024-01-01') }}
@@ -22,12 +22,10 @@ FILES = {
 name: tiny
 version: "1.0"
 profile: tiny
-on-run-start: ["{{ create_failed_tests() }}"]
-on-run-end: ["{{ record_failed_tests(results) }}"]
 flags: {send_anonymous_usage_stats: false}
 """,
     "profiles.yml": "tiny: {target: local, outputs: {local: {type: duckdb, path: tiny.duckdb, threads: 1}}}\n",
-    **{f"macros/{name}": (ROOT / "macros" / name).read_text() for name in ("failed_tests.sql", "log_places.sql")},
+    **package_files(),
     "models/days.sql": DAYS,
 }
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.heavy  # each compiles a project several times
 
 FEATURES, FLIGHTS, PAYMENTS = "models/features", "models/staging/flights", "models/staging/payments"
 ACTIVITY = "models/intermediate/payments/int_payments__merchant_activity.sql"
-WINDOWS = "macros/window_ticks.sql"
+WINDOWS = "dbt_packages/feature_warehouse/macros/window_ticks.sql"
 
 # Each change of meaning: the model that it is seen in, why, and the change itself.
 MUTATIONS: dict[str, tuple[str, str, Change]] = {
@@ -148,7 +148,8 @@ REWRITINGS: dict[str, Change] = {
         "        flight_number,\n        carrier,\n",
     ),
     "a mirrored condition in staging": (
-        f"{FLIGHTS}/stg_flights__arrivals.sql", "ingested_at <= {{ as_of() }}", "{{ as_of() }} >= ingested_at",
+        f"{FLIGHTS}/stg_flights__arrivals.sql", "ingested_at <= {{ feature_warehouse.as_of() }}",
+        "{{ feature_warehouse.as_of() }} >= ingested_at",
     ),
     "another way to cast": (f"{FLIGHTS}/stg_flights__planes.sql", "year::integer", "cast(year as int)"),
     "blank lines": (f"{FLIGHTS}/stg_flights__weather.sql", ",\n", "  ,\n\n"),

@@ -8,6 +8,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from tests.support.example import ROOT, package_files
 from tests.support.typed import SHOP, Typed, view_yaml
 
 PROJECT = SHOP | {
@@ -37,17 +38,15 @@ PROJECT = SHOP | {
 }
 
 
-MACROS = {path.name: path.read_text() for path in (Path(__file__).parents[2] / "macros").glob("*.sql")}
 LOGGED = {
     "dbt_project.yml": PROJECT["dbt_project.yml"] + """
         vars: {as_of: "2024-01-01T00:00:00Z"}
-        on-run-start: ["{{ create_feature_builds() }}", "{{ create_failed_tests() }}"]
-        on-run-end: ["{{ record_failed_tests(results) }}"]
         models:
-          +pre-hook: "{{ open_feature_build() }}"
-          +post-hook: ["{{ record_built_sql() }}", "{{ close_feature_build() }}"]
+          +pre-hook: "{{ feature_warehouse.before_model() }}"
+          +post-hook: "{{ feature_warehouse.after_model() }}"
         """,
-    **{f"macros/{name}": text for name, text in MACROS.items()},
+    "macros/should_full_refresh.sql": (ROOT / "macros" / "should_full_refresh.sql").read_text(),
+    **package_files(),
 }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from feature_server.definitions.registry import Registry
 from feature_server.manifest.load import load_registry
 from feature_server.meaning.settled import settle
 from feature_server.settings import load_settings
+from tests.support.example import ROOT, copy_example
 
-ROOT = Path(__file__).parents[2]
-COPIED = ("models", "macros", "tests/dbt", "profiles", "dbt_project.yml")
 Change = tuple[str, str, str]  # a file, a text in it, and the text in its place
 
 PROFILE = "models/features/customer/customer__profile.sql"
@@ -40,10 +38,7 @@ EXTENDED: tuple[Change, ...] = (
 
 def copied_project(folder: Path) -> Path:
     """The example's files and those added."""
-    for name in COPIED:
-        source, target = ROOT / name, folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    copy_example(folder)
     (folder / "data").symlink_to(ROOT / "data")
     for name, text in ADDED.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

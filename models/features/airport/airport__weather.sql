@@ -20,7 +20,7 @@ final as (
         visibility_miles,
         precipitation_inches > 0 and temperature_fahrenheit <= 32 as is_freezing_precipitation
     from weather
-    where known_at > {{ known_after() }}
+    where known_at > {{ feature_warehouse.known_after() }}
 )
 
 select * from final

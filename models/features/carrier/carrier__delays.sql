@@ -7,11 +7,11 @@
 with
 
 departures as (
-    {{ window_input(ref('stg_flights__departures'), tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_input(ref('stg_flights__departures'), tick, windows) | indent(4) }}
 ),
 
 ticks as (
-    {{ window_ticks('departures', keys, tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_ticks('departures', keys, tick, windows) | indent(4) }}
 ),
 
 final as (
@@ -23,7 +23,7 @@ final as (
         avg(departures.departure_delay_minutes) as departure_delay_minutes_mean_24h,
         avg(departures.is_late::integer) as late_share_24h,
         avg(departures.is_cancelled::integer) as cancelled_share_24h
-    from {{ in_window('ticks', 'departures', keys, '24 hours') }}
+    from {{ feature_warehouse.in_window('ticks', 'departures', keys, '24 hours') }}
     group by all
 )
 

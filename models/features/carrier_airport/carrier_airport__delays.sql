@@ -8,11 +8,11 @@
 with
 
 departures as (
-    {{ window_input(ref('stg_flights__departures'), tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_input(ref('stg_flights__departures'), tick, windows) | indent(4) }}
 ),
 
 ticks as (
-    {{ window_ticks('departures', keys, tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_ticks('departures', keys, tick, windows) | indent(4) }}
 ),
 
 final as (
@@ -24,7 +24,7 @@ final as (
         count(departures.departure_delay_minutes) as departures_6h,
         avg(departures.departure_delay_minutes) as departure_delay_minutes_mean_6h,
         avg(departures.is_late::integer) as late_share_6h
-    from {{ in_window('ticks', 'departures', keys, '6 hours') }}
+    from {{ feature_warehouse.in_window('ticks', 'departures', keys, '6 hours') }}
     group by all
 )
 

@@ -14,7 +14,7 @@ final as (
         country,
         signed_up_at::date as signed_up_date
     from customers
-    where known_at > {{ known_after() }}
+    where known_at > {{ feature_warehouse.known_after() }}
 )
 
 select * from final

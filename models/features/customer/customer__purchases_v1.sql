@@ -7,11 +7,11 @@
 with
 
 transactions as (
-    {{ window_input(ref('stg_payments__transactions'), tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_input(ref('stg_payments__transactions'), tick, windows) | indent(4) }}
 ),
 
 ticks as (
-    {{ window_ticks('transactions', keys, tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_ticks('transactions', keys, tick, windows) | indent(4) }}
 ),
 
 final as (
@@ -22,7 +22,7 @@ final as (
         count(*) filter (where not transactions.is_refund) as purchases_30d,
         avg(transactions.amount_eur) as amount_eur_mean_30d,
         count(transactions.transaction_id) > 0 as is_active_30d
-    from {{ in_window('ticks', 'transactions', keys, '30 days') }}
+    from {{ feature_warehouse.in_window('ticks', 'transactions', keys, '30 days') }}
     group by all
 )
 

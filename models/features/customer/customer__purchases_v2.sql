@@ -7,11 +7,11 @@
 with
 
 transactions as (
-    {{ window_input(ref('stg_payments__transactions'), tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_input(ref('stg_payments__transactions'), tick, windows) | indent(4) }}
 ),
 
 ticks as (
-    {{ window_ticks('transactions', keys, tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_ticks('transactions', keys, tick, windows) | indent(4) }}
 ),
 
 final as (
@@ -29,7 +29,7 @@ final as (
         )::decimal(18, 2) as net_amount_eur_sum_30d,
         count(*) filter (where not transactions.is_refund) > 0 as is_active_30d,
         count(*) filter (where not transactions.is_refund) > 1 as is_repeat_buyer_30d
-    from {{ in_window('ticks', 'transactions', keys, '30 days') }}
+    from {{ feature_warehouse.in_window('ticks', 'transactions', keys, '30 days') }}
     group by all
 )
 

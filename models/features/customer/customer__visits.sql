@@ -7,11 +7,11 @@
 with
 
 visits as (
-    {{ window_input(ref('stg_payments__visits'), tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_input(ref('stg_payments__visits'), tick, windows) | indent(4) }}
 ),
 
 ticks as (
-    {{ window_ticks('visits', keys, tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_ticks('visits', keys, tick, windows) | indent(4) }}
 ),
 
 final as (
@@ -26,7 +26,7 @@ final as (
         avg(visits.time_on_site_seconds) as time_on_site_seconds_mean_30d,
         max(visits.time_on_site_seconds) as time_on_site_seconds_max_30d,
         avg(visits.pages) as pages_mean_30d
-    from {{ in_window('ticks', 'visits', keys, '30 days') }}
+    from {{ feature_warehouse.in_window('ticks', 'visits', keys, '30 days') }}
     group by all
 )
 

@@ -7,11 +7,11 @@
 with
 
 activity as (
-    {{ window_input(ref('int_payments__merchant_activity'), tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_input(ref('int_payments__merchant_activity'), tick, windows) | indent(4) }}
 ),
 
 ticks as (
-    {{ window_ticks('activity', keys, tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_ticks('activity', keys, tick, windows) | indent(4) }}
 ),
 
 final as (
@@ -23,7 +23,7 @@ final as (
         count(*) filter (where activity.is_fraud_report) as fraud_reports_30d,
         count(*) filter (where activity.is_fraud_report)
         / nullif(count(*) filter (where not activity.is_fraud_report), 0) as fraud_report_ratio_30d
-    from {{ in_window('ticks', 'activity', keys, '30 days') }}
+    from {{ feature_warehouse.in_window('ticks', 'activity', keys, '30 days') }}
     group by all
 )
 

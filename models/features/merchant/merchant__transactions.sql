@@ -7,11 +7,11 @@
 with
 
 transactions as (
-    {{ window_input(ref('stg_payments__transactions'), tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_input(ref('stg_payments__transactions'), tick, windows) | indent(4) }}
 ),
 
 ticks as (
-    {{ window_ticks('transactions', keys, tick, windows) | indent(4) }}
+    {{ feature_warehouse.window_ticks('transactions', keys, tick, windows) | indent(4) }}
 ),
 
 final as (
@@ -23,7 +23,7 @@ final as (
         avg(transactions.amount_eur) filter (where not transactions.is_refund) as amount_eur_mean_24h,
         count(distinct transactions.customer_id) filter (where not transactions.is_refund) as customers_24h,
         count(*) filter (where transactions.is_refund) as refunds_24h
-    from {{ in_window('ticks', 'transactions', keys, '24 hours') }}
+    from {{ feature_warehouse.in_window('ticks', 'transactions', keys, '24 hours') }}
     group by all
 )
 

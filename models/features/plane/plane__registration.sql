@@ -18,7 +18,7 @@ final as (
         engine_type,
         manufacturer
     from planes
-    where timestamptz '2013-01-01T00:00:00Z' <= {{ as_of() }}
+    where timestamptz '2013-01-01T00:00:00Z' <= {{ feature_warehouse.as_of() }}
 )
 
 select * from final

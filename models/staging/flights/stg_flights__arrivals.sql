@@ -19,7 +19,7 @@ final as (
         occurred_at,
         ingested_at as known_at
     from arrivals
-    where ingested_at <= {{ as_of() }}
+    where ingested_at <= {{ feature_warehouse.as_of() }}
     qualify row_number() over (partition by arrival_id order by ingested_at desc) = 1
 )
 

@@ -21,7 +21,7 @@ final as (
         ingested_at as known_at,
         null::timestamptz as superseded_at
     from departures
-    where ingested_at <= {{ as_of() }}
+    where ingested_at <= {{ feature_warehouse.as_of() }}
     qualify row_number() over (partition by departure_id order by ingested_at desc) = 1
 )
 

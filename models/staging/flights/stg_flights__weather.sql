@@ -21,7 +21,7 @@ final as (
         pressure as pressure_millibars,
         visib as visibility_miles
     from weather
-    where time_hour + interval '1 hour' <= {{ as_of() }}
+    where time_hour + interval '1 hour' <= {{ feature_warehouse.as_of() }}
 )
 
 select * from final

@@ -11,7 +11,7 @@ final as (
         signed_up_at,
         ingested_at as known_at
     from customers
-    where ingested_at <= {{ as_of() }}
+    where ingested_at <= {{ feature_warehouse.as_of() }}
 )
 
 select * from final

@@ -11,7 +11,7 @@ final as (
         ingested_at as known_at,
         null::timestamptz as superseded_at
     from fraud_reports
-    where ingested_at <= {{ as_of() }}
+    where ingested_at <= {{ feature_warehouse.as_of() }}
 )
 
 select * from final

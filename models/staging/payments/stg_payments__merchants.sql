@@ -12,7 +12,7 @@ final as (
         onboarded_at,
         ingested_at as known_at
     from merchants
-    where ingested_at <= {{ as_of() }}
+    where ingested_at <= {{ feature_warehouse.as_of() }}
 )
 
 select * from final

@@ -18,7 +18,7 @@ final as (
         ingested_at as known_at,
         lead(ingested_at) over (partition by transaction_id order by ingested_at) as superseded_at
     from transactions
-    where ingested_at <= {{ as_of() }}
+    where ingested_at <= {{ feature_warehouse.as_of() }}
 )
 
 select * from final

@@ -5,13 +5,13 @@
 -#}
 
 {% macro failed_tests(place) -%}
-{{ log_table('failed_tests', place) }}
+{{ feature_warehouse.log_table('failed_tests', place) }}
 {%- endmacro %}
 
 {% macro create_failed_tests() %}
-{%- for place in log_places() %}
-{{ create_place(place) }}
-create table if not exists {{ failed_tests(place) }} (
+{%- for place in feature_warehouse.log_places() %}
+{{ feature_warehouse.create_place(place) }}
+create table if not exists {{ feature_warehouse.failed_tests(place) }} (
     model varchar not null,
     test varchar not null
 );
@@ -34,14 +34,14 @@ create table if not exists {{ failed_tests(place) }} (
 {%- endfor -%}
 {%- set known = (graph.nodes.values() if execute else []) | selectattr('resource_type', 'equalto', 'test') -%}
 {%- set gone_or_ran = "test in ('" ~ ran | join("', '") ~ "') or test not in ('" ~ known | map(attribute='name') | join("', '") ~ "')" -%}
-{%- for place in log_places() if execute %}
+{%- for place in feature_warehouse.log_places() if execute %}
 {%- set names = [] -%}
-{%- for node in built if is_in(node, place) -%}{%- do names.append(node.alias) -%}{%- endfor %}
-delete from {{ failed_tests(place) }}
+{%- for node in built if feature_warehouse.is_in(node, place) -%}{%- do names.append(node.alias) -%}{%- endfor %}
+delete from {{ feature_warehouse.failed_tests(place) }}
 where
     case when test like 'build: %' then model in ('{{ names | join("', '") }}') else {{ gone_or_ran }} end;
-{%- for node, what in failed if is_in(node, place) %}
-insert into {{ failed_tests(place) }} values ('{{ node.alias }}', '{{ what }}');
+{%- for node, what in failed if feature_warehouse.is_in(node, place) %}
+insert into {{ feature_warehouse.failed_tests(place) }} values ('{{ node.alias }}', '{{ what }}');
 {%- endfor %}
 {%- endfor -%}
 {% endmacro %}

@@ -5,5 +5,5 @@
 -#}
 select max({{ column }}) as newest
 from {{ model }}
-having coalesce(newest < {{ as_of() }} - interval '{{ within }}', true)
+having coalesce(newest < {{ feature_warehouse.as_of() }} - interval '{{ within }}', true)
 {% endtest %}

@@ -11,9 +11,9 @@
 
 {% macro longest(windows) -%}
 {%- set found = namespace(length=none, size=0) -%}
-{%- for length in windows if microseconds(length) > found.size -%}
+{%- for length in windows if feature_warehouse.microseconds(length) > found.size -%}
   {%- set found.length = length -%}
-  {%- set found.size = microseconds(length) -%}
+  {%- set found.size = feature_warehouse.microseconds(length) -%}
 {%- endfor -%}
 {%- if found.length is none -%}{{ exceptions.raise_compiler_error("windows: expected at least one, got none.") }}{%- endif -%}
 {{ return(found.length) }}
@@ -25,15 +25,15 @@
   from the longest window before the first tick that can get a new row.
   `events` has occurred_at, known_at and superseded_at (null while the row is in force).
 -#}
-{%- set window = longest(windows) -%}
+{%- set window = feature_warehouse.longest(windows) -%}
 select *
 from {{ events }}
 {%- if is_incremental() %}
 where
     occurred_at >= (
-        select least(min(occurred_at), {{ known_after() }}) - interval '{{ window }}' - interval '{{ tick }}'
+        select least(min(occurred_at), {{ feature_warehouse.known_after() }}) - interval '{{ window }}' - interval '{{ tick }}'
         from {{ events }}
-        where known_at > {{ known_after() }} or superseded_at > {{ known_after() }}
+        where known_at > {{ feature_warehouse.known_after() }} or superseded_at > {{ feature_warehouse.known_after() }}
     )
 {%- endif -%}
 {%- endmacro %}
@@ -45,7 +45,7 @@ where
   A window of length w at tick t is [t - w, t]. Rows known already to the build before are left out.
 -#}
 {%- set key_list = keys | join(', ') -%}
-{%- set window = longest(windows) -%}
+{%- set window = feature_warehouse.longest(windows) -%}
 select
     {{ key_list }},
     event_timestamp,
@@ -109,7 +109,7 @@ from (
     union all
     select * from corrected
 )
-where created_timestamp > {{ known_after() }} and created_timestamp <= {{ as_of() }}
+where created_timestamp > {{ feature_warehouse.known_after() }} and created_timestamp <= {{ feature_warehouse.as_of() }}
 {%- endmacro %}
 
 {% macro in_window(ticks, events, keys, window) -%}
@@ -118,7 +118,7 @@ where created_timestamp > {{ known_after() }} and created_timestamp <= {{ as_of(
   To be read as a FROM clause. Each event is offered to the two buckets of the window's length it can matter to, so
   that the join is a hash join whatever the length of the history.
 -#}
-{%- set size = microseconds(window) -%}
+{%- set size = feature_warehouse.microseconds(window) -%}
 {{ ticks }}
 left join (
     select

@@ -2,5 +2,5 @@
 {#- Nothing from after the instant the build speaks of. -#}
 select *
 from {{ model }}
-where {{ column }} > {{ as_of() }}
+where {{ column }} > {{ feature_warehouse.as_of() }}
 {% endtest %}

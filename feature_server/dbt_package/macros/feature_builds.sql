@@ -6,13 +6,13 @@
 -#}
 
 {% macro feature_builds(place=none) -%}
-{{ log_table('feature_builds', place) }}
+{{ feature_warehouse.log_table('feature_builds', place) }}
 {%- endmacro %}
 
 {% macro create_feature_builds() %}
-{%- for place in log_places() %}
-{{ create_place(place) }}
-create table if not exists {{ feature_builds(place) }} (
+{%- for place in feature_warehouse.log_places() %}
+{{ feature_warehouse.create_place(place) }}
+create table if not exists {{ feature_warehouse.feature_builds(place) }} (
     model varchar not null,
     built_at timestamptz not null,
     as_of timestamptz not null,
@@ -21,8 +21,8 @@ create table if not exists {{ feature_builds(place) }} (
     definition varchar,
     made_from varchar
 );
-alter table {{ feature_builds(place) }} add column if not exists made_from varchar;
-{{ create_built_sql(place) }}
+alter table {{ feature_warehouse.feature_builds(place) }} add column if not exists made_from varchar;
+{{ feature_warehouse.create_built_sql(place) }}
 {%- endfor %}
 {% endmacro %}
 
@@ -62,17 +62,17 @@ alter table {{ feature_builds(place) }} add column if not exists made_from varch
 {% macro definition_of(node) -%}
 {#- A hash of the model's SQL and contract and of every model upstream of it; behind a space what was applied of it. -#}
 {%- set parts = [] -%}
-{%- for unique_id, found in upstream_of(node) | dictsort -%}
+{%- for unique_id, found in feature_warehouse.upstream_of(node) | dictsort -%}
   {%- do parts.append(unique_id ~ found.checksum.checksum ~ ((found.contract or {}).checksum or '')) -%}
 {%- endfor -%}
-{{ return((local_md5(parts | join(' ')) ~ ' ' ~ applied_definition(node)) | trim) }}
+{{ return((local_md5(parts | join(' ')) ~ ' ' ~ feature_warehouse.applied_definition(node)) | trim) }}
 {%- endmacro %}
 
 {% macro last_feature_build() %}
   {%- set known = adapter.get_relation(this.database, this.schema, 'feature_builds') -%}
   {%- if known is none -%}{{ return(none) }}{%- endif -%}
   {%- set rows = run_query(
-      "select strftime(as_of, '%Y-%m-%dT%H:%M:%S.%fZ'), definition, as_of > " ~ as_of() ~ ", made_from from " ~ feature_builds()
+      "select strftime(as_of, '%Y-%m-%dT%H:%M:%S.%fZ'), definition, as_of > " ~ feature_warehouse.as_of() ~ ", made_from from " ~ feature_warehouse.feature_builds()
       ~ " where model = '" ~ this.identifier ~ "' and invocation_id <> '" ~ invocation_id
       ~ "' order by rowid desc limit 1").rows -%}
   {%- if rows | length == 0 -%}{{ return(none) }}{%- endif -%}
@@ -91,46 +91,46 @@ alter table {{ feature_builds(place) }} add column if not exists made_from varch
 {#- dbt's own rule, and for what the log has also: no earlier build, another definition, or a clock that was set back. -#}
   {% set asked = config.get('full_refresh') %}
   {% set asked = flags.FULL_REFRESH if asked is none else asked %}
-  {% if asked or not execute or flags.WHICH == 'compile' or not is_logged(model) %}
+  {% if asked or not execute or flags.WHICH == 'compile' or not feature_warehouse.is_logged(model) %}
     {% do return(asked) %}
   {% endif %}
-  {% set last = last_feature_build() %}
-  {% do return(last is none or not is_built_by(last, definition_of(model)) or last.is_ahead) %}
+  {% set last = feature_warehouse.last_feature_build() %}
+  {% do return(last is none or not feature_warehouse.is_built_by(last, feature_warehouse.definition_of(model)) or last.is_ahead) %}
 {% endmacro %}
 
 {% macro known_after() -%}
 {#- Rows known after this instant are missing in the relation: the `as_of` of the build before, or -infinity. -#}
 {%- if is_incremental() and flags.WHICH == 'compile' -%}
-{{ as_of() }}
+{{ feature_warehouse.as_of() }}
 {%- else -%}
-timestamptz '{{ last_feature_build().as_of if is_incremental() else "-infinity" }}'
+timestamptz '{{ feature_warehouse.last_feature_build().as_of if is_incremental() else "-infinity" }}'
 {%- endif -%}
 {%- endmacro %}
 
 {% macro open_feature_build() %}
-{%- if execute and is_logged(model) -%}
-insert into {{ feature_builds() }} (model, built_at, as_of, changed_from, invocation_id, definition) values (
+{%- if execute and feature_warehouse.is_logged(model) -%}
+insert into {{ feature_warehouse.feature_builds() }} (model, built_at, as_of, changed_from, invocation_id, definition) values (
     '{{ this.identifier }}',
     timestamptz '{{ run_started_at }}',
-    {{ as_of() }},
-    {{ as_of() if is_incremental() else 'null' }},
+    {{ feature_warehouse.as_of() }},
+    {{ feature_warehouse.as_of() if is_incremental() else 'null' }},
     '{{ invocation_id }}',
-    '{{ definition_of(model) }}'
+    '{{ feature_warehouse.definition_of(model) }}'
 )
 {%- endif -%}
 {% endmacro %}
 
 {% macro close_feature_build() %}
 {%- set view = model.config.meta.feature_view -%}
-{%- set last = last_feature_build() if execute and view else none -%}
-{%- if execute and is_logged(model) -%}
-update {{ feature_builds() }}
-set made_from = {{ made_from(model) }}
+{%- set last = feature_warehouse.last_feature_build() if execute and view else none -%}
+{%- if execute and feature_warehouse.is_logged(model) -%}
+update {{ feature_warehouse.feature_builds() }}
+set made_from = {{ feature_warehouse.made_from(model) }}
 where model = '{{ this.identifier }}' and invocation_id = '{{ invocation_id }}';
 {%- endif %}
 {% if last -%}
 {%- set event_timestamp = view.event_timestamp or 'event_timestamp' -%}
-update {{ feature_builds() }}
+update {{ feature_warehouse.feature_builds() }}
 set changed_from = least(changed_from, (
     select min({{ event_timestamp }}) from {{ this }}
     where {{ view.created_timestamp or event_timestamp }} > timestamptz '{{ last.as_of }}'

@@ -6,35 +6,35 @@
 -#}
 
 {% macro built_sql(place=none) -%}
-{{ log_table('built_sql', place) }}
+{{ feature_warehouse.log_table('built_sql', place) }}
 {%- endmacro %}
 
 {% macro built_models(place=none) -%}
-{{ log_table('built_models', place) }}
+{{ feature_warehouse.log_table('built_models', place) }}
 {%- endmacro %}
 
 {% macro create_built_sql(place) %}
-create table if not exists {{ built_sql(place) }} (hash varchar not null, text varchar not null);
-create table if not exists {{ built_models(place) }} (model varchar not null, hash varchar not null);
-delete from {{ built_models(place) }}
-where rowid not in (select max(rowid) from {{ built_models(place) }} group by model);
+create table if not exists {{ feature_warehouse.built_sql(place) }} (hash varchar not null, text varchar not null);
+create table if not exists {{ feature_warehouse.built_models(place) }} (model varchar not null, hash varchar not null);
+delete from {{ feature_warehouse.built_models(place) }}
+where rowid not in (select max(rowid) from {{ feature_warehouse.built_models(place) }} group by model);
 {% endmacro %}
 
 {% macro text_of_run(node) -%}
 {%- set fixed = '2000-01-01T00:00:00Z' -%}
-{%- set text = node.compiled_code | trim | replace(var('as_of') | string, fixed) -%}
-{%- set last = last_feature_build() if is_logged(node) else none -%}
+{%- set text = node.compiled_code | trim | replace(feature_warehouse.instant_of_build(), fixed) -%}
+{%- set last = feature_warehouse.last_feature_build() if feature_warehouse.is_logged(node) else none -%}
 {{ return(text | replace(last.as_of, fixed) if last else text) }}
 {%- endmacro %}
 
 {% macro record_built_sql() %}
 {%- if execute and model.compiled_code -%}
-{%- set text = text_of_run(model) -%}
+{%- set text = feature_warehouse.text_of_run(model) -%}
 {%- set hash = local_md5(text) -%}
-insert into {{ built_sql() }}
+insert into {{ feature_warehouse.built_sql() }}
 select '{{ hash }}', '{{ text | replace("'", "''") }}'
-where not exists (from {{ built_sql() }} where hash = '{{ hash }}');
-insert into {{ built_models() }} values ('{{ model.unique_id }}', '{{ hash }}')
+where not exists (from {{ feature_warehouse.built_sql() }} where hash = '{{ hash }}');
+insert into {{ feature_warehouse.built_models() }} values ('{{ model.unique_id }}', '{{ hash }}')
 {%- endif -%}
 {% endmacro %}
 
@@ -46,7 +46,7 @@ insert into {{ built_models() }} values ('{{ model.unique_id }}', '{{ hash }}')
   {%- do files.extend(run_query("select file from glob('" ~ place | replace("'", "''") ~ "')").columns[0].values()) -%}
 {%- endfor -%}
 {%- if files -%}
-insert into {{ built_models() }}
+insert into {{ feature_warehouse.built_models() }}
 select
     '{{ model.unique_id }}',
     md5(replace(replace(ltrim(content, chr(65279)), chr(13) || chr(10), chr(10)), chr(13), chr(10)))
@@ -59,12 +59,12 @@ from read_text('{{ files[0] | replace("'", "''") }}')
 (
     select string_agg(model || ' ' || hash, ',' order by model)
     from (
-{%- set nodes = upstream_of(node) -%}
-{%- for place in log_places(nodes.values()) %}
+{%- set nodes = feature_warehouse.upstream_of(node) -%}
+{%- for place in feature_warehouse.log_places(nodes.values()) %}
         select model, hash
-        from {{ built_models(place) }}
+        from {{ feature_warehouse.built_models(place) }}
         where
-            rowid in (select max(rowid) from {{ built_models(place) }} group by model)
+            rowid in (select max(rowid) from {{ feature_warehouse.built_models(place) }} group by model)
             and model in ('{{ nodes.keys() | join("', '") }}')
         {% if not loop.last %}union all{% endif %}
 {%- endfor %}

@@ -9,7 +9,7 @@
 {%- endmacro %}
 
 {% macro create_staged_rows() %}
-create table if not exists {{ staged_rows() }} (
+create table if not exists {{ feature_warehouse.staged_rows() }} (
     model varchar not null,
     row_count bigint not null,
     row_hash hugeint
@@ -17,7 +17,9 @@ create table if not exists {{ staged_rows() }} (
 {% endmacro %}
 
 {% macro is_staging(node) -%}
-{{ return(node.resource_type == 'model' and node.path.startswith('staging/')) }}
+{#- A view on what lands: it reads a source itself. -#}
+{%- set is_view = node.resource_type == 'model' and node.config.materialized == 'view' -%}
+{{ return(is_view and (' ' ~ node.depends_on.nodes | join(' ')).find(' source.') >= 0) }}
 {%- endmacro %}
 
 {% macro count_staged_rows(nodes) %}
@@ -37,20 +39,20 @@ union all
 {% macro distrust_rewritten_history() %}
 {#- On start: views downstream of a staging model that no longer gives the rows of the last run lose their definition. -#}
 {%- if execute and flags.WHICH in ('build', 'run') -%}
-{%- set known = run_query("select distinct model from " ~ staged_rows()).columns[0].values() -%}
+{%- set known = run_query("select distinct model from " ~ feature_warehouse.staged_rows()).columns[0].values() -%}
 {%- set present = [] -%}
-{%- for node in graph.nodes.values() if is_staging(node) and node.alias in known -%}
+{%- for node in graph.nodes.values() if feature_warehouse.is_staging(node) and node.alias in known -%}
   {%- if adapter.get_relation(node.database, node.schema, node.alias) -%}{%- do present.append(node) -%}{%- endif -%}
 {%- endfor -%}
 {%- if present -%}
 {%- set counted = run_query(
-    "select counted.model from (" ~ count_staged_rows(present) ~ ") as counted inner join " ~ staged_rows()
+    "select counted.model from (" ~ feature_warehouse.count_staged_rows(present) ~ ") as counted inner join " ~ feature_warehouse.staged_rows()
     ~ " as stored using (model) where (counted.row_count, counted.row_hash) is distinct from"
     ~ " (stored.row_count, stored.row_hash)") -%}
 {%- set rewritten = counted.columns[0].values() -%}
 {%- set distrusted = {} -%}
-{%- for node in graph.nodes.values() if rewritten and is_logged(node) -%}
-  {%- for parent in upstream_of(node).values() if parent.alias in rewritten -%}
+{%- for node in graph.nodes.values() if rewritten and feature_warehouse.is_logged(node) -%}
+  {%- for parent in feature_warehouse.upstream_of(node).values() if parent.alias in rewritten -%}
     {%- do distrusted.update({node.unique_id: node}) -%}
   {%- endfor -%}
 {%- endfor -%}
@@ -58,7 +60,7 @@ union all
 {%- do log("rows of " ~ rewritten | join(', ') ~ " have changed since the last run: rebuilding the feature views made"
     ~ " from them", info=true) -%}
 {%- for node in distrusted.values() %}
-update {{ feature_builds(node) }} set definition = null where model = '{{ node.alias }}';
+update {{ feature_warehouse.feature_builds(node) }} set definition = null where model = '{{ node.alias }}';
 {%- endfor -%}
 {%- endif -%}
 {%- endif -%}
@@ -67,12 +69,12 @@ update {{ feature_builds(node) }} set definition = null where model = '{{ node.a
 
 {% macro record_staged_rows(results) %}
 {%- set built = [] -%}
-{%- for result in results if result.status == 'success' and is_staging(result.node) -%}
+{%- for result in results if result.status == 'success' and feature_warehouse.is_staging(result.node) -%}
   {%- do built.append(result.node) -%}
 {%- endfor -%}
 {%- if built -%}
-delete from {{ staged_rows() }} where model in ('{{ built | map(attribute='alias') | join("', '") }}');
-insert into {{ staged_rows() }}
-{{ count_staged_rows(built) }}
+delete from {{ feature_warehouse.staged_rows() }} where model in ('{{ built | map(attribute='alias') | join("', '") }}');
+insert into {{ feature_warehouse.staged_rows() }}
+{{ feature_warehouse.count_staged_rows(built) }}
 {%- endif -%}
 {% endmacro %}

@@ -1,0 +1,48 @@
+"""The dbt package `feature_warehouse`: the one that belongs to this version, and the one that a project has."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import Problem
+
+PACKAGE = "feature_warehouse"
+SHIPPED = Path(__file__).parents[1] / "dbt_package"
+PROJECT_FILE = "dbt_project.yml"
+
+
+def package_version(folder: Path) -> str:
+    """The version of a dbt package or project; empty where none is said."""
+    return str(_read(folder).get("version") or "")
+
+
+def installed_package(project_dir: Path) -> Path | None:
+    """Where `dbt deps` put the package for a project; None where the project has none."""
+    packages = project_dir / str(_read(project_dir).get("packages-install-path") or "dbt_packages")
+    folders = (folder for folder in sorted(packages.glob("*")) if (folder / PROJECT_FILE).is_file())
+    return next((folder for folder in folders if _read(folder).get("name") == PACKAGE), None)
+
+
+def check_package(project_dir: Path) -> Problem | None:
+    """That a project has the dbt package of another version; None where it has none, or this one's."""
+    folder = installed_package(project_dir)
+    wanted = package_version(SHIPPED)
+    if folder is None or (found := package_version(folder)) == wanted:
+        return None
+    return Problem(
+        file=(folder / PROJECT_FILE).relative_to(project_dir).as_posix(), key_path="version",
+        what=f"the dbt package {PACKAGE} is of another version than this program", expected=wanted, got=found,
+        remedy="`features init --upgrade` where it is a folder of the project, else name that version in packages.yml "
+        "and run `dbt deps`; then `dbt build`",
+    )  # fmt: skip
+
+
+def _read(folder: Path) -> Mapping[str, Any]:
+    """What dbt_project.yml of a folder says; nothing where it cannot be read, which dbt says."""
+    try:
+        found = yaml.safe_load((folder / PROJECT_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
