@@ -57,7 +57,7 @@ def test_an_edited_macro_reaches_no_offline_table_and_is_built_anew_once_undone(
     assert "got: model.example.merchant__risk, with" in said[2]
     assert "INTERVAL '5' DAYS" in refused.stderr
     planned = copied.features("plan")
-    assert "merchant__risk: macro in_window" in planned.stdout, planned.stdout
+    assert "merchant__risk: package feature_warehouse: macro in_window" in planned.stdout, planned.stdout
     assert "airport__weather" not in planned.stdout
 
     macro.write_text(before)

@@ -25,18 +25,18 @@ where known_at <= {{ feature_warehouse.as_of() }} and known_at <> timestamptz '2
 """
 APPENDED = """
 {{ config(materialized='incremental', on_schema_change='fail') }}
-select customer_id, country, eur, known_at from {{ ref('stg_orders') }} where known_at > {{ known_after() }}
+select customer_id, country, eur, known_at from {{ ref('stg_orders') }} where known_at > {{ feature_warehouse.known_after() }}
 """
 SPEND = """
 select customer_id::bigint as customer_id, known_at as event_timestamp, (eur * rate)::bigint as amount
-from {{ ref('int_orders') }} inner join {{ ref('rates') }} using (country) where known_at > {{ known_after() }}
+from {{ ref('int_orders') }} inner join {{ ref('rates') }} using (country) where known_at > {{ feature_warehouse.known_after() }}
 """
 COUNTED = """
 select customer_id::bigint as customer_id, known_at as event_timestamp, eur::bigint as amount
-from {{ ref('stg_orders') }} where known_at > {{ known_after() }}
+from {{ ref('stg_orders') }} where known_at > {{ feature_warehouse.known_after() }}
 """
 BAD = COUNTED.replace("eur::bigint", "(eur || ' euros')::bigint")
-BELOW = "select * from {{ ref('customer__bad') }} where event_timestamp > {{ known_after() }}"
+BELOW = "select * from {{ ref('customer__bad') }} where event_timestamp > {{ feature_warehouse.known_after() }}"
 GOOD = ("customer__spend", *(f"customer__n{number}" for number in range(6)))
 FAILED = ("customer__bad", "customer__below")
 VIEW = """
