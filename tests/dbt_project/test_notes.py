@@ -25,11 +25,13 @@ where known_at <= {{ feature_warehouse.as_of() }} and known_at <> timestamptz '2
 """
 APPENDED = """
 {{ config(materialized='incremental', on_schema_change='fail') }}
-select customer_id, country, eur, known_at from {{ ref('stg_orders') }} where known_at > {{ feature_warehouse.known_after() }}
+select customer_id, country, eur, known_at from {{ ref('stg_orders') }}
+where known_at > {{ feature_warehouse.known_after() }}
 """
 SPEND = """
 select customer_id::bigint as customer_id, known_at as event_timestamp, (eur * rate)::bigint as amount
-from {{ ref('int_orders') }} inner join {{ ref('rates') }} using (country) where known_at > {{ feature_warehouse.known_after() }}
+from {{ ref('int_orders') }} inner join {{ ref('rates') }} using (country)
+where known_at > {{ feature_warehouse.known_after() }}
 """
 COUNTED = """
 select customer_id::bigint as customer_id, known_at as event_timestamp, eur::bigint as amount
