@@ -9,47 +9,52 @@ from .queries import group_of, groups_by_several, read_by, sql_of
 from .rows import Inputs, Key, Term, term_of
 
 Names = frozenset[str]
-Tested = Mapping[int, frozenset[Names]]  # by the id of a SELECT
+Tested = Mapping[int, frozenset[Names]]  # by the id of a SELECT, or of a table of which each row is in it
 NONE: Tested = {}
 _UNLIKE = (  # what is not a function of one row, or not the same of equal ones
     exp.Query, exp.Window, exp.AggFunc, exp.Anonymous, exp.Explode, exp.Unnest, exp.Rand, exp.Uuid,
 )  # fmt: skip
 
 
-def given_keys(query: exp.Expr, keys: Iterable[Names]) -> Tested:
-    """The keys of what a query gives, and of what the CTEs and the queries that it is made of, row by row, give."""
+def given_keys(query: exp.Expr, keys: Iterable[Names], *, deep: bool = True) -> Tested:
+    """The keys of what a query gives, and, where `deep`, of the CTEs, queries and tables of which it has each row."""
     found: dict[int, frozenset[Names]] = {}
-    _go(query, frozenset(keys), {}, found)
+    _go(query, frozenset(keys), {} if deep else None, found)
     return found
 
 
 def _go(
-    query: exp.Expr, keys: frozenset[Names], above: Mapping[str, exp.CTE], found: dict[int, frozenset[Names]]
+    query: exp.Expr, keys: frozenset[Names], above: Mapping[str, exp.CTE] | None, found: dict[int, frozenset[Names]]
 ) -> None:
     if not keys:
         return
-    clause, ctes = query.args.get("with_"), dict(above)
+    if isinstance(query, exp.Table):
+        found[id(query)] = keys
+        return
+    clause, ctes = query.args.get("with_"), dict(above or {})
     if clause is not None:
         if clause.args.get("recursive"):
             return
         ctes |= {cte.alias.lower(): cte for cte in clause.expressions}
+    below = None if above is None else ctes
     if isinstance(query, exp.Subquery):
         if not any(query.args.get(part) for part in ("limit", "offset")) and not _names_anew(query):
-            _go(query.this, keys, ctes, found)
+            _go(query.this, keys, below, found)
         return
     if isinstance(query, exp.Union) and not query.args.get("distinct") and not query.args.get("by_name"):
         if not any(query.args.get(part) for part in ("limit", "offset")):  # each side's rows are all there
-            _go(query.left, keys, ctes, found)
+            _go(query.left, keys, below, found)
             if [each.lower() for each in query.left.named_selects] == [
                 each.lower() for each in query.right.named_selects
             ]:
-                _go(query.right, keys, ctes, found)
+                _go(query.right, keys, below, found)
         return
     if not isinstance(query, exp.Select):
         return
     found[id(query)] = found.get(id(query), frozenset()) | keys
-    if is_one_to_one(query) and query.args.get("where") is None and (below := _all_of(query, ctes)) is not None:
-        alias, inner, within = below
+    is_all = above is not None and is_one_to_one(query) and query.args.get("where") is None
+    if is_all and (made := _all_of(query, ctes)) is not None:
+        alias, inner, within = made
         mapped = (_below(key, query, alias) for key in keys)
         _go(inner, frozenset(key for key in mapped if key), within, found)
 
@@ -117,6 +122,8 @@ def _all_of(select: exp.Select, ctes: Mapping[str, exp.CTE]) -> tuple[str, exp.E
         return None
     alias = (first.alias_or_name or sql_of(first)).lower()
     if isinstance(first, exp.Subquery):
+        return alias, first, ctes
+    if isinstance(first, exp.Table) and first.db and isinstance(first.this, exp.Identifier):
         return alias, first, ctes
     cte = ctes.get(first.name.lower()) if isinstance(first, exp.Table) and not first.db else None
     if cte is None or _names_anew(cte):

@@ -1,6 +1,7 @@
 """The models of a project, rendered and read once: what each reads, what its rows are told apart by, what it breaks."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 import sqlglot
@@ -11,7 +12,7 @@ from ..written.described import Described
 from ..written.marks import Written
 from ..written.project import ProjectFiles
 from ..written.rendering import Rendered, Unrendered
-from .grains import given_keys
+from .grains import Tested, given_keys
 from .keys import Reading
 from .now import joined_as_now
 from .order import unstable
@@ -38,6 +39,8 @@ class Models:
         self.project = project
         self._rendered: dict[str, Rendered | str] = {}
         self._looked: dict[str, Looked] = {}
+        self._trees: dict[str, list[exp.Expr]] = {}
+        self._handed: dict[str, frozenset[frozenset[str]]] = {}  # keys by the tests of what is made of a model's rows
 
     def is_view(self, name: str) -> bool:
         """Whether a model is a feature view, by its YAML or by its own `config`, and not disabled by either."""
@@ -63,6 +66,39 @@ class Models:
                 if (found := self.project.file_of(*read)) is not None and found not in seen:
                     seen.add(found)
                     waiting.append(found)
+
+    def hand_down(self, name: str) -> None:
+        """Tell the models that a model is made of, row by row, of the keys that tests of the model's own show."""
+        with suppress(SqlglotError, RecursionError):
+            for statement in self._parsed(name):
+                keys = self._given(name, statement)
+                for table in statement.find_all(exp.Table) if keys else ():
+                    found = self._model_of(table) if id(table) in keys else None
+                    if found is not None and not keys[id(table)] <= self._handed.get(found, frozenset()):
+                        self._handed[found] = self._handed.get(found, frozenset()) | keys[id(table)]
+                        self.hand_down(found)
+
+    def _given(self, name: str, statement: exp.Expr) -> Tested:
+        """What a model's own tests, and those of what is made of it, show of its SQL; of an incremental model's, which
+        leaves rows out in other runs, only what it gives."""
+        said, rendered = self.project.described.get(name), self._render(name)
+        keys = self._handed.get(name, frozenset()) | (said.keys if said is not None else frozenset())
+        once = isinstance(rendered, Rendered) and rendered.materialized != "incremental"
+        return given_keys(statement, keys, deep=once)
+
+    def _parsed(self, name: str) -> list[exp.Expr]:
+        if name not in self._trees:
+            rendered = self._render(name)
+            sql = rendered.written.sql if isinstance(rendered, Rendered) else ""
+            self._trees[name] = [one for one in sqlglot.parse(sql, dialect="duckdb") if one is not None]
+        return self._trees[name]
+
+    def _model_of(self, table: exp.Table) -> str | None:
+        """The model that a table of rendered SQL is, by the name of its file."""
+        if table.catalog != "model" or table.db != "ref":
+            return None
+        name, _, version = table.name.partition(" v")
+        return self.project.file_of(name, version or None)
 
     def not_looked_at(self, name: str) -> Iterator[str]:
         """Why a model, or what it reads, could not be looked at."""
@@ -109,13 +145,12 @@ class Models:
                 joined = joined_as_now(query, inputs)
                 found.extend((CURRENT, node, f", of which {used} is used") for node, used in joined)
 
-        rows, keys = Rows(), said.keys if said is not None else frozenset[frozenset[str]]()
+        rows = Rows()
         try:
-            for statement in sqlglot.parse(rendered.written.sql, dialect="duckdb"):
-                if statement is not None:
-                    _place_times(statement, rendered.written.sql)
-                    found.extend((rule, node, "") for rule, node in broken(statement))
-                    rows = Reading(self._known, seen, given_keys(statement, keys)).rows(statement, {})
+            for statement in self._parsed(name):
+                _place_times(statement, rendered.written.sql)
+                found.extend((rule, node, "") for rule, node in broken(statement))
+                rows = Reading(self._known, seen, self._given(name, statement)).rows(statement, {})
         except RecursionError:
             return Looked(_rows(said, Rows()), why="its SQL is nested too deep to be read")
         except SqlglotError as error:
@@ -127,9 +162,8 @@ class Models:
     def _known(self, table: exp.Table) -> Rows:
         """What is known of a table: a model by what is said of it and by its SQL, a source by what is said of it."""
         if table.catalog == "model" and table.db == "ref":
-            name, _, version = table.name.partition(" v")
-            found = self.project.file_of(name, version or None)
-            return Rows(written=name in self.project.seeds) if found is None else self.looked(found).rows
+            found = self._model_of(table)
+            return Rows(written=table.name in self.project.seeds) if found is None else self.looked(found).rows
         name = f"{table.db}.{table.name}"
         said = self.project.sources.get(name)
         rows = _rows(said, Rows())

@@ -19,6 +19,10 @@ from .rules import RULES, UNKNOWN, UNTESTED
 _MODEL = re.compile(r'"model"\."ref"\."(\w+)[^"]*"')
 _DEEPEST = 10_000  # calls within one another, by which nested SQL is read: a union of 400 parts needs 1,000
 NO_VIEWS: Mapping[str, str] = {}
+_OTHER_NAMES = {  # of functions that the parser names as the first
+    "array_agg": ("list",), "listagg": ("string_agg", "group_concat"), "arg_max": ("max_by", "argmax"),
+    "arg_min": ("min_by", "argmin"), "uuid": ("gen_random_uuid",),
+}  # fmt: skip
 _QUOTED = re.compile(r"""('[^']*'|"[^"]*")""")
 
 
@@ -82,6 +86,8 @@ def _lint(root: Path, known: Mapping[str, str]) -> Linted:
             under.setdefault(name, []).append(view)
     described = project.described.values()
     keys = {name: one.join_keys for one in described if one.is_entity for name in one.entities}
+    for view in views:
+        models.hand_down(view)
     findings, bad = dict[Finding, None](), [*_unseen(project, views, known)]
     for view in views:
         said = project.described.get(view) or Described(name=view, file=_file(project, view), line=1, is_view=True)
@@ -143,9 +149,10 @@ def _findings(
     allowed = _allowed(described.get(name))
     for rule, node, more in looked.broken:
         if rule.name not in allowed and looked.written is not None:
-            place, got = looked.written.place(_offset(node)), node.sql("duckdb", unsupported_level=ErrorLevel.IGNORE)
+            place, text = looked.written.place(_offset(node)), node.sql("duckdb", unsupported_level=ErrorLevel.IGNORE)
+            got = _named(_short(text), looked.written.sql)
             yield Finding(
-                file=place.file, line=place.line, rule=rule.name, model=name, views=views, got=_short(got) + more,
+                file=place.file, line=place.line, rule=rule.name, model=name, views=views, got=got + more,
                 why=rule.why, instead=rule.instead,
             )  # fmt: skip
 
@@ -204,6 +211,16 @@ def _offset(node: exp.Expr) -> int:
         above = above.parent
         starts = [part.meta["start"] for part in above.walk() if "start" in part.meta]
     return min(starts, default=0)
+
+
+def _named(got: str, sql: str) -> str:
+    """An expression with functions by the names that they have in a model's SQL."""
+    written = set(re.findall(r"(\w+)\s*\(", sql.lower()))
+    for name, others in _OTHER_NAMES.items():
+        other = next((each for each in others if each in written), None)
+        if other is not None and name not in written:
+            got = re.sub(rf"\b{name}\(", f"{other}(", got)
+    return got
 
 
 def _short(text: str) -> str:

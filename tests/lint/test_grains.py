@@ -116,3 +116,42 @@ def test_a_views_own_test_counts_where_it_holds_for_all_rows(tmp_path: Path) -> 
         )
         rules = {each.rule for each in lint(write_project(tmp_path, files)).findings}
         assert "unstable_order" in rules
+
+
+WINDOWED = (
+    "select customer_id, ordered_at, lag(amount) over (partition by customer_id order by ordered_at) as last_amount\n"
+    "from {{ source('a', 'b') }}"
+)
+VIEW = "select customer_id, ordered_at as event_timestamp, last_amount from {{ ref('windowed') }}"
+BETWEEN, INCREMENTAL = VIEW.replace("windowed", "between"), "{{ config(materialized='incremental') }} "
+
+
+@pytest.mark.parametrize(
+    ("changed", "right"),
+    [
+        ({}, True),
+        ({"models/between.sql": "select * from {{ ref('windowed') }}", "models/spend.sql": BETWEEN}, True),
+        ({"models/spend.sql": VIEW + " where amount > 0"}, False),
+        ({"models/spend.sql": VIEW.replace("select", "select distinct")}, False),
+        ({"models/spend.sql": INCREMENTAL + VIEW}, False),
+        ({"models/windowed.sql": INCREMENTAL + WINDOWED}, True),
+        ({"models/windowed.sql": WINDOWED + " union all select 1, null, null"}, True),
+        ({"models/windowed.sql": f"with a as ({WINDOWED}) select * from a where ordered_at > 1"}, False),
+        ({"models/windowed.sql": INCREMENTAL + f"with a as ({WINDOWED}) select * from a"}, False),
+        ({"models/spend.sql": VIEW.replace("windowed", "windowed', v='1"), "models/windowed_v1.sql": WINDOWED}, True),
+        ({"models/spend.sql": VIEW + " union all " + VIEW}, True),
+    ],
+)  # fmt: skip
+def test_a_views_own_test_counts_for_models_whose_rows_it_has_all(
+    tmp_path: Path, changed: dict[str, str], right: bool
+) -> None:
+    files = {
+        "dbt_project.yml": "name: shop\n",
+        "models/shop.yml": "models:\n  - name: spend\n    meta: {feature_view: {entities: [customer]}}\n"
+        "    data_tests: [{grain: {arguments: {columns: [customer_id, event_timestamp]}}}]\n",
+        "models/windowed.sql": WINDOWED,
+        "models/spend.sql": VIEW,
+    } | changed
+    found = lint(write_project(tmp_path, files))
+    assert found.not_looked_at == ()
+    assert [each.rule for each in found.findings] == ([] if right else ["unstable_order"])

@@ -175,6 +175,16 @@ def test_where_sql_cannot_be_read_is_said_in_its_own_words(tmp_path: Path, sql: 
     assert one.why == f"its SQL cannot be read: {said.format(file='transform/spend.sql')}"
 
 
+@pytest.mark.parametrize("got", ["list(a)", "string_agg(a, ',')", "max_by(a, b)", "first(a)", "array_agg(a)"])
+def test_a_function_has_the_name_that_it_is_written_with(tmp_path: Path, got: str) -> None:
+    found = linted(
+        tmp_path, **{"transform/stg_payments.sql": f"select {got} from {{{{ source('bank', 'payments') }}}}"}
+    )
+    assert [one.got.split(", and")[0] for one in found.findings if one.file.endswith("stg_payments.sql")] == [
+        f"{got}, without an order" if got != "max_by(a, b)" else got
+    ]
+
+
 ENTITY = "  - {name: people, meta: {entity: {name: customer, join_keys: [customer_id]}}}\n"
 
 
