@@ -56,6 +56,15 @@ class Models:
             return in_yaml
         return rendered.enabled and (in_yaml or rendered.is_view)
 
+    def said(self, name: str) -> Described | None:
+        """What YAML says of a model: its constraints count where dbt has DuckDB hold them."""
+        said = self.project.described.get(name)
+        if said is None or not said.constrained:
+            return said
+        rendered = self._render(name)
+        held = said.constrained if isinstance(rendered, Rendered) and rendered.is_constrained else frozenset()
+        return msgspec.structs.replace(said, keys=said.keys | held, tested=said.tested | held)
+
     def under(self, view: str) -> Iterator[str]:
         """A view and the models that it is made from."""
         waiting, seen = [view], {view}
@@ -81,7 +90,7 @@ class Models:
     def _given(self, name: str, statement: exp.Expr) -> Tested:
         """What a model's own tests, and those of what is made of it, show of its SQL; of an incremental model's, which
         leaves rows out in other runs, only what it gives."""
-        said, rendered = self.project.described.get(name), self._render(name)
+        said, rendered = self.said(name), self._render(name)
         keys = self._handed.get(name, frozenset()) | (said.keys if said is not None else frozenset())
         once = isinstance(rendered, Rendered) and rendered.materialized != "incremental"
         return given_keys(statement, keys, deep=once)
@@ -133,7 +142,7 @@ class Models:
         return self._rendered[name]
 
     def _look(self, name: str) -> Looked:
-        rendered, said = self._render(name), self.project.described.get(name)
+        rendered, said = self._render(name), self.said(name)
         if isinstance(rendered, str):
             return Looked(_rows(said, Rows()), why=rendered)
         found = list[Broken]()

@@ -90,7 +90,7 @@ def _lint(root: Path, known: Mapping[str, str]) -> Linted:
         models.hand_down(view)
     findings, bad = dict[Finding, None](), [*_unseen(project, views, known)]
     for view in views:
-        said = project.described.get(view) or Described(name=view, file=_file(project, view), line=1, is_view=True)
+        said = models.said(view) or Described(name=view, file=_file(project, view), line=1, is_view=True)
         findings |= dict.fromkeys(_untested(said, keys))
         findings |= dict.fromkeys(_unknown(said, models.looked(view).rows))
     for name, of_views in under.items():

@@ -15,6 +15,7 @@ from .files import ENCODING
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TELLS_APART = re.compile(r"unique|grain|primary_key", re.I)  # in the name of a test
+_TELLING = ("primary_key", "unique")  # constraints
 _ANY_ROW = ("", "!=0", ">0", ">=1")  # in `error_if`
 _IDENTIFIER = re.compile(r"\w+")
 _TYPE = re.compile(r"timestamp|date|time", re.I)
@@ -33,9 +34,10 @@ class Allowed(msgspec.Struct, frozen=True, kw_only=True):
 class Described(msgspec.Struct, frozen=True, kw_only=True):
     """What a YAML file says of a model, or of a source's table: in `file`, at `line`.
 
-    `keys` are the columns that tests, or an `event_stream`, tell rows apart by, `tested` those and the lists of columns
-    of tests of other names; `has_times` by columns' types or names. `entities` are those of a view, or the one that a
-    model is of, by the columns of `join_keys`; `config` is as it is written.
+    `keys` are the columns that tests, or an `event_stream`, tell rows apart by, `tested` those and the lists of
+    columns of tests of other names, `constrained` those of constraints; `has_times` by columns' types or names.
+    `entities` are those of a view, or the one that a model is of, by the columns of `join_keys`; `config` is as it is
+    written.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     join_keys: tuple[str, ...] = ()
     event: str = "event_timestamp"
     tested: frozenset[frozenset[str]] = frozenset()
+    constrained: frozenset[frozenset[str]] = frozenset()
     keys: frozenset[frozenset[str]] = frozenset()
     columns: tuple[str, ...] = ()
     times: frozenset[str] = frozenset()
@@ -148,6 +151,7 @@ def _described(
         file=file,
         line=line,
         keys=frozenset(_keys(node, columns, every)),
+        constrained=frozenset(_constrained(node, columns)),
         columns=tuple(each.lower() for each in named),
         times=frozenset(name.lower() for name in times),
         has_times=bool(times or view or stream),
@@ -157,19 +161,25 @@ def _described(
 def _keys(
     node: Mapping[str, Any], columns: Iterable[Mapping[str, Any]], every: Mapping[str, Any]
 ) -> Iterator[frozenset[str]]:
-    """The columns that tests and constraints which stop a build tell rows apart by."""
+    """The columns that tests which stop a build tell rows apart by."""
     for name, arguments in _tests(node, every):
         if not _tells_apart(name):
             continue
         yield from _lists(arguments)
         if _IDENTIFIER.fullmatch(str(arguments.get("column_name", "."))) and "unique" in name:
             yield frozenset([str(arguments["column_name"]).lower()])
-    for constraint in _dicts(node.get("constraints")):
-        if constraint.get("type") in ("primary_key", "unique"):
-            yield frozenset(str(each).lower() for each in constraint.get("columns") or ())
     for column in columns:
-        constraints = {each.get("type") for each in _dicts(column.get("constraints"))}
-        if constraints & {"primary_key", "unique"} or any(_tells_apart(name) for name, _ in _tests(column, every)):
+        if any(_tells_apart(name) for name, _ in _tests(column, every)):
+            yield frozenset([str(column["name"]).lower()])
+
+
+def _constrained(node: Mapping[str, Any], columns: Iterable[Mapping[str, Any]]) -> Iterator[frozenset[str]]:
+    """The columns that constraints tell rows apart by."""
+    for constraint in _dicts(node.get("constraints")):
+        if constraint.get("type") in _TELLING and (names := _strings(constraint.get("columns"))):
+            yield frozenset(each.lower() for each in names)
+    for column in columns:
+        if any(each.get("type") in _TELLING for each in _dicts(column.get("constraints"))):
             yield frozenset([str(column["name"]).lower()])
 
 

@@ -12,7 +12,7 @@ from ..errors import FeatureStoreError
 from ..project.process import check_project
 from .described import LOADER, Described, models_of, sources_of
 from .files import ENCODING, files_in
-from .rendering import Rendering, macros_of
+from .rendering import Rendering, macros_of, merged
 
 PROJECT_FILE = "dbt_project.yml"
 _SNAPSHOT = re.compile(r"{%-?\s*snapshot\s+(\w+)")
@@ -38,7 +38,7 @@ class ProjectFiles(msgspec.Struct, frozen=True):
     def config_of(self, name: str) -> dict[str, Any]:
         """What files other than its own configure a model by."""
         said = self.described.get(name)
-        return self.configured.get(name, {}) | (said.config if said is not None else {})
+        return merged(self.configured.get(name, {}), said.config if said is not None else {})
 
     def file_of(self, name: str, version: str | None) -> str | None:
         """The model that `ref(name, v=version)` means, by the name of its file; None where the project has none."""
@@ -130,17 +130,11 @@ def _every_test(project: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _configured(settings: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
-    """How dbt_project.yml configures what is at a path: as the deepest folder that says so; tags are all of them."""
+    """How dbt_project.yml configures what is at a path: as the deepest folder that says so."""
     own = {
         key.removeprefix("+"): value for key, value in settings.items() if key[:1] == "+" or not isinstance(value, dict)
     }
-    below = _configured(_dict(settings.get(path[0])), path[1:]) if path else {}
-    tags = [
-        tag
-        for said in (own.get("tags"), below.get("tags"))
-        for tag in ([said] if isinstance(said, str) else said or ())
-    ]
-    return own | below | ({"tags": tags} if tags else {})
+    return merged(own, _configured(_dict(settings.get(path[0])), path[1:]) if path else {})
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -28,6 +28,13 @@ _DISPATCHED = ("duckdb__", "default__")  # the names before a macro's that dbt l
 _FUNCTIONS = ("datediff", "dateadd", "date_trunc", "last_day", "hash", "length", "position", "replace", "split_part")
 _DEEPEST = 50  # macros that call one another
 _LONGEST = 1_000_000  # characters of a model's SQL
+_DEFAULTS: Mapping[str, Any] = {
+    "materialized": "view",
+    "enabled": True,
+    "tags": [],
+    "meta": {},
+    "grants": {},
+}  # dbt's own
 _Macros = Mapping[str, Path]
 
 
@@ -37,7 +44,8 @@ class Unrendered(Exception):
 
 class Rendered(msgspec.Struct, frozen=True):
     """A model's SQL, and what it reads: models by name and version, None for the latest, and sources; how it has itself
-    materialized. A model stands in the SQL as `"model"."ref"."name"`, with ` v` and the version if it says one."""
+    materialized, and whether DuckDB holds its constraints. A model stands in the SQL as `"model"."ref"."name"`, with
+    ` v` and the version if it says one."""
 
     written: Written
     refs: tuple[tuple[str, str | None], ...]
@@ -45,6 +53,7 @@ class Rendered(msgspec.Struct, frozen=True):
     materialized: str | None = None
     is_view: bool = False
     enabled: bool = True
+    is_constrained: bool = False
 
 
 class _Returned(Exception):
@@ -111,7 +120,7 @@ class Rendering:
         written = unmarked(text, self._files, self._named(path))
         if len(written.sql) > _LONGEST:
             raise Unrendered(f"its SQL has {len(written.sql)} characters, more than {_LONGEST} are not looked at")
-        materialized = self._configured.get("materialized")
+        materialized, contract = self._configured.get("materialized"), self._configured.get("contract")
         return Rendered(
             written,
             tuple(dict.fromkeys(self._refs)),
@@ -119,6 +128,9 @@ class Rendering:
             materialized if isinstance(materialized, str) else None,
             is_view="feature_view" in (self._configured.get("meta") or {}),
             enabled=self._configured.get("enabled") is not False,
+            is_constrained=materialized in ("table", "incremental")
+            and isinstance(contract, dict)
+            and contract.get("enforced") is True,
         )
 
     def _text(self, path: Path) -> str:
@@ -198,8 +210,7 @@ class Rendering:
         return f'"model"."ref"."{names[-1]}{"" if number is None else f" v{number}"}"'
 
     def _configure(self, said: Mapping[str, Any]) -> None:
-        meta = {key: value for each in (self._configured, said) for key, value in (each.get("meta") or {}).items()}
-        self._configured |= {**said, "meta": meta} if meta else said
+        self._configured = merged(self._configured, said)
 
     def _source(self, name: str, table: str) -> str:
         self._sources.append((name, table))
@@ -251,7 +262,7 @@ class _Adapter(_Unknown):
 
 
 class _Config:
-    """`config(…)` is no text but noted; what is asked of it is what it was told, or the YAML says, else not known."""
+    """`config(…)` is no text but noted; what is asked of it is what it was told, or the YAML says."""
 
     def __init__(self, note: Callable[[Mapping[str, Any]], None], noted: Callable[[], Mapping[str, Any]]) -> None:
         self._note, self._noted = note, noted
@@ -262,13 +273,11 @@ class _Config:
         return ""
 
     def get(self, name: str, default: Any = None, *_: Any, **__: Any) -> Any:
-        found = self._noted().get(name, default)
-        return _Unknown(name=name) if found is None else found
+        return self._noted().get(name, _DEFAULTS.get(name, default))
 
     def meta_get(self, name: str, default: Any = None, *_: Any, **__: Any) -> Any:
         meta = self._noted().get("meta")
-        found = meta.get(name, default) if isinstance(meta, dict) else default
-        return _Unknown(name=name) if found is None else found
+        return meta.get(name, default) if isinstance(meta, dict) else default
 
     require, meta_require = get, meta_get
 
@@ -279,6 +288,18 @@ def _return(value: Any = None) -> Any:
 
 def _refuse(message: Any = "", *_: Any) -> Any:
     raise TemplateError(str(message))
+
+
+def merged(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """What two places configure, as dbt does: all tags, of meta each key as the later one says, else the later one."""
+    tags = [tag for each in (first, then) for tag in _listed(each.get("tags"))]
+    metas = [each["meta"] for each in (first, then) if isinstance(each.get("meta"), dict)]
+    meta = {key: value for each in metas for key, value in each.items()}
+    return {**first, **then, **({"tags": tags} if tags else {}), **({"meta": meta} if meta else {})}
+
+
+def _listed(said: Any) -> list[Any]:
+    return [said] if isinstance(said, str) else said if isinstance(said, list) else []
 
 
 def macros_of(folders: list[Path]) -> dict[str, Path]:

@@ -120,6 +120,7 @@ def test_no_two_rows_have_the_same_of_a_key() -> None:
     assert sum(bool(keys) for keys in claimed.values()) == KNOWN_OF
 
 
+HELD = "config: {materialized: table, contract: {enforced: true}}\n    "
 SHOP = {
     "dbt_project.yml": "name: shop\nmodels: {shop: {kept: {+materialized: incremental}}}\n",
     "models/shop.yml": """
@@ -176,8 +177,11 @@ def test_where_nothing_tells_rows_apart_it_is_said(
     [
         ("columns: [{name: id, data_tests: [unique]}]", False),
         ("columns: [{name: id, tests: [{unique: {config: {severity: error}}}]}]", False),
-        ("columns: [{name: id, constraints: [{type: primary_key}]}]", False),
-        ("constraints: [{type: unique, columns: [id]}]", False),
+        (f"{HELD}columns: [{{name: id, constraints: [{{type: primary_key}}]}}]", False),
+        (f"{HELD}constraints: [{{type: unique, columns: [id]}}]", False),
+        (f"{HELD}constraints: [{{type: unique}}]", True),
+        (f"{HELD.replace('table', 'view')}constraints: [{{type: unique, columns: [id]}}]", True),
+        ("constraints: [{type: unique, columns: [id]}]", True),
         ("data_tests: [{dbt_utils.unique_combination_of_columns: {arguments: {combination_of_columns: [id]}}}]", False),
         ("data_tests: [{unique: {column_name: id}}]", False),
         ("data_tests: [{grain: {columns: [id, seen_at]}}]", True),

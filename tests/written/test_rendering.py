@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from feature_server.written.rendering import Rendered, Rendering, Unrendered, macros_of
+from feature_server.written.rendering import Rendered, Rendering, Unrendered, macros_of, merged
 
 LASTS = "{% macro lasts() %}{% for i in range(9999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endmacro %}"
 NOTHING: Mapping[str, Any] = {}
@@ -60,9 +60,17 @@ def test_what_is_configured_is_known_and_what_is_not_is_unknown(tmp_path: Path) 
         "{{ config(meta={'a': 1}, alias='x') }}{% for tag in config.get('tags') %}{{ tag }};{% endfor %}"
         "{{ config.get('alias') }} {{ config.get('schema', 'main') }} {{ config.get('meta').b }} "
         "{{ config.meta_get('a') }}"
-        "{% for each in config.get('unsaid') %}never{% endfor %}{{ config.require('materialized') }}"
+        "{% if config.get('unsaid') is not none %}never{% endif %}{{ config.require('materialized') }}"
+        "{% for each in config.get('grants') %}never{% endfor %} {{ config.get('enabled') }}"
     )
     configured = {"tags": ["daily", "bank"], "meta": {"b": 2}, "materialized": "table"}
     found = rendered(tmp_path, text, configured=configured)
-    assert found.written.sql == "daily;bank;x main 2 1table"
+    assert found.written.sql == "daily;bank;x main 2 1table True"
     assert found.materialized == "table"
+
+
+def test_places_are_merged_as_dbt_does() -> None:
+    first = {"tags": "daily", "meta": {"a": 1, "b": 1}, "alias": "x"}
+    then = {"tags": ["bank"], "meta": {"b": 2}, "alias": "y"}
+    assert merged(first, then) == {"tags": ["daily", "bank"], "meta": {"a": 1, "b": 2}, "alias": "y"}
+    assert merged({}, {"alias": "y"}) == {"alias": "y"}
