@@ -147,10 +147,12 @@ def _findings(
     name: str, looked: Looked, views: tuple[str, ...], described: Mapping[str, Described]
 ) -> Iterator[Finding]:
     allowed = _allowed(described.get(name))
+    sql = looked.written.sql.lower() if looked.broken and looked.written is not None else ""
+    functions = set(re.findall(r"(\w+)\s*\(", sql))
     for rule, node, more in looked.broken:
         if rule.name not in allowed and looked.written is not None:
             place, text = looked.written.place(_offset(node)), node.sql("duckdb", unsupported_level=ErrorLevel.IGNORE)
-            got = _named(_short(text), looked.written.sql)
+            got = _named(_short(text), functions)
             yield Finding(
                 file=place.file, line=place.line, rule=rule.name, model=name, views=views, got=got + more,
                 why=rule.why, instead=rule.instead,
@@ -213,9 +215,8 @@ def _offset(node: exp.Expr) -> int:
     return min(starts, default=0)
 
 
-def _named(got: str, sql: str) -> str:
-    """An expression with functions by the names that they have in a model's SQL."""
-    written = set(re.findall(r"(\w+)\s*\(", sql.lower()))
+def _named(got: str, written: set[str]) -> str:
+    """An expression with functions by the names that are written in a model's SQL."""
     for name, others in _OTHER_NAMES.items():
         other = next((each for each in others if each in written), None)
         if other is not None and name not in written:
