@@ -81,14 +81,20 @@ def _is_alone(unnest: exp.Expr) -> bool:
 
 
 def _read_free(listed: exp.Alias) -> bool:
-    """Whether a column that is a list is one of a CTE, and each that reads it by its name does so in any order."""
+    """Whether a column that is a list is one of a CTE or of a query in FROM, and each that reads it by its name does so
+    in any order."""
     select = listed.parent
     cte = select.parent if select is not None else None
-    if not isinstance(select, exp.Select) or not isinstance(cte, exp.CTE) or cte.args["alias"].args.get("columns"):
+    if not isinstance(select, exp.Select) or not isinstance(cte, exp.CTE | exp.Subquery):
+        return False
+    if isinstance(cte, exp.Subquery) and not isinstance(cte.parent, exp.From | exp.Join):
+        return False
+    alias = cte.args.get("alias")
+    if alias is not None and alias.args.get("columns"):
         return False
     inside, name = {id(node) for node in listed.walk()}, listed.alias.lower()
     whole = list(_outside(cte.root(), inside))
-    if any(isinstance(node, exp.Select) and _takes_all(node, cte.alias.lower()) for node in whole):
+    if any(isinstance(node, exp.Select) and _takes_all(node, cte) for node in whole):
         return False
     read = [node for node in whole if isinstance(node, exp.Column) and node.name.lower() == name]
     return all(_is_free(_last(node)) for node in read)
@@ -98,8 +104,12 @@ def _outside(root: exp.Expr, inside: set[int]) -> Iterator[exp.Expr]:
     return (node for node in root.walk() if id(node) not in inside)
 
 
-def _takes_all(select: exp.Select, cte: str) -> bool:
-    """Whether a SELECT takes all columns of a CTE, by whatever name."""
-    names = {node.name.lower() for node, _ in read_by(select) if isinstance(node, exp.Table)}
+def _takes_all(select: exp.Select, cte: exp.CTE | exp.Subquery) -> bool:
+    """Whether a SELECT takes all columns of a CTE, or of a query in its FROM, by whatever name."""
+    is_read = any(
+        node is cte
+        or (isinstance(cte, exp.CTE) and isinstance(node, exp.Table) and node.name.lower() == cte.alias.lower())
+        for node, _ in read_by(select)
+    )
     stars = (each.find(exp.Star) for each in select.expressions)
-    return cte in names and any(star is not None and not isinstance(star.parent, exp.Count) for star in stars)
+    return is_read and any(star is not None and not isinstance(star.parent, exp.Count) for star in stars)

@@ -12,6 +12,7 @@ import yaml
 from ..definitions.facts import parse_duration
 from ..errors import FeatureStoreError
 from .files import ENCODING
+from .rendering import merged
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TELLS_APART = re.compile(r"unique|grain|primary_key", re.I)  # in the name of a test
@@ -80,28 +81,48 @@ def models_of(path: Path, file: str, said: Mapping[str, Any], every: Mapping[str
     for model in models:
         if not isinstance(name := model.get("name"), str):
             continue
-        config, meta, view = _config(model), _meta(model), _dict(_meta(model).get("feature_view"))
-        entity = _dict(meta.get("entity"))
-        one = _described(name, file, lines.get(name, 1), model, meta, every)
-        one = msgspec.structs.replace(
-            one,
-            is_view="feature_view" in meta,
-            is_entity="entity" in meta,
-            entities=_strings([entity.get("name")] if entity else view.get("entities")),
-            join_keys=_strings(entity.get("join_keys")),
-            event=str(view.get("event_timestamp") or "event_timestamp").lower(),
-            created=view.get("created_timestamp"),
-            is_stream="stream" in view,
-            tested=one.keys.union(*(_lists(arguments) for _, arguments in _tests(model, every))),
-            config=config | {"meta": meta} if meta else config,
-            allowed=_allowed(meta.get("lint"), f"{file}:{one.line}: models[{name}].meta.lint"),
-        )
-        latest = str(model.get("latest_version"))
-        for version in _dicts(model.get("versions")):
+        latest, versions = str(model.get("latest_version")), _dicts(model.get("versions"))
+        for version in versions:
+            one = _model(name, file, lines.get(name, 1), _versioned(model, version), every)
             stem, number = version.get("defined_in"), str(version.get("v"))
             yield msgspec.structs.replace(one, name=str(stem or f"{name}_v{number}"), is_latest=number == latest)
-        if not model.get("versions"):
-            yield one
+        if not versions:
+            yield _model(name, file, lines.get(name, 1), model, every)
+
+
+def _model(name: str, file: str, line: int, model: Mapping[str, Any], every: Mapping[str, Any]) -> Described:
+    config, meta = _config(model), _meta(model)
+    view, entity = _dict(meta.get("feature_view")), _dict(meta.get("entity"))
+    one = _described(name, file, line, model, meta, every)
+    return msgspec.structs.replace(
+        one,
+        is_view="feature_view" in meta,
+        is_entity="entity" in meta,
+        entities=_strings([entity.get("name")] if entity else view.get("entities")),
+        join_keys=_strings(entity.get("join_keys")),
+        event=str(view.get("event_timestamp") or "event_timestamp").lower(),
+        created=view.get("created_timestamp"),
+        is_stream="stream" in view,
+        tested=one.keys.union(*(_lists(arguments) for _, arguments in _tests(model, every))),
+        config=config | {"meta": meta} if meta else config,
+        allowed=_allowed(meta.get("lint"), f"{file}:{line}: models[{name}].meta.lint"),
+    )
+
+
+def _versioned(model: Mapping[str, Any], version: Mapping[str, Any]) -> dict[str, Any]:
+    """A model as one of its versions has it: with tests of its own, or the model's, and such columns as it includes."""
+    own = {name: version[name] for name in ("data_tests", "tests", "constraints") if version.get(name) is not None}
+    without = ("data_tests", "tests") if own.keys() & {"data_tests", "tests"} else ()
+    listed = [each for each in _dicts(version.get("columns")) if "name" in each]
+    said = next((each for each in _dicts(version.get("columns")) if "include" in each or "exclude" in each), {})
+    some, left_out = said.get("include", "all"), said.get("exclude") or ()
+    shared = [
+        each
+        for each in _dicts(model.get("columns"))
+        if (some in ("all", "*") or each.get("name") in some) and each.get("name") not in left_out
+    ]
+    kept = {name: value for name, value in model.items() if name not in without}
+    return {**kept, **own, "columns": [*shared, *listed], "config": merged(_config(model), _config(version))}
 
 
 def sources_of(path: Path, file: str, said: Mapping[str, Any], every: Mapping[str, Any]) -> Iterator[Described]:

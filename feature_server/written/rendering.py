@@ -61,7 +61,7 @@ class _Returned(Exception):
         self.value = value
 
 
-class _Unknown(ChainableUndefined):
+class Unknown(ChainableUndefined):
     """What only dbt or the warehouse could say: called, iterated or looked into, it stays unknown."""
 
     def __call__(self, *_: Any, **__: Any) -> Any:
@@ -93,7 +93,7 @@ class Rendering:
 
     def __init__(self, root: Path, project: str, variables: Mapping[str, Any], packages: Mapping[str, _Macros]) -> None:
         self.root, self.project, self.variables, self.packages = root, project, variables, packages
-        self._environment = Environment(extensions=["jinja2.ext.do", _OtherBlocks], undefined=_Unknown)
+        self._environment = Environment(extensions=["jinja2.ext.do", _OtherBlocks], undefined=Unknown)
         self._files: list[str] = []
         self._modules: dict[Path, dict[str, Any]] = {}
         self._depth = 0
@@ -116,7 +116,8 @@ class Rendering:
         except TooMuch as error:
             raise Unrendered(f"its Jinja is endless or huge: {error}") from None
         except Exception as error:  # noqa: BLE001 - whatever the project's own Jinja makes of what is not known here
-            raise Unrendered(plain(str(error)) or type(error).__name__) from None
+            said = plain(str(error)) or type(error).__name__
+            raise Unrendered(f"its Jinja cannot be rendered without dbt: {said}") from None
         written = unmarked(text, self._files, self._named(path))
         if len(written.sql) > _LONGEST:
             raise Unrendered(f"its SQL has {len(written.sql)} characters, more than {_LONGEST} are not looked at")
@@ -144,7 +145,7 @@ class Rendering:
         places = [package] if package else [self.project, *self.packages]
         path = next((self.packages[place][name] for place in places if name in self.packages.get(place, {})), None)
         if path is None:
-            return _Unknown(name=name)
+            return Unknown(name=name)
         if self._depth >= _DEEPEST:
             raise Unrendered(f"macro {name} calls itself again and again")
         self._depth += 1
@@ -162,7 +163,7 @@ class Rendering:
             for before in (*_DISPATCHED, ""):
                 if before + name in self.packages.get(place, {}):
                     return _Later(self, before + name, place)
-        return _Unknown(name=name)
+        return Unknown(name=name)
 
     def _macros(self, path: Path) -> dict[str, Any]:
         """The macros of a file, each as a template of its own: what one returns to another goes through `call`."""
@@ -219,11 +220,11 @@ class Rendering:
     def _var(self, name: str, default: Any = None) -> Any:
         own = self.variables.get(self.project)
         found = own.get(name) if isinstance(own, dict) and name in own else self.variables.get(name, default)
-        return _Unknown(name=name) if found is None else found
+        return Unknown(name=name) if found is None else found
 
     def _env_var(self, var: str, default: Any = None) -> Any:
         found = os.environ.get(var, default)
-        return _Unknown(name=var) if found is None else found
+        return Unknown(name=var) if found is None else found
 
 
 class _Later:
@@ -252,10 +253,10 @@ class _Dbt:
             return lambda *_, **__: "now()"
         if name in _FUNCTIONS:
             return lambda *given, **named: f"{name}({', '.join(map(str, (*given, *named.values())))})"
-        return _Unknown(name=name)
+        return Unknown(name=name)
 
 
-class _Adapter(_Unknown):
+class _Adapter(Unknown):
     def __init__(self, rendering: Rendering) -> None:
         super().__init__(name="adapter")
         self.dispatch = lambda macro_name, macro_namespace=None: rendering.dispatch(macro_name, macro_namespace)

@@ -220,3 +220,31 @@ def test_the_events_of_a_view_with_a_stream_are_in_one_order(tmp_path: Path) -> 
     assert len(places(tmp_path, **view)) == 1
     yaml = SHOP["models/shop.yml"].replace("{entities: [customer]}", "{entities: [customer], stream: bank.payments}")
     assert places(tmp_path, **{**view, "models/shop.yml": yaml}) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "caught"),
+    [
+        ("{v: 2}", True),
+        ("{v: 2, data_tests: [{unique: {column_name: id}}]}", False),
+        ("{v: 2, columns: [{include: all}, {name: id, data_tests: [unique]}]}", False),
+        ("{v: 2, columns: [{include: [seen_at]}]}", True),
+        ("{v: 2, columns: [{name: id, data_tests: [{unique: {config: {severity: warn}}}]}]}", True),
+    ],
+)
+def test_a_version_has_tests_of_its_own(tmp_path: Path, version: str, caught: bool) -> None:
+    yaml = SHOP["models/shop.yml"].replace("{v: 1}, {v: 2}", f"{{v: 1}}, {version}")
+    spend = SHOP["models/spend.sql"].replace("v=1", "v=2")
+    assert bool(places(tmp_path, **{"models/shop.yml": yaml, "models/spend.sql": spend})) == caught
+
+
+@pytest.mark.parametrize(
+    ("version", "caught"),
+    [("{v: 2}", False), ("{v: 2, columns: [{include: all, exclude: [id]}]}", True), ("{v: 2, tests: []}", False),
+     ("{v: 2, columns: [{include: [seen_at]}]}", True)],
+)  # fmt: skip
+def test_a_version_has_the_models_columns_but_those_it_leaves_out(tmp_path: Path, version: str, caught: bool) -> None:
+    versions = f"columns: [{{name: id, data_tests: [unique]}}]\n    versions: [{{v: 1}}, {version}]"
+    yaml = SHOP["models/shop.yml"].replace("versions: [{v: 1}, {v: 2}]", versions)
+    spend = SHOP["models/spend.sql"].replace("v=1", "v=2")
+    assert bool(places(tmp_path, **{"models/shop.yml": yaml, "models/spend.sql": spend})) == caught

@@ -98,6 +98,9 @@ CAUGHT = [
     "with a as (select customer_id, list(shop) as shops from payments group by customer_id) "
     "select shop, n from a, unnest(shops) with ordinality as b(shop, n)",
     "select customer_id, list(shop) as shops from payments group by customer_id",
+    "select * from (select customer_id, list(shop) as shops from payments group by customer_id) as a",
+    "select len(shops), shops[1] from (select customer_id, list(shop) as shops from payments group by customer_id)",
+    "select (select list(shop) as s from payments where payments.customer_id = customers.customer_id) from customers",
     "select len(list(euros) over (partition by shop order by paid_at rows 3 preceding)) from payments",
 ]
 RIGHT = [
@@ -181,6 +184,7 @@ RIGHT = [
     "select len(list(shop) over (partition by shop order by paid_at)) from payments",
     "with a as (select customer_id, list(shop) as shops from payments group by customer_id), "
     "final as (select customer_id, len(shops) as n, list_contains(shops, 'a') as has_a from a) select * from final",
+    "select len(shops) from (select customer_id, list(shop) as shops from payments group by customer_id)",
     "with a as (select customer_id, list(distinct shop) as shops from payments group by customer_id) "
     "select customer_id, shop from a, unnest(shops) as b(shop)",
 ]
