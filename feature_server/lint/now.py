@@ -4,33 +4,75 @@ from collections.abc import Iterator
 
 from sqlglot import exp
 
+from ..queries.parts import conjuncts, equalities, nodes_of, read_by, sql_of, using_of
+from ..queries.rows import Inputs, Rows
 from ..written.described import is_time
-from .queries import conjuncts, equalities, nodes_of, read_by, sql_of, using_of
-from .rows import Inputs
 
 _COMPARISONS = (exp.LT, exp.LTE, exp.GT, exp.GTE, exp.EQ, exp.Between)
 
 
 def joined_as_now(select: exp.Select, inputs: Inputs) -> Iterator[tuple[exp.Expr, str]]:
     """The relations without a time that rows which have one are joined with, and a column of each that is used."""
-    if all(rows.current or rows.written for rows in inputs.relations.values()) and not _is_looked_up(select, inputs):
+    alone = all(rows.current or rows.written for rows in inputs.relations.values()) or len(list(read_by(select))) == 1
+    if alone and not _is_looked_up(select, inputs):
         return
     for node, join in read_by(select):
         alias = (node.alias_or_name or sql_of(node)).lower()
-        rows = inputs.relations.get(alias)
-        if rows is None or not rows.current or (join is not None and _kind(join) in ("ASOF", "SEMI", "ANTI")):
+        rows = inputs.relations.get(alias) or inputs.chosen.get(alias)
+        if rows is None or (join is not None and _kind(join) == "ASOF") or _told_when(select, alias, rows, inputs):
             continue
-        if _told_when(select, alias, inputs):
+        if not rows.current and _open(select, alias, rows, inputs) is None:
             continue
-        used = next(_values(select, alias, inputs), None)
+        in_list = select.parent is not None and isinstance(select.parent.parent, exp.In)
+        used = chosen_by(select, inputs) if in_list else next(_values(select, alias, rows, inputs), None)
+        if used is None and join is not None and str(join.args.get("side") or "").upper() != "LEFT":
+            used = rows.by
         if used is not None:
             yield node, used
+
+
+def chosen_by(select: exp.Select, inputs: Inputs) -> str | None:
+    """A column by which a SELECT chooses among rows of how things are now, other than by being there at all."""
+    where = select.args.get("where")
+    for condition in conjuncts(where.this if where is not None else None):
+        if isinstance(condition, exp.Not) and isinstance(condition.this, exp.Is):
+            continue
+        columns = list(condition.find_all(exp.Column))
+        if any(each.table and each.table.lower() not in inputs.relations for each in columns):
+            continue  # by what is of a query around it
+        for each in columns:
+            rows = inputs.relations.get(place(each, inputs) or "")
+            if rows is not None and rows.current:
+                return each.name.lower()
+    return next((rows.by for rows in inputs.relations.values() if rows.by is not None), None)
+
+
+def is_open(select: exp.Select, inputs: Inputs) -> bool:
+    """Whether a SELECT takes of a history what is so until now: rows whose end is not known."""
+    histories = [alias for alias, rows in inputs.relations.items() if not rows.written]
+    return len(histories) == 1 and _open(select, histories[0], inputs.relations[histories[0]], inputs) is not None
+
+
+def _open(select: exp.Select, alias: str, rows: Rows, inputs: Inputs) -> str | None:
+    """The time of a relation that is to be null."""
+    for condition in conditions(select):
+        if isinstance(condition, exp.Is) and isinstance(condition.expression, exp.Null):
+            column = condition.this.unnest()
+            if isinstance(column, exp.Column) and place(column, inputs) == alias and _is_its_time(column, rows):
+                return column.name.lower()
+    return None
+
+
+def _is_its_time(column: exp.Column, rows: Rows) -> bool:
+    return column.name.lower() in rows.times or is_time(column.name)
 
 
 def _is_looked_up(select: exp.Select, inputs: Inputs) -> bool:
     """Whether it is a query in an expression, with columns of the query that this is in."""
     within = select.parent
-    if not isinstance(within, exp.Subquery) or isinstance(
+    if isinstance(within, exp.Subquery) and isinstance(within.parent, exp.In):
+        return within.parent.this.find(exp.Column) is not None
+    if (not isinstance(within, exp.Exists) and not isinstance(within, exp.Subquery)) or isinstance(
         within.parent, exp.From | exp.Join | exp.In | exp.CTE | exp.Lateral
     ):
         return False
@@ -41,24 +83,24 @@ def _kind(join: exp.Join) -> str:
     return str(join.args.get("method") or join.args.get("kind") or "").upper()
 
 
-def _conditions(select: exp.Select) -> Iterator[exp.Expr]:
+def conditions(select: exp.Select) -> Iterator[exp.Expr]:
+    """All that AND binds in a SELECT's WHERE and joins."""
     where = select.args.get("where")
     yield from conjuncts(where.this if where is not None else None)
     for _, join in read_by(select):
         yield from conjuncts(join.args.get("on") if join is not None else None)
 
 
-def _told_when(select: exp.Select, alias: str, inputs: Inputs) -> bool:
+def _told_when(select: exp.Select, alias: str, rows: Rows, inputs: Inputs) -> bool:
     """Whether a condition compares a time of the relation with what is of another."""
-    times = inputs.relations[alias].times
     usings = {name for _, join in read_by(select) if join is not None for name in using_of(join)}
-    if any(name in times or is_time(name) for name in usings):
+    if any(name in rows.times or is_time(name) for name in usings):
         return True
-    for condition in _conditions(select):
+    for condition in conditions(select):
         for each in condition.find_all(*_COMPARISONS):
             columns = list(each.find_all(exp.Column))
             own = [one for one in columns if place(one, inputs) == alias]
-            if len(own) < len(columns) and any(one.name.lower() in times or is_time(one.name) for one in own):
+            if len(own) < len(columns) and any(_is_its_time(one, rows) for one in own):
                 return True
     return False
 
@@ -74,25 +116,37 @@ def place(column: exp.Column, inputs: Inputs) -> str | None:
     return having[0] if len(having) == 1 else None
 
 
-def _values(select: exp.Select, alias: str, inputs: Inputs) -> Iterator[str]:
+def is_used(select: exp.Select, alias: str, inputs: Inputs) -> bool:
+    """Whether a column of a relation is used for more than to find its rows."""
+    return next(_values(select, alias, inputs.relations[alias], inputs), None) is not None
+
+
+def _values(select: exp.Select, alias: str, rows: Rows, inputs: Inputs) -> Iterator[str]:
     """The columns of a relation that are used for more than to find its rows."""
-    joins = [join for _, join in read_by(select) if join is not None]
-    conditions = [condition for join in joins if (condition := join.args.get("on")) is not None]
-    found = {name for join in joins for name in using_of(join)}
-    where = select.args.get("where")
-    for condition in [*conditions, *([where.this] if where is not None else [])]:
+    found = {name for _, join in read_by(select) if join is not None for name in using_of(join)}
+    for condition in conditions(select):
         for pair in equalities(condition):
-            columns = [each for each in pair if isinstance(each, exp.Column)]
-            found |= {each.name.lower() for each in columns if len(columns) == 2 and each.table.lower() == alias}
-    inside = {id(node) for condition in conditions for node in condition.walk()}
+            columns = [list(each.find_all(exp.Column)) for each in pair]
+            own = [each.name.lower() for side in columns for each in side if place(each, inputs) == alias]
+            found |= set(own if all(columns) else ())
+    inside = {id(node) for condition in _left_joined(select, alias) for node in condition.walk()}
     for node in nodes_of(select):
         if isinstance(node, exp.Column) and not isinstance(node.this, exp.Star):
             if id(node) not in inside and node.name.lower() not in found and place(node, inputs) == alias:
                 yield node.name.lower()
         elif (star := _star(node, alias)) is not None:
             without = {one.name.lower() for one in star.args.get("except_") or ()}
-            named = inputs.relations[alias].columns or ("*",)
+            named = rows.columns or ("*",)
             yield from (name for name in named if name not in found and name not in without)
+
+
+def _left_joined(select: exp.Select, alias: str) -> Iterator[exp.Expr]:
+    """The condition of the LEFT JOIN that brings a relation in: it takes no row away."""
+    for node, join in read_by(select):
+        if join is None or str(join.args.get("side") or "").upper() != "LEFT":
+            continue
+        if (node.alias_or_name or sql_of(node)).lower() == alias and (on := join.args.get("on")):
+            yield on
 
 
 def _star(node: exp.Expr, alias: str) -> exp.Star | None:

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sqlglot import exp
 
+from ..queries.lists import WRAPPERS, is_order_free
+from ..queries.parts import defined, group_of, nodes_of, partition_of, read_by, sql_of, using_of
+from ..queries.rows import Inputs, Key, Term, term_of
 from .keys import chosen
-from .lists import WRAPPERS, is_order_free
 from .now import place
-from .queries import defined, group_of, nodes_of, partition_of, read_by, sql_of, using_of
-from .rows import Inputs, Key, term_of
 
 _BY_PLACE = (exp.RowNumber, exp.Lag, exp.Lead, exp.NthValue, exp.Ntile)  # a row's own place counts
 _PICKS = (exp.First, exp.Last, exp.AnyValue, exp.FirstValue, exp.LastValue, exp.ArgMax, exp.ArgMin)
@@ -21,6 +21,7 @@ Unstable = tuple[exp.Expr, Sequence[exp.Expr]]  # what depends on the order, and
 def unstable(query: exp.Query, inputs: Inputs, keys: set[Key]) -> Iterator[Unstable]:
     """What in a query of rows with these keys depends on an order that is not total."""
     yield from _limited(query, inputs, keys)
+    yield from _made_a_list(query, inputs, keys)
     if not isinstance(query, exp.Select):
         return
     yield from _nearest(query, inputs)
@@ -55,6 +56,22 @@ def _limited(query: exp.Query, inputs: Inputs, keys: set[Key]) -> Iterator[Unsta
             keys.add(frozenset(term_of(each.unalias(), inputs) for each in query.expressions))
     if not inputs.tell_apart(keys, order):
         yield limit, order
+
+
+def _made_a_list(query: exp.Query, inputs: Inputs, keys: set[Key]) -> Iterator[Unstable]:
+    """A query whose rows become a list."""
+    made = query.parent
+    if not isinstance(made, exp.Array) or is_order_free(made):
+        return
+    order = _ordered(query)
+    if not inputs.tell_apart(keys, order) and not _are_all(query.selects, order, inputs):
+        yield made, order
+
+
+def _are_all(values: Sequence[exp.Expr], order: Sequence[exp.Expr], inputs: Inputs) -> bool:
+    """Whether values are all in an order: rows that are alike in it are alike."""
+    there = set[Term]().union(*(inputs.terms(each) for each in order))
+    return all(not inputs.terms(value.unalias()).isdisjoint(there) for value in values)
 
 
 def _ordered(query: exp.Query) -> list[exp.Expr]:

@@ -6,8 +6,8 @@ import msgspec
 from sqlglot import exp
 
 from ..compiler.model import unrepeatable
-from .queries import defined
-from .times import is_time_of
+from ..queries.parts import defined
+from ..queries.times import is_time_of
 
 TIMES = (
     exp.CurrentTimestamp,
@@ -97,7 +97,7 @@ def _ahead(node: exp.Expr) -> Rule | None:
         return None
     function, window = _function(node), defined(node)
     order, frame = window.args.get("order"), window.args.get("spec")
-    backwards = order is not None and bool(order.expressions[0].args.get("desc"))
+    backwards = order is not None and _descends(order.expressions[0])
     if isinstance(function, _NEIGHBOURS):
         other_way = isinstance(function.args.get("offset"), exp.Neg)
         return AHEAD if (isinstance(function, exp.Lead) != backwards) != other_way else None
@@ -112,6 +112,41 @@ def _ahead(node: exp.Expr) -> Rule | None:
     later = "preceding" if backwards else "following"
     sides = ((frame.args.get(f"{side}_side"), frame.args.get(side)) for side in ("start", "end"))
     return AHEAD if any(str(side).lower() == later and not _is_zero(length) for side, length in sides) else None
+
+
+def is_numbered_backwards(node: exp.Expr) -> bool:
+    """Whether a window function gives the place of a row counted from the last on."""
+    if not isinstance(node, exp.Window) or node.arg_key == "windows" or not isinstance(_function(node), _NUMBERED):
+        return False
+    order = defined(node).args.get("order")
+    return (
+        order is not None and _descends(order.expressions[0]) and is_time_of(_turned(order.expressions[0].this)[0], ())
+    )
+
+
+def _descends(ordered: exp.Expr) -> bool:
+    """Whether an order is from what is later to what is earlier."""
+    return bool(ordered.args.get("desc")) != _turned(ordered.this)[1]
+
+
+def _turned(by: exp.Expr) -> tuple[exp.Expr, bool]:
+    """What is in an order, and whether it is turned round: negated, or taken from what is the same for all."""
+    turned = False
+    while True:
+        if isinstance(by, exp.Paren | exp.Cast | exp.TimeToUnix | exp.Extract):
+            by = by.expression if isinstance(by, exp.Extract) else by.this
+        elif isinstance(by, exp.Anonymous) and by.name.lower().startswith("epoch") and by.expressions:
+            by = by.expressions[0]
+        elif isinstance(by, exp.Neg):
+            by, turned = by.this, not turned
+        elif isinstance(by, exp.Sub) and by.left.find(exp.Column) is None:
+            by, turned = by.right, not turned
+        elif isinstance(by, exp.Mul) and isinstance(by.right.unnest(), exp.Neg):
+            by, turned = by.left, not turned
+        elif isinstance(by, exp.Mul) and isinstance(by.left.unnest(), exp.Neg):
+            by, turned = by.right, not turned
+        else:
+            return by, turned
 
 
 def _function(window: exp.Window) -> exp.Expr:

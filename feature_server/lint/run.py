@@ -10,10 +10,10 @@ import msgspec
 from sqlglot import ErrorLevel, exp
 
 from ..errors import FeatureStoreError, Problem
+from ..queries.rows import Rows
 from ..written.described import Described
 from ..written.project import ProjectFiles, read_project
 from .models import Looked, Models
-from .rows import Rows
 from .rules import RULES, UNKNOWN, UNTESTED
 
 _MODEL = re.compile(r'"model"\."ref"\."(\w+)[^"]*"')

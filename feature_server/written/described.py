@@ -21,7 +21,9 @@ _ANY_ROW = ("", "!=0", ">0", ">=1")  # in `error_if`
 _IDENTIFIER = re.compile(r"\w+")
 _TYPE = re.compile(r"timestamp|date|time", re.I)
 _NAME = re.compile(
-    r"(^|_)(at|on|ts|time|date|day|hour|week|month|timestamp|datetime|since|from|until|start|end|tick|as_of)$", re.I
+    r"(^|_)(at|on|ts|time|date|day|hour|week|month|timestamp|datetime|since|from|until|start|end|tick|as_of|"
+    r"(valid|effective|active)_to)$",
+    re.I,
 )
 
 

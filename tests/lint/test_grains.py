@@ -13,8 +13,8 @@ from sqlglot import exp
 from feature_server.lint.grains import given_keys
 from feature_server.lint.keys import Reading
 from feature_server.lint.order import unstable
-from feature_server.lint.rows import Inputs, Key, Rows
 from feature_server.lint.run import lint
+from feature_server.queries.rows import Inputs, Key, Rows
 from tests.support.tiny_project import write_project
 
 GRAIN = ("c", "t")

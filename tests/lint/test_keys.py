@@ -10,8 +10,8 @@ import pytest
 import sqlglot
 
 from feature_server.lint.keys import Reading
-from feature_server.lint.rows import Rows
 from feature_server.lint.run import lint
+from feature_server.queries.rows import Rows
 from tests.support.tiny_project import write_project
 
 TABLES = {  # keys, and rows of small numbers and nulls

@@ -16,6 +16,7 @@ sources:
       - {name: payments, columns: [{name: customer_id}, {name: euros}, {name: paid_at}]}
       - {name: limits, columns: [{name: customer_id}, {name: most_euros}]}
       - {name: addresses, columns: [{name: customer_id}, {name: city}, {name: moved, data_type: timestamptz}]}
+      - {name: homes, columns: [{name: customer_id}, {name: city}, {name: valid_from}, {name: valid_to}]}
       - {name: unsaid}
 models:
   - name: spend
@@ -35,6 +36,7 @@ FILES = {
 }
 PAYMENTS, CUSTOMERS = "{{ ref('payments') }} as payments", "{{ ref('customers') }} as customers"
 ADDRESSES = "{{ source('bank', 'addresses') }} as addresses"
+HISTORY = "{{ source('bank', 'homes') }} as history"
 CAUGHT = [
     f"select euros, country from {PAYMENTS} join {CUSTOMERS} using (customer_id)",
     f"select euros, customers.country from {PAYMENTS} left join {CUSTOMERS} "
@@ -60,14 +62,50 @@ CAUGHT = [
     f"from {PAYMENTS}",
     f"with totals as (select customer_id, sum(euros) as total from {PAYMENTS} group by all) "
     f"select paid_at, total from {PAYMENTS} join totals using (customer_id)",
+    f"select euros from {PAYMENTS} where exists (select 1 from {CUSTOMERS} where customers.customer_id = "
+    "payments.customer_id and country = 'DE')",
+    f"select euros, not exists (select 1 from {CUSTOMERS} where customers.customer_id = payments.customer_id "
+    f"and customers.country in ('DE', 'NL')) as abroad from {PAYMENTS}",
+    f"select euros from {PAYMENTS} where customer_id in (select customer_id from {CUSTOMERS} where country = 'DE')",
+    f"select euros, customer_id not in (select customer_id from {CUSTOMERS} where country = 'DE') as abroad "
+    f"from {PAYMENTS}",
+    f"select euros from {PAYMENTS} semi join {CUSTOMERS} on payments.customer_id = customers.customer_id "
+    "and customers.country = 'DE'",
+    f"select euros from {PAYMENTS} anti join (select customer_id from {CUSTOMERS} where country = 'DE') as german "
+    "using (customer_id)",
+    f"with german as (select customer_id from {CUSTOMERS} where country = 'DE') "
+    f"select euros from {PAYMENTS} join german using (customer_id)",
+    f"select euros from {PAYMENTS} join {CUSTOMERS} on payments.customer_id = customers.customer_id "
+    "and customers.country = 'DE'",
+    f"select euros, (select max(country) from {CUSTOMERS} where customers.customer_id = payments.customer_id) as land "
+    f"from {PAYMENTS}",
+    f"select euros, city from {PAYMENTS} join {HISTORY} on payments.customer_id = history.customer_id "
+    "and history.valid_to is null",
+    f"select euros, city from {PAYMENTS} join {HISTORY} using (customer_id) where valid_to is null",
+    f"with now_ as (select * from {HISTORY} where valid_to is null) "
+    f"select euros, city from {PAYMENTS} join now_ using (customer_id)",
 ]
 RIGHT = [
+    f"select euros, city from {PAYMENTS} join {HISTORY} on payments.customer_id = history.customer_id "
+    "and history.valid_from <= payments.paid_at and (payments.paid_at < history.valid_to or history.valid_to is null)",
+    f"select euros, city from {PAYMENTS} join {HISTORY} on payments.customer_id = history.customer_id "
+    "and payments.paid_at >= history.valid_from and payments.paid_at < coalesce(history.valid_to, 'infinity')",
+    f"select euros, city from {PAYMENTS} join {HISTORY} on payments.customer_id = history.customer_id "
+    "and payments.paid_at between history.valid_from and history.valid_to",
+    f"select customer_id, city, valid_from as moved_at from {HISTORY} where valid_to is not null",
+    f"select euros from {PAYMENTS} where exists (select 1 from {CUSTOMERS} where customers.customer_id = "
+    "payments.customer_id and country = 'DE' and customers.known_at <= payments.paid_at)",
+    f"select euros from {PAYMENTS} where customer_id in (select customer_id from {CUSTOMERS})",
+    f"select euros from {PAYMENTS} where customer_id in (select customer_id from {CUSTOMERS} "
+    "where customer_id is not null)",
+    f"select euros from {PAYMENTS} join {CUSTOMERS} on lower(payments.customer_id) = lower(customers.customer_id)",
+    f"with german as (select customer_id from {CUSTOMERS} where country = 'DE') "
+    f"select euros from {PAYMENTS} left join german using (customer_id)",
     f"select customers.customer_id, euros from {PAYMENTS} join {CUSTOMERS} using (customer_id)",
     f"select euros from {PAYMENTS} join {CUSTOMERS} on payments.customer_id = customers.customer_id",
     f"select euros, customers.customer_id is not null as known from {PAYMENTS} left join {CUSTOMERS} "
     "on payments.customer_id = customers.customer_id",
     f"select euros from {PAYMENTS} semi join {CUSTOMERS} using (customer_id)",
-    f"select euros from {PAYMENTS} where customer_id in (select customer_id from {CUSTOMERS} where country = 'DE')",
     f"select euros from {PAYMENTS} where exists (select 1 from {CUSTOMERS} where customers.customer_id = "
     "payments.customer_id)",
     f"select euros, country from {PAYMENTS} join {CUSTOMERS} on payments.customer_id = customers.customer_id "

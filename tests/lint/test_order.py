@@ -8,7 +8,7 @@ from sqlglot import exp
 
 from feature_server.lint.keys import Reading
 from feature_server.lint.order import unstable
-from feature_server.lint.rows import Inputs, Key, Rows
+from feature_server.queries.rows import Inputs, Key, Rows
 
 KNOWN = {  # by the tests that their models have
     "payments": Rows(
@@ -50,6 +50,9 @@ CAUGHT = [
     "from payments",
     "select count(*) over (order by paid_at rows unbounded preceding) from payments",
     "select list(euros) over (partition by shop order by paid_at) from payments",
+    "select customer_id, array(select shop from payments where payments.customer_id = customers.customer_id) as shops "
+    "from customers",
+    "select array(select euros from payments order by shop)",
     "select distinct on (customer_id) * from payments",
     "select distinct on (customer_id) * from payments order by customer_id, euros desc",
     "select * from payments limit 5",
@@ -104,6 +107,12 @@ CAUGHT = [
     "select len(list(euros) over (partition by shop order by paid_at rows 3 preceding)) from payments",
 ]
 RIGHT = [
+    "select customer_id, array(select shop from payments where payments.customer_id = customers.customer_id "
+    "order by paid_at) as shops from customers",
+    "select array(select shop from payments order by payment_id)",
+    "select array(select distinct shop from payments order by shop)",
+    "select len(array(select shop from payments))",
+    "select array[1, 2] from payments",
     "select first(euros order by payment_id) from payments group by shop",
     "select first(euros order by paid_at) from payments group by customer_id",
     "select first(euros order by paid_at desc), last(shop order by paid_at) from payments group by customer_id",

@@ -38,6 +38,10 @@ LEAKS = [
      "preceding and unbounded following)"),
     ("look_ahead", "ntile(4) over (order by euros)"),
     ("look_ahead", "percent_rank() over (order by euros)"),
+    ("look_ahead", "sum(euros) over (order by -epoch(paid_at))"),
+    ("look_ahead", "sum(euros) over (order by -1 * epoch_us(paid_at))"),
+    ("look_ahead", "sum(euros) over (order by timestamptz '2030-01-01' - paid_at)"),
+    ("look_ahead", "lag(euros) over (order by -epoch(paid_at))"),
 ]  # fmt: skip
 RIGHT = [
     "date_diff('day', paid_at, timestamptz '2013-12-30')",
@@ -51,6 +55,8 @@ RIGHT = [
     "age(paid_at, ordered_at)",
     "sum(euros) over (partition by customer_id, paid_at)",
     "sum(euros) over w",
+    "sum(euros) over (order by -epoch(paid_at) desc)",
+    "lead(euros) over (order by -epoch(paid_at))",
     "sum(euros) over (partition by customer_id order by paid_at)",
     "sum(euros) over (order by paid_at rows between 3 preceding and current row)",
     "sum(euros) over (order by paid_at range between interval '1 day' preceding and current row)",

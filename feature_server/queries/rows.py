@@ -5,10 +5,22 @@ from collections.abc import Iterable
 import msgspec
 from sqlglot import exp
 
-from .queries import sql_of
+from .parts import sql_of
 
 Term = tuple[str, str]  # a column: the alias of its relation, or "" for another expression, or "?"; and its name or SQL
 Key = frozenset[Term]
+
+
+class Later(msgspec.Struct, frozen=True):
+    """The columns of a relation that say what was known only later: `numbers` by which the last row is the first, and
+    those that are of the `whole` of a time, in rows that have when it `starts`."""
+
+    numbers: frozenset[str] = frozenset()
+    starts: frozenset[str] = frozenset()
+    whole: frozenset[str] = frozenset()
+
+    def __or__(self, other: "Later") -> "Later":
+        return Later(self.numbers | other.numbers, self.starts | other.starts, self.whole | other.whole)
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -17,6 +29,7 @@ class Rows(msgspec.Struct, frozen=True):
     `times` are the columns that say when; a relation is `current` that says how things are now, without one, or as an
     entity does, and `written` where it stands in the project itself, as a seed does. `late` are the sources under it of
     which it is said when rows were known, `known` the columns with that time, `after_us` how long that takes at most.
+    `by` is a column that rows of how things are now were chosen by.
     """
 
     keys: frozenset[frozenset[str]] = frozenset()
@@ -27,6 +40,8 @@ class Rows(msgspec.Struct, frozen=True):
     late: frozenset[str] = frozenset()
     after_us: int = 0
     known: frozenset[str] = frozenset()
+    later: Later = Later()
+    by: str | None = None
 
 
 class Inputs(msgspec.Struct):
@@ -37,6 +52,7 @@ class Inputs(msgspec.Struct):
     same: list[set[Term]]  # columns that are equal in each row
     fixed: set[Term]  # columns that are the same in all rows
     named: dict[str, exp.Expr]  # the SELECT's own columns
+    chosen: dict[str, Rows] = {}  # the relations of semi and anti joins, whose columns are none of its rows'
 
     def terms(self, expression: exp.Expr, *, own: bool = True) -> set[Term]:
         """The terms that an expression stands for; a name without a relation is of whichever has it."""

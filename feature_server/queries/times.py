@@ -56,6 +56,13 @@ def _length_us(side: exp.Expr) -> float | None:
     return int(text) * unit_us if text.isdigit() and unit_us is not None else math.inf
 
 
+def is_floor(expression: exp.Expr) -> bool:
+    """Whether an expression gives the begin of what a time is in: its hour, its day."""
+    if isinstance(expression, exp.Cast):
+        return expression.to.this == exp.DType.DATE
+    return isinstance(expression, exp.TimestampTrunc | exp.DateTrunc | exp.DateBin)
+
+
 def is_time_of(expression: exp.Expr, times: Collection[str]) -> bool:
     """Whether an expression gives a time, where the columns named are times."""
     if isinstance(expression, exp.Alias):

@@ -1,0 +1,106 @@
+"""Rows that are joined with later ones: nobody knew these at the time that comes out."""
+
+from collections.abc import Iterator
+
+import msgspec
+from sqlglot import exp
+
+from ..queries.parts import read_by, sql_of
+from ..queries.rows import Inputs
+from ..queries.times import is_floor, is_time_of
+from ..written.described import is_time
+from .now import conditions, is_used, place
+
+_PLAIN = (exp.Paren, exp.Cast, exp.AtTimeZone, exp.Coalesce)
+
+
+class _Moment(msgspec.Struct, frozen=True):
+    """A time of a relation, `shift` 1 or -1 where something is added or taken off."""
+
+    alias: str
+    shift: int = 0
+
+
+class _Bound(msgspec.Struct, frozen=True):
+    """What a condition says: that the time of one relation is not after that of another, but for `slack`."""
+
+    earlier: str
+    later: str
+    node: exp.Expr
+    slack: bool
+
+
+def joined_ahead(select: exp.Select, inputs: Inputs) -> Iterator[tuple[exp.Expr, str]]:
+    """The conditions by which rows of a relation may be later than those that say when, and of which relation."""
+    bounds = [bound for condition in conditions(select) for bound in _bounds(condition, inputs)]
+    held = {(bound.earlier, bound.later) for bound in bounds if not bound.slack}
+    told = set[str]()
+    for bound in bounds:
+        for alias, other in ((bound.earlier, bound.later), (bound.later, bound.earlier)):
+            if alias in told or alias not in inputs.relations or (alias, other) in held:
+                continue
+            if _says(select, other, inputs) and not _says(select, alias, inputs) and _matters(select, alias, inputs):
+                told.add(alias)
+                yield bound.node, alias
+
+
+def _bounds(condition: exp.Expr, inputs: Inputs) -> Iterator[_Bound]:
+    """What a condition says of times of two relations."""
+    if isinstance(condition, exp.Between):
+        this = condition.this
+        pairs = [(condition.args["low"], this), (this, condition.args["high"])]
+    elif isinstance(condition, exp.LT | exp.LTE):
+        pairs = [(condition.left, condition.right)]
+    elif isinstance(condition, exp.GT | exp.GTE):
+        pairs = [(condition.right, condition.left)]
+    elif isinstance(condition, exp.EQ):
+        pairs = [(condition.left, condition.right), (condition.right, condition.left)]
+    else:
+        return
+    for low, high in pairs:
+        earlier, later = _moment(low, inputs), _moment(high, inputs)
+        if earlier is not None and later is not None and earlier.alias != later.alias:
+            yield _Bound(earlier.alias, later.alias, condition, slack=earlier.shift < 0 or later.shift > 0)
+
+
+def _moment(side: exp.Expr, inputs: Inputs) -> _Moment | None:
+    """Which relation's time stands on a side of a condition; None where it is not one relation's, or not known."""
+    if isinstance(side, exp.Column):
+        alias = place(side, inputs)
+        rows = inputs.relations.get(alias or "")
+        times = rows.times if rows is not None else ()
+        return _Moment(alias) if alias is not None and (side.name.lower() in times or is_time(side.name)) else None
+    if isinstance(side, exp.Add | exp.Sub):
+        if side.right.find(exp.Column) is not None:
+            return None
+        found = _moment(side.left, inputs)
+        return None if found is None else _Moment(found.alias, 1 if isinstance(side, exp.Add) else -1)
+    if is_floor(side):
+        found = next(filter(None, (_moment(each, inputs) for each in side.iter_expressions())), None)
+        return None if found is None or found.shift > 0 else _Moment(found.alias, -1)
+    return _moment(side.this, inputs) if isinstance(side, _PLAIN) else None
+
+
+def _says(select: exp.Select, alias: str, inputs: Inputs) -> bool:
+    """Whether a time of a relation comes out of a query; that of one around it does."""
+    rows = inputs.relations.get(alias)
+    if rows is None:
+        return True
+    for each in select.expressions:
+        star = each if isinstance(each, exp.Star) else each.this if isinstance(each, exp.Column) else None
+        if isinstance(star, exp.Star):
+            if not isinstance(each, exp.Column) or each.table.lower() == alias:
+                return True
+            continue
+        columns = (one for one in each.find_all(exp.Column) if place(one, inputs) == alias)
+        if is_time_of(each, rows.times) and any(one.name.lower() in rows.times or is_time(one.name) for one in columns):
+            return True
+    return False
+
+
+def _matters(select: exp.Select, alias: str, inputs: Inputs) -> bool:
+    """Whether a relation's rows change what comes out: in a LEFT JOIN only where a column of it is used."""
+    for node, join in read_by(select):
+        if (node.alias_or_name or sql_of(node)).lower() == alias and join is not None:
+            return str(join.args.get("side") or "").upper() != "LEFT" or is_used(select, alias, inputs)
+    return True
