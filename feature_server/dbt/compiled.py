@@ -15,7 +15,7 @@ import msgspec
 from ..durable import changing, write_whole
 from ..errors import UNREADABLE, FeatureStoreError
 from ..project.process import failed, run_module
-from ..project.target import Answer, Target, remember
+from ..project.target import Answer, Target, fingerprint, remember
 from ..settings import Settings
 from .artifacts import Manifest, read_manifest
 from .parse import PARSE_FAILURE
@@ -38,7 +38,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class Texts(msgspec.Struct):
     """SQL by a model's id: of a full refresh at two instants and of an incremental run; and what its Jinja asked.
 
-    `of_run` are models with the run's own id in their SQL; `where` is what dbt said of where it builds.
+    `of_run` are models with the run's own id in their SQL; `where` is what dbt said of where it builds; `environ` has a
+    fingerprint of each environment variable that project, models and macros read.
     """
 
     full: dict[str, str] = {}
@@ -47,6 +48,7 @@ class Texts(msgspec.Struct):
     queries: dict[str, list[str]] = {}
     of_run: list[str] = []
     where: Answer | None = None
+    environ: dict[str, str] = {}
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -135,7 +137,8 @@ def read_parsed(project_dir: Path, target_path: Path) -> Parsed:
 def read_compiled(settings: Settings, *, needed: bool = False) -> Parsed:
     """As `read_parsed`, but an error if the project is another by now, or was never compiled where that is `needed`.
 
-    So it is where it was compiled for another target than the one that is meant.
+    So it is where it was compiled for another target than the one that is meant, or environment variables that it
+    reads have other values.
     """
     project_dir, target_path = settings.project_dir, settings.target_path
     path = target_path / _FILE
@@ -157,6 +160,12 @@ def read_compiled(settings: Settings, *, needed: bool = False) -> Parsed:
         raise FeatureStoreError(
             "the project has changed since its SQL was compiled",
             where=str(path), expected="models, macros, seeds and dbt_project.yml as they were then", remedy=_REMEDY,
+        )  # fmt: skip
+    environ = settings.asked.environ
+    if other := [name for name, found in compiled.texts.environ.items() if fingerprint(environ.get(name)) != found]:
+        raise FeatureStoreError(
+            "the project reads environment variables that have changed since its SQL was compiled",
+            where=str(path), expected="their values as they were then", got=", ".join(sorted(other)), remedy=_REMEDY,
         )  # fmt: skip
     meant = settings.target
     if compiled.target and meant is not None and compiled.target != _target_of(meant):

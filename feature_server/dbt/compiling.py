@@ -6,7 +6,6 @@ it imports dbt; `compiled` starts it.
 """
 
 import copy
-import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,6 @@ from typing import Any
 import duckdb
 import msgspec
 import yaml
-from dbt.cli.exceptions import DbtUsageException
 from dbt.cli.main import dbtRunner
 from dbt.contracts.graph.manifest import Manifest
 from dbt_common.exceptions import DbtBaseException
@@ -25,20 +23,16 @@ from dbt_common.invocation import get_invocation_id
 
 from ..durable import write_whole
 from ..errors import UNREADABLE
-from ..kept import code, digest
+from ..kept import code
 from ..project.resolving import database_of, resolved
+from ..project.target import fingerprint
 from .compiled import AS_OF, OTHER_AS_OF, PARSE_FAILED, Request, Texts
+from .reading import Failed, invoke, parse
 from .unchanged import Unchanged
 
 _TRANSACTION = ("BEGIN", "COMMIT", "ROLLBACK")
 _NO_TESTS = ("--exclude", "resource_type:test", "resource_type:unit_test")
 _KEPT = "kept_texts.json"
-_CONFIG = re.compile(r"\bconfig\s*\(")
-_CALL = re.compile(r"\A[^}]*\w\s*\(")  # of anything within what follows
-
-
-class Failed(Exception):
-    """dbt did not succeed; it has printed why."""
 
 
 class KeptText(msgspec.Struct, frozen=True):
@@ -51,19 +45,18 @@ class KeptText(msgspec.Struct, frozen=True):
 
 
 class KeptTexts(msgspec.Struct, frozen=True):
-    """What was compiled by a unique id, and the macros that there were, each with a hash of its text."""
+    """What was compiled, by a unique id."""
 
-    macros: dict[str, str] = {}
     texts: dict[str, KeptText] = {}
 
 
 def main() -> int:
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     try:
-        parsed = _parse(request)
+        parsed, environ = parse(request)
     except Failed:
         return PARSE_FAILED
-    texts = Texts()
+    texts = Texts(environ=environ)
     try:
         _compile(request, parsed, texts)
         return 0
@@ -71,32 +64,6 @@ def main() -> int:
         return 1
     finally:
         write_whole(Path(request.answer), lambda file: file.write(msgspec.json.encode(texts)))
-
-
-def _parse(request: Request) -> Manifest:
-    """The project as dbt reads what has changed of it; as a whole where there are other macros, or one that configures.
-
-    A model that dispatches to one of these, or has its config of it, is then read again, which dbt itself does not do.
-    """
-    command = ["parse", *request.arguments, "--target-path", request.folder]
-    manifest: Manifest = _invoke(dbtRunner(), command)
-    before, now = _read_kept(request).macros, _macros(manifest)
-    if before and (before.keys() != now.keys() or (before != now and _configured_by_macros(manifest))):
-        manifest = _invoke(dbtRunner(), [*command, "--no-partial-parse"])
-    return manifest
-
-
-def _macros(manifest: Manifest) -> dict[str, str]:
-    return {name: digest(macro.macro_sql) for name, macro in sorted(manifest.macros.items())}
-
-
-def _configured_by_macros(manifest: Manifest) -> bool:
-    """Whether what a macro gives may be part of a model's config, or a macro sets it."""
-    own = [macro.macro_sql for macro in manifest.macros.values() if not macro.package_name.startswith("dbt")]
-    texts = [node.raw_code for node in manifest.nodes.values() if node.resource_type in ("model", "snapshot")]
-    return any(_CONFIG.search(text) for text in own) or any(
-        _CALL.search(part) for text in texts for part in _CONFIG.split(text)[1:]
-    )
 
 
 def _variables(project: str) -> Any:
@@ -134,7 +101,8 @@ def _compile(request: Request, manifest: Manifest, texts: Texts) -> None:
             for name in changed
             if (key := keys[name]) is not None and name not in texts.queries and name not in texts.of_run
         }
-    after = KeptTexts(_macros(manifest), kept)
+    texts.environ |= {name: fingerprint(request.environ.get(name)) for name in unchanged.variables}
+    after = KeptTexts(kept)
     if after != before:
         write_whole(Path(request.folder) / _KEPT, lambda file: file.write(msgspec.json.encode(after)))
     for found, field in ((texts.full, "full"), (texts.other, "other"), (texts.incremental, "incremental")):
@@ -172,7 +140,7 @@ def _compile_anew(
             own += ["--no-write-json", "--vars", f"{{as_of: '{as_of}'}}"]
             _write_profile(Path(scratch), profile, built)
             runner = dbtRunner(manifest, [lambda event: _note_query(event, texts.queries)])
-            _invoke(runner, ["compile", "--quiet", *_NO_TESTS, *options, *own, "--select", *selected])
+            invoke(runner, ["compile", "--quiet", *_NO_TESTS, *options, *own, "--select", *selected])
             compiled = {name: manifest.nodes[name].compiled_code for name in changed}
             found.update({name: text for name, text in compiled.items() if text})
             texts.of_run += [name for name, text in compiled.items() if text and get_invocation_id() in text]
@@ -199,15 +167,6 @@ def _read_kept(request: Request) -> KeptTexts:
         return msgspec.json.decode((Path(request.folder) / _KEPT).read_bytes(), type=KeptTexts)
     except (OSError, *UNREADABLE):
         return KeptTexts()
-
-
-def _invoke(runner: dbtRunner, arguments: list[str]) -> Any:
-    run = runner.invoke(["--no-use-colors", *arguments])
-    if isinstance(run.exception, DbtUsageException):  # of all others dbt itself prints what they say
-        print(f"Error: {run.exception}")
-    if not run.success:
-        raise Failed
-    return run.result
 
 
 def _write_profile(folder: Path, profile: Any, built: Iterable[Any]) -> None:

@@ -14,7 +14,7 @@ from jinja2 import TemplateError, meta, nodes
 
 from ..kept import digest
 
-_OWN = ("dbt", "dbt_duckdb")  # packages whose version says what is in them
+OWN = ("dbt", "dbt_duckdb")  # packages whose version says what is in them
 # What gives the same for the same project, target and variables.
 _SETTLED = frozenset((
     "ref", "source", "var", "env_var", "config", "this", "target", "return", "exceptions", "execute", "is_incremental",
@@ -58,14 +58,15 @@ class Unchanged:
         self._macros: dict[str, list[str]] = {}
         self._own = {
             macro.name for macro in manifest.macros.values()
-            if macro.package_name in _OWN and macro.original_file_path.startswith(_UTILITIES)
+            if macro.package_name in OWN and macro.original_file_path.startswith(_UTILITIES)
         }  # fmt: skip
         for unique_id, macro in manifest.macros.items():
-            if macro.package_name not in _OWN:
+            if macro.package_name not in OWN:
                 for name in {macro.name, macro.name.partition("__")[2] or macro.name}:
                     self._macros.setdefault(name, []).append(unique_id)
         self._packages = {macro.package_name for macro in manifest.macros.values()}
         self._read: dict[str, Read] = {}
+        self.variables: set[str] = set()  # of the environment, that a model asked for its key reads
         self._given = digest([given, sorted(manifest.macros), self._overriding()])
 
     def key(self, unique_id: str) -> str | None:
@@ -78,6 +79,7 @@ class Unchanged:
             if not read.settled or not self._is_known(read):
                 return None
             variables |= read.variables
+            self.variables |= read.variables
             for macro in (macro for name in self._called(read) for macro in self._macros.get(name, ())):
                 if macro not in texts:
                     texts[macro] = self.manifest.macros[macro].macro_sql
@@ -90,7 +92,7 @@ class Unchanged:
 
     def _overriding(self) -> list[str]:
         """The texts of macros by the names of dbt's own, which those call of one another."""
-        own = {macro.name for macro in self.manifest.macros.values() if macro.package_name in _OWN}
+        own = {macro.name for macro in self.manifest.macros.values() if macro.package_name in OWN}
         own |= {name.partition("__")[2] for name in own}
         found = {unique_id for name in own & self._macros.keys() for unique_id in self._macros[name]}
         return [self.manifest.macros[unique_id].macro_sql for unique_id in sorted(found)]

@@ -299,6 +299,21 @@ def test_without_a_manifest_the_remedy_is_to_parse(tmp_path: Path) -> None:
     )
 
 
+def test_a_variable_of_the_environment_with_another_value_is_seen_with_and_without_parsing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = FILES["models/features.yml"].replace("30d", "\"{{ env_var('TINY_TTL', '30d') }}\"")
+    folder = write_project(tmp_path, FILES | {"models/features.yml": described})
+    assert features("check", cwd=folder).returncode == 0
+    assert features("check", "--no-parse", cwd=folder).returncode == 0
+    monkeypatch.setenv("TINY_TTL", "tomorrow")
+    run = features("check", "--no-parse", cwd=folder)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "the project reads environment variables that have changed since its SQL was compiled" in run.stderr
+    assert "got: TINY_TTL\n" in run.stderr
+    assert "ttl has a value that it cannot have" in features("check", cwd=folder).stdout
+
+
 def test_an_unknown_option_is_wrong_usage(tmp_path: Path) -> None:
     assert features("check", "--no-such-option", cwd=tmp_path).returncode == 2
 

@@ -33,13 +33,22 @@ MACROS = """
 {% macro duckdb__date_trunc(datepart, date) %}trunc({{ datepart }}, {{ date }}){% endmacro %}
 {% macro shouted(column) %}{{ adapter.dispatch('shout')(column) }}{% endmacro %}
 {% macro default__shout(column) %}upper({{ column }}){% endmacro %}
+{% macro generate_schema_name(name, node) %}{{ env_var('KEPT_SCHEMA', 'main') }}{{ name or '' }}{% endmacro %}
 {% macro latest() %}{{ var('as_of', '2024-01-01T00:00:00Z') }}{% endmacro %}
 """
 RECENT = "select 1::bigint as customer_id, timestamptz '2024-01-01' as event_timestamp, 'NL' as country"
 PROJECT = FILES | {
-    "dbt_project.yml": DBT_PROJECT + "seed-paths: [seeds]\nvars: {suffix: '!'}\n",
+    "dbt_project.yml": DBT_PROJECT
+    + "seed-paths: [seeds]\nvars: {suffix: '!'}\n"
+    + "models: {tiny: {+tags: [\"{{ env_var('KEPT_TAG', 'one') }}\"]}}\n",
     "profiles/profiles.yml": PROFILES.replace("target: local", "target: \"{{ env_var('KEPT_TARGET', 'local') }}\"")
     + "    other: {type: duckdb, path: tiny.duckdb, schema: other, threads: 1, settings: {TimeZone: UTC}}\n",
+    "models/features.yml": FILES["models/features.yml"].replace("30d", "\"{{ env_var('KEPT_TTL', '30d') }}\""),
+    "models/sources.yml": FILES["models/sources.yml"].replace("landing/", "landing/{{ env_var('KEPT_PLACE', '') }}"),
+    "models/entities.yml": FILES["models/entities.yml"].replace(
+        "{name: Risk", "{name: \"{{ env_var('KEPT_OWNER', '') }}\""
+    ),
+    "models/services.yml": FILES["models/services.yml"].replace("Scores", "Scores{{ env_var('KEPT_SERVICE', '') }}"),
     "macros/text.sql": MACROS,
     "seeds/regions.csv": "country,region\nNL,EU\n",
     "models/recent.sql": "{{ config(materialized='ephemeral') }}" + RECENT,
@@ -62,6 +71,10 @@ def put(name: str, old: str, new: str) -> Edit:
 
 def set_variable(name: str, value: str) -> Edit:
     return lambda folder, patch, token: patch.setenv(name, value.format(token))
+
+
+def unset_variable(name: str) -> Edit:
+    return lambda folder, patch, token: patch.delenv(name, raising=False)
 
 
 def add(name: str, text: str) -> Edit:
@@ -98,7 +111,14 @@ EDITS: dict[str, Edit] = {
     "a variable with Jinja": put("dbt_project.yml", "'!'", "\"{{{{ env_var('KEPT_SUFFIX', '') }}}} {0}\""),
     "a macro in a model's config": put("macros/text.sql", "'one'", "'one of {0}'"),
     "a macro that dbt's own calls": put("macros/text.sql", "trunc({{ datepart", "TRUNC{0}({{{{ datepart"),
-    "a schema": put("dbt_project.yml", "vars:", "models: {{tiny: {{+schema: 's{0}'}}}}\nvars:"),
+    "a variable of the environment in YAML": set_variable("KEPT_TTL", "{0}d"),
+    "one without a default, gone": unset_variable("KEPT_TTL"),
+    "one in the YAML of a source": set_variable("KEPT_PLACE", "{0}"),
+    "one in an owner": set_variable("KEPT_OWNER", "{0}"),
+    "one in a service": set_variable("KEPT_SERVICE", "of {0}"),
+    "one in dbt_project.yml": set_variable("KEPT_TAG", "tag{0}"),
+    "one that a macro reads that dbt calls": set_variable("KEPT_SCHEMA", "s{0}"),
+    "a schema": put("dbt_project.yml", "models: {tiny: {", "models: {{tiny: {{+schema: 's{0}', "),
 }
 
 
