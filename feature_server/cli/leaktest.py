@@ -31,6 +31,9 @@ def leaktest(
     keys: Annotated[
         str | None, typer.Option(help="Columns that tell rows apart, with commas. [default: by YAML, else by tests]")
     ] = None,
+    variables: Annotated[
+        str | None, typer.Option("--vars", help="dbt's variables, as YAML or JSON; as_of is each build's own.")
+    ] = None,
     project_dir: ProjectDir = None,
     json: Json = False,
 ) -> None:
@@ -47,7 +50,7 @@ def leaktest(
     with progress_bar("building as of each instant"):
         found = run(
             settings, views or (), first=as_of or (), later=then, pairs=pairs, known_at=known_at,
-            keys=[name for name in told if name], landed=landed or (),
+            keys=[name for name in told if name], landed=landed or (), variables=variables,
         )  # fmt: skip
     show(found, lines(found), json=json, good=not found.leaks)
     if not found.clean:

@@ -6,9 +6,11 @@ reads and writes nothing outside the folder but seeds: neither warehouse nor tar
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from ..errors import SettingsError, WarehouseError
 from ..project.process import failed, run_dbt, run_module
 from ..settings import Settings
 from ..times import from_us
@@ -47,7 +49,7 @@ class Asking(msgspec.Struct, frozen=True, kw_only=True):
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be built: `sources` by unique id, each with a SQL expression of when a row landed, or None:
-    there the column `landed` says so, in a source that has one.
+    there the column `landed` says so, in a source that has one. `variables` are dbt's, beside `as_of`.
 
     `models` are unique ids; those in `replayed` are built once more, as of the later instant, with those
     rows of `events`, which are sources, that had landed by the first.
@@ -58,6 +60,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     sources: dict[str, str | None]
     landed: str | None = None
+    variables: dict[str, Any] = {}
     models: tuple[str, ...]
     replayed: tuple[str, ...]
     events: tuple[str, ...]
@@ -68,7 +71,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class Input(msgspec.Struct, frozen=True, kw_only=True):
     """A source's rows, by which SQL each says when it `landed`, how many do not, and the relation dbt reads them from.
 
-    `failure` is why its rows could not be copied.
+    `failure` is why its rows could not be copied; `columns` are looked at where one is asked for.
     """
 
     relation: str
@@ -76,6 +79,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0
     unknown: int = 0
     failure: str | None = None
+    columns: tuple[str, ...] = ()
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,18 +102,20 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, kw_only=True):
+    """What was built; nothing where there is an `error`, which has the fields of one."""
+
     inputs: dict[str, Input] = {}
     pairs: list[Pair] = []
     built: dict[str, dict[str, Built]] = {}
-    refused: str | None = None
+    error: dict[str, str] | None = None
 
 
-def parsed(settings: Settings, folder: Path) -> Path:
+def parsed(settings: Settings, folder: Path, variables: Mapping[str, Any]) -> Path:
     """dbt's account of the project, in a target folder of its own."""
     target = folder / "target"
-    logs = ["--log-path", str(folder / "logs")]
+    options = ["--log-path", str(folder / "logs"), "--vars", msgspec.json.encode(variables).decode()]
     environ = dict(settings.environ)
-    run_dbt(settings.project_dir, target, ["parse", *logs], PARSE_FAILURE, env=environ, remedy=_REMEDY)
+    run_dbt(settings.project_dir, target, ["parse", *options], PARSE_FAILURE, env=environ, remedy=_REMEDY, logged=False)
     return target
 
 
@@ -119,6 +125,7 @@ def build_as_of(
     *,
     sources: Mapping[str, str | None],
     landed: str | None,
+    variables: Mapping[str, Any],
     models: Sequence[str],
     replayed: Sequence[str],
     events: Sequence[str],
@@ -128,13 +135,17 @@ def build_as_of(
     asked, answer = settings.asked, folder / "answer.json"
     request = Request(
         arguments=asked.arguments, environ=asked.environ, folder=str(folder), sources=dict(sources),
-        landed=landed, models=tuple(models), replayed=tuple(replayed), events=tuple(events),
+        landed=landed, variables=dict(variables), models=tuple(models), replayed=tuple(replayed), events=tuple(events),
         asking=asking, answer=str(answer),
     )  # fmt: skip
     run = run_module(f"{__package__}.scratching", settings.project_dir, request, environ=asked.environ)
     if run.returncode != 0 or not answer.is_file():
-        raise failed("dbt cannot build as of another time", settings.project_dir, run, _REMEDY)
-    return msgspec.json.decode(answer.read_bytes(), type=Answer)
+        raise failed("dbt cannot build as of another time", settings.project_dir, run, _REMEDY, logged=False)
+    found = msgspec.json.decode(answer.read_bytes(), type=Answer)
+    if found.error is not None:
+        kind = found.error.pop("error")
+        raise (WarehouseError if kind == "WarehouseError" else SettingsError)(found.error.pop("what"), **found.error)
+    return found
 
 
 def file_of(folder: Path, build: Build, database: str) -> Path:

@@ -7,7 +7,7 @@ that stands still (`standing`). Like `compiling` it imports dbt; `scratch` start
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,16 +21,18 @@ from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 from dbt.adapters.duckdb.environments.local import LocalEnvironment
 from dbt.adapters.duckdb.relation import DuckDBRelation
 from dbt.adapters.duckdb.utils import SourceConfig
-from dbt.cli.exceptions import DbtUsageException
 from dbt.cli.main import dbtRunner
 from dbt.config.profile import read_profile
 from dbt.config.renderer import ProfileRenderer
 from dbt_common.exceptions import DbtBaseException
 
 from ..durable import write_whole
+from ..errors import FeatureStoreError, SettingsError, nearest_name
 from ..offline.sql import literal, quote
 from ..project.resolving import database_of, resolved
+from ..warehouse.file import held
 from .pairs import builds_of, chosen
+from .reading import Failed, invoke, say
 from .scratch import INPUTS, LANDED, Answer, Build, Built, Input, Request, instant
 from .standing import clock_sql, jinja_clock
 
@@ -40,10 +42,6 @@ _TABLES = ("table", "incremental", "snapshot", "seed")  # what leaves rows that 
 _NO_TESTS = ("--exclude-resource-type", "test", "unit_test")
 
 
-class Failed(Exception):
-    """dbt did not succeed; it has printed why."""
-
-
 def main() -> int:
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     answer = Answer()
@@ -51,6 +49,8 @@ def main() -> int:
         _run(request, answer)
     except Failed:
         return 1
+    except FeatureStoreError as error:
+        answer.error = error.as_dict()
     except DbtBaseException as error:
         print(f"Error: {error}")
         return 1
@@ -61,10 +61,11 @@ def main() -> int:
 def _run(request: Request, answer: Answer) -> None:
     folder = Path(request.folder)
     project = [*request.arguments, "--target-path", str(folder / "target"), "--log-path", str(folder / "logs")]
-    manifest = _invoke(["parse", *project])
-    target, profile, _ = resolved(request.arguments, request.environ)
+    variables = ["--vars", msgspec.json.encode(request.variables).decode()]
+    manifest = invoke(dbtRunner(), ["parse", *project, *variables])
+    target, profile, _ = resolved([*request.arguments, *variables], request.environ)
     raw = read_profile(target.target.profiles_dir)[profile.profile_name]["outputs"][profile.target_name]
-    output = ProfileRenderer({}).render_data(raw)
+    output = ProfileRenderer(request.variables).render_data(raw)
     names = [profile.credentials.database, *(database_of(one) for one in profile.credentials.attach or ())]
     scratch = Scratch(folder, output, profile, names)
     _read_inputs(scratch, manifest, request, answer)
@@ -72,8 +73,7 @@ def _run(request: Request, answer: Answer) -> None:
         landings = [quote(uid) for uid, one in answer.inputs.items() if one.landed]
         firsts, later = chosen(request.asking, lambda sql: inputs.execute(sql).fetchall(), landings)
     if later is None or not firsts:
-        answer.refused = "nothing had landed by then" if landings else "nothing says when the rows of a source landed"
-        return
+        raise _no_instants(answer.inputs, landings, manifest)
     answer.pairs = builds_of(firsts, later, request.models, request.replayed)
     _redirect(manifest, request, answer, names[0])
     seeds = {str(Path(node.root_path or ".", node.original_file_path).resolve().parent)
@@ -84,7 +84,7 @@ def _run(request: Request, answer: Answer) -> None:
         place = scratch.make(build, answer.inputs, request.events)
         os.environ["FEATURES_HOME"] = str(place)  # of what hooks of ours write
         with _shut_in([str(folder), str(Path("dbt_packages").resolve()), *seeds]), jinja_clock(build.as_of_us):
-            answer.built[build.name] = _build(manifest, build, project, place)
+            answer.built[build.name] = _build(manifest, build, project, place, request.variables)
 
 
 class Scratch:
@@ -149,6 +149,46 @@ def _read_inputs(scratch: Scratch, manifest: Any, request: Request, answer: Answ
     finally:
         cursor.close()
         env.close()
+    if request.landed is not None:
+        _check_landed(request.landed, answer.inputs, manifest)
+
+
+def _check_landed(column: str, inputs: dict[str, Input], manifest: Any) -> None:
+    """SettingsError where no source has the column; where one could not be read, that is not known."""
+    known = {name for one in inputs.values() for name in one.columns}
+    if column.lower() in map(str.lower, known) or any(one.failure for one in inputs.values()):
+        return
+    near = nearest_name(column, known)
+    raise SettingsError(
+        "no source has such a column", where="--landed", got=column,
+        expected="a column of " + (", ".join(_ids(inputs, manifest)) or "a source, and the models read none"),
+        remedy=f"did you mean {near}?" if near else "name a column that says when rows landed, or leave it out",
+    )  # fmt: skip
+
+
+def _ids(unique_ids: Iterable[str], manifest: Any) -> list[str]:
+    return [f"{node.source_name}.{node.name}" for node in (manifest.sources[each] for each in unique_ids)]
+
+
+def _no_instants(inputs: dict[str, Input], landings: Sequence[str], manifest: Any) -> SettingsError:
+    """Why no instants can be chosen, and what to do."""
+    known = {unique_id: one for unique_id, one in inputs.items() if one.landed}
+    failures = [f"{name}: {one.failure}" for name, one in zip(_ids(inputs, manifest), inputs.values(), strict=True)
+                if one.failure]  # fmt: skip
+    what, expected = "nothing says when the rows of a source landed", "sources with `loaded_at_field`"
+    where, remedy = ", ".join(_ids(inputs, manifest)), "add --landed COLUMN, or give --as-of and --then"
+    if known:
+        where, what, expected = ", ".join(_ids(known, manifest)), "nothing had landed by then", "rows that had"
+        remedy = "give a later --then"
+        if not any(one.rows for one in known.values()):
+            what, expected, remedy = "the sources have no rows", "rows to build of", "land rows of them, then test"
+        elif all(one.rows == one.unknown for one in known.values()):
+            what, expected = "no row says when it landed", "times in the columns that say so"
+            columns = sorted({str(one.landed) for one in known.values()})
+            remedy = f"name other columns with --landed than {', '.join(columns)}"
+    return SettingsError(
+        what, where=where or "the models' sources", expected=expected, got="; ".join(failures) or None, remedy=remedy
+    )
 
 
 def _table_name(unique_id: str) -> str:
@@ -156,14 +196,16 @@ def _table_name(unique_id: str) -> str:
 
 
 def _copy(cursor: Any, read: str, unique_id: str, relation: str, landed: str | None, column: str | None) -> Input:
-    if landed is None and column is not None:
-        names = [name.lower() for name, *_ in cursor.execute(f"describe select * from {read}").fetchall()]
-        landed = quote(column) if column.lower() in names else None
+    names: list[str] = []
+    if column is not None:
+        names = [name for name, *_ in cursor.execute(f"describe select * from {read}").fetchall()]
+        if landed is None and column.lower() in map(str.lower, names):
+            landed = quote(column)
     cursor.execute(
         f"create table {quote(unique_id)} as select *, ({landed or 'null'})::timestamptz as {LANDED} from {read}"
     )
     rows, known = cursor.execute(f"select count(*), count({LANDED}) from {quote(unique_id)}").fetchall()[0]
-    return Input(relation=relation, landed=landed, rows=rows, unknown=rows - known)
+    return Input(relation=relation, landed=landed, rows=rows, unknown=rows - known, columns=tuple(names))
 
 
 def _location(source: Any) -> str | None:
@@ -186,13 +228,19 @@ def _table(source: Any, credentials: Any, originals: dict[str, str], cursor: Any
         if database == credentials.database:
             if not Path(credentials.path).is_file():
                 raise DbtBaseException(f"its database does not exist: {credentials.path}")
-            sql = f"attach {literal(credentials.path)} as {alias} (read_only)"
+            path, sql = credentials.path, f"attach {literal(credentials.path)} as {alias} (read_only)"
         else:
             found = [one for one in credentials.attach or () if database_of(one) == database]
             if not found:
                 raise DbtBaseException(f"the profile attaches no database {database}")
-            sql = replace(found[0], alias=alias, read_only=True).to_sql()
-        cursor.execute(sql)
+            path, sql = found[0].path, replace(found[0], alias=alias, read_only=True).to_sql()
+        try:
+            cursor.execute(sql)
+        except duckdb.Error as error:
+            locked = held(Path(path).resolve(), error, "wait until it has closed the file, then test again")
+            if locked is not None:
+                raise locked from None
+            raise
         originals[database] = alias
     return ".".join([originals[database], quote(source.schema), quote(source.identifier)])
 
@@ -237,17 +285,17 @@ def _shut_in(folders: list[str]) -> Iterator[None]:
             LocalEnvironment.initialize_db = original
 
 
-def _build(manifest: Any, build: Build, project: list[str], place: Path) -> dict[str, Built]:
+def _build(manifest: Any, build: Build, project: list[str], place: Path, variables: dict[str, Any]) -> dict[str, Built]:
     names = ["+fqn:" + ".".join(manifest.nodes[unique_id].fqn) for unique_id in build.models]
+    given = msgspec.json.encode(variables | {"as_of": instant(build.as_of_us)}).decode()
     arguments = [
         "build", "--quiet", "--full-refresh", *_NO_TESTS, "--no-write-json", *_without(project),
-        "--profiles-dir", str(place), "--vars", msgspec.json.encode({"as_of": instant(build.as_of_us)}).decode(),
-        "--select", *names,
+        "--profiles-dir", str(place), "--vars", given, "--select", *names,
     ]  # fmt: skip
     run = dbtRunner(manifest.deepcopy()).invoke(["--no-use-colors", *arguments])
     results = getattr(run.result, "results", None)
     if not results:
-        _say(run)
+        say(run)
         raise Failed
     return {
         one.node.unique_id: Built(
@@ -262,19 +310,6 @@ def _without(arguments: list[str]) -> list[str]:
     """dbt's arguments without the folder of the project's own profiles."""
     at = arguments.index("--profiles-dir") if "--profiles-dir" in arguments else len(arguments)
     return arguments[:at] + arguments[at + 2 :]
-
-
-def _invoke(arguments: list[str]) -> Any:
-    run = dbtRunner().invoke(["--no-use-colors", *arguments])
-    if not run.success:
-        _say(run)
-        raise Failed
-    return run.result
-
-
-def _say(run: Any) -> None:
-    if isinstance(run.exception, DbtUsageException):  # of all others dbt itself prints what they say
-        print(f"Error: {run.exception}")
 
 
 if __name__ == "__main__":

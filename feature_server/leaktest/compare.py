@@ -74,6 +74,7 @@ def compare(first: Table, later: Table, *, known_at: str, by_us: int, keys: Sequ
             shapes.append({name: kind for name, kind, *_ in described})
         types = {name: kind for name, kind in shapes[1].items() if shapes[0].get(name) == kind}
         _check_columns(types, [known_at, *keys])
+        _check_time(connection, types, known_at)
         unclaimed = _take(connection, types, known_at, by_us)
         by = [name for name in types if name.lower() in {key.lower() for key in keys}]
         by = by or _unique(connection, types, known_at)
@@ -102,6 +103,24 @@ def _check_columns(types: Mapping[str, str], named: Sequence[str]) -> None:
                 "the model has no such column in both builds", where="--known-at, --keys or its YAML", got=name,
                 expected=", ".join(types), remedy=f"did you mean {near}?" if near else None,
             )  # fmt: skip
+
+
+def _check_time(connection: Any, types: Mapping[str, str], known_at: str) -> None:
+    """SettingsError where a column holds no times; text does where some of it is one."""
+    (kind,) = (kind for name, kind in types.items() if name.lower() == known_at.lower())
+    if kind.startswith(("TIMESTAMP", "DATE")):
+        return
+    times = f"count(try_cast({quote(known_at)} as timestamptz))"
+    read = [
+        connection.execute(f"select count({quote(known_at)}), {times} from {side}_rows").fetchall()[0]
+        for side in _SIDES
+    ]
+    if kind != "VARCHAR" or (any(values for values, _ in read) and not any(found for _, found in read)):
+        raise SettingsError(
+            "the column that says when a row was known holds no times", where="--known-at or its YAML",
+            expected="a timestamp, a date or text that is one", got=f"{known_at} {kind}",
+            remedy="name another column, or cast it in the model",
+        )  # fmt: skip
 
 
 def _take(connection: Any, types: Iterable[str], known_at: str, by_us: int) -> int:

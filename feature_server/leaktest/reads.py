@@ -57,7 +57,7 @@ class Reads:
         if one.failure is not None:
             yield f"source {name} cannot be read: {one.failure}"
         elif one.landed is None:
-            yield NO_LANDING.format(name, name)
+            yield NO_LANDING.format(name, name) if one.rows else f"source {name} has no rows: land some, then test"
         elif one.unknown:
             yield f"{one.unknown:,} of {one.rows:,} rows of source {name} do not say when they landed"
 

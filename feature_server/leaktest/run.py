@@ -9,7 +9,7 @@ import msgspec
 import yaml
 
 from ..dbt.scratch import SUCCESS, Answer, Asking, Build, Pair, build_as_of, file_of, instant, parsed
-from ..errors import FeatureStoreError, SettingsError
+from ..errors import SettingsError
 from ..project.process import check_project
 from ..settings import PROJECT_FILE, Settings, parse_time
 from ..times import to_us
@@ -62,34 +62,27 @@ def leaktest(
     known_at: str | None = None,
     keys: Sequence[str] = (),
     landed: Sequence[str] = (),
+    variables: str | None = None,
 ) -> LeakTest:
     """Build the models named, or every feature view, as of each `first` instant and as of `later`, and compare.
 
     Without instants `later` is the project's own `as_of`, else the newest landing, and `first` are chosen by when rows
-    landed, as many as `pairs`. Nothing of the project is written.
+    landed, as many as `pairs`. `variables` are dbt's, in YAML. Nothing of the project is written.
     """
     check_project(settings.project_dir)
     asking = _asking(settings, first, later, pairs)
-    given, column = _landed(landed)
+    (given, column), own = _landed(landed), _variables(variables)
     with tempfile.TemporaryDirectory(prefix="features-leaktest-") as name:
         folder = Path(name)
-        project = read_project(parsed(settings, folder))
+        project = read_project(parsed(settings, folder, own))
         wanted = claims(project, names, known_at=known_at, keys=keys)
         sources = landings(project, project.under([claim.unique_id for claim in wanted]), given)
         answer = build_as_of(
-            settings, folder, sources=sources, landed=column, asking=asking,
+            settings, folder, sources=sources, landed=column, variables=own, asking=asking,
             models=[claim.unique_id for claim in wanted],
             replayed=[claim.unique_id for claim in wanted if claim.stream],
             events=[uid for uid in sources if project.sources[uid].id in {claim.stream for claim in wanted}],
         )  # fmt: skip
-        if answer.refused is not None:
-            failures = [
-                f"{project.sources[uid].id}: {one.failure}" for uid, one in answer.inputs.items() if one.failure
-            ]
-            raise FeatureStoreError(
-                answer.refused, where=str(settings.project_dir), expected="sources with `loaded_at_field`",
-                got="; ".join(failures) or None, remedy="add --landed COLUMN, or give --as-of and --then",
-            )  # fmt: skip
         reads = Reads(project, answer)
         return LeakTest(views=tuple(_tested(claim, project, answer, reads, folder) for claim in wanted))
 
@@ -181,3 +174,24 @@ def _landed(given: Sequence[str]) -> tuple[dict[str, str], str | None]:
             expected="one COLUMN, and source.table=COLUMN for others", remedy="name the source of one of them",
         )  # fmt: skip
     return named, plain[0] if plain else None
+
+
+def _variables(text: str | None) -> dict[str, Any]:
+    """dbt's variables as --vars has them; SettingsError for as_of, which each build has of its instant."""
+    try:
+        found: Any = yaml.safe_load(text or "{}")
+        if isinstance(found, dict) and all(isinstance(name, str) for name in found):
+            found = msgspec.json.decode(msgspec.json.encode(found))  # dates as text
+        else:
+            raise ValueError(type(found).__name__)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise SettingsError(
+            "the variables cannot be read", where="--vars", expected="YAML or JSON such as '{name: value}'",
+            got=" ".join(str(error).split()), remedy="write them as dbt's own --vars has them",
+        ) from None  # fmt: skip
+    if "as_of" in found:
+        raise SettingsError(
+            "each build has its own as_of", where="--vars", got=f"as_of: {found['as_of']}",
+            expected="other variables", remedy="give the instants with --as-of and --then",
+        )  # fmt: skip
+    return dict(found)

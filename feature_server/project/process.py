@@ -66,17 +66,20 @@ def run_dbt(
     *,
     env: dict[str, str] | None = None,
     remedy: str | None = None,
+    logged: bool = True,
 ) -> str:
-    """What dbt prints; an error holds dbt's own words. The last build's run_results.json stays as it is."""
+    """What dbt prints; an error holds dbt's own words. The last build's run_results.json stays as it is.
+
+    An error names dbt's log unless that is not `logged` where dbt writes it by itself.
+    """
     command = [*dbt_command(), "--no-use-colors", *arguments, *place_arguments(project_dir)]
     with results_kept(target_path):
         run = run_process(
             [*command, "--target-path", str(target_path)], project_dir, environ={**os.environ, **(env or {})}
         )
     if run.returncode != 0:
-        raise failed(
-            failure, project_dir, run, remedy or f"correct the project until `dbt {' '.join(arguments)}` succeeds"
-        )
+        remedy = remedy or f"correct the project until `dbt {' '.join(arguments)}` succeeds"
+        raise failed(failure, project_dir, run, remedy, logged=logged)
     return run.stdout
 
 
@@ -121,18 +124,22 @@ def run_process(
     )  # fmt: skip
 
 
-def failed(failure: str, project_dir: Path, run: subprocess.CompletedProcess[str], remedy: str) -> FeatureStoreError:
+def failed(
+    failure: str, project_dir: Path, run: subprocess.CompletedProcess[str], remedy: str, *, logged: bool = True
+) -> FeatureStoreError:
     """The error of a process that is dbt or runs it, with dbt's own words."""
     words = own_words(run.stdout + run.stderr)
     if "'--profiles-dir'" in words or "Could not find profile named" in words:
         remedy = "write the profile that dbt_project.yml names into profiles/profiles.yml, or set DBT_PROFILES_DIR"
     if "does not have a target named" in words:
         remedy = "name one of these with --target or DBT_TARGET"
-    return FeatureStoreError(failure, where=str(project_dir), got=words, remedy=remedy + _log(project_dir))
+    return FeatureStoreError(
+        failure, where=str(project_dir), got=words, remedy=remedy + (_log(project_dir) if logged else "")
+    )
 
 
 def _log(project_dir: Path) -> str:
-    path = Path(os.environ.get("DBT_LOG_PATH") or project_dir / "logs") / "dbt.log"
+    path = project_dir / (said(os.environ, "LOG_PATH") or "logs") / "dbt.log"
     return f"; the rest is in {path}" if path.is_file() else ""
 
 

@@ -36,6 +36,18 @@ def attach(connection: duckdb.DuckDBPyConnection, path: Path, *, wait_seconds: f
     opened(path, lambda: connection.execute(sql), wait_seconds=wait_seconds)
 
 
+def held(path: Path, error: duckdb.Error, remedy: str) -> WarehouseError | None:
+    """What is wrong where another process holds the file; None where the error is another one."""
+    if _LOCKED not in str(error):
+        return None
+    holder = _HOLDER.search(str(error))
+    return WarehouseError(
+        f"the warehouse is being built by process {holder[2]}" if holder else "the warehouse is being built",
+        where=str(path), expected="a file that no other process has opened to write",
+        got=f"lock held by {holder[1]}" if holder else str(error).splitlines()[0], remedy=remedy,
+    )  # fmt: skip
+
+
 def opened(path: Path, open_file: Callable[[], Opened], *, wait_seconds: float) -> Opened:
     """What opens the file, once no build holds it; WarehouseError where one still does after `wait_seconds`."""
     if not path.is_file():
@@ -45,7 +57,8 @@ def opened(path: Path, open_file: Callable[[], Opened], *, wait_seconds: float) 
         try:
             return open_file()
         except duckdb.Error as error:
-            if _LOCKED not in str(error):
+            locked = held(path, error, "wait for the build to end, or give --wait SECONDS")
+            if locked is None:
                 raise WarehouseError(
                     "the warehouse cannot be opened",
                     where=str(path),
@@ -54,13 +67,5 @@ def opened(path: Path, open_file: Callable[[], Opened], *, wait_seconds: float) 
                     remedy="remove the file and run `dbt build`",
                 ) from None
             if time.monotonic() >= deadline:
-                holder = _HOLDER.search(str(error))
-                raise WarehouseError(
-                    f"the warehouse is being built by process {holder[2]}"
-                    if holder
-                    else "the warehouse is being built",
-                    where=str(path),
-                    got=f"lock held by {holder[1]}" if holder else str(error).splitlines()[0],
-                    remedy="wait for the build to end, or give --wait SECONDS",
-                ) from None
+                raise locked from None
         time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))

@@ -205,6 +205,85 @@ def test_a_table_that_another_process_holds_is_told(bank: Typed) -> None:
         assert holder.stdout.readline() == "held\n"
         options = ("--known-at", "loaded_at", "--as-of", "2024-03-01T05:30:00", "--then", "2024-03-01T08:00:00")
         status, printed = bank.features("leaktest", "payments", *options)
+        chosen = bank.features("leaktest", "payments", "--known-at", "loaded_at", "--landed", "changed_at")
         holder.stdin.close()
-    assert status == 4
-    assert "source raw.payments cannot be read: IO Error: Could not set lock" in printed
+    assert chosen == (status, printed)
+    assert (status, printed.splitlines()) == (
+        1,
+        [
+            f"error: {bank.folder / 'bank.duckdb'}: the warehouse is being built by process {holder.pid}",
+            "  expected: a file that no other process has opened to write",
+            f"  got: lock held by {Path(sys.executable).resolve()}",
+            "  remedy: wait until it has closed the file, then test again",
+        ],
+    )
+
+
+INSTANTS = ("--as-of", "2024-03-01T05:30:00", "--then", "2024-03-01T08:00:00")
+
+
+def test_a_column_that_holds_no_times_is_refused_with_its_type(bank: Typed) -> None:
+    status, printed = bank.features(
+        "leaktest", "payments", "--known-at", "account", "--landed", "changed_at", *INSTANTS
+    )
+    assert (status, "got: account BIGINT\n" in printed) == (1, True)
+    assert "the column that says when a row was known holds no times" in printed
+    status, printed = bank.features("leaktest", "payments", "--known-at", "currency", *INSTANTS)
+    assert (status, "got: currency VARCHAR\n" in printed) == (1, True)
+
+
+def test_a_landing_column_that_no_source_has_is_refused_with_the_nearest(bank: Typed) -> None:
+    options = ("--known-at", "loaded_at", "--landed", "chnged_at", *INSTANTS)
+    status, printed = bank.features("leaktest", "payments", *options)
+    assert (status, printed.splitlines()) == (
+        1,
+        [
+            "error: --landed: no source has such a column",
+            "  expected: a column of lake.accounts, raw.payments",
+            "  got: chnged_at",
+            "  remedy: did you mean changed_at?",
+        ],
+    )
+
+
+def test_a_source_without_rows_is_told_as_one(bank: Typed) -> None:
+    with duckdb.connect(str(bank.folder / "bank.duckdb")) as own:
+        own.execute("delete from raw.payments")
+    status, printed = bank.features("leaktest", "exported", "--known-at", "loaded_at")
+    assert (status, printed.splitlines()) == (
+        1,
+        [
+            "error: raw.payments: the sources have no rows",
+            "  expected: rows to build of",
+            "  remedy: land rows of them, then test",
+        ],
+    )
+    with duckdb.connect(str(bank.folder / "bank.duckdb")) as own:
+        own.execute("insert into raw.payments values (1, 1, 'EUR', null)")
+    status, printed = bank.features("leaktest", "exported", "--known-at", "loaded_at")
+    assert (status, "no row says when it landed" in printed, "than loaded_at" in printed) == (1, True, True)
+
+
+def test_variables_are_dbts_beside_as_of(bank: Typed) -> None:
+    model = bank.folder / "models" / "visits.sql"
+    model.write_text(model.read_text() + "{{ ' and pages < ' ~ var('most') }}")
+    options = ("leaktest", "visits", "--known-at", "visited_at", "--landed", "visited_at", "--json")
+    status, printed = bank.features(*options)
+    assert (status, "Required var 'most' not found" in printed) == (4, True)
+    status, printed = bank.features(*options, "--vars", "{most: 7}")
+    (view,) = json.loads(printed)["views"]
+    assert (status, view["pairs"][0]["found"]["rows"]) == (0, 7)
+    for wrong, said in (
+        ("{as_of: 2024-01-01}", "each build has its own as_of"),
+        ("most", "the variables cannot be read"),
+    ):
+        status, printed = bank.features(*options, "--vars", wrong)
+        assert (status, said in printed) == (1, True)
+
+
+def test_an_error_of_dbt_names_no_log_that_another_run_wrote(bank: Typed) -> None:
+    (bank.folder / "logs").mkdir()
+    (bank.folder / "logs" / "dbt.log").write_text("of another run")
+    (bank.folder / "models" / "wrong.sql").write_text("select {{")
+    status, printed = bank.features("leaktest", "visits", "--known-at", "visited_at", *INSTANTS)
+    assert (status, "dbt cannot parse the project" in printed, "dbt.log" in printed) == (1, True, False)
