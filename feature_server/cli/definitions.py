@@ -26,6 +26,7 @@ APPLY = "`features plan` shows what differs, `features apply` puts it in force"
 WAITING = "what is published of it is by the definition before; `features rebuild` makes it anew"
 TAKE_OUT = "it keeps what was published of it until `features apply` takes it out"
 LOST = "there is no registry to read in {}; batch views are compared with what was published of them"
+BEGIN = "no feature views yet: `features new view` writes one from a relation that dbt has built"
 STANDS = "those in force stand: views whose SQL is not what is in force are held back"
 NoParse = Annotated[
     bool, typer.Option("--no-parse", help="Read manifest.json as it is instead of having dbt write it first.")
@@ -51,7 +52,8 @@ def check(
     note_schedule(settings, registry)
     value = {"problems": [], "warnings": warnings, "project": registry.project} | _counts(registry)
     together = bound_views(registry.feature_views, registry.feature_services)
-    lines = [f"{registry.project}: {_summary(registry)}; no problems", *_together(together)]
+    begin = [] if registry.feature_views else [BEGIN]
+    lines = [f"{registry.project}: {_summary(registry)}; no problems", *_together(together), *begin]
     show(value | ({"together": together} if together else {}), lines, json=json)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..online.store import OnlineStore
 
 COMMAND_MODULES = (
+    "init",
     "definitions",
     "lint",
     "leaktest",

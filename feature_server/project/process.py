@@ -83,6 +83,14 @@ def run_dbt(
     return run.stdout
 
 
+def install_packages(project_dir: Path) -> None:
+    """`dbt deps`; FeatureStoreError, in dbt's own words, where it fails."""
+    check_project(project_dir)
+    command = [*dbt_command(), "--no-use-colors", "--quiet", "deps", *place_arguments(project_dir)]
+    if (run := run_process(command, project_dir)).returncode != 0:
+        raise failed("dbt cannot install the packages", project_dir, run, "run `dbt deps` when that is mended")
+
+
 def check_project(folder: Path) -> None:
     """FeatureStoreError where the folder holds no dbt project."""
     if not (folder / "dbt_project.yml").exists():

@@ -1,0 +1,4 @@
+"""What a project needs to begin: written into a dbt project that there is, or as a new one.
+
+Face: `project` (one that there is), `fresh` (a new one), `edits` (what is to be written, shown and done).
+"""

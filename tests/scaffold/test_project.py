@@ -1,0 +1,137 @@
+"""`features init` in a dbt project that there is: it writes what is missing, and nothing over what is there."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from feature_server.project.process import dbt_command
+from feature_server.scaffold.project import PACKAGE, plan_edits
+from tests.scaffold.shop import FILES, write_shop
+from tests.support.tiny_project import features, write_project
+from tests.support.typed import Typed
+
+WRITTEN = ("packages.yml", "jinja/should_full_refresh.sql", "transform/groups.yml", f"{PACKAGE}/dbt_project.yml")
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    return Typed(write_shop(tmp_path), {}, monkeypatch, capsys)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and "logs" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_project_gets_what_it_lacks_once(shop: Typed) -> None:
+    code, said = shop.features("init")
+    assert code == 0, said
+    assert f"wrote {PACKAGE}/: the dbt package" in said
+    assert all((shop.folder / path).is_file() for path in WRITTEN)
+    for path, text in FILES.items():
+        now = (shop.folder / path).read_text()
+        missing = [line for line in text.splitlines() if line not in now and "dev: {type" not in line]
+        assert missing == [], path  # comments and spaces too
+    project = yaml.safe_load((shop.folder / "dbt_project.yml").read_text())
+    assert project["vars"] == {"as_of": "now", "cents": 100}
+    assert project["models"]["+pre-hook"] == "{{ feature_warehouse.before_model() }}"
+    assert project["models"]["jaffle"]["+post-hook"] == ["select 1"]
+    before = contents(shop.folder)
+    assert "nothing was missing" in shop.features("init")[1]
+    assert contents(shop.folder) == before
+    subprocess.run([*dbt_command(), "build", "--quiet"], check=True, capture_output=True)
+    code, said = shop.features("check")
+    assert (code, "features new view" in said) == (0, True), said
+
+
+def test_a_dry_run_writes_nothing_and_shows_a_diff(shop: Typed) -> None:
+    before = contents(shop.folder)
+    code, said = shop.features("init", "--dry-run")
+    assert code == 0, said
+    assert contents(shop.folder) == before
+    assert "--- /dev/null\n+++ b/packages.yml\n" in said
+    assert '+  +pre-hook: "{{ feature_warehouse.before_model() }}"' in said
+    assert "+    dev: {type: duckdb, path: data/jaffle.duckdb, threads: 2, settings: {TimeZone: UTC}}" in said
+
+
+OWN = """\
+name: jaffle
+profile: jaffle
+vars:
+  jaffle: {as_of: "2024-01-01T00:00:00Z"}
+models:
+  pre-hook: "select 2"
+  +post-hook:
+    - "select 3"
+seeds: {}
+"""
+
+
+def test_hooks_groups_packages_and_instants_that_are_there_stay(tmp_path: Path) -> None:
+    write_project(tmp_path, {
+        "dbt_project.yml": OWN,
+        "packages.yml": "packages:\n- package: dbt-labs/dbt_utils  # ours\n  version: 1.3.0\n",
+        "models/all.yml": "groups: [{name: ours, owner: {name: We}}]\n",
+        "macros/full.sql": "{%- macro should_full_refresh() -%}{{ return(false) }}{%- endmacro -%}",
+    })  # fmt: skip
+    edits = {edit.path: edit.after for edit in plan_edits(tmp_path, upgrade=False).edits}
+    assert {"macros/should_full_refresh.sql", "models/groups.yml"}.isdisjoint(edits)
+    assert edits["packages.yml"] == (
+        "packages:\n- package: dbt-labs/dbt_utils  # ours\n  version: 1.3.0\n- local: feature_warehouse\n"
+    )
+    project = yaml.safe_load(edits["dbt_project.yml"])
+    assert project["vars"] == {"jaffle": {"as_of": "2024-01-01T00:00:00Z"}}
+    assert project["models"] == {
+        "pre-hook": ["select 2", "{{ feature_warehouse.before_model() }}"],
+        "+post-hook": ["select 3", "{{ feature_warehouse.after_model() }}"],
+    }
+    assert project["seeds"] == {"+post-hook": "{{ feature_warehouse.after_seed() }}"}
+
+
+def test_the_copy_of_the_package_is_replaced_when_that_is_asked_for(shop: Typed) -> None:
+    shop.features("init")
+    own, macro = shop.folder / PACKAGE / "dbt_project.yml", shop.folder / PACKAGE / "macros" / "as_of.sql"
+    was = macro.read_text()
+    own.write_text(own.read_text().replace('version: "', 'version: "0.0.'))
+    macro.write_text("{% macro as_of() %}null{% endmacro %}")
+    code, said = shop.features("init")
+    assert (code, "`features init --upgrade`" in said) == (0, True), said
+    assert shop.features("check")[0] == 1
+    code, said = shop.features("init", "--upgrade")
+    assert (code, f"wrote {PACKAGE}/: the dbt package" in said) == (0, True), said
+    assert macro.read_text() == was
+    assert shop.features("check")[0] == 0
+
+
+def test_a_profile_elsewhere_is_left_to_its_owner(
+    shop: Typed, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    profiles = shop.folder / "profiles.yml"
+    (home / "profiles.yml").write_text(profiles.read_text())
+    profiles.unlink()
+    monkeypatch.setenv("DBT_PROFILES_DIR", str(home))
+    code, said = shop.features("init")
+    assert code == 0, said
+    assert f"left to you: {home / 'profiles.yml'}: give target dev of jaffle `settings: {{TimeZone: UTC}}`" in said
+    assert "TimeZone" not in (home / "profiles.yml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "there is no dbt project"),
+        ({"dbt_project.yml": "name: [\n"}, "cannot be read, so nothing is written"),
+        ({"dbt_project.yml": "name: a\n", "packages.yml": "- a\n- b\n"}, "no mapping of keys"),
+        ({"dbt_project.yml": "name: a\n", "feature_warehouse/dbt_project.yml": "name: b\n"}, "is not the dbt package"),
+    ],
+)
+def test_what_cannot_be_read_is_left_as_it_is(files: dict[str, str], words: str, tmp_path: Path) -> None:
+    before = contents(write_project(tmp_path, files))
+    run = features("init", cwd=tmp_path)
+    assert (run.returncode, words in run.stderr, "Traceback" in run.stderr) == (1, True, False), run.stderr
+    assert contents(tmp_path) == before
