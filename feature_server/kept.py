@@ -60,7 +60,16 @@ class Kept:
 
 def digest(value: Any) -> str:
     """32 hex digits of anything that JSON can hold, dicts in whatever order; of other things, of their text."""
-    return blake2b(msgspec.json.encode(value, order="deterministic", enc_hook=str), digest_size=16).hexdigest()
+    return _digest(value, 16)
+
+
+def short_digest(value: Any) -> str:
+    """The same in 16 hex digits, as registries hold them."""
+    return _digest(value, 8)
+
+
+def _digest(value: Any, size: int) -> str:
+    return blake2b(msgspec.json.encode(value, order="deterministic", enc_hook=str), digest_size=size).hexdigest()
 
 
 @cache

@@ -6,7 +6,6 @@ It is kept beside manifest.json: a build writes that one anew, with the SQL of i
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import msgspec
 
 from ..durable import changing, write_whole
 from ..errors import UNREADABLE, FeatureStoreError
+from ..kept import short_digest
 from ..project.process import failed, run_module
 from ..project.target import Answer, Target, fingerprint, remember
 from ..settings import Settings
@@ -180,18 +180,13 @@ def _target_of(target: Target) -> tuple[str, ...]:
     return (target.profile, target.name, target.database, target.schema)
 
 
-def digest(value: Any) -> str:
-    """16 hex digits of anything that JSON can hold."""
-    return blake2b(msgspec.json.encode(value, order="deterministic"), digest_size=8).hexdigest()
-
-
 def _project_of(project_dir: Path, manifest: Manifest) -> str:
     texts: Iterable[Any] = (
         (project_dir / "dbt_project.yml").read_text(encoding="utf-8", errors="replace"),
         {name: (node.raw_code, node.checksum) for name, node in manifest.nodes.items() if _counts(name)},
         {name: macro.macro_sql for name, macro in manifest.macros.items()},
     )
-    return digest(texts)
+    return short_digest(texts)
 
 
 def _counts(unique_id: str) -> bool:

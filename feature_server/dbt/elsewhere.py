@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import yaml
@@ -12,6 +11,7 @@ from ..errors import FeatureStoreError, NotFit
 from ..project.process import dbt_command, failed, profiles_dir, run_process
 from ..settings import Settings
 from .build import LastRun, read_last_run
+from .session import NO_PROFILES, read_profiles
 
 
 def build_elsewhere(settings: Settings, file: Path, folder: Path, models: Iterable[str], as_of: str) -> LastRun:
@@ -45,15 +45,8 @@ def _write_profiles(settings: Settings, file: Path, folder: Path) -> Path:
     """The project's profiles.yml with the other file in place of each DuckDB file that the targets build."""
     path = profiles_dir(settings.project_dir, settings.environ) / "profiles.yml"
     try:
-        text: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        outputs = [
-            output
-            for name, profile in text.items()
-            if name != "config"
-            for output in profile["outputs"].values()
-            if output.get("type") == "duckdb"
-        ]
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        text, outputs = read_profiles(path)
+    except NO_PROFILES as error:
         raise FeatureStoreError(
             "the profiles of dbt cannot be read", where=str(path), expected="targets of type duckdb", got=repr(error)
         ) from None

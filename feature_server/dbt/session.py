@@ -30,6 +30,7 @@ _SET = re.compile(
 )
 _COMMENT = re.compile(r"/\*.*?\*/|--[^\n]*|\{#.*?#\}", re.DOTALL)
 _TAG, _CALL = re.compile(r"\{%.*?%\}", re.DOTALL), re.compile(r"\b(\w+)\s*\(")
+NO_PROFILES = (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, OSError)
 _ORDERS = {"ASC": "ASCENDING"}
 Statements = Iterable[tuple[str, str]]  # where each stands, and its text
 
@@ -89,21 +90,26 @@ def _differences(given: Mapping[str, Any], hooks: Statements) -> dict[str, tuple
     return found
 
 
+def read_profiles(path: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """What a file of profiles holds, and in it the targets of type duckdb; one of NO_PROFILES where it is none."""
+    profiles = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return profiles, [
+        output
+        for name, profile in profiles.items()
+        if name != "config" and isinstance(profile, dict)
+        for output in (profile.get("outputs") or {}).values()
+        if output.get("type") == "duckdb"
+    ]
+
+
 def _plain_outputs(path: Path) -> list[dict[str, Any]] | None:
     """The settings of each DuckDB target in a file of profiles; None if they cannot be read without dbt."""
     if not path.is_file():
         return [{}]
     try:
-        profiles = yaml.safe_load(path.read_text(encoding="utf-8"))
-        outputs = [
-            output
-            for profile in profiles.values()
-            if isinstance(profile, dict)
-            for output in (profile.get("outputs") or {}).values()
-            if output.get("type") == "duckdb"
-        ]
+        _, outputs = read_profiles(path)
         found = [(output.get("config_options") or {}) | (output.get("settings") or {}) for output in outputs]
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, OSError):
+    except NO_PROFILES:
         return None
     return None if any("{{" in str(given) for given in found) else found
 

@@ -26,6 +26,14 @@ def parse_duration(text: str) -> int:
     return int(found[1]) * MICROSECONDS[found[2]]
 
 
+def duration_us(value: Any) -> int | None:
+    """The same of any value; None where it is no duration."""
+    try:
+        return parse_duration(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
 def format_duration(microseconds: int) -> str:
     """The shortest text that `parse_duration` reads back, e.g. `30d`."""
     for unit in ("w", "d", "h", "m"):

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from ..dbt.artifacts import Node
-from ..definitions.facts import LONGEST_DAYS, parse_duration
+from ..definitions.facts import LONGEST_DAYS, duration_us
 from ..errors import nearest_name, shown
 from .report import META, Report, duplicates
 
@@ -39,10 +39,7 @@ def _is_list_of_names(value: Any) -> bool:
 
 
 def is_duration(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and parse_duration(value) > 0
-    except ValueError:
-        return False
+    return bool(duration_us(value))
 
 
 _COLUMN = "the name of a column"

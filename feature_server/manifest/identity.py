@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 
 from ..dbt.artifacts import Node
-from ..dbt.compiled import AS_OF, OTHER_AS_OF, Compiled, digest
+from ..dbt.compiled import AS_OF, OTHER_AS_OF, Compiled
 from ..definitions.models import Model
+from ..kept import short_digest
 from .reading import parents, relations, walk
 from .report import Report
 from .seeds import seed_rows
@@ -62,7 +63,7 @@ def _model(node: Node, compiled: Compiled, report: Report) -> Model:
     texts, macros = compiled.texts, report.manifest.macros_under(node.depends_on.macros)
     sql = texts.full.get(node.unique_id, "")
     incremental = texts.incremental.get(node.unique_id, sql)
-    settings = {name: digest(node.config[name]) for name in _SETTINGS if node.config.get(name)}
+    settings = {name: short_digest(node.config[name]) for name in _SETTINGS if node.config.get(name)}
     if node.resource_type == "model" and node.config.get("materialized") == "incremental":
         settings["materialized"] = "incremental"
     rows, loaded = seed_rows(node, report) if node.resource_type == "seed" else ("", "")
@@ -77,8 +78,8 @@ def _model(node: Node, compiled: Compiled, report: Report) -> Model:
         settings=settings,
         rows=rows,
         loaded=loaded,
-        code=digest(node.raw_code),
-        macros={name: digest(macro.macro_sql) for name, macro in sorted(macros.items())},
+        code=short_digest(node.raw_code),
+        macros={name: short_digest(macro.macro_sql) for name, macro in sorted(macros.items())},
     )
 
 
@@ -97,5 +98,5 @@ def read_variables(project_dir: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in (project.get("vars") or {}).items():
         own = {f"{name}.{inner}": text for inner, text in value.items()} if isinstance(value, dict) else {name: value}
-        found |= {name: digest(str(text)) for name, text in own.items() if name.rpartition(".")[2] != "as_of"}
+        found |= {name: short_digest(str(text)) for name, text in own.items() if name.rpartition(".")[2] != "as_of"}
     return found

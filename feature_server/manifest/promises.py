@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from ..dbt.artifacts import Node
-from ..definitions.facts import Freshness, parse_duration
+from ..definitions.facts import Freshness, duration_us
 from ..errors import nearest_name
 from .blocks import show
 from .report import META, Report
@@ -30,7 +30,7 @@ def read_promise(written: dict[Any, Any], node: Node, report: Report) -> Freshne
     for key, value in written.items():
         if key not in _KEYS:
             continue
-        limit = _after_us(value) if key.endswith("_after") else _duration_us(value)
+        limit = _after_us(value) if key.endswith("_after") else duration_us(value)
         if limit is None:
             expected = _AFTER if key.endswith("_after") else _DURATION
             what = f"{key} has a value that it cannot have"
@@ -59,17 +59,10 @@ def _misspelt(written: dict[Any, Any]) -> Iterator[str]:
     return (str(key) for key in written if key not in _KEYS)
 
 
-def _duration_us(value: Any) -> int | None:
-    try:
-        return parse_duration(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
 def _after_us(value: Any) -> int | None:
     if not isinstance(value, dict) or set(value) != {"count", "period"}:
         return None
     count, period = value["count"], value["period"]
     if type(count) is not int or not isinstance(period, str) or period not in _PERIODS:
         return None
-    return _duration_us(f"{count}{period[0]}")
+    return duration_us(f"{count}{period[0]}")

@@ -4,7 +4,7 @@ from hashlib import md5
 from pathlib import Path
 
 from ..dbt.artifacts import Node
-from ..dbt.compiled import digest
+from ..kept import short_digest
 from .report import Report
 
 
@@ -24,4 +24,4 @@ def seed_rows(node: Node, report: Report) -> tuple[str, str]:
         text = seed_path(node, report).read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
         return "", ""
-    return digest(text.split("\n")), md5(text.encode(), usedforsecurity=False).hexdigest()
+    return short_digest(text.split("\n")), md5(text.encode(), usedforsecurity=False).hexdigest()

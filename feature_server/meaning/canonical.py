@@ -13,7 +13,8 @@ from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.transforms import eliminate_window_clause
 
-from .trees import digest, text_of
+from ..kept import short_digest
+from .trees import text_of
 
 Names = Mapping[str, Any]  # a CTE's name → its tree, or an alias → how deep it stands, and which it is there
 _MIRRORED: dict[type[exp.Expr], type[exp.Binary]] = {exp.LT: exp.GT, exp.LTE: exp.GTE}
@@ -125,7 +126,7 @@ class _Dump:
                 rest = {name: value for name, value in cte.args.items() if name not in ("this", "alias")}
                 names = [column.name for column in cte.args["alias"].columns]
                 tree += [names, self._args(rest, ctes, aliases)]
-                ctes = {**ctes, cte.alias.lower(): ["cte", digest(tree)]}
+                ctes = {**ctes, cte.alias.lower(): ["cte", short_digest(tree)]}
         if isinstance(query, exp.Select) and not self.as_written:
             depth = 1 + max((place[0] for place in aliases.values()), default=-1)
             own = [source.alias_or_name for source in _sources(query)]

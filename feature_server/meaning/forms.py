@@ -6,8 +6,7 @@ from typing import Literal
 import msgspec
 
 from ..definitions.models import Model
-from ..kept import Kept
-from .trees import digest
+from ..kept import Kept, short_digest
 
 
 class Form(msgspec.Struct, frozen=True):
@@ -34,7 +33,7 @@ class Forms:
         """What changes with the meaning of a model."""
         full = self.of_sql(model, model.sql) if model.sql else None
         incremental = self.of_sql(model, model.incremental_sql) if model.incremental_sql else None
-        return digest([full, None if incremental == full else incremental, model.rows, model.settings])
+        return short_digest([full, None if incremental == full else incremental, model.rows, model.settings])
 
     def of_sql(self, model: Model, sql: str) -> str:
         """The same of SQL that the model has or had, with the relations that the model reads now."""
@@ -66,4 +65,4 @@ def _form(sql: str, names: Mapping[str, str], columns: Mapping[str, Sequence[str
     from .canonical import Canonical  # with sqlglot, which nothing needs where all is kept
 
     found = Canonical(sql, names, columns)
-    return Form(digest(found.tree), found.columns)
+    return Form(short_digest(found.tree), found.columns)

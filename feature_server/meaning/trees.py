@@ -1,13 +1,8 @@
-"""Trees of plain lists as text, and as hashes."""
+"""Trees of plain lists as text."""
 
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
-
-
-def digest(tree: Any) -> str:
-    return blake2b(text_of(tree), digest_size=8).hexdigest()
 
 
 def text_of(tree: Any) -> bytes:

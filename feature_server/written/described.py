@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
 
-from ..definitions.facts import parse_duration
+from ..definitions.facts import duration_us
 from ..errors import FeatureStoreError
 from .files import ENCODING
 from .rendering import merged
@@ -143,16 +142,9 @@ def sources_of(path: Path, file: str, said: Mapping[str, Any], every: Mapping[st
                 one,
                 keys=one.keys | ({frozenset(event)} if "event_id" in stream else set()),
                 known=frozenset(known),
-                after_us=_after_us(meta.get("available_after")),
+                after_us=duration_us(meta.get("available_after")) or 0,
                 has_times=one.has_times or bool(loaded),
             )
-
-
-def _after_us(said: Any) -> int:
-    """How long after its event time a row can be known; 0 where that is not said, or not as a check wants it."""
-    with suppress(ValueError):
-        return parse_duration(said) if isinstance(said, str) else 0
-    return 0
 
 
 def _loaded_at(node: Mapping[str, Any]) -> str | None:
