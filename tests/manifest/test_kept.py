@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -54,6 +60,7 @@ PROJECT = FILES | {
     "models/recent.sql": "{{ config(materialized='ephemeral') }}" + RECENT,
     "models/customer__country.sql": COUNTRY,
 }
+KILLS = 6
 Edit = Callable[[Path, pytest.MonkeyPatch, str], None]
 
 
@@ -150,6 +157,62 @@ def test_after_any_edits_what_is_kept_gives_what_nothing_kept_gives(
         assert msgspec.to_builtins(found) == msgspec.to_builtins(expected), name
         seen.add(digest(found.models))
     assert len(seen) > 4  # the edits are some
+
+
+def start_check(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "feature_server", "check"]
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(
+        command, cwd=folder, env=environ, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def assert_as_anew(folder: Path, fresh: Path, why: object) -> None:
+    found = described(folder, Kept(folder / "target" / "checked" / "kept.json"))
+    shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns("target", "logs"))
+    assert msgspec.to_builtins(found) == msgspec.to_builtins(described(fresh, Kept())), why
+    shutil.rmtree(fresh)
+
+
+@pytest.mark.heavy
+def test_after_checks_that_were_killed_at_any_instant_the_next_is_as_if_nothing_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance, folder = random.Random(3), write_project(tmp_path / "project", PROJECT)
+    started = time.monotonic()
+    with start_check(folder) as check:
+        assert check.wait() == 0
+    seconds = time.monotonic() - started
+    for number in range(KILLS):
+        name, edit = chance.choice([*EDITS.items()])
+        edit(folder, monkeypatch, str(10 + number))
+        after = chance.uniform(0.1, 1) * seconds
+        with start_check(folder) as check:
+            with suppress(subprocess.TimeoutExpired):
+                check.wait(after)
+            with suppress(ProcessLookupError):
+                os.killpg(check.pid, signal.SIGKILL)
+        if number % 2:  # back, so that what the killed one wrote is of another project
+            edit(folder, monkeypatch, str(10 + number))
+        assert_as_anew(folder, tmp_path / "fresh", (number, name, after))
+
+
+@pytest.mark.heavy
+def test_two_checks_at_once_and_one_after_dbt_clean_say_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_project(tmp_path / "project", PROJECT)
+    with start_check(folder) as one, start_check(folder) as other:
+        said = [check.communicate()[0] for check in (one, other)]
+        assert (one.returncode, other.returncode, said[0]) == (0, 0, said[1])
+    EDITS["a macro"](folder, monkeypatch, "11")
+    shutil.rmtree(folder / "target")  # as `dbt clean` does
+    assert_as_anew(folder, tmp_path / "fresh", "clean")
+    monkeypatch.setenv("DBT_TARGET_PATH", "elsewhere")
+    with start_check(folder) as check:
+        assert check.communicate()[0] == said[0]
+    assert (folder / "elsewhere" / "checked" / "kept.json").is_file()
 
 
 def test_of_what_is_asked_again_nothing_is_made_anew(tmp_path: Path) -> None:
