@@ -50,7 +50,7 @@ def run_dag(dag_id: str, at: str | None) -> DagRun:
     dags_folder = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
     if dags_folder not in sys.path:
         sys.path.insert(0, dags_folder)
-    dag = getattr(importlib.import_module("refresh"), dag_id, None)
+    dag = importlib.import_module("refresh").dags.get(dag_id)
     if dag is None:
         raise FeatureStoreError(
             "no such DAG", where=dag_id, expected="a cadence that a feature view names as its `refresh`",
@@ -130,7 +130,7 @@ class _output_to:
 def reasons(log: str) -> list[str]:
     """What failed tasks said in Airflow's log: why, and what to do."""
     whys = re.findall(r"AirflowFailException: (.*(?:\n  .*)*)", log)
-    remedies = re.findall(r"ON CALL .*?(?= \[feature_refresh)", log)
+    remedies = re.findall(r"ON CALL .*?(?= \[feature_server)", log)
     return list(dict.fromkeys([*whys, *remedies]))
 
 

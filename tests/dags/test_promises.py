@@ -43,8 +43,7 @@ def dags_that_notify(folder: Path, alerts: Path) -> Path:
     shutil.copytree(ROOT / "dags", folder, ignore=shutil.ignore_patterns("__pycache__"))
     (snippet,) = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(), re.M | re.S)
     assert "/var/log/features/alerts.txt" in snippet
-    with (folder / "refresh.py").open("a") as file:
-        file.write("\n" + snippet.replace("/var/log/features/alerts.txt", str(alerts)))
+    (folder / "refresh.py").write_text(snippet.replace("/var/log/features/alerts.txt", str(alerts)))
     return folder
 
 

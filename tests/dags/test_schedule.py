@@ -25,7 +25,6 @@ from tests.support.dags_project import FILES
 from tests.support.tiny_project import write_project
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "dags"))
 
 Structure = dict[str, Any]
 
@@ -260,7 +259,7 @@ for name in used:
     getattr(airflow.sdk, name)
 before = {*sys.modules}
 import refresh
-assert refresh.refresh_hourly.tasks and refresh.freshness.tasks and refresh.rebuild.tasks
+assert {"refresh_hourly", "freshness", "rebuild"} < {*refresh.dags}
 print("LOADED", *sorted({*sys.modules} - before))
 """
 
@@ -269,10 +268,10 @@ def test_importing_the_dag_file_loads_definitions_and_no_library(homes: dict[str
     """Airflow does it in the process of each task; what Airflow's own import loads is not counted."""
     loaded = in_airflow(homes, "-c", IMPORTS).rpartition("LOADED")[2].split()
     packages = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
-    assert packages - {"airflow"} == {"feature_refresh", "feature_server", "refresh"}
+    assert packages - {"airflow"} == {"feature_server", "refresh"}
     ours = {name.split(".")[1] for name in loaded if name.startswith("feature_server.")}
     assert ours == {
-        "dbt", "definitions", "dtypes", "durable", "errors", "formats", "project", "settings", "times",
+        "airflow", "dbt", "definitions", "dtypes", "durable", "errors", "formats", "project", "settings", "times",
     }  # fmt: skip
 
 
@@ -306,7 +305,7 @@ def test_a_run_speaks_of_the_end_of_its_interval_but_not_of_the_future(
     run_after: datetime,
     expected: str,
 ) -> None:
-    from feature_refresh.project import as_of
+    from feature_server.airflow.project import as_of
 
     monkeypatch.setenv("FEATURES_CLOCK", CLOCK)
     dag_run = SimpleNamespace(data_interval_end=interval_end, run_after=run_after)
@@ -314,7 +313,7 @@ def test_a_run_speaks_of_the_end_of_its_interval_but_not_of_the_future(
 
 
 def test_a_param_that_is_no_time_is_an_error() -> None:
-    from feature_refresh.project import as_of
+    from feature_server.airflow.project import as_of
 
     with pytest.raises(SettingsError, match="param as_of: not a time"):
         as_of(SimpleNamespace(data_interval_end=NOON, run_after=NOON), {"as_of": "yesterday"})
@@ -336,13 +335,13 @@ MODEL, TEST, OTHER, HOOK = "model.till.spend", "test.till.not_null_spend", "test
 def test_a_build_is_red_where_something_failed_that_no_models_task_says(
     results: dict[str, str], expected: list[str]
 ) -> None:
-    from feature_refresh.dbt_build import no_models_task_says
+    from feature_server.airflow.dbt_build import no_models_task_says
 
     assert no_models_task_says(results, {MODEL: [TEST]}) == expected
 
 
 def test_a_view_of_another_cadence_in_the_project_or_gone_from_it_is_not_one_that_no_schedule_has() -> None:
-    from feature_refresh.chain import unscheduled
+    from feature_server.airflow.chain import unscheduled
 
     hourly = [FeatureView(name=name, entities=(), join_keys=(), features=(), refresh="hourly") for name in "abcd"]
     daily = FeatureView(name="e", entities=(), join_keys=(), features=(), refresh="daily")
@@ -356,7 +355,8 @@ def test_a_view_of_another_cadence_in_the_project_or_gone_from_it_is_not_one_tha
 @pytest.mark.parametrize("missing", [OTHER, "model.till.stg_new"])
 def test_a_run_is_red_where_models_were_skipped_for_something_without_a_task(missing: str) -> None:
     from airflow.sdk.exceptions import AirflowFailException
-    from feature_refresh.chain import Good
+
+    from feature_server.airflow.chain import Good
 
     results = {missing: "error: no table", MODEL: "skipped: something upstream is red", TEST: "pass"}
     instance = SimpleNamespace(xcom_pull=lambda task_ids, key="": results if key == "results" else {})
@@ -367,7 +367,7 @@ def test_a_run_is_red_where_models_were_skipped_for_something_without_a_task(mis
 
 
 def test_a_failed_task_logs_one_line_for_whoever_is_on_call(caplog: pytest.LogCaptureFixture) -> None:
-    from feature_refresh.steps import say_what_to_do
+    from feature_server.airflow.steps import say_what_to_do
 
     instance = SimpleNamespace(dag_id="refresh_hourly", task_id="sync", run_id="scheduled__1")
     with caplog.at_level(logging.ERROR):

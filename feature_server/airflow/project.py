@@ -13,14 +13,13 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from feature_server.definitions.registry import Registry, read_registry
-from feature_server.definitions.schedule import Schedule, ScheduledView, read_schedule
-from feature_server.errors import FeatureStoreError
-from feature_server.project.process import check_project
-from feature_server.settings import Settings, load_settings, parse_time
+from ..definitions.registry import Registry, read_registry
+from ..definitions.schedule import Schedule, ScheduledView, read_schedule
+from ..errors import FeatureStoreError
+from ..project.process import check_project, said
+from ..settings import PROJECT_FILE, Settings, load_settings, parse_time
 
 COMPARE = "compare"
-REPOSITORY = str(Path(__file__).resolve().parents[2])
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,9 @@ class Project:
         return int(os.environ.get("FEATURES_TASK_RETRIES", "3"))
 
 
-def read_project() -> Project:
-    """Read the schedule; never raises for one that is missing or cannot be read."""
-    settings = load_settings({"FEATURES_PROJECT_DIR": REPOSITORY} | os.environ)
+def read_project(file: Path, project_dir: str | Path | None = None) -> Project:
+    """Read the schedule of the project of a DAG file; never raises for one that is missing or cannot be read."""
+    settings = load_settings(project_dir=project_dir or _project_above(file))
     environment: dict[str, str] = {}
     try:
         check_project(settings.project_dir)
@@ -70,6 +69,13 @@ def read_project() -> Project:
     except FeatureStoreError as error:
         remedy = f"Run `features check` in {settings.project_dir}; the DAG appears within a minute of its success."
         return Project(settings, environment, Schedule(), f"{error}\n\n{remedy}")
+
+
+def _project_above(file: Path) -> Path | None:
+    """The nearest dbt project above a DAG file, where the environment names none."""
+    if os.environ.get("FEATURES_PROJECT_DIR") or said(os.environ, "PROJECT_DIR"):
+        return None
+    return next((folder for folder in file.resolve().parents if (folder / PROJECT_FILE).is_file()), None)
 
 
 def settings_of(environment: Mapping[str, str] | None) -> Settings:

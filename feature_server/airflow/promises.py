@@ -12,10 +12,9 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, BaseNotifier, BaseOperator, Context, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException
 
-from feature_server.dbt.stale import sources_file
-from feature_server.definitions.registry import read_registry
-from feature_server.project.process import dbt_command, place_arguments
-
+from ..dbt.stale import sources_file
+from ..definitions.registry import read_registry
+from ..project.process import dbt_command, place_arguments
 from .chain import COMMAND_TIMEOUT, command, common, schedule
 from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER
 from .project import Project, settings_of
@@ -35,8 +34,8 @@ class FreshnessPromise(BaseOperator):
         self.environment = environment
 
     def execute(self, context: Context) -> None:
-        from feature_server.catalog.alerts import news
-        from feature_server.catalog.status import read_status
+        from ..catalog.alerts import news
+        from ..catalog.status import read_status
 
         settings = settings_of(self.environment)
         registry = read_registry(settings.registry_path)
@@ -63,7 +62,7 @@ class Tell:
         self.view_id, self.environment, self.notify = view_id, environment, notify
 
     def __call__(self, context: Mapping[str, Any]) -> None:
-        from feature_server.catalog.alerts import note_told
+        from ..catalog.alerts import note_told
 
         found = context["ti"].xcom_pull(task_ids=context["ti"].task_id, key=NEWS)
         if found is None:
@@ -73,7 +72,7 @@ class Tell:
         note_told(self.view_id, found["cause"], settings_of(self.environment))
 
 
-def send(notifier: Notify, context: dict[str, Any]) -> None:
+def send(notifier: Any, context: dict[str, Any]) -> None:
     """As Airflow calls a notifier, but an error is one, and what it renders is not what the next alert says."""
     if isinstance(notifier, BaseNotifier):
         notifier = copy.copy(notifier)

@@ -17,8 +17,7 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import BaseOperator, Context, TaskGroup, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from feature_server.project.process import dbt_command, place_arguments
-
+from ..project.process import dbt_command, place_arguments
 from .project import Project, held, settings_of, waiting_models
 from .steps import STEPS
 
@@ -129,7 +128,7 @@ def results_of(instance: Any) -> dict[str, str]:
 def report_results(file: Path, target_path: Path, context: Context) -> None:
     """Hand what dbt said of each model and test to the tasks of the models, and keep it in the project's target folder,
     also apart from what other DAGs build."""
-    from feature_server.dbt.build import keep_run, kept_run
+    from ..dbt.build import keep_run, kept_run
 
     if not file.exists():
         return

@@ -15,11 +15,10 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, BaseOperator, Context, CronDataIntervalTimetable, Param, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from feature_server.definitions.bound import bound_views
-from feature_server.definitions.facts import FeatureView
-from feature_server.definitions.schedule import Schedule, ScheduledView, read_schedule
-from feature_server.errors import NOT_FIT
-
+from ..definitions.bound import bound_views
+from ..definitions.facts import FeatureView
+from ..definitions.schedule import Schedule, ScheduledView, read_schedule
+from ..errors import NOT_FIT
 from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, ModelResult, dbt_build, failures, left_out, results_of
 from .project import COMPARE, Project, as_of, excluding_held, held, registry_in_force, settings_of
 from .steps import STEPS, say_what_to_do
@@ -171,6 +170,7 @@ class Command(BashOperator):
     """One command of the product; not tried again where it ends with `lasting`, by which it says that this would change
     nothing."""
 
+    outlets: list[Asset]
     lasting, lasting_means = NOT_FIT, "some views keep what they had: see above; the others are done"
 
     def __init__(self, **kwargs: Any) -> None:
@@ -191,7 +191,7 @@ class Definitions(Command):
 
 def run_results(environment: Mapping[str, str], dag_id: str) -> str:
     """The file that dbt's results of a DAG's last build are kept in, quoted."""
-    from feature_server.dbt.build import kept_run
+    from ..dbt.build import kept_run
 
     return shlex.quote(str(kept_run(settings_of(environment).target_path, dag_id)))
 

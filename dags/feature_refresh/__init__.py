@@ -1,1 +1,0 @@
-"""How the refresh DAGs are made from the project's definitions; `refresh.py` beside this package says when they run."""
