@@ -13,6 +13,10 @@ NO_LANDING = (
     "source {} says of no row when it landed, so what was overwritten in it cannot be told: declare `loaded_at_field`, "
     "or add --landed {}=COLUMN"
 )
+SNAPSHOT = (
+    "snapshot {} holds what former runs saw, which no build makes again: what reads every change from a source with "
+    "`loaded_at_field` can be tested"
+)
 _HOOK = "-on-run-start-"
 _HINT = (
     " (a build as of another time reads sources, seeds and models, and writes to its own folder:"
@@ -48,7 +52,7 @@ class Reads:
             if node.language == "python":
                 found[f"{node.id} is a Python model: what it reads, and its clock, cannot be told"] = None
             if node.resource_type == "snapshot":
-                found[f"snapshot {node.id} holds what former runs saw, which no build makes again"] = None
+                found[SNAPSHOT.format(node.id)] = None
             waiting += [each for each in self._read_by(unique_id) if each not in waiting]
         return list(found)
 

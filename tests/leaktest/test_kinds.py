@@ -88,7 +88,11 @@ def test_floats_that_differ_by_rounding_are_the_same(found: dict[str, Found]) ->
 
 def test_what_no_build_can_make_again_is_untestable(found: dict[str, Found]) -> None:
     assert (found["on_snapshot"].verdict, found["on_snapshot"].reasons) == (
-        "untestable", ("snapshot kept holds what former runs saw, which no build makes again",),
+        "untestable",
+        (
+            "snapshot kept holds what former runs saw, which no build makes again: what reads every change from a"
+            " source with `loaded_at_field` can be tested",
+        ),
     )  # fmt: skip
     assert (found["in_python"].verdict, found["in_python"].reasons) == (
         "untestable", ("in_python is a Python model: what it reads, and its clock, cannot be told",),
