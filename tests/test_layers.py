@@ -29,7 +29,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 IMPORTERS = {
     "redis": {"online", "sync", "history"},
     "deltalake": {"offline"},
-    "duckdb": {"warehouse", "offline", "index", "training", "ingest", "history", "dbt", "scaffold"},
+    "duckdb": {"warehouse", "offline", "index", "training", "ingest", "history", "dbt", "asof", "scaffold"},
     "ruamel": {"scaffold"},
     "starlette": {"app"},
     "uvicorn": {"app", "cli"},
@@ -39,7 +39,7 @@ IMPORTERS = {
     "typer": {"cli"},
     "jinja2": {"templates", "written", "dbt"},
     "rich": {"cli"},
-    "dbt": {"dbt", "project"},
+    "dbt": {"dbt", "asof", "project"},
     "airflow": {"airflow"},
     "feast": set(),
 }

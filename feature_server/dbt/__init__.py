@@ -2,5 +2,5 @@
 
 Face: `artifacts` (manifest.json, catalog.json), `parse` (dbt run as a process), `compiled` (the SQL of feature views
 and of all under them), `build` (run_results.json: refuses relations that the last build wrote elsewhere), `session`
-(what dbt builds with). dbt is imported by `compiling` alone, which is a process of its own.
+(what dbt builds with), `reading` (dbt itself, in a process of its own: all who import it are one).
 """

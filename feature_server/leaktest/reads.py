@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..dbt.scratch import SUCCESS, Answer, Built, Input
+from ..asof.scratch import SUCCESS, Answer, Built, Input
 from ..offline.session import connect
 from ..offline.sql import literal, quote
 from .claims import Claim, Project

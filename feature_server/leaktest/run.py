@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from ..dbt.scratch import SUCCESS, Answer, Asking, Build, Pair, build_as_of, file_of, instant, parsed
+from ..asof.scratch import SUCCESS, Answer, Asking, Build, Pair, build_as_of, file_of, instant, parsed
 from ..errors import SettingsError
 from ..project.process import check_project
 from ..settings import PROJECT_FILE, Settings, parse_time

@@ -26,13 +26,13 @@ from dbt.config.profile import read_profile
 from dbt.config.renderer import ProfileRenderer
 from dbt_common.exceptions import DbtBaseException
 
+from ..dbt.reading import Failed, invoke, say
 from ..durable import write_whole
 from ..errors import FeatureStoreError, SettingsError, nearest_name
 from ..offline.sql import literal, quote
 from ..project.resolving import database_of, resolved
 from ..warehouse.file import held
 from .pairs import builds_of, chosen
-from .reading import Failed, invoke, say
 from .scratch import INPUTS, LANDED, Answer, Build, Built, Input, Request, instant
 from .standing import clock_sql, jinja_clock
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
+from ..dbt.parse import PARSE_FAILURE
 from ..errors import SettingsError, WarehouseError
 from ..project.process import failed, run_dbt, run_module
 from ..settings import Settings
 from ..times import from_us
-from .parse import PARSE_FAILURE
 
 INPUTS = "features_inputs"  # the schema, in the scratch warehouse, of the sources' rows
 LANDED = "__features_landed"  # in it, when a row landed
