@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -19,23 +18,16 @@ from ..definitions.bound import bound_views
 from ..definitions.facts import FeatureView
 from ..definitions.schedule import Schedule, ScheduledView, read_schedule
 from ..errors import NOT_FIT
-from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER, ModelResult, dbt_build, failures, left_out, results_of
+from .dbt_build import ModelResult, dbt_build, failures, left_out, results_of
+from .options import Cadence, callbacks
 from .project import COMPARE, Project, as_of, excluding_held, held, registry_in_force, settings_of
+from .shell import Shell
 from .steps import STEPS, say_what_to_do
 
-START = datetime(2013, 1, 1, tzinfo=UTC)  # how far back a backfill may go
+DEFINITIONS = "definitions"
 COMMAND_TIMEOUT = timedelta(minutes=30)
+VIEW = "view"  # what an asset is of
 AS_OF = "The instant the run speaks of, ISO 8601. Empty: the end of the data interval, but not after the present."
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """When the views of one `refresh` run (cron, UTC), and the `tags` of what dbt builds besides."""
-
-    name: str
-    schedule: str
-    finishes_within: timedelta
-    tags: tuple[str, ...] = ()
 
 
 class NotReady(BaseOperator):
@@ -51,23 +43,24 @@ class NotReady(BaseOperator):
 
 def refresh_dag(cadence: Cadence, project: Project) -> DAG:
     """The DAG `refresh_<cadence>`. A view that fails keeps what was published of it; the others go on."""
-    views = project.views(cadence.name)
+    views, options = project.views(cadence.name), project.options
     owners = {view.owner.group: view.owner for view in views if view.owner is not None and view.owner.group}
+    emails = {options.owner_of(group): f"mailto:{owner.email}" for group, owner in owners.items() if owner.email}
     with DAG(
-        f"refresh_{cadence.name}",
+        options.id(f"refresh_{cadence.name}"),
         description=f"Builds, tests, publishes, syncs and verifies the {cadence.name} feature views",
         schedule=schedule(cadence.schedule, project),
         dagrun_timeout=cadence.finishes_within,
         params={"as_of": Param(None, type=["null", "string"], description=AS_OF)},
         doc_md=refresh_doc(cadence, project),
-        tags=["features", cadence.name, *sorted(owners)],
-        owner_links={group: f"mailto:{owner.email}" for group, owner in owners.items() if owner.email},
+        tags=options.tags(cadence.name, *sorted(owners)),
+        owner_links=emails,
         **common(project),
     ) as dag:
         if project.problem:
-            NotReady(task_id="definitions", problem=project.problem, doc_md=project.problem, retries=0)
+            NotReady(task_id=DEFINITIONS, problem=project.problem, doc_md=project.problem, retries=0)
             return dag
-        build = dbt_build(project, cadence.name, cadence.tags, cadence.finishes_within)
+        build = dbt_build(project, dag.dag_id, cadence)
         option = f"--refresh {cadence.name}"
         verify = command("verify", f"features verify {option}", project)
         good = Good(task_id="good", trigger_rule=TriggerRule.NONE_FAILED, doc_md=STEPS["good"].doc_md)
@@ -85,8 +78,8 @@ def refresh_dag(cadence: Cadence, project: Project) -> DAG:
             project,
             of=Publish,
             refresh=cadence.name,
-            pool=DUCKDB_POOL,
-            outlets=[view_asset(view) for view in views],
+            pool=options.slot,
+            outlets=[view_asset(view, project) for view in views],
         )
         sync = command("sync", f"features sync {option}", project, of=Sync)
         sync.trigger_rule = TriggerRule.ALL_DONE_MIN_ONE_SUCCESS  # also when some views were not fit to publish
@@ -112,43 +105,48 @@ def _definitions(cadence: Cadence, project: Project) -> BashOperator:
 def catalogue_dag(cron: str, project: Project) -> DAG:
     """The DAG `catalogue`: the docs site, once a day."""
     with DAG(
-        "catalogue",
+        project.options.id("catalogue"),
         description="Writes the catalogue of features as one static file",
         schedule=schedule(cron, project),
         dagrun_timeout=COMMAND_TIMEOUT,
         doc_md=project.problem or STEPS["docs"].doc_md,
-        tags=["features", "docs"],
+        tags=project.options.tags("docs"),
         **common(project),
     ) as dag:
-        command("docs", "features docs", project, pool=DUCKDB_POOL)
+        command("docs", "features docs", project, pool=project.options.slot)
     return dag
 
 
-def schedule(cron: str, project: Project) -> CronDataIntervalTimetable | None:
-    """When the DAG is due; never while FEATURES_CLOCK stops the clock, for every run would be of the same instant."""
-    return None if project.settings.clock is not None else CronDataIntervalTimetable(cron, timezone="UTC")
+def schedule(cron: str | None, project: Project) -> CronDataIntervalTimetable | None:
+    """When the DAG is due, if ever; not while FEATURES_CLOCK stops the clock: all runs would be of one instant."""
+    if cron is None or project.settings.clock is not None:
+        return None
+    return CronDataIntervalTimetable(cron, timezone=project.options.timezone)
 
 
 def common(project: Project) -> dict[str, Any]:
-    """What all DAGs share."""
+    """What all DAGs share. A task that has failed tells others first: the last line of its log says what to do."""
+    options = project.options
     return {
-        "start_date": START,
+        "start_date": options.start,
         "catchup": False,
         "max_active_runs": 1,
         "is_paused_upon_creation": False,
         "user_defined_macros": {
-            "as_of": as_of,
+            "as_of": partial(as_of, project.environment),
             "excluding_held": excluding_held,
             "run_results": partial(run_results, project.environment),
         },
         "default_args": {
-            "owner": PLATFORM_OWNER,
-            "retries": project.retries,
+            "owner": options.owner,
+            "retries": options.tries,
             "retry_delay": timedelta(seconds=30),
             "retry_exponential_backoff": True,
             "max_retry_delay": timedelta(minutes=10),
             "execution_timeout": COMMAND_TIMEOUT,
-            "on_failure_callback": say_what_to_do,
+            "on_failure_callback": [*callbacks(options.on_failure, "on_failure"), say_what_to_do],
+            "on_success_callback": callbacks(options.on_success, "on_success"),
+            **({} if options.queue is None else {"queue": options.queue}),
         },
     }
 
@@ -166,7 +164,7 @@ class Good(BaseOperator):
             raise AirflowSkipException(f"to be made anew, which the DAG `rebuild` does: {', '.join(waiting)}")
 
 
-class Command(BashOperator):
+class Command(Shell):
     """One command of the product; not tried again where it ends with `lasting`, by which it says that this would change
     nothing."""
 
@@ -226,7 +224,7 @@ class Publish(Command):
         if len(unfit) == len(models):
             raise AirflowFailException("no view of this run is fit to publish: all keep what they had")
         self.bash_command += _without([*unfit, *unknown], apart)
-        self.outlets = [asset for asset in self.outlets if asset.name not in unfit]
+        self.outlets = [asset for asset in self.outlets if asset.extra[VIEW] not in unfit]
         super().execute(context)
         if unknown:
             raise AirflowFailException(f"in force, but in no schedule: {', '.join(unknown)}. Run `features check`")
@@ -281,9 +279,14 @@ def command(
     )
 
 
-def view_asset(view: ScheduledView) -> Asset:
-    """`feature-view://customer__purchases/v2` for customer__purchases@v2: an @ in a URI would start a host name."""
-    return Asset(name=view.id, uri=f"feature-view://{view.id.replace('@', '/')}", group="feature_view")
+def view_asset(view: ScheduledView, project: Project) -> Asset:
+    """`feature-view://customer__purchases/v2` for customer__purchases@v2: an @ in a URI would start a host name.
+
+    Of a project that the DAG file names `shop`, `feature-view://shop.customer__purchases/v2`: no view has a dot.
+    """
+    name = f"{project.options.name}.{view.id}" if project.options.name else view.id
+    uri = f"feature-view://{name.replace('@', '/')}"
+    return Asset(name=name, uri=uri, group="feature_view", extra={VIEW: view.id})
 
 
 def refresh_doc(cadence: Cadence, project: Project) -> str:

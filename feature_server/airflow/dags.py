@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from airflow.sdk import DAG
 
-from .chain import Cadence, catalogue_dag, refresh_dag
-from .project import read_project
-from .promises import Notify, freshness_dag
+from ..errors import FeatureStoreError, SettingsError, nearest_name
+from .chain import catalogue_dag, refresh_dag
+from .options import PLATFORM_OWNER, START, Cadence, Callback, Options, callbacks, check_cron, fit
+from .project import Place, read_project
+from .promises import freshness_dag
 from .rebuild import rebuild_dag
 
 __all__ = ["CADENCES", "Cadence", "refresh_dags"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 CADENCES = (
     Cadence("hourly", schedule="0 * * * *", finishes_within=timedelta(minutes=45)),
     Cadence("daily", schedule="0 0 * * *", finishes_within=timedelta(hours=6)),
@@ -23,28 +30,94 @@ CADENCES = (
 )
 
 
+def _called_from_a_file(function: Callable[P, R]) -> Callable[P, R]:
+    """Gives the argument `file` the calling file. Errors are ours: what, where, and what to write instead."""
+    known = inspect.signature(function).parameters
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if unknown := [name for name in kwargs if name not in known]:
+            near = nearest_name(unknown[0], known)
+            raise SettingsError(
+                "no such argument", where=f"{function.__name__}({unknown[0]}=…)", expected=", ".join(known),
+                remedy="leave it out" if near is None else f"did you mean {near}?",
+            )  # fmt: skip
+        kwargs.setdefault("file", sys._getframe(1).f_globals.get("__file__"))
+        try:
+            return function(*args, **kwargs)
+        except FeatureStoreError as error:
+            raise error.with_traceback(None) from None  # Airflow shows the last lines: the DAG file's is to be there
+
+    return call
+
+
+@_called_from_a_file
 def refresh_dags(
     cadences: Sequence[Cadence] = CADENCES,
     *,
+    name: str = "",
     project_dir: str | Path | None = None,
+    profiles_dir: str | Path | None = None,
+    target: str | None = None,
+    home: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    owner: str = PLATFORM_OWNER,
+    owners: Mapping[str, str] | None = None,
+    pool: str | None = None,
+    queue: str | None = None,
+    retries: int | None = None,
+    on_failure: Callback | Sequence[Callback] = (),
+    on_success: Callback | Sequence[Callback] = (),
+    notify: Callback | Sequence[Callback] = (),
+    start_date: datetime = START,
+    timezone: str = "UTC",
     catalogue: str | None = "30 0 * * *",
     freshness: str | None = "*/10 * * * *",
     rebuild: str | None = "*/10 * * * *",
-    notify: Sequence[Notify] = (),
+    file: str | Path | None = None,
 ) -> dict[str, DAG]:
-    """The DAGs of a project by id; made in a DAG file, Airflow finds them itself.
+    """The DAGs of a project by id. Airflow finds those that are made in a DAG file itself.
 
-    `cadences` are what views may name as `refresh`: each that one names is a DAG. The project is the one in
-    `project_dir`, else the one that FEATURES_PROJECT_DIR or DBT_PROJECT_DIR names, else the nearest above the calling
-    file, else the one that dbt finds from the current folder. `catalogue`, `freshness` and `rebuild` say when these
-    DAGs run, None that there is no such DAG; `notify` sends the alerts of broken freshness promises on.
+    `cadences` are those that views may name as `refresh`: for each that one names there is a DAG. `name` goes before
+    the ids of DAGs, the names of assets and that of the pool: each project in one Airflow has another.
+
+    The project is that in `project_dir`, else the one that FEATURES_PROJECT_DIR or DBT_PROJECT_DIR names, else the
+    nearest above `file`, the calling one, else the nearest above the current folder. `profiles_dir`, `target` and
+    `home` are DBT_PROFILES_DIR, DBT_TARGET and FEATURES_HOME; `environment` are further variables of tasks, which
+    Airflow shows: no passwords.
+
+    `owner` has the tasks that belong to no dbt group, `owners` the owners of groups that are called otherwise in
+    Airflow. `pool`, by default `duckdb`, must have one slot; `queue` is the executor's. `retries` is how often a
+    command is tried again, by default FEATURES_TASK_RETRIES or 3; a build never is.
+
+    `on_failure` and `on_success` are called as Airflow's callbacks of each task, `notify` of broken freshness promises.
+    Cron is in `timezone`; a backfill goes back to `start_date`. `catalogue`, `freshness` and `rebuild` say when these
+    DAGs run, None that there is no such DAG. SettingsError for what cannot be used.
     """
-    project = read_project(Path(sys._getframe(1).f_globals.get("__file__", "")), project_dir)
-    dags = [refresh_dag(cadence, project) for cadence in cadences if project.problem or project.views(cadence.name)]
+    options = Options(
+        name=name, owner=owner, owners=owners or {}, pool=pool, queue=queue, retries=retries, on_failure=on_failure,
+        on_success=on_success, start_date=start_date, timezone=timezone,
+    )  # fmt: skip
+    place = Place(
+        file=None if file is None else Path(file), project_dir=project_dir, profiles_dir=profiles_dir, target=target,
+        home=home, environment=environment or {},
+    )  # fmt: skip
+    for which, cron in (("catalogue", catalogue), ("freshness", freshness), ("rebuild", rebuild)):
+        check_cron(cron, f"refresh_dags({which}=…)")
+    _check(cadences)
+    project = read_project(place, options)
+    dags = [refresh_dag(one, project) for one in cadences if project.problem or project.views(one.name)]
     if catalogue is not None:
         dags.append(catalogue_dag(catalogue, project))
     if freshness is not None and project.promised():
-        dags.append(freshness_dag(freshness, project, notify))
+        dags.append(freshness_dag(freshness, project, callbacks(notify, "notify")))
     if rebuild is not None and project.rebuilt():
         dags.append(rebuild_dag(rebuild, project))
     return {dag.dag_id: dag for dag in dags}
+
+
+def _check(cadences: Any) -> None:
+    given = isinstance(cadences, Sequence) and all(isinstance(one, Cadence) for one in cadences)
+    fit(given, "refresh_dags(cadences=…)", "Cadences", cadences)
+    names = [cadence.name for cadence in cadences]
+    fit(len({*names}) == len(names), "refresh_dags(cadences=…)", "Cadences of different names", names)

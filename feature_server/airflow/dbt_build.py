@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import BaseOperator, Context, TaskGroup, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from ..project.process import dbt_command, place_arguments
+from .options import Cadence
 from .project import Project, held, settings_of, waiting_models
+from .shell import Shell
 from .steps import STEPS
 
 GROUP = "dbt"
@@ -27,12 +27,10 @@ RESULTS = "results"
 GOOD = ("success", "pass", "warn")
 SOME_FAILED = 1  # dbt's exit code where it ran to its end
 SKIPPED = "skipped: something upstream is red"  # a test that waits for another model says nothing about this one
-DUCKDB_POOL = "duckdb"  # one slot: DuckDB has one writer, and backfills ignore max_active_runs
-PLATFORM_OWNER = "feature_platform"
 AS_OF = '{"as_of": "{{ as_of(dag_run, params) }}"}'  # dbt's variables
 
 
-class Build(BashOperator):
+class Build(Shell):
     """Succeeds where dbt could build, be it in part: how each model went is for the models' tasks to say.
 
     `folder` is dbt's target folder of this DAG; `tests` maps the unique ids of models that have a task to those of
@@ -154,27 +152,27 @@ def selectors(project: Project, refresh: str, tags: Iterable[str]) -> list[str]:
     return [f"+{one}" for one in [f"config.meta.feature_view.refresh:{refresh}", *chosen]]
 
 
-def dbt_build(project: Project, refresh: str, tags: Sequence[str], execution_timeout: timedelta) -> BaseOperator:
+def dbt_build(project: Project, dag_id: str, cadence: Cadence) -> BaseOperator:
     """The task that builds what a cadence needs, in the group `dbt` with the tasks of the models.
 
     A test runs when everything it reads is selected or upstream of that: one between views of two cadences would
     compare two instants. A build that failed is not retried: dbt could not run, or stopped in the midst.
     """
-    models = project.schedule.built_for(refresh, tags)
-    settings, folder = project.settings, project.settings.home / "run" / f"refresh_{refresh}"
+    models = project.schedule.built_for(cadence.name, cadence.tags)
+    settings, folder = project.settings, project.settings.home / "run" / dag_id
     with TaskGroup(GROUP):
         build = Build(
             task_id=BUILD,
-            bash_command=_command(project, selectors(project, refresh, tags), folder),
+            bash_command=_command(project, selectors(project, cadence.name, cadence.tags), folder),
             folder=folder,
             tests={model.unique_id: model.tests for model in models},
             env=project.environment,
             append_env=True,
             cwd=str(settings.project_dir),
             doc_md=STEPS["build"].doc_md,
-            pool=DUCKDB_POOL,
+            pool=project.options.slot,
             retries=0,
-            execution_timeout=execution_timeout,
+            execution_timeout=cadence.finishes_within,
         )
         tasks = {
             model.unique_id: ModelResult(
@@ -182,7 +180,7 @@ def dbt_build(project: Project, refresh: str, tags: Sequence[str], execution_tim
                 unique_id=model.unique_id,
                 test_ids=model.tests,
                 doc_md=STEPS["model"].doc_md,
-                owner=model.group or PLATFORM_OWNER,
+                owner=project.options.owner_of(model.group),
                 retries=0,
                 trigger_rule=TriggerRule.ALL_DONE,  # each says for itself what became of its model
             )

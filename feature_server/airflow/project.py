@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 from ..definitions.registry import Registry, read_registry
 from ..definitions.schedule import Schedule, ScheduledView, read_schedule
 from ..errors import FeatureStoreError
-from ..project.process import check_project, said
+from ..project.process import said
 from ..settings import PROJECT_FILE, Settings, load_settings, parse_time
+from .options import Options, fit
 
 COMPARE = "compare"
 
@@ -32,6 +33,7 @@ class Project:
     settings: Settings
     environment: dict[str, str]
     schedule: Schedule
+    options: Options
     problem: str | None = None
 
     def views(self, refresh: str) -> tuple[ScheduledView, ...]:
@@ -52,30 +54,67 @@ class Project:
         """The event sources that stream views of one cadence are over, by name."""
         return tuple(sorted({view.source for view in self.views(refresh) if view.source is not None}))
 
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a project is, as far as the DAG file says: other than what the environment says, and before it."""
+
+    file: Path | None = None
+    project_dir: str | Path | None = None
+    profiles_dir: str | Path | None = None
+    target: str | None = None
+    home: str | Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("project_dir", "profiles_dir", "target", "home"):
+            value = getattr(self, name)
+            good = value is None or (isinstance(value, str | Path) and str(value))
+            fit(good, f"refresh_dags({name}=…)", "a name" if name == "target" else "a folder", value)
+        texts = isinstance(self.environment, Mapping) and all(
+            isinstance(text, str) for pair in self.environment.items() for text in pair
+        )
+        fit(texts, "refresh_dags(environment=…)", "texts by names of variables", self.environment)
+
     @property
-    def retries(self) -> int:
-        """How often a task is tried again."""
-        return int(os.environ.get("FEATURES_TASK_RETRIES", "3"))
+    def said(self) -> dict[str, str]:
+        """dbt's variables for what is said here, by both names, so that no other value of either counts."""
+        values = {"PROFILES_DIR": self.profiles_dir, "TARGET": self.target}
+        return {
+            f"DBT_{engine}{name}": str(value)
+            for name, value in values.items()
+            if value is not None
+            for engine in ("", "ENGINE_")
+        }
+
+    def settings(self) -> Settings:
+        """The project is the one said here or by the environment, else the nearest above the DAG file, else dbt's own:
+        the nearest above the current folder."""
+        environ = os.environ | dict(self.environment) | self.said
+        folder = self.project_dir
+        if folder is None and not (environ.get("FEATURES_PROJECT_DIR") or said(environ, "PROJECT_DIR")):
+            above = () if self.file is None else self.file.resolve().parents
+            folder = next((one for one in above if (one / PROJECT_FILE).is_file()), None)
+        return load_settings(environ, project_dir=folder, home=self.home)
 
 
-def read_project(file: Path, project_dir: str | Path | None = None) -> Project:
-    """Read the schedule of the project of a DAG file; never raises for one that is missing or cannot be read."""
-    settings = load_settings(project_dir=project_dir or _project_above(file))
-    environment: dict[str, str] = {}
+def read_project(place: Place, options: Options) -> Project:
+    """Read the schedule of a project; never raises for one that is missing or cannot be read."""
+    settings = place.settings()
+    environment = {**place.environment, **place.said}
+    folder = settings.project_dir
+    known = environment | {"FEATURES_PROJECT_DIR": str(folder), "FEATURES_HOME": str(settings.home)}
     try:
-        check_project(settings.project_dir)
-        environment = settings.environment  # where it has to ask dbt, dbt may say no
-        return Project(settings, environment, read_schedule(settings.schedule_path))
+        if not (folder / PROJECT_FILE).is_file():
+            raise FeatureStoreError(
+                "there is no dbt project", where=str(folder), expected=f"a folder with {PROJECT_FILE}",
+                remedy="name it: refresh_dags(project_dir=…) or FEATURES_PROJECT_DIR",
+            )  # fmt: skip
+        known |= settings.environment  # where it has to ask dbt, dbt may say no
+        return Project(settings, known, read_schedule(settings.schedule_path), options)
     except FeatureStoreError as error:
-        remedy = f"Run `features check` in {settings.project_dir}; the DAG appears within a minute of its success."
-        return Project(settings, environment, Schedule(), f"{error}\n\n{remedy}")
-
-
-def _project_above(file: Path) -> Path | None:
-    """The nearest dbt project above a DAG file, where the environment names none."""
-    if os.environ.get("FEATURES_PROJECT_DIR") or said(os.environ, "PROJECT_DIR"):
-        return None
-    return next((folder for folder in file.resolve().parents if (folder / PROJECT_FILE).is_file()), None)
+        remedy = f"Run `features check` in {folder}; the DAG appears within a minute of its success."
+        return Project(settings, known, Schedule(), options, f"{error}\n\n{remedy}")
 
 
 def settings_of(environment: Mapping[str, str] | None) -> Settings:
@@ -106,7 +145,7 @@ def waiting_models(found: Mapping[str, Any]) -> list[str]:
     return [model for models in found["waiting"].values() for model in models]
 
 
-def as_of(dag_run: Any, params: Mapping[str, Any]) -> str:
+def as_of(environment: Mapping[str, str], dag_run: Any, params: Mapping[str, Any]) -> str:
     """The instant a run speaks of, ISO UTC: param `as_of`, else the end of its data interval, never after the present.
 
     A run without a data interval (started by hand, without a logical date) speaks of the moment it was asked for. The
@@ -115,5 +154,5 @@ def as_of(dag_run: Any, params: Mapping[str, Any]) -> str:
     if params["as_of"] is not None:
         moment = parse_time(params["as_of"], where="param as_of")
     else:
-        moment = min(dag_run.data_interval_end or dag_run.run_after, load_settings().now())
+        moment = min(dag_run.data_interval_end or dag_run.run_after, settings_of(environment).now())
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

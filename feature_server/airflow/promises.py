@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, BaseNotifier, BaseOperator, Context, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -16,11 +15,11 @@ from ..dbt.stale import sources_file
 from ..definitions.registry import read_registry
 from ..project.process import dbt_command, place_arguments
 from .chain import COMMAND_TIMEOUT, command, common, schedule
-from .dbt_build import DUCKDB_POOL, PLATFORM_OWNER
+from .options import Callback, callbacks
 from .project import Project, settings_of
+from .shell import Shell
 from .steps import STEPS, say_what_to_do
 
-Notify = Callable[[Any], Any]  # one of Airflow's notifiers, or a function of the task's context
 NEWS, ALERT = "news", "alert"  # the XCom of what a task found, and a notifier's variable for its text
 
 
@@ -58,7 +57,7 @@ class Tell:
     """Airflow's callback of a promise's task: has notifiers send what it found, then notes it as told. What one of them
     could not send, the next run finds again."""
 
-    def __init__(self, view_id: str, environment: dict[str, str], notify: Sequence[Notify]) -> None:
+    def __init__(self, view_id: str, environment: dict[str, str], notify: Sequence[Callback]) -> None:
         self.view_id, self.environment, self.notify = view_id, environment, notify
 
     def __call__(self, context: Mapping[str, Any]) -> None:
@@ -82,23 +81,23 @@ def send(notifier: Any, context: dict[str, Any]) -> None:
         notifier(context)
 
 
-def freshness_dag(cron: str, project: Project, notify: Sequence[Notify] = ()) -> DAG:
+def freshness_dag(cron: str, project: Project, notify: Sequence[Callback] = ()) -> DAG:
     """The DAG `freshness`: one alert for each promise that breaks, or is kept again, which `notify` sends on."""
     with DAG(
-        "freshness",
+        project.options.id("freshness"),
         description="Fails once for each feature view whose freshness promise breaks, and names the cause",
         schedule=schedule(cron, project),
         dagrun_timeout=COMMAND_TIMEOUT,
         doc_md=STEPS["freshness"].doc_md,
-        tags=["features", "freshness"],
+        tags=project.options.tags("freshness"),
         **common(project),
     ) as dag:
         sources = command(
             "sources",
             shlex.join(_source_freshness(project)),
             project,
-            of=BashOperator,
-            pool=DUCKDB_POOL,
+            of=Shell,
+            pool=project.options.slot,
             retries=0,  # it is run again soon
             skip_on_exit_code=1,  # dbt's for a source that is late, which is for the views' promises to tell
         )
@@ -109,20 +108,20 @@ def freshness_dag(cron: str, project: Project, notify: Sequence[Notify] = ()) ->
                 task_id=f"freshness.{view.id.replace('@', '_')}",
                 view_id=view.id,
                 environment=environment,
-                owner=view.owner.group if view.owner and view.owner.group else PLATFORM_OWNER,
+                owner=project.options.owner_of(view.owner.group if view.owner else None),
                 doc_md=STEPS["freshness"].doc_md,
                 retries=0,
                 trigger_rule=TriggerRule.ALL_DONE,
-                on_failure_callback=[say_what_to_do, tell],
-                on_success_callback=tell,
+                on_failure_callback=[tell, *callbacks(project.options.on_failure, "on_failure"), say_what_to_do],
+                on_success_callback=[tell, *callbacks(project.options.on_success, "on_success")],
             )
     return dag
 
 
 def _source_freshness(project: Project) -> list[str]:
     """`dbt source freshness` in a target folder of its own: what builds and publishing read stays as it is."""
-    settings = project.settings
+    settings, folder = project.settings, project.settings.home / "run" / project.options.id("sources")
     return [
         *dbt_command(), "source", "freshness", *place_arguments(settings.project_dir, settings.environ),
-        "--target-path", str(settings.home / "run" / "sources"), "--output", str(sources_file(settings)),
+        "--target-path", str(folder), "--output", str(sources_file(settings)),
     ]  # fmt: skip

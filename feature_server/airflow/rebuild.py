@@ -9,8 +9,7 @@ import msgspec
 from airflow.sdk import DAG, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from .chain import Command, command, common, schedule, view_asset
-from .dbt_build import DUCKDB_POOL
+from .chain import VIEW, Command, command, common, schedule, view_asset
 from .project import Project
 from .steps import STEPS
 
@@ -40,35 +39,40 @@ class ForRebuilt(Command):
         if not names:
             raise AirflowSkipException("none of the views is online")
         self.bash_command += f" {' '.join(names)}"
-        self.outlets = [asset for asset in self.outlets if asset.name in names]
+        self.outlets = [asset for asset in self.outlets if asset.extra[VIEW] in names]
         return super().execute(context)
 
 
 def rebuild_dag(cron: str, project: Project) -> DAG:
     """The DAG `rebuild`: its build, the only step that takes long, holds neither the pool nor DuckDB's file."""
     with DAG(
-        "rebuild",
+        project.options.id("rebuild"),
         description="Makes incremental views anew whose definition in force is not the one published",
         schedule=schedule(cron, project),
         dagrun_timeout=LONGEST,
         doc_md=STEPS["rebuild"].doc_md,
-        tags=["features", "rebuild"],
+        tags=project.options.tags("rebuild"),
         **common(project),
     ) as dag:
-        step = "features rebuild --step"
+        step, slot = "features rebuild --step", project.options.slot
         copy = command(
-            COPY, f"{step} copy --json", project, of=Copy, pool=DUCKDB_POOL, output_processor=msgspec.json.decode
+            COPY,
+            f"{step} copy --json",
+            project,
+            of=Copy,
+            pool=slot,
+            output_processor=msgspec.json.decode,
         )
         build = command("build", f"{step} build", project, step="rebuild", retries=0, execution_timeout=LONGEST)
-        put = command("put", f"{step} put", project, pool=DUCKDB_POOL)
+        put = command("put", f"{step} put", project, pool=slot)
         publish = command(
             "publish",
-            "features publish --wait 300 --run-results {{ run_results(dag.dag_id) }}",  # which `put` has written
+            "features publish --wait 300 --run-results {{ run_results('rebuild') }}",  # which `put` has written
             project,
             of=ForRebuilt,
             which="views",
-            pool=DUCKDB_POOL,
-            outlets=[view_asset(view) for view in project.rebuilt()],
+            pool=slot,
+            outlets=[view_asset(view, project) for view in project.rebuilt()],
         )
         sync = command("sync", "features sync", project, of=ForRebuilt, which="online")
         verify = command("verify", "features verify", project, of=ForRebuilt, which="online")

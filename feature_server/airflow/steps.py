@@ -25,6 +25,11 @@ class Step:
 _AGAIN = "clear this task with everything downstream, or start a new run"
 
 STEPS = {
+    "definitions": Step(
+        "Stands in for all tasks of a project whose definitions cannot be read.",
+        "nothing is built or published: readers are on the last good run. Run `features check` in the project: it says "
+        "what is wrong, and writes what the DAGs are made of.",
+    ),
     "stream": Step(
         "Takes in the events that producers left in Redis, and lands all that were pushed in files, where the build "
         "that follows reads them (`features stream SOURCE --once`).",
@@ -109,11 +114,18 @@ STEPS = {
 }
 
 
+_BUILDS = {"dbt.build": "build", "build": "rebuild"}  # that of a refresh, and the one of the DAG `rebuild`
+
+
+def step_of(task_id: str) -> Step:
+    """What a task does; those of models are named as they are, in a group."""
+    group, _, rest = task_id.partition(".")
+    name = _BUILDS.get(task_id) or ("model" if group == "dbt" else group if rest else task_id)
+    return STEPS[name]
+
+
 def say_what_to_do(context: Mapping[str, Any]) -> None:
     """Log one line for whoever is on call when a task has failed for good."""
     instance = context["ti"]
-    name = instance.task_id.removeprefix("dbt.")
-    kind = name.partition(".")[0]
-    name = "rebuild" if (instance.dag_id, name) == ("rebuild", "build") else name
-    step = STEPS[kind] if kind in ("stream", "freshness") else STEPS.get(name, STEPS["model"])
-    log.error("ON CALL %s.%s of run %s: %s", instance.dag_id, instance.task_id, instance.run_id, step.if_it_fails)
+    what_to_do = step_of(instance.task_id).if_it_fails
+    log.error("ON CALL %s.%s of run %s: %s", instance.dag_id, instance.task_id, instance.run_id, what_to_do)

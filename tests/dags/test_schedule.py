@@ -196,7 +196,7 @@ def test_commands_are_those_of_the_command_line(dags: Structure) -> None:
         "copy": ("features rebuild --step copy --json", []),
         "build": ("features rebuild --step build", ["copy"]),
         "put": ("features rebuild --step put", ["build"]),
-        "publish": ("features publish --wait 300 --run-results {{ run_results(dag.dag_id) }}", ["put"]),
+        "publish": ("features publish --wait 300 --run-results {{ run_results('rebuild') }}", ["put"]),
         "sync": ("features sync", ["publish"]),
         "verify": ("features verify", ["sync"]),
     }
@@ -309,14 +309,14 @@ def test_a_run_speaks_of_the_end_of_its_interval_but_not_of_the_future(
 
     monkeypatch.setenv("FEATURES_CLOCK", CLOCK)
     dag_run = SimpleNamespace(data_interval_end=interval_end, run_after=run_after)
-    assert as_of(dag_run, {"as_of": param}) == expected
+    assert as_of({}, dag_run, {"as_of": param}) == expected
 
 
 def test_a_param_that_is_no_time_is_an_error() -> None:
     from feature_server.airflow.project import as_of
 
     with pytest.raises(SettingsError, match="param as_of: not a time"):
-        as_of(SimpleNamespace(data_interval_end=NOON, run_after=NOON), {"as_of": "yesterday"})
+        as_of({}, SimpleNamespace(data_interval_end=NOON, run_after=NOON), {"as_of": "yesterday"})
 
 
 MODEL, TEST, OTHER, HOOK = "model.till.spend", "test.till.not_null_spend", "test.till.no_model", "operation.till.end"

@@ -17,14 +17,17 @@ def structure(folder: str, home: str) -> dict[str, Any]:
     """The import errors and, for each DAG, what the tests look at."""
     from airflow.dag_processing.dagbag import BundleDagBag
 
-    os.environ["FEATURES_HOME"] = home
+    os.environ["FEATURES_HOME"] = home  # an empty one says nothing
     bag = BundleDagBag(Path(folder), bundle_path=Path(folder), bundle_name="dags-folder")
     return {"errors": bag.import_errors, "dags": {dag_id: _dag(dag) for dag_id, dag in bag.dags.items()}}
 
 
 def _dag(dag: Any) -> dict[str, Any]:
     return {
-        "schedule": dag.timetable.expression,
+        "schedule": getattr(dag.timetable, "expression", None),
+        "timezone": str(getattr(dag.timetable, "timezone", "")),
+        "start": dag.start_date.isoformat(),
+        "file": Path(dag.fileloc).name,
         "catchup": dag.catchup,
         "max_active_runs": dag.max_active_runs,
         "timeout": dag.dagrun_timeout.total_seconds(),
@@ -39,14 +42,16 @@ def _task(task: Any) -> dict[str, Any]:
         "after": sorted(task.upstream_task_ids),
         "rule": task.trigger_rule.value,
         "pool": task.pool,
+        "queue": task.queue,
         "owner": task.owner,
         "retries": task.retries,
         "backoff": bool(task.retry_exponential_backoff),
         "timeout": task.execution_timeout and task.execution_timeout.total_seconds(),
         "command": getattr(task, "bash_command", None),
         "assets": sorted(asset.uri for asset in task.outlets),
+        "env": getattr(task, "env", None),
         "doc": task.doc_md or "",
-        "tells": bool(task.on_failure_callback),
+        "tells": [getattr(one, "__name__", type(one).__name__) for one in task.on_failure_callback],
     }
 
 
