@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 COMMAND_MODULES = (
     "init",
+    "new",
     "definitions",
     "lint",
     "leaktest",
@@ -143,7 +144,8 @@ def load_commands() -> typer.Typer:
     """The app with every command: each module adds its own when it is imported."""
     for name in COMMAND_MODULES:
         importlib.import_module(f"{__package__}.{name}")
-    for command in app.registered_commands:
+    groups = [group.typer_instance for group in app.registered_groups if group.typer_instance is not None]
+    for command in [command for each in (app, *groups) for command in each.registered_commands]:
         assert command.callback is not None
         command.callback = _with_dbt_options(command.callback)
     return app

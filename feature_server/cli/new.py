@@ -1,0 +1,118 @@
+"""features new entity, view, service: definitions from relations that exist."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .definitions import described
+from .main import Json, ProjectDir, app, show
+
+if TYPE_CHECKING:
+    from ..scaffold.edits import Edit
+
+new = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+app.add_typer(new, name="new", help="Write an entity, a feature view or a feature service from what there is.")
+From = Annotated[
+    str, typer.Option("--from", help="A relation that dbt has built: ref(stg_orders), or source(raw, orders).")
+]
+Keys = Annotated[list[str] | None, typer.Option("--key", help="A column that tells entities apart. Repeatable.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written, as a diff.")]
+
+
+@new.command(epilog="Example: features new entity customer --from 'ref(stg_orders)' --key customer_id")
+def entity(
+    name: Annotated[str, typer.Argument(help="Name of the entity, such as customer.")],
+    from_: From,
+    key: Keys = None,
+    dry_run: DryRun = False,
+    project_dir: ProjectDir = None,
+    json: Json = False,
+) -> None:
+    """Write an entity: a model with a row for each of its keys, YAML and a unit test."""
+    from ..dbt.compiled import dbt_manifest
+    from ..scaffold.definitions import Folders, new_entity
+    from ..scaffold.relation import read_relation
+    from ..settings import load_settings
+
+    settings = load_settings(project_dir=project_dir)
+    relation = read_relation(from_, dbt_manifest(settings).whole, settings)
+    edits = new_entity(name, _keys(key), relation, Folders.of(settings.project_dir))
+    _write(edits, [], dry_run=dry_run, json=json)
+
+
+@new.command(
+    epilog="Example: features new view customer__orders --from 'ref(stg_orders)' --entity customer --time ordered_at"
+)
+def view(
+    name: Annotated[str, typer.Argument(help="Name of the view, such as customer__orders.")],
+    from_: From,
+    entity: Annotated[list[str], typer.Option(help="An entity of the project, or with --key a new one. Repeatable.")],
+    time: Annotated[str, typer.Option(help="The column that says when a row's values hold from.")],
+    created: Annotated[str | None, typer.Option(help="The column that says when the row became known.")] = None,
+    key: Keys = None,
+    refresh: Annotated[str, typer.Option(help="hourly, daily, weekly or manual.")] = "daily",
+    group: Annotated[str | None, typer.Option(help="The group that owns it. [default: the project's first]")] = None,
+    dry_run: DryRun = False,
+    project_dir: ProjectDir = None,
+    json: Json = False,
+) -> None:
+    """Write a feature view of a relation's columns: SQL, YAML with descriptions to fill in, a unit test.
+
+    A new entity is written with it where the join keys are given.
+    """
+    from ..dbt.compiled import dbt_manifest
+    from ..scaffold.definitions import Folders, NewView, entities_of, group_of, new_entity, new_view
+    from ..scaffold.relation import read_relation, unknown
+    from ..settings import load_settings
+
+    settings = load_settings(project_dir=project_dir)
+    manifest, folders = dbt_manifest(settings).whole, Folders.of(settings.project_dir)
+    relation = read_relation(from_, manifest, settings)
+    known = entities_of(manifest)
+    edits: list[Edit] = []
+    for each in entity:
+        if each not in known and not key:
+            remedy = "give its join keys with --key, and it is written too"
+            raise unknown(f"the project has no entity {each!r}", "--entity", each, known, remedy)
+        if each not in known:
+            edits += new_entity(each, _keys(key), relation, folders)
+            known[each] = tuple(_keys(key))
+    made = NewView(
+        name=name, entities={each: known[each] for each in entity}, time=time, created=created, refresh=refresh,
+        group=group_of(manifest, group),
+    )  # fmt: skip
+    written, left = new_view(made, relation, folders)
+    _write([*edits, *written], left, dry_run=dry_run, json=json)
+
+
+@new.command(epilog="Example: features new service fraud_v2 customer__orders customer__days:orders_on_day")
+def service(
+    name: Annotated[str, typer.Argument(help="Name of the service, such as fraud_v1.")],
+    features: Annotated[list[str], typer.Argument(help="view:feature, or view for all of its features.")],
+    dry_run: DryRun = False,
+    project_dir: ProjectDir = None,
+    json: Json = False,
+) -> None:
+    """Write a feature service: the features that one model reads."""
+    from ..scaffold.definitions import Folders, new_service
+
+    settings, _, registry = described(project_dir, None, False, json)
+    edits = new_service(name, features, registry, Folders.of(settings.project_dir))
+    _write(edits, [], dry_run=dry_run, json=json)
+
+
+def _keys(given: list[str] | None) -> list[str]:
+    if not given:
+        raise typer.BadParameter("expected at least one column", param_hint="--key")
+    return given
+
+
+def _write(edits: list[Edit], left: list[str], *, dry_run: bool, json: bool) -> None:
+    for edit in edits if not dry_run else ():
+        edit.write()
+    lines = [edit.diff() for edit in edits] if dry_run else list(map(str, edits))
+    lines += [f"left out {name}: its name or its type is none of a feature" for name in left]
+    end = [] if dry_run else ["next: fill in the descriptions, `dbt build`, `features check`, `features apply`"]
+    show({"edits": edits, "left_out": left}, [*lines, *end], json=json)

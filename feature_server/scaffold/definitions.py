@@ -1,0 +1,246 @@
+"""New entities, feature views and services: their SQL and YAML, which pass `features check` as they are."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from ..dbt.artifacts import Manifest
+from ..definitions.registry import Registry
+from ..dtypes import parse_sql_type
+from ..errors import SettingsError
+from ..manifest.blocks import NAME, NAME_IN_WORDS
+from ..project.package import installed_package
+from ..warehouse.columns import as_written
+from .edits import Edit, new_file, read_yaml
+from .project import PROJECT_FILE, filled
+from .relation import Relation, unknown
+
+_SAMPLES = {
+    "bool": ("true", "false"), "string": ("a", "b"), "float32": ("1.5", "2.5"), "float64": ("1.5", "2.5"),
+    "decimal": ("1", "2"), "date": ("2024-01-01", "2024-01-02"),
+    "timestamp": ('"2024-01-01 10:00:00"', '"2024-01-02 10:00:00"'),
+    "timestamptz": ('"2024-01-01 10:00:00+00"', '"2024-01-02 10:00:00+00"'),
+    "uuid": ("00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"),
+}  # fmt: skip
+_EVENT, _CREATED = "event_timestamp", "created_timestamp"
+
+
+class NewView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a view is to be: of entities with these join keys, over a relation's rows with their times."""
+
+    name: str
+    entities: dict[str, tuple[str, ...]]
+    time: str
+    created: str | None
+    refresh: str
+    group: str
+
+
+class Folders(msgspec.Struct, frozen=True):
+    """A project, and where its models are."""
+
+    root: Path
+    models: str
+
+    @classmethod
+    def of(cls, root: Path) -> "Folders":
+        return cls(root, str((read_yaml(root / PROJECT_FILE).get("model-paths") or ["models"])[0]))
+
+    def new(self, kind: str, name: str, suffix: str, text: str, what: str) -> list[Edit]:
+        """A file of a definition; SettingsError where there is one."""
+        path = f"{self.models}/{kind}/{name}.{suffix}"
+        if not (made := new_file(self.root, path, text, what)):
+            raise SettingsError(
+                "there is such a file, and nothing is written over it", where=path, got=f"a file {path}",
+                expected="no file of that name", remedy="choose another name, or edit the file",
+            )  # fmt: skip
+        return made
+
+
+def entities_of(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """The entities of a project, and their join keys."""
+    blocks = (node.meta.get("entity") for node in manifest.models())
+    found = (block for block in blocks if isinstance(block, dict) and block.get("name"))
+    return {str(block["name"]): tuple(map(str, block.get("join_keys") or ())) for block in found}
+
+
+def group_of(manifest: Manifest, asked: str | None) -> str:
+    """The group that is to own a view: the one asked for, or the project's first."""
+    own = [group.name for group in manifest.groups.values() if group.package_name == manifest.metadata.project_name]
+    known = sorted(own or (group.name for group in manifest.groups.values()))
+    if asked is not None and asked not in known:
+        raise unknown("the project has no such group", "--group", asked, known)
+    if not known:
+        raise SettingsError(
+            "the project has no group to own a view", where="groups", expected="a group with an owner in the YAML",
+            remedy="`features init` writes one",
+        )  # fmt: skip
+    return asked or known[0]
+
+
+def new_entity(name: str, keys: Sequence[str], relation: Relation, folders: Folders) -> list[Edit]:
+    """A model with a row for each combination of the keys of a relation, and its YAML."""
+    _check_name(name, "an entity")
+    relation.need(keys, "--key")
+    model = f"{name}s"
+    sql = f"select distinct {', '.join(map(as_written, keys))} from {{{{ {relation.reading} }}}}\n"
+    columns = [
+        f"      - {{name: {key}, data_type: {_type(relation, key)}, description: {_to_say(key)}, data_tests: [not_null"
+        f"{', unique' if len(keys) == 1 else ''}]}}"
+        for key in keys
+    ]
+    yaml = [
+        "models:",
+        f"  - name: {model}",
+        f"    description: {_to_say(f'what one {name} is')}",
+        "    config:",
+        "      meta:",
+        f"        entity: {{name: {name}, join_keys: [{', '.join(keys)}]}}",
+        "    columns:",
+        *columns,
+        "",
+        *_unit_test(model, relation, dict.fromkeys(keys), list(keys)),
+    ]
+    what = f"the entity {name}"
+    return [
+        *folders.new("entities", model, "sql", sql, what),
+        *folders.new("entities", model, "yml", "\n".join(yaml) + "\n", what),
+    ]
+
+
+def new_view(view: NewView, relation: Relation, folders: Folders) -> tuple[list[Edit], list[str]]:
+    """A view that gives each row of a relation as it is, and the columns left out: they have no type of a feature."""
+    _check_name(view.name, "a feature view")
+    keys = [key for names in view.entities.values() for key in names]
+    times = {_EVENT: view.time} | ({} if view.created is None else {_CREATED: view.created})
+    relation.need(keys, "--entity")
+    relation.need([view.time], "--time")
+    relation.need([] if view.created is None else [view.created], "--created")
+    features, left = relation.features([*keys, *times.values(), *times])
+    if not features:
+        raise SettingsError(
+            "the relation has no column that could be a feature", where=f"--from {relation.name}",
+            expected="a column beside the join keys and times, of a feature's type", got=", ".join(left) or "none",
+        )  # fmt: skip
+    said = (name if name == source else f"{as_written(source)} as {name}" for name, source in times.items())
+    listed = [*map(as_written, keys), *said, *map(as_written, features)]
+    sql = "select\n    " + ",\n    ".join(listed) + f"\nfrom {{{{ {relation.reading} }}}}\n"
+    given = {**dict.fromkeys(keys), **times, **dict.fromkeys(features)}
+    yaml = _view_yaml(view, relation, given, [*keys, *times], has_package=installed_package(folders.root) is not None)
+    what = f"the feature view {view.name}"
+    edits = [
+        *folders.new("features", view.name, "sql", sql, what), *folders.new("features", view.name, "yml", yaml, what)
+    ]  # fmt: skip
+    return edits, left
+
+
+def _view_yaml(
+    view: NewView, relation: Relation, columns: dict[str, str | None], grain: Sequence[str], *, has_package: bool
+) -> str:
+    test = f"      - feature_warehouse.grain: {{arguments: {{columns: [{', '.join(grain)}]}}}}"
+    lines = [
+        "models:",
+        f"  - name: {view.name}",
+        f"    description: {_to_say(f'what one row of {view.name} is')}",
+        "    config:",
+        f"      group: {view.group}",
+        "      meta:",
+        "        feature_view:",
+        f"          entities: [{', '.join(view.entities)}]",
+        *([] if view.created is None else [f"          created_timestamp: {_CREATED}"]),
+        f"          refresh: {view.refresh}",
+        *(["    data_tests:", test] if has_package else []),
+        "    columns:",
+        *(
+            f"      - {{name: {name}, data_type: {_type(relation, source or name)}, description: {_to_say(name)}}}"
+            for name, source in columns.items()
+        ),
+        "",
+        *_unit_test(view.name, relation, columns, list(columns)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def new_service(name: str, features: Sequence[str], registry: Registry, folders: Folders) -> list[Edit]:
+    """An exposure with features, each `view:feature`, or `view` for all of its features."""
+    _check_name(name, "a feature service")
+    views = {view.id: view for view in registry.feature_views}
+    listed = list[str]()
+    for each in features:
+        view, mark, feature = each.partition(":")
+        if view not in views:
+            raise unknown(f"there is no feature view {view!r}", "FEATURE", view, views)
+        known = [one.name for one in views[view].features]
+        if mark and feature not in known:
+            raise unknown(f"{view} has no feature {feature!r}", "FEATURE", feature, known)
+        listed += [each] if mark else [f"{view}:{one}" for one in known]
+    reads = dict.fromkeys(each.partition(":")[0] for each in listed)
+    refs = (f"ref('{view.partition('@')[0]}'{_version(view)})" for view in reads)
+    lines = [
+        "exposures:",
+        f"  - name: {name}",
+        "    type: ml",
+        f"    description: {_to_say(f'what the model {name} says')}",
+        "    owner: {name: __owner__, email: __email__}",
+        f"    depends_on: [{', '.join(refs)}]",
+        "    config:",
+        "      meta:",
+        "        feature_service:",
+        "          features:",
+        *(f"            - {each}" for each in dict.fromkeys(listed)),
+    ]
+    text = filled("\n".join(lines) + "\n", name)
+    return folders.new("services", name, "yml", text, f"the feature service {name}")
+
+
+def _version(view: str) -> str:
+    version = view.partition("@v")[2]
+    return f", v={version}" if version else ""
+
+
+def _check_name(name: str, what: str) -> None:
+    if not NAME.fullmatch(name):
+        raise SettingsError(f"{what} cannot have this name", where="NAME", expected=NAME_IN_WORDS, got=name)
+
+
+def _to_say(what: str) -> str:
+    return f'"To describe: {what}."'
+
+
+def _type(relation: Relation, column: str) -> str:
+    text = relation.columns[column].replace("timestamp with time zone", "timestamptz")
+    return f'"{text}"' if any(mark in text for mark in ",[] ") else text
+
+
+def _unit_test(model: str, relation: Relation, columns: dict[str, str | None], expected: Sequence[str]) -> list[str]:
+    """A unit test of rows that are given as they are read."""
+    read = {source or name for name, source in columns.items()}
+    given = [name for name in relation.columns if name in read]
+    rows = [{name: _sample(relation, name, place) for name in given} for place in (0, 1)]
+    wanted = [{name: row[columns[name] or name] for name in expected} for row in rows]
+    return [
+        "unit_tests:",
+        f"  - name: {model}_has_each_row",
+        f"    model: {model}",
+        "    given:",
+        f"      - input: {relation.reading}",
+        "        rows:",
+        *(f"          - {_row(row)}" for row in rows),
+        "    expect:",
+        "      rows:",
+        *(f"        - {_row(row)}" for row in wanted),
+    ]
+
+
+def _row(row: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{name}: {value}" for name, value in row.items()) + "}"
+
+
+def _sample(relation: Relation, column: str, place: int) -> str:
+    dtype = parse_sql_type(relation.columns[column])
+    if dtype.kind == "list":
+        length = re.search(r"\[(\d+)\]$", relation.columns[column])
+        return str([place + 1] * int(length[1] if length else 1))
+    return _SAMPLES.get(dtype.kind, ("1", "2"))[place]

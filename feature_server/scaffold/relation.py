@@ -1,0 +1,76 @@
+"""The relation that a new definition is made of: which it is, and its columns."""
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from ..dbt.artifacts import Manifest, Node
+from ..dtypes import known_sql_type
+from ..errors import SettingsError, nearest_name
+from ..manifest.blocks import NAME
+from ..settings import Settings
+from ..warehouse.columns import columns_of
+
+_REF = re.compile(r"(?:ref\(\s*)?['\"]?(\w+)['\"]?\s*\)?")
+_SOURCE = re.compile(r"(?:source\(\s*)?['\"]?(\w+)['\"]?\s*[.,]\s*['\"]?(\w+)['\"]?\s*\)?")
+
+
+def unknown(what: str, where: str, got: str, known: Iterable[str], remedy: str | None = None) -> SettingsError:
+    """That a name is none of those that there are."""
+    known = list(known)
+    nearest = nearest_name(got, known)
+    return SettingsError(
+        what, where=where, got=got, expected=f"one of {', '.join(known)}" if known else "one that there is",
+        remedy=f"did you mean {nearest!r}?" if nearest else remedy,
+    )  # fmt: skip
+
+
+class Relation(msgspec.Struct, frozen=True):
+    """A model, seed, snapshot or source: how SQL and unit tests of dbt name it, its columns and their types."""
+
+    name: str
+    reading: str
+    columns: dict[str, str]
+
+    def need(self, names: Iterable[str], option: str) -> None:
+        """SettingsError where a column is none of its."""
+        for name in names:
+            if name not in self.columns:
+                raise unknown(f"the relation has no column {name!r}", f"{option} of {self.name}", name, self.columns)
+
+    def features(self, but: Iterable[str]) -> tuple[list[str], list[str]]:
+        """The columns that can be features, without those named, and those whose name or type is none of a feature."""
+        others = [name for name in self.columns if name not in set(but)]
+        named = (name for name in others if NAME.fullmatch(name))
+        fit = [name for name in named if known_sql_type(self.columns[name]) is not None]
+        return fit, [name for name in others if name not in fit]
+
+
+def read_relation(text: str, manifest: Manifest, settings: Settings) -> Relation:
+    """The relation of `ref(stg_orders)`, `stg_orders`, `source(raw, orders)` or `raw.orders`.
+
+    SettingsError where the project has none of that name, WarehouseError where it is not in the warehouse.
+    """
+    node, reading = _node(text, manifest)
+    columns = columns_of(
+        str(node.relation_name), settings.warehouse, settings.project_dir, settings.attached, name=node.label
+    )
+    return Relation(node.label, reading, columns)
+
+
+def _node(text: str, manifest: Manifest) -> tuple[Node, str]:
+    if (found := _SOURCE.fullmatch(text.strip())) and not text.strip().startswith("ref"):
+        named = {node.label: node for node in manifest.sources.values()}
+        label = f"{found[1]}.{found[2]}"
+        if label in named:
+            return named[label], f"source('{found[1]}', '{found[2]}')"
+    else:
+        found = _REF.fullmatch(text.strip())
+        label = found[1] if found else text
+        kinds = ("model", "seed", "snapshot")
+        named = {node.name: node for node in manifest.nodes.values() if node.resource_type in kinds}
+        if label in named and named[label].config.get("materialized") != "ephemeral":
+            return named[label], f"ref('{label}')"
+    remedy = "name it as ref(MODEL), of a model, seed or snapshot that is not ephemeral, or source(SOURCE, TABLE)"
+    raise unknown("the project has no such relation", "--from", label, sorted(named), remedy)

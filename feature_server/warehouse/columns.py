@@ -1,0 +1,35 @@
+"""The columns of any relation that dbt has built or reads."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import duckdb
+
+from ..errors import WarehouseError
+from ..offline.sql import quote
+from .relations import open_warehouse
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+def as_written(name: str) -> str:
+    """A column's name as SQL has it: quoted where it has to be, or means something to DuckDB."""
+    with duckdb.connect() as connection:
+        found = connection.execute("select 1 from duckdb_keywords() where keyword_name = ?", [name]).fetchone()
+    return name if _PLAIN.fullmatch(name) and found is None else quote(name)
+
+
+def columns_of(
+    relation: str, path: Path, project_dir: Path, attached: Mapping[str, Path], *, name: str
+) -> dict[str, str]:
+    """The columns of a relation, with their types as DuckDB names them; WarehouseError where it is not there."""
+    with open_warehouse(path, project_dir=project_dir, attached=attached) as warehouse:
+        try:
+            found = warehouse.rows(f"describe select * from {relation}")
+        except duckdb.Error as error:
+            raise WarehouseError(
+                "the warehouse has no such relation", where=f"{name} in {path}", expected=relation,
+                got=str(error).splitlines()[0], remedy=f"run `dbt build --select {name}`; of a source, load its table",
+            ) from None  # fmt: skip
+    return {str(column): str(type_).lower() for column, type_, *_ in found}

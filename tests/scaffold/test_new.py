@@ -1,0 +1,116 @@
+"""`features new`: entities, views and services of relations that exist, which pass dbt's tests and `features check`."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from feature_server.project.process import dbt_command
+from tests.scaffold.shop import write_shop
+from tests.support.typed import Typed
+
+KINDS = """
+    create table raw.everything as
+    select 7::bigint as customer, timestamptz '2024-01-01 10:00:00+00' as at,
+        timestamptz '2024-01-01 10:00:05+00' as landed, 3 as "Odd name",
+        true as flag, 1::utinyint as small, 1.5::float as real_, 2.5::double as double_, 'a' as text,
+        1.25::decimal(12, 2) as money, date '2024-01-01' as day, timestamp '2024-01-01' as plain,
+        '00000000-0000-0000-0000-00000000000a'::uuid as id, [1.5, 2.5]::double[] as numbers, [1, 2]::integer[2] as pair,
+        interval 1 day as length, {'a': 1} as record, 'x'::blob as bytes
+"""
+VIEW = ("new", "view", "customer__orders", "--from", "ref(stg_orders)", "--time", "ordered_at")
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """The shop, begun and built."""
+    shop = Typed(write_shop(tmp_path), {}, monkeypatch, capsys)
+    assert shop.features("init")[0] == 0
+    build(shop)
+    return shop
+
+
+def build(shop: Typed) -> None:
+    run = subprocess.run(
+        [*dbt_command(), "build", "--quiet"], cwd=shop.folder, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout
+
+
+def good(shop: Typed, *arguments: str) -> str:
+    code, said = shop.features(*arguments)
+    assert code == 0, said
+    return said
+
+
+def test_from_a_table_to_an_online_read(shop: Typed) -> None:
+    said = good(shop, *VIEW, "--entity", "customer", "--key", "customer_id")
+    assert "wrote transform/features/customer__orders.sql" in said
+    build(shop)
+    assert "1 entity, 1 feature view, 2 features" in good(shop, "check")
+    good(shop, "new", "service", "reorder_v1", "customer__orders:euros")
+    for command in ("lint", "apply", "publish", "sync", "verify"):
+        good(shop, command)
+    assert "euros  195.0" in good(shop, "get", "reorder_v1", "customer_id=1")
+
+
+def test_columns_of_every_type_are_features_and_others_are_named(shop: Typed) -> None:
+    with duckdb.connect(str(shop.folder / "data" / "jaffle.duckdb")) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        connection.execute(KINDS)
+    sources = shop.folder / "transform" / "staging" / "sources.yml"
+    sources.write_text(sources.read_text() + "      - name: everything\n")
+    said = good(shop, "new", "view", "customer__all", "--from", "source('raw', 'everything')", "--entity", "customer",
+                "--key", "customer", "--time", "at", "--created", "landed", "--refresh", "hourly")  # fmt: skip
+    for name in ("length", "record", "bytes", "Odd name"):
+        assert f"left out {name}: its name or its type is none of a feature" in said
+    build(shop)
+    assert "1 entity, 1 feature view, 11 features" in good(shop, "check")
+    for command in ("apply", "publish", "sync", "verify"):
+        good(shop, command)
+    assert "1.25" in good(shop, "get", "customer__all:money", "customer=7")
+
+
+def test_an_entity_of_several_keys_and_a_dry_run(shop: Typed) -> None:
+    entity = ("new", "entity", "basket", "--from", "stg_orders", "--key", "customer_id", "--key", "order_id")
+    said = good(shop, *entity, "--dry-run")
+    assert "+select distinct customer_id, order_id from {{ ref('stg_orders') }}" in said
+    assert not (shop.folder / "transform" / "entities").exists()
+    good(shop, *entity)
+    good(shop, "new", "view", "basket__orders", "--from", "stg_orders", "--entity", "basket", "--time", "ordered_at")
+    build(shop)
+    assert "1 entity, 1 feature view, 1 feature" in good(shop, "check")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((*VIEW, "--entity", "customer"), "the project has no entity 'customer'"),
+        ((*VIEW, "--entity", "customer", "--key", "custmer_id"), "did you mean 'customer_id'?"),
+        ((*VIEW[:-1], "orderd_at", "--entity", "customer", "--key", "customer_id"), "did you mean 'ordered_at'?"),
+        (("new", "entity", "customer", "--from", "ref(stg_order)", "--key", "x"), "did you mean 'stg_orders'?"),
+        (("new", "entity", "customer", "--from", "raw.order", "--key", "x"), "did you mean 'raw.orders'?"),
+        (("new", "entity", "a customer", "--from", "stg_orders", "--key", "customer_id"), "cannot have this name"),
+        ((*VIEW, "--entity", "customer", "--key", "customer_id", "--group", "ours"), "has no such group"),
+        (("new", "service", "reorder_v1", "customer__orders"), "there is no feature view 'customer__orders'"),
+    ],
+)
+def test_what_does_not_exist_is_named_with_the_nearest_that_does(
+    shop: Typed, arguments: tuple[str, ...], words: str
+) -> None:
+    code, said = shop.features(*arguments)
+    assert (code, words in said, "Traceback" in said) == (1, True, False), said
+    assert not (shop.folder / "transform" / "features").exists()
+
+
+def test_nothing_is_written_over_what_is_there(shop: Typed) -> None:
+    path = shop.folder / "transform" / "features" / "customer__orders.yml"
+    path.parent.mkdir()
+    path.write_text("models: []\n")
+    code, said = shop.features(*VIEW, "--entity", "customer", "--key", "customer_id")
+    assert (code, "nothing is written over it" in said) == (1, True), said
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    assert path.read_text() == "models: []\n"
