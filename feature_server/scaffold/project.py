@@ -15,7 +15,7 @@ from ..project.process import check_project, profiles_dir
 from .edits import Edit, added_lines, changed_yaml, new_file, read_text, read_yaml
 
 PROJECT_FILE, PROFILES_FILE = "dbt_project.yml", "profiles.yml"
-SHIM = "macros/should_full_refresh.sql"
+SHIM, DAGS = "macros/should_full_refresh.sql", "dags/feature_dags.py"
 TEMPLATES = Path(__file__).parent / "project"
 HOOKS = (
     ("models", "pre-hook", "before_model"),
@@ -44,6 +44,7 @@ def plan_edits(root: Path, *, upgrade: bool) -> Planned:
     project = read_yaml(root / PROJECT_FILE)
     package, left = _package(root, project, upgrade)
     edits = [*package, *_settings(root, project), *_shim(root, project), *_group(root, project)]
+    edits += _dags(root)
     edits += added_lines(root, ".gitignore", _IGNORED, "what is made here is no part of the project")
     zone, more = _time_zone(root, project)
     installed = installed_package(root) is not None
@@ -160,6 +161,14 @@ def _shim(root: Path, project: Mapping[str, Any]) -> list[Edit]:
         return []
     path = f"{folders[0]}/{Path(SHIM).name}"
     return new_file(root, path, read_text(TEMPLATES / SHIM), "an incremental view is made anew when it changed")
+
+
+def _dags(root: Path) -> list[Edit]:
+    """The file that Airflow makes its DAGs of."""
+    files = sorted((root / "dags").rglob("*.py"))
+    if any("feature_server.airflow" in read_text(path) for path in files):
+        return []
+    return new_file(root, DAGS, read_text(TEMPLATES / DAGS), "Airflow's DAGs, where its DAG folder has this file")
 
 
 def _group(root: Path, project: Mapping[str, Any]) -> list[Edit]:

@@ -14,7 +14,13 @@ from tests.scaffold.shop import FILES, write_shop
 from tests.support.tiny_project import features, write_project
 from tests.support.typed import Typed
 
-WRITTEN = ("packages.yml", "jinja/should_full_refresh.sql", "transform/groups.yml", f"{PACKAGE}/dbt_project.yml")
+WRITTEN = (
+    "packages.yml",
+    "dags/feature_dags.py",
+    "jinja/should_full_refresh.sql",
+    "transform/groups.yml",
+    f"{PACKAGE}/dbt_project.yml",
+)
 
 
 @pytest.fixture
