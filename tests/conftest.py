@@ -13,7 +13,8 @@ from feature_server.online.embedded import EmbeddedValkey
 # Files whose tests take a minute and more: begun first, so that at the end no process waits for another's.
 LONG = ("test_up_down", "test_demo", "test_benchmarks", "test_readme", "dags/test_runs", "test_many_views",
         "test_odd_projects", "dbt_project/test_incremental", "interleaving/test_steps", "publish/test_targets",
-        "dags/test_schedule", "dags/test_two_projects", "catalog/test_site")  # fmt: skip
+        "dags/test_schedule", "dags/test_two_projects", "dags/test_on_call",
+        "catalog/test_site")  # fmt: skip
 
 
 def _name(item: pytest.Item) -> str:
