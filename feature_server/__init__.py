@@ -18,7 +18,10 @@ __all__ = ["AsyncFeatureClient", "FeatureClient", "FeatureStore", "FeatureStoreE
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+        from .extras import needed
+
+        with needed(name):
+            return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,6 +8,7 @@
     ├── WarehouseError           DuckDB's file is missing, locked by a build, or lacks a relation
     ├── OfflineStoreError        a Delta table is missing, damaged, or lacks a version
     ├── CannotLand               files of live events cannot be written
+    ├── NotInstalled             a library that only an extra installs is missing; also an ImportError
     └── OnlineStoreError         what Redis holds cannot be used
         ├── OnlineStoreUnavailable   Redis does not answer, or not yet (HTTP 503, worth a retry)
         ├── OnlineStoreRefused       Redis lets this user, or this product, in only once something is changed (HTTP 503)
@@ -147,6 +148,10 @@ class UnknownNameError(FeatureStoreError):
             new = "what is new needs `features apply`, and `features sync` before it can be read online"
             remedy = f"{remedy} Else: {new}" if remedy else new
         super().__init__(f"unknown {kind} {shown(name)}", where=where, expected=expected, got=cut(name), remedy=remedy)
+
+
+class NotInstalled(FeatureStoreError, ImportError):
+    """A library that only an extra installs is missing: `extras` says which extra."""
 
 
 class RequestError(FeatureStoreError):

