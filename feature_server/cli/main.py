@@ -34,6 +34,7 @@ COMMAND_MODULES = (
     "init",
     "new",
     "definitions",
+    "run",
     "lint",
     "leaktest",
     "offline",
