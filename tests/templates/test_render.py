@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tomllib
 from datetime import UTC, datetime
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
@@ -146,11 +144,3 @@ def test_markdowns_own_characters_are_entities_and_a_text_is_one_line() -> None:
     )
     assert "0 feature views with 0 features of 0 entities" in page
     assert "freshness is that of 2026-03-01 12:00 UTC." in page
-
-
-def test_every_template_is_packaged() -> None:
-    root = Path(__file__).parents[2]
-    folder = root / "feature_server" / "templates"
-    given = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    packaged = {path for pattern in given["feature_server.templates"] for path in folder.glob(pattern)}
-    assert {path for path in folder.iterdir() if path.is_file() and path.suffix != ".py"} == packaged
