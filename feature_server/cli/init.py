@@ -9,7 +9,9 @@ import typer
 
 from .main import Json, ProjectDir, app, show
 
-NEXT = "next: write a model with `feature_view` in its YAML, then `features check` (docs/definitions.md)"
+NEXT = (
+    "next: `features new view NAME --from 'ref(MODEL)' --entity NAME --key COLUMN --time COLUMN`, then `features run`"
+)
 
 
 @app.command(epilog="Example: features init --dry-run")

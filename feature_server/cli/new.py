@@ -114,5 +114,5 @@ def _write(edits: list[Edit], left: list[str], *, dry_run: bool, json: bool) -> 
         edit.write()
     lines = [edit.diff() for edit in edits] if dry_run else list(map(str, edits))
     lines += [f"left out {name}: its name or its type is none of a feature" for name in left]
-    end = [] if dry_run else ["next: fill in the descriptions, `dbt build`, `features check`, `features apply`"]
+    end = [] if dry_run else ["next: fill in the descriptions, then `features run`"]
     show({"edits": edits, "left_out": left}, [*lines, *end], json=json)

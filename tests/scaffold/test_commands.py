@@ -15,7 +15,8 @@ pytestmark = pytest.mark.heavy
 BIN = Path(sys.executable).parent
 TYPED = (
     "features init",
-    "features new view customer__orders --from 'source(raw, orders)' --entity customer --key customer --time ordered_at",
+    "features new view customer__orders --from 'source(raw, orders)' --entity customer --key customer "
+    "--time ordered_at",
     "features run",
     "features get customer__orders:amount customer=3",
 )
