@@ -12,9 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from airflow.sdk import DAG
 
-from ..errors import FeatureStoreError, SettingsError, nearest_name
+from ..errors import FeatureStoreError
 from .chain import catalogue_dag, refresh_dag
-from .options import PLATFORM_OWNER, START, Cadence, Callback, Options, callbacks, check_cron, fit
+from .options import PLATFORM_OWNER, START, Cadence, Callback, Options, callbacks, check_call, check_cron, fit
 from .project import Place, read_project
 from .promises import freshness_dag
 from .rebuild import rebuild_dag
@@ -32,21 +32,16 @@ CADENCES = (
 
 def _called_from_a_file(function: Callable[P, R]) -> Callable[P, R]:
     """Gives the argument `file` the calling file. Errors are ours: what, where, and what to write instead."""
-    known = inspect.signature(function).parameters
+    signature = inspect.signature(function)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if unknown := [name for name in kwargs if name not in known]:
-            near = nearest_name(unknown[0], known)
-            raise SettingsError(
-                "no such argument", where=f"{function.__name__}({unknown[0]}=…)", expected=", ".join(known),
-                remedy="leave it out" if near is None else f"did you mean {near}?",
-            )  # fmt: skip
         kwargs.setdefault("file", sys._getframe(1).f_globals.get("__file__"))
         try:
+            check_call(signature, function.__name__, args, kwargs)
             return function(*args, **kwargs)
         except FeatureStoreError as error:
-            raise error.with_traceback(None) from None  # Airflow shows the last lines: the DAG file's is to be there
+            raise error.with_traceback(None) from None  # as for a Cadence
 
     return call
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from ..errors import SettingsError, shown
+from ..errors import FeatureStoreError, SettingsError, nearest_name, shown
 
 DUCKDB_POOL = "duckdb"  # one slot: DuckDB has one writer, and backfills ignore max_active_runs
 PLATFORM_OWNER = "feature_platform"
@@ -22,8 +23,36 @@ _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _CRON = re.compile(r"@(hourly|daily|weekly|monthly|quarterly|yearly)|[\w*/,#?LW-]+( [\w*/,#?LW-]+){4,5}", re.ASCII)
 
 
+def check_call(signature: inspect.Signature, name: str, args: Sequence[Any], given: Mapping[str, Any]) -> None:
+    """SettingsError where something is not called as it is written, which Python would say without a remedy."""
+    known = [one for one in signature.parameters if one != "self"]
+    if unknown := [one for one in given if one not in known]:
+        near = nearest_name(unknown[0], known)
+        raise SettingsError(
+            "no such argument", where=f"{name}({unknown[0]}=…)", expected=", ".join(known),
+            remedy="leave it out" if near is None else f"did you mean {near}?",
+        )  # fmt: skip
+    try:
+        signature.bind(*args, **given)
+    except TypeError as error:
+        raise SettingsError(
+            "not the arguments that it has", where=f"{name}(…)", expected=", ".join(known), got=str(error)
+        ) from None
+
+
+class _Checked(type):
+    """Classes that DAG files call: a call that does not fit is our error."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            check_call(inspect.signature(vars(cls)["__init__"]), cls.__name__, (None, *args), kwargs)
+            return super().__call__(*args, **kwargs)
+        except FeatureStoreError as error:
+            raise error.with_traceback(None) from None  # Airflow shows the last lines: the DAG file's is to be there
+
+
 @dataclass(frozen=True)
-class Cadence:
+class Cadence(metaclass=_Checked):
     """When the views of one `refresh` run (cron; None: only by hand), and the `tags` of what dbt builds besides.
 
     A run that takes longer than `finishes_within` is ended, and red.

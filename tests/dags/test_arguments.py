@@ -8,13 +8,15 @@ import os
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from feature_server.airflow import refresh_dags
+from feature_server.airflow import Cadence, refresh_dags
 from feature_server.definitions.schedule import Schedule, ScheduledModel, ScheduledView, write_schedule
+from feature_server.errors import SettingsError
 from feature_server.settings import load_settings
 from scripts.airflow_env import airflow_environment
 
@@ -47,11 +49,13 @@ own:
 """
 MISTAKES = {
     "misspelt": ("retrys=1", "refresh_dags(retrys=…): no such argument", "remedy: did you mean retries?"),
+    "positions": ("(), 'shop'", "refresh_dags(…): not the arguments that it has", "got: too many positional arguments"),
     "name": ('name="my shop"', "refresh_dags(name=…): not an argument that can be used", "got: \"'my shop'\""),
     "zone": ('timezone="Mars/Base"', "refresh_dags(timezone=…)", "expected: a time zone, as Europe/Amsterdam"),
     "cron": ('catalogue="at noon"', "refresh_dags(catalogue=…)", "five fields of cron"),
     "callback": ('on_failure="page me"', "refresh_dags(on_failure=…)", "notifiers, or functions of the task's context"),
     "cadence": ('cadences=["hourly"]', "refresh_dags(cadences=…)", "expected: Cadences"),
+    "limit": ('[Cadence("hourly", None, 60)]', "Cadence('hourly', …): finishes_within", "a timedelta above zero"),
     "retries": ("retries=-1", "refresh_dags(retries=…)", "a number from 0 on, or None"),
     "queue": ('queue=""', "refresh_dags(queue=…)", "expected: a name"),
     "profiles": ('profiles_dir="none"', "--profiles-dir or DBT_PROFILES_DIR", "does not exist"),
@@ -95,7 +99,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     texts = {"shop": str(shop), "home": str(home), "warehouse": str(home / "shop.duckdb")}
     (till / "dags" / "shop.py").write_text(SHOP.format(**texts))
     for name, (argument, *_) in MISTAKES.items():
-        (till / "dags" / f"bad_{name}.py").write_text(FIVE_LINES.replace("()", f"({argument})"))
+        text = FIVE_LINES.replace("()", f"({argument})").replace("import ", "import Cadence, ")
+        (till / "dags" / f"bad_{name}.py").write_text(text)
     return read_dags(till / "dags", folder / "till.duckdb")
 
 
@@ -203,3 +208,20 @@ def test_the_page_says_every_argument() -> None:
     known = set(inspect.signature(refresh_dags).parameters)
     rows = re.findall(r"^\| (`.*?) \|", DOCUMENT.read_text(), re.M)
     assert {name for row in rows for name in row.split("`")[1::2]} == known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where", "said"),
+    [
+        ({"schedul": "@daily"}, "Cadence(schedul=…): no such argument", "remedy: did you mean schedule?"),
+        ({}, "Cadence(…): not the arguments that it has", "got: missing a required argument: 'schedule'"),
+        ({"schedule": "@daily", "finishes_within": 3600}, ": finishes_within: not an arg", "a timedelta above zero"),
+        ({"schedule": "daily", "finishes_within": timedelta(1)}, "'hourly', …): schedule: not an arg", "\"'daily'\""),
+        ({"schedule": None, "finishes_within": timedelta(1), "tags": "labels"}, ": tags: not an arg", "dbt tags"),
+    ],
+)
+def test_a_cadence_that_cannot_be_used_says_what_to_write(arguments: dict[str, Any], where: str, said: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Cadence("hourly", **arguments)
+    assert where in str(raised.value).splitlines()[0]
+    assert said in str(raised.value)
