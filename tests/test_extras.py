@@ -115,3 +115,9 @@ def test_the_versions_are_told_by_the_base_install(tmp_path: Path) -> None:
     assert f"python {sys.version.split()[0]}\n" in said.stdout
     with_typer = run("from feature_server.cli.main import main\nmain()", "--version", cwd=tmp_path)
     assert with_typer.stdout == said.stdout
+
+
+def test_the_page_has_the_weight_of_each_extra() -> None:
+    page = (ROOT / "docs" / "install.md").read_text()
+    weighed = re.findall(r"^\| `?(\w+)`? \| [^|]+ \| \d+ \| \d+ \|$", page, re.MULTILINE)
+    assert weighed == ["none", *LIBRARIES]

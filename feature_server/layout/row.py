@@ -67,7 +67,7 @@ class RowLayout:
 
         fields: dict[str, tuple[Any, int]] = {
             "event": ("<i8", 0),
-            "nulls": ((np.uint8, self.bitmap_width), self.bitmap),
+            "nulls": ((np.uint8, (self.bitmap_width,)), self.bitmap),
         }
         for i, code in self._codes.items():
             name = f"end{i}" if self.dtypes[i].fixed_width is None else f"v{i}"

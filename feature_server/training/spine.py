@@ -1,6 +1,7 @@
 """The spine of a training set: where it comes from, whether it fits the views, its keys and times in exact form."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -133,7 +134,8 @@ def open_spine(given: Any, connect: Callable[[str], Connected]) -> Spine:
     if isinstance(given, str | Path):
         return parquet_spine(given)
     if is_frame(given, "pandas", "DataFrame"):
-        given = given.copy(deep=False)  # what is done to the frame from now on is not done to this one
+        copies_on_write = not sys.modules["pandas"].__version__.startswith("2.")
+        given = given.copy(deep=not copies_on_write)  # what is done to the frame from now on is not done to this one
     table = as_table(given)
     return Spine(given, table.schema, table.num_rows, lambda: iter(table.to_batches()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -70,7 +71,7 @@ def test_a_lazy_frame_is_read_once_and_without_a_warning(project: Project) -> No
 def test_a_lazy_frame_that_cannot_be_read_is_refused(project: Project) -> None:
     with pytest.raises(RequestError, match="the spine cannot be read") as refused:
         project.store.get_historical_features(pl.from_pandas(spine()).lazy().select("absent"), ["things:n"])
-    assert 'got: LazyFrame: unable to find column "absent"' in str(refused.value)
+    assert re.search(r"got: LazyFrame: .*absent", str(refused.value))
 
 
 def test_a_lazy_frame_of_a_file_that_is_not_there_is_refused(project: Project, tmp_path: Path) -> None:
