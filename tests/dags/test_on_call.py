@@ -42,7 +42,7 @@ for dag in made.values():
         if hasattr(task, "cwd"):
             task.cwd = {nowhere!r}
 ended = made["catalogue"].get_task("docs"), made["rebuild"].get_task("put")
-for task, does in zip(ended, ("sleep 60", "kill -TERM $PPID; sleep 60")):
+for task, does in zip(ended, ("sleep 60", "sleep 2; kill -TERM $PPID; sleep 60")):
     task.cwd, task.bash_command = {project!r}, does
 ended[0].execution_timeout = timedelta(seconds=1)
 made["refresh_hourly"].get_task("good")._pre_execute_hook = page
