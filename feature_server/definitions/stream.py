@@ -15,7 +15,16 @@ import msgspec
 from ..dtypes import DType
 
 _LOCATION = re.compile(r"'((?:[^']|'')+\.parquet)'")
-PATTERN = "meta.external_location with a pattern of Parquet files, e.g. landing/transactions/*.parquet"
+PATTERN = (
+    "meta.external_location with a pattern of Parquet files, e.g. landing/transactions/*.parquet; of a table, such a "
+    "pattern as `landing` in event_stream"
+)
+
+
+def is_pattern(text: object) -> bool:
+    """Whether a text is a pattern of Parquet files that files of live events fit."""
+    name = PurePath(text).name if isinstance(text, str) else ""
+    return bool(re.search(r"[*?\[]", name)) and PurePath("live-0_0-0_0-0.parquet").match(name)
 
 
 class SourceColumn(msgspec.Struct, frozen=True):
@@ -29,7 +38,8 @@ class EventSource(msgspec.Struct, frozen=True, kw_only=True):
     """A dbt source whose rows are events that also arrive live, e.g. `payments.transactions`.
 
     `event_id` is the column that identifies an event: sent twice, it counts once; of several versions the one with the
-    latest `created_timestamp` counts. `relation` is what a model reads for it, as SQL: a table or files.
+    latest `created_timestamp` counts. `relation` is what a model reads for it, as SQL: a table or files. `landing` is
+    the pattern of files that live events of a table land as, which its relation is to have too.
     """
 
     name: str
@@ -39,14 +49,16 @@ class EventSource(msgspec.Struct, frozen=True, kw_only=True):
     created_timestamp: str | None = None
     relation: str = ""
     path: str = ""
+    landing: str | None = None
 
     @property
     def pattern(self) -> str | None:
         """The Parquet files that the relation reads; None where files of live events would not be among them."""
+        if self.landing is not None:
+            return self.landing
         found = _LOCATION.search(self.relation)
         pattern = found[1].replace("''", "'") if found else ""
-        name = PurePath(pattern).name
-        return pattern if re.search(r"[*?\[]", name) and PurePath("live-0_0-0_0-0.parquet").match(name) else None
+        return pattern if is_pattern(pattern) else None
 
 
 class Frame(msgspec.Struct, frozen=True):

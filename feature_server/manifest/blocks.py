@@ -12,6 +12,7 @@ from typing import Any
 
 from ..dbt.artifacts import Node
 from ..definitions.facts import LONGEST_DAYS, duration_us
+from ..definitions.stream import is_pattern
 from ..errors import nearest_name, shown
 from .report import META, Report, duplicates
 
@@ -63,6 +64,7 @@ BLOCKS: dict[str, tuple[Key, ...]] = {
         Key("event_id", _is_name, _COLUMN, required=True),
         Key("event_timestamp", _is_name, _COLUMN, required=True),
         Key("created_timestamp", _is_name, _COLUMN),
+        Key("landing", is_pattern, "for a table, where its live events land, e.g. landing/orders/*.parquet"),
     ),
     "feature_service": (
         Key("features", _is_list_of_names, "a list of `view:feature`, e.g. [customer__profile:country]", required=True),

@@ -120,9 +120,11 @@ def _read_source(node: Node, report: Report) -> SourceDraft:
     if not all(fits) or not {"event_id", "event_timestamp"} <= roles.keys() or len(known) < len(found):
         return SourceDraft(node, None)
     relation = node.relation_name or ""
-    return SourceDraft(
-        node, EventSource(name=node.label, columns=known, relation=relation, path=node.original_file_path, **roles)
-    )
+    source = EventSource(
+        name=node.label, columns=known, relation=relation, path=node.original_file_path, landing=block.get("landing"),
+        **roles,
+    )  # fmt: skip
+    return SourceDraft(node, source)
 
 
 def _check_role(key: str, name: str, types: dict[str, DType | None], columns: Columns) -> bool:

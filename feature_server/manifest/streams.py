@@ -44,8 +44,26 @@ def compile_streams(views: dict[str, ViewDraft], sources: dict[str, SourceDraft]
                     report.add(
                         source.node, LOCATION, "live events cannot be kept where the dbt source would read them",
                         expected=PATTERN, got=source.source.relation,
-                        remedy="have the source read Parquet files of a folder: events that arrive live land there too",
+                        remedy="have the source read Parquet files of a folder: events that arrive live land there. "
+                        "Of a table, give event_stream a `landing`, and read feature_warehouse.with_live(…)",
                     )  # fmt: skip
+                elif draft.view.stream is not None:
+                    _check_landing(draft.node, source.node, source.source, report)
+
+
+def _check_landing(node: Node, source: Node, events: EventSource, report: Report) -> None:
+    """That a model reads the live events of a table, where these land beside it; and that it is a table."""
+    reads_them = events.relation.rstrip('"').endswith("__live")
+    if (events.landing is not None) == reads_them:
+        return
+    table = ", ".join(map(repr, source.label.split(".", 1)))
+    report.add(
+        node, STREAM, "the models under the view do not read the events where they land",
+        expected=f"feature_warehouse.with_live(source({table}))", got=events.relation,
+        remedy=f"write {{{{ feature_warehouse.with_live(source({table})) }}}} where a model reads the table"
+        if events.landing is not None
+        else f"give event_stream a `landing` in {source.file}, such as landing/{source.name}/*.parquet",
+    )  # fmt: skip
 
 
 def _report_unknown(node: Node, name: str, sources: dict[str, SourceDraft], report: Report) -> None:

@@ -135,7 +135,8 @@ def sources_of(path: Path, file: str, said: Mapping[str, Any], every: Mapping[st
             meta = _meta(source) | _meta(table)
             stream, loaded = _dict(meta.get("event_stream")), _loaded_at(table) or _loaded_at(source)
             known = [str(each).lower() for each in (stream.get("created_timestamp"), loaded) if each]
-            event = {str(stream.get(name, name)).lower() for name in ("event_id", "created_timestamp")}
+            version = stream.get("created_timestamp") or stream.get("event_timestamp")  # of one event
+            event = {str(name).lower() for name in (stream.get("event_id"), version)}
             name = f"{source.get('name')}.{table.get('name')}"
             one = _described(name, file, lines.get(str(table.get("name")), 1), table, _meta(table), every)
             yield msgspec.structs.replace(

@@ -18,6 +18,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 
 from ..errors import FeatureStoreError
+from ..project.package import PACKAGE
 from .bounded import TooMuch, bounded, range_of
 from .files import ENCODING, files_in
 from .marks import Written, marked, plain, unmarked
@@ -142,6 +143,8 @@ class Rendering:
 
     def call(self, name: str, package: str | None, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """What a macro gives, of a package or of whichever has it: the project's own first."""
+        if package == PACKAGE and name == "with_live" and arguments:
+            return arguments[0]  # the source's rows, and live ones
         places = [package] if package else [self.project, *self.packages]
         path = next((self.packages[place][name] for place in places if name in self.packages.get(place, {})), None)
         if path is None:
