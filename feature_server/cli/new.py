@@ -37,8 +37,9 @@ def entity(
     from ..settings import load_settings
 
     settings = load_settings(project_dir=project_dir)
-    relation = read_relation(from_, dbt_manifest(settings).whole, settings)
-    edits = new_entity(name, _keys(key), relation, Folders.of(settings.project_dir))
+    manifest = dbt_manifest(settings).whole
+    relation = read_relation(from_, manifest, settings)
+    edits = new_entity(name, _keys(key), relation, Folders.of(settings.project_dir, manifest))
     _write(edits, [], dry_run=dry_run, json=json)
 
 
@@ -63,12 +64,16 @@ def view(
     A new entity is written with it where the join keys are given.
     """
     from ..dbt.compiled import dbt_manifest
+    from ..manifest.blocks import REFRESH
     from ..scaffold.definitions import Folders, NewView, entities_of, group_of, new_entity, new_view
     from ..scaffold.relation import read_relation, unknown
     from ..settings import load_settings
 
     settings = load_settings(project_dir=project_dir)
-    manifest, folders = dbt_manifest(settings).whole, Folders.of(settings.project_dir)
+    manifest = dbt_manifest(settings).whole
+    folders = Folders.of(settings.project_dir, manifest)
+    if refresh not in REFRESH:
+        raise unknown("views are not refreshed so", "--refresh", refresh, REFRESH)
     relation = read_relation(from_, manifest, settings)
     known = entities_of(manifest)
     edits: list[Edit] = []

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 from sqlglot import exp
 
-from ..queries.parts import read_by, sql_of
+from ..queries.parts import equalities, read_by, sql_of, using_of
 from ..queries.rows import Inputs
 from ..queries.times import is_floor, is_time_of
 from ..written.described import is_time
@@ -42,6 +42,44 @@ def joined_ahead(select: exp.Select, inputs: Inputs) -> Iterator[tuple[exp.Expr,
             if _says(select, other, inputs) and not _says(select, alias, inputs) and _matters(select, alias, inputs):
                 told.add(alias)
                 yield bound.node, alias
+
+
+def joined_at_any_time(select: exp.Select, inputs: Inputs) -> Iterator[tuple[exp.Expr, str]]:
+    """The relations with a time that are joined with rows of another one without a word about theirs."""
+    spoken = {
+        place(column, inputs)
+        for condition in conditions(select)
+        for column in condition.find_all(exp.Column)
+        if _is_time(column, inputs)
+    }
+    for node, join in read_by(select):
+        alias = (node.alias_or_name or sql_of(node)).lower()
+        rows = inputs.relations.get(alias)
+        if join is None or rows is None or rows.written or rows.current or not rows.times or alias in spoken:
+            continue
+        others = [other for other in inputs.relations if other != alias and _says(select, other, inputs)]
+        using = any(is_time(name) for name in using_of(join))
+        if not others or using or str(join.args.get("method") or ""):
+            continue
+        if _says(select, alias, inputs) or not is_used(select, alias, inputs) or _is_its_own(join, alias, inputs):
+            continue
+        yield node, alias
+
+
+def _is_time(column: exp.Column, inputs: Inputs) -> bool:
+    rows = inputs.relations.get(place(column, inputs) or "")
+    return is_time(column.name) or (rows is not None and column.name.lower() in rows.times)
+
+
+def _is_its_own(join: exp.Join, alias: str, inputs: Inputs) -> bool:
+    """Whether a join is by what tells another relation's rows apart: what it brings is of that very row."""
+    equal = {name: set(using_of(join)) for name in inputs.relations}
+    for pair in equalities(join.args.get("on")):
+        for side in pair:
+            if isinstance(side, exp.Column) and (where := place(side, inputs)) is not None:
+                equal[where].add(side.name.lower())
+    others = (name for name in inputs.relations if name != alias)
+    return any(key <= equal[name] for name in others for key in inputs.relations[name].keys)
 
 
 def _bounds(condition: exp.Expr, inputs: Inputs) -> Iterator[_Bound]:

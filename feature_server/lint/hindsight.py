@@ -22,16 +22,13 @@ def later_of(select: exp.Select, relations: Mapping[str, Rows]) -> Later:
     numbers = {alias: names - same for alias, names in numbers.items()}
     found = Later(
         numbers=passed(select, numbers, _is_numbered) - same,
-        starts=passed(select, starts, _is_kept),
+        starts=passed(select, starts, lambda each, names: _is_kept(each, names) or _is_start(each)),
         whole=passed(select, whole, _has_any),
     )
     if group_of(select) is None or not any(is_aggregate(each) for each in select.expressions):
         return found
-    begun = {each.alias_or_name.lower() for each in select.expressions if _is_start(each)}
     sums = {each.alias_or_name.lower() for each in select.expressions if is_aggregate(each)}
-    return msgspec.structs.replace(
-        found, starts=found.starts | begun, whole=found.whole | (sums if begun else frozenset())
-    )
+    return msgspec.structs.replace(found, whole=found.whole | (sums if found.starts else frozenset()))
 
 
 def found_late(query: exp.Expr, rows: Rows, event_timestamp: str) -> list[tuple[exp.Expr, str]]:

@@ -14,7 +14,7 @@ from ..written.described import Described
 from ..written.marks import Written
 from ..written.project import ProjectFiles
 from ..written.rendering import Rendered, Unrendered
-from .ahead import joined_ahead
+from .ahead import joined_ahead, joined_at_any_time
 from .grains import Tested, given_keys
 from .hindsight import found_late
 from .keys import Reading
@@ -155,6 +155,11 @@ class Models:
             if not (said and said.is_entity) and isinstance(query, exp.Select):  # an entity says how things are now
                 joined = joined_as_now(query, inputs)
                 found.extend((CURRENT, node, f", of which {used} is used") for node, used in joined)
+                late = joined_at_any_time(query, inputs)
+                found.extend(
+                    (AHEAD, node, f", joined whatever its time, and no time of {alias} comes out")
+                    for node, alias in late
+                )
                 ahead = joined_ahead(query, inputs)
                 found.extend((AHEAD, node, f", and no time of {alias} comes out") for node, alias in ahead)
 

@@ -7,7 +7,8 @@ from sqlglot import exp
 
 from ..compiler.model import unrepeatable
 from ..queries.parts import defined
-from ..queries.times import is_time_of
+from ..queries.times import is_floor, is_time_of
+from ..written.rendering import CLOCK, RUN
 
 TIMES = (
     exp.CurrentTimestamp,
@@ -83,12 +84,21 @@ def _unrepeatable(node: exp.Expr) -> Rule | None:
         return RANDOM
     if isinstance(node, TIMES):
         return PRESENT
+    if isinstance(node, exp.Literal) and node.is_string and (told := _of_run(node.name)) is not None:
+        return told
     name = node.name.lower() if isinstance(node, exp.Anonymous) else ""
+    if name and (told := _of_run(f"{name}()")) is not None:
+        return told
     if name in _RANDOM_NAMES:
         return RANDOM
     if name == "age" and len(node.expressions) == 1:  # from today on
         return PRESENT
     return None if unrepeatable(node) is None else PRESENT
+
+
+def _of_run(text: str) -> Rule | None:
+    """The rule that a text breaks by what Jinja wrote into it: when the run began, or its own id."""
+    return PRESENT if str(CLOCK) in text else RANDOM if str(RUN) in text else None
 
 
 def _ahead(node: exp.Expr) -> Rule | None:
@@ -103,7 +113,8 @@ def _ahead(node: exp.Expr) -> Rule | None:
         return AHEAD if (isinstance(function, exp.Lead) != backwards) != other_way else None
     if isinstance(function, _NUMBERED):
         return None
-    if order is None and any(is_time_of(part, ()) for part in window.args.get("partition_by") or ()):
+    parts = window.args.get("partition_by") or ()
+    if order is None and any(is_time_of(part, ()) and not is_floor(part) for part in parts):
         return None  # rows of one time
     if isinstance(function, _OF_ALL) or order is None:
         return AHEAD

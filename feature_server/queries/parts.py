@@ -107,7 +107,14 @@ def defined(window: exp.Window) -> exp.Window:
     if name is None or query is None:
         return window
     named = (each for each in query.args.get("windows") or () if each.name.lower() == name.name.lower())
-    return next(named, window)
+    base, own = next(named, None), [key for key in ("order", "spec") if window.args.get(key) is not None]
+    if base is None or not own:
+        return base or window
+    both = base.copy()  # what the window has beside the one that it begins with
+    both.parent = base.parent
+    for key in own:
+        both.set(key, window.args[key].copy())
+    return both
 
 
 def nodes_of(select: exp.Select) -> Iterator[exp.Expr]:

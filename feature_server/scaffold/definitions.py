@@ -1,5 +1,6 @@
 """New entities, feature views and services: their SQL and YAML, which pass `features check` as they are."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..errors import SettingsError
 from ..manifest.blocks import NAME, NAME_IN_WORDS
 from ..project.package import installed_package
 from ..warehouse.columns import as_written
-from .edits import Edit, new_file, read_yaml
+from .edits import Edit, new_file, quoted, read_yaml
 from .project import PROJECT_FILE, filled
 from .relation import Relation, unknown
 
@@ -39,14 +40,26 @@ class NewView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Folders(msgspec.Struct, frozen=True):
-    """A project, and where its models are."""
+    """A project, where its models are, and the names that it has given."""
 
     root: Path
     models: str
+    given: frozenset[str]
 
     @classmethod
-    def of(cls, root: Path) -> "Folders":
-        return cls(root, str((read_yaml(root / PROJECT_FILE).get("model-paths") or ["models"])[0]))
+    def of(cls, root: Path, manifest: Manifest | None = None) -> "Folders":
+        folders = read_yaml(root / PROJECT_FILE).get("model-paths") or ["models"]
+        nodes = () if manifest is None else manifest.nodes.values()
+        given = frozenset(node.name for node in nodes if node.resource_type in ("model", "seed", "snapshot"))
+        return cls(root, str(folders if isinstance(folders, str) else folders[0]), given)
+
+    def check_free(self, name: str) -> None:
+        """SettingsError where dbt has something of that name."""
+        if name in self.given:
+            raise SettingsError(
+                f"the project has a model, seed or snapshot {name!r} already", where="NAME", got=name,
+                expected="a name that dbt does not have yet", remedy="choose another name",
+            )  # fmt: skip
 
     def new(self, kind: str, name: str, suffix: str, text: str, what: str) -> list[Edit]:
         """A file of a definition; SettingsError where there is one."""
@@ -83,13 +96,12 @@ def group_of(manifest: Manifest, asked: str | None) -> str:
 def new_entity(name: str, keys: Sequence[str], relation: Relation, folders: Folders) -> list[Edit]:
     """A model with a row for each combination of the keys of a relation, and its YAML."""
     _check_name(name, "an entity")
-    relation.need(keys, "--key")
+    relation.need(keys, "--key", "an integer, varchar, uuid, date or boolean", lambda dtype: dtype.can_be_join_key)
     model = f"{name}s"
+    folders.check_free(model)
     sql = f"select distinct {', '.join(map(as_written, keys))} from {{{{ {relation.reading} }}}}\n"
     columns = [
-        f"      - {{name: {key}, data_type: {_type(relation, key)}, description: {_to_say(key)}, data_tests: [not_null"
-        f"{', unique' if len(keys) == 1 else ''}]}}"
-        for key in keys
+        f"{_column(relation, key, key)}, data_tests: [not_null{', unique' if len(keys) == 1 else ''}]}}" for key in keys
     ]
     yaml = [
         "models:",
@@ -97,7 +109,7 @@ def new_entity(name: str, keys: Sequence[str], relation: Relation, folders: Fold
         f"    description: {_to_say(f'what one {name} is')}",
         "    config:",
         "      meta:",
-        f"        entity: {{name: {name}, join_keys: [{', '.join(keys)}]}}",
+        f"        entity: {{name: {name}, join_keys: [{', '.join(map(quoted, keys))}]}}",
         "    columns:",
         *columns,
         "",
@@ -115,10 +127,11 @@ def new_view(view: NewView, relation: Relation, folders: Folders) -> tuple[list[
     _check_name(view.name, "a feature view")
     keys = [key for names in view.entities.values() for key in names]
     times = {_EVENT: view.time} | ({} if view.created is None else {_CREATED: view.created})
+    folders.check_free(view.name)
     relation.need(keys, "--entity")
-    relation.need([view.time], "--time")
-    relation.need([] if view.created is None else [view.created], "--created")
-    features, left = relation.features([*keys, *times.values(), *times])
+    for option, source in (("--time", view.time), ("--created", view.created)):
+        relation.need([source] if source else [], option, "timestamp or timestamptz", lambda dtype: dtype.is_timestamp)
+    features, left = relation.features([*keys, *times.values()], times)
     if not features:
         raise SettingsError(
             "the relation has no column that could be a feature", where=f"--from {relation.name}",
@@ -139,7 +152,7 @@ def new_view(view: NewView, relation: Relation, folders: Folders) -> tuple[list[
 def _view_yaml(
     view: NewView, relation: Relation, columns: dict[str, str | None], grain: Sequence[str], *, has_package: bool
 ) -> str:
-    test = f"      - feature_warehouse.grain: {{arguments: {{columns: [{', '.join(grain)}]}}}}"
+    test = f"      - feature_warehouse.grain: {{arguments: {{columns: [{', '.join(map(quoted, grain))}]}}}}"
     lines = [
         "models:",
         f"  - name: {view.name}",
@@ -153,10 +166,7 @@ def _view_yaml(
         f"          refresh: {view.refresh}",
         *(["    data_tests:", test] if has_package else []),
         "    columns:",
-        *(
-            f"      - {{name: {name}, data_type: {_type(relation, source or name)}, description: {_to_say(name)}}}"
-            for name, source in columns.items()
-        ),
+        *(_column(relation, name, source or name) + "}" for name, source in columns.items()),
         "",
         *_unit_test(view.name, relation, columns, list(columns)),
     ]
@@ -205,8 +215,13 @@ def _check_name(name: str, what: str) -> None:
         raise SettingsError(f"{what} cannot have this name", where="NAME", expected=NAME_IN_WORDS, got=name)
 
 
+def _column(relation: Relation, name: str, source: str) -> str:
+    """The beginning of a column in YAML."""
+    return f"      - {{name: {quoted(name)}, data_type: {_type(relation, source)}, description: {_to_say(name)}"
+
+
 def _to_say(what: str) -> str:
-    return f'"To describe: {what}."'
+    return json.dumps(f"To describe: {what}.", ensure_ascii=False)
 
 
 def _type(relation: Relation, column: str) -> str:
@@ -235,7 +250,7 @@ def _unit_test(model: str, relation: Relation, columns: dict[str, str | None], e
 
 
 def _row(row: dict[str, str]) -> str:
-    return "{" + ", ".join(f"{name}: {value}" for name, value in row.items()) + "}"
+    return "{" + ", ".join(f"{quoted(name)}: {value}" for name, value in row.items()) + "}"
 
 
 def _sample(relation: Relation, column: str, place: int) -> str:

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import msgspec
 
 from ..errors import SettingsError
 from .edits import Edit, new_file, read_text
@@ -55,9 +56,12 @@ def plan_project(folder: Path) -> tuple[Edit, ...]:
 
 
 def write_orders(folder: Path, now: datetime) -> None:
-    """A month of orders until `now`, as a Parquet file."""
+    """A month of orders until `now`, as a Parquet file, and one more, to be pushed."""
     path = folder / LANDING
     path.parent.mkdir(parents=True)
+    at = now.replace(microsecond=0).isoformat()
+    order = {"order_id": _ORDERS + 1, "customer_id": 7, "amount_eur": "12.50", "ordered_at": at, "landed_at": at}
+    (folder / "order.jsonl").write_bytes(msgspec.json.encode(order) + b"\n")
     file = str(path).replace("'", "''")
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")

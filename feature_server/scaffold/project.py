@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from ..errors import FeatureStoreError
 from ..project.package import PACKAGE, SHIPPED, installed_package, package_version
 from ..project.process import check_project, profiles_dir
-from .edits import Edit, added_lines, changed_yaml, new_file, read_text, read_yaml
+from .edits import Edit, added_lines, changed_yaml, new_file, quoted, read_text, read_yaml
 
 PROJECT_FILE, PROFILES_FILE = "dbt_project.yml", "profiles.yml"
 SHIM, DAGS = "macros/should_full_refresh.sql", "dags/feature_dags.py"
@@ -58,7 +59,12 @@ def package_edits(root: Path, what: str) -> Iterator[Edit]:
             path = f"{PACKAGE}/{source.relative_to(SHIPPED).as_posix()}"
             before = read_text(root / path) if (root / path).is_file() else None
             if before != (after := read_text(source)):
-                yield Edit(root=root, path=path, before=before, after=after, what=what)
+                yield Edit(root=str(root), path=path, before=before, after=after, what=what)
+    for place in ("macros", "tests"):  # what another version had
+        for old in sorted((root / PACKAGE / place).rglob("*")):
+            if old.is_file() and not (SHIPPED / old.relative_to(root / PACKAGE)).is_file():
+                name = old.relative_to(root).as_posix()
+                yield Edit(root=str(root), path=name, before=read_text(old), after=None, what=what)
 
 
 def owner() -> dict[str, str]:
@@ -78,13 +84,14 @@ def _package(root: Path, project: Mapping[str, Any], upgrade: bool) -> tuple[lis
     project has it from elsewhere, such as by git."""
     folder, installed, wanted = root / PACKAGE, installed_package(root), package_version(SHIPPED)
     own = folder / PROJECT_FILE
-    if own.is_file() and read_yaml(own).get("name") != PACKAGE:
+    if folder.exists() and (not own.is_file() or read_yaml(own).get("name") != PACKAGE):
         raise FeatureStoreError(
             f"the project has a folder {PACKAGE!r} that is not the dbt package", where=str(folder),
-            expected="no such folder, or the package", got=str(read_yaml(own).get("name")), remedy="rename it",
+            expected="no such folder, or the package", got=str(read_yaml(own).get("name") or "no dbt_project.yml"),
+            remedy="rename it",
         )  # fmt: skip
-    if not own.is_file() and installed is not None:
-        if package_version(installed) == wanted:
+    if not own.is_file() and (installed is not None or _is_elsewhere(root)):
+        if installed is None or package_version(installed) == wanted:
             return [], []
         return [], [f"the dbt package is {package_version(installed)}, this is {wanted}: name that in packages.yml"]
     if own.is_file() and not upgrade:
@@ -93,6 +100,19 @@ def _package(root: Path, project: Mapping[str, Any], upgrade: bool) -> tuple[lis
     else:
         edits, left = list(package_edits(root, f"the dbt package, version {wanted}")), []
     return [*edits, *_named(root, project)], left
+
+
+def _is_elsewhere(root: Path) -> bool:
+    """Whether the project names the package already: by git, or as another folder."""
+    for name in ("packages.yml", "dependencies.yml"):
+        for one in read_yaml(root / name).get("packages") or ():
+            given = one if isinstance(one, dict) else {}
+            local = root / str(given.get("local") or "-")
+            if str(given.get("subdirectory")).rstrip("/").endswith(f"feature_server/{SHIPPED.name}"):
+                return True
+            if local != root / PACKAGE and read_yaml(local / PROJECT_FILE).get("name") == PACKAGE:
+                return True
+    return False
 
 
 def _named(root: Path, project: Mapping[str, Any]) -> list[Edit]:
@@ -137,6 +157,11 @@ def _settings(root: Path, project: Mapping[str, Any]) -> list[Edit]:
 
 def _add_hook(content: Any, section: str, hook: str, call: str) -> bool:
     settings = content.get(section)
+    if settings and not isinstance(settings, dict):
+        raise FeatureStoreError(
+            f"`{section}` of dbt_project.yml is no mapping, so nothing is written", where=PROJECT_FILE,
+            expected="settings by their names", got=str(settings)[:100], remedy="correct it until `dbt parse` succeeds",
+        )  # fmt: skip
     if not settings:
         content[section] = settings = {}
     names = [f"{plus}{name}" for plus in ("+", "") for name in (hook, hook.replace("-", "_"))]
@@ -149,8 +174,15 @@ def _add_hook(content: Any, section: str, hook: str, call: str) -> bool:
     if isinstance(given, list):
         given.append(ours)
     else:
-        settings[name] = ours if given is None else [given, ours]
+        settings[name] = ours if given is None else [_in_a_list(given), ours]
     return True
+
+
+def _in_a_list(given: Any) -> Any:
+    """A hook as an item of a list: written on one line, for its lines are indented otherwise there."""
+    if isinstance(given, CommentedMap):
+        given.fa.set_flow_style()
+    return DoubleQuotedScalarString(given) if isinstance(given, str) and "\n" in given else given
 
 
 def _shim(root: Path, project: Mapping[str, Any]) -> list[Edit]:
@@ -184,10 +216,8 @@ def _group(root: Path, project: Mapping[str, Any]) -> list[Edit]:
 def filled(text: str, name: str) -> str:
     """A template with a project's name, and who works here."""
     who = owner()
-    given = {"__name__": name, "__owner__": who["name"], "__email__": who["email"]}
-    for mark, value in given.items():
-        text = text.replace(mark, value)
-    return text
+    given = {"__name__": name, "__owner__": quoted(who["name"]), "__email__": quoted(who["email"])}
+    return re.sub("|".join(given), lambda found: given[found[0]], text)
 
 
 def _time_zone(root: Path, project: Mapping[str, Any]) -> tuple[list[Edit], list[str]]:
@@ -198,7 +228,7 @@ def _time_zone(root: Path, project: Mapping[str, Any]) -> tuple[list[Edit], list
     def add(content: Any) -> bool:
         changed = False
         for output in ((content.get(profile) or {}).get("outputs") or {}).values():
-            if output.get("type") == "duckdb" and not _has_zone(output):
+            if isinstance(output, dict) and output.get("type") == "duckdb" and not _has_zone(output):
                 if not output.get("settings"):
                     output["settings"] = {}
                 output["settings"]["TimeZone"] = "UTC"
@@ -209,10 +239,11 @@ def _time_zone(root: Path, project: Mapping[str, Any]) -> tuple[list[Edit], list
         place = path.resolve().relative_to(root.resolve()).as_posix()
         return changed_yaml(root, place, add, "TimeZone, so that times mean the same on every machine"), []
     outputs = ((read_yaml(path).get(profile) or {}).get("outputs") or {}).items()
-    bare = [name for name, each in outputs if each.get("type") == "duckdb" and not _has_zone(each)]
+    files = ((name, each) for name, each in outputs if isinstance(each, dict) and each.get("type") == "duckdb")
+    bare = [name for name, each in files if not _has_zone(each)]
     return [], [f"{path}: give target {name} of {profile} `settings: {{TimeZone: UTC}}`" for name in bare]
 
 
 def _has_zone(output: Mapping[str, Any]) -> bool:
     places = (output.get("settings"), output.get("config_options"))
-    return any(name.lower() == "timezone" for place in places for name in place or ())
+    return any(str(name).lower() == "timezone" for place in places if isinstance(place, dict) for name in place)

@@ -1,12 +1,12 @@
 """The relation that a new definition is made of: which it is, and its columns."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from ..dbt.artifacts import Manifest, Node
-from ..dtypes import known_sql_type
+from ..dtypes import DType, known_sql_type
 from ..errors import SettingsError, nearest_name
 from ..manifest.blocks import NAME
 from ..settings import Settings
@@ -33,16 +33,26 @@ class Relation(msgspec.Struct, frozen=True):
     reading: str
     columns: dict[str, str]
 
-    def need(self, names: Iterable[str], option: str) -> None:
-        """SettingsError where a column is none of its."""
+    def need(
+        self, names: Iterable[str], option: str, kinds: str = "", fits: Callable[[DType], bool] = lambda dtype: True
+    ) -> None:
+        """SettingsError where a column is none of its, or of a type that is not of the `kinds` that fit."""
         for name in names:
             if name not in self.columns:
                 raise unknown(f"the relation has no column {name!r}", f"{option} of {self.name}", name, self.columns)
+            dtype = known_sql_type(self.columns[name])
+            if dtype is None or not fits(dtype):
+                raise SettingsError(
+                    f"column {name!r} has a type that it cannot have", where=f"{option} of {self.name}",
+                    expected=kinds or "a type that features may have", got=self.columns[name],
+                    remedy="cast it in a model, and name that with --from",
+                )  # fmt: skip
 
-    def features(self, but: Iterable[str]) -> tuple[list[str], list[str]]:
-        """The columns that can be features, without those named, and those whose name or type is none of a feature."""
+    def features(self, but: Iterable[str], taken: Iterable[str]) -> tuple[list[str], list[str]]:
+        """The columns that can be features, without those named, and those that cannot: for their type or their name,
+        which may be `taken`."""
         others = [name for name in self.columns if name not in set(but)]
-        named = (name for name in others if NAME.fullmatch(name))
+        named = (name for name in others if NAME.fullmatch(name) and name not in set(taken))
         fit = [name for name in named if known_sql_type(self.columns[name]) is not None]
         return fit, [name for name in others if name not in fit]
 

@@ -143,6 +143,11 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _folders(root: Path, project: Mapping[str, Any], key: str, default: str) -> list[Path]:
     names = project.get(key) or [default]
+    if not isinstance(names, list):
+        raise FeatureStoreError(
+            "the project's folders cannot be read", where=f"{root / PROJECT_FILE}: {key}", expected="a list of folders",
+            got=repr(names), remedy=f"write `{key}: [{default}]`",
+        )  # fmt: skip
     return [root / str(name) for name in names if (root / str(name)).is_dir()]
 
 

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-from jinja2 import ChainableUndefined, Environment, Template, TemplateError, nodes
+from jinja2 import ChainableUndefined, Template, TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
+from jinja2.sandbox import SandboxedEnvironment
 
 from ..errors import FeatureStoreError
 from ..project.package import PACKAGE
@@ -75,6 +76,51 @@ class Unknown(ChainableUndefined):
         return iter(())
 
 
+class _OfTheRun:
+    """What is another in each run of dbt: written into SQL it stays known by its name, whatever is made of it."""
+
+    unsafe_callable = alters_data = False  # as Jinja's sandbox asks
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __getitem__ = __call__
+
+
+CLOCK, RUN = _OfTheRun("run_started_at()"), _OfTheRun("invocation_id()")
+
+
+class _Datetime(datetime.datetime):
+    """datetime, but for what time it is."""
+
+    now = utcnow = today = staticmethod(lambda *_: CLOCK)  # type: ignore[assignment]
+
+
+class _Date(datetime.date):
+    """date, but for which day it is."""
+
+    today = staticmethod(lambda: CLOCK)  # type: ignore[assignment]
+
+
+# What lint takes our package's macros for: the instant of a build, by design, and a source's rows with live ones.
+_OF_PACKAGE: Mapping[str, Callable[..., str]] = {
+    "as_of": lambda: "timestamptz '2000-01-01T00:00:00Z'",
+    "instant_of_build": lambda: "2000-01-01T00:00:00Z",
+    "with_live": lambda source: str(source),
+}
+
+
 class _OtherBlocks(Extension):
     """dbt's other blocks: of a snapshot its SQL stays, tests and materializations are no text."""
 
@@ -94,7 +140,7 @@ class Rendering:
 
     def __init__(self, root: Path, project: str, variables: Mapping[str, Any], packages: Mapping[str, _Macros]) -> None:
         self.root, self.project, self.variables, self.packages = root, project, variables, packages
-        self._environment = Environment(extensions=["jinja2.ext.do", _OtherBlocks], undefined=Unknown)
+        self._environment = SandboxedEnvironment(extensions=["jinja2.ext.do", _OtherBlocks], undefined=Unknown)
         self._files: list[str] = []
         self._modules: dict[Path, dict[str, Any]] = {}
         self._depth = 0
@@ -116,7 +162,7 @@ class Rendering:
             raise
         except TooMuch as error:
             raise Unrendered(f"its Jinja is endless or huge: {error}") from None
-        except Exception as error:  # noqa: BLE001 - whatever the project's own Jinja makes of what is not known here
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the project's own Jinja makes of what is not known here
             said = plain(str(error)) or type(error).__name__
             raise Unrendered(f"its Jinja cannot be rendered without dbt: {said}") from None
         written = unmarked(text, self._files, self._named(path))
@@ -143,8 +189,8 @@ class Rendering:
 
     def call(self, name: str, package: str | None, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """What a macro gives, of a package or of whichever has it: the project's own first."""
-        if package == PACKAGE and name == "with_live" and arguments:
-            return arguments[0]  # the source's rows, and live ones
+        if package == PACKAGE and name in _OF_PACKAGE:
+            return _OF_PACKAGE[name](*arguments)
         places = [package] if package else [self.project, *self.packages]
         path = next((self.packages[place][name] for place in places if name in self.packages.get(place, {})), None)
         if path is None:
@@ -192,7 +238,12 @@ class Rendering:
 
     def _given(self) -> dict[str, Any]:
         """dbt's own names that a model's text may depend on."""
-        modules = SimpleNamespace(re=re, datetime=datetime, itertools=itertools)
+        times = SimpleNamespace(
+            datetime=_Datetime, date=_Date, time=datetime.time, timedelta=datetime.timedelta, tzinfo=datetime.tzinfo,
+            timezone=datetime.timezone,
+        )  # fmt: skip
+        patterns = SimpleNamespace(**{name: getattr(re, name) for name in re.__all__})
+        modules = SimpleNamespace(re=patterns, datetime=times, itertools=itertools)
         return {
             "ref": self._ref, "source": self._source, "var": self._var, "env_var": self._env_var,
             "config": _Config(self._configure, lambda: self._configured), "range": range_of,
@@ -200,7 +251,7 @@ class Rendering:
             "print": lambda *_, **__: "", "set": set, "zip": zip, "modules": modules, "this": '"this"',
             "exceptions": SimpleNamespace(raise_compiler_error=_refuse, warn=lambda *_, **__: ""),
             "adapter": _Adapter(self), "tojson": lambda value, *_, **__: msgspec.json.encode(value).decode(),
-            "fromjson": msgspec.json.decode, "dbt": _Dbt(),
+            "fromjson": msgspec.json.decode, "dbt": _Dbt(), "run_started_at": CLOCK, "invocation_id": RUN,
             **({} if self._has("current_timestamp") else {"current_timestamp": lambda: "now()"}),
         }  # fmt: skip
 

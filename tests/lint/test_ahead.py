@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from feature_server.errors import FeatureStoreError
 from feature_server.lint.run import lint
 from tests.support.tiny_project import write_project
 
@@ -35,7 +36,12 @@ KEYS = "select p.customer_id, p.paid_at as event_timestamp"
 ON = "on p.customer_id = l.customer_id and"
 RANKED = f"select *, row_number() over (partition by customer_id order by paid_at desc, payment_id) as rn from {P}"
 DAILY = f"select customer_id, date_trunc('day', paid_at) as day, sum(euros) as spent from {P} group by 1, 2"
+TOTALS = f"select customer_id, count(*) as n, max(at) as last_at from {L} group by all"
 CAUGHT = [
+    f"with totals as ({TOTALS}) {KEYS}, totals.n from {P} join totals using (customer_id)",
+    f"with last as (select * from {L} qualify row_number() over (partition by customer_id order by at desc) = 1) "
+    f"{KEYS}, last.device from {P} left join last on last.customer_id = p.customer_id",
+    f"{KEYS}, count(l.device) as n from {P} left join {L} on l.customer_id = p.customer_id group by all",
     f"{KEYS}, count(*) as n from {P} join {L} {ON} l.at > p.paid_at group by all",
     f"{KEYS}, count(l.login_id) as n from {P} left join {L} {ON} l.at >= p.paid_at group by all",
     f"{KEYS}, count(*) as n from {P} join {L} {ON} l.at between p.paid_at and p.paid_at + interval 1 hour group by all",
@@ -56,9 +62,22 @@ CAUGHT = [
     f"select customer_id, time_bucket(interval '1 hour', paid_at) as event_timestamp, count(*) as n from {P} "
     "group by all",
     f"with daily as ({DAILY}) select customer_id, day as event_timestamp, spent from daily",
+    f"with a as (select *, date_trunc('day', paid_at) as day from {P}) "
+    "select customer_id, day as event_timestamp, sum(euros) as spent from a group by all",
+    f"select customer_id, paid_at as event_timestamp, count(*) over (partition by customer_id, paid_at::date) as n "
+    f"from {P}",
+    f"select customer_id, paid_at as event_timestamp, count(*) over (w rows between current row and unbounded "
+    f"following) as n from {P} window w as (partition by customer_id order by paid_at, payment_id)",
     f"with daily as ({DAILY}) select customer_id, day::timestamptz as event_timestamp, spent / 2 as half from daily",
 ]
 RIGHT = [
+    f"{KEYS}, l.device, l.at from {P} join {L} on l.customer_id = p.customer_id",
+    f"with lines as (select payment_id, max(paid_at) as paid, count(*) as n from {P} group by all) "
+    f"{KEYS}, lines.n from {P} join lines using (payment_id)",
+    f"with joined as (select p.customer_id, p.paid_at, l.at, l.device from {P} join {L} using (customer_id)) "
+    "select customer_id, paid_at as event_timestamp, count(device) as n from joined where at <= paid_at group by all",
+    f"select customer_id, paid_at as event_timestamp, count(*) over (w order by paid_at) as n from {P} "
+    "window w as (partition by customer_id)",
     f"{KEYS}, count(*) as n from {P} join {L} {ON} l.at <= p.paid_at group by all",
     f"{KEYS}, count(*) as n from {P} join {L} {ON} l.at between p.paid_at - interval 1 hour and p.paid_at group by all",
     f"{KEYS}, count(*) as n from {P} join {L} {ON} l.at < date_trunc('day', p.paid_at) group by all",
@@ -109,3 +128,41 @@ def test_a_number_of_another_model_is_found_where_the_view_gives_it(tmp_path: Pa
     linted = lint(write_project(tmp_path, FILES | files))
     [one] = [each for each in linted.findings if each.rule == "look_ahead"]
     assert (one.file, one.line, one.got) == ("models/spend.sql", 1, "rn, of which the last is 1: rn")
+
+
+OF_THE_RUN = [
+    ("present_time", "date_diff('day', paid_at, '{{ run_started_at }}'::timestamptz)"),
+    ("present_time", "date_diff('day', paid_at, timestamptz '{{ run_started_at.strftime(\"%Y-%m-%d\") }}')"),
+    ("present_time", "paid_at < '{{ modules.datetime.datetime.now() }}'"),
+    ("present_time", "paid_at < '{{ (run_started_at - modules.datetime.timedelta(days=1)).date() }}'"),
+    ("present_time", "{{ modules.datetime.date.today().year }}"),
+    ("random", "'{{ invocation_id }}'"),
+]
+
+
+@pytest.mark.parametrize(("rule", "expression"), OF_THE_RUN)
+def test_what_is_another_in_each_run_is_found_where_jinja_writes_it(tmp_path: Path, rule: str, expression: str) -> None:
+    sql = f"select customer_id, paid_at as event_timestamp, {expression} as x from {P}"
+    assert found(tmp_path, sql) == [("models/spend.sql", rule)]
+
+
+ESCAPES = [
+    "{{ lipsum.__globals__.os.system('touch escaped') }}",
+    "{{ modules.datetime.sys.exit(0) }}",
+    "{{ modules.re.enum.sys.exit(0) }}",
+    "{{ ().__class__.__base__.__subclasses__() }}",
+]
+
+
+@pytest.mark.parametrize("jinja", ESCAPES)
+def test_a_template_runs_nothing_of_this_machine(tmp_path: Path, jinja: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    linted = lint(write_project(tmp_path, FILES | {"models/spend.sql": f"select 1 as x {jinja}"}))
+    assert not (tmp_path / "escaped").exists()
+    assert linted.views == 1
+
+
+@pytest.mark.parametrize("folders", ["3", "models"])
+def test_folders_that_are_no_list_are_an_error(tmp_path: Path, folders: str) -> None:
+    with pytest.raises(FeatureStoreError, match="folders cannot be read"):
+        lint(write_project(tmp_path, {"dbt_project.yml": f"name: shop\nmodel-paths: {folders}\n"}))

@@ -15,7 +15,7 @@ from tests.support.typed import Typed
 KINDS = """
     create table raw.everything as
     select 7::bigint as customer, timestamptz '2024-01-01 10:00:00+00' as at,
-        timestamptz '2024-01-01 10:00:05+00' as landed, 3 as "Odd name",
+        timestamptz '2024-01-01 10:00:05+00' as landed, 3 as "Odd name", 4 as "on", 5 as "null",
         true as flag, 1::utinyint as small, 1.5::float as real_, 2.5::double as double_, 'a' as text,
         1.25::decimal(12, 2) as money, date '2024-01-01' as day, timestamp '2024-01-01' as plain,
         '00000000-0000-0000-0000-00000000000a'::uuid as id, [1.5, 2.5]::double[] as numbers, [1, 2]::integer[2] as pair,
@@ -68,7 +68,7 @@ def test_columns_of_every_type_are_features_and_others_are_named(shop: Typed) ->
     for name in ("length", "record", "bytes", "Odd name"):
         assert f"left out {name}: its name or its type is none of a feature" in said
     build(shop)
-    assert "1 entity, 1 feature view, 11 features" in good(shop, "check")
+    assert "1 entity, 1 feature view, 13 features" in good(shop, "check")
     for command in ("apply", "publish", "sync", "verify"):
         good(shop, command)
     assert "1.25" in good(shop, "get", "customer__all:money", "customer=7")
@@ -95,6 +95,10 @@ def test_an_entity_of_several_keys_and_a_dry_run(shop: Typed) -> None:
         (("new", "entity", "customer", "--from", "raw.order", "--key", "x"), "did you mean 'raw.orders'?"),
         (("new", "entity", "a customer", "--from", "stg_orders", "--key", "customer_id"), "cannot have this name"),
         ((*VIEW, "--entity", "customer", "--key", "customer_id", "--group", "ours"), "has no such group"),
+        ((*VIEW[:-1], "euros", "--entity", "customer", "--key", "customer_id"), "has a type that it cannot have"),
+        ((*VIEW, "--entity", "customer", "--key", "euros"), "has a type that it cannot have"),
+        ((*VIEW, "--entity", "customer", "--key", "customer_id", "--refresh", "monthly"), "views are not refreshed so"),
+        (("new", "view", "stg_orders", *VIEW[3:], "--entity", "customer", "--key", "customer_id"), "already"),
         (("new", "service", "reorder_v1", "customer__orders"), "there is no feature view 'customer__orders'"),
     ],
 )

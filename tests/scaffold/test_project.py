@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -141,3 +142,80 @@ def test_what_cannot_be_read_is_left_as_it_is(files: dict[str, str], words: str,
     run = features("init", cwd=tmp_path)
     assert (run.returncode, words in run.stderr, "Traceback" in run.stderr) == (1, True, False), run.stderr
     assert contents(tmp_path) == before
+
+
+HOOKS = """\
+name: jaffle\r
+profile: jaffle\r
+models:\r
+    +post-hook: |\r
+        select 2\r
+        -- ours\r
+    +pre-hook:\r
+        sql: select 1  # one\r
+        transaction: false\r
+    jaffle:\r
+        +materialized:   table   # as it is\r
+"""
+
+
+def test_lines_that_did_not_change_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "dbt_project.yml").write_bytes(b"\xef\xbb\xbf" + HOOKS.encode())
+    [edit] = [edit for edit in plan_edits(tmp_path, upgrade=False).edits if edit.path == "dbt_project.yml"]
+    assert edit.after is not None
+    assert edit.after.startswith("\ufeffname: jaffle\r\n")
+    assert "        +materialized:   table   # as it is\r\n" in edit.after
+    assert "\n" not in edit.after.replace("\r\n", "")
+    models = yaml.safe_load(edit.after.removeprefix("\ufeff"))["models"]
+    assert models["+post-hook"] == ["select 2\n-- ours\n", "{{ feature_warehouse.after_model() }}"]
+    assert models["+pre-hook"] == [
+        {"sql": "select 1", "transaction": False}, "{{ feature_warehouse.before_model() }}",
+    ]  # fmt: skip
+
+
+def test_rights_and_links_of_files_stay(shop: Typed, tmp_path_factory: pytest.TempPathFactory) -> None:
+    profiles, shared = shop.folder / "profiles.yml", tmp_path_factory.mktemp("shared") / "dbt_project.yml"
+    profiles.chmod(0o600)
+    (shop.folder / "dbt_project.yml").rename(shared)
+    (shop.folder / "dbt_project.yml").symlink_to(shared)
+    assert shop.features("init")[0] == 0
+    assert profiles.stat().st_mode & 0o777 == 0o600
+    assert (shop.folder / "dbt_project.yml").is_symlink()
+    assert "before_model" in shared.read_text()
+
+
+def test_a_folder_of_the_name_that_is_something_else_stays(shop: Typed) -> None:
+    (shop.folder / PACKAGE).mkdir()
+    (shop.folder / PACKAGE / "README.md").write_text("mine")
+    code, said = shop.features("init")
+    assert (code, "is not the dbt package" in said) == (1, True), said
+    assert (shop.folder / PACKAGE / "README.md").read_text() == "mine"
+    assert not (shop.folder / "packages.yml").exists()
+
+
+def test_a_package_that_is_named_by_git_is_not_named_twice(tmp_path: Path) -> None:
+    packages = (
+        "packages:\n  - {git: https://example.com/a.git, subdirectory: feature_server/dbt_package, revision: '1'}\n"
+    )
+    write_project(tmp_path, {"dbt_project.yml": "name: jaffle\nprofile: jaffle\n", "packages.yml": packages})
+    paths = {edit.path for edit in plan_edits(tmp_path, upgrade=False).edits}
+    assert "packages.yml" not in paths
+    assert not any(path.startswith(PACKAGE) for path in paths)
+
+
+@pytest.mark.parametrize(
+    "name", ["Doe, Jane", "[bot] x", "A: B", "# x", "123", "null", "__email__", "O'Neil", 'say "hi"']
+)
+def test_whoever_works_here_is_named_as_git_has_it(shop: Typed, name: str) -> None:
+    shop.patch.setenv("GIT_CONFIG_COUNT", "1")
+    shop.patch.setenv("GIT_CONFIG_KEY_0", "user.name")
+    shop.patch.setenv("GIT_CONFIG_VALUE_0", name)
+    [edit] = [edit for edit in plan_edits(shop.folder, upgrade=False).edits if edit.path == "transform/groups.yml"]
+    assert edit.after is not None
+    assert yaml.safe_load(edit.after)["groups"][0]["owner"]["name"] == name
+
+
+def test_json_says_what_was_written(shop: Typed) -> None:
+    code, said = shop.features("init", "--json")
+    assert code == 0, said
+    assert "dbt_project.yml" in {edit["path"] for edit in json.loads(said)["edits"]}
