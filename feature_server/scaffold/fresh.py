@@ -47,7 +47,7 @@ def plan_project(folder: Path) -> tuple[Edit, ...]:
             got="a file" if not folder.is_dir() else "a folder with files in it",
             remedy="choose another name; in a dbt project that there is, `features init` without a name",
         )  # fmt: skip
-    sources = (path for path in sorted(TEMPLATES.rglob("*")) if path.is_file())
+    sources = (path for path in sorted(TEMPLATES.rglob("*")) if path.is_file() and path.suffix != ".pyc")
     made = [
         edit for path in sources for edit in
         new_file(folder, path.relative_to(TEMPLATES).as_posix(), filled(read_text(path), name), "of the new project")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from feature_server.project.process import dbt_command
+from feature_server.scaffold.fresh import TEMPLATES, plan_project
 from tests.support.typed import Typed
 
 
@@ -44,6 +46,13 @@ def test_a_new_project_goes_from_build_to_train_and_takes_live_events(folder: Ty
     assert code == 0, said
     code, said = folder.features("get", "customer__orders:orders_7d", "customer_id=7", "--json")
     assert json.loads(said)["features"]["orders_7d"]["value"] == before["orders_7d"]["value"] + 1
+
+
+def test_what_python_compiles_beside_the_templates_is_no_template(
+    folder: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compileall.compile_dir(TEMPLATES, quiet=1)
+    assert not [edit for edit in plan_project(folder.folder / "shop") if "pycache" in edit.path]
 
 
 @pytest.mark.parametrize("name", ["Shop", "1shop", "a-b", "sh op"])
