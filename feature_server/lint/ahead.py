@@ -108,11 +108,12 @@ def _moment(side: exp.Expr, inputs: Inputs) -> _Moment | None:
         rows = inputs.relations.get(alias or "")
         times = rows.times if rows is not None else ()
         return _Moment(alias) if alias is not None and (side.name.lower() in times or is_time(side.name)) else None
-    if isinstance(side, exp.Add | exp.Sub):
-        if side.right.find(exp.Column) is not None:
+    if isinstance(side, exp.Add | exp.Sub | exp.DateAdd | exp.DateSub | exp.TimestampAdd | exp.TimestampSub):
+        if side.expression.find(exp.Column) is not None:
             return None
-        found = _moment(side.left, inputs)
-        return None if found is None else _Moment(found.alias, 1 if isinstance(side, exp.Add) else -1)
+        found = _moment(side.this, inputs)
+        adds = isinstance(side, exp.Add | exp.DateAdd | exp.TimestampAdd)
+        return None if found is None else _Moment(found.alias, 1 if adds else -1)
     if is_floor(side):
         found = next(filter(None, (_moment(each, inputs) for each in side.iter_expressions())), None)
         return None if found is None or found.shift > 0 else _Moment(found.alias, -1)

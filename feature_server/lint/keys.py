@@ -91,7 +91,7 @@ class Reading:
         if not isinstance(node, exp.Table):
             return self.rows(node, ctes)
         if node.args.get("pivots") or not isinstance(node.this, exp.Identifier):
-            return Rows(written=not node.args.get("pivots"))
+            return _renamed(Rows(written=not node.args.get("pivots")), node.args.get("alias"))
         found = ctes.get(node.name.lower()) if not node.db else None
         return _renamed(self._known(node) if found is None else found, node.args.get("alias"))
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from sqlglot import exp
 
-from ..queries.parts import conjuncts, equalities, nodes_of, read_by, sql_of, using_of
+from ..queries.parts import conjuncts, equalities, group_of, nodes_of, read_by, sql_of, using_of
 from ..queries.rows import Inputs, Rows
+from ..queries.times import is_time_of
 from ..written.described import is_time
 
 _COMPARISONS = (exp.LT, exp.LTE, exp.GT, exp.GTE, exp.EQ, exp.Between)
@@ -13,10 +14,14 @@ _COMPARISONS = (exp.LT, exp.LTE, exp.GT, exp.GTE, exp.EQ, exp.Between)
 
 def joined_as_now(select: exp.Select, inputs: Inputs) -> Iterator[tuple[exp.Expr, str]]:
     """The relations without a time that rows which have one are joined with, and a column of each that is used."""
-    alone = all(rows.current or rows.written for rows in inputs.relations.values()) or len(list(read_by(select))) == 1
-    if alone and not _is_looked_up(select, inputs):
+    if (whole := _of_all_times(select, inputs)) is not None:
+        yield whole, sql_of(select.selects[0].unalias())
         return
-    for node, join in read_by(select):
+    read = list(read_by(select))
+    alone = all(rows.current or (rows.written and not rows.times) for rows in inputs.relations.values())
+    if (alone or len(read) == 1) and not _is_looked_up(select, inputs):
+        return
+    for node, join in read:
         alias = (node.alias_or_name or sql_of(node)).lower()
         rows = inputs.relations.get(alias) or inputs.chosen.get(alias)
         if rows is None or (join is not None and _kind(join) == "ASOF") or _told_when(select, alias, rows, inputs):
@@ -25,14 +30,18 @@ def joined_as_now(select: exp.Select, inputs: Inputs) -> Iterator[tuple[exp.Expr
             continue
         in_list = select.parent is not None and isinstance(select.parent.parent, exp.In)
         used = chosen_by(select, inputs) if in_list else next(_values(select, alias, rows, inputs), None)
-        if used is None and join is not None and str(join.args.get("side") or "").upper() != "LEFT":
-            used = rows.by
+        if used is None and join is not None:
+            is_left = str(join.args.get("side") or "").upper() == "LEFT"
+            used = rows.by if not is_left or _is_shown(select, alias, inputs) else None
         if used is not None:
             yield node, used
 
 
 def chosen_by(select: exp.Select, inputs: Inputs) -> str | None:
     """A column by which a SELECT chooses among rows of how things are now, other than by being there at all."""
+    having = select.args.get("having")
+    if having is not None:
+        return sql_of(having.this)
     where = select.args.get("where")
     for condition in conjuncts(where.this if where is not None else None):
         if isinstance(condition, exp.Not) and isinstance(condition.this, exp.Is):
@@ -45,6 +54,38 @@ def chosen_by(select: exp.Select, inputs: Inputs) -> str | None:
             if rows is not None and rows.current:
                 return each.name.lower()
     return next((rows.by for rows in inputs.relations.values() if rows.by is not None), None)
+
+
+def _of_all_times(select: exp.Select, inputs: Inputs) -> exp.Expr | None:
+    """A query in an expression that gives something of all rows that there are, whatever their time, or chooses keys by
+    that; where it stands."""
+    within = select.parent
+    if not isinstance(within, exp.Subquery) or all(rows.written for rows in inputs.relations.values()):
+        return None
+    if isinstance(within.parent, exp.In):
+        chooses = select.args.get("having") is not None and within.parent.this.find(exp.Column) is not None
+        return None if not chooses or _is_bounded(select, inputs) else within
+    if isinstance(within.parent, exp.From | exp.Join | exp.CTE | exp.Lateral | exp.Exists) or len(select.selects) != 1:
+        return None
+    value = select.selects[0]
+    times = frozenset[str]().union(*(rows.times for rows in inputs.relations.values()))
+    is_total = group_of(select) == [] and not is_time_of(value, times)
+    return within if is_total and not _is_bounded(select, inputs) else None
+
+
+def _is_bounded(select: exp.Select, inputs: Inputs) -> bool:
+    """Whether a condition speaks of a time, or of the row that the query is for."""
+    return any(
+        is_time(column.name) or (column.table and column.table.lower() not in inputs.relations)
+        for condition in conditions(select)
+        for column in condition.find_all(exp.Column)
+    )
+
+
+def _is_shown(select: exp.Select, alias: str, inputs: Inputs) -> bool:
+    """Whether a column of a relation, be it its key, is in what a SELECT gives."""
+    listed = (column for each in select.expressions for column in each.find_all(exp.Column))
+    return any(column.table and place(column, inputs) == alias for column in listed)
 
 
 def is_open(select: exp.Select, inputs: Inputs) -> bool:

@@ -48,6 +48,7 @@ CAUGHT = [
     f"{KEYS}, count(*) as n from {P} join {L} {ON} l.at between p.paid_at - interval 1 hour and "
     "p.paid_at + interval 1 hour group by all",
     f"{KEYS}, l.device from {P} asof join {L} {ON} p.paid_at <= l.at",
+    f"{KEYS}, count(*) as n from {P} join {L} {ON} l.at <= date_add(p.paid_at, interval 30 day) group by all",
     f"{KEYS}, (select count(*) from {L} where l.customer_id = p.customer_id and l.at > p.paid_at) as n from {P}",
     f"{KEYS} from {P} where exists (select 1 from {L} where l.customer_id = p.customer_id and l.at > p.paid_at)",
     f"{KEYS}, n from {P}, lateral (select count(*) as n from {L} where l.customer_id = p.customer_id "

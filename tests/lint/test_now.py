@@ -85,7 +85,23 @@ CAUGHT = [
     f"with now_ as (select * from {HISTORY} where valid_to is null) "
     f"select euros, city from {PAYMENTS} join now_ using (customer_id)",
 ]
+CAUGHT += [
+    f"with rich as (select customer_id from {PAYMENTS} group by 1 having sum(euros) > 1000) "
+    f"select payments.euros, paid_at from {PAYMENTS} join rich using (customer_id)",
+    f"select euros from {PAYMENTS} where customer_id in (select customer_id from {ADDRESSES} group by 1 "
+    "having count(*) > 3)",
+    f"with german as (select customer_id from {CUSTOMERS} where country = 'DE') select euros, "
+    f"german.customer_id is not null as is_german from {PAYMENTS} left join german using (customer_id)",
+    f"select euros / (select avg(euros) from {PAYMENTS}) as relative from {PAYMENTS}",
+    f"select euros, (select count(*) from {CUSTOMERS}) as customers from {PAYMENTS}",
+    f"select customers.customer_id, days.day as event_timestamp, country from {CUSTOMERS} cross join "
+    "generate_series(timestamp '2024-01-01', timestamp '2024-02-01', interval 1 day) as days(day)",
+]
 RIGHT = [
+    f"select euros from {PAYMENTS} where paid_at <= (select max(paid_at) from {PAYMENTS})",
+    f"select euros, (select avg(b.euros) from {{{{ ref('payments') }}}} as b where b.paid_at < payments.paid_at) "
+    f"as before from {PAYMENTS}",
+    f"select euros, (select count(*) from {{{{ ref('countries') }}}}) as countries from {PAYMENTS}",
     f"select euros, city from {PAYMENTS} join {HISTORY} on payments.customer_id = history.customer_id "
     "and history.valid_from <= payments.paid_at and (payments.paid_at < history.valid_to or history.valid_to is null)",
     f"select euros, city from {PAYMENTS} join {HISTORY} on payments.customer_id = history.customer_id "
