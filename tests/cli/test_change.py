@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from feature_server.dbt.parse import dbt_parse
+from feature_server.lint.rules import RANDOM
 from tests.support.tiny_project import FILES, features, write_project
 
 pytestmark = pytest.mark.heavy  # each compiles a project several times
@@ -166,6 +167,7 @@ def test_check_finds_sql_that_is_not_one_text(tmp_path: Path) -> None:
     problems = json.loads(run.stdout)["problems"]
     assert [(problem["file"], problem["what"]) for problem in problems] == [
         ("models/asked.sql", ASKED), ("models/named.sql", CLOCK), ("models/sliced.sql", CLOCK),
+        ("models/named.sql", RANDOM.why),
     ]  # fmt: skip
     assert all(problem["remedy"] for problem in problems)
 
