@@ -97,9 +97,7 @@ def refresh_dags(
         file=None if file is None else Path(file), project_dir=project_dir, profiles_dir=profiles_dir, target=target,
         home=home, environment=environment or {},
     )  # fmt: skip
-    for which, cron in (("catalogue", catalogue), ("freshness", freshness), ("rebuild", rebuild)):
-        check_cron(cron, f"refresh_dags({which}=…)")
-    _check(cadences)
+    _check(cadences, catalogue=catalogue, freshness=freshness, rebuild=rebuild)
     project = read_project(place, options)
     dags = [refresh_dag(one, project) for one in cadences if project.problem or project.views(one.name)]
     if catalogue is not None:
@@ -111,7 +109,9 @@ def refresh_dags(
     return {dag.dag_id: dag for dag in dags}
 
 
-def _check(cadences: Any) -> None:
+def _check(cadences: Any, **crons: str | None) -> None:
+    for which, cron in crons.items():
+        check_cron(cron, f"refresh_dags({which}=…)")
     given = isinstance(cadences, Sequence) and all(isinstance(one, Cadence) for one in cadences)
     fit(given, "refresh_dags(cadences=…)", "Cadences", cadences)
     names = [cadence.name for cadence in cadences]
