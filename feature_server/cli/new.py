@@ -55,18 +55,28 @@ def view(
     key: Keys = None,
     refresh: Annotated[str, typer.Option(help="hourly, daily, weekly or manual.")] = "daily",
     group: Annotated[str | None, typer.Option(help="The group that owns it. [default: the project's first]")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Windows that slide with the clock, over live events.")
+    ] = False,
+    event_id: Annotated[str | None, typer.Option(help="With --stream: the column that identifies an event.")] = None,
+    window: Annotated[
+        list[str] | None, typer.Option(help="With --stream: such as '7 days'. Repeatable. [default: 1 hour, 7 days]")
+    ] = None,
     dry_run: DryRun = False,
     project_dir: ProjectDir = None,
     json: Json = False,
 ) -> None:
     """Write a feature view of a relation's columns: SQL, YAML with descriptions to fill in, a unit test.
 
-    A new entity is written with it where the join keys are given.
+    A new entity is written with it where the join keys are given. With `--stream` it counts and sums a table's rows in
+    windows that end now, pushed events among them; what these need is written too.
     """
     from ..dbt.compiled import dbt_manifest
     from ..manifest.blocks import REFRESH
     from ..scaffold.definitions import Folders, NewView, entities_of, group_of, new_entity, new_view
+    from ..scaffold.live import live_events
     from ..scaffold.relation import read_relation, unknown
+    from ..scaffold.sliding import new_stream_view, read_windows
     from ..settings import load_settings
 
     settings = load_settings(project_dir=project_dir)
@@ -74,9 +84,17 @@ def view(
     folders = Folders.of(settings.project_dir, manifest)
     if refresh not in REFRESH:
         raise unknown("views are not refreshed so", "--refresh", refresh, REFRESH)
-    relation = read_relation(from_, manifest, settings)
     known = entities_of(manifest)
     edits: list[Edit] = []
+    events = None
+    if stream:
+        windows = read_windows(window or ())
+        keys = [*(key or ()), *(name for each in entity for name in known.get(each, ()))]
+        roles = {"event_id": event_id, "event_timestamp": time, "created_timestamp": created}
+        events = live_events(from_, roles, keys, manifest, folders, settings)
+        relation, edits = events.staging, [*events.edits]
+    else:
+        relation = read_relation(from_, manifest, settings)
     for each in entity:
         if each not in known and not key:
             remedy = "give its join keys with --key, and it is written too"
@@ -88,8 +106,12 @@ def view(
         name=name, entities={each: known[each] for each in entity}, time=time, created=created, refresh=refresh,
         group=group_of(manifest, group),
     )  # fmt: skip
-    written, left = new_view(made, relation, folders)
-    _write([*edits, *written], left, dry_run=dry_run, json=json)
+    if events is None:
+        written, left = new_view(made, relation, folders)
+        _write([*edits, *written], left, dry_run=dry_run, json=json)
+        return
+    written, left = new_stream_view(made, windows, events, folders)
+    _write([*edits, *written], [*events.left, *left], dry_run=dry_run, json=json, why="it is no amount to sum")
 
 
 @new.command(epilog="Example: features new service fraud_v2 customer__orders customer__days:orders_on_day")
@@ -114,10 +136,17 @@ def _keys(given: list[str] | None) -> list[str]:
     return given
 
 
-def _write(edits: list[Edit], left: list[str], *, dry_run: bool, json: bool) -> None:
+def _write(
+    edits: list[Edit],
+    left: list[str],
+    *,
+    dry_run: bool,
+    json: bool,
+    why: str = "its name or its type is none of a feature",
+) -> None:
     for edit in edits if not dry_run else ():
         edit.write()
     lines = [edit.diff() for edit in edits] if dry_run else list(map(str, edits))
-    lines += [f"left out {name}: its name or its type is none of a feature" for name in left]
+    lines += [f"left out {name}: {why}" for name in left]
     end = [] if dry_run else ["next: fill in the descriptions, then `features run`"]
     show({"edits": edits, "left_out": left}, [*lines, *end], json=json)

@@ -1,7 +1,5 @@
 """New entities, feature views and services: their SQL and YAML, which pass `features check` as they are."""
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +7,6 @@ import msgspec
 
 from ..dbt.artifacts import Manifest
 from ..definitions.registry import Registry
-from ..dtypes import parse_sql_type
 from ..errors import SettingsError
 from ..manifest.blocks import NAME, NAME_IN_WORDS
 from ..project.package import installed_package
@@ -17,15 +14,7 @@ from ..warehouse.columns import as_written
 from .edits import Edit, new_file, quoted, read_yaml
 from .project import PROJECT_FILE, filled
 from .relation import Relation, unknown
-
-_SAMPLES = {
-    "bool": ("true", "false"), "string": ("a", "b"), "float32": ("1.5", "2.5"), "float64": ("1.5", "2.5"),
-    "decimal": ("1", "2"), "date": ("2024-01-01", "2024-01-02"),
-    "timestamp": ('"2024-01-01 10:00:00"', '"2024-01-02 10:00:00"'),
-    "timestamptz": ('"2024-01-01 10:00:00+00"', '"2024-01-02 10:00:00+00"'),
-    "uuid": ("00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"),
-}  # fmt: skip
-_EVENT, _CREATED = "event_timestamp", "created_timestamp"
+from .texts import CREATED, EVENT, column_yaml, rows_unit_test, to_say
 
 
 class NewView(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +52,10 @@ class Folders(msgspec.Struct, frozen=True):
 
     def new(self, kind: str, name: str, suffix: str, text: str, what: str) -> list[Edit]:
         """A file of a definition; SettingsError where there is one."""
-        path = f"{self.models}/{kind}/{name}.{suffix}"
+        return self.file(f"{self.models}/{kind}/{name}.{suffix}", text, what)
+
+    def file(self, path: str, text: str, what: str) -> list[Edit]:
+        """A file; SettingsError where there is one."""
         if not (made := new_file(self.root, path, text, what)):
             raise SettingsError(
                 "there is such a file, and nothing is written over it", where=path, got=f"a file {path}",
@@ -95,25 +87,26 @@ def group_of(manifest: Manifest, asked: str | None) -> str:
 
 def new_entity(name: str, keys: Sequence[str], relation: Relation, folders: Folders) -> list[Edit]:
     """A model with a row for each combination of the keys of a relation, and its YAML."""
-    _check_name(name, "an entity")
+    check_name(name, "an entity")
     relation.need(keys, "--key", "an integer, varchar, uuid, date or boolean", lambda dtype: dtype.can_be_join_key)
     model = f"{name}s"
     folders.check_free(model)
     sql = f"select distinct {', '.join(map(as_written, keys))} from {{{{ {relation.reading} }}}}\n"
     columns = [
-        f"{_column(relation, key, key)}, data_tests: [not_null{', unique' if len(keys) == 1 else ''}]}}" for key in keys
+        f"{column_yaml(relation, key, key)}, data_tests: [not_null{', unique' if len(keys) == 1 else ''}]}}"
+        for key in keys
     ]
     yaml = [
         "models:",
         f"  - name: {model}",
-        f"    description: {_to_say(f'what one {name} is')}",
+        f"    description: {to_say(f'what one {name} is')}",
         "    config:",
         "      meta:",
         f"        entity: {{name: {name}, join_keys: [{', '.join(map(quoted, keys))}]}}",
         "    columns:",
         *columns,
         "",
-        *_unit_test(model, relation, dict.fromkeys(keys), list(keys)),
+        *rows_unit_test(model, relation, dict.fromkeys(keys), list(keys)),
     ]
     what = f"the entity {name}"
     return [
@@ -124,9 +117,9 @@ def new_entity(name: str, keys: Sequence[str], relation: Relation, folders: Fold
 
 def new_view(view: NewView, relation: Relation, folders: Folders) -> tuple[list[Edit], list[str]]:
     """A view that gives each row of a relation as it is, and the columns left out: they have no type of a feature."""
-    _check_name(view.name, "a feature view")
+    check_name(view.name, "a feature view")
     keys = [key for names in view.entities.values() for key in names]
-    times = {_EVENT: view.time} | ({} if view.created is None else {_CREATED: view.created})
+    times = {EVENT: view.time} | ({} if view.created is None else {CREATED: view.created})
     folders.check_free(view.name)
     relation.need(keys, "--entity")
     for option, source in (("--time", view.time), ("--created", view.created)):
@@ -156,26 +149,26 @@ def _view_yaml(
     lines = [
         "models:",
         f"  - name: {view.name}",
-        f"    description: {_to_say(f'what one row of {view.name} is')}",
+        f"    description: {to_say(f'what one row of {view.name} is')}",
         "    config:",
         f"      group: {view.group}",
         "      meta:",
         "        feature_view:",
         f"          entities: [{', '.join(view.entities)}]",
-        *([] if view.created is None else [f"          created_timestamp: {_CREATED}"]),
+        *([] if view.created is None else [f"          created_timestamp: {CREATED}"]),
         f"          refresh: {view.refresh}",
         *(["    data_tests:", test] if has_package else []),
         "    columns:",
-        *(_column(relation, name, source or name) + "}" for name, source in columns.items()),
+        *(column_yaml(relation, name, source or name) + "}" for name, source in columns.items()),
         "",
-        *_unit_test(view.name, relation, columns, list(columns)),
+        *rows_unit_test(view.name, relation, columns, list(columns)),
     ]
     return "\n".join(lines) + "\n"
 
 
 def new_service(name: str, features: Sequence[str], registry: Registry, folders: Folders) -> list[Edit]:
     """An exposure with features, each `view:feature`, or `view` for all of its features."""
-    _check_name(name, "a feature service")
+    check_name(name, "a feature service")
     views = {view.id: view for view in registry.feature_views}
     listed = list[str]()
     for each in features:
@@ -192,7 +185,7 @@ def new_service(name: str, features: Sequence[str], registry: Registry, folders:
         "exposures:",
         f"  - name: {name}",
         "    type: ml",
-        f"    description: {_to_say(f'what the model {name} says')}",
+        f"    description: {to_say(f'what the model {name} says')}",
         "    owner: {name: __owner__, email: __email__}",
         f"    depends_on: [{', '.join(refs)}]",
         "    config:",
@@ -210,52 +203,6 @@ def _version(view: str) -> str:
     return f", v={version}" if version else ""
 
 
-def _check_name(name: str, what: str) -> None:
+def check_name(name: str, what: str) -> None:
     if not NAME.fullmatch(name):
         raise SettingsError(f"{what} cannot have this name", where="NAME", expected=NAME_IN_WORDS, got=name)
-
-
-def _column(relation: Relation, name: str, source: str) -> str:
-    """The beginning of a column in YAML."""
-    return f"      - {{name: {quoted(name)}, data_type: {_type(relation, source)}, description: {_to_say(name)}"
-
-
-def _to_say(what: str) -> str:
-    return json.dumps(f"To describe: {what}.", ensure_ascii=False)
-
-
-def _type(relation: Relation, column: str) -> str:
-    text = relation.columns[column].replace("timestamp with time zone", "timestamptz")
-    return f'"{text}"' if any(mark in text for mark in ",[] ") else text
-
-
-def _unit_test(model: str, relation: Relation, columns: dict[str, str | None], expected: Sequence[str]) -> list[str]:
-    """A unit test of rows that are given as they are read."""
-    read = {source or name for name, source in columns.items()}
-    given = [name for name in relation.columns if name in read]
-    rows = [{name: _sample(relation, name, place) for name in given} for place in (0, 1)]
-    wanted = [{name: row[columns[name] or name] for name in expected} for row in rows]
-    return [
-        "unit_tests:",
-        f"  - name: {model}_has_each_row",
-        f"    model: {model}",
-        "    given:",
-        f"      - input: {relation.reading}",
-        "        rows:",
-        *(f"          - {_row(row)}" for row in rows),
-        "    expect:",
-        "      rows:",
-        *(f"        - {_row(row)}" for row in wanted),
-    ]
-
-
-def _row(row: dict[str, str]) -> str:
-    return "{" + ", ".join(f"{quoted(name)}: {value}" for name, value in row.items()) + "}"
-
-
-def _sample(relation: Relation, column: str, place: int) -> str:
-    dtype = parse_sql_type(relation.columns[column])
-    if dtype.kind == "list":
-        length = re.search(r"\[(\d+)\]$", relation.columns[column])
-        return str([place + 1] * int(length[1] if length else 1))
-    return _SAMPLES.get(dtype.kind, ("1", "2"))[place]

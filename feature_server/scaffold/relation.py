@@ -32,6 +32,7 @@ class Relation(msgspec.Struct, frozen=True):
     name: str
     reading: str
     columns: dict[str, str]
+    node: Node | None = None
 
     def need(
         self, names: Iterable[str], option: str, kinds: str = "", fits: Callable[[DType], bool] = lambda dtype: True
@@ -62,14 +63,15 @@ def read_relation(text: str, manifest: Manifest, settings: Settings) -> Relation
 
     SettingsError where the project has none of that name, WarehouseError where it is not in the warehouse.
     """
-    node, reading = _node(text, manifest)
+    node, reading = node_of(text, manifest)
     columns = columns_of(
         str(node.relation_name), settings.warehouse, settings.project_dir, settings.attached, name=node.label
     )
-    return Relation(node.label, reading, columns)
+    return Relation(node.label, reading, columns, node)
 
 
-def _node(text: str, manifest: Manifest) -> tuple[Node, str]:
+def node_of(text: str, manifest: Manifest) -> tuple[Node, str]:
+    """The node that is meant, and how SQL of dbt names it; SettingsError where the project has none of that name."""
     if (found := _SOURCE.fullmatch(text.strip())) and not text.strip().startswith("ref"):
         named = {node.label: node for node in manifest.sources.values()}
         label = f"{found[1]}.{found[2]}"

@@ -23,13 +23,25 @@ def as_written(name: str) -> str:
 def columns_of(
     relation: str, path: Path, project_dir: Path, attached: Mapping[str, Path], *, name: str
 ) -> dict[str, str]:
-    """The columns of a relation, with their types as DuckDB names them; WarehouseError where it is not there."""
+    """The columns of a relation, with their types as YAML is to have them; WarehouseError where it is not there."""
     with open_warehouse(path, project_dir=project_dir, attached=attached) as warehouse:
         try:
             found = warehouse.rows(f"describe select * from {relation}")
-        except duckdb.Error as error:
+        except WarehouseError as error:
             raise WarehouseError(
                 "the warehouse has no such relation", where=f"{name} in {path}", expected=relation,
-                got=str(error).splitlines()[0], remedy=f"run `dbt build --select {name}`; of a source, load its table",
+                got=str(error.got).splitlines()[0],
+                remedy=f"run `dbt build --select {name}`; of a source, load its table",
             ) from None  # fmt: skip
-    return {str(column): str(type_).lower() for column, type_, *_ in found}
+    zoned = "timestamp with time zone"
+    return {str(column): str(type_).lower().replace(zoned, "timestamptz") for column, type_, *_ in found}
+
+
+def count_rows(
+    relation: str, column: str, path: Path, project_dir: Path, attached: Mapping[str, Path]
+) -> tuple[int, int, int]:
+    """How many rows a relation has, in how many a column has a value, and how many values those are."""
+    with open_warehouse(path, project_dir=project_dir, attached=attached) as warehouse:
+        counted = f"count(*), count({quote(column)}), count(distinct {quote(column)})"
+        rows, known, distinct = warehouse.rows(f"select {counted} from {relation}")[0]
+        return int(rows), int(known), int(distinct)

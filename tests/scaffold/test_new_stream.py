@@ -1,0 +1,104 @@
+"""`features new view --stream`: windows over the live events of a table that there is, with all that they need."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.scaffold.shop import write_shop
+from tests.support.typed import Typed
+
+VIEW = ("new", "view", "customer__orders", "--stream", "--entity", "customer", "--key", "customer", "--time",
+        "ordered_at", "--from")  # fmt: skip
+TABLE = "source(raw, orders)"
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    shop = Typed(write_shop(tmp_path), {}, monkeypatch, capsys)
+    assert shop.features("init")[0] == 0
+    return shop
+
+
+def good(shop: Typed, *arguments: str) -> str:
+    code, said = shop.features(*arguments)
+    assert code == 0, said
+    return said
+
+
+def read(shop: Typed, feature: str, key: str = "customer=3") -> object:
+    [value] = json.loads(good(shop, "get", f"customer__orders:{feature}", key, "--json"))["features"].values()
+    return value["value"]
+
+
+def pushed(shop: Typed, source: str, **event: object) -> None:
+    (shop.folder / "events.jsonl").write_text(json.dumps(event))
+    good(shop, "push", source, "events.jsonl")
+
+
+@pytest.mark.heavy
+def test_from_a_table_to_a_pushed_event_that_counts_for_an_hour_and_lands_once(shop: Typed) -> None:
+    said = good(shop, *VIEW, TABLE)
+    assert "changed transform/staging/sources.yml: events of raw.orders arrive live" in said
+    assert "# a table that the shop's system writes" in (shop.folder / "transform/staging/sources.yml").read_text()
+    assert "0 findings" in good(shop, "lint")
+    good(shop, "run")
+    assert "1 event source, 1 feature view, 4 features" in good(shop, "check")
+    assert read(shop, "orders_1h") == 0
+    at = datetime.now(UTC) - timedelta(minutes=1)
+    pushed(shop, "raw.orders", id=1000, customer=3, amount=7, ordered_at=at.isoformat())
+    assert (read(shop, "orders_1h"), read(shop, "amount_sum_7d")) == (1, 7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEATURES_CLOCK", (at + timedelta(hours=1, seconds=1)).isoformat())
+        assert (read(shop, "orders_1h"), read(shop, "orders_7d")) == (0, 1)
+    assert "landed=1" in good(shop, "stream", "raw.orders", "--once")
+    for _ in range(2):
+        good(shop, "run")
+        assert (read(shop, "orders_1h"), read(shop, "amount_sum_7d")) == (1, 7)
+    assert "different=0" in good(shop, "verify")
+    with duckdb.connect(str(shop.folder / "data" / "jaffle.duckdb")) as connection:
+        count = "select count(*), max(orders_1h) from customer__orders where event_timestamp > '2025-01-01'"
+        assert connection.execute(count).fetchall() == [(1, 1)]
+        assert connection.execute("select count(*) from raw.orders").fetchall() == [(200,)]
+
+
+def test_a_second_view_of_a_table_reads_the_staging_model_of_the_first(shop: Typed) -> None:
+    good(shop, *VIEW, TABLE)
+    sources = (shop.folder / "transform/staging/sources.yml").read_text()
+    said = good(shop, "new", "view", "amount__orders", "--stream", "--entity", "amount", "--key", "amount", "--time",
+                "ordered_at", "--from", TABLE, "--window", "30m", "--window", "90 days")  # fmt: skip
+    assert sorted(line.partition(":")[0] for line in said.splitlines()[:-1]) == [
+        "wrote transform/entities/amounts.sql", "wrote transform/entities/amounts.yml",
+        "wrote transform/features/amount__orders.sql", "wrote transform/features/amount__orders.yml",
+    ]  # fmt: skip
+    assert (shop.folder / "transform/staging/sources.yml").read_text() == sources
+    sql = (shop.folder / "transform/features/amount__orders.sql").read_text()
+    assert "from {{ ref('stg_orders_live') }}" in sql
+    assert "range between interval 90 days preceding and current row" in sql
+    assert "1 event source, 2 feature views, 8 features" in good(shop, "check")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((*VIEW, "ref(stg_orders)"), "name what it reads: --from 'source(raw, orders)'"),
+        ((*VIEW, TABLE, "--window", "91 days"), "a length of at most 90 days"),
+        ((*VIEW, TABLE, "--window", "soon"), "that is no window"),
+        ((*VIEW, TABLE, "--event-id", "amount_id"), "has no column 'amount_id'"),
+        ((*VIEW, TABLE, "--event-id", "customer"), "5 ids in 200 rows"),
+        ((*VIEW, TABLE, "--created", "amount"), "has a type that it cannot have"),
+        ((*VIEW[:-2], "amount", "--from", TABLE), "has a type that it cannot have"),
+        ((*VIEW, "source(raw, order)"), "did you mean 'raw.orders'?"),
+    ],
+)
+def test_what_live_events_cannot_be_is_told_and_nothing_is_written(
+    shop: Typed, arguments: tuple[str, ...], words: str
+) -> None:
+    before = {path: path.read_bytes() for path in (shop.folder / "transform").rglob("*") if path.is_file()}
+    code, said = shop.features(*arguments)
+    assert (code, words in said, "Traceback" in said) == (1, True, False), said
+    assert before == {path: path.read_bytes() for path in (shop.folder / "transform").rglob("*") if path.is_file()}
