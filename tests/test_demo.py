@@ -36,10 +36,10 @@ def test_the_demo_runs_to_its_end_and_leaves_nothing_running(tmp_path: Path) -> 
         cwd=ROOT, env=kept | places, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=580, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "example.md").read_text()
     trained = re.findall(r"[\d,]+ rows x \d+ features", run.stdout)
     assert len(trained) == 2
-    assert trained == re.findall(r"[\d,]+ rows x \d+ features", readme)
+    assert trained == re.findall(r"[\d,]+ rows x \d+ features", page)
     for expected in (
         "refresh_hourly: success",
         "refresh_daily: success",

@@ -1,97 +1,77 @@
-"""Every command of README.md and of the pages after it, run in their order in one shell on the example data; and every
-link leads somewhere."""
+"""The pages: every command runs, as printed and in its order, or another test types it; every link leads somewhere."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import secrets
-import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+import sqlglot
+import typer
+import yaml
 
+from feature_server.cli.main import load_commands
 from tests.support.example import ROOT, copy_example
+from tests.support.pages import COMMAND, blocks, commands, shell_in
 
-README = ROOT / "README.md"
-OPERATIONS = ROOT / "docs" / "operations.md"
-CHANGE = ROOT / "docs" / "change.md"
-PAGES = (README, OPERATIONS, CHANGE)  # whose blocks are for a shell, in the order in which they run
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+OPERATIONS = DOCS / "operations.md"
+# Run in this order, in one shell, on the example.
+TOUR = tuple(
+    DOCS / f"{name}.md"
+    for name in ("example", "analyst", "data_scientist", "ml_engineer", "platform", "operations", "change")
+)
+FOR_USERS = (README, *(DOCS / f"{name}.md" for name in ("analyst", "data_scientist", "ml_engineer", "platform")))
+EVERY = (README, *sorted(DOCS.glob("*.md")), ROOT / "dags" / "README.md")
 LINKED = ("data", "examples", "scripts", "dags", "feature_server", ".venv")
 
 # Commands that run elsewhere: where, and the words there that do it.
+SCAFFOLD, STREAMED = "tests/scaffold/test_commands.py", "tests/scaffold/test_new_stream.py"
+TARGETS = "tests/publish/test_targets.py"
 RUN_ELSEWHERE = {
     "make demo": ("tests/test_demo.py", "scripts.demo"),
     "make test": (".ci/run", "make test"),
+    "pip install feature-warehouse": ("tests/test_install.py", '"uv", "pip", "install"'),
+    "pip install 'feature-warehouse[warehouse]'": ("tests/test_install.py", '"uv", "pip", "install"'),
     "python -m scripts.refresh hourly --at 2013-12-30T23:00Z": ("tests/dags/test_runs.py", '"scripts.refresh"'),
+    "features init": (SCAFFOLD, '"features init"'),
+    "features new view customer__orders --from 'source(raw, orders)' --entity customer --key customer "
+    "--time ordered_at": (SCAFFOLD, "features new view customer__orders --from 'source(raw, orders)'"),
+    "features run": (SCAFFOLD, '"features run"'),
+    "features get customer__orders:amount customer=3": (SCAFFOLD, "features get customer__orders:amount customer=3"),
+    "features new view customer__orders --from 'ref(stg_orders)' --entity customer --key customer_id "
+    "--time ordered_at": ("tests/scaffold/test_new.py", '*VIEW, "--entity", "customer", "--key", "customer_id"'),
+    "features new view customer__order_activity --stream --from 'source(raw, orders)' --entity customer --key customer "
+    "--time ordered_at": (STREAMED, '"--stream", "--entity", "customer", "--key", "customer", "--time"'),
+    "features push raw.orders events.jsonl": (STREAMED, 'pushed(shop, "raw.orders"'),
+    "features get customer__order_activity:orders_1h customer=3": (STREAMED, '"orders_1h'),
+    "features new service reorder_v1 customer__orders": ("tests/scaffold/test_new.py", '"service", "reorder_v1"'),
+    "dbt build --target prod": (TARGETS, 'dbt("build", "--target", "prod")'),
+    **{
+        f"features {name} --target prod": (TARGETS, 'prod = ("--target", "prod")')
+        for name in ("apply", "publish", "sync")
+    },
+    "curl 'http://127.0.0.1:6566/explain?feature=customer__transactions:transactions_1h&customer_id=42'": (
+        "tests/app/test_explain.py",
+        'http.get("/explain"',
+    ),
+    'airflow pools set duckdb 1 "The DuckDB file\'s one user"': ("tests/test_readme.py", "COMMAND.search(AIRFLOW"),
 }
+# Pages whose blocks a test reads and runs that knows what they are about.
+READ_BY = {
+    "leaktest.md": "tests/leaktest/test_example.py",
+    "lint.md": "tests/lint/test_project.py",
+    "upgrade.md": "tests/test_upgrade.py",
+    "airflow.md": "tests/dags/test_arguments.py",
+    "dags/README.md": "tests/dags/test_promises.py",
+}
+AIRFLOW = (DOCS / "airflow.md").read_text()
 PAYMENTS = "python -m examples.payments --out .features/landing"
 SMALLER = (PAYMENTS, f"{PAYMENTS} --customers 300 --transactions 20000")
-FENCE = re.compile(r"(?:^`(?P<path>[\w/.]+)`\n\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-class Block(NamedTuple):
-    """A fenced block: its language, its text, and the file it shows, if the line before names one."""
-
-    language: str
-    text: str
-    path: str | None
-
-
-def blocks() -> list[Block]:
-    text = "\n".join(page.read_text() for page in PAGES)
-    return [Block(found["language"], found["text"], found["path"]) for found in FENCE.finditer(text)]
-
-
-class Shell:
-    """One bash that keeps its variables and its background jobs from one script to the next."""
-
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            ["bash", "--norc", "--noprofile"],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, script: str) -> str:
-        """What every command of the script printed; fails at the first that ends with another code than 0."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        mark = f"end-{secrets.token_hex(8)}"
-        lines = [
-            f"trap 'code=$?; echo; echo {mark} $code; exit' ERR",
-            "{ :",
-            script,
-            "} </dev/null",
-            f"echo; echo {mark} 0",
-            "",
-        ]
-        self.process.stdin.write("\n".join(lines))
-        self.process.stdin.flush()
-        output = []
-        for line in self.process.stdout:
-            if line.startswith(mark):
-                assert line.split()[1] == "0", f"{script}\n{''.join(output)}"
-                return "".join(output)
-            output.append(line)
-        raise AssertionError(f"the shell ended in\n{script}\n{''.join(output)}")
-
-    def close(self) -> None:
-        """End the shell and what it left running in the background."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -104,14 +84,6 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def shell(project: Path) -> Iterator[Shell]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FEATURES_", "DBT_", "AIRFLOW"))}
-    shell = Shell(project, kept | {"PYTHONPATH": str(project)})
-    yield shell
-    shell.close()
-
-
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -119,55 +91,139 @@ def free_port() -> str:
 
 
 @pytest.mark.heavy
-def test_every_command_of_the_pages_runs(project: Path, shell: Shell) -> None:
+@pytest.mark.timeout(1500)
+def test_every_command_of_the_tour_runs(project: Path) -> None:
     port, printed = free_port(), []
-    for number, block in enumerate(blocks()):
-        text = block.text.replace("6566", port).replace(*SMALLER)
-        if block.path is not None:
-            (project / block.path).write_text(text)
-        elif block.language == "bash":
-            lines = [line for line in text.splitlines() if line not in RUN_ELSEWHERE]
-            printed.append(shell.run("\n".join(lines)))
-        elif block.language == "python":
-            (project / f"block_{number}.py").write_text(text)
-            printed.append(shell.run(f"python block_{number}.py"))
+    with shell_in(project, PYTHONPATH=str(project)) as shell:
+        for block in blocks("\n".join(page.read_text() for page in TOUR)):
+            text = block.text.replace("6566", port).replace(*SMALLER)
+            printed.append(shell.play(block._replace(text=text), left_out=tuple(RUN_ELSEWHERE)))
     output = "".join(printed)
     for expected in (
-        "+ feature_view customer__refunds",
-        "published customer__refunds version=0",
+        "+ feature_view customer__last_refund",
+        "published customer__last_refund version=0",
+        "customer__last_refund: clean",
         "synced customer__refunds",
         "13 feature views, 0 with problems",
-        ".features/docs/index.html: 14 feature views",
+        ".features/docs/index.html: 15 feature views",
         "wrote .features/fraud_train.parquet",
+        "rows of history in version 0",
         '"transactions_24h"',
         "features_http_requests_total",
+        "did you mean 'fraud_v1'?",
+        "PushResult(accepted=1, rejected=())",
+        '"agree": true',
         "pushed payments.transactions accepted=2 rejected=0",
         "streamed payments.transactions accepted=0 rejected=0 landed=2 files=1",
         "pushed flights.departures=",
+        "damaged=0",
         "+ precipitation_inches > 0 AND temperature_fahrenheit < 32 AS is_freezing_precipitation",
         "airport__weather means the same: nothing is added to the wind",
     ):
         assert expected in output
 
 
-def test_every_block_of_the_pages_is_run_or_written() -> None:
-    unknown = [
-        block.language for block in blocks() if not block.path and block.language not in ("bash", "python", "text", "")
-    ]
-    assert unknown == []
+@pytest.mark.heavy
+def test_the_readme_goes_from_sql_to_an_online_read_as_it_is_printed(tmp_path: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shown = blocks(README.read_text())
+    with shell_in(tmp_path, PATH=path) as shell:
+        output = "".join(shell.play(block, left_out=tuple(RUN_ELSEWHERE)) for block in shown)
+    (told,) = (block.text for block in shown if block.language == "text")
+    instant = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z")
+    printed = [f"{line}\n" for line in output.splitlines() if re.match(r"orders_7d  \d|pushed ", line)]
+    assert instant.sub("T", "".join(printed)) == instant.sub("T", told)
+    assert "[5000 rows x 4 columns]" in output
+
+
+def test_one_feature_takes_30_lines() -> None:
+    section = README.read_text().partition("## One feature in 30 lines")[2].partition("\n## ")[0]
+    shown = [block for block in blocks(section) if block.language != "text"][1:]  # the first makes the project
+    assert [block.language for block in shown] == ["sql", "yaml", "python", "bash"]
+    assert sum(bool(line.strip()) for block in shown for line in block.text.splitlines()) <= 30
+
+
+@pytest.mark.parametrize("page", FOR_USERS, ids=lambda page: page.name)
+def test_a_page_for_users_has_at_most_200_lines(page: Path) -> None:
+    assert page.read_text().count("\n") <= 200
+
+
+@pytest.mark.parametrize("page", EVERY, ids=str)
+def test_every_command_of_a_page_is_typed_by_a_test(page: Path) -> None:
+    """`bash` and `python` are run here or by a test that reads the page; `text` shows what is printed, or what a test
+    named in RUN_ELSEWHERE types; a block of no language is a drawing."""
+    shown = blocks(page.read_text())
+    assert {block.language for block in shown} <= {"bash", "python", "sql", "yaml", "json", "text", ""}
+    reader = READ_BY.get(page.relative_to(DOCS if page.parent == DOCS else ROOT).as_posix())
+    assert reader is None or f'"{page.name}"' in (ROOT / reader).read_text()
+    run = page in (README, *TOUR) or reader is not None
+    assert run or not [block for block in shown if block.language == "python" and not block.path]
+    typed = [line for block in shown if run and block.language == "bash" for line in COMMAND.findall(block.text)]
+    untyped = [line for line in commands(page) if line not in typed]
+    assert [line for line in untyped if line.partition("  #")[0].rstrip() not in RUN_ELSEWHERE] == []
+
+
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: str)
+def test_fragments_can_be_read(page: Path) -> None:
+    for block in blocks(page.read_text()):
+        if block.language == "yaml":
+            yaml.safe_load(block.text)
+        elif block.language == "json":
+            for text in block.text.splitlines() if block.path and block.path.endswith("l") else [block.text]:
+                json.loads(text)
+        elif block.language == "sql":
+            sqlglot.parse(re.sub(r"\{%.*?%\}", "", re.sub(r"\{\{.*?\}\}", "relation", block.text)), dialect="duckdb")
 
 
 @pytest.mark.parametrize("command", RUN_ELSEWHERE)
 def test_commands_that_run_elsewhere_do(command: str) -> None:
     place, words = RUN_ELSEWHERE[command]
-    assert any(command in block.text.splitlines() for block in blocks() if block.language == "bash")
+    assert any(command in page.read_text() for page in EVERY), "no page says it any more"
     assert words in (ROOT / place).read_text()
 
 
-@pytest.mark.parametrize("page", [README, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"], ids=str)
-def test_links_lead_to_files(page: Path) -> None:
-    targets = re.findall(r"\]\((?!https?:|mailto:|#)([^)#]+)", page.read_text())
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+@pytest.mark.heavy
+def test_the_pool_is_made_as_the_page_says(tmp_path: Path) -> None:
+    found = COMMAND.search(AIRFLOW[AIRFLOW.index("has to have one slot") :])
+    assert found is not None
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    quiet = {"AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags")}
+    with shell_in(tmp_path, PATH=path, AIRFLOW_HOME=str(tmp_path / "airflow"), **quiet) as shell:
+        shell.run("airflow db migrate")
+        shell.run(found[1])
+        assert "duckdb" in shell.run("airflow pools get duckdb")
+
+
+def named_in_text(page: Path) -> list[str]:
+    """The commands of the product that a page names within its text."""
+    return re.findall(r"`(features [^`]+)`", re.sub(r"\s*\n\s*", " ", page.read_text()))
+
+
+@pytest.mark.parametrize("page", EVERY, ids=str)
+def test_a_command_named_in_the_text_is_there_with_its_options(page: Path) -> None:
+    for named in named_in_text(page):
+        words, command = named.split()[1:], typer.main.get_command(load_commands())
+        while (known := getattr(command, "commands", None)) and words and not words[0].startswith("-"):
+            assert words[0] in known, named
+            command = known[words.pop(0)]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options, named
+
+
+@pytest.mark.parametrize("page", [README, *sorted(DOCS.rglob("*.md")), ROOT / "CONTRIBUTING.md"], ids=str)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    found = re.findall(r"\]\((?!https?:|mailto:)([^)]+)\)|<img src=\"([^\"]+)\"", page.read_text())
+    for target in (link or image for link, image in found):
+        path, _, heading = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not heading or heading in headings(file), target
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are made on code hosts."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 def test_the_table_of_settings_is_complete() -> None:
@@ -184,5 +240,5 @@ def test_the_table_of_settings_is_complete() -> None:
 def test_the_table_of_dependencies_is_complete() -> None:
     project = (ROOT / "pyproject.toml").read_text().partition("dev = [")[0]
     used = set(re.findall(r'^\s+"([\w-]+)[><=]', project, re.MULTILINE)) - {"pyyaml"}
-    table = README.read_text().partition("## What it is made of")[2].partition("## How it compares")[0]
+    table = (DOCS / "install.md").read_text().partition("## What it is made of")[2].partition("\n## ")[0]
     assert used <= set(re.findall(r"[\w-]+", table))
