@@ -93,7 +93,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     own = {name: text for name, text in os.environ.items() if not name.startswith(("FEATURES_", "DBT_", "AIRFLOW"))}
     environment = own | {
         "PYTHONPATH": str(ROOT), "AIRFLOW_HOME": str(folder / "airflow"), "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__CORE__PARALLELISM": "2", "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__API__WORKERS": "1",
+        # LocalExecutor.end() of Airflow 3.3.2 puts one word for each worker that is alive when its turn comes, and
+        # waits for all. Of two, the later may take the first word and be gone by its turn: the other waits for ever.
+        "AIRFLOW__CORE__PARALLELISM": "1",
+        # The first request to a server that has just begun took 22 s on a busy machine, and a task that gives up is an
+        # error in `dags test`, which then waits for its workers without telling them to end.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW__API_AUTH__JWT_SECRET": "only-for-this-test" * 4,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
     }  # fmt: skip
