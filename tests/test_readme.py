@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import sqlglot
@@ -224,6 +225,15 @@ def headings(page: Path) -> set[str]:
     """The anchors of a page's headings, as they are made on code hosts."""
     found = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_the_picture_has_every_colour_for_light_and_dark_pages_and_words_for_who_cannot_see_it() -> None:
+    picture = (DOCS / "overview.svg").read_text()
+    root = ElementTree.fromstring(picture)
+    assert {child.tag.rpartition("}")[2] for child in root} >= {"title", "desc"}
+    used = set(re.findall(r"var\((--\w+)\)", picture))
+    schemes = [set(re.findall(r"--\w+", rule)) for rule in re.findall(r"svg \{[^}]*\}", picture)]
+    assert schemes == [used, used]
 
 
 def test_the_table_of_settings_is_complete() -> None:
