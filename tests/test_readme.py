@@ -16,7 +16,7 @@ import typer
 import yaml
 
 from feature_server.cli.main import load_commands
-from tests.support.example import ROOT, copy_example
+from tests.support.example import PACKAGE, ROOT, copy_example
 from tests.support.pages import COMMAND, blocks, commands, shell_in
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -27,7 +27,12 @@ TOUR = tuple(
     for name in ("example", "analyst", "data_scientist", "ml_engineer", "platform", "operations", "change")
 )
 FOR_USERS = (README, *(DOCS / f"{name}.md" for name in ("analyst", "data_scientist", "ml_engineer", "platform")))
-EVERY = (README, *sorted(DOCS.glob("*.md")), ROOT / "dags" / "README.md")
+SHOP = ROOT / "feature_server" / "scaffold" / "project" / "README.md"
+OTHERS = (
+    "CONTRIBUTING.md",
+    *(f"{name}/README.md" for name in ("dags", "models", "benchmarks", "trials", "tests/interleaving")),
+)
+EVERY = (README, *sorted(DOCS.rglob("*.md")), *(ROOT / name for name in OTHERS), SHOP, PACKAGE / "README.md")
 LINKED = ("data", "examples", "scripts", "dags", "feature_server", ".venv")
 
 # Commands that run elsewhere: where, and the words there that do it.
@@ -51,6 +56,7 @@ RUN_ELSEWHERE = {
     "features push raw.orders events.jsonl": (STREAMED, 'pushed(shop, "raw.orders"'),
     "features get customer__order_activity:orders_1h customer=3": (STREAMED, '"orders_1h'),
     "features new service reorder_v1 customer__orders": ("tests/scaffold/test_new.py", '"service", "reorder_v1"'),
+    "python -m trials.kill --minutes 30 --seed 7": ("tests/test_trials.py", "python -m trials.kill --seed"),
     "dbt build --target prod": (TARGETS, 'dbt("build", "--target", "prod")'),
     **{
         f"features {name} --target prod": (TARGETS, 'prod = ("--target", "prod")')
@@ -64,11 +70,13 @@ RUN_ELSEWHERE = {
 }
 # Pages whose blocks a test reads and runs that knows what they are about.
 READ_BY = {
-    "leaktest.md": "tests/leaktest/test_example.py",
-    "lint.md": "tests/lint/test_project.py",
-    "upgrade.md": "tests/test_upgrade.py",
-    "airflow.md": "tests/dags/test_arguments.py",
+    "docs/leaktest.md": "tests/leaktest/test_example.py",
+    "docs/lint.md": "tests/lint/test_project.py",
+    "docs/upgrade.md": "tests/test_upgrade.py",
+    "docs/airflow.md": "tests/dags/test_arguments.py",
     "dags/README.md": "tests/dags/test_promises.py",
+    "CONTRIBUTING.md": "tests/test_repository.py",
+    "tests/interleaving/README.md": "tests/test_repository.py",
 }
 AIRFLOW = (DOCS / "airflow.md").read_text()
 PAYMENTS = "python -m examples.payments --out .features/landing"
@@ -125,16 +133,18 @@ def test_every_command_of_the_tour_runs(project: Path) -> None:
 
 
 @pytest.mark.heavy
-def test_the_readme_goes_from_sql_to_an_online_read_as_it_is_printed(tmp_path: Path) -> None:
+def test_the_readme_and_that_of_a_new_project_run_as_they_are_printed(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     shown = blocks(README.read_text())
     with shell_in(tmp_path, PATH=path) as shell:
         output = "".join(shell.play(block, left_out=tuple(RUN_ELSEWHERE)) for block in shown)
+        again = "".join(shell.play(block) for block in blocks((tmp_path / "shop" / SHOP.name).read_text()))
     (told,) = (block.text for block in shown if block.language == "text")
     instant = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z")
     printed = [f"{line}\n" for line in output.splitlines() if re.match(r"orders_7d  \d|pushed ", line)]
     assert instant.sub("T", "".join(printed)) == instant.sub("T", told)
     assert "[5000 rows x 4 columns]" in output
+    assert "wrote train.parquet rows=5000 features=5" in again
 
 
 def test_one_feature_takes_30_lines() -> None:
@@ -155,9 +165,10 @@ def test_every_command_of_a_page_is_typed_by_a_test(page: Path) -> None:
     named in RUN_ELSEWHERE types; a block of no language is a drawing."""
     shown = blocks(page.read_text())
     assert {block.language for block in shown} <= {"bash", "python", "sql", "yaml", "json", "text", ""}
-    reader = READ_BY.get(page.relative_to(DOCS if page.parent == DOCS else ROOT).as_posix())
-    assert reader is None or f'"{page.name}"' in (ROOT / reader).read_text()
-    run = page in (README, *TOUR) or reader is not None
+    name = page.relative_to(ROOT).as_posix()
+    reader = READ_BY.get(name)
+    assert reader is None or page.name in (ROOT / reader).read_text()
+    run = page in (README, SHOP, *TOUR) or reader is not None
     assert run or not [block for block in shown if block.language == "python" and not block.path]
     typed = [line for block in shown if run and block.language == "bash" for line in COMMAND.findall(block.text)]
     untyped = [line for line in commands(page) if line not in typed]
@@ -211,7 +222,7 @@ def test_a_command_named_in_the_text_is_there_with_its_options(page: Path) -> No
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options, named
 
 
-@pytest.mark.parametrize("page", [README, *sorted(DOCS.rglob("*.md")), ROOT / "CONTRIBUTING.md"], ids=str)
+@pytest.mark.parametrize("page", EVERY, ids=str)
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     found = re.findall(r"\]\((?!https?:|mailto:)([^)]+)\)|<img src=\"([^\"]+)\"", page.read_text())
     for target in (link or image for link, image in found):

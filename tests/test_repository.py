@@ -133,9 +133,7 @@ def test_the_data_says_where_it_comes_from() -> None:
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "tests/interleaving/README.md"])
 def test_the_test_commands_of_a_page_find_tests_and_know_their_variables(page: str) -> None:
-    commands = re.findall(
-        r"^    ((?:\w+=\S+ )*)\.venv/bin/python -m pytest (.*)$", (ROOT / page).read_text(), re.MULTILINE
-    )
+    commands = re.findall(r"^((?:\w+=\S+ )*)\.venv/bin/python -m pytest (.*)$", (ROOT / page).read_text(), re.MULTILINE)
     assert commands
     for variables, arguments in commands:
         target = ROOT / arguments.split()[-1]

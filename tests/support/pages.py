@@ -17,7 +17,7 @@ from .example import ROOT
 FENCE = re.compile(r"(?:^`(?P<path>[\w/.]+)`\n\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 # What is typed into a shell, where a prompt or not stands before it.
 COMMAND = re.compile(
-    r"^(?:\$ )?((?:features|make|pip|dbt|airflow|python|curl|git|uv|sed|\.venv/bin/\w+) .*)$", re.MULTILINE
+    r"^(?:\$ )?((?:\w+=\S+ )*(?:features|make|pip|dbt|airflow|python|curl|git|uv|sed|\.venv/bin/\w+) .*)$", re.MULTILINE
 )
 
 
