@@ -37,7 +37,7 @@ IMPORTERS = {
     "sqlglot": {"manifest", "compiler", "meaning", "lint", "queries"},
     "prometheus_client": {"app", "serving"},
     "typer": {"cli"},
-    "jinja2": {"templates", "written", "dbt"},
+    "jinja2": {"templates", "written", "dbt", "project"},
     "rich": {"cli"},
     "dbt": {"dbt", "asof", "project"},
     "airflow": {"airflow"},

@@ -1,5 +1,7 @@
 """The dbt package `feature_warehouse`: the one that belongs to this version, and the one that a project has."""
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,17 +27,27 @@ def installed_package(project_dir: Path) -> Path | None:
     return next((folder for folder in folders if _read(folder).get("name") == PACKAGE), None)
 
 
+def is_later(version: str, than: str) -> bool:
+    """Whether a version of the package, numbers and points, is a later one."""
+    one, other = ([int(number) for number in re.findall(r"\d+", each)] for each in (version, than))
+    return one > other
+
+
 def check_package(project_dir: Path) -> Problem | None:
     """That a project has the dbt package of another version; None where it has none, or this one's."""
     folder = installed_package(project_dir)
     wanted = package_version(SHIPPED)
     if folder is None or (found := package_version(folder)) == wanted:
         return None
+    remedy = (
+        f"install version {found} of this program"
+        if is_later(found, wanted)
+        else "`features init --upgrade` where it is a folder of the project, else name that version in packages.yml "
+        "and run `dbt deps`; then `dbt build`"
+    )
     return Problem(
-        file=(folder / PROJECT_FILE).relative_to(project_dir).as_posix(), key_path="version",
-        what=f"the dbt package {PACKAGE} is of another version than this program", expected=wanted, got=found,
-        remedy="`features init --upgrade` where it is a folder of the project, else name that version in packages.yml "
-        "and run `dbt deps`; then `dbt build`",
+        file=os.path.relpath(folder / PROJECT_FILE, project_dir), key_path="version", expected=wanted,
+        what=f"the dbt package {PACKAGE} is of another version than this program", got=found, remedy=remedy,
     )  # fmt: skip
 
 

@@ -9,10 +9,10 @@ from ..dbt.artifacts import Manifest
 from ..definitions.registry import Registry
 from ..errors import SettingsError
 from ..manifest.blocks import NAME, NAME_IN_WORDS
-from ..project.package import installed_package
+from ..project.package import PROJECT_FILE, installed_package
 from ..warehouse.columns import as_written
 from .edits import Edit, new_file, quoted, read_yaml
-from .project import PROJECT_FILE, filled
+from .project import filled
 from .relation import Relation, unknown
 from .texts import CREATED, EVENT, column_yaml, rows_unit_test, to_say
 

@@ -9,7 +9,8 @@ import msgspec
 
 from ..errors import SettingsError
 from .edits import Edit, new_file, read_text
-from .project import TEMPLATES, filled, package_edits
+from .project import TEMPLATES, filled
+from .vendored import package_edits
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _CUSTOMERS, _ORDERS = 200, 5000

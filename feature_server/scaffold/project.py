@@ -1,8 +1,10 @@
 """What a dbt project that there is lacks to hold feature views."""
 
+import ast
+import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,13 @@ import msgspec
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from ..errors import FeatureStoreError
-from ..project.package import PACKAGE, SHIPPED, installed_package, package_version
-from ..project.process import check_project, profiles_dir
+from ..project.given import Given, given_by
+from ..project.package import PACKAGE, PROJECT_FILE
+from ..project.process import check_project
 from .edits import Edit, added_lines, changed_yaml, new_file, quoted, read_text, read_yaml
+from .vendored import plan_package
 
-PROJECT_FILE, PROFILES_FILE = "dbt_project.yml", "profiles.yml"
+PROFILES_FILE = "profiles.yml"
 SHIM, DAGS = "macros/should_full_refresh.sql", "dags/feature_dags.py"
 TEMPLATES = Path(__file__).parent / "project"
 HOOKS = (
@@ -23,8 +26,7 @@ HOOKS = (
     ("models", "post-hook", "after_model"),
     ("seeds", "post-hook", "after_seed"),
 )
-_IGNORED = (".features/", "dbt_packages/")
-_MACRO = re.compile(r"{%-?\s*macro\s+should_full_refresh\b")
+_LIBRARY = "feature_server.airflow"
 _GIT_USER = {"name": "Data team", "email": "data@example.com"}
 
 
@@ -39,32 +41,19 @@ class Planned(msgspec.Struct, frozen=True):
 def plan_edits(root: Path, *, upgrade: bool) -> Planned:
     """What the project in a folder lacks. With `upgrade` its copy of the dbt package is replaced by this version's.
 
-    FeatureStoreError where there is no project, or a file of it cannot be read.
+    FeatureStoreError where there is no project, or dbt or we cannot read a file of it.
     """
     check_project(root)
-    project = read_yaml(root / PROJECT_FILE)
-    package, left = _package(root, project, upgrade)
-    edits = [*package, *_settings(root, project), *_shim(root, project), *_group(root, project)]
-    edits += _dags(root)
-    edits += added_lines(root, ".gitignore", _IGNORED, "what is made here is no part of the project")
-    zone, more = _time_zone(root, project)
-    installed = installed_package(root) is not None
-    return Planned((*edits, *zone), (*left, *more), packages_changed=bool(package) or not installed)
-
-
-def package_edits(root: Path, what: str) -> Iterator[Edit]:
-    """The dbt package as a folder of a project, as far as it differs."""
-    for source in sorted(SHIPPED.rglob("*")):
-        if source.is_file() and source.suffix in (".sql", ".yml", ".md"):
-            path = f"{PACKAGE}/{source.relative_to(SHIPPED).as_posix()}"
-            before = read_text(root / path) if (root / path).is_file() else None
-            if before != (after := read_text(source)):
-                yield Edit(root=str(root), path=path, before=before, after=after, what=what)
-    for place in ("macros", "tests"):  # what another version had
-        for old in sorted((root / PACKAGE / place).rglob("*")):
-            if old.is_file() and not (SHIPPED / old.relative_to(root / PACKAGE)).is_file():
-                name = old.relative_to(root).as_posix()
-                yield Edit(root=str(root), path=name, before=read_text(old), after=None, what=what)
+    read_yaml(root / PROJECT_FILE)  # of YAML that is none we say where
+    package, left = plan_package(root, upgrade=upgrade)
+    given = given_by(root, hooks=HOOKS, package=PACKAGE, variable="as_of", macro=Path(SHIM).stem)
+    parts = [_settings(root, given), _shim(root, given), _dags(root), _group(root, given), _time_zone(root, given)]
+    edits = [*package, *(edit for part, _ in parts for edit in part)]
+    ignored = (".features/", f"{given.packages_path.strip('/')}/")
+    edits += added_lines(root, ".gitignore", ignored, "what is made here is no part of the project")
+    more = [line for _, lines in parts for line in lines]
+    installed = (root / given.packages_path / PACKAGE).exists()
+    return Planned((*edits,), (*left, *more), packages_changed=bool(package) or not installed)
 
 
 def owner() -> dict[str, str]:
@@ -79,103 +68,42 @@ def owner() -> dict[str, str]:
     return _GIT_USER | found
 
 
-def _package(root: Path, project: Mapping[str, Any], upgrade: bool) -> tuple[list[Edit], list[str]]:
-    """The package as a folder of the project, and its name where dbt looks for packages; nothing of either where the
-    project has it from elsewhere, such as by git."""
-    folder, installed, wanted = root / PACKAGE, installed_package(root), package_version(SHIPPED)
-    own = folder / PROJECT_FILE
-    if folder.exists() and (not own.is_file() or read_yaml(own).get("name") != PACKAGE):
-        raise FeatureStoreError(
-            f"the project has a folder {PACKAGE!r} that is not the dbt package", where=str(folder),
-            expected="no such folder, or the package", got=str(read_yaml(own).get("name") or "no dbt_project.yml"),
-            remedy="rename it",
-        )  # fmt: skip
-    if not own.is_file() and (installed is not None or _is_elsewhere(root)):
-        if installed is None or package_version(installed) == wanted:
-            return [], []
-        return [], [f"the dbt package is {package_version(installed)}, this is {wanted}: name that in packages.yml"]
-    if own.is_file() and not upgrade:
-        old = package_version(folder)
-        edits, left = [], [] if old == wanted else [f"{PACKAGE} is of version {old}: `features init --upgrade`"]
-    else:
-        edits, left = list(package_edits(root, f"the dbt package, version {wanted}")), []
-    return [*edits, *_named(root, project)], left
+_Part = tuple[list[Edit], list[str]]  # what is written, and what is left to a person
 
 
-def _is_elsewhere(root: Path) -> bool:
-    """Whether the project names the package already: by git, or as another folder."""
-    for name in ("packages.yml", "dependencies.yml"):
-        for one in read_yaml(root / name).get("packages") or ():
-            given = one if isinstance(one, dict) else {}
-            local = root / str(given.get("local") or "-")
-            if str(given.get("subdirectory")).rstrip("/").endswith(f"feature_server/{SHIPPED.name}"):
-                return True
-            if local != root / PACKAGE and read_yaml(local / PROJECT_FILE).get("name") == PACKAGE:
-                return True
-    return False
-
-
-def _named(root: Path, project: Mapping[str, Any]) -> list[Edit]:
-    """The package in the file that lists packages."""
-    names = ("packages.yml", "dependencies.yml")
-    listed = next((name for name in names if read_yaml(root / name).get("packages")), None)
-    what = "dbt takes the package from its folder"
-    if listed is None and not (root / "packages.yml").exists():
-        return new_file(root, "packages.yml", f"packages:\n  - local: {PACKAGE}\n", what)
-
-    def add(content: Any) -> bool:
-        packages = content.get("packages") or []
-        if any(isinstance(one, dict) and str(one.get("local", "")).strip("./") == PACKAGE for one in packages):
-            return False
-        if not packages:
-            content["packages"] = packages
-        packages.append({"local": PACKAGE})
-        return True
-
-    return changed_yaml(root, listed or "packages.yml", add, what)
-
-
-def _settings(root: Path, project: Mapping[str, Any]) -> list[Edit]:
+def _settings(root: Path, given: Given) -> _Part:
     """The variable and the hooks in dbt_project.yml."""
 
     def add(content: Any) -> bool:
-        changed = False
-        given: Any = content.get("vars") or {}
-        own = given.get(project.get("name")) or {}
-        if "as_of" not in given and "as_of" not in own:
-            changed = True
-            if given:
-                given.insert(0, "as_of", "now")
+        if not given.has_variable:
+            if variables := content.get("vars"):
+                variables.insert(0, "as_of", "now")
             else:
                 content["vars"] = {"as_of": "now"}
-        for section, hook, macro in HOOKS:
-            changed |= _add_hook(content, section, hook, f"{{{{ {PACKAGE}.{macro}() }}}}")
-        return changed
+        for section, hook, macro in missing:
+            _add_hook(content, section, hook, f"{{{{ {PACKAGE}.{macro}() }}}}")
+        return bool(missing) or not given.has_variable
 
-    return changed_yaml(root, PROJECT_FILE, add, "the variable as_of, and hooks that note what was built")
+    missing = [each for each in HOOKS if not given.hooks[each[2]]]
+    deep = [
+        f"{PROJECT_FILE}: {PACKAGE}.{macro}() is a {hook} at {', '.join(at)} alone: what is elsewhere is not noted"
+        for section, hook, macro in HOOKS
+        if (at := given.hooks[macro]) and not {section, f"{section}.{given.name}"} & {*at}
+    ]
+    what = "the variable as_of, and hooks that note what was built"
+    return changed_yaml(root, PROJECT_FILE, add, what), deep
 
 
-def _add_hook(content: Any, section: str, hook: str, call: str) -> bool:
-    settings = content.get(section)
-    if settings and not isinstance(settings, dict):
-        raise FeatureStoreError(
-            f"`{section}` of dbt_project.yml is no mapping, so nothing is written", where=PROJECT_FILE,
-            expected="settings by their names", got=str(settings)[:100], remedy="correct it until `dbt parse` succeeds",
-        )  # fmt: skip
-    if not settings:
-        content[section] = settings = {}
+def _add_hook(content: Any, section: str, hook: str, call: str) -> None:
+    if not (settings := content.get(section)):
+        content[section] = settings = CommentedMap()
     names = [f"{plus}{name}" for plus in ("+", "") for name in (hook, hook.replace("-", "_"))]
     name = next((name for name in names if name in settings), f"+{hook}")
-    given = settings.get(name)
-    listed = given if isinstance(given, list) else [] if given is None else [given]
-    if any(call.strip("{} ") in str(one) for one in listed):
-        return False
-    ours = DoubleQuotedScalarString(call)
-    if isinstance(given, list):
-        given.append(ours)
+    there, ours = settings.get(name), DoubleQuotedScalarString(call)
+    if isinstance(there, list):
+        there.append(ours)
     else:
-        settings[name] = ours if given is None else [_in_a_list(given), ours]
-    return True
+        settings[name] = ours if there is None else [_in_a_list(there), ours]
 
 
 def _in_a_list(given: Any) -> Any:
@@ -185,32 +113,66 @@ def _in_a_list(given: Any) -> Any:
     return DoubleQuotedScalarString(given) if isinstance(given, str) and "\n" in given else given
 
 
-def _shim(root: Path, project: Mapping[str, Any]) -> list[Edit]:
+def _shim(root: Path, given: Given) -> _Part:
     """The macro by which dbt asks the package whether a model is to be made anew."""
-    folders = [str(name) for name in project.get("macro-paths") or ["macros"]]
-    texts = (read_text(path) for name in folders for path in sorted((root / name).rglob("*.sql")))
-    if any(_MACRO.search(text) for text in texts):
-        return []
-    path = f"{folders[0]}/{Path(SHIM).name}"
-    return new_file(root, path, read_text(TEMPLATES / SHIM), "an incremental view is made anew when it changed")
+    what = "an incremental view is made anew when it changed"
+    if given.has_macro:
+        return [], []
+    return _beside(root, given.macro_paths, Path(SHIM).name, read_text(TEMPLATES / SHIM), what)
 
 
-def _dags(root: Path) -> list[Edit]:
-    """The file that Airflow makes its DAGs of."""
-    files = sorted((root / "dags").rglob("*.py"))
-    if any("feature_server.airflow" in read_text(path) for path in files):
-        return []
-    return new_file(root, DAGS, read_text(TEMPLATES / DAGS), "Airflow's DAGs, where its DAG folder has this file")
-
-
-def _group(root: Path, project: Mapping[str, Any]) -> list[Edit]:
+def _group(root: Path, given: Given) -> _Part:
     """A group to own the views, where the project has none."""
-    folders = [str(name) for name in project.get("model-paths") or ["models"]]
-    files = (path for name in folders for kind in ("yml", "yaml") for path in sorted((root / name).rglob(f"*.{kind}")))
-    if any(read_yaml(path).get("groups") for path in files):
-        return []
-    text = filled(read_text(TEMPLATES / "models/groups.yml"), str(project.get("name") or "features"))
-    return new_file(root, f"{folders[0]}/groups.yml", text, "who owns the features: correct the name and the address")
+    files = (
+        path for name in given.described_paths for kind in ("yml", "yaml") for path in (root / name).rglob(f"*.{kind}")
+    )
+    if any(read_yaml(path).get("groups") for path in sorted(files) if path.is_file()):
+        return [], []
+    text = filled(read_text(TEMPLATES / "models/groups.yml"), given.name)
+    return _beside(
+        root, given.model_paths, "groups.yml", text, "who owns the features: correct the name and the address"
+    )
+
+
+def _beside(root: Path, folders: tuple[str, ...], name: str, text: str, what: str) -> _Part:
+    """A file in the first of dbt's folders that is in the project; left to a person where there is none, or the file
+    is there and has something else."""
+    inside = [folder for folder in folders if not os.path.relpath(root / folder, root).startswith("..")]
+    if not inside:
+        return [], [f"{root / folders[0] / name}, outside the project ({what}):\n{text}"]
+    path = f"{os.path.relpath(root / inside[0], root)}/{name}"
+    return _unless_there(root, path, text, what)
+
+
+def _unless_there(root: Path, path: str, text: str, what: str) -> _Part:
+    if (root / path).exists():
+        return [], [f"{path} is there, and lacks this ({what}):\n{text}"]
+    return new_file(root, path, text, what), []
+
+
+def _dags(root: Path) -> _Part:
+    """The file that Airflow makes its DAGs of."""
+    if any(_imports_library(path) for path in sorted((root / "dags").rglob("*.py"))):
+        return [], []
+    what = "Airflow's DAGs, where its DAG folder has this file"
+    return _unless_there(root, DAGS, read_text(TEMPLATES / DAGS), what)
+
+
+def _imports_library(path: Path) -> bool:
+    try:
+        tree = ast.parse(path.read_bytes())  # in the encoding that it says
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return any(name == _LIBRARY or name.startswith(f"{_LIBRARY}.") for name in _imported(tree))
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def filled(text: str, name: str) -> str:
@@ -220,30 +182,32 @@ def filled(text: str, name: str) -> str:
     return re.sub("|".join(given), lambda found: given[found[0]], text)
 
 
-def _time_zone(root: Path, project: Mapping[str, Any]) -> tuple[list[Edit], list[str]]:
-    """UTC for the session that dbt builds in, without which times have no one meaning."""
-    folder = profiles_dir(root)
-    path, profile = folder / PROFILES_FILE, str(project.get("profile"))
+def _time_zone(root: Path, given: Given) -> _Part:
+    """UTC for the sessions that dbt builds in, without which times have no one meaning."""
+    path = root / given.profiles_dir / PROFILES_FILE
+    left = [] if given.profile_error is None else [f"a profile for dbt, which says: {_line(given.profile_error)}"]
+    if given.profile is None or not given.without_zone:
+        return [], left
+    written = ((read_yaml(path).get(given.profile) or {}).get("outputs")) or {}
+    plain = [name for name in given.without_zone if not isinstance((written.get(name) or {}).get("settings"), str)]
 
     def add(content: Any) -> bool:
-        changed = False
-        for output in ((content.get(profile) or {}).get("outputs") or {}).values():
-            if isinstance(output, dict) and output.get("type") == "duckdb" and not _has_zone(output):
-                if not output.get("settings"):
-                    output["settings"] = {}
-                output["settings"]["TimeZone"] = "UTC"
-                changed = True
-        return changed
+        for name in plain:
+            output = content[given.profile]["outputs"][name]
+            if not output.get("settings"):
+                output["settings"] = CommentedMap()
+            output["settings"]["TimeZone"] = "UTC"
+        return bool(plain)
 
-    if path.is_file() and path.resolve().is_relative_to(root.resolve()):
-        place = path.resolve().relative_to(root.resolve()).as_posix()
-        return changed_yaml(root, place, add, "TimeZone, so that times mean the same on every machine"), []
-    outputs = ((read_yaml(path).get(profile) or {}).get("outputs") or {}).items()
-    files = ((name, each) for name, each in outputs if isinstance(each, dict) and each.get("type") == "duckdb")
-    bare = [name for name, each in files if not _has_zone(each)]
-    return [], [f"{path}: give target {name} of {profile} `settings: {{TimeZone: UTC}}`" for name in bare]
+    place, edits = os.path.relpath(path.resolve(), root.resolve()), list[Edit]()
+    if place.startswith(".."):
+        plain = []
+    elif plain:
+        edits = changed_yaml(root, place, add, "TimeZone, so that times mean the same on every machine")
+    bare = [name for name in given.without_zone if name not in plain]
+    left += [f"{path}: give target {name} of {given.profile} `settings: {{TimeZone: UTC}}`" for name in bare]
+    return edits, left
 
 
-def _has_zone(output: Mapping[str, Any]) -> bool:
-    places = (output.get("settings"), output.get("config_options"))
-    return any(str(name).lower() == "timezone" for place in places if isinstance(place, dict) for name in place)
+def _line(text: str) -> str:
+    return " ".join(text.split())

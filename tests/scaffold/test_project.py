@@ -99,12 +99,20 @@ def test_hooks_groups_packages_and_instants_that_are_there_stay(tmp_path: Path) 
     assert project["seeds"] == {"+post-hook": "{{ feature_warehouse.after_seed() }}"}
 
 
+def write_sums(folder: Path) -> None:
+    """The checksums of another version, which has these files."""
+    named = [line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
+    sums = [subprocess.check_output(["sha256sum", name], cwd=folder, text=True) for name in named]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+
+
 def test_the_copy_of_the_package_is_replaced_when_that_is_asked_for(shop: Typed) -> None:
     shop.features("init")
     own, macro = shop.folder / PACKAGE / "dbt_project.yml", shop.folder / PACKAGE / "macros" / "as_of.sql"
     was = macro.read_text()
     own.write_text(own.read_text().replace('version: "', 'version: "0.0.'))
     macro.write_text("{% macro as_of() %}null{% endmacro %}")
+    write_sums(shop.folder / PACKAGE)
     code, said = shop.features("init")
     assert (code, "`features init --upgrade`" in said) == (0, True), said
     assert shop.features("check")[0] == 1
