@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 
-from ..errors import Problem
+from ..errors import FeatureStoreError, Problem
 
 PACKAGE = "feature_warehouse"
 SHIPPED = Path(__file__).parents[1] / "dbt_package"
 PROJECT_FILE = "dbt_project.yml"
+LISTS = ("packages.yml", "dependencies.yml")  # where dbt looks for the packages of a project
 
 
 def package_version(folder: Path) -> str:
@@ -25,6 +26,19 @@ def installed_package(project_dir: Path) -> Path | None:
     packages = project_dir / str(_read(project_dir).get("packages-install-path") or "dbt_packages")
     folders = (folder for folder in sorted(packages.glob("*")) if (folder / PROJECT_FILE).is_file())
     return next((folder for folder in folders if _read(folder).get("name") == PACKAGE), None)
+
+
+def unlisted(project_dir: Path) -> FeatureStoreError | None:
+    """That the packages that a project names are no list of packages, of which dbt has a stack trace to show."""
+    for name in LISTS:
+        given = _read(project_dir, name).get("packages", [])
+        if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+            return FeatureStoreError(
+                "the project's packages cannot be read", where=f"{project_dir / name}: packages",
+                expected="a list, each item with keys such as `package` and `version`, or `local`",
+                got=f"{given!r}"[:100], remedy="correct it until `dbt deps` succeeds",
+            )  # fmt: skip
+    return None
 
 
 def is_later(version: str, than: str) -> bool:
@@ -51,10 +65,10 @@ def check_package(project_dir: Path) -> Problem | None:
     )  # fmt: skip
 
 
-def _read(folder: Path) -> Mapping[str, Any]:
-    """What dbt_project.yml of a folder says; nothing where it cannot be read, which dbt says."""
+def _read(folder: Path, name: str = PROJECT_FILE) -> Mapping[str, Any]:
+    """What dbt_project.yml of a folder says, or another file; nothing where it cannot be read, which dbt says."""
     try:
-        found = yaml.safe_load((folder / PROJECT_FILE).read_text(encoding="utf-8"))
+        found = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}

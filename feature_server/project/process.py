@@ -13,6 +13,7 @@ import msgspec
 
 from ..durable import write_whole
 from ..errors import FeatureStoreError, SettingsError
+from .package import unlisted
 
 _NOISE = re.compile(
     r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|Error uploading artifacts|^\s*$"
@@ -135,7 +136,9 @@ def run_process(
 def failed(
     failure: str, project_dir: Path, run: subprocess.CompletedProcess[str], remedy: str, *, logged: bool = True
 ) -> FeatureStoreError:
-    """The error of a process that is dbt or runs it, with dbt's own words."""
+    """The error of a process that is dbt or runs it, with dbt's own words where it has any."""
+    if (error := unlisted(project_dir)) is not None:
+        return error
     words = own_words(run.stdout + run.stderr)
     if "'--profiles-dir'" in words or "Could not find profile named" in words:
         remedy = "write the profile that dbt_project.yml names into profiles/profiles.yml, or set DBT_PROFILES_DIR"

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FeatureStoreError
-from ..project.package import PACKAGE, PROJECT_FILE, SHIPPED, installed_package, is_later, package_version
+from ..project.package import (
+    LISTS,
+    PACKAGE,
+    PROJECT_FILE,
+    SHIPPED,
+    installed_package,
+    is_later,
+    package_version,
+    unlisted,
+)
 from .edits import Edit, changed_yaml, new_file, read_text, read_yaml
 
 SUMS = "SHA256SUMS"
-_LISTS = ("packages.yml", "dependencies.yml")
 _SUM = re.compile(r"^([0-9a-f]{64}) [ *](.+)$", re.MULTILINE)
 
 
@@ -119,15 +127,10 @@ def _is_elsewhere(root: Path) -> bool:
 
 def _listed(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The packages that a project names, each with its file; FeatureStoreError where there is no list of them."""
-    for name in _LISTS:
-        given = read_yaml(root / name).get("packages", [])
-        if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
-            raise FeatureStoreError(
-                "the project's packages cannot be read, so nothing is written", where=f"{root / name}: packages",
-                expected="a list, each item with keys such as `package` and `version`, or `local`",
-                got=f"{given!r}"[:100], remedy="correct it until `dbt deps` succeeds",
-            )  # fmt: skip
-        yield from ((name, one) for one in given)
+    if (error := unlisted(root)) is not None:
+        raise error
+    for name in LISTS:
+        yield from ((name, one) for one in read_yaml(root / name).get("packages") or ())
 
 
 def _is_own(one: dict[str, Any]) -> bool:
@@ -139,7 +142,7 @@ def _named(root: Path) -> list[Edit]:
     if any(_is_own(one) for _, one in _listed(root)):
         return []
     what = "dbt takes the package from its folder"
-    name = next((name for name in _LISTS if "packages" in read_yaml(root / name)), _LISTS[0])
+    name = next((name for name in LISTS if "packages" in read_yaml(root / name)), LISTS[0])
     if not (root / name).exists():
         return new_file(root, name, f"packages:\n  - local: {PACKAGE}\n", what)
 
