@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,18 +32,24 @@ def init(
     Writes what is missing and nothing over what is there; run again, it changes nothing. With NAME it makes a new
     project with a month of orders, a batch view, a stream view and a service.
     """
-    from ..project.process import install_packages
+    from ..project.process import install_packages, saying
     from ..scaffold.edits import told
-    from ..scaffold.fresh import plan_project, write_orders
+    from ..scaffold.fresh import others_meant, plan_project, write_orders
     from ..scaffold.project import Planned, plan_edits
     from ..settings import load_settings
 
+    own = saying(os.environ, target=None, profile=None)  # where things are is then known without dbt
+    settings = load_settings(own, project_dir=project_dir)
     if name is None:
-        root = load_settings(project_dir=project_dir).project_dir
+        root = settings.project_dir
         planned, said = plan_edits(root, upgrade=upgrade), NEXT
     else:
+        if project_dir is not None or upgrade:
+            given = "--upgrade" if upgrade else "--project-dir"
+            raise typer.BadParameter(f"NAME makes a new project here, {given} is for one that there is")
         root = Path(name).absolute()
-        planned, said = Planned(plan_project(root), (), packages_changed=True), f"next: cd {name}; cat README.md"
+        planned = Planned(plan_project(root), others_meant(os.environ), packages_changed=True)
+        said = f"next: cd {name}; cat README.md"
     if dry_run:
         shown = [edit.diff() for edit in planned.edits] or ["nothing to write"]
         show(planned, [*shown, *(f"left to you: {each}" for each in planned.left)], json=json)
@@ -50,7 +57,7 @@ def init(
     for edit in planned.edits:
         edit.write()
     if name is not None:
-        write_orders(root, load_settings(project_dir=root).now())
+        write_orders(root, settings.now())
     if planned.packages_changed:
         install_packages(root)
     lines = told(planned.edits) if name is None else [f"wrote {root}"]

@@ -1,6 +1,7 @@
 """A new project with a month of generated orders: a batch view, a stream view, a service."""
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from .project import TEMPLATES, filled
 from .vendored import package_edits
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_PLACES = ("PROJECT_DIR", "PROFILES_DIR", "PROFILE", "TARGET")
 _CUSTOMERS, _ORDERS = 200, 5000
 LANDING = "landing/orders/orders.parquet"
 # By hashes, not by chance: the same orders whenever it is run, but for the day that they end at.
@@ -54,6 +56,13 @@ def plan_project(folder: Path) -> tuple[Edit, ...]:
         new_file(folder, path.relative_to(TEMPLATES).as_posix(), filled(read_text(path), name), "of the new project")
     ]  # fmt: skip
     return (*made, *package_edits(folder, "the dbt package"))
+
+
+def others_meant(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What is to be unset for dbt to take the new project, with the profile in it: variables that name others."""
+    names = (name for place in _PLACES for name in (f"DBT_ENGINE_{place}", f"DBT_{place}"))
+    set_ = [name for name in names if environ.get(name)]
+    return tuple(f"unset {name}: it is {environ[name]!r}, which is not the new project's" for name in set_)
 
 
 def write_orders(folder: Path, now: datetime) -> None:

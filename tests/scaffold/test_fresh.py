@@ -62,6 +62,20 @@ def test_a_name_that_dbt_does_not_take_is_refused(folder: Typed, name: str) -> N
     assert list(folder.folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", [["--project-dir", "."], ["--upgrade"]])
+def test_options_of_a_project_that_there_is_are_refused_for_a_new_one(folder: Typed, option: list[str]) -> None:
+    code, said = folder.features("init", "shop", *option)
+    assert (code, option[0] in said) == (2, True), said
+    assert list(folder.folder.iterdir()) == []
+
+
+def test_variables_that_mean_another_project_are_told(folder: Typed) -> None:
+    folder.patch.setenv("DBT_PROFILE", "others")
+    code, said = folder.features("init", "shop", "--dry-run")
+    assert (code, "left to you: unset DBT_PROFILE: it is 'others'" in said) == (0, True), said
+    assert list(folder.folder.iterdir()) == []
+
+
 def test_a_folder_with_something_in_it_stays_as_it_is(folder: Typed) -> None:
     (folder.folder / "shop").mkdir()
     (folder.folder / "shop" / "notes.txt").write_text("mine")

@@ -57,7 +57,7 @@ def test_a_project_gets_what_it_lacks_once(shop: Typed) -> None:
 
 def test_a_dry_run_writes_nothing_and_shows_a_diff(shop: Typed) -> None:
     before = contents(shop.folder)
-    code, said = shop.features("init", "--dry-run")
+    code, said = shop.features("init", "--dry-run", "--target", "prod")
     assert code == 0, said
     assert contents(shop.folder) == before
     assert "--- /dev/null\n+++ b/packages.yml\n" in said
