@@ -70,6 +70,19 @@ class Node(msgspec.Struct, frozen=True):
         return f"{self.source_name}.{self.name}" if self.resource_type == "source" else self.name
 
     @property
+    def is_events(self) -> bool:
+        """Whether events arrive live in it: a source's table or a seed that says so."""
+        return self.resource_type in ("source", "seed") and "event_stream" in self.meta
+
+    @property
+    def call(self) -> str:
+        """How SQL of dbt names it."""
+        names = (self.source_name, self.name) if self.resource_type == "source" else (self.name,)
+        of_version = "" if self.version is None else f", v={self.version!r}"
+        listed = ", ".join("'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'" for name in names)
+        return f"{'source' if self.resource_type == 'source' else 'ref'}({listed}{of_version})"
+
+    @property
     def text(self) -> str:
         """The description, empty where there is none."""
         return (self.description or "").strip()

@@ -182,9 +182,12 @@ class Models:
     def _known(self, table: exp.Table) -> Rows:
         """What is known of a table: a model by what is said of it and by its SQL, a source by what is said of it."""
         if table.catalog == "model" and table.db == "ref":
-            found = self._model_of(table)
-            return Rows(written=table.name in self.project.seeds) if found is None else self.looked(found).rows
-        name = f"{table.db}.{table.name}"
+            if (found := self._model_of(table)) is not None:
+                return self.looked(found).rows
+            if table.name not in self.project.sources:  # a seed in which events arrive is one
+                return Rows(written=table.name in self.project.seeds)
+        is_seed = table.catalog == "model" and table.db == "ref"
+        name = table.name if is_seed else f"{table.db}.{table.name}"
         said = self.project.sources.get(name)
         rows = _rows(said, Rows())
         if said is None or not (said.known or said.after_us):

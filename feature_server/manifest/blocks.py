@@ -58,13 +58,13 @@ BLOCKS: dict[str, tuple[Key, ...]] = {
         Key("refresh", lambda value: value in REFRESH, f"one of {', '.join(REFRESH)}", required=True),
         Key("online", lambda value: isinstance(value, bool), "true or false"),
         Key("freshness", lambda value: isinstance(value, dict), "a mapping such as {warn: 2h, error: 6h}"),
-        Key("stream", _is_name, "the source whose events arrive live, e.g. payments.transactions"),
+        Key("stream", _is_name, "the source or seed whose events arrive live, e.g. payments.transactions"),
     ),
     "event_stream": (
         Key("event_id", _is_name, _COLUMN, required=True),
         Key("event_timestamp", _is_name, _COLUMN, required=True),
         Key("created_timestamp", _is_name, _COLUMN),
-        Key("landing", is_pattern, "for a table, where its live events land, e.g. landing/orders/*.parquet"),
+        Key("landing", is_pattern, "for a table or seed, where its live events land, e.g. landing/orders/*.parquet"),
     ),
     "feature_service": (
         Key("features", _is_list_of_names, "a list of `view:feature`, e.g. [customer__profile:country]", required=True),
@@ -78,7 +78,7 @@ _BELONGS = {
     "entity": "a model",
     "feature_view": "a model",
     "feature_service": "an exposure",
-    "event_stream": "a source's table",
+    "event_stream": "a source's table or a seed",
 }
 _KIND = {"exposure": "an exposure", "source": "a source's table"}
 _CLOSE = 0.86  # takes feature_veiw and entitiy, leaves identity and feature_view_note alone
@@ -168,7 +168,7 @@ def _report_meta(node: Node, report: Report) -> None:
                 node, (*META, key), f"unknown key {key!r}",
                 expected=f"{block}, which it looks like", got=str(key), nearest=block,
             )  # fmt: skip
-        elif _BELONGS[block] != kind:
+        elif kind not in _BELONGS[block].split(" or "):
             report.add(
                 node, (*META, key), f"{kind} cannot hold {key}",
                 expected=f"{key} in config.meta of {_BELONGS[block]}",

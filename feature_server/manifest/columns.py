@@ -5,8 +5,9 @@ from ..dtypes import DType, UnknownType, known_sql_type, parse_sql_type
 from ..errors import nearest_name
 from .report import Report, Step
 
+COLUMN_TYPES = ("config", "column_types")
 CAST = "cast the column in the model's SQL"
-_OWNERS = {"model": "model", "source": "source's table"}
+_OWNERS = {"model": "model", "source": "source's table", "seed": "seed"}
 
 
 class Columns:
@@ -53,8 +54,9 @@ class Columns:
         return dtype
 
     def wrong_type(self, name: str, what: str, expected: str | None, remedy: str | None = None) -> None:
-        """A problem with the type of a listed column."""
-        path = ("columns", name, "data_type")
+        """A problem with the type of a listed column; of a seed, which has them where dbt loads it by."""
+        is_seed = self.node.resource_type == "seed"
+        path = (*COLUMN_TYPES, name) if is_seed else ("columns", name, "data_type")
         self.report.add(self.node, path, what, expected=expected, got=self.written(name), remedy=remedy)
 
     def expect(self, name: str, path: tuple[Step, ...], role: str, remedy: str | None = None) -> bool:

@@ -1,4 +1,5 @@
-"""What views are of: models with `meta.entity` → entities, sources' tables with `meta.event_stream` → event sources."""
+"""What views are of: models with `meta.entity` → entities, sources' tables and seeds with `meta.event_stream` → event
+sources."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from ..dtypes import DType
 from .blocks import NAME, NAME_IN_WORDS, read_block
 from .columns import Columns
 from .report import META, Report, duplicates
+from .seeds import typed_seed
 
 SOURCE = (*META, "event_stream")
 
@@ -99,17 +101,20 @@ class SourceDraft:
 
 
 def read_sources(report: Report) -> dict[str, SourceDraft]:
-    """Every event source by name, `<source>.<table>`, those with problems among them."""
-    nodes = sorted(report.manifest.sources.values(), key=lambda node: node.unique_id)
-    return {node.label: _read_source(node, report) for node in nodes if "event_stream" in node.meta}
+    """Every event source by name, `<source>.<table>` or that of a seed, those with problems among them."""
+    nodes = sorted(
+        (*report.manifest.sources.values(), *report.manifest.nodes.values()), key=lambda node: node.unique_id
+    )
+    return {node.label: _read_source(node, report) for node in nodes if node.is_events}
 
 
 def _read_source(node: Node, report: Report) -> SourceDraft:
     block = read_block(node, "event_stream", report)
+    node = typed_seed(node, report) if node.resource_type == "seed" else node
     columns = Columns(node, report)
     found = [(name, columns.dtype(name)) for name in node.columns]
     types = dict(found)
-    if not found:
+    if not found and node.resource_type != "seed":
         report.add(
             node, ("columns",), "an event source without columns",
             expected="every column of the source's table with its data_type: live events are checked against them",

@@ -3,8 +3,6 @@
 Seeds that it looks up become tables of constant rows, from their CSV files, as dbt-duckdb loads them.
 """
 
-import csv
-
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -21,7 +19,7 @@ from ..offline.sql import literal, quote
 from .planned import NoPlan, Planned
 from .reading import relations, walk
 from .report import Report
-from .seeds import seed_path
+from .seeds import seed_columns, seed_path, untyped
 
 
 def compile_plan(
@@ -86,15 +84,12 @@ class _Upstream:
         refuse, session, path = Refusals().refuse, self.session, seed_path(node, self.report)
         delimiter = str(node.config.get("delimiter") or ",")
         try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                names = [name.strip() for name in next(csv.reader(file, delimiter=delimiter), [])]
+            names = seed_columns(node, self.report)
         except (OSError, UnicodeDecodeError) as error:
             refuse(str(path), f"a seed that cannot be read ({error})", "a CSV file in UTF-8 with a header")
         types = node.config.get("column_types") or {}
-        if missing := [name for name in names if name not in types]:
-            wanted = ", ".join(f"{name}: {types.get(name, 'varchar')}" for name in names)
-            instead = f"config: {{column_types: {{{wanted}}}}} for seed {node.name}, with the types that fit"
-            refuse(f"{node.name}.{missing[0]}", "a column of a seed whose type dbt would guess", instead)
+        if (wrong := untyped(names, node)) is not None:
+            refuse(f"{node.name}.{wrong[0]}", "a column of a seed whose type dbt would guess", wrong[1])
         name, texts = f"_seed_{node.name}", (literal(str(path)), literal(delimiter))
         listed = ", ".join(f"{quote(column)} {types[column]}" for column in names)
         try:
@@ -112,7 +107,7 @@ class _Upstream:
         above = list(relations(reader, self.report.manifest))
         named = [(node, exp.to_table(node.relation_name, dialect="duckdb")) for node in above if node.relation_name]
         parents = {relation.sql(dialect="duckdb"): node for node, relation in named}
-        read = [node for node in above if node.resource_type == "source"]
+        read = [node for node in above if node.resource_type == "source" or node.is_events]
         try:
             query = sqlglot.parse_one(reader.compiled_code, dialect="duckdb")
         except SqlglotError:

@@ -52,27 +52,29 @@ def compile_streams(views: dict[str, ViewDraft], sources: dict[str, SourceDraft]
 
 
 def _check_landing(node: Node, source: Node, events: EventSource, report: Report) -> None:
-    """That a model reads the live events of a table, where these land beside it; and that it is a table."""
+    """That a model reads the live events of a table or seed, where these land beside it; and that it is one."""
     reads_them = events.relation.rstrip('"').endswith("__live")
     if (events.landing is not None) == reads_them:
         return
-    table = ", ".join(map(repr, source.label.split(".", 1)))
+    call = f"feature_warehouse.with_live({source.call})"
     report.add(
         node, STREAM, "the models under the view do not read the events where they land",
-        expected=f"feature_warehouse.with_live(source({table}))", got=events.relation,
-        remedy=f"write {{{{ feature_warehouse.with_live(source({table})) }}}} where a model reads the table"
+        expected=call, got=events.relation,
+        remedy=f"write {{{{ {call} }}}} where a model reads the table"
         if events.landing is not None
         else f"give event_stream a `landing` in {source.file}, such as landing/{source.name}/*.parquet",
     )  # fmt: skip
 
 
 def _report_unknown(node: Node, name: str, sources: dict[str, SourceDraft], report: Report) -> None:
-    plain = next((source for source in report.manifest.sources.values() if source.label == name), None)
-    remedy = "declare event_stream in config.meta of the source's table"
+    seeds = (seed for seed in report.manifest.nodes.values() if seed.resource_type == "seed")
+    plain = next((one for one in (*report.manifest.sources.values(), *seeds) if one.label == name), None)
+    remedy = "declare event_stream in config.meta of the source's table, or of the seed"
     if plain is not None:
         report.add(
-            node, STREAM, f"source {name!r} is not an event source",
-            expected="a source's table with config.meta.event_stream", got=name, remedy=f"{remedy}, in {plain.file}",
+            node, STREAM, f"{plain.resource_type} {name!r} is not an event source",
+            expected="a source's table or a seed with config.meta.event_stream", got=name, remedy=remedy
+            if plain.file.endswith(".csv") else f"{remedy}, in {plain.file}",
         )  # fmt: skip
     else:
         report.unknown_name(node, STREAM, "event source", name, sources, remedy)

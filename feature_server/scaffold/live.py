@@ -23,6 +23,7 @@ from .relation import Relation, node_of, read_relation
 from .texts import to_say, type_yaml
 
 _ROLES = {"event_id": "--event-id", "event_timestamp": "--time", "created_timestamp": "--created"}
+_HOLD = ("source", "seed")
 _STAGING = re.compile(r"(stg|staging|base)_")
 
 
@@ -80,20 +81,20 @@ def live_events(
 
 def _check_table(node: Node, manifest: Manifest) -> None:
     """SettingsError for what events do not arrive in, or is another project's."""
-    if node.resource_type != "source":
-        read = (one for one in walk(node, lambda reader: relations(reader, manifest)) if one.resource_type == "source")
-        names = sorted(f"--from 'source({one.source_name}, {one.name})'" for one in read)
+    if node.resource_type not in _HOLD:
+        read = (one for one in walk(node, lambda reader: relations(reader, manifest)) if one.resource_type in _HOLD)
+        names = sorted(f'--from "{one.call}"' for one in read)
         remedy = f"name what it reads: {' or '.join(names)}" if names else "declare the table as a source, and name it"
         raise SettingsError(
             "live events arrive in what models are made of, not in a model", where=f"--from {node.label}",
-            expected="a source's table", got=f"a {node.resource_type}",
+            expected="a source's table, or a seed", got=f"a {node.resource_type}",
             remedy=remedy,
         )  # fmt: skip
     if node.package_name != manifest.metadata.project_name:
         raise SettingsError(
             "the table is declared in another package, whose files are not written", where=f"--from {node.label}",
-            expected="a source of this project", got=f"{node.package_name}://{node.file}",
-            remedy="declare it as a source in a YAML file of your own, by another name",
+            expected=f"a {node.resource_type} of this project", got=f"{node.package_name}://{node.file}",
+            remedy="declare it in a YAML file of your own, by another name",
         )  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def _said(node: Node, roles: Mapping[str, str | None]) -> dict[str, str]:
 
 def _event_id(relation: Relation, others: set[str]) -> str:
     """The column that is named as the table's own id."""
-    table = (relation.node.name if relation.node else relation.name).lower()
+    table = things_of(relation.name)
     one = re.sub(r"ies$", "y", table) if table.endswith("ies") else table.removesuffix("s")
     names = {"id", "event_id", *(f"{name}{mark}id" for name in (one, table) for mark in ("_", ""))}
     fit = [name for name, type_ in relation.columns.items() if name not in others and _fits_id(type_)]
@@ -171,32 +172,69 @@ def plain_name(name: str) -> str:
     return re.sub(r"\W+", "_", name.lower()).strip("_") or "events"
 
 
+def things_of(label: str) -> str:
+    """What the rows of a table are, by its name: orders, of raw.orders or raw_orders."""
+    return re.sub(r"^(raw|src|stg)_+(?=.)", "", plain_name(label.rpartition(".")[2]))
+
+
 def _described(node: Node, block: Mapping[str, str], columns: Mapping[str, str], folders: Folders) -> list[Edit]:
     """The YAML of a source's table with what it says of its events, and each column with its type."""
+
+    what = f"events of {node.label} arrive live, and where they land"
+    if node.resource_type == "seed":
+        return _seed_described(node, block, columns, folders, what)
 
     def change(content: Any) -> bool:
         sources = (one for one in content.get("sources") or () if one.get("name") == node.source_name)
         tables = [table for one in sources for table in one.get("tables") or () if table.get("name") == node.name]
         if not tables:
-            raise SettingsError(
-                "the YAML of the table is not found where dbt read it", where=node.file,
-                expected=f"sources[{node.source_name}].tables[{node.name}]",
-                remedy="write the names without Jinja, then run the same command again",
-            )  # fmt: skip
+            raise _not_found(node, f"sources[{node.source_name}].tables[{node.name}]")
         return _change_table(tables[0], block, columns)
 
-    return changed_yaml(folders.root, node.file, change, f"events of {node.label} arrive live, and where they land")
+    return changed_yaml(folders.root, node.file, change, what)
+
+
+def _seed_described(
+    node: Node, block: Mapping[str, str], columns: Mapping[str, str], folders: Folders, what: str
+) -> list[Edit]:
+    """The same of a seed, which has its columns' types where dbt loads it by them."""
+    known = node.config.get("column_types") or {}
+    missing = {name: type_ for name, type_ in columns.items() if name not in known}
+
+    def change(content: Any) -> bool:
+        seeds = [one for one in content.get("seeds") or () if one.get("name") == node.name]
+        if not seeds:
+            raise _not_found(node, f"seeds[{node.name}]")
+        changed = _change_meta(seeds[0], block)
+        types = _below(seeds[0]["config"], "column_types") if missing else {}
+        types.update({_text(name): _text(type_) for name, type_ in missing.items()})
+        return changed or bool(missing)
+
+    if node.patch_path is not None:
+        return changed_yaml(folders.root, node.file, change, what)
+    listed = (f"{_in_yaml(name)}: {_in_yaml(value)}" for name, value in block.items())
+    typed = (f"{_in_yaml(name)}: {_in_yaml(type_)}" for name, type_ in missing.items())
+    lines = [
+        "seeds:",
+        f"  - name: {quoted(node.name)}",
+        "    config:",
+        *([f"      column_types: {{{', '.join(typed)}}}"] if missing else []),
+        "      meta:",
+        f"        event_stream: {{{', '.join(listed)}}}",
+    ]
+    path = PurePosixPath(node.original_file_path).with_suffix(".yml")
+    return folders.file(str(path), "\n".join(lines) + "\n", what)
+
+
+def _not_found(node: Node, expected: str) -> SettingsError:
+    return SettingsError(
+        "the YAML of the table is not found where dbt read it", where=node.file, expected=expected,
+        remedy="write the names without Jinja, then run the same command again",
+    )  # fmt: skip
 
 
 def _change_table(table: Any, block: Mapping[str, str], columns: Mapping[str, str]) -> bool:
-    changed = False
-    meta = _below(_below(table, "config"), "meta")
-    if "event_stream" not in meta:
-        meta["event_stream"] = _on_one_line(block)
-        changed = True
-    elif missing := {name: value for name, value in block.items() if name not in meta["event_stream"]}:
-        meta["event_stream"].update({name: _text(value) for name, value in missing.items()})
-        changed = True
+    changed = _change_meta(table, block)
     listed = table.get("columns")
     if not listed:
         table["columns"] = listed = CommentedSeq()
@@ -209,6 +247,18 @@ def _change_table(table: Any, block: Mapping[str, str], columns: Mapping[str, st
         elif not found.get("data_type"):
             found["data_type"] = _text(type_)
             changed = True
+    return changed
+
+
+def _change_meta(table: Any, block: Mapping[str, str]) -> bool:
+    changed = False
+    meta = _below(_below(table, "config"), "meta")
+    if "event_stream" not in meta:
+        meta["event_stream"] = _on_one_line(block)
+        changed = True
+    elif missing := {name: value for name, value in block.items() if name not in meta["event_stream"]}:
+        meta["event_stream"].update({name: _text(value) for name, value in missing.items()})
+        changed = True
     return changed
 
 
@@ -225,8 +275,12 @@ def _on_one_line(pairs: Mapping[str, str]) -> CommentedMap:
 
 
 def _text(value: str) -> str:
-    is_plain = quoted(value) == value or re.fullmatch(r"[\w/.-]+\*?[\w.]+|[a-z]+( [a-z]+)+", value)
-    return value if is_plain else DoubleQuotedScalarString(value)
+    return value if _in_yaml(value) == value else DoubleQuotedScalarString(value)
+
+
+def _in_yaml(value: str) -> str:
+    """A text as YAML has it: a pattern of files needs no quotes."""
+    return value if re.fullmatch(r"[A-Za-z][\w/-]*/\*\.parquet", value) else quoted(value)
 
 
 def _staging(
@@ -242,9 +296,9 @@ def _staging(
         name = f"{readers[0].name.removesuffix('_live')}_live"
     else:
         prefix = "stg" if beside is None else beside.name.partition("_")[0]
-        long = any("__" in one.name for one in listed)
-        name = f"{prefix}_{plain_name(node.source_name)}__{plain_name(node.name)}" if long else ""
-        name = name or f"{prefix}_{plain_name(node.name)}"
+        long = node.resource_type == "source" and any("__" in one.name for one in listed)
+        name = f"{prefix}_{plain_name(node.source_name)}__" if long else f"{prefix}_"
+        name += things_of(node.label)
     sql = _staging_sql(node, block, columns)
     for one in readers:
         if read_text(folders.root / one.original_file_path) == sql:
@@ -259,8 +313,8 @@ def _staging(
 
 
 def _staging_sql(node: Node, block: Mapping[str, str], columns: Mapping[str, str]) -> str:
-    created, source = block.get("created_timestamp"), f"source('{node.source_name}', '{node.name}')"
-    read = f"{PACKAGE}.with_live({source})" if "landing" in block else source
+    created = block.get("created_timestamp")
+    read = f"{PACKAGE}.with_live({node.call})" if "landing" in block else node.call
     order = as_written(created or block["event_timestamp"])
     lines = [
         "{{ config(materialized='view') }}",

@@ -12,8 +12,9 @@ from ..manifest.blocks import NAME
 from ..settings import Settings
 from ..warehouse.columns import columns_of
 
-_REF = re.compile(r"(?:ref\(\s*)?['\"]?(\w+)['\"]?\s*\)?")
-_SOURCE = re.compile(r"(?:source\(\s*)?['\"]?(\w+)['\"]?\s*[.,]\s*['\"]?(\w+)['\"]?\s*\)?")
+_CALL = re.compile(r"(ref|source)\s*\((.*)\)", re.DOTALL)
+_VERSION = re.compile(r"(?:v|version)\s*=\s*(.+)")
+_KINDS = ("model", "seed", "snapshot")
 
 
 def unknown(what: str, where: str, got: str, known: Iterable[str], remedy: str | None = None) -> SettingsError:
@@ -72,17 +73,40 @@ def read_relation(text: str, manifest: Manifest, settings: Settings) -> Relation
 
 def node_of(text: str, manifest: Manifest) -> tuple[Node, str]:
     """The node that is meant, and how SQL of dbt names it; SettingsError where the project has none of that name."""
-    if (found := _SOURCE.fullmatch(text.strip())) and not text.strip().startswith("ref"):
-        named = {node.label: node for node in manifest.sources.values()}
-        label = f"{found[1]}.{found[2]}"
-        if label in named:
-            return named[label], f"source('{found[1]}', '{found[2]}')"
+    kind, names, version = _read(text)
+    if kind == "source":
+        named = {node.label: [node] for node in manifest.sources.values()}
     else:
-        found = _REF.fullmatch(text.strip())
-        label = found[1] if found else text
-        kinds = ("model", "seed", "snapshot")
-        named = {node.name: node for node in manifest.nodes.values() if node.resource_type in kinds}
-        if label in named and named[label].config.get("materialized") != "ephemeral":
-            return named[label], f"ref('{label}')"
+        named = {}
+        for node in manifest.nodes.values():
+            if node.resource_type in _KINDS and (len(names) == 1 or node.package_name == names[0]):
+                named.setdefault(node.name, []).append(node)
+    label = ".".join(names) if kind == "source" else names[-1]
+    wanted = [node for node in named.get(label, []) if _is_version(node, version)]
+    own = [node for node in wanted if node.package_name == manifest.metadata.project_name]
+    found = next(iter(own or wanted), None)
+    if found is not None and found.config.get("materialized") != "ephemeral":
+        return found, msgspec.structs.replace(found, version=version).call if kind == "ref" else found.call
     remedy = "name it as ref(MODEL), of a model, seed or snapshot that is not ephemeral, or source(SOURCE, TABLE)"
+    if label in named:
+        versions = [str(node.version) for node in named[label]]
+        remedy = "it is ephemeral: name what it reads" if found is not None else f"its versions: {', '.join(versions)}"
+        raise SettingsError("that is not in the warehouse", where="--from", got=text, remedy=remedy)
     raise unknown("the project has no such relation", "--from", label, sorted(named), remedy)
+
+
+def _read(text: str) -> tuple[str, list[str], str | int | None]:
+    """Whether a model or a source is named, the names, and the version, of `ref(x, v=1)` or a bare name."""
+    call = _CALL.fullmatch(text.strip())
+    parts = [part.strip() for part in (call[2].split(",") if call else [text.strip()])]
+    versions = [found[1].strip("'\"") for part in parts if (found := _VERSION.fullmatch(part))]
+    names = [part.strip("'\"") for part in parts if not _VERSION.fullmatch(part)]
+    if call is None and "." in names[0]:
+        return "source", names[0].split(".", 1), None
+    version = next(iter(versions), None)
+    return call[1] if call else "ref", names or [""], int(version) if version and version.isdigit() else version
+
+
+def _is_version(node: Node, version: str | int | None) -> bool:
+    """Whether a node is of a version; without one, the latest."""
+    return str(node.version) == str(node.latest_version if version is None else version)

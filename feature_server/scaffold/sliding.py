@@ -12,7 +12,7 @@ from ..manifest.blocks import NAME
 from ..warehouse.columns import as_written
 from .definitions import Folders, NewView, check_name
 from .edits import Edit, quoted
-from .live import LiveEvents, plain_name
+from .live import LiveEvents, plain_name, things_of
 from .texts import CREATED, EVENT, column_yaml, sample, to_say, unit_test_yaml
 
 _LONGEST = timedelta(days=90)
@@ -99,7 +99,7 @@ def _is_amount(events: LiveEvents, name: str, others: set[str]) -> bool:
 def _counted(
     view: NewView, windows: Sequence[Sliding], summed: Sequence[str], events: LiveEvents
 ) -> tuple[_Counted, ...]:
-    things = re.sub(r"^(raw|src|stg)_+", "", plain_name(events.stream.rpartition(".")[2]))
+    things = things_of(events.stream)
     things = things if NAME.fullmatch(things) else "events"
     found = [
         _Counted(f"{things}_{one.suffix}", f"count(*) over {one.name}", "bigint", f"{things} in {one}", None, one)

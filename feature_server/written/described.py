@@ -127,25 +127,39 @@ def _versioned(model: Mapping[str, Any], version: Mapping[str, Any]) -> dict[str
 
 
 def sources_of(path: Path, file: str, said: Mapping[str, Any], every: Mapping[str, Any]) -> Iterator[Described]:
-    """The tables of the sources of a YAML file, as `source.table`."""
+    """The tables of the sources of a YAML file, as `source.table`, and seeds in which events arrive, by their names."""
+    seeds = _dicts(said.get("seeds"))
+    lines = _lines(path, "seeds") if seeds else {}
+    for seed in seeds:
+        if "event_stream" in (meta := _meta(seed)):
+            name, types = str(seed.get("name")), _dict(_config(seed).get("column_types"))
+            said_of = {str(each.get("name")): each for each in _dicts(seed.get("columns"))}
+            columns = [{**said_of.get(each, {"name": each}), "data_type": type_} for each, type_ in types.items()]
+            seed = {**seed, "columns": columns or seed.get("columns")}
+            yield _of_events(_described(name, file, lines.get(name, 1), seed, meta, every), meta, None)
     sources = _dicts(said.get("sources"))
     lines = _lines(path, "sources") if sources else {}
     for source in sources:
         for table in _dicts(source.get("tables")):
             meta = _meta(source) | _meta(table)
-            stream, loaded = _dict(meta.get("event_stream")), _loaded_at(table) or _loaded_at(source)
-            known = [str(each).lower() for each in (stream.get("created_timestamp"), loaded) if each]
-            version = stream.get("created_timestamp") or stream.get("event_timestamp")  # of one event
-            event = {str(name).lower() for name in (stream.get("event_id"), version)}
             name = f"{source.get('name')}.{table.get('name')}"
             one = _described(name, file, lines.get(str(table.get("name")), 1), table, _meta(table), every)
-            yield msgspec.structs.replace(
-                one,
-                keys=one.keys | ({frozenset(event)} if "event_id" in stream else set()),
-                known=frozenset(known),
-                after_us=duration_us(meta.get("available_after")) or 0,
-                has_times=one.has_times or bool(loaded),
-            )
+            yield _of_events(one, meta, _loaded_at(table) or _loaded_at(source))
+
+
+def _of_events(one: Described, meta: Mapping[str, Any], loaded: str | None) -> Described:
+    """What is said of rows with what meta says of them as events."""
+    stream = _dict(meta.get("event_stream"))
+    known = [str(each).lower() for each in (stream.get("created_timestamp"), loaded) if each]
+    version = stream.get("created_timestamp") or stream.get("event_timestamp")  # of one event
+    event = {str(name).lower() for name in (stream.get("event_id"), version)}
+    return msgspec.structs.replace(
+        one,
+        keys=one.keys | ({frozenset(event)} if "event_id" in stream else set()),
+        known=frozenset(known),
+        after_us=duration_us(meta.get("available_after")) or 0,
+        has_times=one.has_times or bool(loaded),
+    )
 
 
 def _loaded_at(node: Mapping[str, Any]) -> str | None:

@@ -22,8 +22,9 @@ class ProjectFiles(msgspec.Struct, frozen=True):
     """A project, and the packages it has installed, as their files have them.
 
     `models` has the file of each model by the name of the file, `described` what is said of each, `sources` of each
-    table of a source as `source.table`; `configured` what dbt_project.yml configures each model by. `seeds` are those
-    of `ref` that are no models, `others` those of which no SQL is looked at, with what they are.
+    table of a source as `source.table` and of each seed in which events arrive; `configured` what dbt_project.yml
+    configures each model by. `seeds` are those of `ref` that are no models, `others` those of which no SQL is looked
+    at, with what they are.
     """
 
     root: Path
@@ -111,6 +112,9 @@ def _take(files: _Files, root: Path, folder: Path, name: str, project: Mapping[s
             files.others |= dict.fromkeys(_SNAPSHOT.findall(text), "a snapshot")
     for seeds in _folders(folder, project, "seed-paths", "seeds"):
         files.seeds |= {path.stem for path in files_in(seeds, "csv")}
+        for path in files_in(seeds, "yml", "yaml"):
+            said_here, file = _yaml(path), path.relative_to(root).as_posix()
+            files.sources = {one.name: one for one in sources_of(path, file, said_here, every)} | files.sources
     files.macros[name] = macros_of(_folders(folder, project, "macro-paths", "macros"))
 
 

@@ -159,7 +159,9 @@ def test_a_source_that_is_no_event_source_is_reported(project: Path) -> None:
 
     found = problem(project, change)
     assert found.what == "source 'payments.transactions' is not an event source"
-    assert found.remedy == "declare event_stream in config.meta of the source's table, in models/sources.yml"
+    assert found.remedy == (
+        "declare event_stream in config.meta of the source's table, or of the seed, in models/sources.yml"
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +274,38 @@ def test_an_event_stream_stands_on_a_sources_table(project: Path) -> None:
 
     found = problem(project, change)
     assert found.what == "a model cannot hold event_stream"
-    assert found.expected == "event_stream in config.meta of a source's table"
+    assert found.expected == "event_stream in config.meta of a source's table or a seed"
+
+
+@pytest.mark.parametrize(
+    ("types", "key_path", "what"),
+    [
+        ({}, "seeds[merchants].config.column_types.risk", "event_timestamp 'risk' has a type that it cannot have"),
+        ({"risk": "interval"}, "seeds[merchants].config.column_types.risk", "has a type that features cannot have"),
+        ({"risk": None}, "seeds[merchants].config.column_types", "an event source with a column 'risk' whose type dbt"),
+    ],
+)
+def test_a_seed_in_which_events_arrive_has_its_types_where_dbt_loads_it_by_them(
+    project: Path, types: dict[str, str | None], key_path: str, what: str
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        config = manifest["nodes"]["seed.tiny.merchants"]["config"]
+        config["meta"] = {"event_stream": {"event_id": "merchant", "event_timestamp": "risk"}}
+        given = config["column_types"] | types
+        config["column_types"] = {name: type_ for name, type_ in given.items() if type_ is not None}
+
+    found = problem(project, change)
+    assert (found.file, found.key_path, found.line) == ("seeds/seeds.yml", key_path, 4)
+    assert what in found.what
+
+
+def test_a_seed_of_the_name_that_a_view_streams_is_said_to_be_no_event_source(project: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["nodes"][VIEW]["config"]["meta"]["feature_view"]["stream"] = "merchants"
+
+    found = problem(project, change)
+    assert found.what == "seed 'merchants' is not an event source"
+    assert str(found.remedy).endswith("or of the seed, in seeds/seeds.yml")
 
 
 @pytest.fixture

@@ -51,6 +51,15 @@ models:
       - {name: customer_id, data_type: bigint, description: The customer.}
       - {name: event_timestamp, data_type: timestamptz, description: When it was ordered.}
       - {name: orders_1h, data_type: bigint, description: Orders in the last hour.}
+unit_tests:
+  - name: an_order_that_came_twice_is_one
+    model: stg_orders
+    given:
+      - input: source('raw', 'orders')
+        rows:
+          - {id: 1, customer: 2, amount: 3, ordered_at: "2024-01-01 10:00:00+00"}
+          - {id: 1, customer: 2, amount: 4, ordered_at: "2024-01-01 11:00:00+00"}
+    expect: {rows: [{order_id: 1, customer_id: 2, amount: 4, ordered_at: "2024-01-01 11:00:00+00"}]}
 """
 
 

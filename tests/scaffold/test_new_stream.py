@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from feature_server.project.process import dbt_command
 from tests.scaffold.shop import write_shop
 from tests.support.typed import Typed
 
@@ -85,7 +87,7 @@ def test_a_second_view_of_a_table_reads_the_staging_model_of_the_first(shop: Typ
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((*VIEW, "ref(stg_orders)"), "name what it reads: --from 'source(raw, orders)'"),
+        ((*VIEW, "ref(stg_orders)"), "name what it reads: --from \"source('raw', 'orders')\""),
         ((*VIEW, TABLE, "--window", "91 days"), "a length of at most 90 days"),
         ((*VIEW, TABLE, "--window", "soon"), "that is no window"),
         ((*VIEW, TABLE, "--event-id", "amount_id"), "has no column 'amount_id'"),
@@ -102,3 +104,38 @@ def test_what_live_events_cannot_be_is_told_and_nothing_is_written(
     code, said = shop.features(*arguments)
     assert (code, words in said, "Traceback" in said) == (1, True, False), said
     assert before == {path: path.read_bytes() for path in (shop.folder / "transform").rglob("*") if path.is_file()}
+
+
+CORNER = {
+    "dbt_project.yml": """
+        name: corner
+        version: "1.0"
+        profile: corner
+        flags: {send_anonymous_usage_stats: false}
+        """,
+    "profiles.yml": """
+        corner: {target: dev, outputs: {dev: {type: duckdb, path: corner.duckdb}}}
+        """,
+    "seeds/raw_orders.csv": "id,customer,amount,ordered_at,note\n"
+    "1,3,10.50,2024-01-01 10:00:00,a\n2,3,4.25,2024-01-01 10:30:00,\n3,4,1.00,2024-01-02 10:00:00,b\n",
+}
+
+
+@pytest.mark.heavy
+def test_a_seed_holds_events_too_and_those_of_its_file_and_those_pushed_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = Typed(tmp_path, CORNER, monkeypatch, capsys)
+    good(shop, "init")
+    subprocess.run([*dbt_command(), "seed", "--quiet"], cwd=shop.folder, check=True, capture_output=True)
+    assert "left out note: it is no amount to sum" in good(shop, *VIEW, "ref(raw_orders)")
+    assert "0 findings" in good(shop, "lint")
+    good(shop, "run")
+    at = (datetime.now(UTC) - timedelta(minutes=1)).replace(tzinfo=None)
+    pushed(shop, "raw_orders", id=9, customer=3, amount=7, ordered_at=at.isoformat(), note=None)
+    assert (read(shop, "orders_1h"), read(shop, "amount_sum_7d")) == (1, 7.0)
+    with (shop.folder / "seeds/raw_orders.csv").open("a") as file:
+        file.write(f"9,3,7,{at.isoformat(sep=' ')},\n10,3,1,{at.isoformat(sep=' ')},c\n")  # her system has it too now
+    assert "landed=1" in good(shop, "run")
+    assert (read(shop, "orders_1h"), read(shop, "amount_sum_7d")) == (2, 8.0)
+    assert "different=0" in good(shop, "verify")

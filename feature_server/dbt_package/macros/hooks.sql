@@ -19,5 +19,7 @@
 {% endmacro %}
 
 {% macro after_seed() %}
-{{ feature_warehouse.record_loaded_seed() }}
+{%- set loaded = feature_warehouse.record_loaded_seed() | trim -%}
+{%- set live = feature_warehouse.create_live_view(model) | trim if feature_warehouse.landing_of(model) else '' -%}
+{{ ([loaded, live] | select | join(';\n')) }}
 {% endmacro %}
