@@ -86,9 +86,10 @@ def _model(node: Node, compiled: Compiled, report: Report) -> Model:
 def _reads(node: Node, sql: str, report: Report) -> dict[str, str]:
     """Whose the relations in a model's SQL are; a `ref` in a comment of Jinja is only for dbt's order of building."""
     read = list(relations(node, report.manifest))
-    sources = [parent for parent in read if parent.resource_type == "source" or parent.is_events]
     named = {parent.relation_name: parent.unique_id for parent in read if parent.relation_name}
     found = {text: unique_id for text, unique_id in named.items() if text in sql}
+    live = [parent for parent in read if parent.is_events and parent.unique_id not in found.values()]
+    sources = [parent for parent in read if parent.resource_type == "source" or parent in live]
     return found | ({"": sources[0].unique_id} if len(sources) == 1 else {})
 
 

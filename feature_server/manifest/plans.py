@@ -107,7 +107,7 @@ class _Upstream:
         above = list(relations(reader, self.report.manifest))
         named = [(node, exp.to_table(node.relation_name, dialect="duckdb")) for node in above if node.relation_name]
         parents = {relation.sql(dialect="duckdb"): node for node, relation in named}
-        read = [node for node in above if node.resource_type == "source" or node.is_events]
+        read = [node for node in above if node.resource_type == "source" or node.unique_id == self.source.unique_id]
         try:
             query = sqlglot.parse_one(reader.compiled_code, dialect="duckdb")
         except SqlglotError:

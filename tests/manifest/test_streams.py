@@ -26,6 +26,8 @@ SEED = """
 seeds:
   - name: merchants
     config: {column_types: {merchant: varchar, category: varchar, risk: "decimal(4,2)"}}
+  - name: visits
+    config: {column_types: {visit: bigint, seen_at: timestamp, pages: integer}}
 """
 MACROS = """
 {% macro late(column) %}{% if recent_only() %} where {{ column }} > current_date {% endif %}{% endmacro %}
@@ -36,6 +38,7 @@ PROJECT = FILES | {
     "macros/late.sql": MACROS,
     "dbt_project.yml": FILES["dbt_project.yml"] + "seed-paths: [seeds]\n",
     "seeds/merchants.csv": 'merchant,category,risk\nbakery,food,0.10\n"Käse, Wein",food,\ncasino,games,0.90\n',
+    "seeds/visits.csv": "visit,seen_at,pages\n1,2024-01-01,3\n",
     "seeds/seeds.yml": SEED,
     "models/stg_payments__transactions.sql": FILES["models/stg_payments__transactions.sql"]
     .replace("    merchant,", "    transactions.merchant, merchants.category,")
@@ -280,22 +283,22 @@ def test_an_event_stream_stands_on_a_sources_table(project: Path) -> None:
 @pytest.mark.parametrize(
     ("types", "key_path", "what"),
     [
-        ({}, "seeds[merchants].config.column_types.risk", "event_timestamp 'risk' has a type that it cannot have"),
-        ({"risk": "interval"}, "seeds[merchants].config.column_types.risk", "has a type that features cannot have"),
-        ({"risk": None}, "seeds[merchants].config.column_types", "an event source with a column 'risk' whose type dbt"),
+        ({"seen_at": "date"}, "seeds[visits].config.column_types.seen_at", "event_timestamp 'seen_at' has a type"),
+        ({"pages": "interval"}, "seeds[visits].config.column_types.pages", "has a type that features cannot have"),
+        ({"pages": None}, "seeds[visits].config.column_types", "an event source with a column 'pages' whose type dbt"),
     ],
 )
 def test_a_seed_in_which_events_arrive_has_its_types_where_dbt_loads_it_by_them(
     project: Path, types: dict[str, str | None], key_path: str, what: str
 ) -> None:
     def change(manifest: dict[str, Any]) -> None:
-        config = manifest["nodes"]["seed.tiny.merchants"]["config"]
-        config["meta"] = {"event_stream": {"event_id": "merchant", "event_timestamp": "risk"}}
+        config = manifest["nodes"]["seed.tiny.visits"]["config"]
+        config["meta"] = {"event_stream": {"event_id": "visit", "event_timestamp": "seen_at"}}
         given = config["column_types"] | types
         config["column_types"] = {name: type_ for name, type_ in given.items() if type_ is not None}
 
     found = problem(project, change)
-    assert (found.file, found.key_path, found.line) == ("seeds/seeds.yml", key_path, 4)
+    assert (found.file, found.key_path, found.line) == ("seeds/seeds.yml", key_path, 5)
     assert what in found.what
 
 
