@@ -25,6 +25,7 @@ from ..errors import FeatureStoreError
 _BOM = "\ufeff"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEEPER = re.compile(r"^\S[^\n#]*:[ \t]*\n( +)[^\s#-]", re.MULTILINE)  # the first key under a key
+_DEEPER_BY = (0, 2, 1, 4, 6)
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*?(?=\s*$)", re.MULTILINE)
 
 
@@ -115,7 +116,8 @@ def changed_yaml(root: Path, path: str, change: Callable[[Any], bool], what: str
             _split_aliases(content)
         plain = "" if yaml.load(before, Loader=_LOADER) is None else _dumped(writer, content)
         change(content)
-        texts = (_merged(before, plain, text := _dumped(writer, content)), text)
+        text = _dumped(writer, content)
+        texts = (*(_merged(before, plain, text, deeper) for deeper in _DEEPER_BY), text)
         if (whole := next((each for each in texts if _is_kept(before, each, wanted)), None)) is not None:
             after = whole.replace("\n", "\r\n") if "\r\n" in raw else whole
             mark = _BOM if raw.startswith(_BOM) else ""
@@ -213,19 +215,27 @@ def _dumped(writer: YAML, content: Any) -> str:
     return out.getvalue()
 
 
-def _merged(before: str, plain: str, changed: str) -> str:
-    """The text with the lines that a change makes others; those of `plain` are its own, written by the same hand."""
+def _merged(before: str, plain: str, changed: str, deeper: int) -> str:
+    """The text with the lines that a change makes others; those of `plain` are its own, written by the same hand.
+
+    New lines under a key are indented by so much more, for the file may indent by more there than where it begins.
+    """
     own, one, other = (text.splitlines(keepends=True) for text in (before, plain, changed))
     if own and not own[-1].endswith("\n"):
         own[-1] += "\n"
     places = _places(one, own)
+
+    def indented(line: str) -> str:
+        return " " * deeper + line if line.startswith(" ") else line
+
     lines, last = list[str](), 0
     for kind, start, end, begin, stop in difflib.SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
         if kind == "equal":
             continue
         if (begins := places.get(start)) is None or (ends := places.get(end)) is None:
             return changed
-        lines += [*own[last:begins], *other[begin:stop]]
+        new = other[begin:stop] if kind == "replace" else [indented(line) for line in other[begin:stop]]
+        lines += [*own[last:begins], *new]
         last = ends
     return "".join([*lines, *own[last:]])
 

@@ -76,6 +76,11 @@ def test_lines_stay_where_the_writer_would_fold_others(tmp_path: Path) -> None:
     assert len(after.splitlines()) == len(text.splitlines()) + 1
 
 
+def test_a_new_line_is_indented_as_its_neighbours(tmp_path: Path) -> None:
+    text = "seeds:\n  +tags:   a\nmodels:\n    +tags:   b  # as it is\n"
+    assert hooked(tmp_path, text) == f'{text}    +pre-hook: "{OURS}"\n'
+
+
 def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> None:
     text = "models: {+tags: a}\nseeds: {}\nmodels: {+tags: b}\n"
     with pytest.raises(FeatureStoreError, match="a key stands twice") as caught:
