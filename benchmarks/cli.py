@@ -70,7 +70,8 @@ class Project(Commands):
             else:
                 shutil.copy(source, target)
         shutil.copytree(ROOT / PACKAGE, folder / "dbt_packages" / "feature_warehouse", dirs_exist_ok=True)
-        own = {name: text for name, text in os.environ.items() if not name.startswith(("FEATURES_", "DBT_"))}
+        ours = ("FEATURES_", "DBT_", "PYTHONDONTWRITEBYTECODE")  # an installed program is compiled
+        own = {name: text for name, text in os.environ.items() if not name.startswith(ours)}
         super().__init__(folder, own | {
             "FEATURES_HOME": str(folder / ".features"), "FEATURES_REDIS_URL": redis_url, "PYTHONPATH": str(ROOT),
             "DBT_PROFILES_DIR": str(folder / "profiles"), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",

@@ -6,7 +6,6 @@ The base install is the client alone; `[server]`, `[warehouse]` and `[airflow]` 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 from .errors import NotInstalled
 
@@ -51,6 +50,8 @@ def versions() -> list[str]:
 
 
 def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # half of what `features --help` costs otherwise
+
     try:
         return version(name)
     except PackageNotFoundError:

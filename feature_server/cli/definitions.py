@@ -205,7 +205,7 @@ def described(
             parsed = read_compiled(settings, needed=needed)
         else:
             parsed = stack.enter_context(parsing(settings))
-            check_session(settings, manifest=parsed.manifest)
+            check_session(settings, manifest=parsed.manifest, kept=kept)
         found = problems(settings.project_dir, warnings.append, _views_of(parsed.manifest))
         try:
             registry = load_registry(

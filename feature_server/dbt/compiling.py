@@ -24,6 +24,7 @@ from dbt_common.invocation import get_invocation_id
 from ..durable import write_whole
 from ..errors import UNREADABLE
 from ..kept import code
+from ..project.package import LOADER
 from ..project.resolving import database_of, resolved
 from ..project.target import fingerprint
 from .compiled import AS_OF, OTHER_AS_OF, PARSE_FAILED, Request, Texts
@@ -67,7 +68,7 @@ def main() -> int:
 
 
 def _variables(project: str) -> Any:
-    found = yaml.safe_load(project)
+    found = yaml.load(project, Loader=LOADER)
     return found.get("vars") if isinstance(found, dict) else None
 
 

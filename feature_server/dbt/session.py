@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from ..errors import WarehouseError
-from ..offline.session import settings_after
+from ..kept import Kept
 from ..offline.sql import literal
+from ..project.package import LOADER
 from ..project.process import profiles_dir
 from ..project.target import VALUE_SETTINGS, target_of
 from ..settings import Settings
@@ -31,20 +32,32 @@ _SET = re.compile(
 _COMMENT = re.compile(r"/\*.*?\*/|--[^\n]*|\{#.*?#\}", re.DOTALL)
 _TAG, _CALL = re.compile(r"\{%.*?%\}", re.DOTALL), re.compile(r"\b(\w+)\s*\(")
 NO_PROFILES = (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, OSError)
+NOTHING_KEPT = Kept()
 _ORDERS = {"ASC": "ASCENDING"}
 Statements = Iterable[tuple[str, str]]  # where each stands, and its text
 
 
-def check_session(settings: Settings, ran: Mapping[str, Any] | None = None, manifest: Manifest | None = None) -> None:
+def check_session(
+    settings: Settings,
+    ran: Mapping[str, Any] | None = None,
+    manifest: Manifest | None = None,
+    kept: Kept = NOTHING_KEPT,
+) -> None:
     """WarehouseError if a build by the project's profile, or by the arguments `ran` of one, is in another session.
 
-    Its hooks are those of the `manifest`, or of the one that dbt wrote last.
+    Its hooks are those of the `manifest`, or of the one that dbt wrote last. Of a profile without a time zone it is not
+    `kept` that the two agree: they never do; of others it hangs on the host by its locale alone.
     """
     hooks = list(_hooks(settings.target_path, manifest))
     asked = settings.asked if ran is None else asked_of_run(settings, ran)
     outputs = _plain_outputs(profiles_dir(asked.project_dir, asked.environ) / "profiles.yml")
     different = [output for number, output in enumerate(outputs or ()) if output not in (outputs or ())[:number]]
-    if outputs is not None and not any(_differences(output, hooks) for output in different):
+    host = {name: text for name, text in asked.environ.items() if name == "LANG" or name.startswith("LC_")}
+
+    def agree() -> bool:
+        return not any(_differences(output, hooks) for output in different)
+
+    if outputs is not None and kept.get(["session", different, hooks, host], bool, agree):
         return
     target = target_of(asked)
     given = target.config_options | target.settings
@@ -66,6 +79,8 @@ def check_session(settings: Settings, ran: Mapping[str, Any] | None = None, mani
 
 def _differences(given: Mapping[str, Any], hooks: Statements) -> dict[str, tuple[str, str, str]]:
     """By setting: what it is in our sessions, what in dbt's, and who says so."""
+    from ..offline.session import settings_after  # DuckDB, which a check of what is kept does without
+
     told = [
         ("set by the profile", f"set {name} = {literal(str(value))}")
         for name, value in given.items()
@@ -92,7 +107,7 @@ def _differences(given: Mapping[str, Any], hooks: Statements) -> dict[str, tuple
 
 def read_profiles(path: Path) -> tuple[Any, list[dict[str, Any]]]:
     """What a file of profiles holds, and in it the targets of type duckdb; one of NO_PROFILES where it is none."""
-    profiles = yaml.safe_load(path.read_text(encoding="utf-8"))
+    profiles = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     return profiles, [
         output
         for name, profile in profiles.items()
@@ -133,5 +148,5 @@ def _hooks(target_path: Path, manifest: Manifest | None) -> Iterator[tuple[str, 
 def _called(texts: Iterable[str], manifest: Manifest) -> list[str]:
     """The texts of the macros that the Jinja of hooks calls, themselves or through others."""
     named = {name for text in texts if "{{" in text or "{%" in text for name in _CALL.findall(text)}
-    called = [unique_id for unique_id in manifest.macros if unique_id.rpartition(".")[2] in named]
+    called = [unique_id for unique_id in manifest.macros if unique_id.rpartition(".")[2] in named] if named else []
     return [macro.macro_sql for macro in manifest.macros_under(called).values()]

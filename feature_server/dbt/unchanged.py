@@ -13,6 +13,7 @@ from dbt_common.clients.jinja import get_environment
 from jinja2 import TemplateError, meta, nodes
 
 from ..kept import digest
+from ..project.package import PACKAGE, SHIPPED
 
 OWN = ("dbt", "dbt_duckdb")  # packages whose version says what is in them
 # What gives the same for the same project, target and variables.
@@ -31,6 +32,7 @@ _OF_A_RUN = (  # what differs from one run to the next and is no part of a model
     "doc_blocks",
 )  # fmt: skip
 _UTILITIES = "macros/utils/"  # of dbt's own macros those that only write SQL
+_INSTANT, _CLOCK = "instant_of_build", frozenset(("run_started_at", "modules"))
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -66,6 +68,9 @@ class Unchanged:
                     self._macros.setdefault(name, []).append(unique_id)
         self._packages = {macro.package_name for macro in manifest.macros.values()}
         self._read: dict[str, Read] = {}
+        if (instant := self._instant_of_build()) is not None:
+            read = _read(instant)
+            self._read[instant] = msgspec.structs.replace(read, names=read.names - _CLOCK)
         self.variables: set[str] = set()  # of the environment, that a model asked for its key reads
         self._given = digest([given, sorted(manifest.macros), self._overriding()])
 
@@ -89,6 +94,13 @@ class Unchanged:
             return None
         values = {name: self.environ.get(name) for name in variables}
         return digest([self._given, _facts(node), texts, parents, values])
+
+    def _instant_of_build(self) -> str | None:
+        """The macro of our package that looks at the clock where no `as_of` is given; models are compiled with one."""
+        macro = self.manifest.macros.get(f"macro.{PACKAGE}.{_INSTANT}")
+        text = None if macro is None else macro.macro_sql
+        shipped = (SHIPPED / "macros" / "as_of.sql").read_text(encoding="utf-8")
+        return text if text is not None and text.strip() in shipped else None
 
     def _overriding(self) -> list[str]:
         """The texts of macros by the names of dbt's own, which those call of one another."""

@@ -12,6 +12,7 @@ from ..dbt.artifacts import Node
 from ..dbt.compiled import AS_OF, OTHER_AS_OF, Compiled
 from ..definitions.models import Model
 from ..kept import short_digest
+from ..project.package import LOADER
 from .reading import parents, relations, walk
 from .report import Report
 from .seeds import seed_rows
@@ -95,7 +96,7 @@ def _reads(node: Node, sql: str, report: Report) -> dict[str, str]:
 
 def read_variables(project_dir: Path) -> dict[str, str]:
     """A hash of each variable that dbt_project.yml sets, but `as_of`; before those of a package stands its name."""
-    project = yaml.safe_load((project_dir / "dbt_project.yml").read_text(encoding="utf-8"))
+    project = yaml.load((project_dir / "dbt_project.yml").read_text(encoding="utf-8"), Loader=LOADER)
     found: dict[str, str] = {}
     for name, value in (project.get("vars") or {}).items():
         own = {f"{name}.{inner}": text for inner, text in value.items()} if isinstance(value, dict) else {name: value}

@@ -49,7 +49,7 @@ def load_registry(
     if compiled is not None and compiled.texts.queries and (problems := report.problems()):
         raise DefinitionError(problems)  # without the SQL that was not compiled, there would be others
     if any(draft.stream is not None for draft in views.values()):
-        from .streams import compile_streams  # with DuckDB
+        from .streams import compile_streams
 
         compile_streams(views, sources, report, kept or Kept())
     services = read_services(views, report)

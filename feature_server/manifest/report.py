@@ -10,6 +10,7 @@ import yaml
 
 from ..dbt.artifacts import Catalog, Manifest, Node
 from ..errors import Problem, nearest_name
+from ..project.package import LOADER
 
 Step = str | int
 _Finding = tuple[Node, tuple[Step, ...], Problem]
@@ -140,7 +141,7 @@ class Report:
             if file.endswith((".yml", ".yaml")):
                 try:
                     text = (self.project_dir / file).read_text(encoding="utf-8")
-                    self._trees[file] = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+                    self._trees[file] = yaml.compose(text, Loader=LOADER)
                 except (OSError, UnicodeDecodeError, yaml.YAMLError):
                     pass  # the problem is reported all the same, without a line
         return self._trees[file]

@@ -1,9 +1,12 @@
 """Feature views with `stream`: their plans, or why there is none. A plan is kept while nothing it is of changes."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,13 +14,15 @@ from ..dbt.artifacts import Manifest, Node
 from ..definitions.facts import fingerprint
 from ..definitions.stream import PATTERN, EventSource
 from ..kept import Kept
-from ..offline.session import EventTypes, event_types
 from .entities import SourceDraft
 from .planned import NoPlan, Planned
 from .reading import relations, walk
 from .report import META, Report
 from .seeds import seed_rows
 from .views import BLOCK, ViewDraft
+
+if TYPE_CHECKING:
+    from ..offline.session import EventTypes
 
 STREAM = (*BLOCK, "stream")
 LOCATION = (*META, "external_location")
@@ -81,6 +86,8 @@ def _report_unknown(node: Node, name: str, sources: dict[str, SourceDraft], repo
 
 
 def _opened(sessions: dict[str, EventTypes], stack: ExitStack, source: EventSource) -> EventTypes:
+    from ..offline.session import event_types  # with DuckDB, which nothing needs where all is kept
+
     if source.name not in sessions:
         sessions[source.name] = stack.enter_context(event_types(source))
     return sessions[source.name]

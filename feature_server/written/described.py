@@ -10,10 +10,10 @@ import yaml
 
 from ..definitions.facts import duration_us
 from ..errors import FeatureStoreError
+from ..project.package import LOADER
 from .files import ENCODING
 from .rendering import merged
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TELLS_APART = re.compile(r"unique|grain|primary_key", re.I)  # in the name of a test
 _TELLING = ("primary_key", "unique")  # constraints
 _ANY_ROW = ("", "!=0", ">0", ">=1")  # in `error_if`

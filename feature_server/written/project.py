@@ -9,8 +9,9 @@ import msgspec
 import yaml
 
 from ..errors import FeatureStoreError
+from ..project.package import LOADER
 from ..project.process import check_project
-from .described import LOADER, Described, models_of, sources_of
+from .described import Described, models_of, sources_of
 from .files import ENCODING, files_in
 from .rendering import Rendering, macros_of, merged
 

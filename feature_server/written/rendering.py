@@ -142,7 +142,8 @@ class Rendering:
         self.root, self.project, self.variables, self.packages = root, project, variables, packages
         self._environment = SandboxedEnvironment(extensions=["jinja2.ext.do", _OtherBlocks], undefined=Unknown)
         self._files: list[str] = []
-        self._modules: dict[Path, dict[str, Any]] = {}
+        self._macros: dict[Path, dict[str, nodes.Macro]] = {}  # of a file, as they are written
+        self._callable: dict[tuple[Path, str], Any] = {}  # those that were called
         self._depth = 0
         self._refs: list[tuple[str, str | None]] = []
         self._sources: list[tuple[str, str]] = []
@@ -199,7 +200,7 @@ class Rendering:
             raise Unrendered(f"macro {name} calls itself again and again")
         self._depth += 1
         try:
-            return self._macros(path)[name](*arguments, **named)
+            return self._macro(path, name)(*arguments, **named)
         except _Returned as returned:
             return returned.value
         finally:
@@ -214,14 +215,14 @@ class Rendering:
                     return _Later(self, before + name, place)
         return Unknown(name=name)
 
-    def _macros(self, path: Path) -> dict[str, Any]:
-        """The macros of a file, each as a template of its own: what one returns to another goes through `call`."""
-        if path not in self._modules:
-            self._modules[path] = {
-                macro.name: getattr(self._template(macro).module, _OWN + macro.name)
-                for macro in self._parsed(path).find_all(nodes.Macro)
-            }
-        return self._modules[path]
+    def _macro(self, path: Path, name: str) -> Any:
+        """A macro of a file, as a template of its own: what one returns to another goes through `call`."""
+        if path not in self._macros:
+            self._macros[path] = {macro.name: macro for macro in self._parsed(path).find_all(nodes.Macro)}
+        if (path, name) not in self._callable:
+            template = self._template(self._macros[path][name])
+            self._callable[path, name] = getattr(template.module, _OWN + name)
+        return self._callable[path, name]
 
     def _template(self, macro: nodes.Macro) -> Template:
         named = nodes.Macro(_OWN + macro.name, macro.args, macro.defaults, macro.body)  # it calls itself by `call`, too

@@ -21,6 +21,7 @@ from feature_server.definitions.registry import Registry
 from feature_server.kept import Kept, digest
 from feature_server.manifest.load import load_registry
 from feature_server.meaning.settled import settle
+from feature_server.project.package import SHIPPED
 from feature_server.settings import load_settings
 from tests.support.stream_project import FILES
 from tests.support.tiny_project import DBT_PROJECT, PROFILES, write_project
@@ -32,7 +33,8 @@ select /* {{ config.get('tags') }} {{ dbt.last_day('event_timestamp', 'month') }
     {{ shouted('country') }} || '{{ var("suffix", "") }}{{ env_var("KEPT_SUFFIX", "") }}{{ target.name }}' as country
 from {{ ref('recent') }}
 left join {{ ref('regions') }} using (country)
-{% if is_incremental() %}where event_timestamp > '{{ latest() }}'{% endif %}
+where event_timestamp < {{ feature_warehouse.as_of() }}
+{% if is_incremental() %}and event_timestamp > '{{ latest() }}'{% endif %}
 """
 MACROS = """
 {% macro tagged() %}{{ return(['one', var('suffix')]) }}{% endmacro %}
@@ -59,6 +61,11 @@ PROJECT = FILES | {
     "seeds/regions.csv": "country,region\nNL,EU\n",
     "models/recent.sql": "{{ config(materialized='ephemeral') }}" + RECENT,
     "models/customer__country.sql": COUNTRY,
+}
+PACKAGE = "dbt_packages/feature_warehouse/"
+PROJECT |= {
+    PACKAGE + path.relative_to(SHIPPED).as_posix(): path.read_text()
+    for path in (SHIPPED / "dbt_project.yml", *(SHIPPED / "macros").glob("*.sql"))
 }
 KILLS = 6
 Edit = Callable[[Path, pytest.MonkeyPatch, str], None]
@@ -114,6 +121,10 @@ EDITS: dict[str, Edit] = {
     ),
     "a macro that overrides dbt's": add(
         "macros/ref.sql", "{% macro ref() %}{{ return(builtins.ref(*varargs)) }}{% endmacro %}"
+    ),
+    "the package's instant": put(PACKAGE + "macros/as_of.sql", "return(value)", "return(value ~ '{0}')"),
+    "a macro named as the package's": add(
+        "macros/instant.sql", "{% macro instant_of_build() %}{{ run_started_at }} TOKEN{% endmacro %}"
     ),
     "a variable with Jinja": put("dbt_project.yml", "'!'", "\"{{{{ env_var('KEPT_SUFFIX', '') }}}} {0}\""),
     "a macro in a model's config": put("macros/text.sql", "'one'", "'one of {0}'"),
@@ -213,6 +224,22 @@ def test_two_checks_at_once_and_one_after_dbt_clean_say_the_same(
     with start_check(folder) as check:
         assert check.communicate()[0] == said[0]
     assert (folder / "elsewhere" / "checked" / "kept.json").is_file()
+
+
+def kept_texts(folder: Path) -> set[str]:
+    """The models whose SQL is not compiled again where nothing changes."""
+    with parsing(load_settings(project_dir=folder)):
+        found = msgspec.json.decode((folder / "target" / "checked" / "kept_texts.json").read_bytes())
+        return {name.rpartition(".")[2] for name in found["texts"]}
+
+
+def test_a_model_that_reads_as_of_is_not_compiled_again_but_one_that_reads_the_clock_is(tmp_path: Path) -> None:
+    folder = write_project(tmp_path, PROJECT)
+    all_ = {"customer__country", "recent", "customer__payments", "stg_payments__transactions"}
+    assert kept_texts(folder) == all_
+    path = folder / PACKAGE / "macros" / "as_of.sql"
+    path.write_text(path.read_text().replace("value == 'now'", "value in ('now', 'today')"))
+    assert kept_texts(folder) == all_ - {"customer__country"}
 
 
 def test_of_what_is_asked_again_nothing_is_made_anew(tmp_path: Path) -> None:
