@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,7 +76,7 @@ def _run(request: Request, answer: Answer) -> None:
     if later is None or not firsts:
         raise _no_instants(answer.inputs, landings, manifest)
     answer.pairs = builds_of(firsts, later, request.models, request.replayed)
-    _redirect(manifest, request, answer, names[0])
+    _redirect(manifest, request, answer, names[0], folder)
     seeds = {str(Path(node.root_path or ".", node.original_file_path).resolve().parent)
              for node in manifest.nodes.values() if node.resource_type == "seed"}  # fmt: skip
     for build in {
@@ -143,6 +144,7 @@ def _read_inputs(scratch: Scratch, manifest: Any, request: Request, answer: Answ
             relation = ".".join(quote(part) for part in (scratch.names[0], INPUTS, _table_name(unique_id)))
             try:
                 read = _location(source) or _table(source, scratch.profile.credentials, originals, cursor)
+                read = _with_live(read, source)
                 answer.inputs[unique_id] = _copy(cursor, read, unique_id, relation, landed, request.landed)
             except (duckdb.Error, DbtBaseException) as error:
                 answer.inputs[unique_id] = Input(relation=relation, failure=str(error).splitlines()[0])
@@ -216,6 +218,21 @@ def _location(source: Any) -> str | None:
     return DuckDBRelation.create_from_source(_Quoting, source).external
 
 
+def _with_live(read: str, source: Any) -> str:
+    """The rows of a table with the events that landed beside it."""
+    pattern = _events(source).get("landing")
+    if not pattern or not glob(str(pattern), recursive=True):
+        return read
+    landed = f"select * from read_parquet({literal(str(pattern))}, union_by_name = true)"
+    return f"(select * from {read} union all by name {landed})"
+
+
+def _events(node: Any) -> dict[str, Any]:
+    """What is said of a table's or a seed's events."""
+    found = node.config.meta.get("event_stream")
+    return found if isinstance(found, dict) else {}
+
+
 class _Quoting:
     quoting: ClassVar = {"database": True, "schema": True, "identifier": True}
 
@@ -245,8 +262,16 @@ def _table(source: Any, credentials: Any, originals: dict[str, str], cursor: Any
     return ".".join([originals[database], quote(source.schema), quote(source.identifier)])
 
 
-def _redirect(manifest: Any, request: Request, answer: Answer, database: str) -> None:
-    """Have dbt read the copies of sources, and leave rows of the models that are compared, in no file elsewhere."""
+def _redirect(manifest: Any, request: Request, answer: Answer, database: str, folder: Path) -> None:
+    """Have dbt read the copies of sources, and leave rows of the models that are compared, in no file elsewhere.
+
+    The copies have the live events that landed: where more would land, there are none.
+    """
+    for node in (*manifest.sources.values(), *manifest.nodes.values()):
+        if node.resource_type in ("source", "seed") and "landing" in (said := _events(node)):
+            place = folder / "landing" / _table_name(node.unique_id)
+            place.mkdir(parents=True, exist_ok=True)
+            node.config.meta["event_stream"] = said | {"landing": str(place / "*.parquet")}
     for unique_id in request.sources:
         source = manifest.sources[unique_id]
         for given in (source.meta, source.source_meta, source.config.meta, source.config.extra):

@@ -72,6 +72,7 @@ def view(
     windows that end now, pushed events among them; what these need is written too.
     """
     from ..dbt.compiled import dbt_manifest
+    from ..errors import SettingsError
     from ..manifest.blocks import REFRESH
     from ..scaffold.definitions import Folders, NewView, entities_of, group_of, new_entity, new_view
     from ..scaffold.live import live_events
@@ -95,6 +96,12 @@ def view(
         relation, edits = events.staging, [*events.edits]
     else:
         relation = read_relation(from_, manifest, settings)
+    if len(new_ones := [each for each in entity if each not in known]) > 1 and key:
+        raise SettingsError(
+            "several entities are new, and which of the join keys are whose cannot be told", where="--key",
+            expected="one new entity a command", got=", ".join(new_ones),
+            remedy="write each with `features new entity NAME --key COLUMN`, then the view without --key",
+        )  # fmt: skip
     for each in entity:
         if each not in known and not key:
             remedy = "give its join keys with --key, and it is written too"

@@ -89,7 +89,7 @@ def node_of(text: str, manifest: Manifest) -> tuple[Node, str]:
         return found, msgspec.structs.replace(found, version=version).call if kind == "ref" else found.call
     remedy = "name it as ref(MODEL), of a model, seed or snapshot that is not ephemeral, or source(SOURCE, TABLE)"
     if label in named:
-        versions = [str(node.version) for node in named[label]]
+        versions = [str(node.version or "none") for node in named[label]]
         remedy = "it is ephemeral: name what it reads" if found is not None else f"its versions: {', '.join(versions)}"
         raise SettingsError("that is not in the warehouse", where="--from", got=text, remedy=remedy)
     raise unknown("the project has no such relation", "--from", label, sorted(named), remedy)

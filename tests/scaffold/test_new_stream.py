@@ -66,6 +66,7 @@ def test_from_a_table_to_a_pushed_event_that_counts_for_an_hour_and_lands_once(s
         count = "select count(*), max(orders_1h) from customer__orders where event_timestamp > '2025-01-01'"
         assert connection.execute(count).fetchall() == [(1, 1)]
         assert connection.execute("select count(*) from raw.orders").fetchall() == [(200,)]
+    assert "1 clean" in good(shop, "leaktest", "--landed", "ordered_at")
 
 
 def test_a_second_view_of_a_table_reads_the_staging_model_of_the_first(shop: Typed) -> None:
