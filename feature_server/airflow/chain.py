@@ -16,11 +16,11 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from ..definitions.bound import bound_views
 from ..definitions.facts import FeatureView
-from ..definitions.schedule import Schedule, ScheduledView, read_schedule
+from ..definitions.schedule import Schedule, ScheduledView
 from ..errors import NOT_FIT
 from .dbt_build import ModelResult, dbt_build, failures, left_out, results_of
 from .options import Cadence, callbacks
-from .project import COMPARE, Project, as_of, excluding_held, held, registry_in_force, settings_of
+from .project import COMPARE, Project, as_of, excluding_held, held, registry_in_force, scheduled, settings_of
 from .shell import Shell
 from .steps import STEPS, say_what_to_do
 
@@ -207,7 +207,7 @@ class Publish(Command):
         self.refresh = refresh
 
     def execute(self, context: Context) -> Any:
-        schedule = read_schedule(settings_of(self.env).schedule_path)  # which `apply` may have written in this run
+        schedule = scheduled(settings_of(self.env))  # which `apply` may have written in this run
         models = {view.id: view.unique_id for view in schedule.views_of(self.refresh)}
         registry = registry_in_force(self.env)
         apart = held(context["ti"])

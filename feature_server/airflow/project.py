@@ -13,6 +13,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+from ..definitions.owner import Owner
 from ..definitions.registry import Registry, read_registry
 from ..definitions.schedule import Schedule, ScheduledView, read_schedule
 from ..errors import FeatureStoreError
@@ -111,7 +112,7 @@ def read_project(place: Place, options: Options) -> Project:
                 remedy="name it: refresh_dags(project_dir=…) or FEATURES_PROJECT_DIR",
             )  # fmt: skip
         known |= settings.environment  # where it has to ask dbt, dbt may say no
-        return Project(settings, known, read_schedule(settings.schedule_path), options)
+        return Project(settings, known, scheduled(settings), options)
     except FeatureStoreError as error:
         remedy = f"Run `features check` in {folder}; the DAG appears within a minute of its success."
         return Project(settings, known, Schedule(), options, f"{error}\n\n{remedy}")
@@ -120,6 +121,13 @@ def read_project(place: Place, options: Options) -> Project:
 def settings_of(environment: Mapping[str, str] | None) -> Settings:
     """Those of a task that has an environment of its own."""
     return load_settings(os.environ | dict(environment or {}))
+
+
+def scheduled(settings: Settings) -> Schedule:
+    """What there is to schedule of a project; FeatureStoreError where it is another's, as far as dbt has said which."""
+    target = settings.known_target
+    meant = None if target is None or not target.project else Owner(target.project, target.label)
+    return read_schedule(settings.schedule_path, meant)
 
 
 def registry_in_force(environment: Mapping[str, str] | None) -> Registry:

@@ -4,10 +4,12 @@
 is small, and read without dbt, DuckDB or the registry: each task of Airflow reads it anew.
 
 What is built and published is decided when a run runs, by the project and the definitions in force: where the file is
-old there are other tasks than there should be, but nothing is built or published that is not to be.
+old there are other tasks than there should be, but nothing is built or published that is not to be. It says
+whose it is: another project's is neither scheduled nor overwritten.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -16,9 +18,12 @@ from ..durable import make_private, write_whole
 from ..errors import UNREADABLE, FeatureStoreError
 from ..formats import check_format
 from .facts import Owner
+from .owner import Owner as StoreOwner
+from .owner import check_owner
 
 SCHEDULE_FORMAT = 1
 REMEDY = "run `features check` in the dbt project"
+_HOME = "give each project, and each target of it, a FEATURES_HOME of its own"
 
 
 class ScheduledView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,11 +58,20 @@ class ScheduledModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
-    """All feature views of a project by id, and all that dbt can build by unique id."""
+    """All feature views of a project by id, and all that dbt can build by unique id.
+
+    `project` and `target` are whose it is, empty where it was not recorded yet.
+    """
 
     format: int = SCHEDULE_FORMAT
+    project: str = ""
+    target: str = ""
     views: tuple[ScheduledView, ...] = ()
     models: tuple[ScheduledModel, ...] = ()
+
+    @property
+    def owner(self) -> StoreOwner | None:
+        return StoreOwner(self.project, self.target) if self.project else None
 
     def views_of(self, refresh: str) -> tuple[ScheduledView, ...]:
         """The feature views of one cadence."""
@@ -81,8 +95,18 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(model for model in self.models if model.unique_id in found)
 
 
-def read_schedule(path: Path) -> Schedule:
-    """What the last good `features check` or `apply` wrote; FeatureStoreError where there is none to read."""
+def read_schedule(path: Path, meant: StoreOwner | None = None) -> Schedule:
+    """What the last good `features check` or `apply` wrote; FeatureStoreError where there is none to read.
+
+    So it is where it is another's than that of `meant`.
+    """
+    schedule = _read(path)
+    if meant is not None:
+        check_owner(schedule.owner, meant, (), what=str(path), remedy=_HOME)
+    return schedule
+
+
+def _read(path: Path) -> Schedule:
     try:
         stored = path.read_bytes()
         check_format(stored, path.name, SCHEDULE_FORMAT, kind=FeatureStoreError, where=str(path), remedy=REMEDY)
@@ -98,8 +122,16 @@ def read_schedule(path: Path) -> Schedule:
         ) from None
 
 
-def write_schedule(path: Path, schedule: Schedule) -> None:
-    """Write the file whole, in a folder of its owner's alone; one that says the same already stays as it is."""
+def write_schedule(path: Path, schedule: Schedule, adopted: Collection[str] = ()) -> None:
+    """Write the file whole, in a folder of its owner's alone; one that says the same already stays as it is.
+
+    FeatureStoreError where it is another's, `adopted` names excepted; one that cannot be read is written anew.
+    """
+    found = None
+    with suppress(FeatureStoreError):
+        found = _read(path)
+    if found is not None and schedule.owner is not None:
+        check_owner(found.owner, schedule.owner, adopted, what=str(path), remedy=_HOME)
     text = msgspec.json.format(msgspec.json.encode(schedule), indent=1)
     make_private(path.parent)
     if not path.is_file() or path.read_bytes() != text:

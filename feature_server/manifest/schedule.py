@@ -12,8 +12,12 @@ _BUILT = ("model", "seed", "snapshot")
 
 
 def note_schedule(settings: Settings, registry: Registry) -> None:
-    """Write what Airflow's DAGs are made of, for definitions without a mistake and the manifest they were read from."""
-    write_schedule(settings.schedule_path, schedule_of(registry, read_manifest(settings.target_path)))
+    """Write what Airflow's DAGs are made of, for definitions without a mistake and the manifest they were read from.
+
+    FeatureStoreError where what is there is of another project or target.
+    """
+    schedule = schedule_of(registry, read_manifest(settings.target_path))
+    write_schedule(settings.schedule_path, schedule, registry.adopted)
 
 
 def schedule_of(registry: Registry, manifest: Manifest) -> Schedule:
@@ -37,7 +41,8 @@ def schedule_of(registry: Registry, manifest: Manifest) -> Schedule:
         )
         for name, node in sorted(built.items())
     )
-    return Schedule(views=tuple(map(_view, registry.feature_views)), models=tuple(models))
+    views = tuple(map(_view, registry.feature_views))
+    return Schedule(project=registry.project, target=registry.target, views=views, models=tuple(models))
 
 
 def _view(view: FeatureView) -> ScheduledView:

@@ -146,3 +146,46 @@ def test_each_project_is_refreshed_as_its_own_files_say(airflow: Airflow) -> Non
     assert (shop / ".features" / "run" / "shop_refresh_daily" / "dbt.log").is_file()
     assert not (shop / "target").exists()
     assert not (airflow.folder / "bank" / ".features" / "run" / "shop_refresh_daily").exists()
+
+
+def test_a_home_that_two_projects_share_stays_the_first_ones(tmp_path: Path) -> None:
+    """Neither `check`, of definitions not in force yet, nor a DAG file takes what the other project has written."""
+    home, dags = tmp_path / "home", tmp_path / "dags"
+    for name in ("bank", "shop"):
+        files = {
+            "dbt_project.yml": PLAIN.replace("bank", name), "profiles.yml": PROFILE.format(name=name, path="b.duckdb"),
+            "models/views.yml": YAML, "models/customers.sql": CUSTOMERS, "models/customer__spend.sql": SPEND.format(1),
+        }  # fmt: skip
+        write_project(tmp_path / name, files)
+
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("FEATURES_", "DBT_"))}
+    environment |= {"PYTHONPATH": f"{ROOT}:{dags}", "AIRFLOW_HOME": str(tmp_path / "airflow")}
+
+    def check(folder: str, *arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "feature_server", *(arguments or ("check",))]
+        env = environment | {"FEATURES_HOME": str(home)}
+        done = subprocess.run(command, cwd=tmp_path / folder, env=env, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    assert check("bank")[0] == 0
+    written = (home / "schedule.json").read_bytes()
+    code, said = check("shop")
+    assert (code, f"{home}/schedule.json holds the features of bank.dev, not of shop.dev" in said) == (1, True), said
+    assert "give each project, and each target of it, a FEATURES_HOME of its own" in said
+    assert (home / "schedule.json").read_bytes() == written
+    (tmp_path / "bank").rename(tmp_path / "moved")
+    assert check("moved")[0] == 0  # the same project elsewhere, or a clone of it
+
+    for name in ("moved", "shop"):
+        dags.mkdir(exist_ok=True)
+        given = f"project_dir={str(tmp_path / name)!r}, home={str(home)!r}"
+        text = f"from feature_server.airflow import refresh_dags\n\nmade = refresh_dags(name={name!r}, {given})\n"
+        (dags / f"{name}.py").write_text(text)
+    show = "import moved, shop; print(*moved.made, shop.made['shop_refresh_daily'].tasks[0].problem)"
+    shown = subprocess.run([sys.executable, "-c", show], env=environment, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert "moved_refresh_daily" in shown.stdout
+    assert "schedule.json holds the features of bank.dev, not of shop.dev" in shown.stdout
+
+    assert check("shop", "apply", "--adopt", "bank.dev")[0] == 0  # where it is the same under another name
+    assert b'"project": "shop"' in (home / "schedule.json").read_bytes()
