@@ -14,7 +14,7 @@ from feature_server.online.embedded import EmbeddedValkey
 LONG = ("test_up_down", "test_demo", "test_benchmarks", "test_readme", "dags/test_runs", "test_many_views",
         "test_odd_projects", "dbt_project/test_incremental", "interleaving/test_steps", "publish/test_targets",
         "dags/test_schedule", "dags/test_two_projects", "dags/test_on_call",
-        "catalog/test_site")  # fmt: skip
+        "catalog/test_site", "test_first_commands")  # fmt: skip
 
 
 def _name(item: pytest.Item) -> str:

@@ -17,6 +17,7 @@ import yaml
 
 from feature_server.cli.main import load_commands
 from tests.support.example import PACKAGE, ROOT, copy_example
+from tests.support.first_commands import A_TABLE
 from tests.support.pages import COMMAND, Block, blocks, commands, shell_in
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -36,19 +37,14 @@ EVERY = (README, *sorted(DOCS.rglob("*.md")), *(ROOT / name for name in OTHERS),
 LINKED = ("data", "examples", "scripts", "dags", "feature_server", ".venv")
 
 # Commands that run elsewhere: where, and the words there that do it. In a block with another command all run here, too.
-SCAFFOLD, STREAMED = "tests/scaffold/test_commands.py", "tests/scaffold/test_new_stream.py"
+STREAMED = "tests/scaffold/test_new_stream.py"
 TARGETS = "tests/publish/test_targets.py"
 RUN_ELSEWHERE = {
     "make demo": ("tests/test_demo.py", "scripts.demo"),
     "make test": (".ci/run", "make test"),
-    "pip install feature-warehouse": ("tests/test_install.py", '"uv", "pip", "install"'),
-    "pip install 'feature-warehouse[warehouse]'": ("tests/test_install.py", '"uv", "pip", "install"'),
+    "pip install feature-warehouse": ("tests/test_install.py", "install_wheel(bin_, wheel, extra"),
     "python -m scripts.refresh hourly --at 2013-12-30T23:00Z": ("tests/dags/test_runs.py", '"scripts.refresh"'),
-    "features init": (SCAFFOLD, '"features init"'),
-    "features new view customer__orders --from 'source(raw, orders)' --entity customer --key customer "
-    "--time ordered_at": (SCAFFOLD, "features new view customer__orders --from 'source(raw, orders)'"),
-    "features run": (SCAFFOLD, '"features run"'),
-    "features get customer__orders:amount customer=3": (SCAFFOLD, "features get customer__orders:amount customer=3"),
+    **{step.command: ("tests/test_first_commands.py", "follow(A_TABLE)") for step in A_TABLE},
     "features new view customer__orders --from 'ref(stg_orders)' --entity customer --key customer_id "
     "--time ordered_at": ("tests/scaffold/test_new.py", '*VIEW, "--entity", "customer", "--key", "customer_id"'),
     "features new view customer__order_activity --stream --from 'source(raw, orders)' --entity customer --key customer "
@@ -70,6 +66,7 @@ RUN_ELSEWHERE = {
 }
 # Pages whose blocks a test reads and runs that knows what they are about.
 READ_BY = {
+    "docs/init.md": "tests/test_first_commands.py",
     "docs/leaktest.md": "tests/leaktest/test_example.py",
     "docs/lint.md": "tests/lint/test_project.py",
     "docs/upgrade.md": "tests/test_upgrade.py",
