@@ -4,6 +4,8 @@
     ├── DefinitionError          the project's YAML or SQL is wrong; carries every problem found
     ├── UnknownNameError         a view, feature, service or entity that the registry does not hold
     ├── RequestError             a read or a spine that cannot be answered as asked (HTTP 422)
+    ├── NotSignedIn              a request without a key, or with one that opens nothing (HTTP 401)
+    ├── AccessDenied             a key that may not do this (HTTP 403)
     ├── SettingsError            an environment variable or option that cannot be used
     ├── WarehouseError           DuckDB's file is missing, locked by a build, or lacks a relation
     ├── OfflineStoreError        a Delta table is missing, damaged, or lacks a version
@@ -158,6 +160,18 @@ class RequestError(FeatureStoreError):
     """A read or a spine that cannot be answered as asked."""
 
     status = 422
+
+
+class NotSignedIn(FeatureStoreError):
+    """A request without a key of access, or with one that opens nothing, or nothing any more."""
+
+    status = 401
+
+
+class AccessDenied(FeatureStoreError):
+    """A key of access that may not do what is asked."""
+
+    status = 403
 
 
 class SettingsError(FeatureStoreError):

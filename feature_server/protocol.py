@@ -107,6 +107,8 @@ def encode_error(error: FeatureStoreError) -> bytes:
 
 def error_headers(error: FeatureStoreError) -> dict[str, str]:
     """What such an answer's headers say of the error."""
+    if isinstance(error, errors.NotSignedIn):
+        return {"www-authenticate": "Bearer"}
     seconds = getattr(error, "retry_after_seconds", None)
     return {} if seconds is None else {_RETRY_AFTER: str(seconds)}
 

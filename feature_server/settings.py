@@ -45,7 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     data and, unless FEATURES_OFFLINE says otherwise, the offline store; by default `.features` in the project for the
     target that the profile names, `.features/targets/<target>` for another one. `environ` are the variables all this
     is read from, dbt's own among them, `given` the places (FEATURES_TARGET_PATH, FEATURES_WAREHOUSE) that do not come
-    from dbt. `redis_url` (FEATURES_REDIS_URL) is None for the embedded Valkey. `clock` (FEATURES_CLOCK), an ISO time,
+    from dbt. `redis_url` (FEATURES_REDIS_URL) is None for the embedded Valkey, `key` (FEATURES_KEY) the key of access
+    that clients show feature servers. `clock` (FEATURES_CLOCK), an ISO time,
     stops the clock there: for examples, replays and tests. `allowed_hosts` (FEATURES_ALLOWED_HOSTS), separated by
     commas, are further names under which the feature server is asked, `http` (FEATURES_HEAD_BYTES and others) its
     limits. `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream views kept in a Redis that may evict keys,
@@ -58,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     environ: dict[str, str]
     given: dict[str, Path]
     redis_url: str | None = None
+    key: str | None = None
     clock: datetime | None = None
     allowed_hosts: tuple[str, ...] = ()
     allow_eviction: bool = False
@@ -65,7 +67,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     http: HttpLimits = HttpLimits()
 
     def __repr__(self) -> str:
-        hidden = {"redis_url": self.redis_url and "…", "environ": "…"}  # they may have passwords
+        hidden = {
+            "redis_url": self.redis_url and "…",
+            "key": self.key and "…",
+            "environ": "…",
+        }  # they may have passwords
         fields = msgspec.structs.asdict(self) | hidden
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
@@ -127,6 +133,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def registry_path(self) -> Path:
         return self.home / "registry.json"
+
+    @property
+    def keys_path(self) -> Path:
+        """Keys of access, beside the registry: without what opens anything."""
+        return self.home / "keys.json"
 
     @property
     def definitions_path(self) -> Path:
@@ -294,6 +305,7 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
             if env.get(f"FEATURES_{name.upper()}")
         },
         redis_url=redis_url,  # type: ignore[arg-type]
+        key=env.get("FEATURES_KEY") or None,
         clock=clock,  # type: ignore[arg-type]
         allow_eviction=_flag(env, "FEATURES_ALLOW_EVICTION"),
         auto_apply=_flag(env, "FEATURES_AUTO_APPLY"),

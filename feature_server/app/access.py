@@ -1,7 +1,8 @@
-"""Whom the server answers: no page of another site, and on loopback no name but its own.
+"""Under which names the server is asked: no page of another site asks, and on loopback no name is its but its own.
 
-There is no access control yet. A browser on the server's machine, or in its network, would otherwise let any page that
-it shows push events (a form needs nobody's leave), and read them once that page's own name resolves to the server.
+Who may do what is the `door`'s matter. While there are no keys of access a browser on the server's machine would
+otherwise let any page that it shows push events (a form needs nobody's leave), and read them once that page's own name
+resolves to the server.
 """
 
 import re
@@ -14,10 +15,11 @@ import msgspec
 from ..errors import RequestError, SettingsError, shown
 
 SETTING = "FEATURES_ALLOWED_HOSTS"
+OPEN = "WARNING: who is on this machine can read and push: there is no key of access yet (`features keys create`)"
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")
 _PAGES_ELSEWHERE = (b"cross-site", b"same-site")
 _LINK = (b"navigate", b"document")
-_ONCE = (b"host", b"origin", b"content-type")
+_ONCE = (b"host", b"origin", b"content-type", b"authorization")
 
 
 class UnknownHost(RequestError):
@@ -60,11 +62,14 @@ class Access(msgspec.Struct, frozen=True):
     named: frozenset[str]
     beyond_loopback: bool
 
-    def warning(self, host: str) -> str | None:
-        """What is said once where a server that was told to listen on `host` starts."""
-        if not self.beyond_loopback:
-            return None
-        return f"WARNING: who reaches {host} can read and push: there is no access control yet"
+    def check_keyed(self, keyed: bool | None, host: str) -> None:
+        """SettingsError for a server that others reach at `host` where there are no keys of access; None: not known."""
+        if self.beyond_loopback and keyed is False:
+            raise SettingsError(
+                "other machines would reach this server, and there is no key of access yet", where=f"--host {host}",
+                expected="a key, or --host 127.0.0.1", got="no key",
+                remedy="make one, `features keys create --owner me --scope admin`, and start the server again",
+            )  # fmt: skip
 
     def check(self, method: str, headers: Mapping[bytes, bytes], *, http_version: str = "1.1") -> None:
         """NoHost, UnknownHost or ForeignPage for what must not be answered."""

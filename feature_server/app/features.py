@@ -32,6 +32,7 @@ from .bodies import (
 )
 from .connections import LEFT, counted_as
 from .counting import SharedCounts
+from .door import Door
 from .json import JsonWriter
 from .pieces import Result
 from .push import PushQueue, read_push, write_result
@@ -62,6 +63,7 @@ class FeatureServer:
         self.counts = SharedCounts(self.reader.counts)
         self.pushes = PushQueue(served)
         self.room = Room()
+        self.door = Door(self.redis, self.reader, self.online, open_to_all=not served.access.beyond_loopback)
         self.draining = False
         self.other: ASGIApp
         self.memory = Memory()  # as Redis told last
@@ -77,14 +79,14 @@ class FeatureServer:
         try:
             headers = headers_of(scope["headers"])
             self.served.access.check(scope["method"], headers, http_version=scope["http_version"])
-            if scope["method"] == "POST" and scope["path"] == READ_PATH:
-                route = READ_PATH
+            if scope["method"] == "POST" and scope["path"] in (READ_PATH, PUSH_PATH):
+                route = scope["path"]
                 check_coding(headers)
-                answer = await self._read(receive, held, told)
-            elif scope["method"] == "POST" and scope["path"] == PUSH_PATH:
-                route = PUSH_PATH
-                check_coding(headers)
-                answer = await self._push(headers, receive, held)
+                shown = await self.door.admit(headers)
+                if route == READ_PATH:
+                    answer = await self._read(receive, held, told, shown)
+                else:
+                    answer = await self._push(headers, receive, held, shown)
         except FeatureStoreError as error:
             log_failure(route, error)
             answer, last = (error.status, encode_error(error)), isinstance(error, BodyTooLarge | TooManyBodies)
@@ -108,7 +110,7 @@ class FeatureServer:
         if route == READ_PATH and status == 200:
             self.reader.counts.observe(time.perf_counter() - started)
 
-    async def _read(self, receive: Receive, held: Held, told: list[tuple[bytes, bytes]]) -> Answer | None:
+    async def _read(self, receive: Receive, held: Held, told: list[tuple[bytes, bytes]], shown: bytes) -> Answer | None:
         """The status and the body of the answer to a read, with its headers added; None when the client has gone."""
         body = await read_body(receive, held)
         if body is None:
@@ -121,12 +123,14 @@ class FeatureServer:
             try:
                 answer = await self.features.read(self.reader.read(request, most=most))
             except InParts as many:
+                await self.door.check_read(shown, many.plan)
                 pieces = await self._read_parts(request, many.plan)
                 if pieces is not None:
                     told += _writer(many.plan).headers
                     return 200, pieces
                 continue
             plan = answer.plan
+            await self.door.check_read(shown, plan)
             writer: JsonWriter = plan.writer or _writer(plan)
             told += writer.headers
             if plan.short:
@@ -161,7 +165,7 @@ class FeatureServer:
         return _writer(plan).join(results)
 
     async def _push(
-        self, headers: Mapping[bytes, bytes], receive: Receive, held: Held
+        self, headers: Mapping[bytes, bytes], receive: Receive, held: Held, shown: bytes
     ) -> tuple[int, bytes | Iterator[bytes]] | None:
         """Answered when the events can be read; 422 when none of them was taken in."""
         check_json(headers)
@@ -169,6 +173,7 @@ class FeatureServer:
         if body is None:
             return None
         source, events = await read_push(body)
+        await self.door.check_push(shown, source)
         result = await self.pushes.push(source, events, len(body))
         self.reader.counts.events_accepted += result.accepted
         self.reader.counts.events_rejected += len(result.rejected)

@@ -27,6 +27,7 @@ from ..online.registry import LastVerified, OnlineRegistry
 from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers, told_outside
 from ..templates.render import compile_pages, render
 from ..verify.explanation import bounds
+from .access import headers_of
 from .connections import counted_as
 from .describe import Seen, describe_entity, describe_service, describe_view, service_request, view_request
 from .explain import EXPLAIN_ROUTE, explain_feature, parse_question
@@ -48,6 +49,9 @@ SAFE = {
     ),
     "x-content-type-options": "nosniff",
 }
+OPEN = frozenset({"/health", "/ready"})  # of whoever reaches the server: whatever watches it shows no key
+WITHOUT_REDIS = frozenset({"/metrics", "/openapi.json"})
+SHOWN = "features.shown"  # in the ASGI scope: the key that the request shows
 LIVE_SECONDS = 2.0  # in which Redis says what waits
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -108,6 +112,8 @@ class _Pages:
 
         async def endpoint(request: Request) -> Response:
             try:
+                if path not in OPEN:
+                    request.scope[SHOWN] = await self._shown(path, request)
                 response = await answer(request)
             except FeatureStoreError as error:
                 self._count(path, request, error.status)
@@ -116,6 +122,12 @@ class _Pages:
             return self._closing(response)
 
         return endpoint
+
+    async def _shown(self, path: str, request: Request) -> bytes:
+        """The key that a request shows; NotSignedIn without one that opens anything."""
+        door = self._server.door
+        await door.refresh()
+        return await door.admit(headers_of(request.scope["headers"]), without_redis=path in WITHOUT_REDIS)
 
     def _count(self, route: str, request: Request, status: int) -> None:
         self._server.reader.counts.count_request(route, counted_as(request.scope, status))
@@ -159,6 +171,7 @@ class _Pages:
     async def metrics(self, request: Request) -> Response:
         from .counting import exposition
 
+        self._server.door.check_metrics(request.scope[SHOWN])
         server = self._server
         online, epoch, verified = None, None, dict[str, LastVerified]()
         live, promises = list[LiveSource](), dict[str, Standing]()
@@ -223,7 +236,7 @@ class _Pages:
         now_us = self._server.reader.now_us()
         feature, key, at_us = parse_question(request.query_params.multi_items(), now_us)
         online = await self._server.online()
-        online.registry.resolve([feature])
+        self._server.door.check_explain(request.scope[SHOWN], online.registry.resolve([feature]), online)
         ask = partial(explain_feature, self._server.served, feature, key, at_us=at_us, now_us=now_us)
         found = await asyncio.get_running_loop().run_in_executor(self._explain_thread, ask)
         return await self._page_or_json(request, "explain.html", found.as_json(), found=found, bounds=bounds)

@@ -78,6 +78,7 @@ class Worker(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:
             self._server.counts.write()
+            self._looking = asyncio.create_task(self._server.door.look())
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

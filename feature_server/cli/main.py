@@ -40,6 +40,7 @@ COMMAND_MODULES = (
     "offline",
     "rebuild",
     "online",
+    "keys",
     "stream",
     "catalog",
 )  # as --help lists them

@@ -52,6 +52,7 @@ def sync(
     A view that cannot be synced keeps no other from it: exit code 1, or 3 where all of those must be published first.
     Views that a service binds are synced where one is named. Killed at any moment and run again, it ends the same.
     """
+    from ..access.file import copy_keys
     from ..offline.store import OfflineStore
     from ..publish.noted import good_us
     from ..sync.run import SyncOptions
@@ -66,6 +67,7 @@ def sync(
         good_us=lambda view_id: good_us(view_id, settings),
     )  # fmt: skip
     with online_store(settings) as online, ExitStack() as bars:
+        copy_keys(settings.keys_path, online)  # before there is anything to read
 
         def progress(view_id: str) -> Progress:
             bars.close()  # that of the view before
@@ -76,6 +78,7 @@ def sync(
             left_out=[registry.feature_view(name).id for name in leave_out or ()], now_us=settings.now_us,
             options=options, progress=progress, report=(lambda result: None) if json else typer.echo,
         )  # fmt: skip
+        copy_keys(settings.keys_path, online)  # of a Redis that was empty, the registry says it from now on
     if done.notice is not None:
         typer.echo(f"note: {done.notice}", err=True)
     finish({"results": done.results}, "failures", done.failures, json=json)
@@ -175,7 +178,8 @@ def serve(
     import json
     import logging
 
-    from ..app.access import create_access
+    from ..access.file import copy_keys
+    from ..app.access import OPEN, create_access
     from ..app.describe import example_request
     from ..app.supervisor import Served, Supervisor, listen
     from ..offline.owned import filled_by
@@ -193,17 +197,20 @@ def serve(
     access = create_access(listener.getsockname()[0], host, settings.allowed_hosts)
     address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
     with connect(settings) as url:
+        keyed = None  # while Redis does not answer
         with suppress(OnlineStoreUnavailable), OnlineStore(url, timeout_seconds=1) as store:
             check_memory(store, allowed=settings.allow_eviction)
             if filled is not None:
                 check_filled(once_more(store.registry), filled.owner, filled.adopted)
+            keyed = store.keys() is not None or copy_keys(settings.keys_path, store)
+        access.check_keyed(keyed, host)
 
         def announce() -> None:
             if settings.clock is not None:
                 stopped = f"WARNING: the clock is stopped at {settings.clock.isoformat()} by FEATURES_CLOCK"
                 typer.secho(stopped, fg="yellow", err=True)
-            if warning := access.warning(host):
-                typer.secho(warning, fg="yellow", err=True)
+            if keyed is False:
+                typer.secho(OPEN, fg="yellow", err=True)
             online = None
             with suppress(FeatureStoreError), OnlineStore(url, timeout_seconds=1) as store:
                 online = store.registry()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from ..definitions.deprecation import deprecated_in, warn_deprecated
 from ..definitions.registry import feature_list
-from ..errors import NO_UTF8, FeatureStoreError, OnlineStoreUnavailable, RequestError, cut, shown
+from ..errors import NO_UTF8, FeatureStoreError, OnlineStoreUnavailable, RequestError, SettingsError, cut, shown
 from ..layout.keys import NAMES
 from ..online.address import http_login, parse_redis_url, shown_url
 from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
@@ -57,7 +57,8 @@ class _Client(Generic[One, Many, Pushed]):
     what its methods give: the results, or what is awaited for them.
 
     `url` is a Redis server's (`redis://`, `rediss://`, `unix://`: read directly, fastest) or a feature server's
-    (`http://`, `https://`). Without one, FEATURES_REDIS_URL or the embedded Valkey of FEATURES_HOME. `timeout` is in
+    (`http://`, `https://`). Without one, FEATURES_REDIS_URL or the embedded Valkey of FEATURES_HOME. `key` is the key
+    of access that a feature server wants, by default FEATURES_KEY; Redis has users and passwords. `timeout` is in
     seconds, for each read. Against Redis, `settings` gives the clock that decides what has expired.
     """
 
@@ -69,7 +70,12 @@ class _Client(Generic[One, Many, Pushed]):
     _open: Callable[[], None]
 
     def __init__(
-        self, url: str | None = None, *, timeout: float = TIMEOUT_SECONDS, settings: Settings | None = None
+        self,
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        settings: Settings | None = None,
     ) -> None:
         self._resources = ExitStack()
         settings = settings or load_settings()
@@ -85,6 +91,13 @@ class _Client(Generic[One, Many, Pushed]):
             "timeout": timeout, "headers": {"content-type": "application/json"}, "trust_env": False,
             "auth": http_login(url) if self._over_http else None,
         }  # fmt: skip
+        if (key := _key(key, settings, over_http=self._over_http)) is not None:
+            if self._http_options["auth"] is not None:
+                raise SettingsError(
+                    "both a key and a login are to be sent", where=self._shown, expected="one of the two",
+                    got="a key of access, and user and password in the URL", remedy="take one away",
+                )  # fmt: skip
+            self._http_options["headers"]["authorization"] = f"Bearer {key}"
         names = NAMES if self._over_http else parse_redis_url(url).names
         self._reader = FeatureReader(settings.now_us, names)
         self._told_deprecated = set[str]()
@@ -328,6 +341,22 @@ class AsyncFeatureClient(
 
 async def _first(asked: Awaitable[FeatureVectors]) -> FeatureVector:
     return (await asked).row(0)
+
+
+def _key(given: str | None, settings: Settings, *, over_http: bool) -> str | None:
+    """The key to send; SettingsError for one that no header can hold, or that would not be sent."""
+    if given is not None and not over_http:
+        raise SettingsError(
+            "a key of access is for feature servers", where="key", expected="a URL that begins with http", got="Redis",
+            remedy="leave it out: Redis asks for user and password, which stand in its URL",
+        )  # fmt: skip
+    key = given or (settings.key if over_http else None)
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise SettingsError(
+            "no key of access", where="key" if given else "FEATURES_KEY", got=f"{len(key)} characters",
+            expected="printable ASCII, as `features keys create` has shown it",
+        )  # fmt: skip
+    return key
 
 
 def _listed(entities: dict[str, Any]) -> dict[str, list[Any]]:

@@ -63,6 +63,7 @@ class Node(msgspec.Struct, frozen=True):
     language: str = "sql"
     checksum: dict[str, Any] = {}
     deprecation_date: str | None = None
+    access: str | None = None
 
     @property
     def label(self) -> str:

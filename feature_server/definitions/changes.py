@@ -17,7 +17,7 @@ _FIELDS = {
 }  # fmt: skip
 _SILENT = (
     "fingerprint", "meaning", "stream", "ttl_us", "features", "name", "version", "identifier", "unique_id",
-    "deprecation_date", "freshness", "consistent", "known_after_us",
+    "deprecation_date", "freshness", "consistent", "known_after_us", "access",
 )  # fmt: skip
 
 
@@ -81,6 +81,8 @@ def _details(old: Definition, new: Definition) -> Iterator[str]:
             yield _detail("ttl", old.ttl, new.ttl)
         if old.deprecation_date != new.deprecation_date:
             yield _detail("deprecation_date", old.deprecation_date or None, new.deprecation_date or None)
+        if old.access != new.access:
+            yield _detail("access", old.access or "protected", new.access or "protected")
         if old.freshness != new.freshness:
             yield _detail("freshness", str(old.freshness or "none"), str(new.freshness or "none"))
         if old.known_after_us != new.known_after_us:

@@ -100,7 +100,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     features' names and types. `meaning` is that of its model (`models.Model`); unset where dbt's SQL was not compiled.
     `deprecation_date`, in ISO 8601, is from when on the view should be read no more. `freshness` is what is promised.
     `known_after_us` is how long after its event time a row of a view without created timestamps is known, by what its
-    sources declare.
+    sources declare. `access` is dbt's, where it is not the default: `private` or `public`.
     """
 
     name: str
@@ -127,6 +127,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     deprecation_date: str | UnsetType = UNSET
     freshness: Freshness | UnsetType = UNSET
     known_after_us: int | UnsetType = UNSET
+    access: str | UnsetType = UNSET
 
     @property
     def id(self) -> str:

@@ -29,6 +29,7 @@ EVENTS = b"features:events:"  # + event source: stream that producers write to, 
 DEAD = b"features:dead:"  # + event source: stream of those refused
 GROUP = b"features"
 LOCK = b"features:lock:"  # + view id: who is syncing, with an expiry
+KEYS = b"features:keys"  # keys of access, JSON: a copy of the file beside the registry
 LANDING = b"features:landing:"  # + event source: first and last entry of the log that the next landed file holds
 BASE = b".base"  # between code and braces: the base of the key's lifetime windows; no code has a dot
 
@@ -44,6 +45,7 @@ class Names:
         self.registry, self.epoch = self._prefix + REGISTRY, self._prefix + EPOCH
         self.next_code, self.codes, self.rows = self._prefix + NEXT_CODE, self._prefix + CODES, self._prefix + ROWS
         self.reload = [self.epoch, self.registry]
+        self.keys = self._prefix + KEYS
 
     def code(self, number: int) -> str:
         """The code of rows that has this number."""

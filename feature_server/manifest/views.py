@@ -100,6 +100,7 @@ class _ViewReader:
             deprecation_date=self._deprecation_date(),
             freshness=read_promise(block["freshness"], node, self.report) if "freshness" in block else UNSET,
             known_after_us=self._known_after_us() if created is None and "stream" not in block else UNSET,
+            access=node.access if node.access in ("private", "public") else UNSET,
         )
         view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
         names = tuple(name for name in node.columns if name not in used)

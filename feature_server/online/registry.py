@@ -65,6 +65,7 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
     whose events are being written under another code, by view id: pushes go there too, readers do not look.
     `evictions` says how often it was noticed that Redis had evicted keys, `evicted` how many when last.
     `lost` has the event sources whose log went before it had landed, and how many pushes it held when seen last.
+    `keyed` says that there are keys of access: a server that finds none in Redis then answers nobody.
     """
 
     registry: Registry
@@ -73,6 +74,7 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
     evictions: int = 0
     evicted: Evicted | None = None
     lost: dict[str, int] = {}
+    keyed: bool = False
 
     def is_doubtful(self, view_id: str) -> bool:
         """Whether keys were evicted since a view's last full fill: one that is absent may have been there."""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import redis
+from msgspec import structs
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -237,8 +238,7 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
                 pipeline.multi()
                 if encoded != stored or not is_epoch(epoch):
                     pipeline.set(self.names.registry, encoded)
-                    before = int(epoch) if is_epoch(epoch) else 0
-                    pipeline.set(self.names.epoch, max(before + 1, time.time_ns() // 1000))
+                    pipeline.set(self.names.epoch, _later(epoch))
                 if generation is not None:
                     pipeline.hset(self.names.codes, generation[0], msgspec.json.encode(generation[1]))
                 try:
@@ -247,6 +247,32 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
                     continue
                 self._last_registry = encoded, online
                 return online
+
+    def keys(self) -> bytes | None:
+        """The keys of access as servers know them."""
+        with redis_errors(self.names.keys):
+            return self.client.get(self.names.keys)
+
+    def put_keys(self, encoded: bytes) -> bool:
+        """Have all servers go by these keys of access, from their next request on: the epoch moves with them.
+
+        Whether anything had to be written.
+        """
+        while True:
+            with redis_errors(), self.client.pipeline() as pipeline:
+                self._watch(pipeline, None, self.names.registry, self.names.epoch, self.names.keys)
+                stored, epoch, before = pipeline.mget(self.names.registry, self.names.epoch, self.names.keys)
+                online = self._decoded(stored)
+                if before == encoded and (online is None or online.keyed):
+                    return False
+                pipeline.multi()
+                pipeline.set(self.names.keys, encoded)
+                if online is not None:
+                    pipeline.set(self.names.registry, encode_online_registry(structs.replace(online, keyed=True)))
+                    pipeline.set(self.names.epoch, _later(epoch))
+                with suppress(redis.WatchError):
+                    pipeline.execute()
+                    return True
 
     def withdraw(self, wanted: Callable[[OnlineRegistry], bool] = lambda online: False) -> None:
         """Take the epoch away where the online registry is gone, or is `wanted` so: who knows it would go on by it."""
@@ -282,6 +308,12 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
             while cursor != 0:
                 cursor, found = self.client.scan(cursor or 0, match=f"{code}[.{{]*", count=5000)
                 yield found
+
+
+def _later(epoch: bytes | None) -> int:
+    """An epoch that no reader has seen."""
+    before = int(epoch) if epoch is not None and is_epoch(epoch) else 0
+    return max(before + 1, time.time_ns() // 1000)
 
 
 def check_filled(found: OnlineRegistry | None, wanted: Owner, adopted: Collection[str]) -> None:

@@ -61,6 +61,11 @@ class Plan:
             by_view.setdefault(ref.view, []).append(ref)
         self.views: list[ViewReader] = []
         self.writer: Any = None  # the server keeps its JSON writer of this plan here
+        self.online, self.refs, self.allowed = (
+            online,
+            refs,
+            set[str](),
+        )  # the last: ids of keys of access that may read them all
         self._row_names: list[tuple[tuple[str, ...], bytes]] = []  # by view: its join keys, and its row keys' code
         keys: dict[str, JoinKey] = {}
         places: dict[tuple[str, str], tuple[Feature, int, int]] = {}

@@ -188,14 +188,19 @@ def test_space_around_a_host_is_not_part_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bound", "warned"),
+    ("bound", "beyond"),
     [("127.0.0.1", False), ("127.8.0.1", False), ("::1", False), ("::ffff:127.0.0.1", False),
      ("0.0.0.0", True), ("::", True), ("10.0.0.7", True), ("fe80::1%eth0", True)],
 )  # fmt: skip
-def test_one_line_warns_of_a_server_that_other_machines_reach(bound: str, warned: bool) -> None:
-    warning = create_access(bound, "features.internal", ()).warning("features.internal")
-    beyond = "WARNING: who reaches features.internal can read and push: there is no access control yet"
-    assert warning == (beyond if warned else None)
+def test_a_server_that_other_machines_reach_does_not_start_without_keys(bound: str, beyond: bool) -> None:
+    access = create_access(bound, "features.internal", ())
+    for keyed in (True, None):  # None: Redis does not answer yet, and the door lets nobody in until it has
+        access.check_keyed(keyed, "features.internal")
+    if beyond:
+        with pytest.raises(SettingsError, match=r"no key of access yet(.|\n)*features keys create"):
+            access.check_keyed(False, "features.internal")
+    else:
+        access.check_keyed(False, "features.internal")
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64, "no such host", ""])

@@ -1,0 +1,128 @@
+"""Keys of access, without what opens anything: a key's text is shown once, and only its SHA-256 is kept.
+
+The text is `fw_<id>_<43 characters>`, the latter 32 random bytes in URL-safe base64. They are random, so a plain hash
+is as good as a slow one: there is nothing to guess, and a read should not wait for a password's hash.
+"""
+
+import secrets
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Literal
+
+import msgspec
+
+from ..errors import RequestError, UnknownNameError, shown
+from ..formats import check_format
+
+KEYS_FORMAT = 1
+SECRET_BYTES = 32
+State = Literal["valid", "expired", "revoked"]
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One key: whose it is, which dbt group its owner belongs to, and what it may do (`scopes.Scope` as text).
+
+    Times are microseconds since 1970 UTC; `replaces` is the id of the key that it was rotated from.
+    """
+
+    id: str
+    sha256: str
+    owner: str
+    scopes: tuple[str, ...]
+    created_us: int
+    group: str | None = None
+    expires_us: int | None = None
+    revoked_us: int | None = None
+    replaces: str | None = None
+
+    def state(self, now_us: int) -> State:
+        if self.revoked_us is not None:
+            return "revoked"
+        return "valid" if self.expires_us is None or now_us < self.expires_us else "expired"
+
+
+class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
+    """All keys that were ever made, in that order; those revoked stay, so that their ids tell who had them."""
+
+    format: int = KEYS_FORMAT
+    keys: tuple[Key, ...] = ()
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keys)
+
+    def key(self, key_id: str) -> Key:
+        """By id; UnknownNameError for none."""
+        known = {key.id: key for key in self.keys}
+        if key_id not in known:
+            raise UnknownNameError("key", key_id, known)
+        return known[key_id]
+
+    def added(self, key: Key) -> "KeyRing":
+        return msgspec.structs.replace(self, keys=(*self.keys, key))
+
+    def revoked(self, key_id: str, now_us: int) -> "KeyRing":
+        """The same where that key opens nothing any more; one revoked before keeps its time."""
+        key = self.key(key_id)
+        return self if key.revoked_us is not None else self._with(msgspec.structs.replace(key, revoked_us=now_us))
+
+    def rotated(self, key_id: str, new: Key, until_us: int) -> "KeyRing":
+        """The same with a key in the place of one that holds no longer than `until_us`."""
+        old = self.key(key_id)
+        until_us = until_us if old.expires_us is None else min(until_us, old.expires_us)
+        return self._with(msgspec.structs.replace(old, expires_us=until_us)).added(new)
+
+    def _with(self, changed: Key) -> "KeyRing":
+        keys = tuple(changed if key.id == changed.id else key for key in self.keys)
+        return msgspec.structs.replace(self, keys=keys)
+
+    def to_json(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+def create_key(
+    *,
+    owner: str,
+    scopes: tuple[str, ...],
+    now_us: int,
+    group: str | None = None,
+    expires_us: int | None = None,
+    replaces: str | None = None,
+) -> tuple[Key, str]:
+    """A new key, and its text, which is nowhere else."""
+    key_id = secrets.token_hex(4)
+    text = f"fw_{key_id}_{secrets.token_urlsafe(SECRET_BYTES)}"
+    key = Key(
+        id=key_id, sha256=digest(text.encode()), owner=owner, group=group, scopes=scopes, created_us=now_us,
+        expires_us=expires_us, replaces=replaces,
+    )  # fmt: skip
+    return key, text
+
+
+def rotate_key(old: Key, *, now_us: int) -> tuple[Key, str]:
+    """A key in the place of another, with its owner, group, scopes and length of life; and its text.
+
+    RequestError where the old one opens nothing any more.
+    """
+    if (state := old.state(now_us)) != "valid":
+        raise RequestError(
+            f"key {shown(old.id)} is {state}", where=old.id, expected="a valid key",
+            remedy="create another with `features keys create`",
+        )  # fmt: skip
+    expires_us = None if old.expires_us is None else now_us + old.expires_us - old.created_us
+    return create_key(
+        owner=old.owner, group=old.group, scopes=old.scopes, now_us=now_us, replaces=old.id, expires_us=expires_us
+    )
+
+
+def digest(text: bytes) -> str:
+    """What is kept of a key's text."""
+    return sha256(text).hexdigest()
+
+
+def decode_keys(stored: bytes, *, kind: type[Exception], where: str) -> KeyRing:
+    """What `KeyRing.to_json` wrote; `kind` where a later version did, msgspec.DecodeError for anything else."""
+    check_format(
+        stored, "the list of keys", KEYS_FORMAT, kind=kind, where=where,
+        remedy="a newer version of feature-warehouse wrote it: use that one here too (docs/upgrade.md)",
+    )  # fmt: skip
+    return msgspec.json.decode(stored, type=KeyRing)

@@ -1,0 +1,165 @@
+"""Who asks, by the keys of access, and whether he may.
+
+Keys are read from Redis, and again whenever the epoch of the online registry has moved: it moves with each change of
+them, and is fetched with every read, so that a key is revoked with the next request. Keys that were known stay in force
+where Redis has lost them.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+
+from ..access.keys import Key, KeyRing, decode_keys, digest
+from ..access.scopes import EXPLAIN, READ, Grant
+from ..definitions.facts import FeatureRef
+from ..errors import UNREADABLE, NotSignedIn, OnlineStoreError, OnlineStoreRefused
+from ..online.readers import AsyncRedisReader
+from ..online.registry import OnlineRegistry
+from ..serving.plan import Plan
+from ..serving.reader import FeatureReader
+
+MAX_KNOWN = 10_000  # headers whose key is remembered
+_SCHEME = "bearer "
+_REMEDY = "send the header `authorization: Bearer <key>`; who runs the server makes keys with `features keys create`"
+log = logging.getLogger("feature_server")
+
+
+class Door:
+    """`open_to_all`: until there are keys, all may enter, for only this machine reaches the server.
+
+    `online` gives the online registry as it is now.
+    """
+
+    def __init__(
+        self,
+        redis: AsyncRedisReader,
+        reader: FeatureReader,
+        online: Callable[[], Awaitable[OnlineRegistry]],
+        *,
+        open_to_all: bool,
+    ) -> None:
+        self._redis, self._reader, self._online, self._open_to_all = redis, reader, online, open_to_all
+        self._ring: KeyRing | None = None  # None: not read yet
+        self._epoch: bytes | None = None
+        self._by_digest: dict[str, Key] = {}
+        self._known: dict[bytes, Key] = {}  # by the header that showed them
+
+    async def admit(self, headers: Mapping[bytes, bytes], *, without_redis: bool = False) -> bytes:
+        """What a request shows, to be asked about again; NotSignedIn where that opens nothing.
+
+        `without_redis`: all may enter, too, where only this machine reaches the server and no key is known yet because
+        Redis does not answer.
+        """
+        shown = headers.get(b"authorization", b"")
+        if self._ring is None:
+            try:
+                await self._load()
+            except OnlineStoreError:
+                if without_redis and self._open_to_all:
+                    return shown
+                raise
+        try:
+            self._key(shown)
+        except (NotSignedIn, OnlineStoreRefused):
+            if not await self.look():
+                raise
+            self._key(shown)
+        return shown
+
+    async def check_read(self, shown: bytes, plan: Plan) -> None:
+        """NotSignedIn or AccessDenied where the features of a plan, that of the registry in force, may not be read."""
+        loaded = self._reader.loaded
+        if loaded is not None and loaded.epoch != self._epoch:
+            await self._load()
+        key = self._key(shown)
+        if key is None or key.id in plan.allowed:
+            return
+        self._grant(key, plan.online).check_features(READ, plan.refs)
+        plan.allowed.add(key.id)
+
+    def check_explain(self, shown: bytes, refs: Sequence[FeatureRef], online: OnlineRegistry) -> None:
+        """The same where the value of features is to be explained."""
+        if (key := self._key(shown)) is not None:
+            self._grant(key, online).check_features(EXPLAIN, refs)
+
+    async def check_push(self, shown: bytes, source: str) -> None:
+        """The same where events of a source are pushed."""
+        await self.refresh()
+        if (key := self._key(shown)) is not None:
+            self._grant(key, None).check_push(source)
+
+    def check_metrics(self, shown: bytes) -> None:
+        """The same of metrics, which are told without Redis too."""
+        if (key := self._key(shown)) is not None:
+            self._grant(key, None).check_metrics()
+
+    async def refresh(self) -> None:
+        """Bring registry and keys up to date; those known stay where Redis does not answer."""
+        with suppress(OnlineStoreError):
+            await self._online()
+        await self.look()
+
+    async def look(self) -> bool:
+        """Read the keys again if they may have changed, and say so: once a second also where nobody asks."""
+        with suppress(OnlineStoreError):
+            if self._ring is None or await self._redis.mget([self._reader.names.epoch]) != [self._epoch]:
+                await self._load()
+                return True
+        return False
+
+    def _key(self, shown: bytes) -> Key | None:
+        """The key that a header shows; None where all may enter, NotSignedIn or OnlineStoreRefused for no entry."""
+        if not self._by_digest:
+            self._check_open()
+            return None
+        key = self._known.get(shown)
+        if key is None:
+            scheme, text = shown[: len(_SCHEME)], shown[len(_SCHEME) :].strip()
+            key = self._by_digest.get(digest(text)) if scheme.decode("latin-1").lower() == _SCHEME else None
+            if key is None:
+                what = "a key that this server does not know" if shown else "the request shows no key"
+                raise NotSignedIn(what, where="the header authorization", remedy=_REMEDY)
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[shown] = key
+        if (state := key.state(time.time_ns() // 1000)) != "valid":
+            raise NotSignedIn(f"key {key.id} is {state}", where="the header authorization", remedy=_REMEDY)
+        return key
+
+    def _check_open(self) -> None:
+        """Raises where no key is known because they are lost, or where nobody is let in without one."""
+        loaded = self._reader.loaded
+        if loaded is not None and loaded.online.keyed:
+            raise OnlineStoreRefused(
+                "the keys of access are not in Redis, so nobody is answered", where=self._reader.names.keys.decode(),
+                remedy="run `features sync` where the keys were made: it brings them back",
+            )  # fmt: skip
+        if not self._open_to_all:
+            raise NotSignedIn(
+                "there is no key of access yet, and other machines reach this server", where="the header authorization",
+                remedy="make one: `features keys create`",
+            )  # fmt: skip
+
+    def _grant(self, key: Key, online: OnlineRegistry | None) -> Grant:
+        registry = None if online is None else online.registry
+        return Grant(key.scopes, key.group, registry, f"key {key.id} of {key.owner}")
+
+    async def _load(self) -> None:
+        names = self._reader.names
+        epoch, stored = await self._redis.mget([names.epoch, names.keys])
+        if stored is not None:
+            try:
+                ring = decode_keys(stored, kind=OnlineStoreError, where=names.keys.decode())
+            except UNREADABLE as error:
+                raise OnlineStoreError(
+                    "the keys of access cannot be read", where=names.keys.decode(), got=str(error),
+                    remedy="run `features sync` where the keys were made",
+                ) from None  # fmt: skip
+            self._ring, self._by_digest = ring, {key.sha256: key for key in ring.keys}
+            self._known = {}
+        elif self._by_digest:
+            log.warning("the keys of access are not in Redis: those known before stay in force")
+        else:
+            self._ring = KeyRing()
+        self._epoch = epoch

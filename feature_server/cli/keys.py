@@ -1,0 +1,173 @@
+"""features keys: who may read and push what through feature servers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from ..errors import FeatureStoreError, OnlineStoreError, RequestError
+from ..settings import Settings
+from .main import Json, ProjectDir, app, in_force, online_store, show
+
+if TYPE_CHECKING:
+    from ..access.keys import Key, KeyRing
+    from ..definitions.registry import Registry
+
+keys = typer.Typer(name="keys", help="Keys of access: who may read and push what.", no_args_is_help=True)
+app.add_typer(keys)
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `features keys list` shows it.")]
+
+
+@keys.command(epilog='Example: features keys create --owner "Fraud model" --scope read:fraud_v1 --expires 90d')
+def create(
+    owner: Annotated[str, typer.Option(help="Who has it, as lists and errors name them.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            help="What it may do: read:NAME or explain:NAME of a service, view or group, push:SOURCE, metrics, admin; "
+            "* for all names. Repeatable."
+        ),
+    ],
+    group: Annotated[
+        str | None, typer.Option(help="The dbt group it belongs to: reads that group's private views.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="How long it opens anything, e.g. 90d; for ever without.")] = None,
+    project_dir: ProjectDir = None,
+    json: Json = False,
+) -> None:
+    """Make a key. Its text is shown this once, and kept nowhere."""
+    from ..access.file import change_keys
+    from ..access.keys import create_key
+    from ..access.scopes import parse_scope
+
+    settings, registry = in_force(project_dir)
+    if not (owner := owner.strip()):
+        raise RequestError("the key has no owner", where="--owner", expected="who has it", got="nothing")
+    scopes = tuple(dict.fromkeys(parse_scope(text, registry) for text in scope))
+    now_us = _now_us()
+    key, text = create_key(
+        owner=owner, group=_group(group, registry), scopes=scopes, now_us=now_us,
+        expires_us=None if expires is None else now_us + _duration_us(expires, "--expires"),
+    )  # fmt: skip
+    change_keys(settings.keys_path, lambda ring: ring.added(key))
+    _tell_made(key, text, json=json)
+    _copy(settings)
+
+
+@keys.command("list", epilog="Example: features keys list")
+def list_keys(project_dir: ProjectDir = None, json: Json = False) -> None:
+    """All keys that were ever made, with whose they are and what they may do."""
+    settings, _ = in_force(project_dir)
+    found = _ring(settings)
+    width = max((len(key.owner) for key in found), default=0)
+    lines = [f"{key.id}  {_state(key):<8}  {key.owner:<{width}}  {' '.join(key.scopes)}{_until(key)}" for key in found]
+    show({"keys": list(map(_shown, found))}, lines or ["no key was made yet: `features keys create`"], json=json)
+
+
+@keys.command(epilog="Example: features keys revoke 1f2e3d4c")
+def revoke(key_id: KeyId, project_dir: ProjectDir = None, json: Json = False) -> None:
+    """Have a key open nothing any more: all servers refuse it within a second."""
+    from ..access.file import change_keys
+
+    settings, _ = in_force(project_dir)
+    _ring(settings).key(key_id)  # else a file would be made
+    ring = change_keys(settings.keys_path, lambda ring: ring.revoked(key_id, _now_us()))
+    _copy(settings)
+    show(_shown(ring.key(key_id)), [f"revoked {key_id}"], json=json)
+
+
+@keys.command(epilog="Example: features keys rotate 1f2e3d4c --grace 1d")
+def rotate(
+    key_id: KeyId,
+    grace: Annotated[str, typer.Option(help="How long the old one still opens what it did; 0 for not at all.")] = "1h",
+    project_dir: ProjectDir = None,
+    json: Json = False,
+) -> None:
+    """Make a key in the place of another: same owner, group, scopes and length of life."""
+    from ..access.file import change_keys
+    from ..access.keys import rotate_key
+
+    settings, _ = in_force(project_dir)
+    now_us = _now_us()
+    until_us = now_us if grace == "0" else now_us + _duration_us(grace, "--grace")
+    old = _ring(settings).key(key_id)
+    key, text = rotate_key(old, now_us=now_us)
+    change_keys(settings.keys_path, lambda ring: ring.rotated(key_id, key, until_us))
+    _tell_made(key, text, json=json)
+    _copy(settings)
+
+
+def _ring(settings: Settings) -> KeyRing:
+    from ..access.file import read_keys
+    from ..access.keys import KeyRing
+
+    return read_keys(settings.keys_path) or KeyRing()
+
+
+def _copy(settings: Settings) -> None:
+    """Bring the keys to the servers, which go by Redis' copy of the file."""
+    from ..access.file import copy_keys
+
+    try:
+        with online_store(settings) as online:
+            copy_keys(settings.keys_path, online)
+    except OnlineStoreError as error:
+        raise FeatureStoreError(
+            "the list of keys is changed, but servers do not know it yet", where=str(settings.keys_path),
+            got=str(error), remedy="run `features sync` once Redis answers: it brings them the keys",
+        ) from None  # fmt: skip
+
+
+def _tell_made(key: Key, text: str, *, json: bool) -> None:
+    about = f"key {key.id} of {key.owner}: {' '.join(key.scopes)}{_until(key)}; its text is shown this once"
+    show({"key": text} | _shown(key), [text], json=json)
+    if not json:
+        typer.echo(about, err=True)
+
+
+def _shown(key: Key) -> dict[str, Any]:
+    """A key without its hash, its times as ISO."""
+    fields = msgspec.to_builtins(key)
+    del fields["sha256"]
+    times = {name.removesuffix("_us"): _iso(fields.pop(name)) for name in list(fields) if name.endswith("_us")}
+    return fields | times | {"state": _state(key)}
+
+
+def _state(key: Key) -> str:
+    return key.state(_now_us())
+
+
+def _until(key: Key) -> str:
+    return "" if key.expires_us is None else f"  until {_iso(key.expires_us)}"
+
+
+def _iso(us: int) -> str:
+    from ..times import from_us
+
+    return from_us(us).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _group(name: str | None, registry: Registry) -> str | None:
+    from ..errors import UnknownNameError
+
+    known = {view.owner.group for view in registry.feature_views if view.owner and view.owner.group}
+    if name is not None and name not in known:
+        raise UnknownNameError("group", name, known, where="--group")
+    return name
+
+
+def _duration_us(text: str, option: str) -> int:
+    from ..definitions.facts import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise RequestError(str(error), where=option) from None
+
+
+def _now_us() -> int:
+    """The real time: a clock that is stopped for an example opens nothing."""
+    return time.time_ns() // 1000

@@ -1,0 +1,237 @@
+"""Keys of access on a running feature server: who enters, what he may, and how fast a key opens nothing any more."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import httpx
+import msgspec
+import pytest
+import redis
+
+from feature_server.access.keys import KeyRing, create_key
+from feature_server.client.features import FeatureClient
+from feature_server.definitions.facts import Owner
+from feature_server.errors import AccessDenied, NotSignedIn, SettingsError
+from feature_server.online.store import OnlineStore
+from tests.support.online_rows import NOW, OnlineRows
+from tests.support.served import Served, eventually, served
+from tests.support.serving_cases import FRAUD, PROFILE, RISK, TRANSACTIONS
+from tests.support.stream_views import payment, put_online, stream_view
+
+READ, PUSH = "/get-online-features", "/push"
+RATIO = {"features": ["merchant__risk:ratio"], "entities": {"merchant_id": ["a"]}}
+PAGES = ["/", "/openapi.json", "/entities", "/feature-views/merchant__risk", "/feature-services", "/metrics"]
+EVENT = {"push_source_name": "payments.transactions", "df": {k: [v] for k, v in payment(1, customer_id=1).items()}}
+_now_us = lambda: time.time_ns() // 1000  # noqa: E731
+
+
+class Keys:
+    """Keys of access in Redis, as `features keys` puts them there."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.ring = url, KeyRing()
+
+    def make(self, *scopes: str, group: str | None = None, lasts_us: int | None = None) -> str:
+        now_us = _now_us()
+        expires_us = None if lasts_us is None else now_us + lasts_us
+        key, text = create_key(owner="checkout", scopes=scopes, group=group, now_us=now_us, expires_us=expires_us)
+        self._put(self.ring.added(key))
+        return text
+
+    def revoke(self, text: str) -> None:
+        self._put(self.ring.revoked(text.split("_")[1], _now_us()))
+
+    def _put(self, ring: KeyRing) -> None:
+        self.ring = ring
+        with OnlineStore(self.url) as store:
+            store.put_keys(ring.to_json())
+
+
+@pytest.fixture
+def store(valkey: str) -> str:
+    rows = OnlineRows(valkey)
+    private = msgspec.structs.replace(PROFILE, access="private", owner=Owner(name="Risk", group="risk"))
+    rows.define(TRANSACTIONS, private, RISK, services=[FRAUD])
+    rows.put("merchant__risk", "a", NOW, 0.5)
+    return valkey
+
+
+@pytest.fixture
+def server(store: str) -> Iterator[Served]:
+    with served(store) as running:
+        yield running
+        assert "Traceback" not in running.stop()
+
+
+@pytest.fixture
+def keys(store: str) -> Keys:
+    return Keys(store)
+
+
+def bearing(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"authorization": f"Bearer {key}"}
+
+
+def read(server: Served, key: str | None, asked: dict[str, object] = RATIO) -> httpx.Response:
+    return httpx.post(server.address + READ, json=asked, headers=bearing(key), trust_env=False)
+
+
+def test_this_machine_may_do_all_until_the_first_key_exists(server: Served, keys: Keys) -> None:
+    assert read(server, None).status_code == 200
+    assert "there is no key of access yet" in server.log()
+    keys.make("read:view/merchant__risk")
+    refused = read(server, None)  # the next request, for the epoch has moved
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"] == "Bearer"
+    assert "features keys create" in refused.json()["remedy"]
+    for path in PAGES:
+        for accept in ("application/json", "text/html"):
+            answer = httpx.get(server.address + path, headers={"accept": accept}, trust_env=False)
+            assert answer.status_code == 401, path
+    for path in ("/health", "/ready"):
+        assert httpx.get(server.address + path, trust_env=False).status_code == 200
+    assert httpx.post(server.address + PUSH, json=EVENT, trust_env=False).status_code == 401
+
+
+def test_a_key_opens_what_its_scopes_name_and_nothing_else(server: Served, keys: Keys) -> None:
+    mine, other = keys.make("read:view/merchant__risk"), keys.make("read:view/customer__profile")
+    assert read(server, mine).json()["results"][1]["values"] == [0.5]
+    denied = read(server, other)
+    assert denied.status_code == 403
+    told = denied.json()
+    assert told["error"] == "AccessDenied"
+    assert told["where"] == "merchant__risk:ratio"
+    assert told["expected"] == "the scope read:view/merchant__risk"
+    assert read(server, mine).status_code == 200
+    for path in ("/metrics", "/explain?feature=merchant__risk:ratio&merchant_id=a"):
+        assert httpx.get(server.address + path, headers=bearing(mine), trust_env=False).status_code == 403, path
+    assert httpx.get(f"{server.address}/metrics", headers=bearing(keys.make("metrics")), trust_env=False).is_success
+    assert httpx.get(f"{server.address}/entities", headers=bearing(mine), trust_env=False).is_success
+
+
+@pytest.mark.parametrize("count", [1, 5_000])
+def test_many_entities_are_no_way_round(server: Served, keys: Keys, count: int) -> None:
+    asked = RATIO | {"entities": {"merchant_id": ["a"] * count}}
+    assert read(server, keys.make("read:view/customer__profile"), asked).status_code == 403
+    assert len(read(server, keys.make("read:*"), asked).json()["results"][1]["values"]) == count
+
+
+def test_a_private_view_is_read_by_keys_of_its_group(server: Served, keys: Keys) -> None:
+    asked = {"features": [f"{PROFILE.name}:{PROFILE.feature_names[0]}"], "entities": {"customer_id": [1]}}
+    assert read(server, keys.make("read:*"), asked).status_code == 403
+    assert read(server, keys.make("read:*", group="growth"), asked).status_code == 403
+    assert read(server, keys.make("read:*", group="risk"), asked).status_code == 200
+
+
+def test_a_key_that_was_revoked_or_expired_opens_nothing(server: Served, keys: Keys) -> None:
+    mine, short = keys.make("read:*"), keys.make("read:*", lasts_us=300_000)
+    assert read(server, short).status_code == 200
+    assert read(server, mine).status_code == 200
+    keys.revoke(mine)
+    refused = read(server, mine)  # at once
+    assert (refused.status_code, "is revoked" in refused.json()["what"]) == (401, True)
+    assert eventually(lambda: read(server, short).status_code == 401)
+    assert "is expired" in read(server, short).json()["what"]
+
+
+def test_a_revocation_reaches_a_server_that_nobody_asks(server: Served, keys: Keys) -> None:
+    admin, mine = keys.make("admin"), keys.make("metrics")
+    ask = lambda: httpx.get(f"{server.address}/metrics", headers=bearing(mine), trust_env=False).status_code  # noqa: E731
+    assert ask() == 200
+    keys.revoke(mine)
+    assert ask() == 401
+    assert httpx.get(f"{server.address}/metrics", headers=bearing(admin), trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Basic Zm9v", "Bearer fw_00000000_x", "Bearer a b", "Bearer \xff", "Token {}"]
+)
+def test_what_is_no_key_opens_nothing(server: Served, keys: Keys, header: str) -> None:
+    mine = keys.make("read:*")
+    headers = {"authorization": header.format(mine).encode("latin-1")}
+    answer = httpx.post(server.address + READ, json=RATIO, headers=headers, trust_env=False)
+    assert answer.status_code == 401
+    assert mine not in answer.text
+    twice = [("authorization", f"Bearer {mine}"), ("authorization", "Bearer x")]
+    assert httpx.post(server.address + READ, json=RATIO, headers=twice, trust_env=False).status_code == 400
+
+
+def test_a_key_is_kept_nowhere_and_not_logged(server: Served, keys: Keys) -> None:
+    mine = keys.make("read:*")
+    assert read(server, mine, {"features": [mine], "entities": {}}).status_code == 422
+    link = redis.Redis.from_url(keys.url)
+    secret = mine.rpartition("_")[2].encode()
+    assert all(
+        secret not in (link.get(name) or b"") for name in link.keys("features:*") if link.type(name) == b"string"
+    )
+    assert secret.decode() not in server.log()
+
+
+def test_an_emptied_redis_opens_nothing_and_locks_nobody_out(server: Served, keys: Keys, store: str) -> None:
+    mine = keys.make("read:*")
+    assert read(server, mine).status_code == 200
+    redis.Redis.from_url(store).flushall()
+    assert read(server, None).status_code == 401
+    assert read(server, mine).status_code == 503
+    rows = OnlineRows(store)
+    rows.define(RISK)
+    rows.put("merchant__risk", "a", NOW, 0.5)
+    assert read(server, mine).status_code == 200
+    assert read(server, None).status_code == 401
+
+
+def test_a_server_that_finds_the_keys_lost_answers_nobody(keys: Keys, store: str) -> None:
+    mine = keys.make("read:*")
+    redis.Redis.from_url(store).delete("features:keys")
+    with served(store) as server:
+        for key in (None, mine):
+            refused = read(server, key)
+            assert refused.status_code == 503
+            assert "features sync" in refused.json()["remedy"]
+            assert httpx.get(f"{server.address}/", headers=bearing(key), trust_env=False).status_code == 503
+        assert httpx.post(server.address + PUSH, json=EVENT, trust_env=False).status_code == 503
+        with OnlineStore(store) as online:
+            online.put_keys(keys.ring.to_json())
+        assert read(server, mine).status_code == 200
+
+
+def test_pushes_need_the_scope_of_their_source(valkey: str) -> None:
+    put_online(valkey, stream_view())
+    keys = Keys(valkey)
+    with served(valkey) as server:
+        pusher, other = keys.make("push:payments.transactions"), keys.make("push:other", "read:*")
+        answer = httpx.post(server.address + PUSH, json=EVENT, headers=bearing(other), trust_env=False)
+        assert (answer.status_code, answer.json()["where"]) == (403, "payments.transactions")
+        answer = httpx.post(server.address + PUSH, json=EVENT, headers=bearing(pusher), trust_env=False)
+        assert answer.json() == {"accepted": 1, "rejected": []}
+
+
+def test_the_client_shows_its_key(server: Served, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, other = keys.make("read:view/merchant__risk"), keys.make("metrics")
+    with FeatureClient(server.address, key=mine) as client:
+        assert client.get(["merchant__risk:ratio"], merchant_id="a").values == {"ratio": 0.5}
+    with FeatureClient(server.address, key=other) as client, pytest.raises(AccessDenied, match="merchant__risk:ratio"):
+        client.get(["merchant__risk:ratio"], merchant_id="a")
+    with FeatureClient(server.address) as client, pytest.raises(NotSignedIn, match="shows no key"):
+        client.get(["merchant__risk:ratio"], merchant_id="a")
+    monkeypatch.setenv("FEATURES_KEY", mine)
+    with FeatureClient(server.address) as client:
+        assert client.get(["merchant__risk:ratio"], merchant_id="a").values == {"ratio": 0.5}
+        assert mine not in repr(client) + repr(client._settings)
+    for key, address in (("a\nb", server.address), ("é", server.address), (mine, "redis://localhost")):
+        with pytest.raises(SettingsError) as error:
+            FeatureClient(address, key=key)
+        assert key not in str(error.value)
+
+
+def test_json_tells_what_is_wrong_with_the_list(server: Served, keys: Keys, store: str) -> None:
+    keys.make("admin")
+    link = redis.Redis.from_url(store)
+    link.set("features:keys", json.dumps({"format": 99}))
+    link.incr("features:epoch")
+    refused = read(server, None)
+    assert refused.status_code in (500, 503)
+    assert "format 99" in refused.json()["what"]
