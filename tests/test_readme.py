@@ -71,6 +71,7 @@ READ_BY = {
     "docs/lint.md": "tests/lint/test_project.py",
     "docs/upgrade.md": "tests/test_upgrade.py",
     "docs/airflow.md": "tests/dags/test_arguments.py",
+    "docs/security.md": "tests/cli/test_keys.py",
     "dags/README.md": "tests/dags/test_promises.py",
     "CONTRIBUTING.md": "tests/test_repository.py",
     "tests/interleaving/README.md": "tests/test_repository.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import stat
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from tests.cli.test_online import FRAUD, SPEND, Ran
 from tests.support.served import eventually, served
 from tests.support.sync_project import Tables, at
 
+PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 KEY = re.compile(r"fw_[0-9a-f]{8}_[\w-]{43}")
 READ = {"feature_service": "fraud_v1", "entities": {"customer_id": [42]}}
 
@@ -82,6 +84,19 @@ def test_a_key_from_its_making_to_its_end(features: Callable[..., Ran], valkey: 
         text = features("keys", "list").out
         assert [line.split()[1] for line in text.splitlines()] == ["revoked", "expired", "valid"]
         assert not any(key in server.log() + text for key in (first, second, third))
+
+
+def test_the_commands_of_the_page_run(features: Callable[..., Ran]) -> None:
+    typed = [line for line in PAGE.read_text().splitlines() if line.startswith("features ")]
+    key_id = ""
+    for line in typed:
+        line = line.replace("1f2e3d4c", key_id).replace(" --scope push:payments.transactions", "")
+        ran = features(*shlex.split(line)[1:])
+        assert ran.code == 0, line + ran.err
+        if line.startswith("features keys create"):
+            key_id = made(ran).split("_")[1]
+    assert [line.split()[2] for line in typed] == ["create", "list", "rotate", "revoke"]
+    assert [line.split()[1] for line in features("keys", "list").out.splitlines()] == ["revoked", "valid"]
 
 
 def test_what_is_kept_is_private_and_opens_nothing(features: Callable[..., Ran], tmp_path: Path) -> None:
