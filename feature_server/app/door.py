@@ -7,7 +7,7 @@ where Redis has lost them.
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from ..access.keys import Key, KeyRing, decode_keys, digest
@@ -45,13 +45,13 @@ class Door:
         self._by_digest: dict[str, Key] = {}
         self._known: dict[bytes, Key] = {}  # by the header that showed them
 
-    async def admit(self, headers: Mapping[bytes, bytes], *, without_redis: bool = False) -> bytes:
-        """What a request shows, to be asked about again; NotSignedIn where that opens nothing.
+    async def admit(self, shown: bytes, *, without_redis: bool = False) -> bytes:
+        """What a request shows, as the header authorization does, to be asked about again; NotSignedIn where that opens
+        nothing.
 
         `without_redis`: all may enter, too, where only this machine reaches the server and no key is known yet because
         Redis does not answer.
         """
-        shown = headers.get(b"authorization", b"")
         if self._ring is None:
             try:
                 await self._load()

@@ -82,7 +82,7 @@ class FeatureServer:
             if scope["method"] == "POST" and scope["path"] in (READ_PATH, PUSH_PATH):
                 route = scope["path"]
                 check_coding(headers)
-                shown = await self.door.admit(headers)
+                shown = await self.door.admit(headers.get(b"authorization", b""))
                 if route == READ_PATH:
                     answer = await self._read(receive, held, told, shown)
                 else:

@@ -20,7 +20,15 @@ from starlette.routing import Route
 
 from ..catalog.promise import Standing
 from ..definitions.registry import Registry
-from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError, as_text, cut
+from ..errors import (
+    FeatureStoreError,
+    NotSignedIn,
+    OnlineStoreError,
+    OnlineStoreUnavailable,
+    RequestError,
+    as_text,
+    cut,
+)
 from ..history.live import LiveSource, read_live
 from ..online.memory import doubt
 from ..online.registry import LastVerified, OnlineRegistry
@@ -34,6 +42,7 @@ from .explain import EXPLAIN_ROUTE, explain_feature, parse_question
 from .features import INTERNAL_ERROR, FeatureServer, log, log_failure
 from .openapi import openapi
 from .promised import promised, read_pushed, standings
+from .signing import SIGN_IN, SIGN_OUT, form_of, new_form, shown_by_cookie, signed_in, signed_out, with_form
 
 if TYPE_CHECKING:
     from ..online.store import OnlineStore
@@ -49,7 +58,8 @@ SAFE = {
     ),
     "x-content-type-options": "nosniff",
 }
-OPEN = frozenset({"/health", "/ready"})  # of whoever reaches the server: whatever watches it shows no key
+# Of whoever reaches the server: what watches it shows no key, and who signs in has not shown one yet.
+OPEN = frozenset({"/health", "/ready", SIGN_IN, SIGN_OUT})
 WITHOUT_REDIS = frozenset({"/metrics", "/openapi.json"})
 SHOWN = "features.shown"  # in the ASGI scope: the key that the request shows
 LIVE_SECONDS = 2.0  # in which Redis says what waits
@@ -76,13 +86,16 @@ def create_pages(server: FeatureServer) -> Starlette:
             "service", Registry.feature_service, describe_service, service_request
         ),
         EXPLAIN_ROUTE: pages.explain,
+        SIGN_IN: pages.sign_in,
     }
+    forms: dict[str, Endpoint] = {SIGN_IN: pages.take_key, SIGN_OUT: pages.sign_out}
     return Starlette(
         routes=[
             *(
                 Route(path.replace("{name}", "{name:name}"), pages.counted(path, answer), methods=["GET"])
                 for path, answer in routes.items()
             ),
+            *(Route(path, pages.counted(path, answer), methods=["POST"]) for path, answer in forms.items()),
             *(Route(path, pages.wrong_method, methods=["POST"]) for path in (READ_PATH, PUSH_PATH)),
         ],
         exception_handlers={HTTPException: pages.http_error, FeatureStoreError: pages.refused, Exception: pages.failed},
@@ -127,7 +140,33 @@ class _Pages:
         """The key that a request shows; NotSignedIn without one that opens anything."""
         door = self._server.door
         await door.refresh()
-        return await door.admit(headers_of(request.scope["headers"]), without_redis=path in WITHOUT_REDIS)
+        shown = shown_by_cookie(headers_of(request.scope["headers"]))
+        return await door.admit(shown, without_redis=path in WITHOUT_REDIS)
+
+    async def sign_in(self, request: Request) -> Response:
+        """A form that takes a key; it says whether one is known."""
+        return await self._form(request)
+
+    async def take_key(self, request: Request) -> Response:
+        """The pages, for a key that is valid; the form again for any other."""
+        key = (await form_of(request)).get("key", "").strip()
+        await self._server.door.refresh()
+        try:
+            await self._server.door.admit(b"Bearer " + key.encode())
+        except NotSignedIn as error:
+            return await self._form(request, error)
+        return signed_in(request, key)
+
+    async def sign_out(self, request: Request) -> Response:
+        await form_of(request)
+        return signed_out()
+
+    async def _form(self, request: Request, error: NotSignedIn | None = None) -> Response:
+        form, known = new_form(), bool(shown_by_cookie(dict(request.scope["headers"])))
+        facts = {"form": form, "why": error and error.what, "known": known}
+        headers = error_headers(error) if error else {}
+        page = await self._page("sign_in.html", status=error.status if error else 200, headers=headers, **facts)
+        return with_form(page, form, request)
 
     def _count(self, route: str, request: Request, status: int) -> None:
         self._server.reader.counts.count_request(route, counted_as(request.scope, status))
@@ -260,6 +299,8 @@ class _Pages:
         assert isinstance(error, FeatureStoreError)
         log_failure(request.url.path, error)
         headers = error_headers(error)
+        if isinstance(error, NotSignedIn) and _wants_html(request):
+            return self._closing(await self._form(request, error))
         if _wants_html(request):
             told = told_outside(error)
             page = await self._page(
