@@ -202,8 +202,8 @@ def test_the_command_line_loads_heavy_libraries_only_when_a_command_needs_them()
 
 def test_no_test_imports_from_a_test_module() -> None:
     tests = [path for path in (ROOT / "tests").rglob("*.py") if path.name != Path(__file__).name]
-    found = {path.name: path.read_text() for path in tests}
-    assert [name for name, text in found.items() if re.search(r"^ *(from|import) .*\btest_", text, re.M)] == []
+    found = {path: path.read_text() for path in tests}
+    assert [path for path, text in found.items() if re.search(r"^ *(from|import) .*\btest_", text, re.M)] == []
 
 
 def test_what_stands_beside_the_package_imports_names_that_are_there() -> None:

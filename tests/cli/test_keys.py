@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -16,15 +17,25 @@ import redis
 
 from feature_server.access.file import read_keys
 from feature_server.cli.main import main
+from feature_server.definitions.facts import FeatureRef, FeatureService
 from feature_server.definitions.registry import Registry, write_registry
 from feature_server.settings import load_settings
-from tests.cli.test_online import FRAUD, SPEND, Ran
 from tests.support.served import eventually, served
-from tests.support.sync_project import Tables, at
+from tests.support.sync_project import Tables, at, make_view
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 KEY = re.compile(r"fw_[0-9a-f]{8}_[\w-]{43}")
+SPEND = make_view(features={"spend": "float64", "card": "string"}, refresh="hourly")
+FRAUD = FeatureService(name="fraud_v1", features=(FeatureRef(SPEND.id, "spend", f"{SPEND.id}:spend"),))
 READ = {"feature_service": "fraud_v1", "entities": {"customer_id": [42]}}
+
+
+class Ran(NamedTuple):
+    """What a command printed and its exit code."""
+
+    code: int
+    out: str
+    err: str
 
 
 @pytest.fixture
