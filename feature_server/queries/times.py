@@ -13,6 +13,7 @@ _KEPT = (  # what gives a time where it is given one
     exp.AtTimeZone, exp.IgnoreNulls,
 )  # fmt: skip
 _LATER = (exp.Add, exp.DateAdd, exp.TimestampAdd, exp.TsOrDsAdd)
+_EARLIER = (exp.Least, exp.Min, exp.Lag, exp.DateSub, exp.TimestampSub, exp.DatetimeSub)  # than one they are given
 _UNITS = {"second": 10**6, "minute": 60 * 10**6, "hour": 3600 * 10**6, "day": 86_400 * 10**6, "week": 604_800 * 10**6}
 
 
@@ -37,22 +38,53 @@ def passed(
 
 def is_known(expression: exp.Expr, known: frozenset[str], after_us: int) -> bool:
     """Whether an expression says when a row was known: by a column that does, or, where `after_us` is how long that
-    takes, at least so long after another time."""
-    if any(each.name.lower() in known for each in expression.find_all(exp.Column)):
-        return True
-    added = (_length_us(side) for each in expression.find_all(*_LATER) for side in (each.this, each.expression))
-    return after_us > 0 and any(length is not None and length >= after_us for length in added)
+    takes, at least so long after another time.
+
+    What is earlier than such a column does not, such as the least of several or the day that it is in; what stands for
+    one where that is null does not count.
+    """
+    if isinstance(expression, exp.Column):
+        return expression.name.lower() in known
+    if isinstance(expression, _LATER):
+        lengths = [_length_us(side) for side in (expression.this, expression.expression)]
+        if after_us > 0 and any(length is not None and length >= after_us for length in lengths):
+            return True
+        if any(length is not None and length < 0 for length in lengths):
+            return False
+        floors = (side for side in (expression.this, expression.expression) if is_floor(side))
+        return any(is_known(side, known, after_us) for side in (*(one.this for one in floors), *_parts(expression)))
+    taken = isinstance(expression, exp.Sub) and _length_us(expression.expression) is not None
+    if taken or isinstance(expression, _EARLIER) or is_floor(expression):
+        return False
+    return any(is_known(part, known, after_us) for part in _parts(expression))
+
+
+def _parts(expression: exp.Expr) -> list[exp.Expr]:
+    """What an expression is one of, or is made from: not what it depends on."""
+    if isinstance(expression, exp.Window | exp.Filter | exp.Coalesce):
+        return [expression.this]
+    if isinstance(expression, exp.Case):
+        branches = [branch.args["true"] for branch in expression.args["ifs"]]
+        return [*branches, *filter(None, [expression.args.get("default")])]
+    if isinstance(expression, exp.If):
+        return [part for name in ("true", "false") if (part := expression.args.get(name)) is not None]
+    return list(expression.iter_expressions())
 
 
 def _length_us(side: exp.Expr) -> float | None:
-    """The length of an interval; infinite where it is not written out, None for what is none."""
+    """The length of an interval, below 0 for one back; infinite where it is not written out, None for what is none."""
     if isinstance(side, exp.Interval):
         number, unit = side.this, str(side.args.get("unit") or "")
     elif isinstance(side, exp.Anonymous) and side.name.lower().startswith("to_") and side.expressions:
         number, unit = side.expressions[0], side.name[3:]
+    elif isinstance(side, exp.Neg):
+        length = _length_us(side.this)
+        return None if length is None else -length
     else:
         return math.inf if side.find(exp.Interval) is not None else None
     text, unit_us = number.unnest().name, _UNITS.get(unit.lower().removesuffix("s"))
+    if isinstance(number.unnest(), exp.Neg) or text.startswith("-"):
+        return -math.inf
     return int(text) * unit_us if text.isdigit() and unit_us is not None else math.inf
 
 

@@ -26,6 +26,14 @@ models:
 """
 CREATED = ", created_timestamp: created_timestamp"
 PAYMENTS = "{{ ref('stg_payments') }}"
+LATE_ENOUGH = (
+    "landed_at + interval 1 day", "max(landed_at)", "max(landed_at) over (partition by id order by paid_at)",
+    "greatest(max(landed_at), min(paid_at))", "greatest(landed_at, paid_at - interval 1 day)",
+    "coalesce(landed_at, paid_at)", "landed_at::timestamptz at time zone 'UTC'",
+    "max(landed_at) filter (where euros > 0)",
+    "case when landed_at > paid_at then landed_at else paid_at end", "date_trunc('day', landed_at) + interval 1 day",
+    "to_timestamp(landed_at)", "paid_at + (landed_at - paid_at)", "max_by(landed_at, paid_at)",
+)  # fmt: skip
 
 
 def found(
@@ -65,6 +73,7 @@ def test_a_view_that_does_not_say_when_its_rows_were_known_is_found(tmp_path: Pa
         (AFTER, f"select date_add(paid_at, interval '1 day') as created_timestamp from {PAYMENTS}", "*"),
         (AFTER, f"select paid_at + to_minutes(120) as created_timestamp from {PAYMENTS}", "*"),
         (AFTER, f"select paid_at + 2 * interval '1 hour' as created_timestamp from {PAYMENTS}", "*"),
+        *((STREAM, f"select {known} as created_timestamp from {PAYMENTS}", "*") for known in LATE_ENOUGH),
         ("description: none", f"select paid_at as created_timestamp from {PAYMENTS}", "*"),
         (STREAM, "select since as created_timestamp from {{ source('bank', 'rates') }}", "*"),
     ],
@@ -76,6 +85,12 @@ def test_one_that_does_is_right(tmp_path: Path, source: str, sql: str, staging: 
 @pytest.mark.parametrize(("source", "known"), [
     (AFTER, "paid_at + interval 119 minutes"), (AFTER, "paid_at + to_hours(1)"), (AFTER, "paid_at - interval 2 hours"),
     (AFTER, "interval '1h' + paid_at"), (STREAM, "paid_at + interval 2 hours"),
+    (STREAM, "least(landed_at, paid_at)"), (LOADED, "min(landed_at)"), (STREAM, "landed_at - interval 1 day"),
+    (STREAM, "min(landed_at) over (partition by id order by landed_at)"), (STREAM, "date_trunc('day', landed_at)"),
+    (STREAM, "landed_at + interval '-1 day'"), (STREAM, "coalesce(paid_at, landed_at)"), (STREAM, "landed_at::date"),
+    (STREAM, "max(landed_at) filter (where landed_at < paid_at) - interval 1 hour"),
+    (STREAM, "lag(landed_at) over (order by paid_at)"), (STREAM, "case when landed_at > paid_at then paid_at end"),
+    (STREAM, "(least(landed_at, paid_at))::timestamptz"), (STREAM, "landed_at + -interval 1 day"),
 ])  # fmt: skip
 def test_a_time_that_is_too_early_is_found(tmp_path: Path, source: str, known: str) -> None:
     assert len(found(tmp_path, source, f"select {known} as created_timestamp from {PAYMENTS}")) == 1
