@@ -17,7 +17,10 @@ endif
 PACKAGE := dbt_packages/feature_warehouse
 READY := $(INSTALLED) $(PACKAGE)/dbt_project.yml
 
-.PHONY: help install demo up down test lint unit heavy docs bench trials lock clean
+CORE := $(addprefix tests/,client compiler definitions lint manifest meaning online publish serving sync training warehouse \
+	windows scaffold/test_project.py)
+
+.PHONY: help install demo up down test lint unit heavy lowest docs bench trials lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -62,6 +65,12 @@ unit: $(READY) ## pytest
 heavy: $(READY) ## the long tests: demo, make up, README, refreshes, many views, benchmarks
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m heavy
 
+lowest: $(READY) ## the core of the tests with the lowest versions, in an environment of its own
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
+	@$(BIN)/uv pip sync --quiet --require-hashes --python .venv-lowest/bin/python lowest.lock
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python .venv-lowest/bin/python --editable .
+	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" .venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not heavy" $(CORE)
+
 docs: $(READY) ## the dbt docs site as one file
 	@$(BIN)/features docs
 
@@ -77,6 +86,10 @@ lock: $(INSTALLED) ## resolve the locks again from pyproject.toml
 		--python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
 	grep -E '^uv==[0-9.]+' -o requirements.lock | $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate - --output-file bootstrap.lock
+	rm -f lowest.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--resolution lowest-direct --only-binary :all: --no-emit-build-options \
+		--python-version 3.11 --extra airflow pyproject.toml tests/lowest.in --output-file lowest.lock
 
 clean: ## remove what was built (not .venv)
 	rm -rf .features target logs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,7 +15,10 @@ from feature_server.extras import DISTRIBUTION, LIBRARIES
 from tests.support.tiny_project import write_project
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+NEEDED = [*PROJECT["dependencies"], *(one for name in LIBRARIES for one in EXTRAS[name])]
+BOUNDS = dict(found.groups() for one in NEEDED if (found := re.match(r"([\w-]+)>=([\d.]+)", one)))
 IMPORTED_AS = {
     "dbt-core": "dbt",
     "dbt-duckdb": "dbt",
@@ -117,7 +120,19 @@ def test_the_versions_are_told_by_the_base_install(tmp_path: Path) -> None:
     assert with_typer.stdout == said.stdout
 
 
-def test_the_page_has_the_weight_of_each_extra() -> None:
+def test_the_page_has_the_weight_of_each_extra_and_the_lower_bounds() -> None:
     page = (ROOT / "docs" / "install.md").read_text()
     weighed = re.findall(r"^\| `?(\w+)`? \| [^|]+ \| \d+ \| \d+ \|$", page, re.MULTILINE)
     assert weighed == ["none", *LIBRARIES]
+    told = dict(re.findall(r"^\| ([a-z-]+) \| ([\d.]+) \| ", page, re.MULTILINE))
+    assert len(told) > 5
+    assert {name: BOUNDS[name] for name in told} == told
+
+
+def test_the_lowest_lock_holds_the_lower_bounds() -> None:
+    locked = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "lowest.lock").read_text(), re.MULTILINE))
+    assert len(BOUNDS) > 20
+    wrong = {
+        name: locked.get(name) for name, bound in BOUNDS.items() if f"{locked.get(name)}.0.0".find(f"{bound}.") != 0
+    }
+    assert wrong == {}

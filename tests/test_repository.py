@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LOCK = ROOT / "requirements.lock"
+LOCK, LOWEST = ROOT / "requirements.lock", ROOT / "lowest.lock"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_FILE_BYTES = 12_000_000
@@ -108,8 +108,9 @@ def test_functions_are_short() -> None:
     assert long == {}
 
 
-def test_every_requirement_of_the_lock_has_a_version_and_a_hash() -> None:
-    entries = re.split(r"\n(?=[a-z0-9])", LOCK.read_text().strip(), flags=re.IGNORECASE)
+@pytest.mark.parametrize("lock", [LOCK, LOWEST], ids=lambda lock: lock.name)
+def test_every_requirement_of_a_lock_has_a_version_and_a_hash(lock: Path) -> None:
+    entries = re.split(r"\n(?=[a-z0-9])", lock.read_text().strip(), flags=re.IGNORECASE)
     assert len(entries) > 100
     bad = [
         entry.splitlines()[0]

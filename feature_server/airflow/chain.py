@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Asset, BaseOperator, Context, CronDataIntervalTimetable, Param, TriggerRule
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk import DAG, Asset, BaseOperator, Context, Param, TriggerRule
 
 from ..definitions.bound import bound_views
 from ..definitions.facts import FeatureView
@@ -23,6 +23,11 @@ from .options import Cadence, callbacks
 from .project import COMPARE, Project, as_of, excluding_held, held, registry_in_force, scheduled, settings_of
 from .shell import Shell
 from .steps import STEPS, say_what_to_do
+
+try:
+    from airflow.sdk import CronDataIntervalTimetable
+except ImportError:  # Airflow 3.1
+    from airflow.timetables.interval import CronDataIntervalTimetable
 
 DEFINITIONS = "definitions"
 COMMAND_TIMEOUT = timedelta(minutes=30)

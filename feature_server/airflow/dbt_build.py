@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from airflow.sdk import BaseOperator, Context, TaskGroup, TriggerRule
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from ..project.process import dbt_command, place_arguments
 from .options import Cadence

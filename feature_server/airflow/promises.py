@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, BaseNotifier, BaseOperator, Context, TriggerRule
-from airflow.sdk.exceptions import AirflowFailException
 
 from ..dbt.stale import sources_file
 from ..definitions.registry import read_registry

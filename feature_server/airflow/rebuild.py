@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow.sdk import DAG, Context
-from airflow.sdk.exceptions import AirflowSkipException
 
 from .chain import VIEW, Command, command, common, schedule, view_asset
 from .project import Project

@@ -138,7 +138,9 @@ def _converted(where: str, convert: Callable[[], Any]) -> Any:
     """What a library makes of its own values; RequestError for those it cannot say, such as times beyond Python's."""
     try:
         return convert()
-    except Exception as error:  # noqa: BLE001 - each library has errors of its own
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # that of polars before 2
+            raise
         raise RequestError(
             "events cannot be read", where=where, got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         ) from None

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ HOOKS = (
     ("models", "post-hook", "after_model"),
     ("seeds", "post-hook", "after_seed"),
 )
+TEST_ARGUMENTS = "require_generic_test_arguments_property"
 _LIBRARY = "feature_server.airflow"
 _GIT_USER = {"name": "Data team", "email": "data@example.com"}
 
@@ -82,7 +84,7 @@ def _settings(root: Path, given: Given) -> _Part:
                 content["vars"] = {"as_of": "now"}
         for section, hook, macro in missing:
             _add_hook(content, section, hook, f"{{{{ {PACKAGE}.{macro}() }}}}")
-        return bool(missing) or not given.has_variable
+        return _add_flag(content) or bool(missing) or not given.has_variable
 
     missing = [each for each in HOOKS if not given.hooks[each[2]]]
     deep = [
@@ -92,6 +94,18 @@ def _settings(root: Path, given: Given) -> _Part:
     ]
     what = "the variable as_of, and hooks that note what was built"
     return changed_yaml(root, PROJECT_FILE, add, what), deep
+
+
+def _add_flag(content: Any) -> bool:
+    """dbt 1.10 reads `arguments:` of a test only where a flag says so; later versions do by themselves."""
+    flags = content.get("flags")
+    if not version("dbt-core").startswith("1.10.") or TEST_ARGUMENTS in (flags or ()):
+        return False
+    if flags:
+        flags[TEST_ARGUMENTS] = True
+    else:
+        content["flags"] = {TEST_ARGUMENTS: True}
+    return True
 
 
 def _add_hook(content: Any, section: str, hook: str, call: str) -> None:

@@ -198,7 +198,7 @@ LATE = 253_402_300_800_000_000  # the first microsecond of the year 10000
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda events: pl.DataFrame(events).lazy().select("absent"), 'unable to find column "absent"'),
+        (lambda events: pl.DataFrame(events).lazy().select("absent"), "ColumnNotFoundError: .*absent"),
         (
             lambda events: pl.DataFrame({"occurred_at": pl.Series([LATE], dtype=pl.Datetime("us"))}),
             "events.occurred_at: ",

@@ -18,7 +18,8 @@ profile: jaffle   # in profiles.yml beside this
 model-paths: [transform]
 macro-paths: ["jinja"]
 target-path: build
-flags: {send_anonymous_usage_stats: false}
+flags:
+  send_anonymous_usage_stats: false
 
 vars:
   cents: 100  # to the euro

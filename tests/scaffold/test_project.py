@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 
 from feature_server.project.process import dbt_command
-from feature_server.scaffold.project import PACKAGE, plan_edits
+from feature_server.scaffold.project import PACKAGE, TEST_ARGUMENTS, plan_edits
 from tests.scaffold.shop import FILES, write_shop
 from tests.support.tiny_project import features, write_project
 from tests.support.typed import Typed
@@ -47,6 +48,7 @@ def test_a_project_gets_what_it_lacks_once(shop: Typed) -> None:
     assert project["vars"] == {"as_of": "now", "cents": 100}
     assert project["models"]["+pre-hook"] == "{{ feature_warehouse.before_model() }}"
     assert project["models"]["jaffle"]["+post-hook"] == ["select 1"]
+    assert (TEST_ARGUMENTS in project["flags"]) == version("dbt-core").startswith("1.10.")
     before = contents(shop.folder)
     assert "nothing was missing" in shop.features("init")[1]
     assert contents(shop.folder) == before

@@ -15,17 +15,28 @@ from typing import Any
 
 def structure(folder: str, home: str) -> dict[str, Any]:
     """The import errors and, for each DAG, what the tests look at."""
-    from airflow.dag_processing.dagbag import BundleDagBag
-
     os.environ["FEATURES_HOME"] = home  # an empty one says nothing
-    bag = BundleDagBag(Path(folder), bundle_path=Path(folder), bundle_name="dags-folder")
+    bag = _bag(Path(folder))
     return {"errors": bag.import_errors, "dags": {dag_id: _dag(dag) for dag_id, dag in bag.dags.items()}}
 
 
+def _bag(folder: Path) -> Any:
+    try:
+        from airflow.dag_processing.dagbag import BundleDagBag
+    except ImportError:  # Airflow 3.1
+        from airflow.models.dagbag import DagBag
+
+        return DagBag(folder, include_examples=False)
+    return BundleDagBag(folder, bundle_path=folder, bundle_name="dags-folder")
+
+
 def _dag(dag: Any) -> dict[str, Any]:
+    def told(name: str, otherwise: Any) -> Any:
+        return getattr(dag.timetable, name, getattr(dag.timetable, f"_{name}", otherwise))  # the latter in Airflow 3.1
+
     return {
-        "schedule": getattr(dag.timetable, "expression", None),
-        "timezone": str(getattr(dag.timetable, "timezone", "")),
+        "schedule": told("expression", None),
+        "timezone": str(getattr(told("timezone", ""), "name", told("timezone", ""))),
         "start": dag.start_date.isoformat(),
         "file": Path(dag.fileloc).name,
         "catchup": dag.catchup,
