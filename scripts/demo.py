@@ -21,6 +21,7 @@ from feature_server.durable import make_private
 from feature_server.settings import Settings, load_settings
 
 from .airflow_env import airflow_environment
+from .demo_access import access, forget
 from .demo_live import live
 from .demo_page import Page, run
 from .demo_run import CommandFailed, Commands, running_server
@@ -41,11 +42,14 @@ def main() -> None:
     try:
         load(page, commands, settings)
         refresh(page, commands)
+        forget(commands)
         with running_server(commands) as url:
             with page.step("Serve and read online features"):
                 customers, merchants = read(page, commands, settings, url)
             with page.step("Push live card payments: the same SQL, as of this second"):
                 live(page, commands, settings, url, customers[0], merchants[0])
+            with page.step("Give keys of access: who may read what"):
+                access(page, commands, url, customers[0], merchants[0])
         with page.step("Replay the next day's real departures and arrivals as live events, and verify"):
             replay(page, commands)
         train(page, commands, settings)

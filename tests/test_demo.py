@@ -46,6 +46,8 @@ def test_the_demo_runs_to_its_end_and_leaves_nothing_running(tmp_path: Path) -> 
         "marketing_v1 reads the same numbers",
         "when the answer comes",
         "transactions_1h in a training set",
+        "NotSignedIn: the header authorization: the request shows no key",
+        "has no right to read a feature",
         "verified airport__departures",
         "PRESENT",
         "nothing is left running",

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Protocol
 
 from ..durable import changing, make_private, write_whole
-from ..errors import UNREADABLE, SettingsError
+from ..errors import UNREADABLE, OnlineStoreError, SettingsError
 from .keys import KeyRing, decode_keys
+
+COPY = "the keys of access in Redis"
 
 
 def read_keys(path: Path) -> KeyRing | None:
@@ -37,10 +39,19 @@ def change_keys(path: Path, change: Callable[[KeyRing], KeyRing]) -> KeyRing:
 class Copied(Protocol):
     """Where the copy is: `online.store.OnlineStore`."""
 
-    def put_keys(self, encoded: bytes) -> bool: ...
+    def keys(self) -> bytes | None: ...
+    def put_keys(self, encoded: bytes, *, keyed: bool) -> bool: ...
 
 
 def copy_keys(path: Path, online: Copied) -> bool:
     """Make Redis' copy equal to the file, where there is one; whether it was not."""
     ring = read_keys(path)
-    return ring is not None and online.put_keys(ring.to_json())
+    return ring is not None and online.put_keys(ring.to_json(), keyed=bool(ring.keys))
+
+
+def keys_in_force(path: Path, online: Copied) -> KeyRing:
+    """Those of Redis' copy; where it has none, those of the file, which it then has."""
+    if (stored := online.keys()) is None:
+        copy_keys(path, online)
+        return read_keys(path) or KeyRing()
+    return decode_keys(stored, kind=OnlineStoreError, where=COPY)

@@ -100,6 +100,23 @@ def rotate(
     _copy(settings)
 
 
+@keys.command(epilog="Example: features keys reset --yes")
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    project_dir: ProjectDir = None,
+) -> None:
+    """Forget all keys: who is on a server's machine may read and push again, and nobody from elsewhere."""
+    from ..access.file import change_keys
+    from ..access.keys import KeyRing
+
+    settings, _ = in_force(project_dir)
+    if not yes:
+        typer.confirm("Forget all keys? Servers on loopback then answer everybody on their machine", abort=True)
+    change_keys(settings.keys_path, lambda ring: KeyRing())
+    _copy(settings)
+    typer.echo("no keys are left")
+
+
 def _ring(settings: Settings) -> KeyRing:
     from ..access.file import read_keys
     from ..access.keys import KeyRing

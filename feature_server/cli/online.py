@@ -178,7 +178,7 @@ def serve(
     import json
     import logging
 
-    from ..access.file import copy_keys
+    from ..access.file import keys_in_force
     from ..app.access import OPEN, create_access
     from ..app.describe import example_request
     from ..app.supervisor import Served, Supervisor, listen
@@ -202,7 +202,7 @@ def serve(
             check_memory(store, allowed=settings.allow_eviction)
             if filled is not None:
                 check_filled(once_more(store.registry), filled.owner, filled.adopted)
-            keyed = store.keys() is not None or copy_keys(settings.keys_path, store)
+            keyed = bool(keys_in_force(settings.keys_path, store).keys)
         access.check_keyed(keyed, host)
 
         def announce() -> None:

@@ -253,22 +253,22 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
         with redis_errors(self.names.keys):
             return self.client.get(self.names.keys)
 
-    def put_keys(self, encoded: bytes) -> bool:
+    def put_keys(self, encoded: bytes, *, keyed: bool) -> bool:
         """Have all servers go by these keys of access, from their next request on: the epoch moves with them.
 
-        Whether anything had to be written.
+        `keyed` says whether there are any. Whether anything had to be written.
         """
         while True:
             with redis_errors(), self.client.pipeline() as pipeline:
                 self._watch(pipeline, None, self.names.registry, self.names.epoch, self.names.keys)
                 stored, epoch, before = pipeline.mget(self.names.registry, self.names.epoch, self.names.keys)
                 online = self._decoded(stored)
-                if before == encoded and (online is None or online.keyed):
+                if before == encoded and (online is None or online.keyed == keyed):
                     return False
                 pipeline.multi()
                 pipeline.set(self.names.keys, encoded)
                 if online is not None:
-                    pipeline.set(self.names.registry, encode_online_registry(structs.replace(online, keyed=True)))
+                    pipeline.set(self.names.registry, encode_online_registry(structs.replace(online, keyed=keyed)))
                     pipeline.set(self.names.epoch, _later(epoch))
                 with suppress(redis.WatchError):
                     pipeline.execute()

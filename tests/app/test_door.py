@@ -50,7 +50,7 @@ class Keys:
     def _put(self, ring: KeyRing) -> None:
         self.ring = ring
         with OnlineStore(self.url) as store:
-            store.put_keys(ring.to_json())
+            store.put_keys(ring.to_json(), keyed=True)
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_a_server_that_finds_the_keys_lost_answers_nobody(keys: Keys, store: str
             assert httpx.get(f"{server.address}/", headers=bearing(key), trust_env=False).status_code == 503
         assert httpx.post(server.address + PUSH, json=EVENT, trust_env=False).status_code == 503
         with OnlineStore(store) as online:
-            online.put_keys(keys.ring.to_json())
+            online.put_keys(keys.ring.to_json(), keyed=True)
         assert read(server, mine).status_code == 200
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -106,8 +107,8 @@ def test_the_commands_of_the_page_run(features: Callable[..., Ran]) -> None:
         assert ran.code == 0, line + ran.err
         if line.startswith("features keys create"):
             key_id = made(ran).split("_")[1]
-    assert [line.split()[2] for line in typed] == ["create", "list", "rotate", "revoke"]
-    assert [line.split()[1] for line in features("keys", "list").out.splitlines()] == ["revoked", "valid"]
+    assert [line.split()[2] for line in typed] == ["create", "list", "rotate", "revoke", "reset"]
+    assert features("keys", "list").out.startswith("no key was made yet")
 
 
 def test_what_is_kept_is_private_and_opens_nothing(features: Callable[..., Ran], tmp_path: Path) -> None:
@@ -146,6 +147,24 @@ def test_a_server_restores_them_where_its_home_has_them(
     redis.Redis.from_url(valkey).delete("features:keys")
     with served(valkey, FEATURES_HOME=str(tmp_path / "home"), clock=at(90).isoformat()) as server:
         assert (status(server.address, None), status(server.address, text)) == (401, 200)
+
+
+def test_without_any_key_left_this_machine_may_do_all_again(
+    features: Callable[..., Ran], valkey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    text = made(features("keys", "create", "--owner", "me", "--scope", "read:*"))
+    assert features("sync").code == 0
+    with served(valkey, FEATURES_HOME=str(tmp_path / "home"), clock=at(90).isoformat()) as server:
+        assert status(server.address, None) == 401
+        assert features("keys", "reset").code == 1  # nobody says yes
+        assert status(server.address, None) == 401
+        assert features("keys", "reset", "--yes").code == 0
+        assert (status(server.address, None), status(server.address, text)) == (200, 200)
+    with served(valkey, FEATURES_HOME=str(tmp_path / "home"), clock=at(90).isoformat()) as server:
+        assert status(server.address, None) == 200
+    assert features("serve", "--host", "0.0.0.0", "--port", "0").code == 1
+    assert features("keys", "list").out == "no key was made yet: `features keys create`\n"
 
 
 def test_beyond_this_machine_a_server_wants_a_key_first(features: Callable[..., Ran]) -> None:
