@@ -42,6 +42,7 @@ class Door:
         self._redis, self._reader, self._online, self._open_to_all = redis, reader, online, open_to_all
         self._ring: KeyRing | None = None  # None: not read yet
         self._epoch: bytes | None = None
+        self._absent = True  # Redis had no list of keys, not even an empty one
         self._by_digest: dict[str, Key] = {}
         self._known: dict[bytes, Key] = {}  # by the header that showed them
 
@@ -130,7 +131,7 @@ class Door:
     def _check_open(self) -> None:
         """Raises where no key is known because they are lost, or where nobody is let in without one."""
         loaded = self._reader.loaded
-        if loaded is not None and loaded.online.keyed:
+        if self._absent and loaded is not None and loaded.online.keyed:
             raise OnlineStoreRefused(
                 "the keys of access are not in Redis, so nobody is answered", where=self._reader.names.keys.decode(),
                 remedy="run `features sync` where the keys were made: it brings them back",
@@ -148,6 +149,7 @@ class Door:
     async def _load(self) -> None:
         names = self._reader.names
         epoch, stored = await self._redis.mget([names.epoch, names.keys])
+        self._absent = stored is None
         if stored is not None:
             try:
                 ring = decode_keys(stored, kind=OnlineStoreError, where=names.keys.decode())
