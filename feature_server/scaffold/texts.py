@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from ..dtypes import parse_sql_type
+from ..warehouse.columns import as_written
 from .edits import quoted
 from .relation import Relation
 
@@ -20,7 +21,9 @@ _SAMPLES = {
 
 def column_yaml(relation: Relation, name: str, source: str) -> str:
     """The beginning of a column in YAML."""
-    return f"      - {{name: {quoted(name)}, data_type: {type_yaml(relation, source)}, description: {to_say(name)}"
+    quote = "" if as_written(name) == name else ", quote: true"
+    typed = f"data_type: {type_yaml(relation, source)}{quote}"
+    return f"      - {{name: {quoted(name)}, {typed}, description: {to_say(name)}"
 
 
 def to_say(what: str) -> str:

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import duckdb
 
 from ..errors import WarehouseError
 from ..offline.sql import quote
-from .relations import open_warehouse
+from .relations import Warehouse, open_warehouse
 
+_WAIT_SECONDS = 10.0  # for a build that is about to end
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 
 
@@ -20,11 +22,15 @@ def as_written(name: str) -> str:
     return name if _PLAIN.fullmatch(name) and found is None else quote(name)
 
 
+def _opened(path: Path, project_dir: Path, attached: Mapping[str, Path]) -> AbstractContextManager[Warehouse]:
+    return open_warehouse(path, wait_seconds=_WAIT_SECONDS, project_dir=project_dir, attached=attached)
+
+
 def columns_of(
     relation: str, path: Path, project_dir: Path, attached: Mapping[str, Path], *, name: str
 ) -> dict[str, str]:
     """The columns of a relation, with their types as YAML is to have them; WarehouseError where it is not there."""
-    with open_warehouse(path, project_dir=project_dir, attached=attached) as warehouse:
+    with _opened(path, project_dir, attached) as warehouse:
         try:
             found = warehouse.rows(f"describe select * from {relation}")
         except WarehouseError as error:
@@ -41,7 +47,7 @@ def count_rows(
     relation: str, column: str, path: Path, project_dir: Path, attached: Mapping[str, Path]
 ) -> tuple[int, int, int]:
     """How many rows a relation has, in how many a column has a value, and how many values those are."""
-    with open_warehouse(path, project_dir=project_dir, attached=attached) as warehouse:
+    with _opened(path, project_dir, attached) as warehouse:
         counted = f"count(*), count({quote(column)}), count(distinct {quote(column)})"
         rows, known, distinct = warehouse.rows(f"select {counted} from {relation}")[0]
         return int(rows), int(known), int(distinct)

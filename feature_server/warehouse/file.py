@@ -19,6 +19,7 @@ from ..project.target import database_name
 
 MISSING = "the warehouse does not exist"
 _RETRY_SECONDS = 0.25
+_HELD_REMEDY = "end that process or wait for it, then try again (`features publish --wait SECONDS` waits itself)"
 _LOCKED = "Could not set lock on file"
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
 Opened = TypeVar("Opened")
@@ -57,7 +58,7 @@ def opened(path: Path, open_file: Callable[[], Opened], *, wait_seconds: float) 
         try:
             return open_file()
         except duckdb.Error as error:
-            locked = held(path, error, "wait for the build to end, or give --wait SECONDS")
+            locked = held(path, error, _HELD_REMEDY)
             if locked is None:
                 raise WarehouseError(
                     "the warehouse cannot be opened",

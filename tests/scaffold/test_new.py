@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from feature_server.project.process import dbt_command
+from feature_server.warehouse import columns
 from tests.scaffold.shop import write_shop
 from tests.support.typed import Typed
 
@@ -120,3 +122,40 @@ def test_nothing_is_written_over_what_is_there(shop: Typed) -> None:
     assert (code, "nothing is written over it" in said) == (1, True), said
     assert [found.name for found in path.parent.iterdir()] == [path.name]
     assert path.read_text() == "models: []\n"
+
+
+@pytest.mark.heavy
+def test_columns_may_be_reserved_words(shop: Typed) -> None:
+    with duckdb.connect(str(shop.folder / "data" / "jaffle.duckdb")) as connection:
+        connection.execute(
+            'create table raw.words as select 1 + i % 5 as "order", i // 5 as "group", 2 * i as "user", '
+            "timestamp '2024-01-01' + to_hours(i::int) as \"at\" from range(10) as numbers (i)"
+        )
+    sources = shop.folder / "transform" / "staging" / "sources.yml"
+    sources.write_text(sources.read_text() + "      - name: words\n")
+    good(shop, "new", "view", "basket__words", "--from", "raw.words", "--entity", "basket", "--key", "order",
+         "--key", "group", "--time", "at")  # fmt: skip
+    path = shop.folder / "transform" / "features" / "basket__words.yml"
+    test = "      - feature_warehouse.in_range: {arguments: {column_name: user, min: 0}}\n    columns:\n"
+    path.write_text(path.read_text().replace("    columns:\n", test, 1))
+    build(shop)
+    assert "1 entity, 1 feature view, 1 feature" in good(shop, "check")
+    for command in ("lint", "apply", "publish", "sync", "verify"):
+        good(shop, command)
+    assert "user  14" in good(shop, "get", "basket__words:user", "order=3", "group=1")
+
+
+def test_a_process_that_holds_the_warehouse_is_named_with_what_helps(
+    shop: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "_WAIT_SECONDS", 0.3)
+    path = shop.folder / "data" / "jaffle.duckdb"
+    code = f"import duckdb\nheld = duckdb.connect({str(path)!r})\nprint('held', flush=True)\ninput()"
+    arguments = ("new", "entity", "customer", "--from", "stg_orders", "--key", "customer_id")
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        returned, said = shop.features(*arguments)
+        process.communicate(b"\n")
+    assert (returned, f"by process {process.pid}" in said, "end that process or wait for it" in said) == (1, True, True)
+    good(shop, *arguments)

@@ -39,7 +39,7 @@ def test_a_build_that_holds_the_warehouse_is_named(relations: Relations) -> None
     finally:
         process.communicate()
     assert raised.value.what == f"the warehouse is being built by process {process.pid}"
-    assert raised.value.remedy == "wait for the build to end, or give --wait SECONDS"
+    assert str(raised.value.remedy).startswith("end that process or wait for it, then try again")
 
 
 def test_waiting_outlasts_a_build(relations: Relations) -> None:

@@ -3,10 +3,10 @@
 {%- if min is none and max is none -%}
   {{ exceptions.raise_compiler_error("in_range of " ~ column_name ~ ": expected min, max or both, got neither.") }}
 {%- endif %}
-select {{ column_name }}
+select {{ feature_warehouse.column_sql(column_name) }}
 from {{ model }}
 where
-    {% if min is not none %}{{ column_name }} < {{ min }}{% endif %}
+    {% if min is not none %}{{ feature_warehouse.column_sql(column_name) }} < {{ min }}{% endif %}
     {%- if min is not none and max is not none %} or {% endif %}
-    {%- if max is not none %}{{ column_name }} > {{ max }}{% endif %}
+    {%- if max is not none %}{{ feature_warehouse.column_sql(column_name) }} > {{ max }}{% endif %}
 {% endtest %}

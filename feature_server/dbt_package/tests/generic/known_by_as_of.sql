@@ -2,5 +2,5 @@
 {#- Nothing from after the instant the build speaks of. -#}
 select *
 from {{ model }}
-where {{ column }} > {{ feature_warehouse.as_of() }}
+where {{ feature_warehouse.column_sql(column) }} > {{ feature_warehouse.as_of() }}
 {% endtest %}

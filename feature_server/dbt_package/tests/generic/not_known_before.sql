@@ -2,5 +2,5 @@
 {#- Nothing is known before it has happened. -#}
 select *
 from {{ model }}
-where {{ column }} < {{ event }}
+where {{ feature_warehouse.column_sql(column) }} < {{ feature_warehouse.column_sql(event) }}
 {% endtest %}
