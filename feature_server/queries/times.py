@@ -15,6 +15,7 @@ _KEPT = (  # what gives a time where it is given one
 _LATER = (exp.Add, exp.DateAdd, exp.TimestampAdd, exp.TsOrDsAdd)
 _EARLIER = (exp.Least, exp.Min, exp.Lag, exp.DateSub, exp.TimestampSub, exp.DatetimeSub)  # than one they are given
 _UNITS = {"second": 10**6, "minute": 60 * 10**6, "hour": 3600 * 10**6, "day": 86_400 * 10**6, "week": 604_800 * 10**6}
+_LONGEST = {"month": 31 * _UNITS["day"], "quarter": 92 * _UNITS["day"], "year": 366 * _UNITS["day"]}
 
 
 def passed(
@@ -47,11 +48,13 @@ def is_known(expression: exp.Expr, known: frozenset[str], after_us: int) -> bool
         return expression.name.lower() in known
     if isinstance(expression, _LATER):
         lengths = [_length_us(side) for side in (expression.this, expression.expression)]
-        if after_us > 0 and any(length is not None and length >= after_us for length in lengths):
+        if after_us > 0 and any(length is not None for length in lengths) and _shift_us(expression) >= after_us:
             return True
         if any(length is not None and length < 0 for length in lengths):
             return False
-        floors = (side for side in (expression.this, expression.expression) if is_floor(side))
+        added = max((length for length in lengths if length is not None), default=math.inf)
+        sides = (expression.this.unnest(), expression.expression.unnest())
+        floors = (side for side in sides if is_floor(side) and added >= _floor_us(side))
         return any(is_known(side, known, after_us) for side in (*(one.this for one in floors), *_parts(expression)))
     taken = isinstance(expression, exp.Sub) and _length_us(expression.expression) is not None
     if taken or isinstance(expression, _EARLIER) or is_floor(expression):
@@ -86,6 +89,33 @@ def _length_us(side: exp.Expr) -> float | None:
     if isinstance(number.unnest(), exp.Neg) or text.startswith("-"):
         return -math.inf
     return int(text) * unit_us if text.isdigit() and unit_us is not None else math.inf
+
+
+def _shift_us(expression: exp.Expr) -> float:
+    """How much later than a time that it is made of an expression is at least: below 0 where it may be earlier."""
+    if isinstance(expression, (*_LATER, *_EARLIER, exp.Sub)) and expression.args.get("expression") is not None:
+        this, other = expression.this, expression.expression
+        sign = 1 if isinstance(expression, _LATER) else -1
+        if (length := _length_us(other)) is not None:
+            return _shift_us(this) + sign * length
+        if sign > 0 and (length := _length_us(this)) is not None:
+            return _shift_us(other) + length
+    if is_floor(expression):
+        inner = expression.expression if isinstance(expression, exp.DateBin) else expression.this
+        return _shift_us(inner) - _floor_us(expression)
+    parts = [_shift_us(part) for part in _parts(expression) if part.find(exp.Column) is not None]
+    return (max if isinstance(expression, exp.Greatest) else min)(parts, default=0)
+
+
+def _floor_us(floor: exp.Expr) -> float:
+    """How much earlier than a time the begin of what it is in may be."""
+    if isinstance(floor, exp.Cast):
+        return _UNITS["day"]
+    if isinstance(floor, exp.DateBin):
+        length = _length_us(floor.this)
+        return math.inf if length is None else length
+    unit = floor.args.get("unit")
+    return (_UNITS | _LONGEST).get(unit.name.lower() if unit is not None else "", math.inf)
 
 
 def is_floor(expression: exp.Expr) -> bool:

@@ -74,6 +74,15 @@ def test_a_view_that_does_not_say_when_its_rows_were_known_is_found(tmp_path: Pa
         (AFTER, f"select paid_at + to_minutes(120) as created_timestamp from {PAYMENTS}", "*"),
         (AFTER, f"select paid_at + 2 * interval '1 hour' as created_timestamp from {PAYMENTS}", "*"),
         *((STREAM, f"select {known} as created_timestamp from {PAYMENTS}", "*") for known in LATE_ENOUGH),
+        (STREAM, f"select id, landed_at as created_timestamp from {PAYMENTS} union all "
+         f"select id, landed_at as at from {PAYMENTS}", "*"),
+        (STREAM, f"select landed_at as created_timestamp from {PAYMENTS} union all "
+         "select since as created_timestamp from {{ source('bank', 'rates') }}", "*"),
+        (STREAM, f"select id, landed_at as created_timestamp from {PAYMENTS} union all by name "
+         f"select landed_at as created_timestamp, id from {PAYMENTS}", "*"),
+        (AFTER, f"select date_trunc('day', paid_at) + interval 26 hours as created_timestamp from {PAYMENTS}", "*"),
+        (AFTER, f"select paid_at + interval 1 hour + interval 1 hour as created_timestamp from {PAYMENTS}", "*"),
+        (AFTER, f"select paid_at::timestamptz + interval 2 hours as created_timestamp from {PAYMENTS}", "*"),
         ("description: none", f"select paid_at as created_timestamp from {PAYMENTS}", "*"),
         (STREAM, "select since as created_timestamp from {{ source('bank', 'rates') }}", "*"),
     ],
@@ -85,6 +94,9 @@ def test_one_that_does_is_right(tmp_path: Path, source: str, sql: str, staging: 
 @pytest.mark.parametrize(("source", "known"), [
     (AFTER, "paid_at + interval 119 minutes"), (AFTER, "paid_at + to_hours(1)"), (AFTER, "paid_at - interval 2 hours"),
     (AFTER, "interval '1h' + paid_at"), (STREAM, "paid_at + interval 2 hours"),
+    (AFTER, "date_trunc('day', paid_at) + interval 2 hours"), (AFTER, "paid_at::date + interval 25 hours"),
+    (AFTER, "paid_at - interval 1 hour + interval 2 hours"), (AFTER, "date_trunc('month', paid_at) + interval 2 days"),
+    (STREAM, "date_trunc('month', landed_at) + interval 1 day"),
     (STREAM, "least(landed_at, paid_at)"), (LOADED, "min(landed_at)"), (STREAM, "landed_at - interval 1 day"),
     (STREAM, "min(landed_at) over (partition by id order by landed_at)"), (STREAM, "date_trunc('day', landed_at)"),
     (STREAM, "landed_at + interval '-1 day'"), (STREAM, "coalesce(paid_at, landed_at)"), (STREAM, "landed_at::date"),
