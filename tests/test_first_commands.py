@@ -95,6 +95,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def write_recent_shop(folder: Path) -> Path:
     """The shop, of which the last order is an hour old, and the next one in a file; 33 of customer 3 in a week."""
     write_shop(folder)
+    (folder / "transform" / "customers.sql").write_text("select distinct customer_id from {{ ref('stg_orders') }}\n")
     now = datetime.now(UTC)
     with duckdb.connect(str(folder / "data" / "jaffle.duckdb")) as connection:
         later = "?::timestamptz - (select max(ordered_at) from raw.orders)"

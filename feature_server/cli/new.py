@@ -74,7 +74,7 @@ def view(
     from ..dbt.compiled import dbt_manifest
     from ..errors import SettingsError
     from ..manifest.blocks import REFRESH
-    from ..scaffold.definitions import Folders, NewView, entities_of, group_of, new_entity, new_view
+    from ..scaffold.definitions import Folders, NewView, casts_of, entities_of, group_of, new_entity, new_view
     from ..scaffold.live import live_events
     from ..scaffold.relation import read_relation, unknown
     from ..scaffold.sliding import new_stream_view, read_windows
@@ -112,6 +112,7 @@ def view(
     made = NewView(
         name=name, entities={each: known[each] for each in entity}, time=time, created=created, refresh=refresh,
         group=group_of(manifest, group),
+        casts=casts_of(manifest, {each: known[each] for each in entity}, relation, can_cast=not stream),
     )  # fmt: skip
     if events is None:
         written, left = new_view(made, relation, folders)

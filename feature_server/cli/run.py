@@ -28,7 +28,7 @@ def run(
     A view that fails keeps what was published of it, and the others go on: exit code 1, or 3 where trying again changes
     nothing. Each step is a command of its own, which Airflow's DAGs run.
     """
-    from .definitions import apply
+    from .definitions import BEGIN, apply
     from .offline import publish, select_views, verify
     from .online import sync
     from .stream import stream
@@ -37,6 +37,8 @@ def run(
     settings, registry = in_force(project_dir)
     chosen = select_views(registry, views or [], refresh)
     names = [view.id for view in chosen]
+    if not registry.feature_views:
+        typer.echo(BEGIN)
     codes = [
         _code(lambda source=source: stream(source, once=True, project_dir=project_dir))  # type: ignore[misc]
         for source in sorted({view.stream.source for view in chosen if view.stream is not None})

@@ -1,12 +1,13 @@
 """New entities, feature views and services: their SQL and YAML, which pass `features check` as they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from ..dbt.artifacts import Manifest
 from ..definitions.registry import Registry
+from ..dtypes import INTEGER_WIDTHS, known_sql_type
 from ..errors import SettingsError
 from ..manifest.blocks import NAME, NAME_IN_WORDS
 from ..project.package import PROJECT_FILE, installed_package
@@ -16,9 +17,18 @@ from .project import filled
 from .relation import Relation, unknown
 from .texts import CREATED, EVENT, column_yaml, rows_unit_test, to_say
 
+_CAST = "cast the column in a model, and name that with --from"
+_CAST_EVENTS = (
+    "give the table's column that type, of a seed by `column_types` in its config and `dbt seed --full-refresh`; or "
+    "the entity's key the column's, by a cast in the entity's model"
+)
+
 
 class NewView(msgspec.Struct, frozen=True, kw_only=True):
-    """What a view is to be: of entities with these join keys, over a relation's rows with their times."""
+    """What a view is to be: of entities with these join keys, over a relation's rows with their times.
+
+    `casts` are the entities' types of the join keys whose column has another one.
+    """
 
     name: str
     entities: dict[str, tuple[str, ...]]
@@ -26,6 +36,7 @@ class NewView(msgspec.Struct, frozen=True, kw_only=True):
     created: str | None
     refresh: str
     group: str
+    casts: dict[str, str] = {}
 
 
 class Folders(msgspec.Struct, frozen=True):
@@ -50,6 +61,17 @@ class Folders(msgspec.Struct, frozen=True):
                 expected="a name that dbt does not have yet", remedy="choose another name",
             )  # fmt: skip
 
+    def model_of(self, entity: str) -> str:
+        """The name for an entity's model that dbt does not have yet; SettingsError where it has all that are tried."""
+        names = f"{entity}s", f"{entity}_entity"
+        if free := [name for name in names if name not in self.given]:
+            return free[0]
+        raise SettingsError(
+            f"the project has models {' and '.join(names)}, and the entity needs one of its own", where="--entity",
+            got=entity, expected="the name of an entity that the project has, or a new one",
+            remedy="make one of them the entity: `config: {meta: {entity: {name: …, join_keys: […]}}}` in its YAML",
+        )  # fmt: skip
+
     def new(self, kind: str, name: str, suffix: str, text: str, what: str) -> list[Edit]:
         """A file of a definition; SettingsError where there is one."""
         return self.file(f"{self.models}/{kind}/{name}.{suffix}", text, what)
@@ -71,6 +93,34 @@ def entities_of(manifest: Manifest) -> dict[str, tuple[str, ...]]:
     return {str(block["name"]): tuple(map(str, block.get("join_keys") or ())) for block in found}
 
 
+def casts_of(
+    manifest: Manifest, entities: Mapping[str, Sequence[str]], relation: Relation, *, can_cast: bool
+) -> dict[str, str]:
+    """The types that entities of the project declare for join keys whose column of a relation has another one.
+
+    SettingsError where that cannot be cast, since only numbers of one kind are the same keys.
+    """
+    found = dict[str, str]()
+    for model in manifest.models():
+        block = model.meta.get("entity")
+        if not isinstance(block, dict) or block.get("name") not in entities:
+            continue
+        relation.need(entities[str(block["name"])], "--entity")
+        for key in entities[str(block["name"])]:
+            said = str((key in model.columns and model.columns[key].data_type) or "")
+            wanted, got = known_sql_type(said), known_sql_type(relation.columns[key])
+            if wanted is None or wanted == got:
+                continue
+            if not can_cast or got is None or not {wanted.kind, got.kind} <= INTEGER_WIDTHS.keys():
+                raise SettingsError(
+                    f"column {key!r} has another type than the entity's key", where=f"--entity of {relation.name}",
+                    expected=f"{said}, as {model.name} of entity {block['name']!r} has it",
+                    got=relation.columns[key], remedy=_CAST if can_cast else _CAST_EVENTS,
+                )  # fmt: skip
+            found[key] = said
+    return found
+
+
 def group_of(manifest: Manifest, asked: str | None) -> str:
     """The group that is to own a view: the one asked for, or the project's first."""
     own = [group.name for group in manifest.groups.values() if group.package_name == manifest.metadata.project_name]
@@ -89,8 +139,7 @@ def new_entity(name: str, keys: Sequence[str], relation: Relation, folders: Fold
     """A model with a row for each combination of the keys of a relation, and its YAML."""
     check_name(name, "an entity")
     relation.need(keys, "--key", "an integer, varchar, uuid, date or boolean", lambda dtype: dtype.can_be_join_key)
-    model = f"{name}s"
-    folders.check_free(model)
+    model = folders.model_of(name)
     sql = f"select distinct {', '.join(map(as_written, keys))} from {{{{ {relation.reading} }}}}\n"
     columns = [
         f"{column_yaml(relation, key, key)}, data_tests: [not_null{', unique' if len(keys) == 1 else ''}]}}"
@@ -131,10 +180,12 @@ def new_view(view: NewView, relation: Relation, folders: Folders) -> tuple[list[
             expected="a column beside the join keys and times, of a feature's type", got=", ".join(left) or "none",
         )  # fmt: skip
     said = (name if name == source else f"{as_written(source)} as {name}" for name, source in times.items())
-    listed = [*map(as_written, keys), *said, *map(as_written, features)]
+    cast = {key: f"cast({as_written(key)} as {kind}) as {as_written(key)}" for key, kind in view.casts.items()}
+    listed = [*(cast.get(key, as_written(key)) for key in keys), *said, *map(as_written, features)]
     sql = "select\n    " + ",\n    ".join(listed) + f"\nfrom {{{{ {relation.reading} }}}}\n"
     given = {**dict.fromkeys(keys), **times, **dict.fromkeys(features)}
-    yaml = _view_yaml(view, relation, given, [*keys, *times], has_package=installed_package(folders.root) is not None)
+    typed = msgspec.structs.replace(relation, columns=relation.columns | view.casts)
+    yaml = _view_yaml(view, typed, given, [*keys, *times], has_package=installed_package(folders.root) is not None)
     what = f"the feature view {view.name}"
     edits = [
         *folders.new("features", view.name, "sql", sql, what), *folders.new("features", view.name, "yml", yaml, what)

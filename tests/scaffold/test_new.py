@@ -124,6 +124,47 @@ def test_nothing_is_written_over_what_is_there(shop: Typed) -> None:
     assert path.read_text() == "models: []\n"
 
 
+def test_an_entitys_model_takes_a_name_that_is_free(shop: Typed) -> None:
+    """A shop has `customers` of its own."""
+    own = shop.folder / "transform" / "customers.sql"
+    own.write_text("select distinct customer_id from {{ ref('stg_orders') }}\n")
+    build(shop)
+    said = good(shop, *VIEW, "--entity", "customer", "--key", "customer_id")
+    assert "wrote transform/entities/customer_entity.sql" in said
+    build(shop)
+    assert "1 entity, 1 feature view, 2 features" in good(shop, "check")
+    (shop.folder / "transform" / "baskets.sql").write_text("select 1 as one\n")
+    (shop.folder / "transform" / "basket_entity.sql").write_text("select 1 as one\n")
+    code, said = shop.features("new", "entity", "basket", "--from", "ref(stg_orders)", "--key", "order_id")
+    assert code == 1
+    assert "models baskets and basket_entity" in said
+    assert "join_keys" in said
+
+
+def test_a_key_of_another_integer_type_is_cast_to_the_entitys(shop: Typed) -> None:
+    """A seed's small numbers are integers, a table's are bigint; nothing is written that `check` would refuse."""
+    (shop.folder / "seeds").mkdir()
+    (shop.folder / "seeds" / "raw_payments.csv").write_text("id,customer_id,paid_at\n1,1,2024-01-01 10:00:00\n")
+    (shop.folder / "seeds" / "raw_texts.csv").write_text("id,customer_id,paid_at\n1,a,2024-01-01 10:00:00\n")
+    build(shop)
+    good(shop, *VIEW, "--entity", "customer", "--key", "customer_id")
+    paid = ("--entity", "customer", "--time", "paid_at")
+    good(shop, "new", "view", "customer__payments", "--from", "ref(raw_payments)", *paid)
+    sql = (shop.folder / "transform" / "features" / "customer__payments.sql").read_text()
+    assert "cast(customer_id as bigint) as customer_id" in sql
+    build(shop)
+    assert "1 entity, 2 feature views" in good(shop, "check")
+    before = sorted(shop.folder.rglob("*"))
+    for more, name, remedy in (
+        (("--stream",), "raw_payments", "column_types"), ((), "raw_texts", "cast the column in a model"),
+    ):  # fmt: skip
+        code, said = shop.features("new", "view", "customer__more", "--from", f"ref({name})", *paid, *more)
+        assert code == 1
+        assert "has another type than the entity's key" in said
+        assert remedy in said
+    assert [path for path in sorted(shop.folder.rglob("*")) if path not in before and "build" not in path.parts] == []
+
+
 @pytest.mark.heavy
 def test_columns_may_be_reserved_words(shop: Typed) -> None:
     with duckdb.connect(str(shop.folder / "data" / "jaffle.duckdb")) as connection:
