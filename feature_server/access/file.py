@@ -45,8 +45,11 @@ class Copied(Protocol):
 
 def copy_keys(path: Path, online: Copied) -> bool:
     """Make Redis' copy equal to the file, where there is one; whether it was not."""
-    ring = read_keys(path)
-    return ring is not None and online.put_keys(ring.to_json(), keyed=bool(ring.keys))
+    if not path.exists():
+        return False
+    with changing(path):  # else what was revoked meanwhile could come back
+        ring = read_keys(path)
+        return ring is not None and online.put_keys(ring.to_json(), keyed=bool(ring.keys))
 
 
 def keys_in_force(path: Path, online: Copied) -> KeyRing:

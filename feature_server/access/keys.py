@@ -4,6 +4,7 @@ The text is `fw_<id>_<43 characters>`, the latter 32 random bytes in URL-safe ba
 is as good as a slow one: there is nothing to guess, and a read should not wait for a password's hash.
 """
 
+import re
 import secrets
 from collections.abc import Iterator
 from hashlib import sha256
@@ -16,6 +17,7 @@ from ..formats import check_format
 
 KEYS_FORMAT = 1
 SECRET_BYTES = 32
+TEXT = re.compile(r"fw_[0-9a-f]{8}_[A-Za-z0-9_-]{43}")
 State = Literal["valid", "expired", "revoked"]
 
 

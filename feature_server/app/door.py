@@ -28,7 +28,8 @@ log = logging.getLogger("feature_server")
 class Door:
     """`open_to_all`: until there are keys, all may enter, for only this machine reaches the server.
 
-    `online` gives the online registry as it is now.
+    `online` gives the online registry as it is now; `keyed` says that there were keys when the server was started: a
+    worker that is started anew does not take it for none where Redis has lost them.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Door:
         online: Callable[[], Awaitable[OnlineRegistry]],
         *,
         open_to_all: bool,
+        keyed: bool = False,
     ) -> None:
-        self._redis, self._reader, self._online, self._open_to_all = redis, reader, online, open_to_all
+        self._redis, self._reader, self._online = redis, reader, online
+        self._open_to_all, self._keyed = open_to_all, keyed
         self._ring: KeyRing | None = None  # None: not read yet
         self._epoch: bytes | None = None
         self._absent = True  # Redis had no list of keys, not even an empty one
@@ -57,7 +60,7 @@ class Door:
             try:
                 await self._load()
             except OnlineStoreError:
-                if without_redis and self._open_to_all:
+                if without_redis and self._open_to_all and not self._keyed:
                     return shown
                 raise
         try:
@@ -131,7 +134,7 @@ class Door:
     def _check_open(self) -> None:
         """Raises where no key is known because they are lost, or where nobody is let in without one."""
         loaded = self._reader.loaded
-        if self._absent and loaded is not None and loaded.online.keyed:
+        if self._absent and (self._keyed or (loaded is not None and loaded.online.keyed)):
             raise OnlineStoreRefused(
                 "the keys of access are not in Redis, so nobody is answered", where=self._reader.names.keys.decode(),
                 remedy="run `features sync` where the keys were made: it brings them back",

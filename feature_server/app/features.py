@@ -63,7 +63,8 @@ class FeatureServer:
         self.counts = SharedCounts(self.reader.counts)
         self.pushes = PushQueue(served)
         self.room = Room()
-        self.door = Door(self.redis, self.reader, self.online, open_to_all=not served.access.beyond_loopback)
+        open_to_all = not served.access.beyond_loopback
+        self.door = Door(self.redis, self.reader, self.online, open_to_all=open_to_all, keyed=served.keyed)
         self.draining = False
         self.other: ASGIApp
         self.memory = Memory()  # as Redis told last

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..access.keys import TEXT
 from ..catalog.promise import Standing
 from ..definitions.registry import Registry
 from ..errors import (
@@ -152,6 +153,8 @@ class _Pages:
         key = (await form_of(request)).get("key", "").strip()
         await self._server.door.refresh()
         try:
+            if not TEXT.fullmatch(key):
+                raise NotSignedIn("that is no key")
             await self._server.door.admit(b"Bearer " + key.encode())
         except NotSignedIn as error:
             return await self._form(request, error)

@@ -4,10 +4,9 @@ The cookie opens pages alone, which change nothing: a read or a push shows its k
 """
 
 import secrets
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
 from starlette.responses import Response
 
 from ..errors import RequestError
@@ -21,7 +20,7 @@ def shown_by_cookie(headers: dict[bytes, bytes]) -> bytes:
     """What a page's request shows: the header, or the key of the cookie as a header would show it."""
     if b"authorization" in headers or b"cookie" not in headers:
         return headers.get(b"authorization", b"")
-    key = _cookies(headers[b"cookie"].decode("latin-1")).get(_KEY, "")
+    key = cookie_parser(headers[b"cookie"].decode("latin-1")).get(_KEY, "")
     return b"Bearer " + key.encode("latin-1") if key else b""
 
 
@@ -71,10 +70,3 @@ def signed_out() -> Response:
 def _set(response: Response, name: str, value: str, request: Request) -> None:
     secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
     response.set_cookie(name, value, httponly=True, samesite="strict", secure=secure)
-
-
-def _cookies(text: str) -> dict[str, str]:
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(text).items()}
-    except CookieError:
-        return {}

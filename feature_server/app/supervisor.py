@@ -31,11 +31,12 @@ log = logging.getLogger("feature_server")
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """What a feature server serves, and to whom."""
+    """What a feature server serves, and to whom; `keyed` where there were keys of access when it was started."""
 
     redis_url: str
     settings: Settings
     access: Access
+    keyed: bool = False
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):

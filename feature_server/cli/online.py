@@ -218,5 +218,5 @@ def serve(
             typer.echo(f"serving features on {address} workers={workers} redis={parse_redis_url(url).shown}")
             typer.echo(f"try: curl {address}/get-online-features -d '{example}'")
 
-        served = Served(redis_url=url, settings=settings, access=access)
+        served = Served(redis_url=url, settings=settings, access=access, keyed=bool(keyed))
         Supervisor(listener, served, workers=workers).run(announce)

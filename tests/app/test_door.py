@@ -288,7 +288,34 @@ def test_a_wrong_key_gets_the_form_again(browser: httpx.Client, keys: Keys) -> N
         again = browser.post("/sign-in", data={"key": wrong, "form": form(browser.get("/sign-in"))})
         assert again.status_code == 401
         assert "features_key" not in browser.cookies
-        assert "does not know" in again.text
+        assert "that is no key" in again.text
+    unknown = f"fw_00000000_{'x' * 43}"
+    again = browser.post("/sign-in", data={"key": unknown, "form": form(browser.get("/sign-in"))})
+    assert (again.status_code, "does not know" in again.text) == (401, True)
+
+
+def test_cookies_of_others_do_not_hide_the_key(server: Served, keys: Keys) -> None:
+    mine = keys.make("admin")
+    for other in ('a={"x":1}', "a[b]=1", "a=b c"):
+        headers = {"cookie": f"{other}; features_key={mine}"}
+        assert httpx.get(f"{server.address}/entities", headers=headers, trust_env=False).status_code == 200
+
+
+def test_a_worker_that_is_started_anew_does_not_take_lost_keys_for_none(keys: Keys, store: str) -> None:
+    mine = keys.make("read:*")
+    with served(store) as server:
+        assert read(server, mine).status_code == 200
+        redis.Redis.from_url(store).flushall()
+        rows = OnlineRows(store)
+        rows.define(RISK)  # as a sync of a home without the keys does
+        rows.put("merchant__risk", "a", NOW, 0.5)
+        (worker,) = server.workers()
+        worker.kill()
+        worker.wait(30)
+        assert eventually(server.workers)
+        assert eventually(lambda: read(server, mine).status_code == 503)
+        assert read(server, None).status_code == 503
+        assert httpx.get(f"{server.address}/metrics", trust_env=False).status_code == 503
 
 
 @pytest.mark.parametrize("path", ["/sign-in", "/sign-out"])
