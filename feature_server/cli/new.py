@@ -72,9 +72,8 @@ def view(
     windows that end now, pushed events among them; what these need is written too.
     """
     from ..dbt.compiled import dbt_manifest
-    from ..errors import SettingsError
     from ..manifest.blocks import REFRESH
-    from ..scaffold.definitions import Folders, NewView, casts_of, entities_of, group_of, new_entity, new_view
+    from ..scaffold.definitions import Folders, NewView, casts_of, entities_for, entities_of, group_of, new_view
     from ..scaffold.live import live_events
     from ..scaffold.relation import read_relation, unknown
     from ..scaffold.sliding import new_stream_view, read_windows
@@ -85,41 +84,26 @@ def view(
     folders = Folders.of(settings.project_dir, manifest)
     if refresh not in REFRESH:
         raise unknown("views are not refreshed so", "--refresh", refresh, REFRESH)
-    known = entities_of(manifest)
-    edits: list[Edit] = []
     events = None
     if stream:
         windows = read_windows(window or ())
-        keys = [*(key or ()), *(name for each in entity for name in known.get(each, ()))]
+        known = entities_of(manifest)
+        keys = [*(key or ()), *(column for each in entity for column in known.get(each, ()))]
         roles = {"event_id": event_id, "event_timestamp": time, "created_timestamp": created}
         events = live_events(from_, roles, keys, manifest, folders, settings)
-        relation, edits = events.staging, [*events.edits]
-    else:
-        relation = read_relation(from_, manifest, settings)
-    if len(new_ones := [each for each in entity if each not in known]) > 1 and key:
-        raise SettingsError(
-            "several entities are new, and which of the join keys are whose cannot be told", where="--key",
-            expected="one new entity a command", got=", ".join(new_ones),
-            remedy="write each with `features new entity NAME --key COLUMN`, then the view without --key",
-        )  # fmt: skip
-    for each in entity:
-        if each not in known and not key:
-            remedy = "give its join keys with --key, and it is written too"
-            raise unknown(f"the project has no entity {each!r}", "--entity", each, known, remedy)
-        if each not in known:
-            edits += new_entity(each, _keys(key), relation, folders)
-            known[each] = tuple(_keys(key))
+    relation = read_relation(from_, manifest, settings) if events is None else events.staging
+    entities, edits = entities_for(entity, key or (), manifest, relation, folders)
     made = NewView(
-        name=name, entities={each: known[each] for each in entity}, time=time, created=created, refresh=refresh,
-        group=group_of(manifest, group),
-        casts=casts_of(manifest, {each: known[each] for each in entity}, relation, can_cast=not stream),
+        name=name, entities=entities, time=time, created=created, refresh=refresh, group=group_of(manifest, group),
+        casts=casts_of(manifest, entities, relation, can_cast=not stream),
     )  # fmt: skip
     if events is None:
         written, left = new_view(made, relation, folders)
         _write([*edits, *written], left, dry_run=dry_run, json=json)
         return
     written, left = new_stream_view(made, windows, events, folders)
-    _write([*edits, *written], [*events.left, *left], dry_run=dry_run, json=json, why="it is no amount to sum")
+    left = [*events.left, *left]
+    _write([*events.edits, *edits, *written], left, dry_run=dry_run, json=json, why="it is no amount to sum")
 
 
 @new.command(epilog="Example: features new service fraud_v2 customer__orders customer__days:orders_on_day")

@@ -93,6 +93,28 @@ def entities_of(manifest: Manifest) -> dict[str, tuple[str, ...]]:
     return {str(block["name"]): tuple(map(str, block.get("join_keys") or ())) for block in found}
 
 
+def entities_for(
+    names: Sequence[str], keys: Sequence[str], manifest: Manifest, relation: Relation, folders: Folders
+) -> tuple[dict[str, tuple[str, ...]], list[Edit]]:
+    """The join keys of each entity, and what writes the one that the project lacks, whose these `keys` are.
+
+    SettingsError where several are lacking, or one without keys.
+    """
+    known = entities_of(manifest)
+    new = [name for name in names if name not in known]
+    if new and not keys:
+        remedy = "give its join keys with --key, and it is written too"
+        raise unknown(f"the project has no entity {new[0]!r}", "--entity", new[0], known, remedy)
+    if len(new) > 1:
+        raise SettingsError(
+            "several entities are new, and which of the join keys are whose cannot be told", where="--key",
+            expected="one new entity a command", got=", ".join(new),
+            remedy="write each with `features new entity NAME --key COLUMN`, then the view without --key",
+        )  # fmt: skip
+    edits = [edit for name in new for edit in new_entity(name, keys, relation, folders)]
+    return {name: known.get(name, tuple(keys)) for name in names}, edits
+
+
 def casts_of(
     manifest: Manifest, entities: Mapping[str, Sequence[str]], relation: Relation, *, can_cast: bool
 ) -> dict[str, str]:

@@ -10,17 +10,16 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import pytest
 import redis
 
 from feature_server.access.file import read_keys
-from feature_server.cli.main import main
 from feature_server.definitions.facts import FeatureRef, FeatureService
 from feature_server.definitions.registry import Registry, write_registry
 from feature_server.settings import load_settings
+from tests.support.ran import Ran, Typing
 from tests.support.served import eventually, served
 from tests.support.sync_project import Tables, at, make_view
 
@@ -29,14 +28,6 @@ KEY = re.compile(r"fw_[0-9a-f]{8}_[\w-]{43}")
 SPEND = make_view(features={"spend": "float64", "card": "string"}, refresh="hourly")
 FRAUD = FeatureService(name="fraud_v1", features=(FeatureRef(SPEND.id, "spend", f"{SPEND.id}:spend"),))
 READ = {"feature_service": "fraud_v1", "entities": {"customer_id": [42]}}
-
-
-class Ran(NamedTuple):
-    """What a command printed and its exit code."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -53,13 +44,7 @@ def features(
     registry = Registry(project="test", feature_views=(SPEND,), feature_services=(FRAUD,))
     write_registry(settings.registry_path, registry)
 
-    def run(*arguments: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["features", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return Ran(int(exit_.value.code or 0), *capsys.readouterr())
-
-    return run
+    return Typing(monkeypatch, capsys)
 
 
 def made(ran: Ran) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from feature_server.cli.main import main
 from feature_server.definitions.registry import Registry
+from tests.support.ran import Ran, Typing
 from tests.support.relations import Relations, view_of
 
 SPEND = view_of("spend", {"customer_id": "bigint"}, {"spend_eur": "integer"}, refresh="hourly")
@@ -29,14 +27,6 @@ def home(tmp_path: Path) -> Relations:
     return relations
 
 
-class Ran(NamedTuple):
-    """What a command printed and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-
 Command = Callable[..., Ran]
 
 
@@ -52,13 +42,7 @@ def features(
     for name in ("FEATURES_OFFLINE", "FEATURES_WAREHOUSE", "FEATURES_PROJECT_DIR"):
         monkeypatch.delenv(name, raising=False)
 
-    def run(*arguments: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["features", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return Ran(int(exit_.value.code or 0), *capsys.readouterr())
-
-    return run
+    return Typing(monkeypatch, capsys)
 
 
 def test_views_that_can_be_are_published_and_the_others_are_named(

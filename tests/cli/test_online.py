@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import pytest
 
-from feature_server.cli.main import NOT_FIT, main
+from feature_server.cli.main import NOT_FIT
 from feature_server.definitions.facts import FeatureRef, FeatureService
 from feature_server.definitions.registry import Registry, write_registry
 from feature_server.settings import load_settings
+from tests.support.ran import Ran, Typing
 from tests.support.sync_project import Tables, at, make_view
 
 SPEND = make_view(features={"spend": "float64", "card": "string"}, refresh="hourly")
@@ -28,14 +27,6 @@ FRAUD = FeatureService(
         FeatureRef(SPEND.id, "card", f"{SPEND.id}:card"),
     ),
 )
-
-
-class Ran(NamedTuple):
-    """What a command printed and its exit code."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -56,13 +47,7 @@ def features(
     registry = Registry(project="test", feature_views=(SPEND, PAIR), feature_services=(FRAUD,))
     write_registry(settings.registry_path, registry)
 
-    def run(*arguments: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["features", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return Ran(int(exit_.value.code or 0), *capsys.readouterr())
-
-    return run
+    return Typing(monkeypatch, capsys)
 
 
 def test_sync_says_in_one_line_what_it_did_to_each_view(features: Callable[..., Ran]) -> None:
