@@ -27,11 +27,11 @@ FIRST = {
     "Commands(Path('.'), {}, Path('.features/run/demo.log'))",
 }
 # These make folders where the user or a folder that is there already says: in the offline store, which others may read,
-# in a dbt source's location, in dbt's target folder, beside a page, in a dbt project; `features docs` and `features
-# stream` make the home first.
+# in a dbt source's location, in dbt's target folder, beside a page, in a dbt project, in a private scratch folder;
+# `features docs` and `features stream` make the home first.
 ELSEWHERE = {
     "offline/files.py", "history/log.py", "offline/session.py", "catalog/site.py", "dbt/compiled.py",
-    "scaffold/edits.py", "scaffold/fresh.py",
+    "asof/scratching.py", "scaffold/edits.py", "scaffold/fresh.py",
 }  # fmt: skip
 
 
