@@ -30,9 +30,13 @@ def change_keys(path: Path, change: Callable[[KeyRing], KeyRing]) -> KeyRing:
     """All keys after a change; one process at a time, and the file is whole whenever it is read."""
     make_private(path.parent)
     with changing(path):
-        ring = change(read_keys(path) or KeyRing())
-        write_whole(path, lambda file: file.write(ring.to_json()))
-        path.chmod(0o600)
+        ring = read_keys(path) or KeyRing()
+        return _write(path, ring.changed_to(change(ring)))
+
+
+def _write(path: Path, ring: KeyRing) -> KeyRing:
+    write_whole(path, lambda file: file.write(ring.to_json()))
+    path.chmod(0o600)
     return ring
 
 
@@ -44,17 +48,47 @@ class Copied(Protocol):
 
 
 def copy_keys(path: Path, online: Copied) -> bool:
-    """Make Redis' copy equal to the file, where there is one; whether it was not."""
-    if not path.exists():
+    """Make Redis' copy equal to the file; whether it was not.
+
+    The file is made equal to a later list of its ring, and where there is none: the project has another home.
+
+    OnlineStoreError where the copy is of another ring: two homes have each made a first key.
+    """
+    if online.keys() is None and not path.exists():
         return False
+    make_private(path.parent)
     with changing(path):  # else what was revoked meanwhile could come back
-        ring = read_keys(path)
-        return ring is not None and online.put_keys(ring.to_json(), keyed=bool(ring.keys))
+        ring, copy = read_keys(path), _copy_of(online, may_be_damaged=path.exists())
+        if ring is None or (copy is not None and copy.ring == ring.ring and copy.number > ring.number):
+            if copy is not None:
+                _write(path, copy)
+            return False
+        if copy is not None and copy.keys and copy.ring != ring.ring:
+            raise OnlineStoreError(
+                "the keys of access in Redis are those of another home", where=str(path), expected="keys of one home",
+                got="a first key made in each",
+                remedy="take this file away, and make its keys again: they are then added to the others",
+            )  # fmt: skip
+        return online.put_keys(ring.to_json(), keyed=bool(ring.keys))
+
+
+def _copy_of(online: Copied, *, may_be_damaged: bool) -> KeyRing | None:
+    if (stored := online.keys()) is None:
+        return None
+    try:
+        return decode_keys(stored, kind=OnlineStoreError, where=COPY)
+    except UNREADABLE as error:
+        if may_be_damaged:
+            return None
+        raise OnlineStoreError(
+            "the keys of access in Redis cannot be read", where=COPY, got=str(error),
+            remedy="run `features sync` where the keys were made",
+        ) from None  # fmt: skip
 
 
 def keys_in_force(path: Path, online: Copied) -> KeyRing:
     """Those of Redis' copy; where it has none, those of the file, which it then has."""
-    if (stored := online.keys()) is None:
+    if online.keys() is None:
         copy_keys(path, online)
         return read_keys(path) or KeyRing()
-    return decode_keys(stored, kind=OnlineStoreError, where=COPY)
+    return _copy_of(online, may_be_damaged=False) or KeyRing()

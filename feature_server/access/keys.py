@@ -44,9 +44,15 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
-    """All keys that were ever made, in that order; those revoked stay, so that their ids tell who had them."""
+    """All keys that were ever made, in that order; those revoked stay, so that their ids tell who had them.
+
+    `ring` is of its own from the first key on, `number` rises with each change: of two lists of one ring the one with
+    the higher number counts.
+    """
 
     format: int = KEYS_FORMAT
+    ring: str = ""
+    number: int = 0
     keys: tuple[Key, ...] = ()
 
     def __iter__(self) -> Iterator[Key]:
@@ -68,14 +74,24 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
         return self if key.revoked_us is not None else self._with(msgspec.structs.replace(key, revoked_us=now_us))
 
     def rotated(self, key_id: str, new: Key, until_us: int) -> "KeyRing":
-        """The same with a key in the place of one that holds no longer than `until_us`."""
+        """The same with a key in the place of one that holds no longer than `until_us`; RequestError where another
+        is in its place already."""
         old = self.key(key_id)
+        if after := [key.id for key in self.keys if key.replaces == key_id]:
+            raise RequestError(
+                f"key {shown(key_id)} was rotated before", where=key_id, expected="a key that no other replaces",
+                got=f"{after[0]} in its place", remedy=f"rotate {after[0]}",
+            )  # fmt: skip
         until_us = until_us if old.expires_us is None else min(until_us, old.expires_us)
         return self._with(msgspec.structs.replace(old, expires_us=until_us)).added(new)
 
     def _with(self, changed: Key) -> "KeyRing":
         keys = tuple(changed if key.id == changed.id else key for key in self.keys)
         return msgspec.structs.replace(self, keys=keys)
+
+    def changed_to(self, other: "KeyRing") -> "KeyRing":
+        """Other keys as the next list of this ring."""
+        return msgspec.structs.replace(other, ring=self.ring or secrets.token_hex(8), number=self.number + 1)
 
     def to_json(self) -> bytes:
         return msgspec.json.encode(self)

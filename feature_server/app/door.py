@@ -131,14 +131,21 @@ class Door:
             raise NotSignedIn(f"key {key.id} is {state}", where="the header authorization", remedy=_REMEDY)
         return key
 
+    def lost(self) -> OnlineStoreRefused | None:
+        """Why nobody is answered, where that is because the keys are lost."""
+        loaded = self._reader.loaded
+        keyed = self._keyed or (loaded is not None and loaded.online.keyed)
+        if self._by_digest or not self._absent or not keyed:
+            return None
+        return OnlineStoreRefused(
+            "the keys of access are not in Redis, so nobody is answered", where=self._reader.names.keys.decode(),
+            remedy="run `features sync` where the keys were made: it brings them back",
+        )  # fmt: skip
+
     def _check_open(self) -> None:
         """Raises where no key is known because they are lost, or where nobody is let in without one."""
-        loaded = self._reader.loaded
-        if self._absent and (self._keyed or (loaded is not None and loaded.online.keyed)):
-            raise OnlineStoreRefused(
-                "the keys of access are not in Redis, so nobody is answered", where=self._reader.names.keys.decode(),
-                remedy="run `features sync` where the keys were made: it brings them back",
-            )  # fmt: skip
+        if (lost := self.lost()) is not None:
+            raise lost
         if not self._open_to_all:
             raise NotSignedIn(
                 "there is no key of access yet, and other machines reach this server", where="the header authorization",

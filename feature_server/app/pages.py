@@ -195,6 +195,8 @@ class _Pages:
             unread = _unread(online, self._server.reader.refused)
             (degraded if unread.some_are_read else reasons).extend(unread.why)
             degraded += [doubt(online, view_id) for view_id in filter(online.is_doubtful, sorted(online.views))]
+            await self._server.door.refresh()
+            failures += filter(None, [self._server.door.lost()])
         logged = [*reasons, *map(str, failures), *degraded]
         reasons += [as_text(told_outside(error)) for error in failures]
         answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from ..errors import FeatureStoreError, OnlineStoreError, RequestError
+from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError
 from ..settings import Settings
 from .main import Json, ProjectDir, app, in_force, online_store, show
 
@@ -52,6 +53,7 @@ def create(
         owner=owner, group=_group(group, registry), scopes=scopes, now_us=now_us,
         expires_us=None if expires is None else now_us + _duration_us(expires, "--expires"),
     )  # fmt: skip
+    _take_later(settings)
     change_keys(settings.keys_path, lambda ring: ring.added(key))
     _tell_made(key, text, json=json)
     _copy(settings)
@@ -73,6 +75,7 @@ def revoke(key_id: KeyId, project_dir: ProjectDir = None, json: Json = False) ->
     from ..access.file import change_keys
 
     settings, _ = in_force(project_dir)
+    _take_later(settings)
     _ring(settings).key(key_id)  # else a file would be made
     ring = change_keys(settings.keys_path, lambda ring: ring.revoked(key_id, _now_us()))
     _copy(settings)
@@ -93,10 +96,16 @@ def rotate(
     settings, _ = in_force(project_dir)
     now_us = _now_us()
     until_us = now_us if grace == "0" else now_us + _duration_us(grace, "--grace")
-    old = _ring(settings).key(key_id)
-    key, text = rotate_key(old, now_us=now_us)
-    change_keys(settings.keys_path, lambda ring: ring.rotated(key_id, key, until_us))
-    _tell_made(key, text, json=json)
+    _take_later(settings)
+    _ring(settings).key(key_id)
+    made: list[tuple[Key, str]] = []
+
+    def change(ring: KeyRing) -> KeyRing:
+        made[:] = [rotate_key(ring.key(key_id), now_us=now_us)]
+        return ring.rotated(key_id, made[0][0], until_us)
+
+    change_keys(settings.keys_path, change)
+    _tell_made(*made[0], json=json)
     _copy(settings)
 
 
@@ -112,6 +121,7 @@ def reset(
     settings, _ = in_force(project_dir)
     if not yes:
         typer.confirm("Forget all keys? Servers on loopback then answer everybody on their machine", abort=True)
+    _take_later(settings)
     change_keys(settings.keys_path, lambda ring: KeyRing())
     _copy(settings)
     typer.echo("no keys are left")
@@ -122,6 +132,14 @@ def _ring(settings: Settings) -> KeyRing:
     from ..access.keys import KeyRing
 
     return read_keys(settings.keys_path) or KeyRing()
+
+
+def _take_later(settings: Settings) -> None:
+    """Begin with what another home of the project has changed, where Redis answers."""
+    from ..access.file import copy_keys
+
+    with suppress(OnlineStoreUnavailable), online_store(settings) as online:
+        copy_keys(settings.keys_path, online)
 
 
 def _copy(settings: Settings) -> None:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..dtypes import json_value
-from ..errors import FeatureStoreError, OnlineStoreUnavailable, shown
+from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, shown
 from ..formats import ONLINE_FORMAT
-from ..settings import load_settings
+from ..settings import Settings, load_settings
 from .main import Json, Progress, ProjectDir, app, finish, in_force, online_store, progress_bar, show
 from .offline import Refresh, select_views
 
 if TYPE_CHECKING:
     from ..client.result import FeatureVector
     from ..definitions.registry import Registry
+    from ..online.store import OnlineStore
 
 
 @app.command(epilog="Example: features sync customer__transactions")
@@ -52,7 +53,6 @@ def sync(
     A view that cannot be synced keeps no other from it: exit code 1, or 3 where all of those must be published first.
     Views that a service binds are synced where one is named. Killed at any moment and run again, it ends the same.
     """
-    from ..access.file import copy_keys
     from ..offline.store import OfflineStore
     from ..publish.noted import good_us
     from ..sync.run import SyncOptions
@@ -67,7 +67,7 @@ def sync(
         good_us=lambda view_id: good_us(view_id, settings),
     )  # fmt: skip
     with online_store(settings) as online, ExitStack() as bars:
-        copy_keys(settings.keys_path, online)  # before there is anything to read
+        _copy_keys(settings, online)  # before there is anything to read
 
         def progress(view_id: str) -> Progress:
             bars.close()  # that of the view before
@@ -78,10 +78,22 @@ def sync(
             left_out=[registry.feature_view(name).id for name in leave_out or ()], now_us=settings.now_us,
             options=options, progress=progress, report=(lambda result: None) if json else typer.echo,
         )  # fmt: skip
-        copy_keys(settings.keys_path, online)  # of a Redis that was empty, the registry says it from now on
+        _copy_keys(settings, online)  # of a Redis that was empty, the registry says it from now on
     if done.notice is not None:
         typer.echo(f"note: {done.notice}", err=True)
     finish({"results": done.results}, "failures", done.failures, json=json)
+
+
+def _copy_keys(settings: Settings, online: OnlineStore) -> None:
+    """What keeps the keys of access from Redis is said; it keeps no view from it."""
+    from ..access.file import copy_keys
+
+    try:
+        copy_keys(settings.keys_path, online)
+    except OnlineStoreUnavailable:
+        raise
+    except OnlineStoreError as error:
+        typer.echo(f"note: {error}", err=True)
 
 
 def _check_chosen(

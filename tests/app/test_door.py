@@ -195,6 +195,8 @@ def test_a_server_that_finds_the_keys_lost_answers_nobody(keys: Keys, store: str
             assert refused.status_code == 503
             assert "features sync" in refused.json()["remedy"]
             assert httpx.get(f"{server.address}/", headers=bearing(key), trust_env=False).status_code == 503
+        ready = httpx.get(f"{server.address}/ready", trust_env=False)
+        assert (ready.status_code, "keys of access" in ready.text) == (503, True)
         assert httpx.post(server.address + PUSH, json=EVENT, trust_env=False).status_code == 503
         with OnlineStore(store) as online:
             online.put_keys(keys.ring.to_json(), keyed=True)

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import stat
 import sys
 from collections.abc import Callable
@@ -150,6 +151,57 @@ def test_without_any_key_left_this_machine_may_do_all_again(
         assert status(server.address, None) == 200
     assert features("serve", "--host", "0.0.0.0", "--port", "0").code == 1
     assert features("keys", "list").out == "no key was made yet: `features keys create`\n"
+
+
+def test_homes_of_one_project_have_one_list(
+    features: Callable[..., Ran], valkey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The admin's, Airflow's, and one restored from a backup."""
+    shutil.copytree(tmp_path / "home", tmp_path / "airflow")
+    mine = made(features("keys", "create", "--owner", "me", "--scope", "read:*"))
+    assert features("sync").code == 0
+    backup = (tmp_path / "home" / "keys.json").read_bytes()
+    with served(valkey, FEATURES_HOME=str(tmp_path), clock=at(90).isoformat()) as server:
+        monkeypatch.setenv("FEATURES_HOME", str(tmp_path / "airflow"))
+        theirs = made(features("keys", "create", "--owner", "Airflow", "--scope", "read:*"))
+        assert (status(server.address, mine), status(server.address, theirs)) == (200, 200)
+        assert features("keys", "revoke", mine.split("_")[1]).code == 0
+        assert (status(server.address, mine), status(server.address, theirs)) == (401, 200)
+        monkeypatch.setenv("FEATURES_HOME", str(tmp_path / "home"))
+        (tmp_path / "home" / "keys.json").write_bytes(backup)
+        assert features("sync").code == 0
+        assert (status(server.address, mine), status(server.address, theirs)) == (401, 200)
+        assert [line.split()[1] for line in features("keys", "list").out.splitlines()] == ["revoked", "valid"]
+        assert features("keys", "reset", "--yes").code == 0
+        assert status(server.address, None) == 200
+
+
+def test_two_first_keys_are_not_one_list(
+    features: Callable[..., Ran], valkey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tmp_path / "home", tmp_path / "airflow")
+    monkeypatch.setenv("FEATURES_REDIS_URL", "redis://127.0.0.1:1")
+    assert features("keys", "create", "--owner", "me", "--scope", "read:*").code == 1
+    monkeypatch.setenv("FEATURES_REDIS_URL", valkey)
+    monkeypatch.setenv("FEATURES_HOME", str(tmp_path / "airflow"))
+    theirs = made(features("keys", "create", "--owner", "Airflow", "--scope", "read:*"))
+    monkeypatch.setenv("FEATURES_HOME", str(tmp_path / "home"))
+    for command in (("keys", "create", "--owner", "me", "--scope", "read:*"), ("keys", "reset", "--yes")):
+        ran = features(*command)
+        assert (ran.code, "those of another home" in ran.err) == (1, True)
+        assert not KEY.search(ran.out)
+    ran = features("sync")
+    assert (ran.code, "those of another home" in ran.err) == (0, True)
+    with served(valkey, FEATURES_HOME=str(tmp_path), clock=at(90).isoformat()) as server:
+        assert (status(server.address, None), status(server.address, theirs)) == (401, 200)
+
+
+def test_a_key_is_rotated_once(features: Callable[..., Ran]) -> None:
+    first = made(features("keys", "create", "--owner", "me", "--scope", "read:*")).split("_")[1]
+    second = made(features("keys", "rotate", first, "--grace", "1h")).split("_")[1]
+    ran = features("keys", "rotate", first)
+    assert (ran.code, f"rotate {second}" in ran.err) == (1, True)
+    assert "until" not in features("keys", "list").out.splitlines()[1]
 
 
 def test_beyond_this_machine_a_server_wants_a_key_first(features: Callable[..., Ran]) -> None:
