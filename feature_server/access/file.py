@@ -1,12 +1,13 @@
 """The truth of all keys: a file beside the registry, of its owner alone. Redis has a copy, by which servers go."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from ..durable import changing, make_private, write_whole
 from ..errors import UNREADABLE, OnlineStoreError, SettingsError
-from .keys import KeyRing, decode_keys
+from .keys import KeyRing, decode_copy, decode_keys
 
 COPY = "the keys of access in Redis"
 
@@ -75,15 +76,11 @@ def copy_keys(path: Path, online: Copied) -> bool:
 def _copy_of(online: Copied, *, may_be_damaged: bool) -> KeyRing | None:
     if (stored := online.keys()) is None:
         return None
-    try:
+    if not may_be_damaged:
+        return decode_copy(stored, where=COPY)
+    with suppress(*UNREADABLE):
         return decode_keys(stored, kind=OnlineStoreError, where=COPY)
-    except UNREADABLE as error:
-        if may_be_damaged:
-            return None
-        raise OnlineStoreError(
-            "the keys of access in Redis cannot be read", where=COPY, got=str(error),
-            remedy="run `features sync` where the keys were made",
-        ) from None  # fmt: skip
+    return None
 
 
 def keys_in_force(path: Path, online: Copied) -> KeyRing:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from ..errors import RequestError, UnknownNameError, shown
+from ..errors import UNREADABLE, OnlineStoreError, RequestError, UnknownNameError, shown
 from ..formats import check_format
 
 KEYS_FORMAT = 1
@@ -22,7 +22,7 @@ State = Literal["valid", "expired", "revoked"]
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One key: whose it is, which dbt group its owner belongs to, and what it may do (`scopes.Scope` as text).
+    """One key: whose it is, which dbt group its owner belongs to, and what it may do (as `scopes.parse_scope` gives it).
 
     Times are microseconds since 1970 UTC; `replaces` is the id of the key that it was rotated from.
     """
@@ -144,3 +144,14 @@ def decode_keys(stored: bytes, *, kind: type[Exception], where: str) -> KeyRing:
         remedy="a newer version of feature-warehouse wrote it: use that one here too (docs/upgrade.md)",
     )  # fmt: skip
     return msgspec.json.decode(stored, type=KeyRing)
+
+
+def decode_copy(stored: bytes, *, where: str) -> KeyRing:
+    """The list as Redis has it; OnlineStoreError where it cannot be read."""
+    try:
+        return decode_keys(stored, kind=OnlineStoreError, where=where)
+    except UNREADABLE as error:
+        raise OnlineStoreError(
+            "the keys of access cannot be read", where=where, got=str(error),
+            remedy="run `features sync` where the keys were made",
+        ) from None  # fmt: skip

@@ -10,10 +10,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from ..access.keys import Key, KeyRing, decode_keys, digest
+from ..access.keys import Key, KeyRing, decode_copy, digest
 from ..access.scopes import EXPLAIN, READ, Grant
 from ..definitions.facts import FeatureRef
-from ..errors import UNREADABLE, NotSignedIn, OnlineStoreError, OnlineStoreRefused
+from ..errors import NotSignedIn, OnlineStoreError, OnlineStoreRefused
 from ..online.readers import AsyncRedisReader
 from ..online.registry import OnlineRegistry
 from ..serving.plan import Plan
@@ -161,13 +161,7 @@ class Door:
         epoch, stored = await self._redis.mget([names.epoch, names.keys])
         self._absent = stored is None
         if stored is not None:
-            try:
-                ring = decode_keys(stored, kind=OnlineStoreError, where=names.keys.decode())
-            except UNREADABLE as error:
-                raise OnlineStoreError(
-                    "the keys of access cannot be read", where=names.keys.decode(), got=str(error),
-                    remedy="run `features sync` where the keys were made",
-                ) from None  # fmt: skip
+            ring = decode_copy(stored, where=names.keys.decode())
             self._ring, self._by_digest = ring, {key.sha256: key for key in ring.keys}
             self._known = {}
         elif self._by_digest:
