@@ -22,7 +22,7 @@ State = Literal["valid", "expired", "revoked"]
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One key: whose it is, which dbt group its owner belongs to, and what it may do (as `scopes.parse_scope` gives it).
+    """One key: whose it is, which dbt group its owner belongs to, and what it may do (`scopes.parse_scope`).
 
     Times are microseconds since 1970 UTC; `replaces` is the id of the key that it was rotated from.
     """
