@@ -11,19 +11,22 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.processes import processes_that
+
 ROOT = Path(__file__).parents[1]
 
 
 def processes_of(folder: Path) -> list[str]:
     """Command lines of processes that speak of the folder, on their command line or as their home."""
     found = []
-    for process in psutil.process_iter():
-        try:
-            facts = [*process.cmdline(), process.environ().get("FEATURES_HOME", "")]
-        except psutil.Error:
-            continue
-        if any(str(folder) in fact for fact in facts):
-            found.append(" ".join(process.cmdline()))
+
+    def speaks(process: psutil.Process) -> bool:
+        command, home = process.cmdline(), process.environ().get("FEATURES_HOME", "")
+        if spoken := any(str(folder) in fact for fact in (*command, home)):
+            found.append(" ".join(command))
+        return spoken
+
+    processes_that(speaks)
     return found
 
 

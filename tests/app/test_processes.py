@@ -19,6 +19,7 @@ import psutil
 from feature_server import FeatureClient
 from feature_server.online.embedded import EmbeddedValkey
 from tests.support.online_rows import NOW, OnlineRows, view
+from tests.support.processes import valkey_servers
 from tests.support.served import Served, eventually, metrics, served
 from tests.support.serving_cases import AT_NOW, RISK
 
@@ -139,8 +140,7 @@ def test_without_a_url_the_embedded_store_is_served_and_ends_with_the_server(tmp
     with served(None, clock=None, FEATURES_PROJECT_DIR=str(tmp_path)) as running:
         assert httpx.get(running.address + "/ready", trust_env=False).status_code == 503
         children = psutil.Process(running.process.pid).children(recursive=True)
-        found = [each for each in psutil.process_iter() if each.name() == "valkey-server"]
-        (valkey,) = [each for each in found if each.cwd() == str(tmp_path / ".features" / "valkey")]
+        (valkey,) = valkey_servers(tmp_path / ".features" / "valkey")
         errors = running.stop()
         assert [process for process in (*children, valkey) if process.is_running()] == []
     assert "clock" not in errors

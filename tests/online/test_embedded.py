@@ -20,6 +20,7 @@ from feature_server.online import embedded
 from feature_server.online.embedded import EmbeddedValkey
 from feature_server.online.readers import RedisReader
 from feature_server.settings import load_settings
+from tests.support.processes import valkey_servers
 
 USER = """
 import sys
@@ -50,11 +51,7 @@ def server_id(url: str) -> int:
 
 def servers(folder: Path) -> list[int]:
     """Process ids of living Valkey servers whose working folder is this one."""
-    found = []
-    for process in psutil.process_iter(["name", "cwd", "status"]):
-        if process.info["name"] == "valkey-server" and process.info["cwd"] == str(folder):
-            found.append(process.pid)
-    return found
+    return [process.pid for process in valkey_servers(folder)]
 
 
 def gone(folder: Path) -> bool:

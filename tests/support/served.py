@@ -20,6 +20,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.online_rows import NOW
+from tests.support.processes import processes_that
 
 
 class Served:
@@ -32,11 +33,10 @@ class Served:
         self.port = int(address.rsplit(":", 1)[1])
 
     def workers(self) -> list[psutil.Process]:
-        return [
-            child
-            for child in psutil.Process(self.process.pid).children()
-            if child.status() != psutil.STATUS_ZOMBIE and "feature_server.app.worker" in child.cmdline()
-        ]
+        def is_worker(child: psutil.Process) -> bool:
+            return child.status() != psutil.STATUS_ZOMBIE and "feature_server.app.worker" in child.cmdline()
+
+        return processes_that(is_worker, psutil.Process(self.process.pid).children())
 
     def log(self) -> str:
         """What it has written to standard error."""
