@@ -193,9 +193,9 @@ def serve(url: str, home: str) -> None:
     """A worker as the supervisor starts one, that also tells what its looks have found."""
     import asyncio
 
-    from feature_server.app.access import create_access
     from feature_server.app.features import FeatureServer
     from feature_server.app.pages import create_pages
+    from feature_server.app.sites import create_sites
     from feature_server.app.supervisor import Served, WorkerConfig, listen
     from feature_server.app.worker import THREAD_SECONDS, Worker
     from feature_server.settings import load_settings
@@ -218,7 +218,7 @@ def serve(url: str, home: str) -> None:
     sys.setswitchinterval(THREAD_SECONDS)
     listener = listen("127.0.0.1", 0)
     settings = load_settings({}, home=home, redis_url=url)
-    server = FeatureServer(Served(redis_url=url, settings=settings, access=create_access("127.0.0.1", "127.0.0.1", ())))
+    server = FeatureServer(Served(redis_url=url, settings=settings, sites=create_sites("127.0.0.1", "127.0.0.1", ())))
     answer, server.other = create_pages(server), other
     ready, writing = os.pipe()
     print(listener.getsockname()[1], flush=True)

@@ -13,23 +13,23 @@ from starlette.responses import PlainTextResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from feature_server.app.access import ForeignPage, UnknownHost, create_access
+from feature_server.app.sites import ForeignPage, UnknownHost, create_sites
 
 HOST = "127.0.0.1"
 
 
 class LocalOnly:
-    """An ASGI application that hands on to another what `feature_server.app.access` lets pass."""
+    """An ASGI application that hands on to another what `feature_server.app.sites` lets pass."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._access = create_access(HOST, HOST, ())
+        self._sites = create_sites(HOST, HOST, ())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._app
         if scope["type"] == "http":
             try:
-                self._access.check(scope["method"], dict(scope["headers"]))
+                self._sites.check(scope["method"], dict(scope["headers"]))
             except (ForeignPage, UnknownHost) as error:
                 answer = PlainTextResponse(str(error), error.status)
         await answer(scope, receive, send)

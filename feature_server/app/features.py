@@ -18,7 +18,6 @@ from ..serving.drive import AsyncFeatures
 from ..serving.long import long_rows
 from ..serving.plan import FEW_VIEWS, MOST_TOGETHER, InParts, Plan
 from ..serving.reader import FeatureReader, OnlineFeatures
-from .access import check_coding, check_json, headers_of
 from .bodies import (
     LARGE,
     BodyTooLarge,
@@ -36,6 +35,7 @@ from .door import Door
 from .json import JsonWriter
 from .pieces import Result
 from .push import PushQueue, read_push, write_result
+from .sites import check_coding, check_json, headers_of
 from .supervisor import Served
 
 log = logging.getLogger("feature_server")
@@ -63,7 +63,7 @@ class FeatureServer:
         self.counts = SharedCounts(self.reader.counts)
         self.pushes = PushQueue(served)
         self.room = Room()
-        open_to_all = not served.access.beyond_loopback
+        open_to_all = not served.sites.beyond_loopback
         self.door = Door(self.redis, self.reader, self.online, open_to_all=open_to_all, keyed=served.keyed)
         self.draining = False
         self.other: ASGIApp
@@ -79,7 +79,7 @@ class FeatureServer:
         held = Held(self.room)
         try:
             headers = headers_of(scope["headers"])
-            self.served.access.check(scope["method"], headers, http_version=scope["http_version"])
+            self.served.sites.check(scope["method"], headers, http_version=scope["http_version"])
             if scope["method"] == "POST" and scope["path"] in (READ_PATH, PUSH_PATH):
                 route = scope["path"]
                 check_coding(headers)

@@ -36,7 +36,6 @@ from ..online.registry import LastVerified, OnlineRegistry
 from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers, told_outside
 from ..templates.render import compile_pages, render
 from ..verify.explanation import bounds
-from .access import headers_of
 from .connections import counted_as
 from .describe import Seen, describe_entity, describe_service, describe_view, service_request, view_request
 from .explain import EXPLAIN_ROUTE, explain_feature, parse_question
@@ -44,6 +43,7 @@ from .features import INTERNAL_ERROR, FeatureServer, log, log_failure
 from .openapi import openapi
 from .promised import promised, read_pushed, standings
 from .signing import SIGN_IN, SIGN_OUT, form_of, new_form, shown_by_cookie, signed_in, signed_out, with_form
+from .sites import headers_of
 
 if TYPE_CHECKING:
     from ..online.store import OnlineStore

@@ -19,7 +19,7 @@ import msgspec
 from ..errors import FeatureStoreError, SettingsError
 from ..processes import parse_process, this_process
 from ..settings import Settings
-from .access import Access
+from .sites import Sites
 
 DRAIN_SECONDS = 0.5  # how long a worker that is to end still accepts connections, closing each with its answer
 GRACE_SECONDS = 30  # how long after that a request may still take
@@ -35,7 +35,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
     redis_url: str
     settings: Settings
-    access: Access
+    sites: Sites
     keyed: bool = False
 
 

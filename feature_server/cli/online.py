@@ -191,8 +191,8 @@ def serve(
     import logging
 
     from ..access.file import keys_in_force
-    from ..app.access import OPEN, create_access
     from ..app.describe import example_request
+    from ..app.sites import OPEN, create_sites
     from ..app.supervisor import Served, Supervisor, listen
     from ..offline.owned import filled_by
     from ..online.address import parse_redis_url
@@ -206,7 +206,7 @@ def serve(
     if settings.redis_url is not None:
         parse_redis_url(settings.redis_url)
     listener = listen(host, port)
-    access = create_access(listener.getsockname()[0], host, settings.allowed_hosts)
+    sites = create_sites(listener.getsockname()[0], host, settings.allowed_hosts)
     address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
     with connect(settings) as url:
         keyed = None  # while Redis does not answer
@@ -215,7 +215,7 @@ def serve(
             if filled is not None:
                 check_filled(once_more(store.registry), filled.owner, filled.adopted)
             keyed = bool(keys_in_force(settings.keys_path, store).keys)
-        access.check_keyed(keyed, host)
+        sites.check_keyed(keyed, host)
 
         def announce() -> None:
             if settings.clock is not None:
@@ -230,5 +230,5 @@ def serve(
             typer.echo(f"serving features on {address} workers={workers} redis={parse_redis_url(url).shown}")
             typer.echo(f"try: curl {address}/get-online-features -d '{example}'")
 
-        served = Served(redis_url=url, settings=settings, access=access, keyed=bool(keyed))
+        served = Served(redis_url=url, settings=settings, sites=sites, keyed=bool(keyed))
         Supervisor(listener, served, workers=workers).run(announce)

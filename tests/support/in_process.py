@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from feature_server.app import connections
-from feature_server.app.access import create_access
 from feature_server.app.features import FeatureServer
 from feature_server.app.pages import create_pages
+from feature_server.app.sites import create_sites
 from feature_server.app.supervisor import Served
 from feature_server.settings import Settings
 
@@ -20,8 +20,8 @@ class InProcess:
     """A server, how many turns others had while it answered, and the headers of its last answer."""
 
     def __init__(self, url: str, settings: Settings) -> None:
-        access = create_access("127.0.0.1", "localhost", ())
-        self.app = FeatureServer(Served(redis_url=url, settings=settings, access=access))
+        sites = create_sites("127.0.0.1", "localhost", ())
+        self.app = FeatureServer(Served(redis_url=url, settings=settings, sites=sites))
         self.app.other = create_pages(self.app)
         self.turns = 0
         self.headers: dict[bytes, bytes] = {}

@@ -52,7 +52,7 @@ class WrongContentType(RequestError):
     status = 415
 
 
-class Access(msgspec.Struct, frozen=True):
+class Sites(msgspec.Struct, frozen=True):
     """`hosts` are the names that are answered, `named` those that the setting gives.
 
     `beyond_loopback` when other machines reach the server: without the setting any name is answered then.
@@ -113,13 +113,13 @@ def headers_of(given: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return headers
 
 
-def create_access(bound: str, host: str, named: Iterable[str]) -> Access:
+def create_sites(bound: str, host: str, named: Iterable[str]) -> Sites:
     """For a server that was told to listen on `host`, bound to the address `bound`; SettingsError for a wrong name."""
     given = frozenset(map(_named, named))
     address = ip_address(bound.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     own = {f"[{bound}]" if ":" in bound else bound, host.lower(), "localhost", "127.0.0.1", "[::1]"}
-    return Access(given | own, given, not (mapped or address).is_loopback)
+    return Sites(given | own, given, not (mapped or address).is_loopback)
 
 
 def check_json(headers: Mapping[bytes, bytes]) -> None:

@@ -12,7 +12,7 @@ import msgspec
 import psutil
 import pytest
 
-from feature_server.app.access import Access, create_access
+from feature_server.app.sites import Sites, create_sites
 from feature_server.app.supervisor import listen
 from feature_server.errors import FeatureStoreError, SettingsError
 from tests.support.served import Served, metrics, served
@@ -113,15 +113,15 @@ def test_names_that_the_setting_gives_are_answered(server: Served, valkey_server
 @pytest.mark.parametrize("name", ["*", "http://features.internal", "a b", "features.internal/x"])
 def test_a_setting_that_is_no_host_name_is_refused(name: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        create_access("127.0.0.1", "localhost", ("shop.example", name))
+        create_sites("127.0.0.1", "localhost", ("shop.example", name))
     assert (refused.value.where, refused.value.got) == ("FEATURES_ALLOWED_HOSTS", repr(name))
 
 
-def asked(access: Access, *, http_version: str = "1.1", **headers: str) -> int:
+def asked(sites: Sites, *, http_version: str = "1.1", **headers: str) -> int:
     """The status of a GET with these headers, 200 when it is let through."""
     given = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
     try:
-        access.check("GET", given, http_version=http_version)
+        sites.check("GET", given, http_version=http_version)
     except FeatureStoreError as error:
         return error.status
     return 200
@@ -129,12 +129,12 @@ def asked(access: Access, *, http_version: str = "1.1", **headers: str) -> int:
 
 @pytest.mark.parametrize("bound", ["0.0.0.0", "::", "192.168.1.7", "8.8.8.8"])
 def test_beyond_loopback_any_name_is_answered_unless_the_setting_names_them(bound: str) -> None:
-    open_to_all = create_access(bound, bound, ())
+    open_to_all = create_sites(bound, bound, ())
     assert open_to_all.beyond_loopback
     assert asked(open_to_all, host="features.internal:6566") == 200
     assert asked(open_to_all, host="features.internal", origin="http://evil.example") == 403
     assert asked(open_to_all, host="[::1") == 421
-    named = create_access(bound, bound, ("features.internal",))
+    named = create_sites(bound, bound, ("features.internal",))
     assert asked(named, host="features.internal") == 200
     assert asked(named, host="localhost") == 200
     assert asked(named, host="evil.example") == 421
@@ -142,12 +142,12 @@ def test_beyond_loopback_any_name_is_answered_unless_the_setting_names_them(boun
 
 @pytest.mark.parametrize("bound", ["127.0.0.1", "::1", "127.0.1.1", "::ffff:127.0.0.1"])
 def test_on_loopback_the_address_and_the_name_that_were_bound_are_answered(bound: str) -> None:
-    access = create_access(bound, "Devbox", ())
-    assert not access.beyond_loopback
+    sites = create_sites(bound, "Devbox", ())
+    assert not sites.beyond_loopback
     own = f"[{bound}]" if ":" in bound else bound
-    assert [asked(access, host=host) for host in (own, "devbox:6566", "other")] == [200, 200, 421]
-    assert [asked(access), asked(access, http_version="1.0")] == [400, 200]  # no browser asks without a host
-    assert msgspec.json.decode(msgspec.json.encode(access), type=Access) == access
+    assert [asked(sites, host=host) for host in (own, "devbox:6566", "other")] == [200, 200, 421]
+    assert [asked(sites), asked(sites, http_version="1.0")] == [400, 200]  # no browser asks without a host
+    assert msgspec.json.decode(msgspec.json.encode(sites), type=Sites) == sites
 
 
 def test_a_push_wants_json_so_that_no_form_can_push(http: httpx.Client, valkey_server: str) -> None:
@@ -182,7 +182,7 @@ def test_a_header_that_is_there_twice_is_refused_whichever_comes_first(server: S
 
 
 def test_space_around_a_host_is_not_part_of_it() -> None:
-    assert [asked(create_access("127.0.0.1", "localhost", ()), host=host) for host in ("localhost \t", "evil ")] == [
+    assert [asked(create_sites("127.0.0.1", "localhost", ()), host=host) for host in ("localhost \t", "evil ")] == [
         200, 421,
     ]  # fmt: skip
 
@@ -193,14 +193,14 @@ def test_space_around_a_host_is_not_part_of_it() -> None:
      ("0.0.0.0", True), ("::", True), ("10.0.0.7", True), ("fe80::1%eth0", True)],
 )  # fmt: skip
 def test_a_server_that_other_machines_reach_does_not_start_without_keys(bound: str, beyond: bool) -> None:
-    access = create_access(bound, "features.internal", ())
+    sites = create_sites(bound, "features.internal", ())
     for keyed in (True, None):  # None: Redis does not answer yet, and the door lets nobody in until it has
-        access.check_keyed(keyed, "features.internal")
+        sites.check_keyed(keyed, "features.internal")
     if beyond:
         with pytest.raises(SettingsError, match=r"no key of access yet(.|\n)*features keys create"):
-            access.check_keyed(False, "features.internal")
+            sites.check_keyed(False, "features.internal")
     else:
-        access.check_keyed(False, "features.internal")
+        sites.check_keyed(False, "features.internal")
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64, "no such host", ""])
