@@ -81,12 +81,13 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True):
-    """One column of a feature view."""
+    """One column of a feature view. `pii` is set, and true, where its values tell of a person."""
 
     name: str
     dtype: DType
     description: str = ""
     tags: tuple[str, ...] = ()
+    pii: bool | UnsetType = UNSET
 
 
 class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +146,11 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def pii_names(self) -> tuple[str, ...]:
+        """The names of the features that tell of a person."""
+        return tuple(feature.name for feature in self.features if feature.pii)
 
 
 class FeatureRef(msgspec.Struct, frozen=True):
@@ -212,7 +218,7 @@ def event_view(view: FeatureView) -> FeatureView:
         features=(
             Feature(name=EVENT_ID, dtype=plan.event_id),
             Feature(name=COUNTS, dtype=DType("bool")),
-            *(Feature(name=argument.name, dtype=argument.dtype) for argument in plan.arguments),
+            *(Feature(name=argument.name, dtype=argument.dtype, pii=argument.pii) for argument in plan.arguments),
         ),
     )
 

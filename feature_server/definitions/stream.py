@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ..dtypes import DType
 
@@ -69,11 +70,12 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Argument(msgspec.Struct, frozen=True):
-    """A row-level expression of the model, a column `name` of `row_sql`."""
+    """A row-level expression of the model, a column `name` of `row_sql`. `pii` as that of a feature."""
 
     name: str
     dtype: DType
     sql: str
+    pii: bool | UnsetType = UNSET
 
 
 class Aggregate(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
-from feature_server.definitions.facts import Feature, FeatureView, JoinKey, format_duration, parse_duration
+from feature_server.definitions.facts import (
+    Feature,
+    FeatureView,
+    JoinKey,
+    fingerprint,
+    format_duration,
+    parse_duration,
+)
 from feature_server.dtypes import DType
 from feature_server.manifest.blocks import BLOCKS, REFRESH
 
@@ -67,6 +76,16 @@ def test_a_view_goes_by_its_name_and_version() -> None:
     assert (view.ttl, versioned.ttl) == ("1d", None)
     assert view.key_names == ("customer_id", "country")
     assert view.feature_names == ("transactions_1h",)
+
+
+def test_what_is_no_pii_says_nothing_of_it() -> None:
+    plain, told = Feature(name="amount", dtype=DType("int64")), Feature(name="email", dtype=DType("string"), pii=True)
+    view = FeatureView(name="customer__contact", entities=(), join_keys=(), features=(plain, told))
+    assert view.pii_names == ("email",)
+    assert b"pii" not in msgspec.json.encode(plain)
+    assert fingerprint(view) == fingerprint(
+        msgspec.structs.replace(view, features=(plain, msgspec.structs.replace(told, pii=UNSET)))
+    )
 
 
 def test_the_documentation_lists_exactly_the_keys_that_are_read() -> None:
