@@ -1,14 +1,17 @@
 """Who asks, by the keys of access, and whether he may.
 
 Keys are read from Redis, and again whenever the epoch of the online registry has moved: it moves with each change of
-them, and is fetched with every read, so that a key is revoked with the next request. Keys that were known stay in force
-where Redis has lost them.
+them, and is fetched with every read, so that a key is revoked with the next request. Before the first sync there is no
+epoch, and they are read whenever anybody asks. Keys that were known stay in force where Redis has lost them, also for a
+worker that takes another's place.
 """
 
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from ..access.keys import Key, KeyRing, decode_copy, digest
 from ..access.scopes import EXPLAIN, READ, Grant
@@ -44,10 +47,17 @@ class Door:
         self._redis, self._reader, self._online = redis, reader, online
         self._open_to_all, self._keyed = open_to_all, keyed
         self._ring: KeyRing | None = None  # None: not read yet
+        self._left: Path | None = None  # where workers leave the list for one another
         self._epoch: bytes | None = None
         self._absent = True  # Redis had no list of keys, not even an empty one
+        self._missed = False  # and some were known: it was said
         self._by_digest: dict[str, Key] = {}
         self._known: dict[bytes, Key] = {}  # by the header that showed them
+
+    def share(self, folder: Path) -> None:
+        """Leave the list in a folder for the worker that takes this one's place, and begin with what is left there."""
+        self._left = folder / "keys.json"
+        self._keyed |= bool(self._found().keys)
 
     async def admit(self, shown: bytes, *, without_redis: bool = False) -> bytes:
         """What a request shows, as the header authorization does, to be asked about again; NotSignedIn where that opens
@@ -107,7 +117,7 @@ class Door:
     async def look(self) -> bool:
         """Read the keys again if they may have changed, and say so: once a second also where nobody asks."""
         with suppress(OnlineStoreError):
-            if self._ring is None or await self._redis.mget([self._reader.names.epoch]) != [self._epoch]:
+            if self._epoch is None or await self._redis.mget([self._reader.names.epoch]) != [self._epoch]:
                 await self._load()
                 return True
         return False
@@ -159,13 +169,33 @@ class Door:
     async def _load(self) -> None:
         names = self._reader.names
         epoch, stored = await self._redis.mget([names.epoch, names.keys])
-        self._absent = stored is None
         if stored is not None:
             ring = decode_copy(stored, where=names.keys.decode())
-            self._ring, self._by_digest = ring, {key.sha256: key for key in ring.keys}
-            self._known = {}
-        elif self._by_digest:
+            if ring != self._ring:
+                self._take(ring)
+                self._leave(stored)
+        elif self._ring is None:
+            self._take(self._found())
+        if stored is None and self._by_digest and not self._missed:
             log.warning("the keys of access are not in Redis: those known before stay in force")
-        else:
-            self._ring = KeyRing()
+        self._absent, self._missed = stored is None, stored is None and bool(self._by_digest)
         self._epoch = epoch
+
+    def _take(self, ring: KeyRing) -> None:
+        self._ring, self._by_digest = ring, {key.sha256: key for key in ring}
+        self._known = {}
+
+    def _leave(self, stored: bytes) -> None:
+        if self._left is None:
+            return
+        new = self._left.with_name(f"keys.{os.getpid()}")
+        try:
+            new.write_bytes(stored)
+            new.replace(self._left)
+        except OSError as error:
+            log.error("the keys of access cannot be left for a worker that takes this one's place: %s", error)
+
+    def _found(self) -> KeyRing:
+        if self._left is None or not self._left.exists():
+            return KeyRing()
+        return decode_copy(self._left.read_bytes(), where=str(self._left))

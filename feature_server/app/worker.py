@@ -64,7 +64,9 @@ class Worker(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
         loop.add_reader(sys.stdin.fileno(), self._supervisor_spoke)
-        self._server.counts.share(Path(self._worker.counts_folder), f"{self._worker.slot}.counts")
+        folder = Path(self._worker.counts_folder)
+        self._server.counts.share(folder, f"{self._worker.slot}.counts")
+        self._server.door.share(folder)
         self._memory = self._server.watch_memory()
         await self._server.prepare()
         await super().startup(sockets)

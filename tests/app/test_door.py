@@ -303,21 +303,55 @@ def test_cookies_of_others_do_not_hide_the_key(server: Served, keys: Keys) -> No
         assert httpx.get(f"{server.address}/entities", headers=headers, trust_env=False).status_code == 200
 
 
-def test_a_worker_that_is_started_anew_does_not_take_lost_keys_for_none(keys: Keys, store: str) -> None:
-    mine = keys.make("read:*")
+def started_anew(server: Served) -> None:
+    (worker,) = server.workers()
+    worker.kill()
+    worker.wait(30)
+    assert eventually(lambda: any(other.pid != worker.pid for other in server.workers()))
+    assert eventually(lambda: httpx.get(f"{server.address}/health", trust_env=False).status_code == 200)
+
+
+@pytest.mark.parametrize("when", ["before the server starts", "after"])
+def test_a_worker_that_is_started_anew_knows_the_keys_that_redis_has_lost(keys: Keys, store: str, when: str) -> None:
+    mine = keys.make("read:*", "metrics") if when != "after" else ""
     with served(store) as server:
+        assert read(server, mine or None).status_code == 200
+        mine = mine or keys.make("read:*", "metrics")
         assert read(server, mine).status_code == 200
+        gone = keys.make("admin")
+        assert read(server, gone).status_code == 200
+        keys.revoke(gone)
+        assert read(server, gone).status_code == 401
         redis.Redis.from_url(store).flushall()
+        started_anew(server)
+        for page in ("/metrics", "/sign-in"):
+            assert httpx.get(server.address + page, headers=bearing(mine), trust_env=False).status_code == 200
+        assert httpx.get(f"{server.address}/metrics", trust_env=False).status_code == 401
         rows = OnlineRows(store)
         rows.define(RISK)  # as a sync of a home without the keys does
         rows.put("merchant__risk", "a", NOW, 0.5)
-        (worker,) = server.workers()
-        worker.kill()
-        worker.wait(30)
-        assert eventually(server.workers)
-        assert eventually(lambda: read(server, mine).status_code == 503)
-        assert read(server, None).status_code == 503
-        assert httpx.get(f"{server.address}/metrics", trust_env=False).status_code == 503
+        assert [read(server, key).status_code for key in (mine, None, gone)] == [200, 401, 401]
+        started_anew(server)
+        assert [read(server, key).status_code for key in (mine, None, gone)] == [200, 401, 401]
+        assert 1 <= server.log().count("are not in Redis") <= 3  # once a worker
+
+
+def test_keys_count_before_anything_is_synced(valkey: str) -> None:
+    keys = Keys(valkey)
+    with served(valkey) as server:
+
+        def ask(key: str | None, page: str = "/metrics") -> int:
+            return httpx.get(server.address + page, headers=bearing(key), trust_env=False).status_code
+
+        assert (ask(None), ask(None, "/openapi.json")) == (200, 200)
+        mine = keys.make("metrics")
+        assert (ask(None), ask(mine), ask(None, "/openapi.json")) == (401, 200, 401)
+        other = keys.make("metrics")
+        assert (ask(mine), ask(other)) == (200, 200)
+        keys.revoke(mine)
+        assert (ask(mine), ask(other)) == (401, 200)
+        answer = httpx.post(server.address + PUSH, json=EVENT, headers=bearing(mine), trust_env=False)
+        assert answer.status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/sign-in", "/sign-out"])
