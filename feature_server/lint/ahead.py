@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import msgspec
 from sqlglot import exp
 
-from ..queries.parts import equalities, read_by, sql_of, using_of
-from ..queries.rows import Inputs
+from ..queries.parts import conditions, equalities, in_order, read_by, sql_of, using_of
+from ..queries.rows import Inputs, place
 from ..queries.times import is_floor, is_time_of
 from ..written.described import is_time
-from .now import conditions, is_used, place
+from .now import is_used
 
 _PLAIN = (exp.Paren, exp.Cast, exp.AtTimeZone, exp.Coalesce)
 
@@ -84,18 +84,7 @@ def _is_its_own(join: exp.Join, alias: str, inputs: Inputs) -> bool:
 
 def _bounds(condition: exp.Expr, inputs: Inputs) -> Iterator[_Bound]:
     """What a condition says of times of two relations."""
-    if isinstance(condition, exp.Between):
-        this = condition.this
-        pairs = [(condition.args["low"], this), (this, condition.args["high"])]
-    elif isinstance(condition, exp.LT | exp.LTE):
-        pairs = [(condition.left, condition.right)]
-    elif isinstance(condition, exp.GT | exp.GTE):
-        pairs = [(condition.right, condition.left)]
-    elif isinstance(condition, exp.EQ):
-        pairs = [(condition.left, condition.right), (condition.right, condition.left)]
-    else:
-        return
-    for low, high in pairs:
+    for low, high in in_order(condition):
         earlier, later = _moment(low, inputs), _moment(high, inputs)
         if earlier is not None and later is not None and earlier.alias != later.alias:
             yield _Bound(earlier.alias, later.alias, condition, slack=earlier.shift < 0 or later.shift > 0)

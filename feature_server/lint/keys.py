@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import TypeVar
 
 import msgspec
 from sqlglot import exp
 
+from ..queries.known import known_of, known_of_union
 from ..queries.parts import (
     conjuncts,
     defined,
@@ -21,7 +21,7 @@ from ..queries.parts import (
     using_of,
 )  # fmt: skip
 from ..queries.rows import Inputs, Key, Rows, Term, term_of
-from ..queries.times import is_known, is_time_of, passed
+from ..queries.times import is_time_of, passed
 from ..written.described import is_time
 from .grains import NONE, Tested, is_one_to_one, of_inputs
 from .hindsight import later_of
@@ -74,9 +74,10 @@ class Reading:
         if query.args.get("distinct") and left.columns is not None:
             keys |= {frozenset(left.columns)}
         times, written = left.times | right.times, left.written and right.written
-        current, late, known = left.current and right.current, left.late | right.late, left.known | right.known
+        current, late, by = left.current and right.current, left.late | right.late, left.by or right.by
         after_us, later = max(left.after_us, right.after_us), left.later | right.later
-        found = Rows(keys, left.columns, times, current, written, late, after_us, known, later, left.by or right.by)
+        found = Rows(keys, left.columns, times, current, written, late, after_us, later=later, by=by)
+        found = known_of_union(query, left, right, found)
         self._tell(query, found)
         return found
 
@@ -97,8 +98,7 @@ class Reading:
 
     def _select(self, select: exp.Select, ctes: Mapping[str, Rows]) -> Rows:
         inputs = self._inputs(select, ctes)
-        for nested in nested_in(select):
-            self.rows(nested, ctes)
+        nested = [self.rows(each, ctes) for each in nested_in(select)]
         grouped = _grouped(select, inputs)
         tested = self._tested.get(id(select), frozenset())
         if is_one_to_one(select):
@@ -123,9 +123,8 @@ class Reading:
         current = current and not is_told_outside(select, inputs)
         late = frozenset[str]().union(*(each.late for each in read))
         after_us = max((each.after_us for each in read), default=0)
-        knowing = {name: each.known for name, each in inputs.relations.items()}
-        known = passed(select, knowing, partial(is_known, after_us=after_us)) if late else late
-        rows = Rows(frozenset(_fewest(found)), columns, times, current, written, late, after_us, known)
+        rows = Rows(frozenset(_fewest(found)), columns, times, current, written, late, after_us)
+        rows = known_of(select, inputs, nested, rows)
         by = chosen_by(select, inputs) if current else None
         later = later_of(select, inputs.relations)
         return msgspec.structs.replace(rows, current=current or is_open(select, inputs), later=later, by=by)
@@ -337,6 +336,8 @@ def _renamed(rows: Rows, alias: exp.Expr | None) -> Rows:
         )
     names = dict(zip(rows.columns, [*given, *rows.columns[len(given) :]], strict=False))
     keys = (frozenset(names.get(column, column) for column in key) for key in rows.keys)
-    times, known = (frozenset(names.get(column, column) for column in each) for each in (rows.times, rows.known))
+    times, known, first = (
+        frozenset(names.get(column, column) for column in each) for each in (rows.times, rows.known, rows.first)
+    )
     columns = tuple(names.values())
-    return msgspec.structs.replace(rows, keys=frozenset(keys), columns=columns, times=times, known=known)
+    return msgspec.structs.replace(rows, keys=frozenset(keys), columns=columns, times=times, known=known, first=first)

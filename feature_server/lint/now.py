@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from sqlglot import exp
 
-from ..queries.parts import conjuncts, equalities, group_of, nodes_of, read_by, sql_of, using_of
-from ..queries.rows import Inputs, Rows
+from ..queries.parts import conditions, conjuncts, equalities, group_of, nodes_of, read_by, sql_of, using_of
+from ..queries.rows import Inputs, Rows, place
 from ..queries.times import is_time_of
 from ..written.described import is_time
 
@@ -124,14 +124,6 @@ def _kind(join: exp.Join) -> str:
     return str(join.args.get("method") or join.args.get("kind") or "").upper()
 
 
-def conditions(select: exp.Select) -> Iterator[exp.Expr]:
-    """All that AND binds in a SELECT's WHERE and joins."""
-    where = select.args.get("where")
-    yield from conjuncts(where.this if where is not None else None)
-    for _, join in read_by(select):
-        yield from conjuncts(join.args.get("on") if join is not None else None)
-
-
 def _told_when(select: exp.Select, alias: str, rows: Rows, inputs: Inputs) -> bool:
     """Whether a condition compares a time of the relation with what is of another."""
     usings = {name for _, join in read_by(select) if join is not None for name in using_of(join)}
@@ -144,17 +136,6 @@ def _told_when(select: exp.Select, alias: str, rows: Rows, inputs: Inputs) -> bo
             if len(own) < len(columns) and any(_is_its_time(one, rows) for one in own):
                 return True
     return False
-
-
-def place(column: exp.Column, inputs: Inputs) -> str | None:
-    """The relation that a column is of, where that is known."""
-    if column.table:
-        return column.table.lower()
-    if len(inputs.relations) == 1:
-        return next(iter(inputs.relations))
-    name = column.name.lower()
-    having = [alias for alias, rows in inputs.relations.items() if rows.columns is None or name in rows.columns]
-    return having[0] if len(having) == 1 else None
 
 
 def is_used(select: exp.Select, alias: str, inputs: Inputs) -> bool:

@@ -6,9 +6,8 @@ from sqlglot import exp
 
 from ..queries.lists import WRAPPERS, is_order_free
 from ..queries.parts import defined, group_of, nodes_of, partition_of, read_by, sql_of, using_of
-from ..queries.rows import Inputs, Key, Term, term_of
+from ..queries.rows import Inputs, Key, Term, place, term_of
 from .keys import chosen
-from .now import place
 
 _BY_PLACE = (exp.RowNumber, exp.Lag, exp.Lead, exp.NthValue, exp.Ntile)  # a row's own place counts
 _PICKS = (exp.First, exp.Last, exp.AnyValue, exp.FirstValue, exp.LastValue, exp.ArgMax, exp.ArgMin)

@@ -39,6 +39,27 @@ def conjuncts(condition: exp.Expr | None) -> Iterator[exp.Expr]:
         yield condition
 
 
+def conditions(select: exp.Select) -> Iterator[exp.Expr]:
+    """All that AND binds in a SELECT's WHERE and joins."""
+    where = select.args.get("where")
+    yield from conjuncts(where.this if where is not None else None)
+    for _, join in read_by(select):
+        yield from conjuncts(join.args.get("on") if join is not None else None)
+
+
+def in_order(condition: exp.Expr) -> list[tuple[exp.Expr, exp.Expr]]:
+    """What a condition says of an order: pairs, of which the first is not greater than the second."""
+    if isinstance(condition, exp.Between):
+        return [(condition.args["low"], condition.this), (condition.this, condition.args["high"])]
+    if isinstance(condition, exp.LT | exp.LTE):
+        return [(condition.left, condition.right)]
+    if isinstance(condition, exp.GT | exp.GTE):
+        return [(condition.right, condition.left)]
+    if isinstance(condition, exp.EQ):
+        return [(condition.left, condition.right), (condition.right, condition.left)]
+    return []
+
+
 def equalities(condition: exp.Expr | None) -> Iterator[tuple[exp.Expr, exp.Expr]]:
     for one in conjuncts(condition):
         if isinstance(one, exp.EQ | exp.NullSafeEQ):

@@ -28,8 +28,9 @@ class Rows(msgspec.Struct, frozen=True):
 
     `times` are the columns that say when; a relation is `current` that says how things are now, without one, or as an
     entity does, and `written` where it stands in the project itself, as a seed does. `late` are the sources under it of
-    which it is said when rows were known, `known` the columns with that time, `after_us` how long that takes at most.
-    `by` is a column that rows of how things are now were chosen by.
+    which it is said when rows were known, `known` the columns with that time, `after_us` how long that takes at most;
+    `first` those of `known` that say it by the first row of a group, and `until` the columns, of a query around this
+    one, by whose time each row was known. `by` is a column that rows of how things are now were chosen by.
     """
 
     keys: frozenset[frozenset[str]] = frozenset()
@@ -42,6 +43,8 @@ class Rows(msgspec.Struct, frozen=True):
     known: frozenset[str] = frozenset()
     later: Later = Later()
     by: str | None = None
+    first: frozenset[str] = frozenset()
+    until: frozenset[Term] = frozenset()
 
 
 class Inputs(msgspec.Struct):
@@ -88,3 +91,14 @@ def term_of(expression: exp.Expr, inputs: Inputs) -> Term:
     if expression.table:
         return expression.table.lower(), name
     return (next(iter(inputs.relations)) if len(inputs.relations) == 1 else "?"), name
+
+
+def place(column: exp.Column, inputs: Inputs) -> str | None:
+    """The relation that a column is of, where that is known."""
+    if column.table:
+        return column.table.lower()
+    if len(inputs.relations) == 1:
+        return next(iter(inputs.relations))
+    name = column.name.lower()
+    having = [alias for alias, rows in inputs.relations.items() if rows.columns is None or name in rows.columns]
+    return having[0] if len(having) == 1 else None

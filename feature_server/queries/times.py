@@ -37,15 +37,15 @@ def passed(
     return frozenset(found)
 
 
-def is_known(expression: exp.Expr, known: frozenset[str], after_us: int) -> bool:
-    """Whether an expression says when a row was known: by a column that does, or, where `after_us` is how long that
-    takes, at least so long after another time.
+def is_known(expression: exp.Expr, says: Callable[[exp.Column], bool], after_us: int) -> bool:
+    """Whether an expression says when a row was known: by a column that `says` so, or, where `after_us` is how long
+    that takes, at least so long after another time.
 
     What is earlier than such a column does not, such as the least of several or the day that it is in; what stands for
     one where that is null does not count.
     """
     if isinstance(expression, exp.Column):
-        return expression.name.lower() in known
+        return says(expression)
     if isinstance(expression, _LATER):
         lengths = [_length_us(side) for side in (expression.this, expression.expression)]
         if after_us > 0 and any(length is not None for length in lengths) and _shift_us(expression) >= after_us:
@@ -55,11 +55,11 @@ def is_known(expression: exp.Expr, known: frozenset[str], after_us: int) -> bool
         added = max((length for length in lengths if length is not None), default=math.inf)
         sides = (expression.this.unnest(), expression.expression.unnest())
         floors = (side for side in sides if is_floor(side) and added >= _floor_us(side))
-        return any(is_known(side, known, after_us) for side in (*(one.this for one in floors), *_parts(expression)))
+        return any(is_known(side, says, after_us) for side in (*(one.this for one in floors), *_parts(expression)))
     taken = isinstance(expression, exp.Sub) and _length_us(expression.expression) is not None
     if taken or isinstance(expression, _EARLIER) or is_floor(expression):
         return False
-    return any(is_known(part, known, after_us) for part in _parts(expression))
+    return any(is_known(part, says, after_us) for part in _parts(expression))
 
 
 def _parts(expression: exp.Expr) -> list[exp.Expr]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+import feature_server
 from feature_server.lint.rules import RULES
 from feature_server.lint.run import lint
 from tests.support.tiny_project import write_project
@@ -106,6 +108,103 @@ def test_one_that_does_is_right(tmp_path: Path, source: str, sql: str, staging: 
 ])  # fmt: skip
 def test_a_time_that_is_too_early_is_found(tmp_path: Path, source: str, known: str) -> None:
     assert len(found(tmp_path, source, f"select {known} as created_timestamp from {PAYMENTS}")) == 1
+
+
+@pytest.mark.parametrize("columns", ["landed_at, paid_at", "paid_at, landed_at"])
+def test_each_side_of_a_union_says_when_by_the_place_of_the_column(tmp_path: Path, columns: str) -> None:
+    first, second = columns.split(", ")
+    sides = [f"select id, {each} as created_timestamp from {PAYMENTS}" for each in (first, second)]
+    for union in (" union all ", " union ", " union all by name "):
+        assert len(found(tmp_path, STREAM, union.join(sides))) == 1
+    turned = f"select {columns} as created_timestamp from {PAYMENTS}"
+    other = f"select landed_at as created_timestamp, paid_at from {PAYMENTS}"
+    assert len(found(tmp_path, STREAM, f"{turned} union all {other}")) == 1
+
+
+FIRST = "first_known as (select id, day, min(landed_at) as created_timestamp from told group by all)"
+TOLD = f"told as (select *, date_trunc('day', paid_at) + interval 1 day as day from {PAYMENTS})"
+BY_THEN = "told.id = first_known.id and told.paid_at <= first_known.day"
+COUNT = "select first_known.*, n from first_known, lateral (select count(*) as n from told where"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select * from first_known",
+        "select id, min(landed_at)::timestamptz as created_timestamp from told group by id",
+        "select id, day, (min(landed_at)) as created_timestamp from told where euros > 0 group by 1, 2",
+        "select * from first_known union all select id, day, landed_at from told",
+        "select first_known.id, first_known.created_timestamp, sum(told.euros) from first_known left join told "
+        f"on {BY_THEN} and told.landed_at <= first_known.created_timestamp group by all",
+        f"select first_known.*, told.euros from first_known join told on {BY_THEN} "
+        "where first_known.created_timestamp > told.landed_at",
+        f"{COUNT} {BY_THEN} and told.landed_at <= first_known.created_timestamp)",
+        "select *, (select count(*) from told where told.id = first_known.id and "
+        "first_known.created_timestamp >= told.landed_at) as n from first_known",
+        f"select first_known.id, greatest(first_known.created_timestamp, told.landed_at) as created_timestamp, euros "
+        f"from first_known join told on {BY_THEN}",
+        "select first_known.id, told.landed_at as created_timestamp from first_known join told "
+        "on told.id = first_known.id and first_known.created_timestamp < told.landed_at",
+    ],
+)
+def test_a_group_is_known_from_its_first_row_on_where_nothing_later_is_in_it(tmp_path: Path, sql: str) -> None:
+    assert found(tmp_path, STREAM, f"with {TOLD}, {FIRST} {sql}") == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select id, sum(euros), min(landed_at) as created_timestamp from told group by id",
+        "select id, min(landed_at) as created_timestamp from told group by id having count(*) > 3",
+        "select id, min(landed_at) as created_timestamp, row_number() over (partition by id order by id) as n "
+        "from told group by id",
+        "select id, min(landed_at) as created_timestamp from told where exists (select 1 from told as late "
+        "where late.id = told.id and late.paid_at < told.paid_at) group by id",
+        "select first_known.id, first_known.created_timestamp, sum(told.euros) from first_known left join told "
+        f"on {BY_THEN} group by all",
+        f"select first_known.*, told.euros, told.landed_at from first_known join told on {BY_THEN} "
+        "and told.paid_at <= first_known.created_timestamp",
+        f"select first_known.*, told.euros from first_known join told on {BY_THEN} "
+        "and first_known.created_timestamp <= told.landed_at",
+        f"select first_known.*, told.euros from first_known join (select *, landed_at as created_timestamp from told) "
+        f"as told on {BY_THEN}",
+        f"{COUNT} {BY_THEN})",
+        "select *, (select count(*) from told where told.id = first_known.id) as n from first_known",
+        "select * from first_known semi join told using (id)",
+        "select * from first_known except select id, day, landed_at from told where euros < 0",
+    ],
+)
+def test_a_group_that_holds_what_was_known_after_its_first_row_is_found(tmp_path: Path, sql: str) -> None:
+    assert len(found(tmp_path, STREAM, f"with {TOLD}, {FIRST} {sql}")) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "count"),
+    [
+        ("and {{ events }}.known_at <= {{ ticks }}.created_timestamp", "and true", 1),
+        ("{{ events }}.known_at <= {{ ticks }}.created", "{{ events }}.occurred_at <= {{ ticks }}.created", 1),
+        ("corrections.known_at as created_timestamp", "corrections.occurred_at as created_timestamp", 1),
+        ("min(known_at) as created", "min(tick) as created", 1),
+        ("interval '1 microsecond'", "interval '2 microseconds'", 0),
+    ],
+)
+def test_the_ticks_of_the_package_are_right_and_faults_in_them_are_found(
+    tmp_path: Path, written: str, instead: str, count: int
+) -> None:
+    package = Path(feature_server.__file__).parent / "dbt_package"
+    own = shutil.copytree(package, tmp_path / "dbt_packages" / "feature_warehouse")
+    macro = own / "macros" / "window_ticks.sql"
+    text = macro.read_text()
+    assert written in text
+    macro.write_text(text.replace(written, instead))
+    staging = "*, paid_at as occurred_at, landed_at as known_at, null::timestamp as superseded_at"
+    sql = (
+        "with payments as ({{ feature_warehouse.window_input(ref('stg_payments'), '1 day', ['7 days']) }}), "
+        "ticks as ({{ feature_warehouse.window_ticks('payments', ['id'], '1 day', ['7 days']) }}) "
+        "select ticks.*, count(payments.id) as payments_7d "
+        "from {{ feature_warehouse.in_window('ticks', 'payments', ['id'], '7 days') }} group by all"
+    )
+    assert len(found(tmp_path, STREAM, sql, staging=staging)) == count
 
 
 def test_a_view_over_a_source_that_says_nothing_and_one_with_a_stream_are_right(tmp_path: Path) -> None:
