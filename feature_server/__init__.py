@@ -9,7 +9,7 @@ from typing import Any
 _PUBLIC = {
     "AsyncFeatureClient": "client.features",
     "FeatureClient": "client.features",
-    "FeatureStore": "training.store",
+    "FeatureStore": "store",
     "FeatureStoreError": "errors",
 }
 

@@ -1,12 +1,17 @@
 """Arrow's types and arrays: the type of a feature, and arrays on NumPy's memory, without pandas."""
 
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING, Any
+
 import pyarrow as pa
 
 from .dtypes import DType
-from .point_in_time import Int64s
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .point_in_time import Int64s
 
 _ARROW_TYPES: dict[str, pa.DataType] = {
     "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(),
@@ -44,6 +49,8 @@ def arrow_int64(values: Int64s) -> Any:
 
 def numpy_integers(values: Any) -> np.ndarray:
     """An Arrow array of integers as NumPy, arbitrary where null; `to_numpy` would import pandas too."""
+    import numpy as np
+
     dtype = f"{'u' if pa.types.is_unsigned_integer(values.type) else 'i'}{values.type.bit_width // 8}"
     if len(values) == values.null_count:
         return np.zeros(len(values), dtype=dtype)
@@ -52,6 +59,8 @@ def numpy_integers(values: Any) -> np.ndarray:
 
 def numpy_bools(values: Any) -> np.ndarray:
     """An Arrow array of booleans without nulls, for NumPy."""
+    import numpy as np
+
     if len(values) == 0:
         return np.empty(0, dtype=bool)
     bits = np.unpackbits(np.frombuffer(values.buffers()[1], dtype=np.uint8), bitorder="little")
@@ -59,6 +68,8 @@ def numpy_bools(values: Any) -> np.ndarray:
 
 
 def arrow_array(type_: pa.DataType, values: np.ndarray, valid: np.ndarray | None) -> Any:
+    import numpy as np
+
     bits: Any = None if valid is None else np.packbits(valid, bitorder="little")
     data: Any = np.ascontiguousarray(values)
     return pa.Array.from_buffers(type_, len(values), [bits if bits is None else pa.py_buffer(bits), pa.py_buffer(data)])

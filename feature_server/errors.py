@@ -4,6 +4,9 @@
     ├── DefinitionError          the project's YAML or SQL is wrong; carries every problem found
     ├── UnknownNameError         a view, feature, service or entity that the registry does not hold
     ├── RequestError             a read or a spine that cannot be answered as asked (HTTP 422)
+    │   └── TooLarge             one that is beyond a limit (HTTP 413)
+    ├── TooManyJobs              more training sets at a time than are taken in (HTTP 429)
+    ├── CannotTrain              a feature server without an offline store, or what reads it (HTTP 501)
     ├── NotSignedIn              a request without a key, or with one that opens nothing (HTTP 401)
     ├── AccessDenied             a key that may not do this (HTTP 403)
     ├── SettingsError            an environment variable or option that cannot be used
@@ -160,6 +163,24 @@ class RequestError(FeatureStoreError):
     """A read or a spine that cannot be answered as asked."""
 
     status = 422
+
+
+class TooLarge(RequestError):
+    """A spine, or what is made of it, beyond a limit."""
+
+    status = 413
+
+
+class TooManyJobs(FeatureStoreError):
+    """More training sets at a time than a feature server takes in."""
+
+    status = 429
+
+
+class CannotTrain(FeatureStoreError):
+    """A feature server without an offline store, or without what reads it."""
+
+    status = 501
 
 
 class NotSignedIn(FeatureStoreError):

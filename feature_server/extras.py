@@ -1,6 +1,7 @@
 """What of other people's libraries is installed: which extra brings which, and the error where one is missing.
 
-The base install is the client alone; `[server]`, `[warehouse]` and `[airflow]` each hold the one before.
+The base install is the client alone; `[server]`, `[warehouse]` and `[airflow]` each hold the one before. `[training]`
+adds to the base what training sets from a feature server need: pyarrow.
 """
 
 import sys
@@ -18,6 +19,7 @@ LIBRARIES = {  # by their import names, under the smallest extra that installs t
     "warehouse": ("dbt", "deltalake", "duckdb", "pandas", "polars", "pyarrow", "ruamel", "sqlglot", "yaml"),
     "airflow": ("airflow",),
 }  # fmt: skip
+TRAINING = f"{DISTRIBUTION}[training]"
 TOLD = ("dbt-core", "dbt-duckdb", "duckdb", "deltalake", "apache-airflow")  # by `features --version`
 
 
@@ -26,12 +28,15 @@ def missing(error: ModuleNotFoundError, where: str) -> NotInstalled:
     library = (error.name or "").partition(".")[0]
     for extra, libraries in LIBRARIES.items():
         if library in libraries:
-            wanted = f"{DISTRIBUTION}[{extra}]"
-            return NotInstalled(
-                "a library that this needs is not installed", where=where, expected=f"an install of {wanted}",
-                got=str(error), remedy=f"pip install '{wanted}'",
-            )  # fmt: skip
+            return lacking(error, where, f"{DISTRIBUTION}[{extra}]")
     raise error
+
+
+def lacking(error: ModuleNotFoundError, where: str, wanted: str) -> NotInstalled:
+    return NotInstalled(
+        "a library that this needs is not installed", where=where, expected=f"an install of {wanted}", got=str(error),
+        remedy=f"pip install '{wanted}'",
+    )  # fmt: skip
 
 
 @contextmanager

@@ -5,13 +5,13 @@ What pandas lacks, it has from Arrow. A null is never a value: integers and bool
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import numpy as np
 import pyarrow as pa
 
 from .arrow import arrow_type
@@ -58,7 +58,7 @@ def to_pandas(table: pa.Table) -> pandas.DataFrame:
             return None  # pandas' own keep null, unit and zone
         name = _PANDAS.get(type_)
         if name == "str":
-            return pandas.StringDtype(na_value=np.nan)  # what `str` means in pandas 3, whatever its options are
+            return pandas.StringDtype(na_value=math.nan)  # what `str` means in pandas 3, whatever its options are
         return pandas.ArrowDtype(type_) if name is None else pandas.api.types.pandas_dtype(name)
 
     return table.to_pandas(types_mapper=dtype, ignore_metadata=True)

@@ -13,6 +13,8 @@ from .errors import Error, FeatureStoreError, cut
 
 READ_PATH = "/get-online-features"
 PUSH_PATH = "/push"
+TRAIN_PATH = "/train"
+TRAIN_TYPE = "application/vnd.features.train"
 Status = Literal["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
 
 
@@ -78,6 +80,62 @@ class PushResponse(msgspec.Struct, frozen=True, kw_only=True):
 def push_response(accepted: int, rejected: Iterable[tuple[int, str]]) -> PushResponse:
     """What became of a push, as `ingest` tells it."""
     return PushResponse(accepted=accepted, rejected=tuple(RejectedEvent(*found) for found in rejected))
+
+
+class GetHistoricalFeatures(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """A training set: the first line of a body whose rest is the spine, an Arrow IPC stream or a Parquet file.
+
+    `id` is the client's own for the job, so that a request without an answer may be sent again.
+    """
+
+    features: list[str] | None = None
+    feature_service: str | None = None
+    full_feature_names: bool = False
+    as_known: bool = False
+    event_timestamp: str = "event_timestamp"
+    versions: dict[str, int] = {}
+    id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")] | None = None
+
+    @property
+    def what(self) -> str | list[str]:
+        """The service or the features; RequestError unless it is one of them."""
+        if self.feature_service is not None and self.features is None:
+            return self.feature_service
+        if self.features is None or self.feature_service is not None:
+            raise errors.RequestError(
+                "not one of the two", where="$", expected='"features": ["view:feature"] or "feature_service": "name"'
+            )
+        return self.features
+
+
+class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The Parquet file that a job has made, and what is told of it."""
+
+    bytes: int
+    sha256: str
+    rows: int
+    feature_columns: tuple[str, ...]
+    versions: dict[str, int]
+    null_share: dict[str, float]
+    deprecated: dict[str, str] = {}
+
+
+class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a job stands: `ahead` of it in line; `rows` done of `all_rows`, `views` of `all_views` in those being made.
+
+    `doing` is what takes its time before the first row.
+    """
+
+    id: str
+    state: Literal["waiting", "running", "done", "failed"]
+    ahead: int = 0
+    doing: str = ""
+    rows: int = 0
+    all_rows: int = 0
+    views: int = 0
+    all_views: int = 0
+    result: TrainingResult | None = None
+    error: Error | None = None
 
 
 _RETRY_AFTER = "retry-after"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -37,6 +37,25 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     idle_seconds: Seconds = 75
 
 
+Count = Annotated[int, Meta(gt=0)]
+
+
+class TrainLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the feature server takes on of training sets: each field is set by FEATURES_TRAIN_ and its name in capitals.
+
+    `rows` of a spine, where a key has no limit of its own; `spine_bytes` as it comes and as it is read, `result_bytes`
+    of the file made of it; `memory_bytes` of a job's process; `jobs` at once, others wait; `keep_seconds` for which a
+    result waits to be fetched.
+    """
+
+    rows: Count = 10_000_000
+    spine_bytes: Count = 1 << 30
+    result_bytes: Count = 8 << 30
+    memory_bytes: Count = 4 << 30
+    jobs: Count = 1
+    keep_seconds: Count = 86_400
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Where things are. Each field is set by the environment variable named beside it.
 
@@ -49,7 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     that clients show feature servers. `clock` (FEATURES_CLOCK), an ISO time,
     stops the clock there: for examples, replays and tests. `allowed_hosts` (FEATURES_ALLOWED_HOSTS), separated by
     commas, are further names under which the feature server is asked, `http` (FEATURES_HEAD_BYTES and others) its
-    limits. `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream views kept in a Redis that may evict keys,
+    limits, `train` (FEATURES_TRAIN_ROWS and others) those of training sets.
+    `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream views kept in a Redis that may evict keys,
     `auto_apply` (FEATURES_AUTO_APPLY, 1 or 0) has Airflow's DAGs put the project's definitions in force themselves.
     """
 
@@ -65,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     allow_eviction: bool = False
     auto_apply: bool = False
     http: HttpLimits = HttpLimits()
+    train: TrainLimits = TrainLimits()
 
     def __repr__(self) -> str:
         hidden = {
@@ -138,6 +159,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def keys_path(self) -> Path:
         """Keys of access, beside the registry: without what opens anything."""
         return self.home / "keys.json"
+
+    @property
+    def jobs_path(self) -> Path:
+        """Training sets that feature servers make, until they are fetched."""
+        return self.home / "training"
 
     @property
     def definitions_path(self) -> Path:
@@ -310,18 +336,22 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         allow_eviction=_flag(env, "FEATURES_ALLOW_EVICTION"),
         auto_apply=_flag(env, "FEATURES_AUTO_APPLY"),
         allowed_hosts=tuple(filter(None, map(str.strip, env.get("FEATURES_ALLOWED_HOSTS", "").split(",")))),
-        http=_http_limits(env),
+        http=_limits(env, HttpLimits, "FEATURES_"),
+        train=_limits(env, TrainLimits, "FEATURES_TRAIN_"),
     )
 
 
-def _http_limits(env: Mapping[str, str]) -> HttpLimits:
-    given = {name: text for name in HttpLimits.__struct_fields__ if (text := env.get(f"FEATURES_{name.upper()}"))}
+Limits = TypeVar("Limits", HttpLimits, TrainLimits)
+
+
+def _limits(env: Mapping[str, str], kind: type[Limits], prefix: str) -> Limits:
+    given = {name: text for name in kind.__struct_fields__ if (text := env.get(f"{prefix}{name.upper()}"))}
     try:
-        return msgspec.convert(given, HttpLimits, strict=False)
+        return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         what, _, name = str(error).partition(" - at `$.")
         name = name.strip("`")
         raise SettingsError(
-            "not a limit", where=f"FEATURES_{name.upper()}", got=repr(given[name]), expected=what,
+            "not a limit", where=f"{prefix}{name.upper()}", got=repr(given[name]), expected=what,
             remedy="give a number, or leave it unset",
         ) from None  # fmt: skip

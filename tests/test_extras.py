@@ -83,7 +83,8 @@ def test_a_command_of_a_missing_extra_says_which_to_install(
 @pytest.mark.parametrize(
     ("hidden", "statement", "wanted"),
     [
-        (("warehouse", "airflow"), "from feature_server import FeatureStore", "warehouse"),
+        (("warehouse", "airflow"), "from feature_server import FeatureStore; FeatureStore()", "warehouse"),
+        (("warehouse", "airflow"), "from feature_server import FeatureStore; FeatureStore('http://x')", "training"),
         (("airflow",), "from feature_server.airflow import refresh_dags", "airflow"),
         (("server",), "import feature_server.serving.plan as p; p._reader_of(Stored)", "server"),
     ],

@@ -57,7 +57,7 @@ def test_an_install_of_less_says_what_more_is_needed(extra: str, wheel: Path, tm
     assert "dbt-core not installed" in done(bin_ / "features", "--version", cwd=tmp_path)
     done(bin_ / "python", "-c", "from feature_server import FeatureClient", cwd=tmp_path)
     python = (str(bin_ / "python"), "-c")
-    refused = REFUSED[extra] | {(*python, "from feature_server import FeatureStore"): "warehouse"}
+    refused = REFUSED[extra] | {(*python, "from feature_server import FeatureStore; FeatureStore()"): "warehouse"}
     for command, wanted in refused.items():
         found = run(bin_ / command[0], *command[1:], cwd=tmp_path)
         assert found.returncode == 1, command

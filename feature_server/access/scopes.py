@@ -1,8 +1,8 @@
 """What a key may do: its scopes, checked against the definitions when it is made, and applied to those in force.
 
-A scope is `read:<name>`, `explain:<name>` or `push:<source>`; a name is a feature service's, a feature view's or a
-group's, and `*` stands for all. `metrics` and `admin` have no name. Once it is known which one is meant a scope is
-written with it, `read:service/fraud_v1`: a group that is given the same name later changes nothing.
+A scope is `read:<name>`, `explain:<name>`, `train:<name>` or `push:<source>`; a name is a feature service's, a feature
+view's or a group's, and `*` stands for all. `metrics` and `admin` have no name. Once it is known which one is meant a
+scope is written with it, `read:service/fraud_v1`: a group that is given the same name later changes nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,11 +11,11 @@ from ..definitions.facts import FeatureRef, FeatureView
 from ..definitions.registry import Registry
 from ..errors import AccessDenied, RequestError, UnknownNameError, cut, shown
 
-READ, EXPLAIN, PUSH, METRICS, ADMIN = "read", "explain", "push", "metrics", "admin"
+READ, EXPLAIN, TRAIN, PUSH, METRICS, ADMIN = "read", "explain", "train", "push", "metrics", "admin"
 ALL = "*"
-_OF_FEATURES = (READ, EXPLAIN)
+_OF_FEATURES = (READ, EXPLAIN, TRAIN)
 _KINDS = ("service", "view", "group")
-_EXAMPLES = "read:<service, view or group>, explain:<the same>, push:<source>, metrics or admin"
+_EXAMPLES = "read:<service, view or group>, explain:<the same>, train:<the same>, push:<source>, metrics or admin"
 
 
 def parse_scope(text: str, registry: Registry) -> str:

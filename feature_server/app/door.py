@@ -14,8 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..access.keys import Key, KeyRing, decode_copy, digest
-from ..access.scopes import EXPLAIN, READ, Grant
+from ..access.scopes import EXPLAIN, READ, TRAIN, Grant
 from ..definitions.facts import FeatureRef
+from ..definitions.registry import Registry
 from ..errors import NotSignedIn, OnlineStoreError, OnlineStoreRefused
 from ..online.readers import AsyncRedisReader
 from ..online.registry import OnlineRegistry
@@ -89,13 +90,24 @@ class Door:
         key = self._key(shown)
         if key is None or key.id in plan.allowed:
             return
-        self._grant(key, plan.online).check_features(READ, plan.refs)
+        self._grant(key, plan.online.registry).check_features(READ, plan.refs)
         plan.allowed.add(key.id)
 
     def check_explain(self, shown: bytes, refs: Sequence[FeatureRef], online: OnlineRegistry) -> None:
         """The same where the value of features is to be explained."""
         if (key := self._key(shown)) is not None:
-            self._grant(key, online).check_features(EXPLAIN, refs)
+            self._grant(key, online.registry).check_features(EXPLAIN, refs)
+
+    def check_train(
+        self, shown: bytes, refs: Sequence[FeatureRef], registry: Registry
+    ) -> tuple[Key | None, Grant | None]:
+        """The same where features are to be made into a training set, by the definitions that the offline store is
+        filled by; the key, and what it gives. None of them where all may enter."""
+        if (key := self._key(shown)) is None:
+            return None, None
+        grant = self._grant(key, registry)
+        grant.check_features(TRAIN, refs)
+        return key, grant
 
     async def check_push(self, shown: bytes, source: str) -> None:
         """The same where events of a source are pushed."""
@@ -121,6 +133,10 @@ class Door:
                 await self._load()
                 return True
         return False
+
+    def key_of(self, shown: bytes) -> Key | None:
+        """The key that a request shows, None where all may enter; NotSignedIn where it opens nothing."""
+        return self._key(shown)
 
     def _key(self, shown: bytes) -> Key | None:
         """The key that a header shows; None where all may enter, NotSignedIn or OnlineStoreRefused for no entry."""
@@ -162,8 +178,7 @@ class Door:
                 remedy="make one: `features keys create`",
             )  # fmt: skip
 
-    def _grant(self, key: Key, online: OnlineRegistry | None) -> Grant:
-        registry = None if online is None else online.registry
+    def _grant(self, key: Key, registry: Registry | None) -> Grant:
         return Grant(key.scopes, key.group, registry, f"key {key.id} of {key.owner}")
 
     async def _load(self) -> None:

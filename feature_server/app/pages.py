@@ -33,7 +33,7 @@ from ..errors import (
 from ..history.live import LiveSource, read_live
 from ..online.memory import doubt
 from ..online.registry import LastVerified, OnlineRegistry
-from ..protocol import PUSH_PATH, READ_PATH, encode_error, error_headers, told_outside
+from ..protocol import PUSH_PATH, READ_PATH, TRAIN_PATH, encode_error, error_headers, told_outside
 from ..templates.render import compile_pages, render
 from ..verify.explanation import bounds
 from .connections import counted_as
@@ -44,6 +44,7 @@ from .openapi import openapi
 from .promised import promised, read_pushed, standings
 from .signing import SIGN_IN, SIGN_OUT, form_of, new_form, shown_by_cookie, signed_in, signed_out, with_form
 from .sites import headers_of
+from .training import Training
 
 if TYPE_CHECKING:
     from ..online.store import OnlineStore
@@ -98,6 +99,7 @@ def create_pages(server: FeatureServer) -> Starlette:
             ),
             *(Route(path, pages.counted(path, answer), methods=["POST"]) for path, answer in forms.items()),
             *(Route(path, pages.wrong_method, methods=["POST"]) for path in (READ_PATH, PUSH_PATH)),
+            *Training(server, lambda request: request.scope[SHOWN]).routes(pages.counted),
         ],
         exception_handlers={HTTPException: pages.http_error, FeatureStoreError: pages.refused, Exception: pages.failed},
     )
@@ -141,7 +143,8 @@ class _Pages:
         """The key that a request shows; NotSignedIn without one that opens anything."""
         door = self._server.door
         await door.refresh()
-        shown = shown_by_cookie(headers_of(request.scope["headers"]))
+        headers = headers_of(request.scope["headers"])
+        shown = headers.get(b"authorization", b"") if path.startswith(TRAIN_PATH) else shown_by_cookie(headers)
         return await door.admit(shown, without_redis=path in WITHOUT_REDIS)
 
     async def sign_in(self, request: Request) -> Response:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from ..definitions.deprecation import deprecated_in, warn_deprecated
 from ..definitions.registry import feature_list
-from ..errors import NO_UTF8, FeatureStoreError, OnlineStoreUnavailable, RequestError, SettingsError, cut, shown
+from ..errors import NO_UTF8, FeatureStoreError, OnlineStoreUnavailable, RequestError, cut, shown
 from ..layout.keys import NAMES
-from ..online.address import http_login, parse_redis_url, shown_url
+from ..online.address import parse_redis_url, shown_url
 from ..online.readers import TIMEOUT_SECONDS, AsyncRedisReader, RedisReader
 from ..protocol import PUSH_PATH, READ_PATH, GetOnlineFeatures, PushResponse, push_response
 from ..serving.drive import AsyncFeatures, read_features
@@ -25,7 +25,7 @@ from ..serving.reader import FeatureReader, OnlineFeatures, Steps
 from ..serving.statuses import NOT_FOUND, PRESENT
 from ..settings import Settings, load_settings
 from .columns import python_values, without_na
-from .http import decode_response, encode_request, error_of
+from .http import decode_response, encode_request, error_of, http_options, key_to_send
 from .push import RETRY_SECONDS, PushResult, decode_push, encode_push, push_events
 from .push import TIMEOUT_SECONDS as PUSH_TIMEOUT_SECONDS
 from .result import FeatureVector, FeatureVectors
@@ -87,17 +87,8 @@ class _Client(Generic[One, Many, Pushed]):
         self.timeout = timeout
         self._over_http = url.startswith(("http://", "https://"))
         self._endpoint, self._push_endpoint = self._shown + READ_PATH, self._shown + PUSH_PATH
-        self._http_options: dict[str, Any] = {
-            "timeout": timeout, "headers": {"content-type": "application/json"}, "trust_env": False,
-            "auth": http_login(url) if self._over_http else None,
-        }  # fmt: skip
-        if (key := _key(key, settings, over_http=self._over_http)) is not None:
-            if self._http_options["auth"] is not None:
-                raise SettingsError(
-                    "both a key and a login are to be sent", where=self._shown, expected="one of the two",
-                    got="a key of access, and user and password in the URL", remedy="take one away",
-                )  # fmt: skip
-            self._http_options["headers"]["authorization"] = f"Bearer {key}"
+        sent = key_to_send(key, settings, over_http=self._over_http)
+        self._http_options = http_options(url, self._shown, sent, timeout) if self._over_http else {}
         names = NAMES if self._over_http else parse_redis_url(url).names
         self._reader = FeatureReader(settings.now_us, names)
         self._told_deprecated = set[str]()
@@ -341,22 +332,6 @@ class AsyncFeatureClient(
 
 async def _first(asked: Awaitable[FeatureVectors]) -> FeatureVector:
     return (await asked).row(0)
-
-
-def _key(given: str | None, settings: Settings, *, over_http: bool) -> str | None:
-    """The key to send; SettingsError for one that no header can hold, or that would not be sent."""
-    if given is not None and not over_http:
-        raise SettingsError(
-            "a key of access is for feature servers", where="key", expected="a URL that begins with http", got="Redis",
-            remedy="leave it out: Redis asks for user and password, which stand in its URL",
-        )  # fmt: skip
-    key = given or (settings.key if over_http else None)
-    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
-        raise SettingsError(
-            "no key of access", where="key" if given else "FEATURES_KEY", got=f"{len(key)} characters",
-            expected="printable ASCII, as `features keys create` has shown it",
-        )  # fmt: skip
-    return key
 
 
 def _listed(entities: dict[str, Any]) -> dict[str, list[Any]]:

@@ -12,10 +12,21 @@ import msgspec
 
 from ..definitions.facts import JoinKey
 from ..dtypes import FLOAT_WIDTHS, DType, parse_dtype
-from ..errors import UNREADABLE, FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, RequestError, cut, shown
+from ..errors import (
+    UNREADABLE,
+    FeatureStoreError,
+    OnlineStoreError,
+    OnlineStoreUnavailable,
+    RequestError,
+    SettingsError,
+    cut,
+    shown,
+)
 from ..layout.keys import wrong_type
+from ..online.address import http_login
 from ..protocol import GetOnlineFeatures, OnlineFeaturesResponse, decode_error
 from ..serving.statuses import NOT_FOUND
+from ..settings import Settings
 from .result import FeatureVectors
 
 _KEYS = {int, str, bool, type(None), date, UUID}
@@ -89,6 +100,35 @@ def _check_texts(name: str, dtype: DType, values: list[Any]) -> None:
     if {date, UUID}.isdisjoint(map(type, values)):
         return
     raise wrong_type(JoinKey(name, dtype), next(value for value in values if type(value) in (date, UUID)))
+
+
+def key_to_send(given: str | None, settings: Settings, *, over_http: bool) -> str | None:
+    """The key to send; SettingsError for one that no header can hold, or that would not be sent."""
+    if given is not None and not over_http:
+        raise SettingsError(
+            "a key of access is for feature servers", where="key", expected="a URL that begins with http", got="Redis",
+            remedy="leave it out: Redis asks for user and password, which stand in its URL",
+        )  # fmt: skip
+    key = given or (settings.key if over_http else None)
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise SettingsError(
+            "no key of access", where="key" if given else "FEATURES_KEY", got=f"{len(key)} characters",
+            expected="printable ASCII, as `features keys create` has shown it",
+        )  # fmt: skip
+    return key
+
+
+def http_options(url: str, where: str, key: str | None, timeout: float) -> dict[str, Any]:
+    """What an httpx client of a feature server is made with; SettingsError for both a key and a login."""
+    login, headers = http_login(url), {"content-type": "application/json"}
+    if key is not None:
+        if login is not None:
+            raise SettingsError(
+                "both a key and a login are to be sent", where=where, expected="one of the two",
+                got="a key of access, and user and password in the URL", remedy="take one away",
+            )  # fmt: skip
+        headers["authorization"] = f"Bearer {key}"
+    return {"timeout": timeout, "headers": headers, "trust_env": False, "auth": login}
 
 
 def error_of(status: int, body: bytes, url: str, headers: Mapping[str, str] = NO_HEADERS) -> FeatureStoreError:

@@ -4,20 +4,19 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from ..errors import NO_UTF8, RequestError
 
 _NOT_CONVERTED = (pa.ArrowException, TypeError, ValueError, OverflowError)  # UnicodeEncodeError is a ValueError
 
-_KINDS: tuple[tuple[str, tuple[type, ...]], ...] = (  # the first that fits
-    ("truth", (bool, np.bool_)),
-    ("number", (int, float, np.integer, np.floating, Decimal)),
-    ("time", (datetime,)),
-    ("date", (date,)),
-    ("text", (str,)),
-    ("list", (list, tuple, np.ndarray)),
+_KINDS: tuple[tuple[str, tuple[type, ...], tuple[str, ...]], ...] = (  # the first that fits; the last are NumPy's
+    ("truth", (bool,), ("bool", "bool_")),
+    ("number", (int, float, Decimal), ("integer", "floating")),
+    ("time", (datetime,), ()),
+    ("date", (date,), ()),
+    ("text", (str,), ()),
+    ("list", (list, tuple), ("ndarray",)),
 )
 
 
@@ -41,7 +40,12 @@ def as_table(given: Any) -> pa.Table:
 
 def is_frame(given: Any, library: str, *names: str) -> bool:
     """Whether it is of one of these classes of a library, or of a subclass, wherever that is defined."""
-    return any(kind.__module__.partition(".")[0] == library and kind.__name__ in names for kind in type(given).__mro__)
+    return is_of(type(given), library, *names)
+
+
+def is_of(type_: type, library: str, *names: str) -> bool:
+    """Whether it is one of these classes of a library, or a subclass: without loading that."""
+    return any(kind.__module__.partition(".")[0] == library and kind.__name__ in names for kind in type_.__mro__)
 
 
 def check_names(names: list[str]) -> None:
@@ -105,8 +109,8 @@ def _kind(type_: type) -> str | None:
     """The kind of values that Arrow keeps in one column; None for what stands for null."""
     if type_.__name__ in ("NoneType", "NAType", "NaTType"):
         return None
-    for kind, types in _KINDS:
-        if issubclass(type_, types):
+    for kind, types, of_numpy in _KINDS:
+        if issubclass(type_, types) or is_of(type_, "numpy", *of_numpy):
             return kind
     return type_.__name__
 

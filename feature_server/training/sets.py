@@ -28,6 +28,8 @@ from ..index.find import Index, Notice, discard, open_index
 from ..offline.store import OfflineStore, OfflineTable
 from ..point_in_time import Int64s
 from ..settings import local_path
+from .fits import check_spine, key_values, time_values
+from .made import Summary, as_pandas
 from .record import (
     METADATA_KEY,
     RECORD_FORMAT,
@@ -38,7 +40,7 @@ from .record import (
     ViewRecord,
     content_of,
 )
-from .spine import Spine, check_spine, key_values, time_values
+from .spine import Spine
 from .stream import StreamReader
 
 if TYPE_CHECKING:
@@ -66,17 +68,6 @@ class Source(NamedTuple):
     view: FeatureView
     table: OfflineTable
     columns: dict[str, str]
-
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written: `null_share` is the part of the rows for which a view had no value at all."""
-
-    path: str
-    rows: int
-    features: int
-    versions: dict[str, int]
-    null_share: dict[str, float]
-    seconds: float
 
 
 class TrainingSet:
@@ -143,20 +134,19 @@ class TrainingSet:
 
     def to_pandas(self) -> pandas.DataFrame:
         """A spine's own pandas columns and index as they are, and features in the types of docs/types.md."""
-        import pandas
-
-        spine, table = self._spine.given, self.to_arrow()
-        if not isinstance(spine, pandas.DataFrame):
-            return frames.to_pandas(table)
-        features = frames.to_pandas(table.select(list(self.feature_columns)))
-        return pandas.concat([spine, features.set_index(spine.index)], axis=1)
+        return as_pandas(self._spine.given, self.to_arrow(), self.feature_columns)
 
     def write_parquet(
-        self, path: str | Path, *, progress: Callable[[int, int], None] = lambda done, total: None
+        self,
+        path: str | Path,
+        *,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        views: Callable[[int, int], None] = lambda done, total: None,
     ) -> Summary:
         """Writes a Parquet file, in the memory of one chunk of rows; it appears when it is complete.
 
-        The same definitions, table versions and spine give the same bytes. `progress` is told of rows.
+        The same definitions, table versions and spine give the same bytes. `progress` is told of rows, `views` of the
+        views that the chunk in hand has the features of.
         """
         started = time.monotonic()
         path = local_path(path, where="training set")
@@ -165,7 +155,7 @@ class TrainingSet:
         try:
             with pq.ParquetWriter(scratch, self.schema, compression="zstd") as writer:
                 progress(0, self._spine.rows or 0)
-                for chunk in self._chunks(fingerprint):
+                for chunk in self._chunks(fingerprint, views):
                     writer.write_table(chunk, row_group_size=self.chunk_rows)
                     progress(fingerprint.rows, self._spine.rows or 0)
                 writer.add_key_value_metadata({METADATA_KEY.decode(): self._record(fingerprint)})
@@ -184,13 +174,16 @@ class TrainingSet:
             seconds=time.monotonic() - started,
         )
 
-    def _chunks(self, fingerprint: Fingerprint) -> Iterator[pa.Table]:
+    def _chunks(
+        self, fingerprint: Fingerprint, views: Callable[[int, int], None] = lambda done, total: None
+    ) -> Iterator[pa.Table]:
         self._missing = {read.view.id: 0 for read in self._reads}
         for chunk in self._spine.chunks(self.chunk_rows):
             fingerprint.update(chunk)
             at_us, no_time = time_values(chunk, self._event_timestamp)
             columns: dict[str, pa.Array] = {}
-            for read in self._reads:
+            for done, read in enumerate(self._reads):
+                views(done, len(self._reads))
                 columns |= self._features(read, chunk, at_us, no_time)
             yield pa.table([*chunk.columns, *(columns[name] for name in self.feature_columns)], schema=self.schema)
 

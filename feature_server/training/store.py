@@ -25,6 +25,7 @@ from ..offline.sql import quote
 from ..offline.store import OfflineStore, OfflineTable
 from ..offline.together import read_together
 from ..settings import load_settings, local_path
+from .query import sql_spine
 from .record import Asked, Fingerprint, content_of, read_record
 from .sets import Source, Sources, TrainingSet
 from .spine import open_spine, parquet_spine
@@ -96,7 +97,7 @@ class FeatureStore:
             service=features if isinstance(features, str) else None, features=refs,
             full_feature_names=full_feature_names, as_known=as_known,
         )  # fmt: skip
-        opened = open_spine(spine, self._connect)
+        opened = open_spine(spine, lambda sql: sql_spine(sql, self._connect))
         return TrainingSet(self._sources, opened, reads, asked, event_timestamp=event_timestamp, notice=notice)
 
     def reproduce(self, path: str | Path, *, notice: Notice = lambda text: None) -> TrainingSet:
