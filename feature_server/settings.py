@@ -41,7 +41,7 @@ Count = Annotated[int, Meta(gt=0)]
 
 
 class TrainLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the feature server takes on of training sets: each field is set by FEATURES_TRAIN_ and its name in capitals.
+    """What the feature server takes on of training sets: a field is set by FEATURES_, TRAIN_ and its name in capitals.
 
     `rows` of a spine, where a key has no limit of its own; `spine_bytes` as it comes and as it is read, `result_bytes`
     of the file made of it; `memory_bytes` of a job's process; `jobs` at once, others wait; `keep_seconds` for which a
@@ -336,22 +336,22 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         allow_eviction=_flag(env, "FEATURES_ALLOW_EVICTION"),
         auto_apply=_flag(env, "FEATURES_AUTO_APPLY"),
         allowed_hosts=tuple(filter(None, map(str.strip, env.get("FEATURES_ALLOWED_HOSTS", "").split(",")))),
-        http=_limits(env, HttpLimits, "FEATURES_"),
-        train=_limits(env, TrainLimits, "FEATURES_TRAIN_"),
+        http=_limits(env, HttpLimits),
+        train=_limits(env, TrainLimits, "TRAIN_"),
     )
 
 
 Limits = TypeVar("Limits", HttpLimits, TrainLimits)
 
 
-def _limits(env: Mapping[str, str], kind: type[Limits], prefix: str) -> Limits:
-    given = {name: text for name in kind.__struct_fields__ if (text := env.get(f"{prefix}{name.upper()}"))}
+def _limits(env: Mapping[str, str], kind: type[Limits], prefix: str = "") -> Limits:
+    given = {name: text for name in kind.__struct_fields__ if (text := env.get(f"FEATURES_{prefix}{name.upper()}"))}
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         what, _, name = str(error).partition(" - at `$.")
         name = name.strip("`")
         raise SettingsError(
-            "not a limit", where=f"{prefix}{name.upper()}", got=repr(given[name]), expected=what,
+            "not a limit", where=f"FEATURES_{prefix}{name.upper()}", got=repr(given[name]), expected=what,
             remedy="give a number, or leave it unset",
         ) from None  # fmt: skip

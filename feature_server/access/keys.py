@@ -24,7 +24,8 @@ State = Literal["valid", "expired", "revoked"]
 class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One key: whose it is, which dbt group its owner belongs to, and what it may do (`scopes.parse_scope`).
 
-    Times are microseconds since 1970 UTC; `replaces` is the id of the key that it was rotated from.
+    Times are microseconds since 1970 UTC; `replaces` is the id of the key that it was rotated from, `max_rows` of a
+    training set.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_us: int | None = None
     revoked_us: int | None = None
     replaces: str | None = None
+    max_rows: int | None = None
 
     def state(self, now_us: int) -> State:
         if self.revoked_us is not None:
@@ -105,19 +107,20 @@ def create_key(
     group: str | None = None,
     expires_us: int | None = None,
     replaces: str | None = None,
+    max_rows: int | None = None,
 ) -> tuple[Key, str]:
     """A new key, and its text, which is nowhere else."""
     key_id = secrets.token_hex(4)
     text = f"fw_{key_id}_{secrets.token_urlsafe(SECRET_BYTES)}"
     key = Key(
         id=key_id, sha256=digest(text.encode()), owner=owner, group=group, scopes=scopes, created_us=now_us,
-        expires_us=expires_us, replaces=replaces,
+        expires_us=expires_us, replaces=replaces, max_rows=max_rows,
     )  # fmt: skip
     return key, text
 
 
 def rotate_key(old: Key, *, now_us: int) -> tuple[Key, str]:
-    """A key in the place of another, with its owner, group, scopes and length of life; and its text.
+    """A key in the place of another, with its owner, group, scopes, limits and length of life; and its text.
 
     RequestError where the old one opens nothing any more.
     """
@@ -128,8 +131,9 @@ def rotate_key(old: Key, *, now_us: int) -> tuple[Key, str]:
         )  # fmt: skip
     expires_us = None if old.expires_us is None else now_us + old.expires_us - old.created_us
     return create_key(
-        owner=old.owner, group=old.group, scopes=old.scopes, now_us=now_us, replaces=old.id, expires_us=expires_us
-    )
+        owner=old.owner, group=old.group, scopes=old.scopes, now_us=now_us, replaces=old.id, expires_us=expires_us,
+        max_rows=old.max_rows,
+    )  # fmt: skip
 
 
 def digest(text: bytes) -> str:

@@ -97,8 +97,9 @@ class Training:
         if key is None or grant is None:
             return TakenIn(asked=asked, features=refs, key="", who="anybody", scopes=None, group=None, max_rows=most)
         return TakenIn(
-            asked=asked, features=refs, key=key.id, who=grant.who, scopes=key.scopes, group=key.group, max_rows=most
-        )
+            asked=asked, features=refs, key=key.id, who=grant.who, scopes=key.scopes, group=key.group,
+            max_rows=most if key.max_rows is None else key.max_rows,
+        )  # fmt: skip
 
     async def state(self, request: Request) -> Response:
         """How a job stands: at once, or with `wait` when that has changed or so many seconds are over."""

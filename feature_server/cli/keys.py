@@ -28,7 +28,7 @@ def create(
     scope: Annotated[
         list[str],
         typer.Option(
-            help="What it may do: read:NAME or explain:NAME of a service, view or group, push:SOURCE, metrics, admin; "
+            help="What it may do: read:NAME, explain:NAME or train:NAME of a service, view or group, push:SOURCE, metrics, admin; "
             "* for all names. Repeatable."
         ),
     ],
@@ -36,6 +36,9 @@ def create(
         str | None, typer.Option(help="The dbt group it belongs to: reads that group's private views.")
     ] = None,
     expires: Annotated[str | None, typer.Option(help="How long it opens anything, e.g. 90d; for ever without.")] = None,
+    max_rows: Annotated[
+        int | None, typer.Option(min=1, help="Most rows of a training set; by default FEATURES_TRAIN_ROWS.")
+    ] = None,
     project_dir: ProjectDir = None,
     json: Json = False,
 ) -> None:
@@ -51,7 +54,7 @@ def create(
     now_us = _now_us()
     key, text = create_key(
         owner=owner, group=_group(group, registry), scopes=scopes, now_us=now_us,
-        expires_us=None if expires is None else now_us + _duration_us(expires, "--expires"),
+        expires_us=None if expires is None else now_us + _duration_us(expires, "--expires"), max_rows=max_rows,
     )  # fmt: skip
     _take_later(settings)
     change_keys(settings.keys_path, lambda ring: ring.added(key))
@@ -89,7 +92,7 @@ def rotate(
     project_dir: ProjectDir = None,
     json: Json = False,
 ) -> None:
-    """Make a key in the place of another: same owner, group, scopes and length of life."""
+    """Make a key in the place of another: same owner, group, scopes, limits and length of life."""
     from ..access.file import change_keys
     from ..access.keys import rotate_key
 
