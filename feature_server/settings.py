@@ -7,53 +7,18 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Meta
 
 from .errors import NO_UTF8, SettingsError, shown
+from .limits import Auditing, AuditLimits, HttpLimits, TrainLimits, read_limits
 from .times import to_us
 
 if TYPE_CHECKING:
     from .project.target import Asked, Target
 
 PROJECT_FILE, HOME = "dbt_project.yml", ".features"
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-
-
-class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the feature server lets one client take: each field is set by FEATURES_ and its name in capitals.
-
-    `head_bytes` of a request line and headers, `head_seconds` until they are there, from the connection or their first
-    byte; `body_seconds` from then until the body is; `answer_seconds` in which some of an answer has to be taken;
-    `idle_seconds` from an answer to the next request.
-    """
-
-    head_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = 65_536
-    head_seconds: Seconds = 10
-    body_seconds: Seconds = 60
-    answer_seconds: Seconds = 60
-    idle_seconds: Seconds = 75
-
-
-Count = Annotated[int, Meta(gt=0)]
-
-
-class TrainLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the feature server takes on of training sets: a field is set by FEATURES_, TRAIN_ and its name in capitals.
-
-    `rows` of a spine, where a key has no limit of its own; `spine_bytes` as it comes and as it is read, `result_bytes`
-    of the file made of it; `memory_bytes` of a job's process; `jobs` at once, others wait; `keep_seconds` for which a
-    result waits to be fetched.
-    """
-
-    rows: Count = 10_000_000
-    spine_bytes: Count = 1 << 30
-    result_bytes: Count = 8 << 30
-    memory_bytes: Count = 4 << 30
-    jobs: Count = 1
-    keep_seconds: Count = 86_400
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -71,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     limits, `train` (FEATURES_TRAIN_ROWS and others) those of training sets.
     `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream views kept in a Redis that may evict keys,
     `auto_apply` (FEATURES_AUTO_APPLY, 1 or 0) has Airflow's DAGs put the project's definitions in force themselves.
+    `trusted_proxies` (FEATURES_TRUSTED_PROXIES), addresses or networks separated by commas, are believed who asks.
     """
 
     project_dir: Path
@@ -86,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     auto_apply: bool = False
     http: HttpLimits = HttpLimits()
     train: TrainLimits = TrainLimits()
+    audit: Auditing = Auditing()
+    trusted_proxies: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         hidden = {
@@ -335,23 +303,23 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         clock=clock,  # type: ignore[arg-type]
         allow_eviction=_flag(env, "FEATURES_ALLOW_EVICTION"),
         auto_apply=_flag(env, "FEATURES_AUTO_APPLY"),
-        allowed_hosts=tuple(filter(None, map(str.strip, env.get("FEATURES_ALLOWED_HOSTS", "").split(",")))),
-        http=_limits(env, HttpLimits),
-        train=_limits(env, TrainLimits, "TRAIN_"),
+        allowed_hosts=_listed(env, "FEATURES_ALLOWED_HOSTS"),
+        http=read_limits(env, HttpLimits, "FEATURES_"),
+        train=read_limits(env, TrainLimits, "FEATURES_TRAIN_"),
+        audit=_audit(env, path, project_dir),
+        trusted_proxies=_listed(env, "FEATURES_TRUSTED_PROXIES"),
     )
 
 
-Limits = TypeVar("Limits", HttpLimits, TrainLimits)
+def _listed(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, env.get(name, "").split(","))))
 
 
-def _limits(env: Mapping[str, str], kind: type[Limits], prefix: str = "") -> Limits:
-    given = {name: text for name in kind.__struct_fields__ if (text := env.get(f"FEATURES_{prefix}{name.upper()}"))}
-    try:
-        return msgspec.convert(given, kind, strict=False)
-    except msgspec.ValidationError as error:
-        what, _, name = str(error).partition(" - at `$.")
-        name = name.strip("`")
-        raise SettingsError(
-            "not a limit", where=f"FEATURES_{prefix}{name.upper()}", got=repr(given[name]), expected=what,
-            remedy="give a number, or leave it unset",
-        ) from None  # fmt: skip
+def _audit(env: Mapping[str, str], path: Callable[[str, Callable[[], str], Path], Path], base: Path) -> Auditing:
+    """A file of that very name is `./stdout`."""
+    to, keys = env.get("FEATURES_AUDIT") or "off", env.get("FEATURES_AUDIT_KEYS") or None
+    return Auditing(
+        to_stdout=to == "stdout", path=None if to in ("off", "stdout") else path("audit", str, base),
+        keys=keys if not keys or keys.startswith("env:") else str(path("audit_keys", str, base)),
+        strict=_flag(env, "FEATURES_AUDIT_STRICT"), files=read_limits(env, AuditLimits, "FEATURES_AUDIT_"),
+    )  # fmt: skip

@@ -11,9 +11,10 @@ from feature_server.cli.main import main
 from feature_server.definitions.stream import EventSource
 from feature_server.errors import OnlineStoreError, SettingsError
 from feature_server.history.log import landing_folder
+from feature_server.limits import HttpLimits
 from feature_server.online.address import parse_redis_url
 from feature_server.online.embedded import connect
-from feature_server.settings import HttpLimits, load_settings
+from feature_server.settings import load_settings
 from feature_server.training.spine import parquet_spine
 
 PLACES = ("PROJECT_DIR", "TARGET_PATH", "HOME", "WAREHOUSE", "OFFLINE")

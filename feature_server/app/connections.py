@@ -14,8 +14,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ..errors import FeatureStoreError, RequestError
+from ..limits import HttpLimits
 from ..protocol import encode_error, error_headers
-from ..settings import HttpLimits
 from .refused import not_http, too_large, too_many, too_slow
 from .transport import Link
 

@@ -108,6 +108,8 @@ def _counters(counts: Counts) -> Iterator[Metric]:
     events.add_metric(["accepted"], counts.events_accepted)
     events.add_metric(["rejected"], counts.events_rejected)
     yield events
+    dropped = "Lines of the audit trail that were not written."
+    yield CounterMetricFamily("features_audit_dropped", dropped, value=counts.audit_dropped)
     yield CounterMetricFamily("features_registry_reloads", "Loads of the online registry.", value=counts.reloads)
 
 

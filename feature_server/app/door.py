@@ -145,8 +145,7 @@ class Door:
             return None
         key = self._known.get(shown)
         if key is None:
-            scheme, text = shown[: len(_SCHEME)], shown[len(_SCHEME) :].strip()
-            key = self._by_digest.get(digest(text)) if scheme.decode("latin-1").lower() == _SCHEME else None
+            key = self.holder(shown)
             if key is None:
                 what = "a key that this server does not know" if shown else "the request shows no key"
                 raise NotSignedIn(what, where="the header authorization", remedy=_REMEDY)
@@ -156,6 +155,13 @@ class Door:
         if (state := key.state(time.time_ns() // 1000)) != "valid":
             raise NotSignedIn(f"key {key.id} is {state}", where="the header authorization", remedy=_REMEDY)
         return key
+
+    def holder(self, shown: bytes) -> Key | None:
+        """The key that a header shows, whether or not it opens anything now; None for none that is known."""
+        if (key := self._known.get(shown)) is not None:
+            return key
+        scheme, text = shown[: len(_SCHEME)], shown[len(_SCHEME) :].strip()
+        return self._by_digest.get(digest(text)) if scheme.decode("latin-1").lower() == _SCHEME else None
 
     def lost(self) -> OnlineStoreRefused | None:
         """Why nobody is answered, where that is because the keys are lost."""

@@ -9,7 +9,8 @@ from typing import TypeAlias
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..errors import Error, FeatureStoreError
+from ..access.audit import Entry
+from ..errors import Error, FeatureStoreError, cut
 from ..online.memory import EvictionWatch, Memory, eviction_refused, stream_views
 from ..online.readers import AsyncRedisReader
 from ..online.registry import LastVerified, OnlineRegistry, Patience, decode_verified
@@ -18,6 +19,7 @@ from ..serving.drive import AsyncFeatures
 from ..serving.long import long_rows
 from ..serving.plan import FEW_VIEWS, MOST_TOGETHER, InParts, Plan
 from ..serving.reader import FeatureReader, OnlineFeatures
+from .audited import Audit
 from .bodies import (
     LARGE,
     BodyTooLarge,
@@ -65,6 +67,7 @@ class FeatureServer:
         self.room = Room()
         open_to_all = not served.sites.beyond_loopback
         self.door = Door(self.redis, self.reader, self.online, open_to_all=open_to_all, keyed=served.keyed)
+        self.audit = Audit(served, self.reader.counts, self.door.holder)
         self.draining = False
         self.other: ASGIApp
         self.memory = Memory()  # as Redis told last
@@ -76,23 +79,29 @@ class FeatureServer:
         started = time.perf_counter()
         route, told, last = "other", [_JSON], False
         answer: Answer | None = None
-        held = Held(self.room)
+        held, asked, shown = Held(self.room), self.audit.entry(scope), b""
         try:
             headers = headers_of(scope["headers"])
             self.served.sites.check(scope["method"], headers, http_version=scope["http_version"])
             if scope["method"] == "POST" and scope["path"] in (READ_PATH, PUSH_PATH):
                 route = scope["path"]
                 check_coding(headers)
-                shown = await self.door.admit(headers.get(b"authorization", b""))
+                shown = headers.get(b"authorization", b"")
+                await self.door.admit(shown)
+                self.audit.admitted(asked, shown)
                 if route == READ_PATH:
-                    answer = await self._read(receive, held, told, shown)
+                    answer = await self._read(receive, held, told, shown, asked)
                 else:
-                    answer = await self._push(headers, receive, held, shown)
+                    answer = await self._push(headers, receive, held, shown, asked)
+                if asked is not None and answer is not None:
+                    await self.audit.answered(asked, answer[0])
         except FeatureStoreError as error:
             log_failure(route, error)
+            self.audit.refused(asked, error, shown)
             answer, last = (error.status, encode_error(error)), isinstance(error, BodyTooLarge | TooManyBodies)
             told += [(name.encode(), value.encode()) for name, value in error_headers(error).items()]
-        except Exception:  # the edge of the process: nothing may end the connection without an answer
+        except Exception as error:  # the edge of the process: nothing may end the connection without an answer
+            self.audit.refused(asked, error, shown)
             log.exception(_FAILED.get(route, "a request failed"))
             answer, last = (500, INTERNAL_ERROR), True
         finally:
@@ -111,7 +120,9 @@ class FeatureServer:
         if route == READ_PATH and status == 200:
             self.reader.counts.observe(time.perf_counter() - started)
 
-    async def _read(self, receive: Receive, held: Held, told: list[tuple[bytes, bytes]], shown: bytes) -> Answer | None:
+    async def _read(
+        self, receive: Receive, held: Held, told: list[tuple[bytes, bytes]], shown: bytes, asked: Entry | None
+    ) -> Answer | None:
         """The status and the body of the answer to a read, with its headers added; None when the client has gone."""
         body = await read_body(receive, held)
         if body is None:
@@ -124,14 +135,14 @@ class FeatureServer:
             try:
                 answer = await self.features.read(self.reader.read(request, most=most))
             except InParts as many:
-                await self.door.check_read(shown, many.plan)
+                await self._check(shown, many.plan, request, asked)
                 pieces = await self._read_parts(request, many.plan)
                 if pieces is not None:
                     told += _writer(many.plan).headers
                     return 200, pieces
                 continue
             plan = answer.plan
-            await self.door.check_read(shown, plan)
+            await self._check(shown, plan, request, asked)
             writer: JsonWriter = plan.writer or _writer(plan)
             told += writer.headers
             if plan.short:
@@ -142,6 +153,14 @@ class FeatureServer:
             results: list[list[Result]] = []
             await _write(parts, results)
             return 200, writer.join(results)
+
+    async def _check(self, shown: bytes, plan: Plan, request: GetOnlineFeatures, asked: Entry | None) -> None:
+        """Raises where the features of a plan may not be read; tells what is asked for either way."""
+        if asked is not None:
+            loaded = self.reader.loaded
+            self.audit.reads(asked, plan, request, None if loaded is None else loaded.epoch)
+        await self.door.check_read(shown, plan)
+        self.audit.admitted(asked, shown)  # keys may have been looked up anew
 
     async def _read_parts(self, request: GetOnlineFeatures, plan: Plan) -> Iterator[bytes] | None:
         """The answer in pieces: all parts by one plan, at one instant; None where another came into force meanwhile.
@@ -166,7 +185,7 @@ class FeatureServer:
         return _writer(plan).join(results)
 
     async def _push(
-        self, headers: Mapping[bytes, bytes], receive: Receive, held: Held, shown: bytes
+        self, headers: Mapping[bytes, bytes], receive: Receive, held: Held, shown: bytes, asked: Entry | None
     ) -> tuple[int, bytes | Iterator[bytes]] | None:
         """Answered when the events can be read; 422 when none of them was taken in."""
         check_json(headers)
@@ -174,8 +193,17 @@ class FeatureServer:
         if body is None:
             return None
         source, events = await read_push(body)
+        if asked is not None:
+            asked.source = cut(source)
         await self.door.check_push(shown, source)
+        self.audit.admitted(asked, shown)
+        if asked is not None:
+            if (loaded := self.reader.loaded) is not None:
+                asked.registry, asked.epoch = loaded.online.registry, loaded.epoch
+            await self.audit.begun(asked)
         result = await self.pushes.push(source, events, len(body))
+        if asked is not None:
+            asked.accepted, asked.rejected = result.accepted, len(result.rejected)
         self.reader.counts.events_accepted += result.accepted
         self.reader.counts.events_rejected += len(result.rejected)
         return 422 if result.rejected and not result.accepted else 200, write_result(result)

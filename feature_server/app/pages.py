@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import orjson
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..access.audit import ASKED
 from ..access.keys import TEXT
 from ..catalog.promise import Standing
 from ..definitions.registry import Registry
@@ -42,6 +43,7 @@ from .explain import EXPLAIN_ROUTE, explain_feature, parse_question
 from .features import INTERNAL_ERROR, FeatureServer, log, log_failure
 from .openapi import openapi
 from .promised import promised, read_pushed, standings
+from .readiness import unread_views
 from .signing import SIGN_IN, SIGN_OUT, form_of, new_form, shown_by_cookie, signed_in, signed_out, with_form
 from .sites import headers_of
 from .training import Training
@@ -127,25 +129,31 @@ class _Pages:
         """Count what a route answers; the counts are by route, so that no path a client makes up adds one."""
 
         async def endpoint(request: Request) -> Response:
+            asked = request.scope[ASKED] = self._server.audit.entry(request.scope, path)
             try:
                 if path not in OPEN:
-                    request.scope[SHOWN] = await self._shown(path, request)
+                    await self._admit(path, request)
                 response = await answer(request)
-            except FeatureStoreError as error:
-                self._count(path, request, error.status)
+                await self._server.audit.page_answered(asked, response.status_code)
+            except Exception as error:
+                if isinstance(error, FeatureStoreError):
+                    self._count(path, request, error.status)
+                self._server.audit.refused(asked, error, request.scope.get(SHOWN, b""))
                 raise
             self._count(path, request, response.status_code)
             return self._closing(response)
 
         return endpoint
 
-    async def _shown(self, path: str, request: Request) -> bytes:
-        """The key that a request shows; NotSignedIn without one that opens anything."""
+    async def _admit(self, path: str, request: Request) -> None:
+        """Note the key that a request shows; NotSignedIn without one that opens anything."""
         door = self._server.door
         await door.refresh()
         headers = headers_of(request.scope["headers"])
         shown = headers.get(b"authorization", b"") if path.startswith(TRAIN_PATH) else shown_by_cookie(headers)
-        return await door.admit(shown, without_redis=path in WITHOUT_REDIS)
+        request.scope[SHOWN] = shown
+        await door.admit(shown, without_redis=path in WITHOUT_REDIS)
+        self._server.audit.admitted(request.scope[ASKED], shown)
 
     async def sign_in(self, request: Request) -> Response:
         """A form that takes a key; it says whether one is known."""
@@ -154,13 +162,16 @@ class _Pages:
     async def take_key(self, request: Request) -> Response:
         """The pages, for a key that is valid; the form again for any other."""
         key = (await form_of(request)).get("key", "").strip()
+        shown = request.scope[SHOWN] = b"Bearer " + key.encode()
         await self._server.door.refresh()
         try:
             if not TEXT.fullmatch(key):
                 raise NotSignedIn("that is no key")
-            await self._server.door.admit(b"Bearer " + key.encode())
+            await self._server.door.admit(shown)
         except NotSignedIn as error:
+            self._server.audit.refused(request.scope[ASKED], error, shown)
             return await self._form(request, error)
+        self._server.audit.admitted(request.scope[ASKED], shown)
         return signed_in(request, key)
 
     async def sign_out(self, request: Request) -> Response:
@@ -195,11 +206,12 @@ class _Pages:
             failures.append(error)
         degraded = list[str]()
         if online is not None:
-            unread = _unread(online, self._server.reader.refused)
+            unread = unread_views(online, self._server.reader.refused)
             (degraded if unread.some_are_read else reasons).extend(unread.why)
             degraded += [doubt(online, view_id) for view_id in filter(online.is_doubtful, sorted(online.views))]
             await self._server.door.refresh()
             failures += filter(None, [self._server.door.lost()])
+        failures += filter(None, [self._server.audit.failing])
         logged = [*reasons, *map(str, failures), *degraded]
         reasons += [as_text(told_outside(error)) for error in failures]
         answer: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
@@ -283,7 +295,9 @@ class _Pages:
         now_us = self._server.reader.now_us()
         feature, key, at_us = parse_question(request.query_params.multi_items(), now_us)
         online = await self._server.online()
-        self._server.door.check_explain(request.scope[SHOWN], online.registry.resolve([feature]), online)
+        refs = online.registry.resolve([feature])
+        self._server.audit.explains(request.scope[ASKED], refs[0], key, self._server.reader.loaded)
+        self._server.door.check_explain(request.scope[SHOWN], refs, online)
         ask = partial(explain_feature, self._server.served, feature, key, at_us=at_us, now_us=now_us)
         found = await asyncio.get_running_loop().run_in_executor(self._explain_thread, ask)
         return await self._page_or_json(request, "explain.html", found.as_json(), found=found, bounds=bounds)
@@ -361,22 +375,6 @@ class _Pages:
         if self._server.draining:
             response.headers["connection"] = "close"
         return response
-
-
-class _Unread(NamedTuple):
-    why: list[str]
-    some_are_read: bool
-
-
-def _unread(online: OnlineRegistry, refused: FeatureStoreError | None) -> _Unread:
-    """Why views cannot be read, and whether others can; `refused` is why no stream view can."""
-    views = [view for view in online.registry.feature_views if view.online]
-    lacking = [view for view in views if online.synced(view.id) is None]
-    why = [f"feature view {view.id!r} is not synced: run `features sync {view.id}`" for view in lacking]
-    if refused is not None:
-        why.append(str(refused))
-        lacking += [view for view in views if view.stream is not None and view not in lacking]
-    return _Unread(why, not views or len(lacking) < len(views))
 
 
 def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -31,12 +31,16 @@ log = logging.getLogger("feature_server")
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """What a feature server serves, and to whom; `keyed` where there were keys of access when it was started."""
+    """What a feature server serves, and to whom; `keyed` where there were keys of access when it was started.
+
+    `audit_secret` is what the audit trail hashes entities with, as hexadecimal digits.
+    """
 
     redis_url: str
     settings: Settings
     sites: Sites
     keyed: bool = False
+    audit_secret: str | None = None
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):

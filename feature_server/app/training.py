@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from ..access.audit import ASKED
 from ..definitions.facts import FeatureRef
 from ..definitions.registry import Registry, read_registry
 from ..errors import CannotTrain, RequestError, TooLarge, cut, shown
@@ -71,7 +72,9 @@ class Training:
         first, rest = await _first_line(parts)
         asked = decode_body(_decode, first, _EXPECTED)
         refs = registry.resolve(asked.what)
+        self._server.audit.trains(request.scope[ASKED], asked, refs, registry)
         taken_in = self._taken_in(request, asked, refs, registry)
+        await self._server.audit.begun(request.scope[ASKED])
         if asked.id is not None and (there := await self._beside(self._there, asked.id, taken_in.key)) is not None:
             return _answer(there, 202)
         coming = await self._beside(self._jobs.receive, taken_in)
@@ -87,6 +90,8 @@ class Training:
             coming.drop()
             raise
         job = await self._beside(coming.begin, self._settings)
+        if (told := request.scope[ASKED]) is not None:
+            told.job = job.id
         return _answer(await self._beside(job.state), 202)
 
     def _taken_in(
@@ -129,6 +134,8 @@ class Training:
             )  # fmt: skip
         registry = await self._beside(self._registry)
         refs = registry.resolve([str(ref) for ref in taken_in.features])
+        told = request.scope[ASKED]
+        self._server.audit.trains(told, taken_in.asked, refs, registry, rows=state.result.rows)
         self._server.door.check_train(self._shown_of(request), refs, registry)
         headers = {"etag": f'"{state.result.sha256}"', "cache-control": "no-store"}
         done = BackgroundTask(self._beside, job.fetched)
@@ -142,7 +149,10 @@ class Training:
 
     async def _job(self, request: Request) -> Job:
         key = self._server.door.key_of(self._shown_of(request))
-        return await self._beside(self._jobs.find, request.path_params["job_id"], key and key.id)
+        job = await self._beside(self._jobs.find, request.path_params["job_id"], key and key.id)
+        if (told := request.scope[ASKED]) is not None:
+            told.job = job.id
+        return job
 
     def _there(self, job_id: str, key: str) -> TrainingJob | None:
         found = [job for job in self._jobs.all() if job.id == job_id and job.taken_in.key == key]

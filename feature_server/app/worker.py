@@ -54,7 +54,8 @@ class Worker(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 date_header=False,
-                proxy_headers=False,
+                proxy_headers=bool(config.served.settings.trusted_proxies),
+                forwarded_allow_ips=list(config.served.settings.trusted_proxies),
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
@@ -67,6 +68,7 @@ class Worker(uvicorn.Server):
         folder = Path(self._worker.counts_folder)
         self._server.counts.share(folder, f"{self._worker.slot}.counts")
         self._server.door.share(folder)
+        self._server.audit.begin(Path(self._worker.counts_folder))
         self._memory = self._server.watch_memory()
         await self._server.prepare()
         await super().startup(sockets)
@@ -90,6 +92,7 @@ class Worker(uvicorn.Server):
         self._memory.close()
         self._server.redis.close()
         self._server.pushes.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._server.audit.close)
         self._server.counts.write()
 
     async def _accept_the_last(self) -> None:

@@ -142,6 +142,8 @@ def apply(
     json: Json = False,
 ) -> None:
     """Check the definitions and put them in force: write the registry that every other command reads."""
+    from ..access.audit import command_entry
+    from ..access.trail import audited
     from ..dbt.build import check_target
     from ..definitions.changes import plan
     from ..definitions.owner import check_folder
@@ -162,7 +164,9 @@ def apply(
     changes, (meanings, told) = plan(in_force, registry), _meanings(settings, in_force, registry)
     make_private(settings.home)
     note_schedule(settings, registry)  # before the registry: of a view that it alone has, no run knows the tests
-    with changing(settings.registry_path):
+    changed = tuple(f"{one.action} {one.kind} {one.name}" for one in changes)
+    entry = command_entry("apply", changed=changed, registry=registry, before=in_force)
+    with audited(settings, entry), changing(settings.registry_path):
         if registry.models:
             write_definitions(settings.definitions_path, registry)
         write_registry(settings.registry_path, registry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -43,9 +43,11 @@ def create(
     json: Json = False,
 ) -> None:
     """Make a key. Its text is shown this once, and kept nowhere."""
+    from ..access.audit import command_entry
     from ..access.file import change_keys
     from ..access.keys import create_key
     from ..access.scopes import parse_scope
+    from ..access.trail import audited
 
     settings, registry = in_force(project_dir)
     if not (owner := owner.strip()):
@@ -57,7 +59,8 @@ def create(
         expires_us=None if expires is None else now_us + _duration_us(expires, "--expires"), max_rows=max_rows,
     )  # fmt: skip
     _take_later(settings)
-    change_keys(settings.keys_path, lambda ring: ring.added(key))
+    with audited(settings, command_entry("key.create", changed=(key.id,), owner=owner, scopes=scopes)):
+        change_keys(settings.keys_path, lambda ring: ring.added(key))
     _tell_made(key, text, json=json)
     _copy(settings)
 
@@ -75,12 +78,15 @@ def list_keys(project_dir: ProjectDir = None, json: Json = False) -> None:
 @keys.command(epilog="Example: features keys revoke 1f2e3d4c")
 def revoke(key_id: KeyId, project_dir: ProjectDir = None, json: Json = False) -> None:
     """Have a key open nothing any more: all servers refuse it within a second."""
+    from ..access.audit import command_entry
     from ..access.file import change_keys
+    from ..access.trail import audited
 
     settings, _ = in_force(project_dir)
     _take_later(settings)
-    _ring(settings).key(key_id)  # else a file would be made
-    ring = change_keys(settings.keys_path, lambda ring: ring.revoked(key_id, _now_us()))
+    owner = _ring(settings).key(key_id).owner  # else a file would be made
+    with audited(settings, command_entry("key.revoke", changed=(key_id,), owner=owner)):
+        ring = change_keys(settings.keys_path, lambda ring: ring.revoked(key_id, _now_us()))
     _copy(settings)
     show(_shown(ring.key(key_id)), [f"revoked {key_id}"], json=json)
 
@@ -93,8 +99,10 @@ def rotate(
     json: Json = False,
 ) -> None:
     """Make a key in the place of another: same owner, group, scopes, limits and length of life."""
+    from ..access.audit import command_entry
     from ..access.file import change_keys
     from ..access.keys import rotate_key
+    from ..access.trail import audited
 
     settings, _ = in_force(project_dir)
     now_us = _now_us()
@@ -105,9 +113,14 @@ def rotate(
 
     def change(ring: KeyRing) -> KeyRing:
         made[:] = [rotate_key(ring.key(key_id), now_us=now_us)]
-        return ring.rotated(key_id, made[0][0], until_us)
+        new = made[0][0]
+        rotated = ring.rotated(key_id, new, until_us)
+        entry = command_entry("key.rotate", changed=(key_id, new.id), owner=new.owner, scopes=new.scopes)
+        telling.enter_context(audited(settings, entry))
+        return rotated
 
-    change_keys(settings.keys_path, change)
+    with ExitStack() as telling:
+        change_keys(settings.keys_path, change)
     _tell_made(*made[0], json=json)
     _copy(settings)
 
@@ -118,14 +131,17 @@ def reset(
     project_dir: ProjectDir = None,
 ) -> None:
     """Forget all keys: who is on a server's machine may read and push again, and nobody from elsewhere."""
+    from ..access.audit import command_entry
     from ..access.file import change_keys
     from ..access.keys import KeyRing
+    from ..access.trail import audited
 
     settings, _ = in_force(project_dir)
     if not yes:
         typer.confirm("Forget all keys? Servers on loopback then answer everybody on their machine", abort=True)
     _take_later(settings)
-    change_keys(settings.keys_path, lambda ring: KeyRing())
+    with audited(settings, command_entry("key.reset", changed=tuple(key.id for key in _ring(settings)))):
+        change_keys(settings.keys_path, lambda ring: KeyRing())
     _copy(settings)
     typer.echo("no keys are left")
 

@@ -190,7 +190,9 @@ def serve(
     import json
     import logging
 
+    from ..access.audit import read_secret
     from ..access.file import keys_in_force
+    from ..access.trail import check_target
     from ..app.describe import example_request
     from ..app.sites import OPEN, create_sites
     from ..app.supervisor import Served, Supervisor, listen
@@ -202,6 +204,8 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = load_settings(redis_url=redis_url, project_dir=project_dir)
+    check_target(settings.audit)
+    secret = read_secret(settings.audit, settings.environ)
     filled = filled_by(settings)
     if settings.redis_url is not None:
         parse_redis_url(settings.redis_url)
@@ -227,8 +231,10 @@ def serve(
             with suppress(FeatureStoreError), OnlineStore(url, timeout_seconds=1) as store:
                 online = store.registry()
             example = json.dumps(example_request(online), ensure_ascii=False)
-            typer.echo(f"serving features on {address} workers={workers} redis={parse_redis_url(url).shown}")
-            typer.echo(f"try: curl {address}/get-online-features -d '{example}'")
+            told = settings.audit.to_stdout  # which has lines of the audit trail alone
+            typer.echo(f"serving features on {address} workers={workers} redis={parse_redis_url(url).shown}", err=told)
+            typer.echo(f"try: curl {address}/get-online-features -d '{example}'", err=told)
 
-        served = Served(redis_url=url, settings=settings, sites=sites, keyed=bool(keyed))
+        hexadecimal = None if secret is None else secret.hex()
+        served = Served(redis_url=url, settings=settings, sites=sites, keyed=bool(keyed), audit_secret=hexadecimal)
         Supervisor(listener, served, workers=workers).run(announce)

@@ -8,7 +8,7 @@ a UUID is canonical lower case, a boolean is `true` or `false`; several keys are
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
@@ -159,6 +159,12 @@ def key_value(key: JoinKey, text: str) -> Any:
     if key.dtype.kind == "bool":
         return {"true": True, "false": False}.get(text, text)
     return int(text) if key.dtype.kind in INTEGER_WIDTHS and _INTEGER.fullmatch(text) else text
+
+
+def entity_text(keys: Iterable[JoinKey], values: Mapping[str, str]) -> str:
+    """An entity, given as text, as `customer_id=42|merchant_id=7`: names sorted, values as in row keys."""
+    texts = [(key.name, key_encoder(key)(key_value(key, values[key.name]))) for key in keys]
+    return "|".join(f"{name}={text}" for name, text in sorted(texts, key=operator.itemgetter(0)))
 
 
 def wrong_type(key: JoinKey, value: object, example: str | None = None) -> RequestError:

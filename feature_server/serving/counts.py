@@ -27,6 +27,7 @@ class Counts(msgspec.Struct):
     reloads: int = 0  # of the online registry
     events_accepted: int = 0  # pushed
     events_rejected: int = 0
+    audit_dropped: int = 0  # lines of the audit trail
 
     def count_request(self, route: str, status: int) -> None:
         name = f"{route} {status}"
@@ -54,3 +55,4 @@ class Counts(msgspec.Struct):
         self.reloads += other.reloads
         self.events_accepted += other.events_accepted
         self.events_rejected += other.events_rejected
+        self.audit_dropped += other.audit_dropped

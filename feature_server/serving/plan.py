@@ -70,6 +70,7 @@ class Plan:
         keys: dict[str, JoinKey] = {}
         places: dict[tuple[str, str], tuple[Feature, int, int]] = {}
         definitions = {view.id: view for view in online.registry.feature_views}
+        self.service, self.view_ids = request.feature_service, tuple(by_view)
         self.deprecated = deprecated_views(definitions[view_id] for view_id in by_view)
         for view_id, wanted in by_view.items():
             planned += 1 + len(wanted)
@@ -145,6 +146,13 @@ class Plan:
         for key_names, code in self._row_names:
             keys += row_keys(code, [encoded[name] for name in key_names])
         return keys
+
+    def entity_texts(self, entities: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+        """Each entity as people write it, `customer_id=42|merchant_id=7`: names sorted, values as in row keys."""
+        names = sorted(self._encoders)
+        for parts in zip(*(self._encoders[name](entities[name]) for name in names), strict=True):
+            pairs = zip(names, parts, strict=True)
+            yield "|".join(f"{name}={'' if part is None else part}" for name, part in pairs)
 
     def parts(self, rows: Sequence[Sequence[bytes | None]]) -> list[slice]:
         """Which entities are written together, given their rows by view."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -13,11 +12,11 @@ import msgspec
 import pytest
 import redis
 
-from feature_server.access.keys import KeyRing, create_key
 from feature_server.client.features import FeatureClient
 from feature_server.definitions.facts import Owner
 from feature_server.errors import AccessDenied, NotSignedIn, SettingsError
 from feature_server.online.store import OnlineStore
+from tests.support.keys import Keys, bearing
 from tests.support.online_rows import NOW, OnlineRows
 from tests.support.served import Served, eventually, served
 from tests.support.serving_cases import FRAUD, PROFILE, RISK, TRANSACTIONS
@@ -28,29 +27,6 @@ RATIO = {"features": ["merchant__risk:ratio"], "entities": {"merchant_id": ["a"]
 PAGES = ["/", "/openapi.json", "/entities", "/feature-views/merchant__risk", "/feature-services", "/metrics"]
 EVENT = {"push_source_name": "payments.transactions", "df": {k: [v] for k, v in payment(1, customer_id=1).items()}}
 FORM = re.compile(r'name="form" value="([^"]+)"')
-_now_us = lambda: time.time_ns() // 1000  # noqa: E731
-
-
-class Keys:
-    """Keys of access in Redis, as `features keys` puts them there."""
-
-    def __init__(self, url: str) -> None:
-        self.url, self.ring = url, KeyRing()
-
-    def make(self, *scopes: str, group: str | None = None, lasts_us: int | None = None) -> str:
-        now_us = _now_us()
-        expires_us = None if lasts_us is None else now_us + lasts_us
-        key, text = create_key(owner="checkout", scopes=scopes, group=group, now_us=now_us, expires_us=expires_us)
-        self._put(self.ring.added(key))
-        return text
-
-    def revoke(self, text: str) -> None:
-        self._put(self.ring.revoked(text.split("_")[1], _now_us()))
-
-    def _put(self, ring: KeyRing) -> None:
-        self.ring = ring
-        with OnlineStore(self.url) as store:
-            store.put_keys(ring.to_json(), keyed=True)
 
 
 @pytest.fixture
@@ -72,10 +48,6 @@ def server(store: str) -> Iterator[Served]:
 @pytest.fixture
 def keys(store: str) -> Keys:
     return Keys(store)
-
-
-def bearing(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"authorization": f"Bearer {key}"}
 
 
 def read(server: Served, key: str | None, asked: dict[str, object] = RATIO) -> httpx.Response:

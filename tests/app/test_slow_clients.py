@@ -18,7 +18,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from feature_server.app.connections import connections
-from feature_server.settings import HttpLimits
+from feature_server.limits import HttpLimits
 from tests.support.online_rows import OnlineRows
 from tests.support.raw_http import (
     HEALTH,
