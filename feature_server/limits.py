@@ -73,14 +73,14 @@ class Auditing(msgspec.Struct, frozen=True, kw_only=True):
         return self.to_stdout or self.path is not None
 
 
-def read_limits(env: Mapping[str, str], kind: type[Limits], prefix: str) -> Limits:
-    given = {name: text for name in kind.__struct_fields__ if (text := env.get(f"{prefix}{name.upper()}"))}
+def read_limits(env: Mapping[str, str], kind: type[Limits], prefix: str = "") -> Limits:
+    given = {name: text for name in kind.__struct_fields__ if (text := env.get(f"FEATURES_{prefix}{name.upper()}"))}
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         what, _, name = str(error).partition(" - at `$.")
         name = name.strip("`")
         raise SettingsError(
-            "not a limit", where=f"{prefix}{name.upper()}", got=repr(given[name]), expected=what,
+            "not a limit", where=f"FEATURES_{prefix}{name.upper()}", got=repr(given[name]), expected=what,
             remedy="give a number, or leave it unset",
         ) from None  # fmt: skip

@@ -304,8 +304,8 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         allow_eviction=_flag(env, "FEATURES_ALLOW_EVICTION"),
         auto_apply=_flag(env, "FEATURES_AUTO_APPLY"),
         allowed_hosts=_listed(env, "FEATURES_ALLOWED_HOSTS"),
-        http=read_limits(env, HttpLimits, "FEATURES_"),
-        train=read_limits(env, TrainLimits, "FEATURES_TRAIN_"),
+        http=read_limits(env, HttpLimits),
+        train=read_limits(env, TrainLimits, "TRAIN_"),
         audit=_audit(env, path, project_dir),
         trusted_proxies=_listed(env, "FEATURES_TRUSTED_PROXIES"),
     )
@@ -321,5 +321,5 @@ def _audit(env: Mapping[str, str], path: Callable[[str, Callable[[], str], Path]
     return Auditing(
         to_stdout=to == "stdout", path=None if to in ("off", "stdout") else path("audit", str, base),
         keys=keys if not keys or keys.startswith("env:") else str(path("audit_keys", str, base)),
-        strict=_flag(env, "FEATURES_AUDIT_STRICT"), files=read_limits(env, AuditLimits, "FEATURES_AUDIT_"),
+        strict=_flag(env, "FEATURES_AUDIT_STRICT"), files=read_limits(env, AuditLimits, "AUDIT_"),
     )  # fmt: skip
