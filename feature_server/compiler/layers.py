@@ -19,6 +19,7 @@ from ..definitions.stream import EventSource
 from .refusals import WRITTEN, Refusals
 
 EVENTS = "events"
+READ = "read"  # of a query in the place of a relation: which one that was, in a node's meta
 LOOKUP = "_lookup_{}"  # tables of the session that compiles, in place of constant relations
 _CLAUSES = (exp.Join, exp.Where, exp.Group, exp.Having, exp.Qualify, exp.Order, exp.Limit, exp.Offset, exp.Lateral)
 _MANY_ROWS = {"unnest", "generate_subscripts", "regexp_split_to_table"}
@@ -74,9 +75,17 @@ def put_together(sql: str, upstream: Upstream, refusals: Refusals, constants: di
                 read = exp.to_table(EVENTS)
             else:
                 read = exp.Subquery(this=put_together(found, upstream, refusals, constants))
+                read.meta[READ] = relation_text(table)
             alias = table.alias or (table.name if _PLAIN.fullmatch(table.name) else EVENTS)  # a file's cannot qualify
             table.replace(exp.alias_(read, alias, table=True))
     return query
+
+
+def relation_text(table: exp.Table) -> str:
+    """A table as SQL names it, without its alias."""
+    bare = table.copy()
+    bare.set("alias", None)
+    return bare.sql(dialect="duckdb")
 
 
 def qualified(query: exp.Expr, tables: Mapping[str, Mapping[str, str]], refusals: Refusals) -> Scope:

@@ -1,10 +1,11 @@
 """From the model's SQL to its StreamPlan."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import UNSET
 from sqlglot import exp
 from sqlglot.optimizer.scope import Scope
 
@@ -51,11 +52,18 @@ class CompiledModel(msgspec.Struct, frozen=True, kw_only=True):
     types: Mapping[str, DType] = {}
 
 
-def compile_stream_view(model: CompiledModel, source: EventSource, upstream: Upstream, session: Session) -> StreamPlan:
+def compile_stream_view(
+    model: CompiledModel,
+    source: EventSource,
+    upstream: Upstream,
+    session: Session,
+    pii: Callable[[exp.Expr], Collection[str]] | None = None,
+) -> StreamPlan:
     """The plan of a stream view over the events of `source`.
 
     `upstream` gives the SQL of a relation the model reads (`events` for the source itself), or that its rows are
-    constant; `session` is DuckDB with an empty relation `events` and those rows. Raises Refused with everything that
+    constant; `session` is DuckDB with an empty relation `events` and those rows. `pii` gives the columns of a query
+    that are, None where nothing is. Raises Refused with everything that
     cannot be kept in real time.
     """
     refusals = Refusals()
@@ -69,7 +77,7 @@ def compile_stream_view(model: CompiledModel, source: EventSource, upstream: Ups
     root, lookups = take_out_lookups(root, session, refusals)
     refusals.check()
     scope = window_scope(root, source, refusals)
-    compiler = _Compiler(model, source, root, scope, lookups, session, refusals)
+    compiler = _Compiler(model, source, root, scope, lookups, session, refusals, pii or (lambda query: ()))
     _check_result_types(model, session(sql_text(root.expression)), refusals)
     return compiler.plan()
 
@@ -85,6 +93,7 @@ class _Compiler:
     lookups: Lookups
     session: Session
     refusals: Refusals
+    pii: Callable[[exp.Expr], Collection[str]]
     arguments: dict[str, exp.Expr] = field(default_factory=dict)
     frames: list[Frame] = field(default_factory=list)
     aggregates: dict[str, tuple[exp.Expr, Aggregate]] = field(default_factory=dict)  # of no type yet
@@ -106,9 +115,10 @@ class _Compiler:
         filters = move_filters(self.scope, self.source)
         if filters.kept is not None:  # a row without its key is none, wherever rows are read
             keys = [exp.case().when(filters.kept.copy(), keys[0].copy()), *keys[1:]]
-        row_sql = self._row_sql([*keys, event, created, event_id, filters.counts])
+        rows = self._rows([*keys, event, created, event_id, filters.counts])
+        pii, row_sql = self.pii(rows), sql_text(rows)
         argument_types = self.session(row_sql)
-        aggregate_types = self.session(self._select([window for window, _ in self.aggregates.values()], "g"))
+        aggregate_types = self.session(sql_text(self._select([window for window, _ in self.aggregates.values()], "g")))
         self._check_argument_types(argument_types)
         plan = StreamPlan(
             source=self.source.name,
@@ -117,7 +127,7 @@ class _Compiler:
             versioned=filters.versioned,
             known_by_build=filters.known_by_build,
             arguments=tuple(
-                Argument(f"a{i}", self._dtype(argument_types[f"a{i}"], sql), sql)
+                Argument(f"a{i}", self._dtype(argument_types[f"a{i}"], sql), sql, pii=True if f"a{i}" in pii else UNSET)
                 for i, sql in enumerate(self.arguments)
             ),
             frames=tuple(self.frames),
@@ -245,7 +255,7 @@ class _Compiler:
         what = "a column of the source that does not reach the SELECT with the window functions"
         self.refusals.refuse(name, what, f"pass {name} on in the staging model")
 
-    def _row_sql(self, columns: Sequence[exp.Expr]) -> str:
+    def _rows(self, columns: Sequence[exp.Expr]) -> exp.Expr:
         """The SELECT of the join keys and ROW_COLUMNS, given as expressions, and of the arguments."""
         for name in self.model.join_keys:
             if name in ROW_COLUMNS or re.fullmatch(r"a\d+", name):
@@ -255,12 +265,12 @@ class _Compiler:
         before = [exp.alias_(column.copy(), name) for name, column in zip(names, columns, strict=True)]
         return self._select(list(self.arguments.values()), "a", before)
 
-    def _select(self, expressions: Sequence[exp.Expr], prefix: str, before: Sequence[exp.Expr] = ()) -> str:
+    def _select(self, expressions: Sequence[exp.Expr], prefix: str, before: Sequence[exp.Expr] = ()) -> exp.Expr:
         """The windows' SELECT, with the CTEs it can see, giving other columns; at least one."""
         select = self.scope.expression.copy()
         columns = [*before, *(exp.alias_(e.copy(), f"{prefix}{i}") for i, e in enumerate(expressions))]
         select.set("expressions", columns or [exp.alias_(exp.null(), "nothing")])
-        return sql_text(with_rows(see_ctes(select, self.scope.expression), self.lookups))
+        return with_rows(see_ctes(select, self.scope.expression), self.lookups)
 
     def _dtype(self, sql_type: str, expression: str) -> DType:
         try:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from .facts import Entity, Feature, FeatureService, FeatureView, Owner, format_duration
+from .facts import Entity, Feature, FeatureService, FeatureView, Owner, format_duration, holds_pii
 from .registry import Registry
 from .stream import EventSource
 
@@ -19,6 +19,11 @@ _SILENT = (
     "fingerprint", "meaning", "stream", "ttl_us", "features", "name", "version", "identifier", "unique_id",
     "deprecation_date", "freshness", "consistent", "known_after_us", "access",
 )  # fmt: skip
+
+_BECOMES = {
+    True: "becomes pii: it goes to rows of its own online, and only keys with a scope of pii may read it",
+    False: "is pii no more: it goes to the other rows online, and keys need no scope of pii to read it",
+}
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +64,11 @@ def _changes(kind: Any, *sides: Sequence[Definition]) -> Iterator[Change]:
 def _rewrites(old: Definition | None, new: Definition | None) -> bool:
     if not isinstance(new, FeatureView) or not new.online:
         return False
-    return not isinstance(old, FeatureView) or old.fingerprint != new.fingerprint or not old.online
+    if not isinstance(old, FeatureView) or old.fingerprint != new.fingerprint or not old.online:
+        return True
+    if new.stream is not None:
+        return holds_pii(old) != holds_pii(new)
+    return set(old.pii_names) != set(new.pii_names)
 
 
 def _summary(item: Definition) -> str:
@@ -122,6 +131,8 @@ def _feature_details(old: Sequence[Feature], new: Sequence[Feature]) -> Iterator
         same = before.get(feature.name, feature)
         if same.dtype != feature.dtype:
             yield f"type of {feature.name}: {same.dtype} → {feature.dtype}"
+        if bool(same.pii) != bool(feature.pii):
+            yield f"{feature.name} {_BECOMES[bool(feature.pii)]}"
         differ = (field for field in ("description", "tags") if getattr(same, field) != getattr(feature, field))
         yield from (f"{field} of {feature.name}" for field in differ)
 

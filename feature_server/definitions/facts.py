@@ -223,6 +223,11 @@ def event_view(view: FeatureView) -> FeatureView:
     )
 
 
+def holds_pii(view: FeatureView) -> bool:
+    """Whether something of a view is pii: a feature, or what is kept of the events of a stream view."""
+    return bool(view.pii_names or event_view(view).pii_names)
+
+
 def always_known(view: FeatureView) -> tuple[str, ...]:
     """The columns of a view's offline table, besides the event timestamp, that no row may lack."""
     return view.key_names if view.stream is None else (*view.key_names, "created_timestamp", EVENT_ID)

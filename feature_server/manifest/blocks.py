@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ..dbt.artifacts import Node
+from ..dbt.artifacts import ColumnNode, Node
 from ..definitions.facts import LONGEST_DAYS, duration_us
 from ..definitions.stream import is_pattern
 from ..errors import nearest_name, shown
@@ -72,6 +72,7 @@ BLOCKS: dict[str, tuple[Key, ...]] = {
     ),
 }  # fmt: skip
 
+PII, PII_REASON = PII_KEYS = ("pii", "pii_reason")  # of a column: whether it tells of a person, and why not
 AVAILABLE_AFTER = "available_after"  # of a source: how long after its event time a row can be known
 
 _BELONGS = {
@@ -142,6 +143,7 @@ def report_stray_keys(report: Report) -> None:
             for name in duplicates(report.column_names(node)):
                 report.add(node, ("columns", name), f"column {name!r} is listed twice", expected="each column once")
         for column in node.columns.values():
+            _report_pii(node, column, report)
             for key in column.meta:
                 if (block := _meant(key)) is not None:
                     report.add(
@@ -160,6 +162,11 @@ def _report_meta(node: Node, report: Report) -> None:
         if _looks_like(key, AVAILABLE_AFTER):
             _report_available(node, key, value, report)
             continue
+        if key in PII_KEYS:
+            report.add(
+                node, (*META, key), f"{key} is said of columns", expected="config.meta of a column",
+                got=f"config.meta of {kind}", remedy="say of each column whether it is pii, under `columns`",
+            )  # fmt: skip
         block = _meant(key)
         if block is None:
             continue
@@ -190,6 +197,31 @@ def _looks_like(key: Any, name: str) -> bool:
     letters, plain = re.sub(r"[^a-z]", "", str(key).lower()), name.replace("_", "")
     singular = re.sub(r"s$", "", re.sub(r"ies$", "y", letters))
     return singular == plain or difflib.SequenceMatcher(None, singular, plain).ratio() >= _CLOSE
+
+
+def _report_pii(node: Node, column: ColumnNode, report: Report) -> None:
+    """Problems where what a column's meta says of pii is not what is read."""
+    path, meta = ("columns", column.name, *META), column.meta
+    for key in meta:
+        if key not in PII_KEYS and (near := next((name for name in PII_KEYS if _looks_like(key, name)), None)):
+            report.add(node, (*path, key), f"unknown key {key!r}", expected=near, got=str(key), nearest=near)
+    if PII in meta and not isinstance(meta[PII], bool):
+        report.add(
+            node, (*path, PII), "pii has a value that it cannot have", expected="true or false", got=show(meta[PII])
+        )
+    if PII_REASON in meta and PII not in meta:
+        report.add(node, (*path, PII_REASON), f"{PII_REASON} without pii", expected=f"pii: false beside {PII_REASON}")
+    elif PII_REASON in meta and not _is_name(meta[PII_REASON]):
+        report.add(
+            node, (*path, PII_REASON), f"{PII_REASON} has a value that it cannot have",
+            expected="why the column tells of nobody", got=show(meta[PII_REASON]),
+        )  # fmt: skip
+
+
+def pii_of(column: ColumnNode) -> bool | None:
+    """What a column's meta says of it: that it is pii, that it is none and why, or nothing."""
+    value = column.meta.get(PII)
+    return True if value is True else False if value is False and _is_name(column.meta.get(PII_REASON)) else None
 
 
 def _report_available(node: Node, key: str, value: Any, report: Report) -> None:

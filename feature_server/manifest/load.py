@@ -17,6 +17,7 @@ from ..project.package import check_package
 from .blocks import report_stray_keys
 from .entities import read_entities, read_sources
 from .identity import identify, read_variables
+from .pii import Pii, mark_views
 from .report import Report
 from .services import read_services
 from .views import read_views
@@ -48,10 +49,14 @@ def load_registry(
     models = () if compiled is None else identify([draft.node for draft in views.values()], compiled, report)
     if compiled is not None and compiled.texts.queries and (problems := report.problems()):
         raise DefinitionError(problems)  # without the SQL that was not compiled, there would be others
+    kept = kept or Kept()
+    pii = Pii(report, compiled, kept)
+    if pii.is_said:
+        mark_views(views, entities, pii)
     if any(draft.stream is not None for draft in views.values()):
         from .streams import compile_streams
 
-        compile_streams(views, sources, report, kept or Kept())
+        compile_streams(views, sources, pii, report, kept)
     services = read_services(views, report)
     package = check_package(project_dir)
     if problems := report.problems() + ([] if package is None else [package]):

@@ -3,11 +3,13 @@
 Seeds that it looks up become tables of constant rows, from their CSV files, as dbt-duckdb loads them.
 """
 
+from collections.abc import Callable, Collection, Mapping
+
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from ..compiler.layers import EVENTS, Constant
+from ..compiler.layers import EVENTS, READ, Constant, relation_text
 from ..compiler.model import CompiledModel, compile_stream_view
 from ..compiler.refusals import Refusals, Refused
 from ..dbt.artifacts import Node
@@ -16,6 +18,8 @@ from ..definitions.stream import EventSource
 from ..errors import WarehouseError
 from ..offline.session import EventTypes
 from ..offline.sql import literal, quote
+from ..queries.personal import Tracing
+from ..queries.told import Told
 from .planned import NoPlan, Planned
 from .reading import relations, walk
 from .report import Report
@@ -23,9 +27,18 @@ from .seeds import seed_columns, seed_path, untyped
 
 
 def compile_plan(
-    node: Node, view: FeatureView, source: Node, events: EventSource, session: EventTypes, report: Report
+    node: Node,
+    view: FeatureView,
+    source: Node,
+    events: EventSource,
+    session: EventTypes,
+    report: Report,
+    told: Mapping[str, Told],
 ) -> Planned:
-    """The plan of a view over the events of a source; NoPlan once it is reported why there is none."""
+    """The plan of a view over the events of a source; NoPlan once it is reported why there is none.
+
+    `told` says of what the view is and reads, by unique id, which columns are pii.
+    """
     sql_file = node.original_file_path
     model = CompiledModel(
         sql=node.compiled_code or "",
@@ -37,7 +50,7 @@ def compile_plan(
     )
     try:
         upstream = _Upstream(node, source, session, report)
-        plan = compile_stream_view(model, events, upstream, session)
+        plan = compile_stream_view(model, events, upstream, session, upstream.pii(told) if told else None)
         return Planned(plan, upstream.relation or events.relation)
     except Refused as refused:
         for refusal in refused.refusals:
@@ -69,7 +82,7 @@ class _Upstream:
             self._read(reader)
 
     def __call__(self, table: exp.Table) -> str | Constant | None:
-        text = _text(table)
+        text = relation_text(table)
         node = self._nodes.get(text)
         if node is not None and node.unique_id == self.source.unique_id:
             is_file = table.this.args.get("quoted") and not table.db  # the parser makes an identifier of its string
@@ -78,6 +91,21 @@ class _Upstream:
         if node is not None and node.resource_type == "seed":
             return self._load_seed(node)
         return None if node is None or node.resource_type != "model" else node.compiled_code
+
+    def pii(self, told: Mapping[str, Told]) -> Callable[[exp.Expr], Collection[str]]:
+        """Gives the columns of a query over the events that are pii: it stops at what the models' YAML says."""
+
+        def known(node: exp.Expr) -> Told | None:
+            if isinstance(node, exp.Table):
+                return told.get(self.source.unique_id) if node.name == EVENTS else Told()
+            read = self._nodes.get(node.meta.get(READ, ""))
+            return None if read is None else told.get(read.unique_id)
+
+        def names(query: exp.Expr) -> Collection[str]:
+            found = Tracing(known).told(query)
+            return [name for name in query.named_selects if found.origin(name.lower())]  # type: ignore[attr-defined]
+
+        return names
 
     def _load_seed(self, node: Node) -> Constant:
         """The seed as a table of the session; Refused when its file cannot be loaded or leaves types to be guessed."""
@@ -114,14 +142,8 @@ class _Upstream:
             return  # the compiler reports it
         ctes = {cte.alias for cte in query.find_all(exp.CTE)}
         for table in query.find_all(exp.Table):
-            text = _text(table)
+            text = relation_text(table)
             if text in parents:
                 self._nodes[text] = parents[text]
             elif len(read) == 1 and (table.db or table.name not in ctes):
                 self._nodes[text] = read[0]
-
-
-def _text(table: exp.Table) -> str:
-    bare = table.copy()
-    bare.set("alias", None)
-    return bare.sql(dialect="duckdb")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +14,9 @@ from ..dbt.artifacts import Manifest, Node
 from ..definitions.facts import fingerprint
 from ..definitions.stream import PATTERN, EventSource
 from ..kept import Kept
+from ..queries.told import Told
 from .entities import SourceDraft
+from .pii import Pii, mark_arguments
 from .planned import NoPlan, Planned
 from .reading import relations, walk
 from .report import META, Report
@@ -32,7 +34,9 @@ _BLOCK = re.compile(rf"""\{{[{{%](?:{_STRING}|[^"'])*?[}}%]\}}""", re.DOTALL)
 _CALL = re.compile(r"(?:(\w+)\.)?(\w+)\s*\(")
 
 
-def compile_streams(views: dict[str, ViewDraft], sources: dict[str, SourceDraft], report: Report, kept: Kept) -> None:
+def compile_streams(
+    views: dict[str, ViewDraft], sources: dict[str, SourceDraft], pii: Pii, report: Report, kept: Kept
+) -> None:
     """Give each view that names a stream its plan, and each source the relation that the models read for it."""
     streamed = [(draft, draft.stream) for draft in views.values() if draft.stream is not None]
     models = {model.unique_id: model for model in report.manifest.models()}
@@ -44,7 +48,7 @@ def compile_streams(views: dict[str, ViewDraft], sources: dict[str, SourceDraft]
             elif source.source is not None:
                 opened = partial(_opened, sessions, stack, source.source)
                 if not _is_incremental(draft.node, models, report):
-                    _compile(draft, source, source.source, opened, report, kept)
+                    _compile(draft, source, source.source, opened, pii, kept)
                 if draft.view.stream is not None and source.source.pattern is None:
                     report.add(
                         source.node, LOCATION, "live events cannot be kept where the dbt source would read them",
@@ -98,11 +102,11 @@ def _compile(
     source: SourceDraft,
     events: EventSource,
     opened: Callable[[], EventTypes],
-    report: Report,
+    pii: Pii,
     kept: Kept,
 ) -> None:
     """Give the view its plan, and the source its relation as the models write it, or report why there is no plan."""
-    node, view = draft.node, draft.view
+    node, view, report = draft.node, draft.view, pii.report
     if not node.compiled_code:
         report.add(
             node, STREAM, "the manifest does not hold the model's compiled SQL",
@@ -113,20 +117,42 @@ def _compile(
     def make() -> Planned:
         from .plans import compile_plan  # with sqlglot, which nothing needs where all is kept
 
-        return compile_plan(node, view, source.node, events, opened(), report)
+        return compile_plan(node, view, source.node, events, opened(), report, told)
 
+    told = pii.under(node) if pii.is_said else {}
+    _check_pii(node, source.node, told, report)
     under = [_facts(read, report) for read in walk(node, lambda reader: relations(reader, report.manifest))]
     types = {feature.name: str(feature.dtype) for feature in view.features}
     columns = [view.key_names, view.event_timestamp, view.created_timestamp, types]
     try:
-        planned = kept.get(["stream", columns, source.node.unique_id, events, under], Planned, make)
+        made_from = ["stream", columns, source.node.unique_id, events, under, *([told] if told else [])]
+        planned = kept.get(made_from, Planned, make)
     except NoPlan:
         return
     if not planned.plan.versioned:
         _warn_of_repeated(node, events, report)
-    view = msgspec.structs.replace(view, stream=planned.plan)
+    view = msgspec.structs.replace(view, stream=mark_arguments(planned.plan, view))
     draft.view = msgspec.structs.replace(view, fingerprint=fingerprint(view))
     source.source = msgspec.structs.replace(events, relation=planned.relation)
+
+
+def _check_pii(node: Node, source: Node, told: Mapping[str, Told], report: Report) -> None:
+    """Problems where pii would stand in what a plan has in the clear: rows that it looks up, and the ids of events."""
+    event_id = str(source.meta["event_stream"].get("event_id")).lower()
+    if origin := told.get(source.unique_id, Told()).origin(event_id):
+        report.add(
+            source, ("columns", event_id), f"event_id {event_id!r} is pii", got=f"pii by {origin}",
+            expected="an id of no meaning: it stands beside each event, whoever may read it",
+            remedy="name another column in event_stream.event_id",
+        )  # fmt: skip
+    for seed in walk(node, lambda reader: relations(reader, report.manifest)):
+        origin = told.get(seed.unique_id, Told()).any if seed.resource_type == "seed" else ""
+        if origin and seed.unique_id != source.unique_id:
+            report.add(
+                node, STREAM, f"the view looks up seed {seed.name}, which has pii", got=f"pii by {origin}",
+                expected="no pii in what is looked up: its rows stand in the definitions",
+                remedy="put it into the event where that is produced, or into a batch view of its own",
+            )  # fmt: skip
 
 
 def _facts(node: Node, report: Report) -> list[object]:

@@ -4,12 +4,14 @@ Both old and new SQL are read by today's code: another version of sqlglot or dbt
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import msgspec
 
 from ..definitions.facts import FeatureView, fingerprint
 from ..definitions.models import Model, SameMeaning
 from ..definitions.registry import Registry
+from ..definitions.stream import StreamPlan
 from ..errors import RequestError
 from ..kept import Kept
 from .forms import Forms
@@ -117,11 +119,25 @@ def _view(
         and old.meaning == view.meaning
         and _same_columns(old, view)
         and _same_source(view, before, wanted)
+        and (stream := _stream(old.stream, view.stream)) is not None
     ):
         order = {feature.name: number for number, feature in enumerate(old.features)}
         features = tuple(sorted(view.features, key=lambda feature: order[feature.name]))
-        return _replace(view, features=features, stream=old.stream, fingerprint=old.fingerprint)
+        return _replace(view, features=features, stream=stream or None, fingerprint=old.fingerprint)
     return _replace(view, fingerprint=fingerprint(view))
+
+
+def _stream(old: StreamPlan | None, new: StreamPlan | None) -> StreamPlan | Literal[False] | None:
+    """The plan in force, with what of its arguments is pii now: False where there is none, None where that cannot be
+    told because other arguments mean the same."""
+    if old is None or new is None:
+        return False
+    pii = {argument.sql: argument.pii for argument in new.arguments}
+    if not any((*pii.values(), *(argument.pii for argument in old.arguments))):
+        return old
+    if pii.keys() != {argument.sql for argument in old.arguments}:
+        return None
+    return _replace(old, arguments=tuple(_replace(each, pii=pii[each.sql]) for each in old.arguments))
 
 
 def _same_columns(old: FeatureView, view: FeatureView) -> bool:
