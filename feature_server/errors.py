@@ -8,6 +8,7 @@
     ├── TooManyJobs              more training sets at a time than are taken in (HTTP 429)
     ├── CannotTrain              a feature server without an offline store, or what reads it (HTTP 501)
     ├── NotSignedIn              a request without a key, or with one that opens nothing (HTTP 401)
+    ├── IssuerUnavailable        tokens cannot be checked: who makes them does not answer (HTTP 503, worth a retry)
     ├── AccessDenied             a key that may not do this (HTTP 403)
     ├── SettingsError            an environment variable or option that cannot be used
     ├── WarehouseError           DuckDB's file is missing, locked by a build, or lacks a relation
@@ -187,6 +188,13 @@ class NotSignedIn(FeatureStoreError):
     """A request without a key of access, or with one that opens nothing, or nothing any more."""
 
     status = 401
+
+
+class IssuerUnavailable(FeatureStoreError):
+    """Tokens cannot be checked, as the issuer does not show its keys; the same call may succeed after a while."""
+
+    status = 503
+    retry_after_seconds = 5
 
 
 class AccessDenied(FeatureStoreError):

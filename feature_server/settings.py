@@ -13,6 +13,7 @@ import msgspec
 
 from .errors import NO_UTF8, SettingsError, shown
 from .limits import Auditing, AuditLimits, HttpLimits, TrainLimits, read_limits
+from .oidc import Oidc, oidc_of
 from .times import to_us
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     that clients show feature servers. `clock` (FEATURES_CLOCK), an ISO time,
     stops the clock there: for examples, replays and tests. `allowed_hosts` (FEATURES_ALLOWED_HOSTS), separated by
     commas, are further names under which the feature server is asked, `http` (FEATURES_HEAD_BYTES and others) its
-    limits, `train` (FEATURES_TRAIN_ROWS and others) those of training sets.
-    `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream views kept in a Redis that may evict keys,
-    `auto_apply` (FEATURES_AUTO_APPLY, 1 or 0) has Airflow's DAGs put the project's definitions in force themselves.
-    `trusted_proxies` (FEATURES_TRUSTED_PROXIES), addresses or networks separated by commas, are believed who asks.
+    limits, `train` (FEATURES_TRAIN_ROWS and others) those of training sets, `oidc` (FEATURES_OIDC_ISSUER and others)
+    whose tokens it takes. `allow_eviction` (FEATURES_ALLOW_EVICTION, 1 or 0) has stream views kept in a Redis that may
+    evict keys, `auto_apply` (FEATURES_AUTO_APPLY, 1 or 0) has Airflow's DAGs put the project's definitions in force
+    themselves. `trusted_proxies` (FEATURES_TRUSTED_PROXIES), addresses or networks separated by commas, are believed
+    who asks.
     """
 
     project_dir: Path
@@ -54,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     train: TrainLimits = TrainLimits()
     audit: Auditing = Auditing()
     trusted_proxies: tuple[str, ...] = ()
+    oidc: Oidc | None = None
 
     def __repr__(self) -> str:
         hidden = {
@@ -308,6 +311,7 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         train=read_limits(env, TrainLimits, "TRAIN_"),
         audit=_audit(env, path, project_dir),
         trusted_proxies=_listed(env, "FEATURES_TRUSTED_PROXIES"),
+        oidc=oidc_of(env),
     )
 
 

@@ -18,11 +18,12 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 NEEDED = [*PROJECT["dependencies"], *(one for name in LIBRARIES for one in EXTRAS[name])]
-BOUNDS = dict(found.groups() for one in NEEDED if (found := re.match(r"([\w-]+)>=([\d.]+)", one)))
+BOUNDS = dict(found.groups() for one in NEEDED if (found := re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", one)))
 IMPORTED_AS = {
     "dbt-core": "dbt",
     "dbt-duckdb": "dbt",
     "apache-airflow": "airflow",
+    "pyjwt": "jwt",
     "pyyaml": "yaml",
     "ruamel-yaml": "ruamel",
 }

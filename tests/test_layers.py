@@ -37,6 +37,7 @@ IMPORTERS = {
     "sqlglot": {"manifest", "compiler", "meaning", "lint", "queries"},
     "prometheus_client": {"app", "serving"},
     "typer": {"cli"},
+    "jwt": {"access"},
     "jinja2": {"templates", "written", "dbt", "project"},
     "rich": {"cli"},
     "dbt": {"dbt", "asof", "project"},

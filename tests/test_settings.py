@@ -12,6 +12,7 @@ from feature_server.definitions.stream import EventSource
 from feature_server.errors import OnlineStoreError, SettingsError
 from feature_server.history.log import landing_folder
 from feature_server.limits import HttpLimits
+from feature_server.oidc import Oidc
 from feature_server.online.address import parse_redis_url
 from feature_server.online.embedded import connect
 from feature_server.settings import load_settings
@@ -153,3 +154,32 @@ def test_a_folder_whose_name_is_not_utf8_is_refused_in_words_that_can_be_written
         load_settings({"FEATURES_PROJECT_DIR": str(tmp_path), f"FEATURES_{place}": "/data/caf\udce9"})
     assert f"FEATURES_{place}: a path that is not UTF-8" in str(raised.value)
     assert "got: /data/caf\\udce9" in str(raised.value).encode().decode()
+
+
+def test_an_issuer_of_tokens() -> None:
+    given = {"FEATURES_OIDC_ISSUER": "https://login.example/realms/shop", "FEATURES_OIDC_AUDIENCE": "features"}
+    assert load_settings({}).oidc is None
+    assert load_settings(given).oidc == Oidc(issuer="https://login.example/realms/shop", audience="features")
+    more = {"FEATURES_OIDC_GROUPS": "roles", "FEATURES_OIDC_JWKS_URL": "http://127.0.0.1:8080/keys"}
+    oidc = load_settings(given | more).oidc
+    assert oidc is not None
+    assert (oidc.groups, oidc.jwks_url) == ("roles", "http://127.0.0.1:8080/keys")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("AUDIENCE", ""),
+        ("ISSUER", ""),
+        ("ISSUER", "http://login.example"),
+        ("ISSUER", "login.example"),
+        ("JWKS_URL", "http://127.0.0.1.evil.example/keys"),
+        ("JWKS_URL", "http://localhost@evil.example/keys"),
+        ("JWKS_URL", "file:///etc/keys"),
+    ],
+)
+def test_an_issuer_whose_keys_could_be_anybodys_is_refused(name: str, text: str) -> None:
+    given = {"FEATURES_OIDC_ISSUER": "https://login.example", "FEATURES_OIDC_AUDIENCE": "features"}
+    with pytest.raises(SettingsError) as error:
+        load_settings(given | {f"FEATURES_OIDC_{name}": text})
+    assert error.value.where == f"FEATURES_OIDC_{name}"

@@ -133,7 +133,7 @@ class Lines:
             claimed = found[1].decode()
         return Line(
             at=_at(entry.at_ns), event=entry.event, outcome=entry.outcome, status=entry.status, who=entry.who,
-            key=None if key is None else key.id, group=None if key is None else key.group, claimed=claimed,
+            key=(key and key.id) or None, group=None if key is None else key.group, claimed=claimed,
             client=entry.client, path=entry.path, why=entry.why, error=entry.error, service=entry.service,
             source=entry.source, views=entry.views, features=entry.features, entities=entry.entities,
             entity_hmacs=self._hmacs(entry), job=entry.job, rows=entry.rows,

@@ -25,14 +25,15 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One key: whose it is, which dbt group its owner belongs to, and what it may do (`scopes.parse_scope`).
 
     Times are microseconds since 1970 UTC; `replaces` is the id of the key that it was rotated from, `max_rows` of a
-    training set.
+    training set. One for an `oidc_group` has no text: who shows a token of that group has it.
     """
 
     id: str
-    sha256: str
     owner: str
     scopes: tuple[str, ...]
     created_us: int
+    sha256: str = ""
+    oidc_group: str | None = None
     group: str | None = None
     expires_us: int | None = None
     revoked_us: int | None = None
@@ -119,11 +120,21 @@ def create_key(
     return key, text
 
 
+def for_tokens(key: Key, oidc_group: str) -> Key:
+    """A key as tokens of a group have it: an identity provider's group, not dbt's. Its text opens nothing."""
+    return msgspec.structs.replace(key, sha256="", oidc_group=oidc_group)
+
+
 def rotate_key(old: Key, *, now_us: int) -> tuple[Key, str]:
     """A key in the place of another, with its owner, group, scopes, limits and length of life; and its text.
 
-    RequestError where the old one opens nothing any more.
+    RequestError where the old one opens nothing any more, or has no text.
     """
+    if old.oidc_group is not None:
+        raise RequestError(
+            f"key {shown(old.id)} has no text to replace", where=old.id,
+            got=f"the key of tokens of group {shown(old.oidc_group)}", remedy="revoke it, or let it be",
+        )  # fmt: skip
     if (state := old.state(now_us)) != "valid":
         raise RequestError(
             f"key {shown(old.id)} is {state}", where=old.id, expected="a valid key",

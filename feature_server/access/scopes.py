@@ -60,14 +60,14 @@ def _named(registry: Registry) -> dict[str, set[str]]:
 
 
 class Grant:
-    """What scopes give by the definitions in force, to whom belongs to `group`.
+    """What scopes give by the definitions in force, to whom belongs to `groups`.
 
     A view that dbt holds private to a group is read by its members alone, whatever scope names it. `who` says in errors
     whose grant this is. Without a registry nothing can be asked of features.
     """
 
-    def __init__(self, scopes: Iterable[str], group: str | None, registry: Registry | None, who: str) -> None:
-        self.who, self._scopes, self._group = who, frozenset(scopes), group
+    def __init__(self, scopes: Iterable[str], groups: Iterable[str], registry: Registry | None, who: str) -> None:
+        self.who, self._scopes, self._groups = who, frozenset(scopes), frozenset(groups)
         self._registry = registry
 
     @property
@@ -83,7 +83,7 @@ class Grant:
         reached = self._reach(verb, self._registry)
         for ref in refs:
             view = views[ref.view]
-            if view.access == "private" and (view.owner is None or view.owner.group != self._group):
+            if view.access == "private" and (view.owner is None or view.owner.group not in self._groups):
                 raise self._denied(
                     f"view {view.id!r} is private to its group", ref, expected=f"a key of group {_group_of(view)}"
                 )

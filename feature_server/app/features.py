@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -40,6 +40,10 @@ from .push import PushQueue, read_push, write_result
 from .sites import check_coding, check_json, headers_of
 from .supervisor import Served
 
+if TYPE_CHECKING:
+    from ..access.tokens import Tokens
+    from ..oidc import Oidc
+
 log = logging.getLogger("feature_server")
 TURN_SECONDS = 0.002  # of the processor
 PREPARE_SECONDS = 2.0  # for which a worker that begins waits for Redis
@@ -66,7 +70,10 @@ class FeatureServer:
         self.pushes = PushQueue(served)
         self.room = Room()
         open_to_all = not served.sites.beyond_loopback
-        self.door = Door(self.redis, self.reader, self.online, open_to_all=open_to_all, keyed=served.keyed)
+        tokens = _tokens(served.settings.oidc)
+        self.door = Door(
+            self.redis, self.reader, self.online, open_to_all=open_to_all, keyed=served.keyed, tokens=tokens
+        )
         self.audit = Audit(served, self.reader.counts, self.door.holder)
         self.draining = False
         self.other: ASGIApp
@@ -209,7 +216,10 @@ class FeatureServer:
         return 422 if result.rejected and not result.accepted else 200, write_result(result)
 
     async def prepare(self) -> None:
-        """Load what the first push would else wait for, and others with it; only where there are stream views."""
+        """Load what the first token would else wait for, or the first push, and others with it, where there are stream
+        views."""
+        if self.door.tokens is not None:
+            self.door.tokens.issuer.begin()
         try:
             online = await asyncio.wait_for(self.online(), PREPARE_SECONDS)
         except (FeatureStoreError, TimeoutError):
@@ -296,6 +306,14 @@ def _writer(plan: Plan) -> JsonWriter:
         plan.writer = JsonWriter(plan)
     writer: JsonWriter = plan.writer
     return writer
+
+
+def _tokens(oidc: "Oidc | None") -> "Tokens | None":
+    if oidc is None:
+        return None
+    from ..access.tokens import Tokens  # loads cryptography
+
+    return Tokens(oidc)
 
 
 INTERNAL_ERROR = msgspec.json.encode(

@@ -211,6 +211,7 @@ class _Pages:
             degraded += [doubt(online, view_id) for view_id in filter(online.is_doubtful, sorted(online.views))]
             await self._server.door.refresh()
             failures += filter(None, [self._server.door.lost()])
+            degraded += self._server.door.tokens_refused()
         failures += filter(None, [self._server.audit.failing])
         logged = [*reasons, *map(str, failures), *degraded]
         reasons += [as_text(told_outside(error)) for error in failures]

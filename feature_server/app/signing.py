@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 from starlette.requests import Request, cookie_parser
 from starlette.responses import Response
 
+from ..access.keys import TEXT
 from ..errors import RequestError
 
 SIGN_IN, SIGN_OUT = "/sign-in", "/sign-out"
@@ -17,11 +18,12 @@ _KEY, _FORM = "features_key", "features_form"  # cookies: the key, and what a fo
 
 
 def shown_by_cookie(headers: dict[bytes, bytes]) -> bytes:
-    """What a page's request shows: the header, or the key of the cookie as a header would show it."""
+    """What a page's request shows: the header, or the key of the cookie as a header would show it; no token, which was
+    given to another program than this browser."""
     if b"authorization" in headers or b"cookie" not in headers:
         return headers.get(b"authorization", b"")
     key = cookie_parser(headers[b"cookie"].decode("latin-1")).get(_KEY, "")
-    return b"Bearer " + key.encode("latin-1") if key else b""
+    return b"Bearer " + key.encode() if TEXT.fullmatch(key) else b""
 
 
 def new_form() -> str:

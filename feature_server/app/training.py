@@ -97,13 +97,13 @@ class Training:
     def _taken_in(
         self, request: Request, asked: GetHistoricalFeatures, refs: tuple[FeatureRef, ...], registry: Registry
     ) -> TakenIn:
-        key, grant = self._server.door.check_train(self._shown_of(request), refs, registry)
+        entrant = self._server.door.check_train(self._shown_of(request), refs, registry)
         most = self._settings.train.rows
-        if key is None or grant is None:
-            return TakenIn(asked=asked, features=refs, key="", who="anybody", scopes=None, group=None, max_rows=most)
+        if entrant is None:
+            return TakenIn(asked=asked, features=refs, key="", who="anybody", scopes=None, groups=(), max_rows=most)
         return TakenIn(
-            asked=asked, features=refs, key=key.id, who=grant.who, scopes=key.scopes, group=key.group,
-            max_rows=most if key.max_rows is None else key.max_rows,
+            asked=asked, features=refs, key=entrant.name, who=entrant.who, scopes=entrant.scopes, groups=entrant.groups,
+            max_rows=max(most if key.max_rows is None else key.max_rows for key in entrant.keys),
         )  # fmt: skip
 
     async def state(self, request: Request) -> Response:
@@ -148,8 +148,8 @@ class Training:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _job(self, request: Request) -> Job:
-        key = self._server.door.key_of(self._shown_of(request))
-        job = await self._beside(self._jobs.find, request.path_params["job_id"], key and key.id)
+        entrant = self._server.door.entrant(self._shown_of(request))
+        job = await self._beside(self._jobs.find, request.path_params["job_id"], entrant and entrant.name)
         if (told := request.scope[ASKED]) is not None:
             told.job = job.id
         return job

@@ -39,13 +39,17 @@ def create(
     max_rows: Annotated[
         int | None, typer.Option(min=1, help="Most rows of a training set; by default FEATURES_TRAIN_ROWS.")
     ] = None,
+    oidc_group: Annotated[
+        str | None,
+        typer.Option(help="Make no text: who shows a token of this group of the identity provider has the key."),
+    ] = None,
     project_dir: ProjectDir = None,
     json: Json = False,
 ) -> None:
-    """Make a key. Its text is shown this once, and kept nowhere."""
+    """Make a key. Its text is shown this once, and kept nowhere; or one that tokens of a group have."""
     from ..access.audit import command_entry
     from ..access.file import change_keys
-    from ..access.keys import create_key
+    from ..access.keys import create_key, for_tokens
     from ..access.scopes import parse_scope
     from ..access.trail import audited
 
@@ -54,10 +58,15 @@ def create(
         raise RequestError("the key has no owner", where="--owner", expected="who has it", got="nothing")
     scopes = tuple(dict.fromkeys(parse_scope(text, registry) for text in scope))
     now_us = _now_us()
+    expires_us = None if expires is None else now_us + _duration_us(expires, "--expires")
     key, text = create_key(
-        owner=owner, group=_group(group, registry), scopes=scopes, now_us=now_us,
-        expires_us=None if expires is None else now_us + _duration_us(expires, "--expires"), max_rows=max_rows,
+        owner=owner, group=_group(group, registry), scopes=scopes, now_us=now_us, expires_us=expires_us,
+        max_rows=max_rows,
     )  # fmt: skip
+    if oidc_group is not None:
+        if not (oidc_group := oidc_group.strip()):
+            raise RequestError("the group has no name", where="--oidc-group", expected="what the claim of tokens holds")
+        key = for_tokens(key, oidc_group)
     _take_later(settings)
     with audited(settings, command_entry("key.create", changed=(key.id,), owner=owner, scopes=scopes)):
         change_keys(settings.keys_path, lambda ring: ring.added(key))
@@ -71,7 +80,7 @@ def list_keys(project_dir: ProjectDir = None, json: Json = False) -> None:
     settings, _ = in_force(project_dir)
     found = _ring(settings)
     width = max((len(key.owner) for key in found), default=0)
-    lines = [f"{key.id}  {_state(key):<8}  {key.owner:<{width}}  {' '.join(key.scopes)}{_until(key)}" for key in found]
+    lines = [_line(key, width) for key in found]
     show({"keys": list(map(_shown, found))}, lines or ["no key was made yet: `features keys create`"], json=json)
 
 
@@ -176,16 +185,24 @@ def _copy(settings: Settings) -> None:
 
 
 def _tell_made(key: Key, text: str, *, json: bool) -> None:
+    if key.oidc_group is not None:
+        show(_shown(key), [_line(key, len(key.owner))], json=json)
+        return
     about = f"key {key.id} of {key.owner}: {' '.join(key.scopes)}{_until(key)}; its text is shown this once"
     show({"key": text} | _shown(key), [text], json=json)
     if not json:
         typer.echo(about, err=True)
 
 
+def _line(key: Key, width: int) -> str:
+    whose = "" if key.oidc_group is None else f"  for tokens of {key.oidc_group}"
+    return f"{key.id}  {_state(key):<8}  {key.owner:<{width}}  {' '.join(key.scopes)}{_until(key)}{whose}"
+
+
 def _shown(key: Key) -> dict[str, Any]:
     """A key without its hash, its times as ISO."""
     fields = msgspec.to_builtins(key)
-    del fields["sha256"]
+    fields.pop("sha256", None)
     times = {name.removesuffix("_us"): _iso(fields.pop(name)) for name in list(fields) if name.endswith("_us")}
     return fields | times | {"state": _state(key)}
 

@@ -225,7 +225,7 @@ def serve(
             if settings.clock is not None:
                 stopped = f"WARNING: the clock is stopped at {settings.clock.isoformat()} by FEATURES_CLOCK"
                 typer.secho(stopped, fg="yellow", err=True)
-            if keyed is False:
+            if keyed is False and settings.oidc is None:
                 typer.secho(OPEN, fg="yellow", err=True)
             online = None
             with suppress(FeatureStoreError), OnlineStore(url, timeout_seconds=1) as store:

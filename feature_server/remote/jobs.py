@@ -37,9 +37,10 @@ ENDED = Error(
 
 
 class TakenIn(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job is to do, and for whom: `key` is the id of the key that began it, "" where there are no keys.
+    """What a job is to do, and for whom: `key` is the id of the key that began it, or stands for the subject of a
+    token; "" where there are no keys.
 
-    `number` is its place among all jobs, `scopes` and `group` are the key's, of which None stands for no keys.
+    `number` is its place among all jobs, `scopes` and `groups` are the key's; no scopes stand for no keys.
     """
 
     asked: GetHistoricalFeatures
@@ -47,7 +48,7 @@ class TakenIn(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     who: str
     scopes: tuple[str, ...] | None
-    group: str | None
+    groups: tuple[str, ...]
     max_rows: int
     number: int = 0
 

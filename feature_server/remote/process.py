@@ -80,7 +80,7 @@ def _make(job: Job, taken_in: TakenIn, settings: Settings, told: Told) -> Traini
     store = FeatureStore(settings.project_dir, memory_limit=f"{limits.memory_bytes // 2}B")
     refs = store.registry.resolve(asked.what)
     if taken_in.scopes is not None:
-        Grant(taken_in.scopes, taken_in.group, store.registry, taken_in.who).check_features(TRAIN, refs)
+        Grant(taken_in.scopes, taken_in.groups, store.registry, taken_in.who).check_features(TRAIN, refs)
     if tuple(refs) != taken_in.features:
         raise AccessDenied("the definitions have changed since this was asked for", remedy="ask for it again")
     spine = open_received(job.spine, max_rows=taken_in.max_rows, max_bytes=limits.spine_bytes)

@@ -45,7 +45,7 @@ ALL = [(found.id, name) for found in VIEWS for name in found.feature_names]
 
 
 def readable(*scopes: str, group: str | None = None, verb: str = "read") -> set[tuple[str, str]]:
-    grant = Grant([parse_scope(text, REGISTRY) for text in scopes], group, REGISTRY, "key 1 of me")
+    grant = Grant([parse_scope(text, REGISTRY) for text in scopes], [group] if group else [], REGISTRY, "key 1 of me")
     found = set()
     for place, name in ALL:
         try:
@@ -91,7 +91,7 @@ def test_explaining_is_not_reading() -> None:
 
 
 def test_an_error_names_the_feature_the_scope_and_what_the_key_has() -> None:
-    grant = Grant(["read:service/fraud_v1"], None, REGISTRY, "key 7 of checkout")
+    grant = Grant(["read:service/fraud_v1"], (), REGISTRY, "key 7 of checkout")
     wanted = [FeatureRef("customer__visits", "visits", "customer__visits:visits")]
     grant.check_features("read", wanted)
     wanted += [FeatureRef("customer__limits", "limit", "customer__limits:limit")]
@@ -106,7 +106,7 @@ def test_an_error_names_the_feature_the_scope_and_what_the_key_has() -> None:
 
 def test_a_private_view_is_named_as_such() -> None:
     with pytest.raises(AccessDenied, match=r"private(.|\n)*'risk'"):
-        Grant(["read:*"], "growth", REGISTRY, "k").check_features(
+        Grant(["read:*"], ["growth"], REGISTRY, "k").check_features(
             "read", [FeatureRef("customer__income", "income", "customer__income:income")]
         )
 
@@ -142,7 +142,7 @@ def test_what_a_scope_means_is_settled_when_the_key_is_made() -> None:
 def test_a_request_is_given_exactly_where_each_of_its_features_is(
     wanted: set[tuple[str, str]], group: str | None, scopes: list[str]
 ) -> None:
-    grant = Grant([parse_scope(text, REGISTRY) for text in scopes], group, REGISTRY, "k")
+    grant = Grant([parse_scope(text, REGISTRY) for text in scopes], [group] if group else [], REGISTRY, "k")
     refs = [FeatureRef(place, name, f"{place}:{name}") for place, name in wanted]
     if wanted <= readable(*scopes, group=group):
         grant.check_features("read", refs)
@@ -152,11 +152,11 @@ def test_a_request_is_given_exactly_where_each_of_its_features_is(
 
 
 def test_sources_and_metrics() -> None:
-    grant = Grant(["push:payments.transactions"], None, None, "k")
+    grant = Grant(["push:payments.transactions"], (), None, "k")
     grant.check_push("payments.transactions")
     for refused in (lambda: grant.check_push("payments.refunds"), grant.check_metrics):
         with pytest.raises(AccessDenied):
             refused()
     for scopes in (["admin"], ["metrics", "push:*"]):
-        Grant(scopes, None, None, "k").check_push("payments.refunds")
-        Grant(scopes, None, None, "k").check_metrics()
+        Grant(scopes, (), None, "k").check_push("payments.refunds")
+        Grant(scopes, (), None, "k").check_metrics()

@@ -91,10 +91,30 @@ def test_the_commands_of_the_page_run(features: Callable[..., Ran]) -> None:
         line = line.replace("1f2e3d4c", key_id).replace(" --scope push:payments.transactions", "")
         ran = features(*shlex.split(line)[1:])
         assert ran.code == 0, line + ran.err
-        if line.startswith("features keys create"):
+        if line.startswith("features keys create") and "--oidc-group" not in line:
             key_id = made(ran).split("_")[1]
-    assert [line.split()[2] for line in typed] == ["create", "list", "rotate", "revoke", "reset"]
-    assert features("keys", "list").out.startswith("no key was made yet")
+        if line.startswith("features keys reset"):
+            assert features("keys", "list").out.startswith("no key was made yet")
+    assert {"create", "list", "rotate", "revoke", "reset"} <= {line.split()[2] for line in typed}
+
+
+def test_a_key_for_tokens_has_no_text(features: Callable[..., Ran], tmp_path: Path) -> None:
+    create = ("keys", "create", "--owner", "Fraud team", "--oidc-group", "analysts", "--scope", "read:fraud_v1")
+    ran = features(*create, "--json")
+    told = json.loads(ran.out)
+    assert (ran.code, KEY.search(ran.out + ran.err), told["oidc_group"]) == (0, None, "analysts")
+    assert "key" not in told
+    assert features("keys", "list").out == (
+        f"{told['id']}  valid     Fraud team  read:service/fraud_v1  for tokens of analysts\n"
+    )
+    (kept,) = read_keys(tmp_path / "home" / "keys.json") or ()
+    assert kept.sha256 == ""
+    ran = features("keys", "rotate", told["id"])
+    assert (ran.code, "no text to replace" in ran.err) == (1, True)
+    assert features("keys", "revoke", told["id"]).code == 0
+    assert "revoked" in features("keys", "list").out
+    ran = features(*create[:4], "--oidc-group", " ", *create[-2:])
+    assert (ran.code, "--oidc-group" in ran.err) == (1, True)
 
 
 def test_what_is_kept_is_private_and_opens_nothing(features: Callable[..., Ran], tmp_path: Path) -> None:
