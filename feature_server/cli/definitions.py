@@ -191,6 +191,7 @@ def described(
     `go_on` the definitions in force stand, over the project's SQL, for those that are not fit.
     """
     from ..dbt.compiled import checked_folder, keep_parsed, parsing, read_compiled
+    from ..dbt.rendered import rendered_by_dbt
     from ..dbt.session import check_session
     from ..definitions.registry import replaced_registry
     from ..kept import Kept
@@ -210,7 +211,7 @@ def described(
         else:
             parsed = stack.enter_context(parsing(settings))
             check_session(settings, manifest=parsed.manifest, kept=kept)
-        found = problems(settings.project_dir, warnings.append, _views_of(parsed.manifest))
+        found = problems(settings.project_dir, warnings.append, _views_of(parsed.manifest), rendered_by_dbt(parsed))
         try:
             registry = load_registry(
                 settings.project_dir, settings.target_path, warnings.append, parsed, settings.attached, kept

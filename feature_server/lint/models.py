@@ -1,6 +1,6 @@
 """The models of a project, rendered and read once: what each reads, what its rows are told apart by, what it breaks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 
 import msgspec
@@ -10,9 +10,9 @@ from sqlglot.errors import ParseError, SqlglotError
 
 from ..queries.parts import sql_of
 from ..queries.rows import Inputs, Key, Rows
-from ..written.described import Described
+from ..written.described import OF_META, Described, with_meta
 from ..written.marks import Written
-from ..written.project import ProjectFiles
+from ..written.project import SNAPSHOT, ProjectFiles
 from ..written.rendering import Rendered, Unrendered
 from .ahead import joined_ahead, joined_at_any_time
 from .grains import Tested, given_keys
@@ -22,30 +22,45 @@ from .now import joined_as_now
 from .order import unstable
 from .rules import AHEAD, CURRENT, TIMES, UNSTABLE, Rule, broken
 
+_TOO_DEEP = "its SQL is nested too deep to be read"
+Compiled = Callable[[str], Rendered | None]
 Broken = tuple[Rule, exp.Expr, str]  # a rule, the expression that breaks it, what more there is to say
 
 
+class Unread(msgspec.Struct, frozen=True):
+    """Why a model could not be looked at, or what it `read`, and on which line of which file."""
+
+    why: str
+    file: str
+    line: int = 1
+    read: str | None = None
+
+
 class Looked(msgspec.Struct, frozen=True):
-    """A model that was looked at; `why` it could not be."""
+    """A model that was looked at; `unread` where it could not be."""
 
     rows: Rows
     broken: tuple[Broken, ...] = ()
     written: Written | None = None
-    why: str | None = None
+    unread: Unread | None = None
 
 
 class Models:
-    """The models of a project by the names of their files."""
+    """The models of a project by the names of their files. `compiled` gives one as dbt has compiled it, and `views` are
+    those that dbt has for feature views, where it was asked."""
 
-    def __init__(self, project: ProjectFiles) -> None:
-        self.project = project
-        self._rendered: dict[str, Rendered | str] = {}
+    def __init__(self, project: ProjectFiles, compiled: Compiled, views: Collection[str]) -> None:
+        self.project, self._compiled, self._views = project, compiled, views
+        self._rendered: dict[str, Rendered | Unread] = {}
         self._looked: dict[str, Looked] = {}
         self._trees: dict[str, list[exp.Expr]] = {}
         self._handed: dict[str, frozenset[frozenset[str]]] = {}  # keys by the tests of what is made of a model's rows
 
     def is_view(self, name: str) -> bool:
-        """Whether a model is a feature view, by its YAML or by its own `config`, and not disabled by either."""
+        """Whether a model is a feature view, by its YAML or by its own `config`, and not disabled by either; or dbt has
+        it for one."""
+        if name in self._views:
+            return True
         said, path = self.project.described.get(name), self.project.models[name]
         if self.project.config_of(name).get("enabled") is False:
             return False
@@ -56,15 +71,19 @@ class Models:
         rendered = self._render(name) if "config" in text else None
         if not isinstance(rendered, Rendered):
             return in_yaml
-        return rendered.enabled and (in_yaml or rendered.is_view)
+        return rendered.enabled and (in_yaml or "feature_view" in rendered.meta)
 
     def said(self, name: str) -> Described | None:
-        """What YAML says of a model: its constraints count where dbt has DuckDB hold them."""
-        said = self.project.described.get(name)
+        """What YAML and its own `config` say of a model: its constraints count where dbt has DuckDB hold them."""
+        said, rendered = self.project.described.get(name), self._render(name)
+        if not isinstance(rendered, Rendered):
+            return said
+        if rendered.meta.keys() & OF_META:
+            one = said or Described(name=name, file=self.project.file(name), line=1)
+            said = with_meta(one, rendered.meta)
         if said is None or not said.constrained:
             return said
-        rendered = self._render(name)
-        held = said.constrained if isinstance(rendered, Rendered) and rendered.is_constrained else frozenset()
+        held = said.constrained if rendered.is_constrained else frozenset()
         return msgspec.structs.replace(said, keys=said.keys | held, tested=said.tested | held)
 
     def under(self, view: str) -> Iterator[str]:
@@ -98,11 +117,8 @@ class Models:
         return given_keys(statement, keys, deep=once)
 
     def _parsed(self, name: str) -> list[exp.Expr]:
-        if name not in self._trees:
-            rendered = self._render(name)
-            sql = rendered.written.sql if isinstance(rendered, Rendered) else ""
-            self._trees[name] = [one for one in sqlglot.parse(sql, dialect="duckdb") if one is not None]
-        return self._trees[name]
+        self._render(name)
+        return self._trees.get(name, [])
 
     def _model_of(self, table: exp.Table) -> str | None:
         """The model that a table of rendered SQL is, by the name of its file."""
@@ -111,20 +127,32 @@ class Models:
         name, _, version = table.name.partition(" v")
         return self.project.file_of(name, version or None)
 
-    def not_looked_at(self, name: str) -> Iterator[str]:
+    def unread(self, name: str) -> Iterator[Unread]:
         """Why a model, or what it reads, could not be looked at."""
-        if (why := self.looked(name).why) is not None:
-            yield why
+        if (unread := self.looked(name).unread) is not None:
+            yield unread
+        project = self.project
+        for read, kind in self._others(name):
+            if kind is None:
+                yield Unread(
+                    f"it reads {read!r}: the project has no model, seed or snapshot of that name", project.file(name)
+                )
+            elif kind != SNAPSHOT:
+                yield Unread(
+                    f"it reads {read!r}, {kind}, of which no SQL says what is in it", project.file(name), read=read
+                )
+
+    def snapshots(self, name: str) -> list[str]:
+        """The snapshots that a model reads."""
+        return [read for read, kind in self._others(name) if kind == SNAPSHOT]
+
+    def _others(self, name: str) -> Iterator[tuple[str, str | None]]:
+        """What a model reads that is neither a model in SQL nor a seed, and what it is, where the project has it."""
         rendered, project = self._render(name), self.project
         for read, version in rendered.refs if isinstance(rendered, Rendered) else ():
             if project.file_of(read, version) is None and read not in project.seeds:
                 named = (each for each in project.others if each == read or each.rpartition("_v")[0] == read)
-                kind = project.others.get(next(named, read))
-                yield (
-                    f"{read!r}, {kind} that it reads, and what is under that"
-                    if kind is not None
-                    else f"{read!r}, which it reads: the project has no model, seed or snapshot of that name"
-                )
+                yield read, project.others.get(next(named, read))
 
     def looked(self, name: str) -> Looked:
         """A model, looked at when it is first asked for."""
@@ -133,20 +161,38 @@ class Models:
             self._looked[name] = self._look(name)
         return self._looked[name]
 
-    def _render(self, name: str) -> Rendered | str:
+    def _render(self, name: str) -> Rendered | Unread:
+        """A model by its file; as dbt compiled it where its Jinja or its SQL is not understood otherwise."""
         if name not in self._rendered:
+            path, file = self.project.models[name], self.project.file(name)
             try:
-                self._rendered[name] = self.project.rendering.render(
-                    self.project.models[name], self.project.config_of(name)
-                )
+                found: Rendered | Unread = self.project.rendering.render(path, self.project.config_of(name))
             except Unrendered as error:
-                self._rendered[name] = str(error)
+                found = Unread(str(error), file)
+            found = self._parse(name, found)
+            hidden = isinstance(found, Rendered) and name in self._views and "feature_view" not in found.meta
+            if (hidden or isinstance(found, Unread)) and (compiled := self._compiled(name)) is not None:
+                found = self._parse(name, compiled)
+            self._rendered[name] = found
         return self._rendered[name]
+
+    def _parse(self, name: str, rendered: Rendered | Unread) -> Rendered | Unread:
+        """A model whose SQL is read; or why it cannot be."""
+        if isinstance(rendered, Unread):
+            return rendered
+        written = rendered.written
+        try:
+            self._trees[name] = [one for one in sqlglot.parse(written.sql, dialect="duckdb") if one is not None]
+        except RecursionError:
+            return Unread(_TOO_DEEP, self.project.file(name))
+        except SqlglotError as error:
+            return _unread(error, written, self.project.file(name))
+        return rendered
 
     def _look(self, name: str) -> Looked:
         rendered, said = self._render(name), self.said(name)
-        if isinstance(rendered, str):
-            return Looked(_rows(said, Rows()), why=rendered)
+        if isinstance(rendered, Unread):
+            return Looked(_rows(said, Rows()), unread=rendered)
         found = list[Broken]()
 
         def seen(query: exp.Query, inputs: Inputs, keys: set[Key]) -> None:
@@ -171,10 +217,9 @@ class Models:
                 rows = Reading(self._known, seen, self._given(name, statement)).rows(statement, {})
                 if said is not None and said.is_view:
                     found.extend((AHEAD, *late) for late in found_late(statement, rows, said.event))
-        except RecursionError:
-            return Looked(_rows(said, Rows()), why="its SQL is nested too deep to be read")
-        except SqlglotError as error:
-            return Looked(_rows(said, Rows()), why=_unread(error, rendered.written))
+        except (RecursionError, SqlglotError) as error:
+            why = _TOO_DEEP if isinstance(error, RecursionError) else f"its SQL cannot be read: {error}"
+            return Looked(_rows(said, Rows()), unread=Unread(why, self.project.file(name)))
         if rendered.materialized == "incremental":  # whose rows are of several runs
             rows = msgspec.structs.replace(rows, keys=frozenset())
         return Looked(_rows(said, rows), tuple(found), rendered.written)
@@ -195,16 +240,16 @@ class Models:
         return msgspec.structs.replace(rows, late=frozenset([name]), after_us=said.after_us)
 
 
-def _unread(error: SqlglotError, written: Written) -> str:
+def _unread(error: SqlglotError, written: Written, file: str) -> Unread:
     """Where SQL cannot be read, and what stands there."""
     first = error.errors[0] if isinstance(error, ParseError) and error.errors else {}
     if not first:
-        return "its SQL cannot be read: a quoted text, a name or a comment does not end"
+        return Unread("its SQL cannot be read: a quoted text, a name or a comment does not end", file)
     lines = written.sql.split("\n")
     offset = sum(len(line) + 1 for line in lines[: first["line"] - 1]) + first["col"] - len(first["highlight"])
     place, said = written.place(offset), first["description"].split(" but got <")[0]
     what = "something is missing" if "<class" in said else said[:1].lower() + said[1:]
-    return f"its SQL cannot be read: {what} at {first['highlight']!r} ({place.file}:{place.line})"
+    return Unread(f"its SQL cannot be read: {what} at {first['highlight']!r}", place.file, place.line)
 
 
 def _rows(said: Described | None, rows: Rows) -> Rows:

@@ -67,7 +67,11 @@ UNTESTED = Rule(
     "data_tests: [{grain: {arguments: {columns: [its keys, event_timestamp, created_timestamp]}}}]",
     warns=True,
 )  # fmt: skip
-RULES = (PRESENT, RANDOM, AHEAD, UNSTABLE, CURRENT, UNKNOWN, UNTESTED)
+UNREADABLE = Rule(
+    "unreadable", "what is not understood cannot be said to be right: none of the other rules was held against it",
+    "DuckDB's SQL, by Jinja that needs no dbt (run `dbt deps` first); `features check` takes the SQL that dbt compiles",
+)  # fmt: skip
+RULES = (PRESENT, RANDOM, AHEAD, UNSTABLE, CURRENT, UNKNOWN, UNTESTED, UNREADABLE)
 Found = tuple[Rule, exp.Expr]
 
 

@@ -13,8 +13,8 @@ from ..errors import FeatureStoreError, Problem
 from ..queries.rows import Rows
 from ..written.described import Described
 from ..written.project import ProjectFiles, read_project
-from .models import Looked, Models
-from .rules import RULES, UNKNOWN, UNTESTED
+from .models import Compiled, Looked, Models, Unread
+from .rules import RULES, UNKNOWN, UNREADABLE, UNTESTED
 
 _MODEL = re.compile(r'"model"\."ref"\."(\w+)[^"]*"')
 _DEEPEST = 10_000  # calls within one another, by which nested SQL is read: a union of 400 parts needs 1,000
@@ -44,7 +44,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotLooked(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that could not be looked at without dbt, and why."""
+    """A model of which something was not looked at on purpose, and why."""
 
     file: str
     model: str
@@ -63,22 +63,23 @@ class Linted(msgspec.Struct, frozen=True, kw_only=True):
     models: int
 
 
-def lint(root: Path, known: Mapping[str, str] = NO_VIEWS) -> Linted:
+def lint(root: Path, known: Mapping[str, str] = NO_VIEWS, compiled: Compiled = lambda name: None) -> Linted:
     """The findings in all feature views of a project and in what is under them, in the order of files and lines.
 
-    `known` are views by the names of their files without an ending, with the files: each is looked at, or named.
+    `known` are views by the names of their files without an ending, with the files, as dbt has them, and `compiled`
+    gives the models that dbt has compiled: what cannot be read in files is read there.
     """
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _DEEPEST))
     try:
-        return _lint(root, known)
+        return _lint(root, known, compiled)
     finally:
         sys.setrecursionlimit(limit)
 
 
-def _lint(root: Path, known: Mapping[str, str]) -> Linted:
+def _lint(root: Path, known: Mapping[str, str], compiled: Compiled) -> Linted:
     project = read_project(root)
-    models = Models(project)
+    models = Models(project, compiled, known)
     views = [name for name in sorted(project.models) if models.is_view(name)]
     under: dict[str, list[str]] = {}  # each model, and the views that are made from it
     for view in views:
@@ -88,41 +89,66 @@ def _lint(root: Path, known: Mapping[str, str]) -> Linted:
     keys = {name: one.join_keys for one in described if one.is_entity for name in one.entities}
     for view in views:
         models.hand_down(view)
-    findings, bad = dict[Finding, None](), [*_unseen(project, views, known)]
+    findings, left_out = dict[Finding, None](), list[NotLooked]()
+    for name, unread in _unseen(project, known):
+        _take_unread(name, unread, (name,), [project.described.get(name)], findings, left_out)
     for view in views:
-        said = models.said(view) or Described(name=view, file=_file(project, view), line=1, is_view=True)
+        said = models.said(view) or Described(name=view, file=project.file(view), line=1, is_view=True)
         findings |= dict.fromkeys(_untested(said, keys))
         findings |= dict.fromkeys(_unknown(said, models.looked(view).rows))
     for name, of_views in under.items():
-        looked = models.looked(name)
-        bad += [NotLooked(file=_file(project, name), model=name, why=why) for why in models.not_looked_at(name)]
-        findings |= dict.fromkeys(_findings(name, looked, tuple(of_views), project.described))
+        for unread in models.unread(name):
+            said_of = [models.said(name), project.described.get(unread.read or "")]
+            _take_unread(name, unread, tuple(of_views), said_of, findings, left_out)
+        for read in models.snapshots(name):
+            why = f"{read!r}, a snapshot that it reads, and what is under that: rows as they were when it was taken"
+            left_out.append(NotLooked(file=project.file(name), model=name, why=why))
+        findings |= dict.fromkeys(_findings(name, models.looked(name), tuple(of_views), models.said(name)))
     order = sorted(findings, key=lambda found: (found.file, found.line, found.rule))
-    return Linted(findings=tuple(order), not_looked_at=tuple(bad), views=len(views), models=len(under))
+    return Linted(findings=tuple(order), not_looked_at=tuple(left_out), views=len(views), models=len(under))
 
 
-def _unseen(project: ProjectFiles, views: Sequence[str], known: Mapping[str, str]) -> Iterator[NotLooked]:
-    """The views that YAML or dbt knows, and that are none by the project's SQL files."""
+def _unseen(project: ProjectFiles, known: Mapping[str, str]) -> Iterator[tuple[str, Unread]]:
+    """The views that YAML or dbt knows, and that are none of the project's SQL files."""
     for name, said in project.described.items():
         if said.is_view and name not in project.models and said.config.get("enabled") is not False:
             kind = project.others.get(name)
-            why = f"it is {kind}" if kind else f"{said.file}:{said.line} has it, and no SQL file is named {name}"
-            yield NotLooked(file=known.get(name, said.file), model=name, why=why)
+            why = f"it is {kind}" if kind else f"no SQL file is named {name}"
+            yield name, Unread(why, said.file, said.line)
     for name, file in known.items():
-        if name not in views and not (name in project.described and name not in project.models):
-            yield NotLooked(
-                file=file, model=name, why="dbt has it for a feature view, by what its file alone does not show"
-            )
+        if name not in project.models and name not in project.described:
+            yield name, Unread("dbt has it for a feature view, and no SQL file of the project is that", file)
+
+
+def _take_unread(
+    name: str,
+    unread: Unread,
+    views: tuple[str, ...],
+    said: Sequence[Described | None],
+    findings: dict[Finding, None],
+    left_out: list[NotLooked],
+) -> None:
+    """Take in what could not be looked at: as a finding, or where that is allowed as left out."""
+    if any(UNREADABLE.name in _allowed(each) for each in said):
+        left_out.append(NotLooked(file=unread.file, model=name, why=unread.why))
+        return
+    findings[Finding(
+        file=unread.file, line=unread.line, rule=UNREADABLE.name, model=name, views=views, got=unread.why,
+        why=UNREADABLE.why, instead=UNREADABLE.instead,
+    )] = None  # fmt: skip
 
 
 def problems(
-    root: Path, warn: Callable[[Problem], None] = lambda problem: None, known: Mapping[str, str] = NO_VIEWS
+    root: Path,
+    warn: Callable[[Problem], None] = lambda problem: None,
+    known: Mapping[str, str] = NO_VIEWS,
+    compiled: Compiled = lambda name: None,
 ) -> list[Problem]:
-    """The findings as `features check` reports mistakes; `warn` is told of those that are none yet, and of what could
-    not be looked at, of the views that dbt has (`known`, as in `lint`)."""
-    found = lint(root, known)
+    """The findings as `features check` reports mistakes; `warn` is told of those that are none yet, and of what was not
+    looked at on purpose. `known` and `compiled` as in `lint`."""
+    found = lint(root, known, compiled)
     for one in found.not_looked_at:
-        warn(Problem(file=one.file, key_path="lint", what="the model could not be looked at without dbt", got=one.why))
+        warn(Problem(file=one.file, key_path="lint", what="not all under the view was looked at", got=one.why))
     warns = {rule.name for rule in RULES if rule.warns}
     for each in found.findings:
         if each.rule in warns:
@@ -139,14 +165,8 @@ def _problem(found: Finding) -> Problem:
     )  # fmt: skip
 
 
-def _file(project: ProjectFiles, name: str) -> str:
-    return project.models[name].relative_to(project.root).as_posix()
-
-
-def _findings(
-    name: str, looked: Looked, views: tuple[str, ...], described: Mapping[str, Described]
-) -> Iterator[Finding]:
-    allowed = _allowed(described.get(name))
+def _findings(name: str, looked: Looked, views: tuple[str, ...], said: Described | None) -> Iterator[Finding]:
+    allowed = _allowed(said)
     sql = looked.written.sql.lower() if looked.broken and looked.written is not None else ""
     functions = set(re.findall(r"(\w+)\s*\(", sql))
     for rule, node, more in looked.broken:

@@ -14,6 +14,7 @@ from ..project.package import LOADER
 from .files import ENCODING
 from .rendering import merged
 
+OF_META = frozenset(["feature_view", "entity", "lint"])  # the keys under `meta` that say what a model is
 _TELLS_APART = re.compile(r"unique|grain|primary_key", re.I)  # in the name of a test
 _TELLING = ("primary_key", "unique")  # constraints
 _ANY_ROW = ("", "!=0", ">0", ">=1")  # in `error_if`
@@ -93,8 +94,17 @@ def models_of(path: Path, file: str, said: Mapping[str, Any], every: Mapping[str
 
 def _model(name: str, file: str, line: int, model: Mapping[str, Any], every: Mapping[str, Any]) -> Described:
     config, meta = _config(model), _meta(model)
-    view, entity = _dict(meta.get("feature_view")), _dict(meta.get("entity"))
     one = _described(name, file, line, model, meta, every)
+    return msgspec.structs.replace(
+        with_meta(one, meta),
+        tested=one.keys.union(*(_lists(arguments) for _, arguments in _tests(model, every))),
+        config=config | {"meta": meta} if meta else config,
+    )
+
+
+def with_meta(one: Described, meta: Mapping[str, Any]) -> Described:
+    """A model with what its meta says of it, which may stand in its YAML or in its own `config`."""
+    view, entity = _dict(meta.get("feature_view")), _dict(meta.get("entity"))
     return msgspec.structs.replace(
         one,
         is_view="feature_view" in meta,
@@ -104,9 +114,7 @@ def _model(name: str, file: str, line: int, model: Mapping[str, Any], every: Map
         event=str(view.get("event_timestamp") or "event_timestamp").lower(),
         created=view.get("created_timestamp"),
         is_stream="stream" in view,
-        tested=one.keys.union(*(_lists(arguments) for _, arguments in _tests(model, every))),
-        config=config | {"meta": meta} if meta else config,
-        allowed=_allowed(meta.get("lint"), f"{file}:{line}: models[{name}].meta.lint"),
+        allowed=_allowed(meta.get("lint"), f"{one.file}:{one.line}: models[{one.name}].meta.lint"),
     )
 
 

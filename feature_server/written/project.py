@@ -16,6 +16,7 @@ from .files import ENCODING, files_in
 from .rendering import Rendering, macros_of, merged
 
 PROJECT_FILE = "dbt_project.yml"
+SNAPSHOT = "a snapshot"
 _SNAPSHOT = re.compile(r"{%-?\s*snapshot\s+(\w+)")
 
 
@@ -36,6 +37,10 @@ class ProjectFiles(msgspec.Struct, frozen=True):
     seeds: set[str]
     others: dict[str, str]
     rendering: Rendering
+
+    def file(self, name: str) -> str:
+        """The file of a model, as it stands in the project."""
+        return self.models[name].relative_to(self.root).as_posix()
 
     def config_of(self, name: str) -> dict[str, Any]:
         """What files other than its own configure a model by."""
@@ -110,7 +115,7 @@ def _take(files: _Files, root: Path, folder: Path, name: str, project: Mapping[s
             _take_snapshots(files, _yaml(path))
         for path in files_in(snapshots, "sql"):
             text = path.read_text(encoding=ENCODING, errors="replace")
-            files.others |= dict.fromkeys(_SNAPSHOT.findall(text), "a snapshot")
+            files.others |= dict.fromkeys(_SNAPSHOT.findall(text), SNAPSHOT)
     for seeds in _folders(folder, project, "seed-paths", "seeds"):
         files.seeds |= {path.stem for path in files_in(seeds, "csv")}
         for path in files_in(seeds, "yml", "yaml"):
@@ -123,7 +128,7 @@ def _take_snapshots(files: _Files, said: Mapping[str, Any]) -> None:
     listed = said.get("snapshots")
     for each in listed if isinstance(listed, list) else ():
         if isinstance(each, dict) and "name" in each:
-            files.others[str(each["name"])] = "a snapshot"
+            files.others[str(each["name"])] = SNAPSHOT
 
 
 def _every_test(project: Mapping[str, Any], name: str) -> dict[str, Any]:

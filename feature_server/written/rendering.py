@@ -46,14 +46,14 @@ class Unrendered(Exception):
 
 class Rendered(msgspec.Struct, frozen=True):
     """A model's SQL, and what it reads: models by name and version, None for the latest, and sources; how it has itself
-    materialized, and whether DuckDB holds its constraints. A model stands in the SQL as `"model"."ref"."name"`, with
-    ` v` and the version if it says one."""
+    materialized, its `meta`, and whether DuckDB holds its constraints. A model stands in the SQL as `reference` has
+    it."""
 
     written: Written
     refs: tuple[tuple[str, str | None], ...]
     sources: tuple[tuple[str, str], ...]
     materialized: str | None = None
-    is_view: bool = False
+    meta: Mapping[str, Any] = {}
     enabled: bool = True
     is_constrained: bool = False
 
@@ -175,7 +175,7 @@ class Rendering:
             tuple(dict.fromkeys(self._refs)),
             tuple(dict.fromkeys(self._sources)),
             materialized if isinstance(materialized, str) else None,
-            is_view="feature_view" in (self._configured.get("meta") or {}),
+            meta=meta if isinstance(meta := self._configured.get("meta"), dict) else {},
             enabled=self._configured.get("enabled") is not False,
             is_constrained=materialized in ("table", "incremental")
             and isinstance(contract, dict)
@@ -263,7 +263,7 @@ class Rendering:
         number = v if v is not None else version
         names = tuple(map(str, names))
         self._refs.append((names[-1], None if number is None else str(number)))
-        return f'"model"."ref"."{names[-1]}{"" if number is None else f" v{number}"}"'
+        return reference(names[-1], None if number is None else str(number))
 
     def _configure(self, said: Mapping[str, Any]) -> None:
         self._configured = merged(self._configured, said)
@@ -336,6 +336,11 @@ class _Config:
         return meta.get(name, default) if isinstance(meta, dict) else default
 
     require, meta_require = get, meta_get
+
+
+def reference(name: str, version: str | None) -> str:
+    """How a model, a seed or a snapshot stands in rendered SQL."""
+    return f'"model"."ref"."{name}{"" if version is None else f" v{version}"}"'
 
 
 def _return(value: Any = None) -> Any:

@@ -14,6 +14,8 @@ import pytest
 from feature_server.errors import FeatureStoreError, Problem
 from feature_server.lint.rules import RULES
 from feature_server.lint.run import Linted, lint, problems
+from feature_server.written.marks import Place, Written
+from feature_server.written.rendering import Rendered
 from tests.support.tiny_project import write_project
 
 ROOT = Path(__file__).parents[2]
@@ -91,8 +93,14 @@ def test_a_rule_is_broken_on_purpose_with_a_reason(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_said_and_the_others_are_looked_at(tmp_path: Path, text: str, why: str) -> None:
     again = "{% macro again() %}{{ again() }}{% endmacro %}"
     found = linted(tmp_path, **{"transform/spend.sql": text, "macros/again.sql": again})
-    assert [(each.model, why in each.why) for each in found.not_looked_at] == [("spend", True)]
-    assert [file for file, *_ in places(found)] == ["transform/visits_v2.sql"]
+    assert places(found) == [
+        ("transform/spend.sql", 1, "unreadable", ("spend",)), ("transform/visits_v2.sql", 1, "random", ("visits_v2",)),
+    ]  # fmt: skip
+    assert why in found.findings[0].got
+    assert found.not_looked_at == ()
+    warned = list[Problem]()
+    refused = [one.key_path for one in problems(tmp_path, warned.append)]
+    assert (refused, warned) == (["spend: unreadable", "visits_v2: random"], [])
 
 
 def test_what_only_dbt_could_say_is_unknown_and_the_rest_is_looked_at(tmp_path: Path) -> None:
@@ -129,50 +137,91 @@ def test_what_is_no_sql_model_under_a_view_is_named(tmp_path: Path) -> None:
         "transform/nobody.sql/left.txt": "a folder",
         "transform/gone.sql": "{{ config(enabled=false) }} select 1 as a",
     })  # fmt: skip
-    file = "transform/stg_payments.sql: not looked at:"
-    assert [str(each) for each in found.not_looked_at] == [
-        f"{file} 'told', a Python model that it reads, and what is under that",
-        f"{file} 'kept', a snapshot that it reads, and what is under that",
-        f"{file} 'dim', a snapshot that it reads, and what is under that",
-        f"{file} 'nobody', which it reads: the project has no model, seed or snapshot of that name",
+    file = "transform/stg_payments.sql"
+    assert [(each.file, each.got) for each in found.findings if each.rule == "unreadable"] == [
+        (file, "it reads 'told', a Python model, of which no SQL says what is in it"),
+        (file, "it reads 'nobody': the project has no model, seed or snapshot of that name"),
     ]
+    taken = "a snapshot that it reads, and what is under that: rows as they were when it was taken"
+    assert [str(each) for each in found.not_looked_at] == [
+        f"{file}: not looked at: 'kept', {taken}", f"{file}: not looked at: 'dim', {taken}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("named", ["told", "stg_payments"])
+def test_a_python_model_under_a_view_is_allowed_where_it_or_its_reader_says_why(tmp_path: Path, named: str) -> None:
+    files = {
+        "transform/stg_payments.sql": "select a from {{ ref('told') }}",
+        "transform/told.py": "def model(dbt, session): ...",
+    }
+    assert "unreadable" in [rule for _, _, rule, _ in places(linted(tmp_path, **files))]
+    allowed = f"  - {{name: {named}, meta: {{lint: {{allow: unreadable, reason: a forecast of its own}}}}}}\n"
+    found = linted(tmp_path, **files, **{"transform/views.yml": VIEWS + allowed})
+    assert "unreadable" not in [rule for _, _, rule, _ in places(found)]
+    (left_out,) = found.not_looked_at
+    assert left_out.why == "it reads 'told', a Python model, of which no SQL says what is in it"
 
 
 def test_a_view_that_is_no_sql_file_is_named(tmp_path: Path) -> None:
     views = "models:\n" + "".join(f"  - {{name: {name}, meta: {{feature_view: {{}}}}}}\n" for name in ("told", "none"))
     found = linted(tmp_path, **{"transform/told.py": "def model(dbt, session): ...", "transform/more.yml": views})
-    assert [str(each) for each in found.not_looked_at] == [
-        "transform/more.yml: not looked at: it is a Python model",
-        "transform/more.yml: not looked at: transform/more.yml:3 has it, and no SQL file is named none",
-    ]
+    unread = [(each.line, each.model, each.got) for each in found.findings if each.rule == "unreadable"]
+    assert unread == [(2, "told", "it is a Python model"), (3, "none", "no SQL file is named none")]
+    views = views.replace("feature_view: {}", "feature_view: {}, lint: {allow: unreadable, reason: a test}")
+    found = linted(tmp_path, **{"transform/more.yml": views})
+    assert [each.model for each in found.not_looked_at] == ["told", "none"]
+    assert "unreadable" not in [each.rule for each in found.findings]
 
 
-def test_a_view_that_dbt_knows_is_looked_at_or_named(tmp_path: Path) -> None:
+def test_a_view_that_dbt_knows_is_looked_at_or_found(tmp_path: Path) -> None:
     hidden = "{% if target.name == 'prod' %}{{ config(meta={'feature_view': {}}) }}{% endif %} select now() as a"
     write_project(tmp_path, SHOP | {"transform/hidden.sql": hidden})
     known = {"spend": "transform/spend.sql", "hidden": "transform/hidden.sql", "far": "models/far.sql"}
-    why = "not looked at: dbt has it for a feature view, by what its file alone does not show"
-    assert [str(each) for each in lint(tmp_path, known).not_looked_at] == [
-        f"transform/hidden.sql: {why}", f"models/far.sql: {why}",
-    ]  # fmt: skip
-    warned = list[Problem]()
-    problems(tmp_path, warned.append, known)
-    assert [one.file for one in warned] == ["transform/hidden.sql", "models/far.sql"]
+    found = [place for place in places(lint(tmp_path, known)) if place[3][0] in ("hidden", "far")]
+    assert found == [
+        ("models/far.sql", 1, "unreadable", ("far",)),
+        ("transform/hidden.sql", 1, "no_grain_test", ("hidden",)),
+        ("transform/hidden.sql", 1, "present_time", ("hidden",)),
+    ]
+
+
+def test_what_files_do_not_show_is_read_in_the_sql_that_dbt_compiled(tmp_path: Path) -> None:
+    texts = {
+        "spend": 'select * from "model"."ref"."stg_payments", "model"."ref"."priced" where random() < 1',
+        "priced": "select from where (",
+    }
+    read = {"spend": (("stg_payments", None), ("priced", None))}
+
+    def compiled(name: str) -> Rendered | None:
+        written = Written(texts.get(name, ""), (0,), (Place(f"transform/{name}.sql", 1),))
+        return Rendered(written, read.get(name, ()), ()) if name in texts else None
+
+    write_project(tmp_path, SHOP | {"transform/spend.sql": "select {{ graph.nodes['a'] + 1 }}",
+                                    "transform/priced.sql": "select {{ 1 / 0 }}"})  # fmt: skip
+    assert [place[:3] for place in places(lint(tmp_path, compiled=compiled))] == [
+        ("transform/priced.sql", 1, "unreadable"),
+        ("transform/spend.sql", 1, "random"),
+        ("transform/stg_payments.sql", 2, "present_time"),
+        ("transform/visits_v2.sql", 1, "random"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("sql", "said"),
     [
-        ("select a\nfrom t\nwhere", "something is missing at 'where' ({file}:3)"),
-        ("select\nfrom where (", "expected table name at 'where' ({file}:2)"),
-        ("select case when a\nfrom t", "something is missing at 'from' ({file}:2)"),
-        ("select {{ twice('euros') }}\nfrom (select 1", "expecting ) at '1' ({file}:2)"),
-        ("select 'a", "a quoted text, a name or a comment does not end"),
+        ("select a\nfrom t\nwhere", "3: something is missing at 'where'"),
+        ("select\nfrom where (", "2: expected table name at 'where'"),
+        ("select case when a\nfrom t", "2: something is missing at 'from'"),
+        ("select {{ twice('euros') }}\nfrom (select 1", "2: expecting ) at '1'"),
+        ("select 'a", "1: a quoted text, a name or a comment does not end"),
     ],
 )
 def test_where_sql_cannot_be_read_is_said_in_its_own_words(tmp_path: Path, sql: str, said: str) -> None:
-    (one,) = linted(tmp_path, **{"transform/spend.sql": sql}).not_looked_at
-    assert one.why == f"its SQL cannot be read: {said.format(file='transform/spend.sql')}"
+    found = linted(tmp_path, **{"transform/spend.sql": sql})
+    (one,) = [each for each in found.findings if each.rule == "unreadable"]
+    line, why = said.split(": ")
+    assert (one.file, str(one.line)) == ("transform/spend.sql", line)
+    assert one.got == f"its SQL cannot be read: {why}"
 
 
 @pytest.mark.parametrize("got", ["list(a)", "string_agg(a, ',')", "max_by(a, b)", "first(a)", "array_agg(a)"])
@@ -286,7 +335,8 @@ def test_findings_are_problems_of_a_check_too(tmp_path: Path) -> None:
     warned = list[Problem]()
     untested = VIEWS.replace("    data_tests: [{grain: {arguments: {columns: [customer_id, paid_at]}}}]\n", "")
     write_project(tmp_path, SHOP | {"transform/spend.sql": "select from where (", "transform/views.yml": untested})
-    (found,) = problems(tmp_path, warned.append)
+    unread, found = problems(tmp_path, warned.append)
+    assert (unread.file, unread.line, unread.key_path) == ("transform/spend.sql", 1, "spend: unreadable")
     assert str(found).splitlines() == [
         "transform/visits_v2.sql:1: visits_v2: random: each build gives other values, so training and serving read "
         "different ones",
@@ -294,9 +344,7 @@ def test_findings_are_problems_of_a_check_too(tmp_path: Path) -> None:
         "  got: random()",
         "  remedy: config.meta.lint: {allow: random, reason: …} of visits_v2 where it is on purpose",
     ]
-    assert [(one.file, one.key_path) for one in warned] == [
-        ("transform/spend.sql", "lint"), ("transform/views.yml", "spend: no_grain_test"),
-    ]  # fmt: skip
+    assert [(one.file, one.key_path) for one in warned] == [("transform/views.yml", "spend: no_grain_test")]
 
 
 def test_dbts_own_clock_is_a_clock(tmp_path: Path) -> None:
@@ -320,6 +368,16 @@ def test_a_view_says_so_in_its_own_config_too(tmp_path: Path) -> None:
     found = linted(tmp_path, **{"transform/alone.sql": sql})
     assert ("transform/alone.sql", 2, "random", ("alone",)) in places(found)
     assert ("transform/alone.sql", 1, "no_grain_test", ("alone",)) in places(found)
+
+
+def test_what_a_view_says_in_its_own_config_is_as_if_its_yaml_did(tmp_path: Path) -> None:
+    source = "sources: [{name: bank, tables: [{name: payments, loaded_at_field: landed_at}]}]\n"
+    view = "'entities': ['customer'], 'created_timestamp': 'landed_at'"
+    sql = "{{ config(meta={'feature_view': {%s}, 'lint': {'allow': 'random', 'reason': 'a test'}}) }}\n"
+    body = "select landed_at, random() as a from {{ source('bank', 'payments') }}"
+    for meta, rules in ((view, ["no_grain_test"]), ("'entities': ['customer']", ["known_time", "no_grain_test"])):
+        found = linted(tmp_path, **{"transform/alone.sql": sql % meta + body, "transform/source.yml": source})
+        assert [rule for file, _, rule, _ in places(found) if file == "transform/alone.sql"] == rules
 
 
 def test_what_is_disabled_is_no_view(tmp_path: Path) -> None:
@@ -353,11 +411,11 @@ def test_a_version_is_the_latest_that_its_yaml_says_in_the_file_it_names(tmp_pat
 )
 def test_long_sql_is_read(tmp_path: Path, sql: str) -> None:
     found = linted(tmp_path, **{"transform/stg_payments.sql": f"{sql}\n-- {{{{ 100 // ([] | length) if false }}}}"})
-    assert found.not_looked_at == ()
+    assert "unreadable" not in [each.rule for each in found.findings]
 
 
 def test_what_the_jinja_of_a_model_divides_by_is_no_crash(tmp_path: Path) -> None:
     found = linted(tmp_path, **{"transform/stg_payments.sql": "select {{ 1 / 0 }}"})
-    assert [(one.model, one.why) for one in found.not_looked_at] == [
+    assert [(one.model, one.got) for one in found.findings if one.rule == "unreadable"] == [
         ("stg_payments", "its Jinja cannot be rendered without dbt: division by zero")
     ]
