@@ -1,8 +1,11 @@
 """What a key may do: its scopes, checked against the definitions when it is made, and applied to those in force.
 
-A scope is `read:<name>`, `explain:<name>`, `train:<name>` or `push:<source>`; a name is a feature service's, a feature
-view's or a group's, and `*` stands for all. `metrics` and `admin` have no name. Once it is known which one is meant a
-scope is written with it, `read:service/fraud_v1`: a group that is given the same name later changes nothing.
+A scope is `read:<name>`, `explain:<name>`, `train:<name>`, `pii:<name>` or `push:<source>`; a name is a feature
+service's, a feature view's or a group's, and `*` stands for all. `metrics` and `admin` have no name. Once it is known
+which one is meant a scope is written with it, `read:service/fraud_v1`: a group given the same name later changes
+nothing.
+
+`pii:<name>` stands beside the others: what is read or trained with and is pii needs both; what is explained is masked.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,11 +14,12 @@ from ..definitions.facts import FeatureRef, FeatureView
 from ..definitions.registry import Registry
 from ..errors import AccessDenied, RequestError, UnknownNameError, cut, shown
 
-READ, EXPLAIN, TRAIN, PUSH, METRICS, ADMIN = "read", "explain", "train", "push", "metrics", "admin"
+READ, EXPLAIN, TRAIN, PII, PUSH, METRICS, ADMIN = "read", "explain", "train", "pii", "push", "metrics", "admin"
 ALL = "*"
-_OF_FEATURES = (READ, EXPLAIN, TRAIN)
+_OF_FEATURES = (READ, EXPLAIN, TRAIN, PII)
+_GIVING = (READ, TRAIN)  # values, which are given whole or not at all
 _KINDS = ("service", "view", "group")
-_EXAMPLES = "read:<service, view or group>, explain:<the same>, train:<the same>, push:<source>, metrics or admin"
+_EXAMPLES = "read, explain, train or pii:<service, view or group>, push:<source>, metrics or admin"
 
 
 def parse_scope(text: str, registry: Registry) -> str:
@@ -81,6 +85,8 @@ class Grant:
         assert self._registry is not None
         views = {view.id: view for view in self._registry.feature_views}
         reached = self._reach(verb, self._registry)
+        pii = set().union(*({(view.id, name) for name in view.pii_names} for view in views.values()))
+        seen = self._reach(PII, self._registry) if pii and verb in _GIVING else None
         for ref in refs:
             view = views[ref.view]
             if view.access == "private" and (view.owner is None or view.owner.group not in self._groups):
@@ -89,6 +95,19 @@ class Grant:
                 )
             if reached is not None and (ref.view, ref.feature) not in reached:
                 raise self._denied(f"no right to {verb} a feature", ref, expected=f"the scope {verb}:view/{ref.view}")
+            if seen is not None and (ref.view, ref.feature) in pii - seen:
+                raise self._denied(
+                    f"no right to {verb} a feature that is pii", ref, expected=f"the scope pii:view/{ref.view}, too"
+                )
+
+    def pii_seen(self, view: FeatureView) -> frozenset[str] | None:
+        """The features of a view of which pii may be seen; None where all of it may."""
+        assert self._registry is not None
+        reached = None if self.is_admin else self._reach(PII, self._registry)
+        if reached is None:
+            return None
+        seen = frozenset(name for name in view.feature_names if (view.id, name) in reached)
+        return None if len(seen) == len(view.features) else seen
 
     def check_push(self, source: str) -> None:
         """AccessDenied for an event source that is not given."""

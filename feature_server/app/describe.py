@@ -63,7 +63,7 @@ def describe_view(seen: Seen, view: FeatureView) -> dict[str, Any]:
         "owner": to_builtins(view.owner),
         "tags": list(view.tags),
         "features": [
-            {**_column(feature), "description": feature.description, "tags": list(feature.tags)}
+            {**_column(feature), "description": feature.description, "tags": list(feature.tags), **_pii(feature)}
             for feature in view.features
         ],
         "feature_services": [service.name for service in online.registry.services_using(view.id)],
@@ -99,7 +99,13 @@ def describe_service(seen: Seen, service: FeatureService) -> dict[str, Any]:
         "consistent": service.consistent or None,
         "join_keys": list(map(_column, join_keys.values())),
         "features": [
-            {"feature": ref.text, "feature_view": ref.view, **_column(found), "description": found.description}
+            {
+                "feature": ref.text,
+                "feature_view": ref.view,
+                **_column(found),
+                "description": found.description,
+                **_pii(found),
+            }
             for ref, found in features
         ],
     }
@@ -131,6 +137,10 @@ def _example_entities(join_keys: Iterable[dict[str, str]]) -> dict[str, list[Any
         "string": "…", "date": "2013-12-31", "uuid": "123e4567-e89b-12d3-a456-426614174000", "bool": True,
     }  # fmt: skip
     return {key["name"]: [values.get(key["type"], 42)] for key in join_keys}
+
+
+def _pii(feature: Feature) -> dict[str, bool]:
+    return {"pii": True} if feature.pii else {}
 
 
 def _column(column: JoinKey | Feature) -> dict[str, Any]:

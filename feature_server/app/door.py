@@ -120,10 +120,14 @@ class Door:
         _grant(entrant, plan.online.registry).check_features(READ, plan.refs)
         plan.allowed.add(entrant.id)
 
-    def check_explain(self, shown: bytes, refs: Sequence[FeatureRef], online: OnlineRegistry) -> None:
-        """The same where the value of features is to be explained."""
-        if (entrant := self.entrant(shown)) is not None:
-            _grant(entrant, online.registry).check_features(EXPLAIN, refs)
+    def check_explain(self, shown: bytes, ref: FeatureRef, online: OnlineRegistry) -> frozenset[str] | None:
+        """The same where the value of a feature is to be explained; the features of its view of which pii may be seen,
+        None for all."""
+        if (entrant := self.entrant(shown)) is None:
+            return None
+        grant = _grant(entrant, online.registry)
+        grant.check_features(EXPLAIN, [ref])
+        return grant.pii_seen(online.registry.feature_view(ref.view))
 
     def check_train(self, shown: bytes, refs: Sequence[FeatureRef], registry: Registry) -> Entrant | None:
         """The same where features are to be made into a training set, by the definitions that the offline store is

@@ -38,7 +38,15 @@ def parse_question(parameters: Iterable[tuple[str, str]], now_us: int) -> tuple[
         ) from None  # fmt: skip
 
 
-def explain_feature(served: Served, feature: str, key: dict[str, str], *, at_us: int, now_us: int) -> Explanation:
+def explain_feature(
+    served: Served,
+    feature: str,
+    key: dict[str, str],
+    *,
+    at_us: int,
+    now_us: int,
+    pii_seen: frozenset[str] | None = None,
+) -> Explanation:
     """CannotExplain where the offline store, or what reads it, is not on this machine."""
     try:
         from ..offline.store import OfflineStore
@@ -55,7 +63,7 @@ def explain_feature(served: Served, feature: str, key: dict[str, str], *, at_us:
         with OnlineStore(served.redis_url) as online:
             return explain(
                 feature, key, online, OfflineStore(settings.offline), at_us=at_us, now_us=now_us,
-                project_dir=settings.project_dir,
+                project_dir=settings.project_dir, pii_seen=pii_seen,
             )  # fmt: skip
     except OfflineStoreError as error:
         raise CannotExplain(

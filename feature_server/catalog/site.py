@@ -58,6 +58,7 @@ def write_docs(settings: Settings, out: Path, *, build: bool = True) -> DocsSite
     check_target(registry.feature_views, settings)
     page = _overview(registry, read_status(settings, registry), manifest)
     of_dbt = Path(str(metadata.distribution("dbt-core").locate_file("dbt/task/docs/index.html"))).read_text("utf-8")
+    _mark_pii(manifest, registry)
     html = _inline(of_dbt, _with_overview(manifest, page), catalog)
     make_private(settings.home)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +103,14 @@ def _overview(registry: Registry, status: Status, manifest: dict[str, Any]) -> s
         picture=base64.b64encode(draw(drawn).encode()).decode(),
         grouped=len(drawn.nodes) < len(lineage.nodes),
     )
+
+
+def _mark_pii(manifest: dict[str, Any], registry: Registry) -> None:
+    """Have the columns of features that are pii by what they are made of say so in their meta, as others do."""
+    for view in registry.feature_views:
+        columns = manifest["nodes"].get(view.unique_id, {}).get("columns", {})
+        for name in set(view.pii_names) & columns.keys():
+            columns[name]["meta"] = {**columns[name].get("meta", {}), "pii": True}
 
 
 def _with_overview(manifest: dict[str, Any], page: str) -> dict[str, Any]:

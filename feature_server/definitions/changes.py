@@ -7,7 +7,7 @@ import msgspec
 
 from .facts import Entity, Feature, FeatureService, FeatureView, Owner, format_duration, holds_pii
 from .registry import Registry
-from .stream import EventSource
+from .stream import EventSource, SourceColumn
 
 Definition = Entity | EventSource | FeatureView | FeatureService
 
@@ -83,7 +83,9 @@ def _summary(item: Definition) -> str:
 def _details(old: Definition, new: Definition) -> Iterator[str]:
     for field in old.__struct_fields__:
         before, after = getattr(old, field), getattr(new, field)
-        if before != after and field not in _SILENT:
+        if field == "columns":
+            yield from _column_details(before, after)
+        elif before != after and field not in _SILENT:
             yield _detail(field, before, after)
     if isinstance(old, FeatureView) and isinstance(new, FeatureView):
         if old.ttl_us != new.ttl_us:
@@ -135,6 +137,17 @@ def _feature_details(old: Sequence[Feature], new: Sequence[Feature]) -> Iterator
             yield f"{feature.name} {_BECOMES[bool(feature.pii)]}"
         differ = (field for field in ("description", "tags") if getattr(same, field) != getattr(feature, field))
         yield from (f"{field} of {feature.name}" for field in differ)
+
+
+def _column_details(old: Sequence[SourceColumn], new: Sequence[SourceColumn]) -> Iterator[str]:
+    """What differs of a source's columns: their names and types, and which are pii."""
+    plain = [[(column.name, column.dtype) for column in side] for side in (old, new)]
+    if plain[0] != plain[1]:
+        yield _detail("columns", old, new)
+    before = {column.name: column for column in old}
+    for column in new:
+        if bool(before.get(column.name, column).pii) != bool(column.pii):
+            yield f"{column.name} {'becomes pii: errors show no value of it' if column.pii else 'is pii no more'}"
 
 
 def _list_details(old: list[str], new: list[str]) -> Iterator[str]:

@@ -29,10 +29,11 @@ def is_pattern(text: object) -> bool:
 
 
 class SourceColumn(msgspec.Struct, frozen=True):
-    """A column of an event source."""
+    """A column of an event source. `pii` as that of a feature."""
 
     name: str
     dtype: DType
+    pii: bool | UnsetType = UNSET
 
 
 class EventSource(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,6 +64,7 @@ class EventReader:
         needed = {source.event_id, source.event_timestamp, source.created_timestamp}
         self._names = [column.name for column in source.columns]
         self._known = frozenset(self._names)
+        self._pii = frozenset(column.name for column in source.columns if column.pii)
         # Reading a number of millions of digits takes long. No list is that long which is decoded whole.
         self._most_bytes = [
             MAX_EVENT_BYTES if column.dtype.kind in ("string", "list") else PART for column in source.columns
@@ -244,8 +245,13 @@ class EventReader:
                 try:
                     _array([value], kind)
                 except Exception:  # noqa: BLE001 - see `refusal`
-                    wrong.setdefault(row, f"{_shown(value)} does not fit {column.dtype} - at `$.{column.name}`")
+                    told = self._told(value, column.name)
+                    wrong.setdefault(row, f"{told} does not fit {column.dtype} - at `$.{column.name}`")
         return wrong
+
+    def _told(self, value: Any, name: str) -> str:
+        """A value as a reason shows it; not that of a column which is pii, for reasons are kept and logged."""
+        return "a value" if name in self._pii else _shown(value)
 
     def _became_infinite(self, table: pa.Table, columns: list[list[Any]]) -> dict[int, str]:
         """Numbers beyond what real keeps, which are infinite as one; what was sent as infinite is as it was sent."""
@@ -259,7 +265,8 @@ class EventReader:
                 items = value if isinstance(value, list) else [value]
                 for item in items or ():
                     if item is not None and _FLOAT32_MAX < abs(item) < math.inf:
-                        wrong.setdefault(row, f"{item} does not fit {column.dtype} - at `$.{column.name}`")
+                        told = self._told(item, column.name)
+                        wrong.setdefault(row, f"{told} does not fit {column.dtype} - at `$.{column.name}`")
         return wrong
 
     def _bad_times(self, table: pa.Table, columns: list[list[Any]], now_us: int) -> dict[int, str]:
@@ -277,7 +284,7 @@ class EventReader:
             for row in np.flatnonzero(((times < oldest) | (times > newest)) & ~np.isnat(moments)).tolist():
                 ahead = name in limited and times[row] > newest_us
                 why = "more than an hour ahead of the clock" if ahead else "out of range"
-                wrong.setdefault(row, f"{_shown(values[row])} is {why} - at `$.{name}`")
+                wrong.setdefault(row, f"{self._told(values[row], name)} is {why} - at `$.{name}`")
         return wrong
 
 
@@ -314,7 +321,7 @@ def refusal(error: Exception) -> str:
     reason = f"{type(error).__name__}: {_shown(error)}"
     if type(error) not in _logged:
         _logged.add(type(error))
-        log.warning("events are refused for a reason that was not foreseen: %s", reason)
+        log.warning("events are refused for a reason that was not foreseen: %s", type(error).__name__)
     return reason
 
 

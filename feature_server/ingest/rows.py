@@ -13,10 +13,12 @@ from ..layout.events import plan_of
 class RowQueries:
     """The SQL of the views over one event source, as long as its columns are the same; for one thread at a time.
 
-    A view's query is parsed and bound once: it reads whatever table `_Batch` holds then.
+    A view's query is parsed and bound once: it reads whatever table `_Batch` holds then. With `pii` reasons are not
+    DuckDB's own: it names the values that it cannot reckon with.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, pii: bool = False) -> None:
+        self._pii = pii
         self._duckdb: Any = None
         self._batch = _Batch()
         self._relations: dict[str, Any] = {}
@@ -39,7 +41,11 @@ class RowQueries:
         except duckdb.Error as error:
             if not isinstance(error, duckdb.DataError | duckdb.ProgrammingError):
                 self.close()  # a session may refuse whatever comes after such an error
-            raise ValueError(str(error).partition("\n")[0]) from None
+            reason = str(error).partition("\n")[0]
+            if self._pii:
+                kind = reason.partition(":")[0]
+                reason = f"{kind} in the SQL of {view.id}; the source has pii, so its values are not shown"
+            raise ValueError(reason) from None
         if rows.num_rows != events.num_rows:
             raise OnlineStoreError(
                 f"the SQL of {view.id!r} gives not one row an event",

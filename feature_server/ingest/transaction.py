@@ -56,7 +56,7 @@ class _Source:
         if name not in found:
             raise UnknownNameError("event source", name, found, where="push_source_name")
         self.reader = EventReader(found[name])
-        self.queries = RowQueries()
+        self.queries = RowQueries(pii=any(column.pii for column in found[name].columns))
         self.log = names.log(name)
         self.log_refused = False  # by what else is under its key: looked at before records are appended once more
         doubtful = {entry.code for view_id, entry in online.views.items() if online.is_doubtful(view_id)}

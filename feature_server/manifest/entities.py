@@ -4,11 +4,13 @@ sources."""
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import UNSET
+
 from ..dbt.artifacts import Node
 from ..definitions.facts import NO_JOIN_KEYS, Entity, JoinKey
 from ..definitions.stream import EventSource, SourceColumn
 from ..dtypes import DType
-from .blocks import NAME, NAME_IN_WORDS, read_block
+from .blocks import NAME, NAME_IN_WORDS, pii_of, read_block
 from .columns import Columns
 from .report import META, Report, duplicates
 from .seeds import typed_seed
@@ -110,6 +112,7 @@ def read_sources(report: Report) -> dict[str, SourceDraft]:
 
 def _read_source(node: Node, report: Report) -> SourceDraft:
     block = read_block(node, "event_stream", report)
+    pii = {name.lower() for name, column in node.columns.items() if pii_of(column)}
     node = typed_seed(node, report) if node.resource_type == "seed" else node
     columns = Columns(node, report)
     found = [(name, columns.dtype(name)) for name in node.columns]
@@ -121,7 +124,11 @@ def _read_source(node: Node, report: Report) -> SourceDraft:
         )  # fmt: skip
     roles = {key: block[key] for key in ("event_id", "event_timestamp", "created_timestamp") if key in block}
     fits = [_check_role(key, name, types, columns) for key, name in roles.items()]
-    known = tuple(SourceColumn(name, dtype) for name, dtype in found if dtype is not None)
+    known = tuple(
+        SourceColumn(name, dtype, pii=True if name.lower() in pii else UNSET)
+        for name, dtype in found
+        if dtype is not None
+    )
     if not all(fits) or not {"event_id", "event_timestamp"} <= roles.keys() or len(known) < len(found):
         return SourceDraft(node, None)
     relation = node.relation_name or ""

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET
 
 from ..definitions.facts import FeatureView, fingerprint
 from ..definitions.models import Model, SameMeaning
 from ..definitions.registry import Registry
-from ..definitions.stream import StreamPlan
+from ..definitions.stream import EventSource, StreamPlan
 from ..errors import RequestError
 from ..kept import Kept
 from .forms import Forms
@@ -152,5 +153,10 @@ def _columns(view: FeatureView) -> object:
 def _same_source(view: FeatureView, before: Registry, wanted: Registry) -> bool:
     if view.stream is None:
         return True
-    old, new = ([one for one in side.sources if one.name == view.stream.source] for side in (before, wanted))
+    old, new = ([_plain(one) for one in side.sources if one.name == view.stream.source] for side in (before, wanted))
     return old == new
+
+
+def _plain(source: EventSource) -> EventSource:
+    """A source whatever is pii of it: that changes no value."""
+    return _replace(source, columns=tuple(_replace(column, pii=UNSET) for column in source.columns))

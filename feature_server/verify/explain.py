@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..definitions.facts import FeatureView
 from ..definitions.stream import Frame, StreamPlan, needs
 from ..errors import DamagedValue, NotSynced, OfflineStoreError, RequestError, cut
 from ..history.events import History, open_history
@@ -33,8 +34,11 @@ def explain(
     at_us: int,
     now_us: int,
     project_dir: Path,
+    pii_seen: frozenset[str] | None = None,
 ) -> Explanation:
     """Explain `view:feature` for a key, given as its join keys' values, at an instant.
+
+    With `pii_seen` what is pii is masked, but for these features of the view and what they are made of.
 
     OfflineStoreError where the view was published elsewhere, so that its history is not here.
     """
@@ -69,7 +73,7 @@ def explain(
                 raise error.of(", ".join(f"{name}={value}" for name, value in values.items())) from None
             agree = place not in unequal(served, wanted)
             (status,) = read.statuses(place) or [PRESENT]
-        return Explanation(
+        explanation = Explanation(
             feature=f"{view.id}:{name}",
             key=values,
             at=from_us(at_us),
@@ -83,6 +87,19 @@ def explain(
             sql=output.source_sql,
             file=view.path,
         )
+    if pii_seen is None:
+        return explanation
+    return explanation.masked(*_unseen(registry.registry.feature_view(view.id), view, name, pii_seen))
+
+
+def _unseen(now: FeatureView, stored: FeatureView, feature: str, seen: frozenset[str]) -> tuple[bool, frozenset[str]]:
+    """Whether a feature's value is to be masked, and the SQL of the arguments that are: by the definitions in force and
+    by those that rows are stored by."""
+    pii = {argument.sql for view in (now, stored) for argument in plan_of(view).arguments if argument.pii}
+    plan = plan_of(stored)
+    shown = {plan.arguments[number].sql for number in needs(plan, [*seen & set(stored.pii_names)]).arguments}
+    is_pii = feature in now.pii_names or feature in stored.pii_names
+    return is_pii and feature not in seen, frozenset(pii - shown)
 
 
 def _table(store: OfflineStore, found: OnlineView) -> OfflineTable | None:

@@ -1,11 +1,14 @@
 """What `features explain` and `GET /explain` answer. Light on purpose: the HTTP server describes it to its clients."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from ..dtypes import json_value
+
+MASK = "(pii)"  # in the place of a value that may not be seen
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +29,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     Redis keeps the windows of the present: for an earlier instant `value` is the warehouse's and `agree` null.
     `newest_event` is the time of the key's newest event that counts then; `latest` is that event, where the feature
-    takes a plain column of it.
+    takes a plain column of it. What is pii is `(pii)` for a key without that scope.
     """
 
     feature: str
@@ -41,6 +44,17 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     newest_event: datetime | None
     sql: str
     file: str
+
+    def masked(self, value: bool, arguments: Collection[str]) -> "Explanation":
+        """The same without its value, where that is pii, and without those of the events' arguments that are."""
+
+        def hidden(event: dict[str, Any]) -> dict[str, Any]:
+            return {name: MASK if name in arguments else found for name, found in event.items()}
+
+        replace = msgspec.structs.replace
+        windows = tuple(replace(each, shown=tuple(map(hidden, each.shown))) for each in self.windows)
+        found = replace(self, windows=windows, latest=None if self.latest is None else hidden(self.latest))
+        return replace(found, value=MASK, warehouse=MASK) if value else found
 
     def as_json(self) -> dict[str, Any]:
         """Its fields, with values that JSON has no number for as strings, as `/get-online-features` has them."""
