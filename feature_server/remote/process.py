@@ -77,7 +77,7 @@ def _make(job: Job, taken_in: TakenIn, settings: Settings, told: Told) -> Traini
     from ..training.store import FeatureStore
     from .received import open_received
 
-    store = FeatureStore(settings.project_dir, memory_limit=f"{limits.memory_bytes // 2}B")
+    store = FeatureStore(settings.project_dir, memory_limit=f"{limits.memory_bytes // 2000}KB")
     refs = store.registry.resolve(asked.what)
     if taken_in.scopes is not None:
         Grant(taken_in.scopes, taken_in.groups, store.registry, taken_in.who).check_features(TRAIN, refs)
