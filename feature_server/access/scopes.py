@@ -10,9 +10,12 @@ nothing.
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from ..definitions.facts import FeatureRef, FeatureView
 from ..definitions.registry import Registry
 from ..errors import AccessDenied, RequestError, UnknownNameError, cut, shown
+from .keys import Key
 
 READ, EXPLAIN, TRAIN, PII, PUSH, METRICS, ADMIN = "read", "explain", "train", "pii", "push", "metrics", "admin"
 ALL = "*"
@@ -142,6 +145,40 @@ class Grant:
             got=", ".join(sorted(self._scopes)) or "no scope",
             remedy="ask whoever owns the features for a key that may: `features keys create`",
         )  # fmt: skip
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """That a key may not do something with a feature any more, which it may now."""
+
+    key: str
+    owner: str
+    verb: str
+    feature: str
+
+    def __str__(self) -> str:
+        return f"key {self.key} of {self.owner} loses the right to {self.verb} {self.feature}"
+
+
+def losses(
+    keys: Iterable[Key], refs: Sequence[FeatureRef], in_force: Registry, wanted: Registry, *, now_us: int
+) -> tuple[Loss, ...]:
+    """What valid keys lose of some features by the wanted definitions: values to read and to train with."""
+    return tuple(
+        Loss(key=key.id, owner=key.owner, verb=verb, feature=str(ref))
+        for key in keys
+        if key.state(now_us) == "valid"
+        for verb in _GIVING
+        for ref in refs
+        if _may(key, verb, ref, in_force) and not _may(key, verb, ref, wanted)
+    )
+
+
+def _may(key: Key, verb: str, ref: FeatureRef, registry: Registry) -> bool:
+    try:
+        Grant(key.scopes, [key.group] if key.group else [], registry, key.id).check_features(verb, [ref])
+    except AccessDenied:
+        return False
+    return True
 
 
 def _group_of(view: FeatureView) -> str:

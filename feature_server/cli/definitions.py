@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -16,6 +17,7 @@ from .main import Json, ProjectDir, TargetPath, app, show
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ..access.scopes import Loss
     from ..dbt.artifacts import Manifest
     from ..definitions.changes import Change
     from ..definitions.registry import Registry
@@ -77,8 +79,10 @@ def plan_command(
     meanings, told = _meanings(settings, in_force, registry)
     value = [msgspec.to_builtins(found) | {"effect": told[found.view]} for found in meanings]
     together = bound_views(registry.feature_views, registry.feature_services)
-    lines = [*_lines(changes, meanings, told), *_together(together)]
-    show({"changes": changes, "meanings": value, "together": together}, lines, json=json)
+    losing = _losses(settings, in_force, registry)
+    lines = [*_lines(changes, meanings, told), *_together(together), *map(str, losing)]
+    found = {"changes": changes, "meanings": value, "together": together}
+    show(found | ({"losses": losing} if losing else {}), lines, json=json)
 
 
 @app.command(epilog="Example: features compare --refresh hourly")
@@ -162,6 +166,7 @@ def apply(
     accepted = accept(in_force, registry, same_meaning or (), reason.strip(), settings.now_us())
     registry = settle(in_force, registry, accepted)
     changes, (meanings, told) = plan(in_force, registry), _meanings(settings, in_force, registry)
+    losing = _losses(settings, in_force, registry)
     make_private(settings.home)
     note_schedule(settings, registry)  # before the registry: of a view that it alone has, no run knows the tests
     changed = tuple(f"{one.action} {one.kind} {one.name}" for one in changes)
@@ -171,7 +176,12 @@ def apply(
             write_definitions(settings.definitions_path, registry)
         write_registry(settings.registry_path, registry)
     value = {"changes": changes, "same_meanings": accepted, "registry": str(settings.registry_path)}
-    lines = [*_lines(changes, meanings, told), *(f"{one.view} means the same: {one.reason}" for one in accepted)]
+    value |= {"losses": losing} if losing else {}
+    lines = [
+        *_lines(changes, meanings, told),
+        *map(str, losing),
+        *(f"{one.view} means the same: {one.reason}" for one in accepted),
+    ]
     in_force_now = f"in force: {_summary(registry)} ({settings.registry_path})"
     show(value | _counts(registry), [*lines, in_force_now], json=json)
 
@@ -272,6 +282,18 @@ def _meanings(
 
     found = () if in_force is None else changes_of_meaning(in_force, registry)
     return found, {change.view: _effect(settings, registry, change) for change in found}
+
+
+def _losses(settings: Settings, in_force: Registry | None, registry: Registry) -> Sequence[Loss]:
+    """Which keys may not read or train with what becomes pii."""
+    from ..access.file import read_keys
+    from ..access.scopes import losses
+    from ..definitions.changes import becoming_pii
+
+    becoming = becoming_pii(in_force, registry)
+    if in_force is None or not becoming:
+        return ()
+    return losses(read_keys(settings.keys_path) or (), becoming, in_force, registry, now_us=time.time_ns() // 1000)
 
 
 def _effect(settings: Settings, registry: Registry, found: MeaningChange) -> str:

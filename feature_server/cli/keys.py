@@ -28,8 +28,8 @@ def create(
     scope: Annotated[
         list[str],
         typer.Option(
-            help="What it may do: read:NAME, explain:NAME or train:NAME of a service, view or group, push:SOURCE, "
-            "metrics, admin; * for all names. Repeatable."
+            help="What it may do: read:NAME, explain:NAME, train:NAME, pii:NAME of a service, view or group, "
+            "push:SOURCE, metrics, admin; * for all names. Repeatable."
         ),
     ],
     group: Annotated[

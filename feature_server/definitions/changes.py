@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from .facts import Entity, Feature, FeatureService, FeatureView, Owner, format_duration, holds_pii
+from .facts import Entity, Feature, FeatureRef, FeatureService, FeatureView, Owner, format_duration, holds_pii
 from .registry import Registry
 from .stream import EventSource, SourceColumn
 
@@ -38,6 +38,18 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     details: tuple[str, ...] = ()
     new_rows: bool = False
+
+
+def becoming_pii(in_force: Registry | None, wanted: Registry) -> tuple[FeatureRef, ...]:
+    """The features that are in force, and are pii in the wanted registry alone."""
+    before = {view.id: view for view in in_force.feature_views} if in_force is not None else {}
+    return tuple(
+        FeatureRef(view.id, name, f"{view.id}:{name}")
+        for view in wanted.feature_views
+        if (old := before.get(view.id)) is not None
+        for name in view.pii_names
+        if name in old.feature_names and name not in old.pii_names
+    )
 
 
 def plan(in_force: Registry | None, wanted: Registry) -> tuple[Change, ...]:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_server.access.scopes import Grant, parse_scope
+from feature_server.access.keys import create_key
+from feature_server.access.scopes import Grant, losses, parse_scope
+from feature_server.definitions.changes import becoming_pii
 from feature_server.definitions.facts import FeatureRef, FeatureService, FeatureView, Owner
 from feature_server.definitions.registry import Registry
 from feature_server.errors import AccessDenied, RequestError, UnknownNameError
@@ -160,3 +162,77 @@ def test_sources_and_metrics() -> None:
     for scopes in (["admin"], ["metrics", "push:*"]):
         Grant(scopes, (), None, "k").check_push("payments.refunds")
         Grant(scopes, (), None, "k").check_metrics()
+
+
+def pii_registry(*, pii: bool) -> Registry:
+    limits = VIEWS[1]
+    features = [msgspec.structs.replace(each, pii=True) if pii else each for each in limits.features[:1]]
+    marked = msgspec.structs.replace(limits, features=(*features, *limits.features[1:]))
+    return msgspec.structs.replace(REGISTRY, feature_views=(VIEWS[0], marked, *VIEWS[2:]))
+
+
+LIMIT, USED = (FeatureRef("customer__limits", name, f"customer__limits:{name}") for name in ("limit", "used"))
+
+
+@pytest.mark.parametrize("verb", ["read", "train"])
+@pytest.mark.parametrize(
+    ("scopes", "given"),
+    [
+        (["{}:*"], False),
+        (["pii:*"], False),
+        (["{}:*", "pii:*"], True),
+        (["{}:customer__limits", "pii:customer__limits"], True),
+        (["{}:*", "pii:risk"], True),
+        (["{}:*", "pii:group/growth"], False),
+        (["{}:*", "pii:fraud_v1"], False),  # which does not read that feature
+        (["admin"], True),
+    ],
+)
+def test_a_feature_that_is_pii_needs_the_scope_of_pii_too(verb: str, scopes: list[str], given: bool) -> None:
+    registry = pii_registry(pii=True)
+    grant = Grant([parse_scope(text.format(verb), registry) for text in scopes], (), registry, "key 1 of me")
+    if any(text != "pii:*" for text in scopes):
+        grant.check_features(verb, [USED])
+    if given:
+        grant.check_features(verb, [USED, LIMIT])
+        return
+    with pytest.raises(AccessDenied) as denied:
+        grant.check_features(verb, [USED, LIMIT] if scopes != ["pii:*"] else [LIMIT])
+    assert denied.value.where == "customer__limits:limit"
+
+
+def test_what_is_explained_is_not_denied_but_seen_by_the_scope_of_pii() -> None:
+    registry = pii_registry(pii=True)
+    view = registry.feature_view("customer__limits")
+
+    def seen(*scopes: str) -> frozenset[str] | None:
+        grant = Grant([parse_scope(text, registry) for text in scopes], (), registry, "key 1 of me")
+        if scopes[0] != "admin":
+            grant.check_features("explain", [LIMIT])
+        return grant.pii_seen(view)
+
+    assert seen("explain:*") == frozenset()
+    assert seen("explain:*", "pii:fraud_v1") == {"used"}
+    assert seen("explain:*", "pii:risk") is None
+    assert seen("admin") is None
+
+
+def test_keys_lose_what_becomes_pii() -> None:
+    before, after = pii_registry(pii=False), pii_registry(pii=True)
+    assert becoming_pii(before, after) == (LIMIT,)
+    assert becoming_pii(after, before) == ()
+    keys = [
+        create_key(owner=owner, scopes=scopes, now_us=1, expires_us=expires)[0]
+        for owner, scopes, expires in (
+            ("a", ("read:*", "train:*"), None),
+            ("b", ("read:*", "pii:view/customer__limits"), None),
+            ("c", ("read:view/customer__visits",), None),
+            ("d", ("read:*",), 5),
+            ("e", ("admin",), None),
+        )
+    ]
+    found = losses(keys, [LIMIT], before, after, now_us=10)
+    assert [(loss.owner, loss.verb, loss.feature) for loss in found] == [
+        ("a", "read", "customer__limits:limit"),
+        ("a", "train", "customer__limits:limit"),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -80,12 +81,16 @@ def test_the_fingerprints_are_those_without_pii_and_a_plan_shows_what_changes(
     registry: Registry, plain: Registry
 ) -> None:
     assert [view.fingerprint for view in plain.feature_views] == [view.fingerprint for view in registry.feature_views]
-    contact, payments = plan(plain, registry)
+    source, contact, payments = plan(plain, registry)
+    assert source.details == (
+        "card_holder becomes pii: errors show no value of it",
+        "ip becomes pii: errors show no value of it",
+    )
     assert (contact.name, payments.name) == ("customer__contact", "customer__payments")
     assert (contact.new_rows, payments.new_rows) == (True, True)
     becomes = "becomes pii: it goes to rows of its own online, and only keys with a scope of pii may read it"
     assert contact.details == (f"email {becomes}", f"email_hash {becomes}")
-    back, _ = plan(registry, plain)
+    _, back, _ = plan(registry, plain)
     assert back.details[0].startswith("email is pii no more: ")
 
 
@@ -180,3 +185,11 @@ def test_what_is_said_amiss_of_pii_is_a_problem_with_its_place(tmp_path: Path) -
         == "config: {meta: {pii: false}}"
     )
     assert "surrogate key" in str(found[f"{contact}[customer_id]"].remedy)
+
+
+def test_the_page_shows_what_is_tested_here() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(seeds:.*?)```", page, re.DOTALL)
+    meta = re.findall(r"config: \{meta: .*", shown)
+    assert len(meta) == 2
+    assert all(line in FILES["seeds/seeds.yml"] + FILES["models/models.yml"] for line in meta)
