@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-ONLINE_FORMAT = 2  # of what Redis is told anew; of 1 a record's flags are `counts` alone
+# Of what Redis is told anew. Of 1 a record's flags are `counts` alone; from 3 on a view says what readers must know
+# (`needs`), so that no later number is needed for one that says more.
+ONLINE_FORMAT = 3
+BASED_FORMAT = 2  # of stream views that need nothing
 
 
 class _Numbered(msgspec.Struct):

@@ -19,9 +19,10 @@ from ..definitions.registry import Registry
 from ..errors import RequestError, UnknownNameError, cut
 from ..layout import keys
 from ..layout.events import same_records
+from ..layout.parts import holds_pii
 from ..layout.portions import portions
 from ..online.memory import evicted_at
-from ..online.registry import OnlineRegistry, OnlineView, Patience, registry_of, with_views
+from ..online.registry import OnlineRegistry, OnlineView, Patience, needs_of, registry_of, with_views
 from ..online.store import OnlineStore
 from ..slices import Slices
 from .begun import BegunKeys
@@ -320,11 +321,12 @@ def put_streams_online(store: OnlineStore, registry: Registry, views: Sequence[s
             if live is not None and same_records(live.definition, view):
                 online[view_id] = msgspec.structs.replace(live, definition=view)
                 continue
-            code = codes.get(view_id) or codes.setdefault(view_id, store.new_code())
+            code = codes.get(view_id) or codes.setdefault(view_id, store.new_code(pii=holds_pii(view)))
             number = with_views(now, registry, online).format_of_new(view)
             online[view_id] = OnlineView(
-                format=number, code=code, definition=view, table_version=0, synced_at_us=now_us, rows=0
-            )
+                format=number, code=code, definition=view, table_version=0, synced_at_us=now_us, rows=0,
+                needs=needs_of(view),
+            )  # fmt: skip
         return with_views(now, registry, online)
 
     return store.publish(change)

@@ -11,6 +11,7 @@ from ..definitions.aggregates import Part, is_count, is_of_argument, plan_parts
 from ..definitions.facts import Feature, FeatureView
 from ..definitions.stream import Aggregate, StreamPlan, needs
 from ..dtypes import FLOAT_WIDTHS, DType
+from .parts import holds_pii
 
 CREATED, EVENT_ID, COUNTS, EVENT = "created_timestamp", "event_id", "counts", "event_timestamp"
 FIRST_ARGUMENT = 3  # where the plan's arguments begin among the pseudo view's features
@@ -65,7 +66,7 @@ def same_records(one: FeatureView, other: FeatureView) -> bool:
     """
     if one.stream is None or other.stream is None or one.fingerprint != other.fingerprint:
         return False
-    if plan_parts(one.stream) != plan_parts(other.stream):
+    if plan_parts(one.stream) != plan_parts(other.stream) or holds_pii(one) != holds_pii(other):
         return False
     mine, theirs = record_view(one), record_view(other)
     layouts = [[(feature.name, feature.dtype) for feature in view.features] for view in (mine, theirs)]

@@ -113,14 +113,14 @@ class AsyncRedisReader:
         self._failure: OnlineStoreError | None = None
         self._wait, self._next_attempt = 0.0, 0.0
 
-    async def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of `keys`, None for those that do not exist."""
+    async def mget(self, keys: Sequence[bytes], *, apart: bool = False) -> list[bytes | None]:
+        """The values of `keys`, None for those that do not exist; `apart` from what others ask for."""
         for attempt in (1, 2):
             link = self._link
             if link is None or link.closed or link.loop is not asyncio.get_running_loop():
                 link = await self._connect()
             try:
-                return await link.mget(keys)
+                return await (link.mget_apart(keys) if apart else link.mget(keys))
             except ConnectionLost as lost:
                 if attempt == 2:
                     if lost.refused is not None:
@@ -224,6 +224,15 @@ class _Link(asyncio.Protocol):
         if not self._asked:
             self.loop.call_soon(self._flush)
         self._asked.append((keys, future))
+        return future
+
+    def mget_apart(self, keys: Sequence[bytes]) -> asyncio.Future[list[bytes | None]]:
+        """As `mget`, by a command of its own."""
+        future = self.loop.create_future()
+        if self.closed:
+            _fail(future, ConnectionLost("connection closed"))
+        else:
+            self._send(hiredis.pack_command((b"MGET", *keys)), [(keys, future)])
         return future
 
     def _flush(self) -> None:

@@ -7,6 +7,7 @@ last `features verify` of each view found, for `/metrics` and status. Light on p
 import time
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ..definitions.facts import FeatureView
 from ..definitions.registry import Registry
@@ -18,12 +19,14 @@ from ..errors import (
     OnlineStoreUnavailable,
     UnknownNameError,
 )
-from ..formats import ONLINE_FORMAT, check_format
+from ..formats import BASED_FORMAT, ONLINE_FORMAT, check_format
 from ..layout.keys import NAMES, VERIFIED, Names
+from ..layout.parts import PII, holds_pii, row_parts
 
 LARGE = 128 << 10  # bytes from which the online registry is decoded view by view
 PATIENCE_SECONDS = 3.0
 LEAST_ATTEMPTS = 8
+KNOWN = frozenset({PII})  # words of `needs` that this version knows
 
 
 class Evicted(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,7 @@ class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
     Redis: they have none where the clock is stopped. `format` is that of a stream view's records under this code; rows
     have one format. `evictions` is the online registry's when the last full fill began. `good_us` is the instant that
     the last good run spoke of whose rows these are, where it is known: what a freshness promise is compared with.
+    `needs`, from format 3 on, says in words what a reader must know to read these rows, `layout.parts.PII` for one.
     """
 
     format: int = 1
@@ -56,6 +60,31 @@ class OnlineView(msgspec.Struct, frozen=True, kw_only=True):
     expires: bool = True
     evictions: int = 0
     good_us: int | None = None
+    needs: tuple[str, ...] | UnsetType = UNSET
+
+    @property
+    def parts(self) -> tuple["OnlineView", ...]:
+        """What is online as if each part of a row were a view of its own: under its code, with its features."""
+        parts = row_parts(self.definition, self.code)
+        if parts[0][1] is self.definition:
+            return (self,)
+        return tuple(msgspec.structs.replace(self, code=code, definition=view) for code, view in parts)
+
+    def check(self) -> "OnlineView":
+        """This; OnlineStoreError where a newer version wrote the rows in a way that this one does not know."""
+        if unknown := sorted({*(self.needs or ())} - KNOWN):
+            raise OnlineStoreError(
+                f"the rows of {self.definition.id!r} are written in a way that this version does not know",
+                where=self.definition.id, expected=f"a view that needs {' or '.join(sorted(KNOWN))} at most",
+                got=", ".join(unknown),
+                remedy="a newer version of feature-warehouse wrote it: use that one here too (docs/upgrade.md)",
+            )  # fmt: skip
+        return self
+
+
+def needs_of(view: FeatureView) -> tuple[str, ...] | UnsetType:
+    """What readers of a view must know, that is written now."""
+    return (PII,) if holds_pii(view) else UNSET
 
 
 class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +113,8 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
         """Where the events of a source go: one or two codes for each of its views."""
         entries = {entry.code: entry for entry in (*self.filling.values(), *self.views.values())}
         found = (entry for entry in entries.values() if entry.definition.stream is not None)
-        return [entry for entry in found if entry.definition.stream and entry.definition.stream.source == source]
+        chosen = [entry for entry in found if entry.definition.stream and entry.definition.stream.source == source]
+        return [entry.check() for entry in chosen]
 
     @property
     def format(self) -> int:
@@ -97,7 +127,7 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
         return sorted(
             view_id
             for view_id, entry in self.views.items()
-            if entry.definition.stream is not None and entry.format < ONLINE_FORMAT
+            if entry.definition.stream is not None and entry.format < BASED_FORMAT
         )
 
     @property
@@ -114,9 +144,11 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
     def format_of_new(self, view: FeatureView) -> int:
         """The format to write a view in that is written anew: an earlier one while all streams are in that, so that
         servers which read no other go on until the first `features sync --full`."""
+        if holds_pii(view):
+            return ONLINE_FORMAT
         if view.stream is None:
             return 1
-        return self.format if self.earlier else ONLINE_FORMAT
+        return min(self.format, BASED_FORMAT) if self.earlier else BASED_FORMAT
 
     def synced(self, view_id: str) -> OnlineView | None:
         """What a sync has put online of a view; None also for a stream view that only pushes have reached so far."""
@@ -133,7 +165,7 @@ class OnlineRegistry(msgspec.Struct, frozen=True, kw_only=True):
                 remedy=f"run `features publish {view_id}` and `features sync {view_id}`",
             )
         if found is not None:
-            return found
+            return found.check()
         known = {view.id: view for view in self.registry.feature_views}
         if view_id not in known:
             raise UnknownNameError("feature_view", view_id, known)

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 import msgspec
 import redis
-from msgspec import structs
+from msgspec import UNSET, UnsetType, structs
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..definitions.owner import Owner, check_owner
 from ..errors import DamagedValue, OnlineStoreError, OnlineStoreUnavailable, SyncConflict
+from ..layout.parts import pii_code
 from .address import RedisAddress, parse_redis_url
 from .refusals import leads_elsewhere, refusal
 from .registry import (
@@ -47,11 +48,13 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """The rows whose keys begin with one code: those of `view` at any of `attempts`, of the table `table_id`.
 
     Recorded before the first of them is written, so that whatever was written can be found again without a scan.
+    `parts` has the codes of rows' parts, where those are not the code itself.
     """
 
     view: str
     table_id: str
     attempts: tuple[Attempt, ...]
+    parts: tuple[str, ...] | UnsetType = UNSET
 
 
 class Fence(msgspec.Struct, frozen=True):
@@ -182,13 +185,14 @@ class OnlineStore(AbstractContextManager["OnlineStore"]):
         with redis_errors():
             return int(self.client.hget(self.names.rows, code) or 0)
 
-    def new_code(self, *, fresh: bool = False) -> str:
-        """A code that no row key has begun with. Where the counter is gone, as when it was evicted, the time takes its
-        place, but in a `fresh` Redis that held nothing before."""
+    def new_code(self, *, fresh: bool = False, pii: bool = False) -> str:
+        """A code that no row key has begun with; `pii`: of events that tell of a person. Where the counter is gone, as
+        when it was evicted, the time takes its place, but in a `fresh` Redis that held nothing before."""
         with redis_errors():
             if not fresh:
                 self.client.set(self.names.next_code, int(time.time()), nx=True)
-            return self.names.code(int(self.client.incr(self.names.next_code)))
+            code = self.names.code(int(self.client.incr(self.names.next_code)))
+        return pii_code(code) if pii else code
 
     def record(self, fence: Fence, code: str, generation: Generation) -> None:
         """Say that rows are about to be written under a code."""

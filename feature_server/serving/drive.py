@@ -2,10 +2,11 @@
 
 import asyncio
 
+from ..errors import OnlineStoreRefused
 from ..online.memory import evicted_at
 from ..online.readers import AsyncRedisReader, RedisReader
 from ..online.registry import LARGE, registry_of
-from .reader import FeatureReader, OnlineFeatures, Steps
+from .reader import Apart, FeatureReader, OnlineFeatures, Steps
 
 
 def read_features(reader: FeatureReader, redis: RedisReader, steps: Steps) -> OnlineFeatures:
@@ -16,6 +17,12 @@ def read_features(reader: FeatureReader, redis: RedisReader, steps: Steps) -> On
             if (wanted := steps.send(replies)) is None:
                 found = redis.mget(reader.names.reload)
                 reader.load(found, evicted_at(redis.url) if None in found else None)
+            elif type(wanted) is Apart:
+                try:
+                    replies = redis.mget(wanted)
+                except OnlineStoreRefused as error:
+                    epoch = steps.throw(wanted.denied(error, redis.address.username))
+                    replies = redis.mget(epoch or [])
             elif wanted:
                 replies = redis.mget(wanted)
     except StopIteration as stop:
@@ -37,6 +44,12 @@ class AsyncFeatures:
             while True:
                 if (wanted := steps.send(replies)) is None:
                     await self.reload()
+                elif type(wanted) is Apart:
+                    try:
+                        replies = await self.redis.mget(wanted, apart=True)
+                    except OnlineStoreRefused as error:
+                        epoch = steps.throw(wanted.denied(error, self.redis.address.username))
+                        replies = await self.redis.mget(epoch or [])
                 elif wanted:
                     replies = await self.redis.mget(wanted)
                 else:

@@ -13,6 +13,7 @@ from ..dtypes import DType
 from ..errors import NotSynced, RequestError, cut, nearest_name, shown
 from ..extras import needed
 from ..layout.keys import BASE, row_keys, text_encoder
+from ..layout.parts import is_pii_code
 from ..layout.row import from_stored
 from ..online.registry import OnlineRegistry, OnlineView
 from ..protocol import GetOnlineFeatures
@@ -66,6 +67,7 @@ class Plan:
             refs,
             set[str](),
         )  # the last: ids of keys of access that may read them all
+        self.pii: str | None = None  # the first feature of a row that tells of a person, if any is read
         self._row_names: list[tuple[tuple[str, ...], bytes]] = []  # by view: its join keys, and its row keys' code
         keys: dict[str, JoinKey] = {}
         places: dict[tuple[str, str], tuple[Feature, int, int]] = {}
@@ -80,7 +82,6 @@ class Plan:
             stored = online.view(view_id)
             known = {feature.name: feature for feature in stored.definition.features}
             features = [_stored_feature(known, ref) for ref in wanted]
-            places |= {(view_id, feature.name): (feature, len(self.views), i) for i, feature in enumerate(features)}
             for key in stored.definition.join_keys:
                 if keys.setdefault(key.name, key).dtype != key.dtype:
                     raise RequestError(
@@ -90,9 +91,13 @@ class Plan:
                         got=str(key.dtype),
                         remedy="give the key one type in all entities, or ask for the views one by one",
                     )
-            self._row_names.append((stored.definition.key_names, stored.code.encode()))
-            self.views.append(_reader_of(stored)(stored, definitions[view_id].ttl_us, features, counts.view(view_id)))
-            self.views[-1].doubtful = online.is_doubtful(view_id)
+            for part, held in _parts(stored, features):
+                places |= {(view_id, feature.name): (feature, len(self.views), i) for i, feature in enumerate(held)}
+                self._row_names.append((part.definition.key_names, part.code.encode()))
+                self.views.append(_reader_of(part)(part, definitions[view_id].ttl_us, held, counts.view(view_id)))
+                self.views[-1].doubtful = online.is_doubtful(view_id)
+                if self.pii is None and is_pii_code(part.code):
+                    self.pii = f"{view_id}:{held[0].name}"
         if len(refs) > A_STEP:
             yield
         based = [i for i, view in enumerate(self.views) if view.bases]
@@ -226,6 +231,18 @@ def _stored_feature(stored: Mapping[str, Feature], ref: FeatureRef) -> Feature:
             remedy=f"run `features publish {ref.view}` and `features sync {ref.view}`",
         )
     return stored[ref.feature]
+
+
+def _parts(stored: OnlineView, wanted: Sequence[Feature]) -> Iterator[tuple[OnlineView, Sequence[Feature]]]:
+    """The parts of a view's rows that hold some of the features wanted, and which."""
+    parts = stored.parts
+    if len(parts) == 1:
+        yield parts[0], wanted
+        return
+    for part in parts:
+        names = set(part.definition.feature_names)
+        if held := [feature for feature in wanted if feature.name in names]:
+            yield part, held
 
 
 def _reader_of(stored: OnlineView) -> type[ViewReader]:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..definitions.facts import FeatureView
-from ..errors import DamagedValue, FeatureStoreError
+from ..errors import AccessDenied, DamagedValue, FeatureStoreError, OnlineStoreRefused
 from ..layout.keys import NAMES, Names
 from ..layout.row import UNDECODABLE, damaged, from_stored
 from ..online.registry import Evicted, OnlineRegistry, Patience, registry_of
@@ -24,9 +24,31 @@ from .rows import ViewColumns, to_datetimes
 from .statuses import PRESENT
 
 MAX_PLANS = 1_000
-# Keys are yielded and their values sent; none of them: others may have their turns. None instead: fetch
-# `names.reload` and give them to `FeatureReader.load`.
+# Keys are yielded and their values sent, or what `Apart.denied` gives thrown; none of them: others may have
+# their turns. None instead: fetch `names.reload` and give them to `FeatureReader.load`.
 Steps = Generator["list[bytes] | None", Any, "OnlineFeatures"]
+
+
+class Apart(list[bytes]):
+    """Keys that Redis may refuse: fetched by a command of their own, which nobody else's keys fail with.
+
+    `feature` is the first of those in rows that tell of a person.
+    """
+
+    def __init__(self, keys: Sequence[bytes], feature: str) -> None:
+        super().__init__(keys)
+        self.feature = feature
+
+    def denied(self, error: OnlineStoreRefused, user: str | None) -> FeatureStoreError:
+        """What the refusal means to who asked."""
+        if not (error.got or "").startswith("NOPERM"):
+            return error
+        return AccessDenied(
+            f"{self.feature!r} lies in Redis among what tells of a person (pii), which this user may not read",
+            where=self.feature, expected="a user of Redis with the rights that `features redis-acl reader-pii` prints",
+            got=f"user {user or 'default'!r}",
+            remedy="leave that feature out, or set FEATURES_REDIS_URL to such a user",
+        )  # fmt: skip
 
 
 class OnlineFeatures(msgspec.Struct):
@@ -176,12 +198,12 @@ class FeatureReader:
                 if most is not None and count > min(most, plan.together):
                     raise InParts(plan)
                 keys = plan.row_keys(request.entities, self.names.epoch)
+                replies = yield (keys if plan.pii is None else Apart(keys, plan.pii))
             except FeatureStoreError:
                 # The definitions may have changed since they were loaded: an error is true only of those in force.
                 if (yield [self.names.epoch]) == [loaded.epoch] and connection == self.connection:
                     raise
             else:
-                replies = yield keys
                 if replies[0] == loaded.epoch and connection == self.connection:
                     return self._answer(request, plan, count, replies, self.now_us() if now_us is None else now_us)
             if self.loaded is loaded:

@@ -33,6 +33,7 @@ def clean(
     """
     deleted, leftover = 0, []
     for code, generation in generations.items():
+        first, *others = generation.parts or (code,)
         with FencedWriter(session.online, session.fence, code) as writer:
             listed = not session.options.sweep
             try:
@@ -42,11 +43,18 @@ def clean(
             except DamagedFile:
                 listed = False
             if not listed:
-                for names in session.online.scan(code):
-                    writer.put(delete_key_commands(names, count_existing=False))
+                _sweep(session, writer, first)
+        for other in others if not listed else ():
+            with FencedWriter(session.online, session.fence, code) as uncounted:
+                _sweep(session, uncounted, other)
         session.online.forget(session.fence, code)
         deleted += writer.deleted
     return deleted, tuple(leftover)
+
+
+def _sweep(session: Session, writer: FencedWriter, code: str) -> None:
+    for names in session.online.scan(code):
+        writer.put(delete_key_commands(names, count_existing=False))
 
 
 def _delete_listed(
@@ -62,7 +70,7 @@ def _delete_listed(
     if any(table.id != generation.table_id for table in tables):
         return False
     views = _stream_definitions(session, tables, live)
-    codes = [code, code + keys.BASE.decode()] if views else [code]
+    codes: list[tuple[str, ...]] = [(code,), (code + keys.BASE.decode(),)] if views else [generation.parts or (code,)]
     for entities in (*map(_published, tables), *(_pushed(session, view) for view in views)):
         for part in entities:
             for of in codes:

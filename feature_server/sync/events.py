@@ -40,7 +40,7 @@ from ..layout.records import EventPacker, Facts, KeyEvents, Records, in_force, k
 from ..layout.row import event_timestamp_us
 from ..layout.rows import RowPacker, text_bytes
 from ..offline.store import OfflineTable
-from ..online.registry import OnlineRegistry, OnlineView, with_views
+from ..online.registry import OnlineRegistry, OnlineView, needs_of, with_views
 from ..online.store import Attempt, OnlineStore, overtaken, redis_errors
 from .rows import KeyReader, KeySet, RowFilling
 from .session import Session, Target
@@ -77,6 +77,7 @@ class EventFilling:
         entry = OnlineView(
             format=self.target.format, code=code, definition=self.view, table_version=self.target.table.version,
             synced_at_us=now_us, rows=0, table_id="", expires=session.options.expire, evictions=session.evictions,
+            needs=needs_of(self.view),
         )  # fmt: skip
         session.online.publish(lambda now: self._with_filling(now, entry), fence=session.fence)
         packer, done = EventPacker(self.view), 0

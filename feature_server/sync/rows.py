@@ -17,15 +17,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..definitions.facts import FeatureView
-from ..dtypes import INTEGER_WIDTHS
+from ..dtypes import INTEGER_WIDTHS, DType
 from ..errors import OfflineStoreError
+from ..layout.parts import row_parts
 from ..layout.rows import Column, RowPacker, pc
 from ..offline.damage import open_file
 from ..offline.store import DataFile
 from ..online.registry import OnlineView
 from ..online.store import Attempt
 from .session import Progress, Session, Target
-from .writer import FencedWriter, Transaction, delete_commands, write_commands
+from .writer import FencedWriter, Transaction, delete_commands, write_part_commands
 
 MAX_GRACE_US = 3_600_000_000
 _PACK_ROWS = 40_000
@@ -317,7 +318,7 @@ class RowFilling:
         names = ("fingerprint", "join_keys", "event_timestamp", "created_timestamp", "ttl_us")
         return (
             all(getattr(view, name) == getattr(other, name) for name in names)
-            and [(one.name, one.dtype) for one in view.features] == [(one.name, one.dtype) for one in other.features]
+            and _stored_as(view) == _stored_as(other)
             and (view.ttl_us is None or live.expires == self.session.options.expire)
         )
 
@@ -331,18 +332,21 @@ class RowFilling:
 
     def _write(self, code: str, wanted: KeySet | None) -> tuple[int, int]:
         session, now_us = self.session, self.target.now_us
+        parts = [(of, RowPacker(view)) for of, view in row_parts(self.target.view, code)]
         with FencedWriter(session.online, session.fence, code) as writer:
             for rows in latest_rows(
                 self.reader, self.target.table.files(), now_us=now_us, wanted=wanted, progress=session.progress
             ):
                 for start in range(0, rows.num_rows, _PACK_ROWS):
                     part = rows.slice(start, _PACK_ROWS)
-                    writer.put(self._commands(code, part, count_existing=wanted is not None))
+                    writer.put(self._commands(parts, part, count_existing=wanted is not None))
             if wanted is not None:
-                writer.put(delete_commands(code, wanted.entities, count_existing=True))
+                writer.put(delete_commands([of for of, _ in parts], wanted.entities, count_existing=True))
         return writer.written, writer.deleted
 
-    def _commands(self, code: str, rows: pa.Table, *, count_existing: bool) -> Iterator[Transaction]:
+    def _commands(
+        self, parts: Sequence[tuple[str, RowPacker]], rows: pa.Table, *, count_existing: bool
+    ) -> Iterator[Transaction]:
         """What writes rows that have not expired, and deletes those that have."""
         entities, expire_ms = self.reader.packer.entities(rows), None
         if self.grace_us is not None:
@@ -350,11 +354,16 @@ class RowFilling:
             alive = events > self.target.now_us - self.grace_us
             if not alive.all():
                 if count_existing:
-                    yield from delete_commands(code, entities.filter(pa.array(~alive)), count_existing=True)
+                    gone = entities.filter(pa.array(~alive))
+                    yield from delete_commands([of for of, _ in parts], gone, count_existing=True)
                 kept = pa.array(alive)
                 rows, entities, events = rows.filter(kept), entities.filter(kept), events[alive]
             if self.session.options.expire:
                 expire_ms = -(-(events + self.grace_us) // 1000)
         if rows.num_rows:
-            packed = self.reader.packer.pack(rows)
-            yield from write_commands(code, entities, packed, expire_ms=expire_ms, count_existing=count_existing)
+            packed = [(of, packer.pack(rows)) for of, packer in parts]
+            yield from write_part_commands(packed, entities, expire_ms=expire_ms, count_existing=count_existing)
+
+
+def _stored_as(view: FeatureView) -> list[tuple[str, DType, bool]]:
+    return [(feature.name, feature.dtype, bool(feature.pii)) for feature in view.features]

@@ -19,6 +19,7 @@ from contextlib import suppress
 from functools import partial
 
 import msgspec
+from msgspec import UNSET
 
 from ..definitions.bound import with_bound
 from ..definitions.facts import FeatureView
@@ -33,11 +34,13 @@ from ..errors import (
     RequestError,
     SyncConflict,
 )
+from ..formats import BASED_FORMAT, ONLINE_FORMAT
+from ..layout.parts import holds_pii, row_parts
 from ..offline.damage import DamagedFile, reading
 from ..offline.store import OfflineStore, OfflineTable
 from ..offline.together import check_whole
 from ..online.memory import Memory, MemoryReader, evicted_during, eviction_refused, note, noted
-from ..online.registry import OnlineRegistry, OnlineView, with_views
+from ..online.registry import OnlineRegistry, OnlineView, needs_of, with_views
 from ..online.store import Attempt, Generation, OnlineStore, check_filled, once_more
 from .clean import clean
 from .events import EventFilling
@@ -65,11 +68,12 @@ class ViewSync:
         self.generations = {code: of for code, of in generations.items() if of.view == self.view_id}
         if (live := self.live) is None:
             return
+        live.check()
         if not live.table_id:  # put online by a push: its keys are those of log and landed files
-            self.generations[live.code] = Generation(view=self.view_id, table_id="", attempts=())
+            self.generations[live.code] = self._generation((), live.definition, live.code, "")
         elif live.code not in self.generations:  # somebody deleted its record
             attempts = (Attempt(live.table_version, live.synced_at_us),)
-            self.generations[live.code] = Generation(view=self.view_id, table_id=live.table_id, attempts=attempts)
+            self.generations[live.code] = self._generation(attempts, live.definition, live.code, live.table_id)
 
     def sync(self, clock: Callable[[], int]) -> SyncResult:
         view = self.session.registry.feature_view(self.view_id)
@@ -114,8 +118,16 @@ class ViewSync:
             return self._write_all()
 
     def _format_of_new(self, view: FeatureView) -> int:
-        if self.session.options.full and view.stream is not None:
-            return self.session.options.format
+        wanted = self.session.options.format
+        if self.session.options.full and holds_pii(view) and wanted < ONLINE_FORMAT:
+            raise OnlineStoreError(
+                f"format {wanted} does not keep features that tell of a person apart", where=view.id,
+                expected=f"format {ONLINE_FORMAT}", got=f"format {wanted}",
+                remedy="before you go back take the view offline: `online: false` in its meta, `features apply`, "
+                "`features sync`",
+            )  # fmt: skip
+        if self.session.options.full and view.stream is not None and not holds_pii(view):
+            return min(wanted, BASED_FORMAT)
         return (self.found or OnlineRegistry(registry=self.session.registry)).format_of_new(view)
 
     def remove(self) -> SyncResult:
@@ -171,8 +183,9 @@ class ViewSync:
         return KeySet([keys.ids for keys in sets if len(keys)], integer=reader.integer)
 
     def _write_all(self) -> SyncResult:
-        code = self.online.new_code(fresh=self.fresh)
-        self.online.record(self.session.fence, code, self._generation((self.target.attempt,)))
+        view = self.target.view
+        code = self.online.new_code(fresh=self.fresh, pii=view.stream is not None and holds_pii(view))
+        self.online.record(self.session.fence, code, self._generation_of(code, (self.target.attempt,)))
         written = self.filling.fill(code)
         try:
             self._check_evicted(self.target.view)
@@ -188,7 +201,7 @@ class ViewSync:
         """Take away what a full fill has written, so that it takes no memory from others."""
         nothing = OnlineRegistry(registry=self.session.registry)
         self.online.publish(lambda now: self._without_filling(now or nothing), fence=self.session.fence)
-        clean(self.session, {code: self._generation((self.target.attempt,))}, self.live)
+        clean(self.session, {code: self._generation_of(code, (self.target.attempt,))}, self.live)
 
     def _check_evicted(self, view: FeatureView) -> None:
         """Fail where Redis evicted keys since the sync began, and say so to all."""
@@ -210,7 +223,7 @@ class ViewSync:
         written = deleted = 0
         if len(changed):
             if self.target.attempt not in attempts:
-                generation = self._generation((*attempts, self.target.attempt))
+                generation = self._generation_of(code, (*attempts, self.target.attempt))
                 self.online.record(self.session.fence, code, generation)
             written, deleted = self.filling.merge(live, changed, attempts)
         self._check_evicted(self.target.view)
@@ -235,16 +248,22 @@ class ViewSync:
             expires=self.session.options.expire,
             evictions=evictions,
             good_us=self.good_us,
+            needs=needs_of(view),
         )
-        generation = code, self._generation((self.target.attempt,))
+        generation = code, self._generation_of(code, (self.target.attempt,))
         online = self.online.publish(
             lambda now: self._changed_to(now, entry), fence=self.session.fence, generation=generation
         )
         self.doubtful = online.is_doubtful(self.view_id)
         return entry
 
-    def _generation(self, attempts: tuple[Attempt, ...]) -> Generation:
-        return Generation(view=self.view_id, table_id=self.target.table.id, attempts=attempts)
+    def _generation_of(self, code: str, attempts: tuple[Attempt, ...]) -> Generation:
+        return self._generation(attempts, self.target.view, code, self.target.table.id)
+
+    def _generation(self, attempts: tuple[Attempt, ...], view: FeatureView, code: str, table_id: str) -> Generation:
+        codes = tuple(of for of, _ in row_parts(view, code))
+        parts = UNSET if codes == (code,) else codes
+        return Generation(view=self.view_id, table_id=table_id, attempts=attempts, parts=parts)
 
     def _result(
         self,

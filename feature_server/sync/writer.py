@@ -40,7 +40,8 @@ _MULTI, _EXEC = pack_command((b"MULTI",)), pack_command((b"EXEC",))
 class Transaction:
     """Commands to run together: `commands` holds `count` of them, about `rows` rows.
 
-    `existing` is an EXISTS command on the same keys, to be asked before; empty where nothing is counted.
+    Where rows are in parts, it is the first part of each that counts. `existing` is an EXISTS command on the same keys,
+    to be asked before; empty where nothing is counted.
     """
 
     commands: list[bytes | memoryview]
@@ -60,7 +61,7 @@ def write_commands(
     widths = np.unique(lengths)
     if isinstance(rows, list) or len(widths) > _MAX_KEY_WIDTHS:
         listed = rows if isinstance(rows, list) else _row_bytes(rows)
-        yield from _general(text_bytes(names), listed, expire_ms, count_existing)
+        yield from _general([(text_bytes(names), listed)], expire_ms, count_existing)
         return
     for width in widths.tolist():
         chosen = np.flatnonzero(lengths == width)
@@ -74,19 +75,43 @@ def write_commands(
         if expiry is None or (int(expiry.min()) >= 10**12 and int(expiry.max()) < 10**13):
             yield from _of_one_width(name_bytes, values, expiry, count_existing)
         else:
-            yield from _general([bytes(name) for name in name_bytes], _row_bytes(values), expiry, count_existing)
+            listed = _row_bytes(values)
+            yield from _general([([bytes(name) for name in name_bytes], listed)], expiry, count_existing)
 
 
-def delete_commands(code: str, entities: Column, *, count_existing: bool) -> Iterator[Transaction]:
-    """Transactions that delete the rows of entities."""
-    yield from delete_key_commands(text_bytes(_names(code, entities)), count_existing=count_existing)
+def write_part_commands(
+    parts: Sequence[tuple[str, PackedRows]],
+    entities: Column,
+    *,
+    expire_ms: npt.NDArray[np.int64] | None,
+    count_existing: bool,
+) -> Iterator[Transaction]:
+    """The same of rows in parts, each with its code: those of an entity in one transaction, where they count once."""
+    if len(parts) == 1:
+        ((code, rows),) = parts
+        yield from write_commands(code, entities, rows, expire_ms=expire_ms, count_existing=count_existing)
+        return
+    listed = [
+        (text_bytes(_names(code, entities)), rows if isinstance(rows, list) else _row_bytes(rows))
+        for code, rows in parts
+    ]
+    yield from _general(listed, expire_ms, count_existing)
 
 
-def delete_key_commands(names: Sequence[bytes], *, count_existing: bool) -> Iterator[Transaction]:
-    for start in range(0, len(names), ROWS_PER_TRANSACTION):
-        chosen = names[start : start + ROWS_PER_TRANSACTION]
-        existing = pack_command((b"EXISTS", *chosen)) if count_existing else b""
-        yield Transaction([pack_command((b"UNLINK", *chosen))], 1, len(chosen), existing, deletes=True)
+def delete_commands(codes: Sequence[str], entities: Column, *, count_existing: bool) -> Iterator[Transaction]:
+    """Transactions that delete the rows of entities, all parts of one together."""
+    yield from delete_key_commands(
+        *(text_bytes(_names(code, entities)) for code in codes), count_existing=count_existing
+    )
+
+
+def delete_key_commands(*parts: Sequence[bytes], count_existing: bool) -> Iterator[Transaction]:
+    step = ROWS_PER_TRANSACTION // len(parts)
+    for start in range(0, len(parts[0]), step):
+        chosen = [names[start : start + step] for names in parts]
+        existing = pack_command((b"EXISTS", *chosen[0])) if count_existing else b""
+        commands: list[bytes | memoryview] = [pack_command((b"UNLINK", *names)) for names in chosen]
+        yield Transaction(commands, len(commands), len(chosen[0]), existing, deletes=True)
 
 
 def _names(code: str, entities: Column) -> Column:
@@ -144,33 +169,40 @@ def _existing(names: Bytes2D) -> bytes:
 
 
 def _general(
-    names: Sequence[bytes],
-    rows: Sequence[bytes],
+    parts: Sequence[tuple[Sequence[bytes], Sequence[bytes]]],
     expire_ms: npt.NDArray[np.int64] | None,
     count_existing: bool,
 ) -> Iterator[Transaction]:
-    """Rows of any length, one at a time."""
-    most = ROWS_PER_TRANSACTION if expire_ms is None else EXPIRING_ROWS_PER_TRANSACTION
-    sizes = np.cumsum([0, *map(len, rows)])
+    """Rows of any length, one at a time; of each part the names and the rows."""
+    most = (ROWS_PER_TRANSACTION if expire_ms is None else EXPIRING_ROWS_PER_TRANSACTION) // len(parts)
+    names, total = parts[0][0], len(parts[0][0])
+    sizes = np.cumsum([0, *map(sum, zip(*(map(len, rows) for _, rows in parts), strict=True))])
     cuts = [0]
-    while cuts[-1] < len(rows):
+    while cuts[-1] < total:
         full = int(np.searchsorted(sizes, sizes[cuts[-1]] + _MAX_TRANSACTION_BYTES, side="right")) - 1
-        cuts.append(min(max(full, cuts[-1] + 1), cuts[-1] + most, len(rows)))
+        cuts.append(min(max(full, cuts[-1] + 1), cuts[-1] + most, total))
     for start, stop in pairwise(cuts):
-        pairs = zip(names[start:stop], rows[start:stop], strict=True)
-        if expire_ms is None:
-            lines = [b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(row), row) for name, row in pairs]
-            head, count = b"*%d\r\n$4\r\nMSET\r\n" % (2 * len(lines) + 1), 1
-        else:
-            times = [b"%d" % moment for moment in expire_ms[start:stop].tolist()]
-            lines = [
-                b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$4\r\nPXAT\r\n$%d\r\n%b\r\n"
-                % (len(name), name, len(row), row, len(moment), moment)
-                for (name, row), moment in zip(pairs, times, strict=True)
-            ]
-            head, count = b"", len(lines)
+        times = None if expire_ms is None else [b"%d" % moment for moment in expire_ms[start:stop].tolist()]
+        commands: list[bytes | memoryview] = []
+        for of_part, rows in parts:
+            commands += _setting(list(zip(of_part[start:stop], rows[start:stop], strict=True)), times)
+        count = len(parts) if times is None else len(parts) * len(times)
         existing = pack_command((b"EXISTS", *names[start:stop])) if count_existing else b""
-        yield Transaction([head, b"".join(lines)], count, stop - start, existing)
+        yield Transaction(commands, count, stop - start, existing)
+
+
+def _setting(pairs: Sequence[tuple[bytes, bytes]], times: Sequence[bytes] | None) -> list[bytes]:
+    """An MSET, or a SET for each where there are expiries."""
+    if times is None:
+        lines = [b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(row), row) for name, row in pairs]
+        return [b"*%d\r\n$4\r\nMSET\r\n" % (2 * len(lines) + 1), b"".join(lines)]
+    return [
+        b"".join(
+            b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$4\r\nPXAT\r\n$%d\r\n%b\r\n"
+            % (len(name), name, len(row), row, len(moment), moment)
+            for (name, row), moment in zip(pairs, times, strict=True)
+        )
+    ]
 
 
 def append_commands(code: str, events: Iterable[KeyEvents], keep_us: int | None) -> Iterator[Transaction]:
@@ -275,7 +307,7 @@ class FencedWriter(AbstractContextManager["FencedWriter"]):
             if isinstance(result, Exception):
                 raise result
         if transaction.deletes:
-            self.deleted += sum(results[: transaction.count])
+            self.deleted += results[0]
         else:
             self.written += transaction.rows
 

@@ -15,7 +15,8 @@ import msgspec
 from ..definitions.facts import FeatureView
 from ..errors import OfflineStoreError, RequestError, SyncConflict
 from ..layout import keys
-from ..layout.row import UNDECODABLE, RowDecoder
+from ..layout.parts import PartsDecoder
+from ..layout.row import UNDECODABLE
 from ..offline.damage import check_present, damages, reading
 from ..offline.session import connect
 from ..offline.sql import columns, quote
@@ -172,7 +173,7 @@ class _Comparison:
         self.online, self.found, self.view = online, found, found.definition
         self.now_us = max(now_us, found.synced_at_us)
         self.ttl_us = registry.registry.feature_view(self.view.id).ttl_us
-        self.codec = RowDecoder(self.view.features)
+        self.parts = PartsDecoder(self.view, found.check().code)
         synced = synced_table(table, found)
         same = synced is not None and tuple(columns(synced.view())) == tuple(columns(self.view))
         self.synced = synced if same else None
@@ -195,10 +196,10 @@ class _Comparison:
         for start in range(0, self.count, _BATCH):
             progress(start, self.count)
             batch = f"chosen.n >= {start} and chosen.n < {start + _BATCH}"
-            names = named_keys(self.connection, self.view, self.found.code.encode(), f"where {batch}")
-            row_keys = [name for name, _ in names.values()]
-            expected.update(row_keys)
-            rows, wrong = self._counting(dict(zip(names, row_keys, strict=True)))
+            names = named_keys(self.connection, self.view, where=f"where {batch}")
+            entities = [name for name, _ in names.values()]
+            expected.update(entities)
+            rows, wrong = self._counting(dict(zip(names, entities, strict=True)))
             for n, what in wrong.items():
                 found += described(names.pop(n)[1], [("*", what, "a row, or none")], DAMAGED)
             found += self._compare(names, rows, self._read_offline(self.latest, self.now_us, batch))
@@ -228,22 +229,26 @@ class _Comparison:
         (self.count,) = self.connection.execute("select count(*) from chosen").fetchall()[0]
 
     def _get(self, names: Sequence[bytes]) -> list[bytes | None]:
-        """The stored rows of row keys, in order."""
+        """What is stored under names, in order."""
         stored: list[bytes | None] = []
         for start in range(0, len(names), _PIPELINE):
             with redis_errors():
                 stored += self.online.client.mget(names[start : start + _PIPELINE])
         return stored
 
-    def _counting(self, row_keys: dict[int, bytes]) -> tuple[dict[int, Row], dict[int, str]]:
-        """The rows that count, and what is wrong with those of which no row can be made."""
-        rows, wrong, absent = dict[int, Row](), dict[int, str](), dict[bytes, int]()
-        for (n, name), packed in zip(row_keys.items(), self._get(list(row_keys.values())), strict=True):
-            if packed is None:
-                absent[name] = n
+    def _counting(self, entities: dict[int, bytes]) -> tuple[dict[int, Row], dict[int, str]]:
+        """The rows that count, and what is wrong with those of which no row can be made; given what is in braces."""
+        codes = [code.encode() for code in self.parts.codes]
+        names = [code + entity for entity in entities.values() for code in codes]
+        found, absent = iter(self._get(names)), dict[bytes, int]()
+        rows, wrong = dict[int, Row](), dict[int, str]()
+        for n, entity in entities.items():
+            packed = [next(found) for _ in codes]
+            absent |= {code + entity: n for code, each in zip(codes, packed, strict=True) if each is None}
+            if set(packed) == {None}:
                 continue
             try:
-                rows[n] = Row(*self.codec.decode(packed))
+                rows[n] = Row(*self.parts.decode(packed))
             except UNDECODABLE as error:
                 wrong[n] = f"a row that cannot be read: {error}"
         rows = {n: row for n, row in rows.items() if row.event_us <= self.now_us and self._is_fresh(row)}
@@ -308,7 +313,7 @@ class _Comparison:
         found = []
         if online.event_us != offline.event_us:
             found.append((self.view.event_timestamp, _time(online.event_us), _time(offline.event_us)))
-        for name, one, other in zip(self.codec.names, online.values, offline.values, strict=True):
+        for name, one, other in zip(self.view.feature_names, online.values, offline.values, strict=True):
             if not same(one, other):
                 found.append((name, repr(one), repr(other)))
         return found
@@ -316,13 +321,16 @@ class _Comparison:
     def _unknown_keys(self, expected: set[bytes]) -> list[Difference]:
         """Rows in Redis, found by looking at every key, of keys that the offline table does not have."""
         found: list[Difference] = []
-        for names in self.online.scan(self.found.code):
-            unknown = list(set(names) - expected)
-            rows, wrong = self._counting(dict(enumerate(unknown)))
-            for n, row in rows.items():
-                found += described(unknown[n].decode(), self._unequal(row, None), WRONG)
-            for n, what in wrong.items():
-                found += described(unknown[n].decode(), [("*", what, "no value")], DAMAGED)
+        for of_part in self.parts.codes:
+            code = of_part.encode()
+            for names in self.online.scan(of_part):
+                unknown = list({name.removeprefix(code) for name in names} - expected)
+                expected.update(unknown)
+                rows, wrong = self._counting(dict(enumerate(unknown)))
+                for n, row in rows.items():
+                    found += described((code + unknown[n]).decode(), self._unequal(row, None), WRONG)
+                for n, what in wrong.items():
+                    found += described((code + unknown[n]).decode(), [("*", what, "no value")], DAMAGED)
         return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
+from msgspec import UNSET
 
 from feature_server.definitions.facts import Feature, FeatureView, JoinKey, parse_duration
 from feature_server.definitions.registry import Registry
@@ -41,6 +42,7 @@ def make_view(
     created: bool = False,
     online: bool = True,
     refresh: str | None = None,
+    pii: Collection[str] = (),
 ) -> FeatureView:
     keys, features = keys or {"customer_id": "int64"}, features or {"spend": "float64"}
     return FeatureView(
@@ -51,7 +53,10 @@ def make_view(
         ttl_us=parse_duration(ttl) if ttl else None,
         online=online,
         refresh=refresh,
-        features=tuple(Feature(name=feature, dtype=parse_dtype(dtype)) for feature, dtype in features.items()),
+        features=tuple(
+            Feature(name=feature, dtype=parse_dtype(dtype), pii=feature in pii or UNSET)
+            for feature, dtype in features.items()
+        ),
         fingerprint=f"{keys} {features} {created}",
     )
 
@@ -138,21 +143,27 @@ def sync_one(url: str, tables: Tables, view: FeatureView, *, now: datetime, **op
 
 
 def online_rows(url: str, view: FeatureView) -> dict[tuple[str, ...], tuple[int, list[Any]]]:
-    """Every row under the view's code, by key text: event timestamp and values. Fails when other codes have rows."""
+    """Every row under the view's codes, by key text: event timestamp and values. Fails when other codes have rows, and
+    where a row has a part too few or too many, or parts of two times."""
     with OnlineStore(url) as store, redis.Redis.from_url(url) as client:
         registry = store.registry()
         assert registry is not None
         found = registry.views.get(view.id)
-        codes = {entry.code.encode() for entry in registry.views.values()}
-        rows = {}
+        codes = {part.code.encode() for entry in registry.views.values() for part in entry.parts}
+        parts = {part.code.encode(): part.definition for part in (found.parts if found else ())}
+        held: dict[tuple[str, ...], dict[str, Any]] = {}
         for key in client.scan_iter(count=1000):
             code, brace, rest = key.partition(b"{")
             if not brace:
                 continue
             assert code in codes, f"{key!r} belongs to no view"
-            if found is not None and code == found.code.encode():
-                rows[tuple(rest[:-1].decode().split("|"))] = RowCodec(view.features).decode(client.get(key))
-        return rows
+            if code in parts:
+                event_us, values = RowCodec(parts[code].features).decode(client.get(key))
+                row = held.setdefault(tuple(rest[:-1].decode().split("|")), {"": event_us})
+                assert row[""] == event_us, key
+                row |= zip(parts[code].feature_names, values, strict=True)
+        assert all(row.keys() == {"", *view.feature_names} for row in held.values())
+        return {key: (row[""], [row[name] for name in view.feature_names]) for key, row in held.items()}
 
 
 def expected_rows(
