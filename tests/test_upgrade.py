@@ -124,7 +124,7 @@ def test_commands_say_what_to_do_and_write_the_format_that_is_asked_for(
     assert told in run.invoke(app, ["sync"]).stderr
     assert told in run.invoke(app, ["status"]).stdout
     assert run.invoke(app, ["sync", "--format", "1"]).exit_code == 2
-    assert run.invoke(app, ["sync", "--full", "--format", "3"]).exit_code == 2
+    assert run.invoke(app, ["sync", "--full", "--format", "4"]).exit_code == 2
     done = run.invoke(app, ["sync", "--full"])
     assert (done.exit_code, "note" in done.stderr) == (0, False)
     assert "note" not in run.invoke(app, ["status"]).stdout

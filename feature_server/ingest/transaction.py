@@ -15,11 +15,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from ..definitions.facts import holds_pii
 from ..definitions.registry import Registry
 from ..errors import RequestError, UnknownNameError, cut
 from ..layout import keys
 from ..layout.events import same_records
-from ..layout.parts import holds_pii
 from ..layout.portions import portions
 from ..online.memory import evicted_at
 from ..online.registry import OnlineRegistry, OnlineView, Patience, needs_of, registry_of, with_views

@@ -8,10 +8,9 @@ ids as they are.
 import msgspec
 
 from ..definitions.aggregates import Part, is_count, is_of_argument, plan_parts
-from ..definitions.facts import Feature, FeatureView
+from ..definitions.facts import Feature, FeatureView, holds_pii
 from ..definitions.stream import Aggregate, StreamPlan, needs
 from ..dtypes import FLOAT_WIDTHS, DType
-from .parts import holds_pii
 
 CREATED, EVENT_ID, COUNTS, EVENT = "created_timestamp", "event_id", "counts", "event_timestamp"
 FIRST_ARGUMENT = 3  # where the plan's arguments begin among the pseudo view's features

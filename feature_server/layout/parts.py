@@ -1,8 +1,8 @@
-"""Whose features tell of a person, and the names under which Redis holds what does.
+"""The names under which Redis holds what is pii.
 
 Redis gives and denies whole keys, by patterns of names that a user may read: so the row of a key of a batch view with
-such features is in two parts, the others' and theirs, each a row as any other. The code of theirs begins with `!`, as
-no other does. The events of a stream view are one part: under such a code where any of it tells of a person.
+pii features is in two parts, the others' and theirs, each a row as any other. The code of theirs begins with `!`, as no
+other does. The events of a stream view are one part: under such a code where anything of them is pii.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,8 @@ PII = "pii"  # in `needs` of what is online: a reader must know of these names
 MARK = "!"
 
 
-def holds_pii(view: FeatureView) -> bool:
-    """Whether anything that Redis holds of a view tells of a person: a feature, or an argument of a stream view."""
-    arguments = view.stream.arguments if view.stream is not None else ()
-    return bool(view.pii_names) or any(argument.pii for argument in arguments)
-
-
 def pii_code(code: str) -> str:
-    """The code of the part that tells of a person; a namespace stays before it."""
+    """The code of the part that is pii; a namespace stays before it."""
     namespace, colon, rest = code.rpartition(":")
     return f"{namespace}{colon}{MARK}{rest}"
 

@@ -9,7 +9,7 @@ import time
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ..definitions.facts import FeatureView
+from ..definitions.facts import FeatureView, holds_pii
 from ..definitions.registry import Registry
 from ..errors import (
     UNREADABLE,
@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..formats import BASED_FORMAT, ONLINE_FORMAT, check_format
 from ..layout.keys import NAMES, VERIFIED, Names
-from ..layout.parts import PII, holds_pii, row_parts
+from ..layout.parts import PII, row_parts
 
 LARGE = 128 << 10  # bytes from which the online registry is decoded view by view
 PATIENCE_SECONDS = 3.0

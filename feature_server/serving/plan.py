@@ -82,15 +82,7 @@ class Plan:
             stored = online.view(view_id)
             known = {feature.name: feature for feature in stored.definition.features}
             features = [_stored_feature(known, ref) for ref in wanted]
-            for key in stored.definition.join_keys:
-                if keys.setdefault(key.name, key).dtype != key.dtype:
-                    raise RequestError(
-                        f"join key {key.name!r} has two types in the views asked for",
-                        where=view_id,
-                        expected=str(keys[key.name].dtype),
-                        got=str(key.dtype),
-                        remedy="give the key one type in all entities, or ask for the views one by one",
-                    )
+            _add_keys(keys, stored)
             for part, held in _parts(stored, features):
                 places |= {(view_id, feature.name): (feature, len(self.views), i) for i, feature in enumerate(held)}
                 self._row_names.append((part.definition.key_names, part.code.encode()))
@@ -231,6 +223,18 @@ def _stored_feature(stored: Mapping[str, Feature], ref: FeatureRef) -> Feature:
             remedy=f"run `features publish {ref.view}` and `features sync {ref.view}`",
         )
     return stored[ref.feature]
+
+
+def _add_keys(keys: dict[str, JoinKey], stored: OnlineView) -> None:
+    for key in stored.definition.join_keys:
+        if keys.setdefault(key.name, key).dtype != key.dtype:
+            raise RequestError(
+                f"join key {key.name!r} has two types in the views asked for",
+                where=stored.definition.id,
+                expected=str(keys[key.name].dtype),
+                got=str(key.dtype),
+                remedy="give the key one type in all entities, or ask for the views one by one",
+            )
 
 
 def _parts(stored: OnlineView, wanted: Sequence[Feature]) -> Iterator[tuple[OnlineView, Sequence[Feature]]]:

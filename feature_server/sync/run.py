@@ -22,7 +22,7 @@ import msgspec
 from msgspec import UNSET
 
 from ..definitions.bound import with_bound
-from ..definitions.facts import FeatureView
+from ..definitions.facts import FeatureView, holds_pii
 from ..definitions.registry import Registry
 from ..errors import (
     FeatureStoreError,
@@ -35,7 +35,7 @@ from ..errors import (
     SyncConflict,
 )
 from ..formats import BASED_FORMAT, ONLINE_FORMAT
-from ..layout.parts import holds_pii, row_parts
+from ..layout.parts import row_parts
 from ..offline.damage import DamagedFile, reading
 from ..offline.store import OfflineStore, OfflineTable
 from ..offline.together import check_whole

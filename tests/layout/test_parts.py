@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_server.layout.parts import PartsDecoder, holds_pii, is_pii_code, pii_code, row_parts
+from feature_server.definitions.facts import holds_pii
+from feature_server.layout.parts import PartsDecoder, is_pii_code, pii_code, row_parts
 from feature_server.layout.row import RowDecoder
 from feature_server.layout.rows import RowPacker
 from feature_server.times import from_us

@@ -154,7 +154,7 @@ def test_verify_finds_a_part_that_is_gone_or_of_another_time(valkey: str, tables
     def causes() -> list[str]:
         with OnlineStore(valkey) as online:
             found = verify(PII, online, table, now_us=at_us(10), sample=0)
-        return [difference.online[:55] for difference in found.differences]
+        return [difference.online[:48].rstrip("…. -") for difference in found.differences]
 
     assert causes() == []
     with redis.Redis.from_url(valkey) as client:
@@ -165,7 +165,7 @@ def test_verify_finds_a_part_that_is_gone_or_of_another_time(valkey: str, tables
     assert sorted(causes()) == [
         "a row that cannot be read: a part of it is gone",
         "a row that cannot be read: a part of it is gone",
-        "a row that cannot be read: its parts are of 1970-01-01 ",
+        "a row that cannot be read: its parts are of 1970",
     ]
 
 
