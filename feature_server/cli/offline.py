@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from ..errors import FeatureStoreError, OfflineStoreError, RequestError, SyncConflict, shown
@@ -126,6 +127,7 @@ def verify(
     with their checksum; Redis is not asked.
     """
     from ..offline.store import OfflineStore
+    from ..verify.difference import without_pii
     from ..verify.events import verify_events
     from ..verify.rows import check_online
     from ..verify.rows import verify as run
@@ -156,6 +158,7 @@ def verify(
                 failed[view.id] = error
                 typer.echo(f"failed {error}", err=True)
                 continue
+            result = msgspec.structs.replace(result, differences=without_pii(result.differences, view.pii_names))
             results.append(result)
             online.keep_verified(view.id, result.summary)
             if not json:

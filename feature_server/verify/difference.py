@@ -1,10 +1,11 @@
 """A value that differs between the stores, as people read it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from ..errors import MAX_SHOWN, cut
+from .explanation import MASK
 
 _BEFORE = MAX_SHOWN // 3  # characters shown of what long values have in common
 
@@ -20,6 +21,14 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"{cut(self.key)} {self.feature}: online {self.online}, offline {self.offline}: {self.cause}"
+
+
+def without_pii(differences: Iterable[Difference], pii: Collection[str]) -> tuple[Difference, ...]:
+    """The same without the values of features that are `pii`: what differs is printed and kept in logs."""
+    return tuple(
+        msgspec.structs.replace(each, online=MASK, offline=MASK) if each.feature in pii else each
+        for each in differences
+    )
 
 
 def described(key: str, places: Iterable[tuple[str, str, str]], cause: str) -> list[Difference]:

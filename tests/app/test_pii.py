@@ -175,3 +175,19 @@ def test_a_plan_says_what_becomes_pii_and_which_keys_lose_it(project: Project) -
         "    plan becomes pii: it goes to rows of its own online, and only keys with a scope of pii may read it",
         f"key {made[0].id} of Fraud loses the right to read customer__contact:plan",
     ]
+    models.write_text(FILES["models/models.yml"])
+
+
+def test_verify_says_that_pii_differs_and_not_how(project: Project) -> None:
+    path = project.folder / "seeds" / "contacts.csv"
+    path.write_text(path.read_text().replace("ada@", "eve@").replace("gold", "free"))
+    built = subprocess.run(
+        [Path(sys.executable).with_name("dbt"), "build", "--profiles-dir", "profiles"], cwd=project.folder, text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stdout
+    assert project.features("publish", "customer__contact").returncode == 0
+    found = project.features("verify", "customer__contact").stdout
+    assert "email: online (pii), offline (pii): " in found
+    assert "plan: online 'gold', offline 'free': " in found
+    assert "@example.com" not in found
