@@ -39,6 +39,7 @@ from .pieces import Result
 from .push import PushQueue, read_push, write_result
 from .sites import check_coding, check_json, headers_of
 from .supervisor import Served
+from .watching import Watching
 
 if TYPE_CHECKING:
     from ..access.tokens import Tokens
@@ -77,11 +78,15 @@ class FeatureServer:
         self.audit = Audit(served, self.reader.counts, self.door.holder)
         self.draining = False
         self.other: ASGIApp
+        self.watching: Watching | None = None  # another port, for who watches
         self.memory = Memory()  # as Redis told last
         self._eviction_accepted = False  # once stream views were read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            return
+        if self.watching is not None and scope["server"][1] == self.watching.port:
+            await self.watching(scope, receive, send)
             return
         started = time.perf_counter()
         route, told, last = "other", [_JSON], False

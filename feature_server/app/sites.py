@@ -15,7 +15,7 @@ import msgspec
 from ..errors import RequestError, SettingsError, shown
 
 SETTING = "FEATURES_ALLOWED_HOSTS"
-OPEN = "WARNING: who is on this machine can read and push: there is no key of access yet (`features keys create`)"
+OPEN = "who is on this machine can read and push: there is no key of access yet (`features keys create`)"
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")
 _PAGES_ELSEWHERE = (b"cross-site", b"same-site")
 _LINK = (b"navigate", b"document")

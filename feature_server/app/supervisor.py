@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,21 +33,24 @@ log = logging.getLogger("feature_server")
 class Served(msgspec.Struct, frozen=True, kw_only=True):
     """What a feature server serves, and to whom; `keyed` where there were keys of access when it was started.
 
-    `audit_secret` is what the audit trail hashes entities with, as hexadecimal digits.
+    `watched` says under which names the port for metrics is asked, where there is one; `audit_secret` is what the audit
+    trail hashes entities with, as hexadecimal digits.
     """
 
     redis_url: str
     settings: Settings
     sites: Sites
+    watched: Sites | None = None
     keyed: bool = False
     audit_secret: str | None = None
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):
-    """What a worker is told: `slot` is its number among the workers, `ready_fd` a pipe to report on once it serves."""
+    """What a worker is told: `slot` is its number among the workers, `ready_fd` a pipe to report on once it serves;
+    the second of its sockets, if any, is for metrics."""
 
     slot: int
-    socket_fd: int
+    socket_fds: tuple[int, ...]
     ready_fd: int
     counts_folder: str
     served: Served
@@ -83,10 +86,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Supervisor:
-    """Runs `workers` processes on `listener` until SIGTERM or SIGINT."""
+    """Runs `workers` processes on `listeners` until SIGTERM or SIGINT: one for all, and one for metrics, or none."""
 
-    def __init__(self, listener: socket.socket, served: Served, *, workers: int) -> None:
-        self._listener, self._served, self._slots = listener, served, range(workers)
+    def __init__(self, listeners: Sequence[socket.socket], served: Served, *, workers: int) -> None:
+        self._listeners, self._served, self._slots = listeners, served, range(workers)
         self._workers: dict[int, WorkerProcess] = {}
         self._folder = ""
 
@@ -103,17 +106,19 @@ class Supervisor:
                 on_ready()
                 self._watch()
             finally:
-                self._listener.close()
+                for listener in self._listeners:
+                    listener.close()
                 self._end_workers()
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _start(self, slot: int) -> int:
         """Start the worker of a slot; what is returned reads one byte when it serves, or ends when it fails."""
         reading, writing = os.pipe()
-        config = WorkerConfig(slot, self._listener.fileno(), writing, self._folder, self._served)
+        sockets = tuple(listener.fileno() for listener in self._listeners)
+        config = WorkerConfig(slot, sockets, writing, self._folder, self._served)
         command = [sys.executable, "-m", "feature_server.app.worker"]
         try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(config.socket_fd, writing))
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(*sockets, writing))
         except OSError:
             os.close(reading)
             raise

@@ -22,10 +22,11 @@ import msgspec
 import uvicorn
 
 from ..online.registry import OnlineRegistry
-from .connections import connections
+from .connections import connections, counted_as
 from .features import FeatureServer
 from .pages import create_pages
 from .supervisor import DRAIN_SECONDS, GRACE_SECONDS, WorkerConfig
+from .watching import Watching
 
 SPARE_FILES = 64  # for Redis, counts, what is loaded later, and connections that are ending
 LAST_REQUEST_SECONDS = 0.2  # how long a connection without a request is then still waited for
@@ -98,11 +99,12 @@ class Worker(uvicorn.Server):
     async def _accept_the_last(self) -> None:
         """Stop listening, but first take the connections that the kernel has accepted already."""
         loop = asyncio.get_running_loop()
-        with socket.socket(fileno=os.dup(self._worker.socket_fd)) as listener:
-            for server in self.servers:
-                server.close()
+        listeners = [socket.socket(fileno=os.dup(number)) for number in self._worker.socket_fds]
+        for server in self.servers:
+            server.close()
+        for listener in listeners:
             listener.setblocking(False)
-            with suppress(BlockingIOError):
+            with listener, suppress(BlockingIOError):
                 while True:
                     connection, _ = listener.accept()
                     await loop.connect_accepted_socket(self._protocol, connection)
@@ -154,12 +156,18 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     told = sys.stdin.buffer.raw.readline()  # type: ignore[union-attr]
     config = msgspec.json.decode(told, type=WorkerConfig, dec_hook=lambda path, text: path(text))
-    listener = socket.socket(fileno=config.socket_fd)
+    sockets = [socket.socket(fileno=number) for number in config.socket_fds]
     sys.setswitchinterval(THREAD_SECONDS)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file a connection: the soft limit is for select()
     server = FeatureServer(config.served)
     server.other = create_pages(server)
+    if config.served.watched is not None:
+        counts, port = server.reader.counts, sockets[1].getsockname()[1]
+        server.watching = Watching(
+            port, config.served.watched, server.other,
+            lambda scope, status: counts.count_request("other", counted_as(scope, status)),
+        )  # fmt: skip
     tell = server.reader.on_load
 
     def loaded(online: OnlineRegistry) -> None:
@@ -167,7 +175,7 @@ def main() -> None:
         gc.freeze()  # it stays: no collection walks it
 
     server.reader.on_load = loaded
-    Worker(server, config).run(sockets=[listener])
+    Worker(server, config).run(sockets=sockets)
     gc.unfreeze()  # DuckDB tells at length of what is not collected at the end
 
 

@@ -40,6 +40,7 @@ COMMAND_MODULES = (
     "offline",
     "rebuild",
     "online",
+    "serve",
     "keys",
     "stream",
     "catalog",

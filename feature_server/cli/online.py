@@ -1,15 +1,15 @@
-"""features sync, get, serve: values to the online store, and back."""
+"""features sync, get: values to the online store, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..dtypes import json_value
-from ..errors import FeatureStoreError, OnlineStoreError, OnlineStoreUnavailable, shown
+from ..errors import OnlineStoreError, OnlineStoreUnavailable, shown
 from ..formats import ONLINE_FORMAT
 from ..settings import Settings, load_settings
 from .main import Json, Progress, ProjectDir, app, finish, in_force, online_store, progress_bar, show
@@ -170,71 +170,3 @@ def _as_json(found: FeatureVector) -> dict[str, Any]:
         for name, value in found.values.items()
     }
     return {"entity": found.entity, "features": features}
-
-
-@app.command("serve", epilog="Example: features serve --port 6566 --workers 2")
-def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 6566,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; about one a core.")] = 1,
-    redis_url: Annotated[
-        str | None,
-        typer.Option(help="Where features are. [env: FEATURES_REDIS_URL; default: the embedded Valkey]"),
-    ] = None,
-    project_dir: ProjectDir = None,
-) -> None:
-    """Serve online features over HTTP, in Feast's protocol, until Ctrl-C or SIGTERM.
-
-    Also /health, /ready, /metrics (Prometheus), /openapi.json, and the registry as pages on /.
-    """
-    import json
-    import logging
-
-    from ..access.audit import read_secret
-    from ..access.file import keys_in_force
-    from ..access.trail import check_target
-    from ..app.describe import example_request
-    from ..app.sites import OPEN, create_sites
-    from ..app.supervisor import Served, Supervisor, listen
-    from ..offline.owned import filled_by
-    from ..online.address import parse_redis_url
-    from ..online.embedded import connect
-    from ..online.memory import check_memory
-    from ..online.store import OnlineStore, check_filled, once_more
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    settings = load_settings(redis_url=redis_url, project_dir=project_dir)
-    check_target(settings.audit)
-    secret = read_secret(settings.audit, settings.environ)
-    filled = filled_by(settings)
-    if settings.redis_url is not None:
-        parse_redis_url(settings.redis_url)
-    listener = listen(host, port)
-    sites = create_sites(listener.getsockname()[0], host, settings.allowed_hosts)
-    address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
-    with connect(settings) as url:
-        keyed = None  # while Redis does not answer
-        with suppress(OnlineStoreUnavailable), OnlineStore(url, timeout_seconds=1) as store:
-            check_memory(store, allowed=settings.allow_eviction)
-            if filled is not None:
-                check_filled(once_more(store.registry), filled.owner, filled.adopted)
-            keyed = bool(keys_in_force(settings.keys_path, store).keys)
-        sites.check_keyed(keyed, host)
-
-        def announce() -> None:
-            if settings.clock is not None:
-                stopped = f"WARNING: the clock is stopped at {settings.clock.isoformat()} by FEATURES_CLOCK"
-                typer.secho(stopped, fg="yellow", err=True)
-            if keyed is False and settings.oidc is None:
-                typer.secho(OPEN, fg="yellow", err=True)
-            online = None
-            with suppress(FeatureStoreError), OnlineStore(url, timeout_seconds=1) as store:
-                online = store.registry()
-            example = json.dumps(example_request(online), ensure_ascii=False)
-            told = settings.audit.to_stdout  # which has lines of the audit trail alone
-            typer.echo(f"serving features on {address} workers={workers} redis={parse_redis_url(url).shown}", err=told)
-            typer.echo(f"try: curl {address}/get-online-features -d '{example}'", err=told)
-
-        hexadecimal = None if secret is None else secret.hex()
-        served = Served(redis_url=url, settings=settings, sites=sites, keyed=bool(keyed), audit_secret=hexadecimal)
-        Supervisor(listener, served, workers=workers).run(announce)

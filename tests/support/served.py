@@ -31,6 +31,7 @@ class Served:
         self._errors = errors
         self.address = address
         self.port = int(address.rsplit(":", 1)[1])
+        self.watched = ""  # the address of the port for metrics, where there is one
 
     def workers(self) -> list[psutil.Process]:
         def is_worker(child: psutil.Process) -> bool:
@@ -89,6 +90,8 @@ def served(
         found = re.search(r"http://\S+", line)
         running = Served(process, found[0] if found else ":0", errors)
         assert found, line + running.log()
+        if "--metrics-port" in arguments:
+            running.watched = re.findall(r"http://[^\s/]+", process.stdout.readline())[0]
         yield running
     finally:
         if process.poll() is None:
