@@ -1,7 +1,7 @@
 """A port of its own for who watches the server: `/metrics`, `/health` and `/ready`, without a key.
 
-It is for the network that monitoring is in, and takes no other question. It has the names that the other port has, so that
-a browser reads it for no page of another site.
+It is for the network that monitoring is in, and takes no other question. It has the names that the other port has: no
+browser reads it for a page of another site.
 """
 
 from collections.abc import Callable
