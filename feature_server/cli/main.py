@@ -42,6 +42,7 @@ COMMAND_MODULES = (
     "online",
     "serve",
     "keys",
+    "rights",
     "stream",
     "catalog",
 )  # as --help lists them

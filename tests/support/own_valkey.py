@@ -14,12 +14,12 @@ from tests.support.served import eventually
 
 
 @contextmanager
-def own_valkey(folder: Path, *options: str) -> Iterator[redis.Redis]:
-    """A Valkey server with options of its own."""
+def own_valkey(folder: Path, *options: str, binary: str | None = None) -> Iterator[redis.Redis]:
+    """A Valkey server with options of its own, or that of a `binary`."""
     folder.mkdir(exist_ok=True)
     path = folder / "own.sock"
     command = [
-        str(valkey_binary()),
+        binary or str(valkey_binary()),
         "--port",
         "0",
         "--unixsocket",
