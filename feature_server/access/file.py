@@ -1,5 +1,6 @@
 """The truth of all keys: a file beside the registry, of its owner alone. Redis has a copy, by which servers go."""
 
+import errno
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ from ..durable import changing, make_private, write_whole
 from ..errors import UNREADABLE, OnlineStoreError, SettingsError
 from .keys import KeyRing, decode_copy, decode_keys
 
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 COPY = "the keys of access in Redis"
 
 
@@ -84,8 +86,15 @@ def _copy_of(online: Copied, *, may_be_damaged: bool) -> KeyRing | None:
 
 
 def keys_in_force(path: Path, online: Copied) -> KeyRing:
-    """Those of Redis' copy; where it has none, those of the file, which it then has."""
+    """Those of Redis' copy; where it has none, those of the file, which it then has.
+
+    Unless the home can only be read: a list that another changes meanwhile could be put back, as nothing is locked.
+    """
     if online.keys() is None:
-        copy_keys(path, online)
+        try:
+            copy_keys(path, online)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
         return read_keys(path) or KeyRing()
     return _copy_of(online, may_be_damaged=False) or KeyRing()

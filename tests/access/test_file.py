@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
+from typing import NoReturn
 
-from feature_server.access.file import change_keys, copy_keys
+import pytest
+
+from feature_server.access import file
+from feature_server.access.file import change_keys, copy_keys, keys_in_force
 from feature_server.access.keys import KeyRing, create_key
 
 
@@ -49,3 +54,19 @@ def test_where_no_key_was_made_nothing_is_copied(tmp_path: Path) -> None:
     assert online.stored == []
     assert list(tmp_path.iterdir()) == []
     assert KeyRing().keys == ()
+
+
+def test_a_home_that_can_only_be_read_tells_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, online = tmp_path / "keys.json", SlowCopy(threading.Thread())
+    key, _ = create_key(owner="me", scopes=("admin",), now_us=1)
+    change_keys(path, lambda ring: ring.added(key))
+
+    def refuse(number: int) -> NoReturn:
+        raise OSError(number, "refused", str(path))
+
+    monkeypatch.setattr(file, "changing", lambda path: refuse(errno.EROFS))
+    assert keys_in_force(path, online).keys == (key,)
+    assert online.stored == []  # a list that another changes meanwhile could be put back
+    monkeypatch.setattr(file, "changing", lambda path: refuse(errno.ENOSPC))
+    with pytest.raises(OSError, match="refused"):
+        keys_in_force(path, online)
