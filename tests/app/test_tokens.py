@@ -15,7 +15,9 @@ import msgspec
 import pytest
 
 from feature_server.access.keys import KeyRing, create_key, for_tokens
+from feature_server.client.features import FeatureClient
 from feature_server.definitions.facts import Owner
+from feature_server.errors import AccessDenied, NotSignedIn
 from feature_server.online.store import OnlineStore
 from tests.support.identity_provider import KEYS, Provider, forged, private_key, provider
 from tests.support.online_rows import NOW, OnlineRows
@@ -80,6 +82,15 @@ def test_a_token_opens_what_the_keys_of_its_groups_give(server: Served, issuer: 
         assert httpx.get(server.address + page, headers=bearing(fraud), trust_env=False).status_code == 200
     metrics = httpx.get(f"{server.address}/metrics", headers=bearing(fraud), trust_env=False)
     assert (metrics.status_code, "token of ada" in metrics.json()["what"]) == (403, True)
+
+
+def test_the_client_sends_a_token_as_it_sends_a_key(server: Served, issuer: Provider) -> None:
+    with FeatureClient(server.address, key=issuer.token("fraud", roles=["x" * 1_000])) as client:
+        assert client.get(["merchant__risk:ratio"], merchant_id="a").values == {"ratio": 0.5}
+    with FeatureClient(server.address, key=issuer.token("staff")) as client, pytest.raises(AccessDenied, match="group"):
+        client.get(["merchant__risk:ratio"], merchant_id="a")
+    with FeatureClient(server.address, key=issuer.token(aud="x")) as client, pytest.raises(NotSignedIn, match="token"):
+        client.get(["merchant__risk:ratio"], merchant_id="a")
 
 
 def bearing(token: str) -> dict[str, str]:
