@@ -92,10 +92,12 @@ class Tracing:
 
     def _given(self, each: exp.Expr, place: Place) -> Told:
         """What is known of the columns that one item of a SELECT gives."""
-        star = each if isinstance(each, exp.Star) else each.this if isinstance(each, exp.Column) else None
+        chosen = each.this if isinstance(each, exp.Predicate) else each  # `* like …`: columns by their names
+        star = chosen.this if isinstance(chosen, exp.Column) else chosen
         if isinstance(star, exp.Star):
-            own = each.table.lower() if isinstance(each, exp.Column) else ""
-            return self._star(star, [told for name, told in place.scopes[0].items() if not own or name == own], place)
+            own = chosen.table.lower() if isinstance(chosen, exp.Column) else ""
+            found = self._star(star, [told for name, told in place.scopes[0].items() if not own or name == own], place)
+            return found if chosen is each else msgspec.structs.replace(found, columns=None)
         origin = self.origin(each, place)
         if each.find(exp.Columns) is not None:
             every = Told()
@@ -158,7 +160,7 @@ class Tracing:
         """Where the pii in an expression's value comes from; empty where there is none."""
         if isinstance(node, exp.Column):
             return _column(node, place) or self._alias(node, place)
-        if isinstance(node, exp.Columns | exp.PositionalColumn):
+        if isinstance(node, exp.Columns | exp.PositionalColumn | exp.Star):
             return _any_of(place.scopes[0])
         if isinstance(node, exp.Query):
             return self.told(node, place.ctes, place.scopes).any
@@ -194,14 +196,15 @@ def _column(column: exp.Column, place: Place) -> str:
     """Where a column's pii comes from: by the relation that it names, else by any that may have it."""
     name, table = column.name.lower(), column.table.lower()
     for relations in place.scopes:
-        if table and table in relations:
-            return relations[table].origin(name)
         if not table and (there := [told for told in relations.values() if name in (told.columns or ())]):
             others = (told.names.get(name, "") for told in relations.values())  # where names are not all known
             return next(filter(None, [*(told.origin(name) for told in there), *others]), "")
-        names = {part.name.lower() for part in column.parts}  # one of them may be a struct's field
-        found = [told.origin(each) for told in relations.values() for each in names if told.may_have(each)]
-        found += [relations[each].any for each in names if each in relations]  # a whole row
+        parts = [part.name.lower() for part in column.parts]  # one of them may be a struct, the next its field
+        qualified = next((at for at, part in enumerate(parts[:-1]) if part in relations), None)
+        if qualified is not None:
+            return relations[parts[qualified]].origin(parts[qualified + 1])
+        found = [told.origin(each) for told in relations.values() for each in parts if told.may_have(each)]
+        found += [relations[each].any for each in parts if each in relations]  # a whole row
         if any(found):
             return next(filter(None, found))
     return ""

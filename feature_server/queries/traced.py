@@ -10,7 +10,8 @@ from sqlglot.errors import SqlglotError
 from .personal import Tracing
 from .told import THROUGH, Read, Told
 
-_BY_TEXT = ("query", "query_table")  # DuckDB's functions that read a relation by a text
+_OF_FILES = ("read_", "parquet_", "glob", "sniff_")  # how DuckDB's functions that read files begin
+_OF_NONE = ("json_", "repeat", "duckdb_", "pragma_")
 _FOLLOWED = (exp.Select, exp.SetOperation, exp.Subquery, exp.Values)
 Parts = tuple[str, ...]
 
@@ -57,13 +58,20 @@ class _Relations:
         if not isinstance(node, exp.Table):
             return None
         if not isinstance(node.this, exp.Identifier):
-            return self._every if node.this.name.lower() in _BY_TEXT else self._rest
+            return self._by_function(node.this)
         table = _parts_of(node)
         for relations in (self._named, self._elsewhere):
             for parts, told in relations.items():
                 if _fits(table, parts):
                     return told
         return self._rest
+
+    def _by_function(self, function: exp.Expr) -> Told:
+        """What a function in FROM reads: a macro, or query(…), whatever it will."""
+        name = function.name.lower()
+        if isinstance(function, exp.ReadCSV | exp.ReadParquet) or name.startswith(_OF_FILES):
+            return self._rest
+        return self._every if isinstance(function, exp.Anonymous) and not name.startswith(_OF_NONE) else Told()
 
 
 def _any(found: Sequence[Told]) -> Told:
