@@ -14,9 +14,16 @@ import redis
 
 from feature_server.definitions.registry import Registry, read_registry, write_registry
 from feature_server.errors import FeatureStoreError, OfflineStoreError, OnlineStoreError, RequestError
+from feature_server.formats import check_format
 from feature_server.layout.keys import REGISTRY
 from feature_server.offline.store import OfflineStore
-from feature_server.online.registry import OnlineRegistry, OnlineView, decode_online_registry, encode_online_registry
+from feature_server.online.registry import (
+    OnlineRegistry,
+    OnlineView,
+    decode_online_registry,
+    encode_online_registry,
+    needs_of,
+)
 from feature_server.online.store import OnlineStore
 from feature_server.training.record import METADATA_KEY, read_record
 from tests.support import stored_formats
@@ -157,3 +164,28 @@ def test_a_view_written_anew_stays_in_the_earlier_format_while_all_streams_are(s
     one = msgspec.structs.replace(found, views={**found.views, PAYMENTS.id: entry(PAYMENTS, 2)})
     assert one.format_of_new(STREAM) == 2
     assert OnlineRegistry(registry=found.registry).format_of_new(STREAM) == 2
+
+
+def test_a_view_with_pii_is_in_format_3_which_the_version_before_refuses() -> None:
+    contact = msgspec.structs.replace(
+        BATCH, features=tuple(msgspec.structs.replace(feature, pii=True) for feature in BATCH.features)
+    )
+    online = OnlineRegistry(registry=Registry(project="test", feature_views=(contact,)))
+    assert online.format_of_new(contact) == 3
+    assert online.format_of_new(STREAM) == 2
+    held = msgspec.structs.replace(entry(contact, 3), needs=needs_of(contact))
+    encoded = encode_online_registry(msgspec.structs.replace(online, views={contact.id: held}))
+    assert decode_online_registry(encoded).views[contact.id].needs == ("pii",)
+    with pytest.raises(OnlineStoreError, match="the registry is written in format 3, this version reads 1 and 2"):
+        check_format(encoded, "the registry", 2, kind=OnlineStoreError, where="", remedy="")
+
+
+def test_pii_leaves_the_earlier_format_of_other_views_as_it_is(stored: str) -> None:
+    with OnlineStore(stored) as store:
+        found = store.registry()
+    assert found is not None
+    contact = msgspec.structs.replace(entry(BATCH, 3), code="c")
+    both = msgspec.structs.replace(found, views={**found.views, "customer__contact": contact})
+    assert both.earlier == ["customer__payments", "customer__shops"]
+    assert both.format_of_new(STREAM) == 2
+    assert both.format_of_new(BATCH) == 1
