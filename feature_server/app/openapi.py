@@ -59,13 +59,15 @@ def openapi() -> Described:
         "422": _answer("No event could be taken in.", {"anyOf": [pushed, error]}),
     }
     push = answers(taken_in, *_ANY, 404, 413, 415, 500, 501, 503)
-    ready = page("Whether reads can be answered, and why not.")
+    health, ready = page("The process answers."), page("Whether reads can be answered, and why not.")
+    for page_of_all in (health, ready):
+        page_of_all["get"]["security"] = []
     ready["get"]["responses"]["503"] = _answer("Not ready.", _OBJECT)
     why = "Why a stream view's feature has its value."
     paths = {
         READ_PATH: posted("Feature values of some entities now.", _READ, request, read),
         PUSH_PATH: posted("Take in live events: when the answer comes, reads see them.", _PUSH, events, push),
-        "/health": page("The process answers."),
+        "/health": health,
         "/ready": ready,
         "/metrics": page("Metrics in Prometheus's text format.", schema=_TEXT, kind="text/plain"),
         "/openapi.json": page("This description."),
@@ -81,7 +83,8 @@ def openapi() -> Described:
         "openapi": "3.1.0",
         "info": {"title": "Feature server", "version": _version()},
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": {"key": _KEY}},
+        "security": [{"key": []}, {}],  # the latter: none, until the first key is made
     }
 
 
@@ -93,6 +96,11 @@ def _content(schema: Described, kind: str = JSON) -> Described:
     return {"content": {kind: {"schema": schema}}}
 
 
+_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key of access, or a token of the identity provider that the server takes tokens of.",
+}
 _DEPRECATED = {
     DEPRECATION: {"description": "From when on a view that was read should not be (RFC 9745).", "schema": _TEXT},
     DEPRECATED: {"description": "Each such view, as `view=date`.", "schema": _TEXT},
@@ -105,10 +113,11 @@ _PUSH = (
     "Feast's shape. An event that does not fit the source's columns is refused alone. An event sent twice "
     "counts once, so a push without an answer may be repeated."
 )
-_ANY = (400, 403, 408, 421, 431)  # of any request
+_ANY = (400, 401, 403, 408, 421, 431)  # of any request
 _FAILURES = {
     400: "The body is not JSON, a header is there twice, or this is no HTTP/1.1.",
-    403: "A page of another site asks.",
+    401: "The request shows no key of access, or token, that opens anything.",
+    403: "The key may not do this, or a page of another site asks.",
     404: "A name that the registry does not hold.",
     408: "The request did not arrive in time.",
     413: "The body is too large.",

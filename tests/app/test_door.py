@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import msgspec
@@ -92,6 +94,24 @@ def test_many_entities_are_no_way_round(server: Served, keys: Keys, count: int) 
     asked = RATIO | {"entities": {"merchant_id": ["a"] * count}}
     assert read(server, keys.make("read:view/customer__profile"), asked).status_code == 403
     assert len(read(server, keys.make("read:*"), asked).json()["results"][1]["values"]) == count
+
+
+def test_a_key_that_is_revoked_while_much_is_read_gets_none_of_it(server: Served, keys: Keys) -> None:
+    body = json.dumps(RATIO | {"entities": {"merchant_id": ["a"] * 400_000}}).encode()
+    mine = keys.make("read:*")
+
+    def reads() -> tuple[int, float]:
+        answer = httpx.post(server.address + READ, content=body, headers=bearing(mine), trust_env=False, timeout=60)
+        return answer.status_code, time.monotonic()
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(reads).result()[0] == 200
+        answered = thread.submit(reads)
+        time.sleep(0.1)  # of some 0.7
+        keys.revoke(mine)
+        revoked = time.monotonic()
+        status, at = answered.result()
+    assert status == 401 or at < revoked
 
 
 def test_a_private_view_is_read_by_keys_of_its_group(server: Served, keys: Keys) -> None:
