@@ -44,6 +44,7 @@ from .watching import Watching
 if TYPE_CHECKING:
     from ..access.tokens import Tokens
     from ..oidc import Oidc
+    from .training import Training
 
 log = logging.getLogger("feature_server")
 TURN_SECONDS = 0.002  # of the processor
@@ -79,6 +80,7 @@ class FeatureServer:
         self.draining = False
         self.other: ASGIApp
         self.watching: Watching | None = None  # another port, for who watches
+        self.training: Training
         self.memory = Memory()  # as Redis told last
         self._eviction_accepted = False  # once stream views were read
 

@@ -75,6 +75,7 @@ def create_pages(server: FeatureServer) -> Starlette:
     """The Starlette application behind `server`."""
     compile_pages()
     pages = _Pages(server)
+    server.training = Training(server, lambda request: request.scope[SHOWN])
     first_features = partial(view_request, most=3)
     routes: dict[str, Endpoint] = {
         "/": pages.index,
@@ -102,7 +103,7 @@ def create_pages(server: FeatureServer) -> Starlette:
             ),
             *(Route(path, pages.counted(path, answer), methods=["POST"]) for path, answer in forms.items()),
             *(Route(path, pages.wrong_method, methods=["POST"]) for path in (READ_PATH, PUSH_PATH)),
-            *Training(server, lambda request: request.scope[SHOWN]).routes(pages.counted),
+            *server.training.routes(pages.counted),
         ],
         exception_handlers={HTTPException: pages.http_error, FeatureStoreError: pages.refused, Exception: pages.failed},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from starlette.background import BackgroundTask
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
@@ -22,6 +23,7 @@ from ..errors import CannotTrain, RequestError, TooLarge, cut, shown
 from ..protocol import TRAIN_PATH, TRAIN_TYPE, GetHistoricalFeatures, TrainingJob
 from ..remote.jobs import Job, Jobs, TakenIn, is_final
 from .bodies import decode_body
+from .connections import LEFT
 from .sites import WrongContentType, check_coding, headers_of
 
 if TYPE_CHECKING:
@@ -31,9 +33,9 @@ if TYPE_CHECKING:
 JOB_ROUTE, RESULT_ROUTE = f"{TRAIN_PATH}/{{job_id}}", f"{TRAIN_PATH}/{{job_id}}/result"
 MAX_ASKED_BYTES = 1 << 20  # of a body's first line
 WRITTEN_BYTES = 1 << 20  # of a spine, at a time
+log = logging.getLogger("feature_server")
 MAX_WAIT_SECONDS = 30.0
 LOOK_SECONDS = 0.1
-SWEEP_SECONDS = 60.0
 _LIBRARIES = ("duckdb", "pyarrow", "deltalake")
 _EXPECTED = '{"features": ["view:feature"] or "feature_service": "name"}, a line break, and the spine'
 _decode = msgspec.json.Decoder(GetHistoricalFeatures).decode
@@ -69,7 +71,10 @@ class Training:
         check_coding(headers)
         registry = await self._beside(self._registry)
         parts = request.stream()
-        first, rest = await _first_line(parts)
+        try:
+            first, rest = await _first_line(parts)
+        except ClientDisconnect:
+            return Response(status_code=LEFT)
         asked = decode_body(_decode, first, _EXPECTED)
         refs = registry.resolve(asked.what)
         self._server.audit.trains(request.scope[ASKED], asked, refs, registry)
@@ -86,7 +91,10 @@ class Training:
                     await self._beside(coming.add, bytes(written))
                     written.clear()
             await self._beside(coming.add, bytes(written))
-        except BaseException:  # the client has gone, too
+        except ClientDisconnect:
+            coming.drop()
+            return Response(status_code=LEFT)
+        except BaseException:
             coming.drop()
             raise
         job = await self._beside(coming.begin, self._settings)
@@ -142,10 +150,11 @@ class Training:
         return FileResponse(job.result, headers=headers, media_type="application/vnd.apache.parquet", background=done)
 
     async def sweep(self) -> None:
-        """Remove what nobody comes for, once a minute."""
-        while True:
+        """Remove the jobs that nobody comes for any more."""
+        try:
             await self._beside(self._jobs.sweep)
-            await asyncio.sleep(SWEEP_SECONDS)
+        except OSError as error:
+            log.error("training sets that nobody comes for are not removed: %s", error)
 
     async def _job(self, request: Request) -> Job:
         entrant = self._server.door.entrant(self._shown_of(request))

@@ -29,6 +29,7 @@ from .supervisor import DRAIN_SECONDS, GRACE_SECONDS, WorkerConfig
 from .watching import Watching
 
 SPARE_FILES = 64  # for Redis, counts, what is loaded later, and connections that are ending
+SWEEP_TICKS = 600  # of a tenth of a second
 LAST_REQUEST_SECONDS = 0.2  # how long a connection without a request is then still waited for
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {0x2028: "\\u2028", 0x2029: "\\u2029"}
 THREAD_SECONDS = 0.0005  # after which the thread that takes in pushes lets reads go on; Python's own is ten times that
@@ -84,6 +85,8 @@ class Worker(uvicorn.Server):
         if counter % 10 == 0:
             self._server.counts.write()
             self._looking = asyncio.create_task(self._server.door.look())
+        if counter % SWEEP_TICKS == 0:
+            self._sweeping = asyncio.create_task(self._server.training.sweep())
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -92,7 +92,7 @@ class RemoteStore:
             path.unlink(missing_ok=True)
             raise
         warn_deprecated(result.deprecated, self._told_deprecated)
-        return RemoteTrainingSet(opened.given, path, result)
+        return RemoteTrainingSet(opened, path, result)
 
     def reproduce(self, *_: Any, **__: Any) -> NoReturn:
         self._local("reproduce")
@@ -118,24 +118,26 @@ class RemoteTrainingSet:
     The same bytes, rows and types as of `training.sets.TrainingSet`.
     """
 
-    def __init__(self, spine: Any, path: Path, result: TrainingResult) -> None:
-        self._spine, self._path, self._result = spine, path, result
+    def __init__(self, spine: Spine, path: Path, result: TrainingResult) -> None:
+        self._given, self._path, self._result = spine.given, path, result
         self._remove = weakref.finalize(self, _unlink, path)
         self.feature_columns, self.versions = result.feature_columns, result.versions
         with pq.ParquetFile(path) as file:
-            self.schema = file.schema_arrow.remove_metadata()
+            features = [file.schema_arrow.field(name) for name in result.feature_columns]
+        self.schema = pa.schema([*spine.schema, *(pa.field(each.name, _plain(each.type)) for each in features)])
 
     def to_arrow(self) -> pa.Table:
         """One table; its schema's metadata says what it was made from."""
         with pq.ParquetFile(self._path) as file:
-            return file.read()
+            table = file.read()
+        return table.cast(self.schema).replace_schema_metadata(table.schema.metadata)
 
     def to_polars(self) -> polars.DataFrame:
         return frames.to_polars(self.to_arrow())
 
     def to_pandas(self) -> pandas.DataFrame:
         """A spine's own pandas columns and index as they are, and features in the types of docs/types.md."""
-        return as_pandas(self._spine, self.to_arrow(), self.feature_columns)
+        return as_pandas(self._given, self.to_arrow(), self.feature_columns)
 
     def write_parquet(
         self, path: str | Path, *, progress: Callable[[int, int], None] = lambda done, total: None
@@ -193,6 +195,11 @@ def _no_query(sql: str) -> Spine:
         expected="a pandas or polars DataFrame, a LazyFrame, an Arrow table, or the path of a Parquet file",
         remedy="run the query where its data is, and give its rows",
     )  # fmt: skip
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    """A list as features have it: Parquet has another name for what is in it."""
+    return pa.list_(type_.value_type) if pa.types.is_list(type_) else type_
 
 
 def _unlink(path: Path) -> None:

@@ -28,6 +28,8 @@ SPINE, RESULT = "spine", "result.parquet"
 MOST_OF_A_KEY = 8  # jobs that are not fetched yet
 MOST_IN_ALL = 64
 FETCHED_SECONDS = 600  # for which a result stays that was fetched: its client may not have got all of it
+HALF_MADE_SECONDS = 60
+CANCEL_SECONDS = 2.0
 _TAKEN_IN, _STATE, _LOCK, _CANCELLED, _FETCHED = "taken_in.json", "state.json", "lock", "cancelled", "fetched"
 _COMING = "."  # before the name of a folder whose spine is still coming
 ENDED = Error(
@@ -57,7 +59,7 @@ class Job:
     """One job by its folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.id = folder, folder.name.removeprefix(_COMING)
+        self.folder, self.id = folder, folder.name
         self.spine, self.result = folder / SPINE, folder / RESULT
 
     @property
@@ -95,12 +97,16 @@ class Job:
             path.unlink(missing_ok=True)
 
     def cancel(self) -> None:
-        """Remove it, or have its process do so within half a second."""
+        """Remove it; its process ends, or is just about to, within CANCEL_SECONDS or a sweep finds it."""
         with suppress(FileNotFoundError):
             (self.folder / _CANCELLED).touch(mode=0o600)
-            with self._if_ended() as ended:
-                if ended:
-                    shutil.rmtree(self.folder, ignore_errors=True)
+            deadline = time.monotonic() + CANCEL_SECONDS
+            while time.monotonic() < deadline:
+                with self._if_ended() as ended:
+                    if ended:
+                        shutil.rmtree(self.folder, ignore_errors=True)
+                        return
+                time.sleep(0.02)
 
     def fetched(self) -> None:
         with suppress(FileNotFoundError):
@@ -111,7 +117,7 @@ class Job:
         with self._if_ended() as ended:
             if not ended:
                 return False
-            if self.folder.name.startswith(_COMING) or self.is_cancelled:
+            if self.folder.name.startswith(_COMING) or self.is_cancelled or not (self.folder / _STATE).exists():
                 return True
             fetched = self.folder / _FETCHED
             since, kept = (fetched, FETCHED_SECONDS) if fetched.exists() else (self.folder / _STATE, keep_seconds)
@@ -122,8 +128,8 @@ class Job:
         """Whether its process has ended; nobody else does anything about that meanwhile."""
         try:
             lock = (self.folder / _LOCK).open("r+b")
-        except FileNotFoundError:
-            yield not self.folder.exists()
+        except FileNotFoundError:  # it is being made, or being removed
+            yield not self.folder.exists() or self.folder.stat().st_mtime + HALF_MADE_SECONDS < time.time()
             return
         with lock:
             try:
@@ -135,10 +141,12 @@ class Job:
 
 
 class Coming:
-    """A job whose spine is coming."""
+    """A job whose spine is coming; several may come under one id, of which the first that is there counts."""
 
-    def __init__(self, folder: Path, taken_in: TakenIn, max_bytes: int) -> None:
-        self._folder, self._taken_in, self._max_bytes, self._size = folder, taken_in, max_bytes, 0
+    def __init__(self, home: Path, taken_in: TakenIn, max_bytes: int) -> None:
+        self._taken_in, self._max_bytes, self._size = taken_in, max_bytes, 0
+        self._id = taken_in.asked.id or secrets.token_hex(16)
+        self._folder = folder = home / f"{_COMING}{self._id}.{secrets.token_hex(6)}"
         folder.mkdir(mode=0o700)
         self._lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -162,20 +170,25 @@ class Coming:
     def begin(self, settings: Settings) -> Job:
         """All of it has come: put the job in line and start its process, which holds its lock from now on."""
         self._file.flush()
-        folder = self._folder.with_name(self._folder.name.removeprefix(_COMING))
+        job = Job(settings.jobs_path / self._id)
         with changing(settings.jobs_path / "line"):
+            if job.folder.exists():
+                self.drop()
+                return job
             numbers = [job.taken_in.number for job in jobs_in(settings.jobs_path)]
             taken_in = msgspec.structs.replace(self._taken_in, number=max(numbers, default=0) + 1)
             _write(self._folder / _TAKEN_IN, msgspec.json.encode(taken_in))
-            _write(self._folder / _STATE, msgspec.json.encode(TrainingJob(id=folder.name, state="waiting")))
-            self._folder.rename(folder)
-        command = [sys.executable, "-m", "feature_server.remote.process", str(folder)]
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(self._lock,),
-            env=settings.environ, cwd=settings.project_dir, start_new_session=True,
-        )  # fmt: skip
-        self._close()
-        return Job(folder)
+            _write(self._folder / _STATE, msgspec.json.encode(TrainingJob(id=job.id, state="waiting")))
+            self._folder.rename(job.folder)
+        command = [sys.executable, "-P", "-m", "feature_server.remote.process", str(job.folder)]
+        try:
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(self._lock,),
+                env=settings.environ, start_new_session=True,
+            )  # fmt: skip
+        finally:
+            self._close()
+        return job
 
     def _close(self) -> None:
         self._file.close()
@@ -183,7 +196,7 @@ class Coming:
 
 
 class Jobs:
-    """All jobs of a home. `who` may see one is whose key began it, or everybody where there are no keys."""
+    """All jobs of a home. Whose key began one sees it, or everybody where there are no keys."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings, self._folder = settings, settings.jobs_path
@@ -201,8 +214,7 @@ class Jobs:
                     "this key has as many training sets as it may have at a time",
                     expected=f"at most {most}", got=f"{count}", remedy="fetch or cancel one, or wait until one is made",
                 )  # fmt: skip
-        job_id = taken_in.asked.id or secrets.token_hex(16)
-        return Coming(self._folder / f"{_COMING}{job_id}", taken_in, self._settings.train.spine_bytes)
+        return Coming(self._folder, taken_in, self._settings.train.spine_bytes)
 
     def find(self, job_id: str, key: str | None) -> Job:
         """UnknownNameError for none, and for one of another key."""
@@ -224,12 +236,14 @@ class Jobs:
 
 
 def jobs_in(folder: Path) -> list[Job]:
-    """Those that are taken in and can be read, in the order of their numbers."""
+    """Those that are taken in and not cancelled, in the order of their numbers."""
     found = list[tuple[int, Job]]()
     for path in folder.iterdir() if folder.exists() else ():
         if path.is_dir() and not path.name.startswith(_COMING):
             with suppress(OSError, *UNREADABLE):
-                found.append(((job := Job(path)).taken_in.number, job))
+                number = (job := Job(path)).taken_in.number
+                if not job.is_cancelled:
+                    found.append((number, job))
     return [job for _, job in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -238,7 +252,7 @@ def ahead_of(job: Job, number: int) -> int:
     count = 0
     for other in jobs_in(job.folder.parent):
         with suppress(OSError, *UNREADABLE):
-            count += other.taken_in.number < number and not other.is_cancelled and not is_final(other.state().state)
+            count += other.taken_in.number < number and not is_final(other.state().state)
     return count
 
 

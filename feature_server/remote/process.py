@@ -12,6 +12,7 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import msgspec
@@ -43,6 +44,7 @@ class Told:
 
 def main() -> None:
     os.nice(NICE)
+    warnings.simplefilter("ignore")  # of deprecated views the client warns
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     job = Job(Path(sys.argv[1]))
     threading.Thread(target=_end_when_cancelled, args=(job,), daemon=True).start()
@@ -55,17 +57,17 @@ def main() -> None:
     try:
         result = _make(job, taken_in, settings, told)
     except FeatureStoreError as error:
-        log.info("training job %s of %s failed: %s", job.id, taken_in.who, " ".join(str(error).split()))
+        log.info("training job %s of %s failed: %s", job.id, taken_in.key or "anybody", error.what)
         told(state="failed", error=Error(**told_outside(error)), now=True)
     except MemoryError:
         too_much = _too_much_memory(settings.train.memory_bytes)
         told(state="failed", error=Error(**told_outside(too_much)), now=True)
     except Exception:  # the edge of the process
-        log.exception("training job %s of %s failed", job.id, taken_in.who)
+        log.exception("training job %s of %s failed", job.id, taken_in.key or "anybody")
         told(state="failed", error=_FAILED, now=True)
     else:
-        log.info("training job %s of %s rows=%d bytes=%d seconds=%.2f", job.id, taken_in.who, result.rows, result.bytes,
-                 time.monotonic() - started)  # fmt: skip
+        log.info("training job %s of %s rows=%d bytes=%d seconds=%.2f", job.id, taken_in.key or "anybody", result.rows,
+                 result.bytes, time.monotonic() - started)  # fmt: skip
         told(state="done", doing="", result=result, rows=result.rows, all_rows=result.rows, now=True)
     job.clear()
 

@@ -16,10 +16,12 @@ class Keys:
     def __init__(self, url: str) -> None:
         self.url, self.ring = url, KeyRing()
 
-    def make(self, *scopes: str, group: str | None = None, lasts_us: int | None = None) -> str:
+    def make(self, *scopes: str, group: str | None = None, lasts_us: int | None = None, **limits: int) -> str:
         now_us = _now_us()
         expires_us = None if lasts_us is None else now_us + lasts_us
-        key, text = create_key(owner="checkout", scopes=scopes, group=group, now_us=now_us, expires_us=expires_us)
+        key, text = create_key(
+            owner="checkout", scopes=scopes, group=group, now_us=now_us, expires_us=expires_us, **limits
+        )  # fmt: skip
         self._put(self.ring.added(key))
         return text
 
