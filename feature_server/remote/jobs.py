@@ -20,7 +20,7 @@ import msgspec
 
 from ..definitions.facts import FeatureRef
 from ..durable import changing, make_private
-from ..errors import UNREADABLE, Error, TooLarge, TooManyJobs, UnknownNameError
+from ..errors import UNREADABLE, Error, RequestError, TooLarge, TooManyJobs, UnknownNameError
 from ..protocol import GetHistoricalFeatures, TrainingJob
 from ..settings import Settings
 
@@ -29,7 +29,7 @@ MOST_OF_A_KEY = 8  # jobs that are not fetched yet
 MOST_IN_ALL = 64
 FETCHED_SECONDS = 600  # for which a result stays that was fetched: its client may not have got all of it
 HALF_MADE_SECONDS = 60
-CANCEL_SECONDS = 2.0
+CANCEL_SECONDS = 5.0
 _TAKEN_IN, _STATE, _LOCK, _CANCELLED, _FETCHED = "taken_in.json", "state.json", "lock", "cancelled", "fetched"
 _COMING = "."  # before the name of a folder whose spine is still coming
 ENDED = Error(
@@ -174,6 +174,8 @@ class Coming:
         with changing(settings.jobs_path / "line"):
             if job.folder.exists():
                 self.drop()
+                if job.taken_in.key != self._taken_in.key:
+                    raise RequestError("the id is another job's", where="id", remedy="leave it out, or send another")
                 return job
             numbers = [job.taken_in.number for job in jobs_in(settings.jobs_path)]
             taken_in = msgspec.structs.replace(self._taken_in, number=max(numbers, default=0) + 1)

@@ -25,8 +25,6 @@ def server(home: OfflineHome, valkey_server: str) -> Iterator[Served]:
         yield running
         errors = running.stop()
         assert "Traceback" not in errors, errors
-    jobs = home.folder / "training"
-    assert [path.name for path in jobs.iterdir() if path.is_dir()] == [], "each client has let go of its jobs"
 
 
 @pytest.fixture

@@ -171,8 +171,9 @@ def test_what_needs_the_offline_store_says_so(server: Served) -> None:
     assert repr(store) == f"FeatureStore('{server.address}')"
 
 
-def test_the_file_goes_with_its_training_set(server: Served) -> None:
+def test_the_file_goes_with_its_training_set(server: Served, home: OfflineHome) -> None:
     made = FeatureStore(server.address).get_historical_features(spine(), ["orders:count"])
+    assert [path for path in (home.folder / "training").iterdir() if path.is_dir()] == [], "the server has let go of it"
     path = made._path
     assert path.stat().st_mode & 0o777 == 0o600
     del made
