@@ -42,6 +42,8 @@ def open_received(path: Path, *, max_rows: int, max_bytes: int) -> Spine:
                     remedy="ask for parts of it; FEATURES_TRAIN_SPINE_BYTES, where the server runs, allows more",
                 )  # fmt: skip
         return Spine(None, schema, rows, lambda: _read(path, batches))
+    except MemoryError:
+        raise
     except _UNREADABLE as error:
         raise _unreadable(str(error).splitlines()[0]) from None
 

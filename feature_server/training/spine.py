@@ -96,6 +96,8 @@ def _plain(column: Any, field: pa.Field) -> Any:
         column = column.cast(field.type)
         if any(is_string(field.type) for is_string in STRINGS):
             column.validate(full=True)
+    except pa.ArrowMemoryError:
+        raise
     except pa.ArrowException as error:
         raise RequestError(
             "a value cannot be read as its column's type", where=f"spine column {field.name!r}",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from feature_server.remote.jobs import Job
 from tests.support.keys import Keys
 from tests.support.offline_home import OfflineHome
 from tests.support.served import Served, served
@@ -25,6 +26,14 @@ def server(home: OfflineHome, valkey_server: str) -> Iterator[Served]:
         yield running
         errors = running.stop()
         assert "Traceback" not in errors, errors
+
+
+@pytest.fixture(autouse=True)
+def no_jobs(home: OfflineHome) -> Iterator[None]:
+    """What a test leaves behind is not another's."""
+    yield
+    for folder in (home.folder / "training").glob("[!.]*"):
+        Job(folder).cancel()
 
 
 @pytest.fixture

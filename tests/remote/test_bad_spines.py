@@ -162,7 +162,7 @@ BOMBS = {
 }  # fmt: skip
 SMALL = {
     "FEATURES_TRAIN_SPINE_BYTES": str(16 << 20), "FEATURES_TRAIN_MEMORY_BYTES": str(1 << 30),
-    "FEATURES_TRAIN_RESULT_BYTES": str(1 << 20),
+    "FEATURES_TRAIN_RESULT_BYTES": str(1 << 19),
 }  # fmt: skip
 
 
