@@ -42,6 +42,7 @@ def processes(job: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if is_of(process)]
 
 
+@pytest.mark.heavy
 def test_a_job_says_how_far_it_is_and_its_process_is_nice(server: Served, home: OfflineHome) -> None:
     trainer = Trainer(server.address)
     job = trainer.begin(LONG, ASKED)
@@ -106,6 +107,7 @@ def test_a_key_has_so_many_jobs_and_no_more(server: Served) -> None:
         trainer.drop(job)
 
 
+@pytest.mark.heavy
 def test_a_job_outlives_the_server_that_took_it_in(home: OfflineHome, valkey_server: str) -> None:
     with served(valkey_server, **home.environment) as one:
         job = Trainer(one.address).begin(LONG, ASKED)
