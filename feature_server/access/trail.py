@@ -147,6 +147,7 @@ class Trail:
         self._waiting = deque[tuple[Entry, asyncio.Future[None] | None]]()
         self._put = self._taken = 0  # each of one thread alone
         self._wake, self._closing = threading.Event(), threading.Event()
+        self._writing = 0  # lines that are being written
         self._lost = 0  # since lines were last written
         self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
@@ -180,7 +181,7 @@ class Trail:
         self._closing.set()
         self._wake.set()
         self._thread.join(CLOSE_SECONDS)
-        if left := len(self._waiting):
+        if left := len(self._waiting) + self._writing:
             self._on_dropped(left)
             log.error("%d audit lines are lost: they could not be written in %.0f s", left, CLOSE_SECONDS)
 
@@ -197,6 +198,7 @@ class Trail:
 
     def _write(self, told: Sequence[tuple[Entry, "asyncio.Future[None] | None"]]) -> None:
         failed: Exception | None = None
+        self._writing = len(told)
         try:
             lines = [lost_line(self._lost)] if self._lost else list[Line]()
             lines += [self._lines.line(entry) for entry, _ in told]
@@ -213,7 +215,7 @@ class Trail:
             if self._failed is not None:
                 log.warning("audit lines are written again: %d were lost", self._lost)
             self._lost = 0
-        self._failed = failed
+        self._failed, self._writing = failed, 0
         self._taken += sum(1 if entry.texts is None else 1 + (entry.entities or 0) for entry, _ in told)
         waiting = [future for _, future in told if future is not None]
         if waiting:
