@@ -80,16 +80,17 @@ class _Caller(asyncio.Protocol):
 class _Load:
     """`connections` callers for `seconds`; `walls` holds how long each request took."""
 
-    def __init__(self, bodies: list[bytes], connections: int, seconds: float) -> None:
+    def __init__(self, bodies: list[bytes], connections: int, seconds: float, key: str | None = None) -> None:
         self.walls: list[float] = []
         self.until = time.perf_counter() + seconds
-        self.messages = self._endless(bodies)
+        self.messages = self._endless(bodies, key)
         self._open = connections
         self._done = asyncio.get_running_loop().create_future()
 
     @staticmethod
-    def _endless(bodies: list[bytes]) -> Iterator[bytes]:
-        head = f"POST {READ} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: "
+    def _endless(bodies: list[bytes], key: str | None) -> Iterator[bytes]:
+        shown = "" if key is None else f"authorization: Bearer {key}\r\n"
+        head = f"POST {READ} HTTP/1.1\r\nhost: localhost\r\n{shown}content-type: application/json\r\ncontent-length: "
         messages = [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
         while True:
             yield from messages
@@ -109,7 +110,14 @@ class _Load:
 
 
 def load(
-    pid: int, port: int, features: list[str], entities: int, known: int, connections: int, seconds: float
+    pid: int,
+    port: int,
+    features: list[str],
+    entities: int,
+    known: int,
+    connections: int,
+    seconds: float,
+    key: str | None = None,
 ) -> Numbers:
     """CPU of the server `pid` and its workers a request, the memory they held, and how long requests took."""
     import psutil
@@ -118,7 +126,7 @@ def load(
     bodies = [json.dumps(request).encode() for request in requests(features, entities, known)]
 
     async def run(length: float) -> list[float]:
-        work = _Load(bodies, connections, length)
+        work = _Load(bodies, connections, length, key)
         await work.run(port, connections)
         return work.walls
 

@@ -48,11 +48,11 @@ def valkey(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def our_server(url: str, log: Path) -> Iterator[Server]:
+def our_server(url: str, log: Path, env: dict[str, str] | None = None) -> Iterator[Server]:
     """Our HTTP server with one worker."""
     port = free_port()
     command = [sys.executable, "-m", "feature_server", "serve", "--port", str(port), "--redis-url", url]
-    with process(command, log=log) as pid:
+    with process(command, log=log, env=env) as pid:
         _wait(lambda: _answers(port), pid, log)
         yield Server(pid, port)
 
