@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def serve(store: EmbeddedValkey, name: str, env: dict[str, str]) -> Server:
             return stack.enter_context(our_server(store.url, folder / f"{name}.log", env))
 
-        servers = {"": serve(stores[0], "open", {})} | {name: serve(stores[1], name, env) for name, env in kinds.items()}
+        servers = {"": serve(stores[0], "open", {})}
+        servers |= {name: serve(stores[1], name, env) for name, env in kinds.items()}
         for entities in TARGETS_US:
             for connections in CONNECTIONS:
                 found: dict[str, list[Numbers]] = {name: [] for name in servers}

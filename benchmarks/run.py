@@ -26,7 +26,9 @@ from .feast_env import feast_python
 from .measure import ROOT, BenchmarkFailed
 from .report import markdown, plot
 
-BENCHMARKS = ("point_in_time", "sync", "read", "windows", "stream", "checks", "loop_hold", "dag_import", "cli", "access")
+BENCHMARKS = (
+    "point_in_time", "sync", "read", "windows", "stream", "checks", "loop_hold", "dag_import", "cli", "access",
+)  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -28,6 +28,9 @@ UNKNOWN, ANONYMOUS = "unknown", "anonymous"
 ASKED = "features.asked"  # in the ASGI scope of a page: what is told of it
 LEAST_SECRET = 16  # bytes: entities can be guessed one after another, the secret must not be
 REFUSALS = (401, 403, 421)  # for who asks, and under which name
+MAX_MADE = 2_000  # lines that are kept
+_A_COUNT = 9_007_199_254_740_991
+_encode = msgspec.json.Encoder().encode
 _CLAIMED = re.compile(rb"(?i:bearer) +fw_([0-9a-f]{8})_")
 
 
@@ -49,6 +52,7 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     path: str | None = None
     why: str | None = None
     error: str | None = None
+    plan: object = None  # what is the same for all entries of which all but time, count and entities is
     service: str | None = None
     source: str | None = None
     views: Sequence[str] = ()
@@ -121,13 +125,50 @@ class Line(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Lines:
-    """Makes lines of entries; entities are told by HMAC-SHA256 where there is a `secret`."""
+    """Makes lines of entries; entities are told by HMAC-SHA256 where there is a `secret`.
+
+    Of what is read again and again, a line is made once: time, count and entities are put into it.
+    """
 
     def __init__(self, secret: bytes | None) -> None:
         self.secret = secret
         self._hashed: tuple[Registry, str] | None = None  # the registry of the last line
+        self._made: dict[Any, tuple[bytes, bytes, Any]] = {}  # the last are those whose ids its key has
+        self._second, self._text = -1, b""  # that of the last line, as it is written
+
+    def encode(self, entries: Iterable[Entry]) -> bytes:
+        """Lines of JSON."""
+        return b"".join(map(self._encoded, entries))
+
+    def _encoded(self, entry: Entry) -> bytes:
+        if entry.plan is None or entry.outcome != "allowed":
+            return encode_line(self.line(entry))
+        known = id(entry.plan), id(entry.key), entry.client, entry.epoch, entry.status
+        if (made := self._made.get(known)) is None:
+            if len(self._made) >= MAX_MADE:
+                self._made.clear()
+            made = self._made[known] = (*self._parts(entry), (entry.plan, entry.key))
+        before, behind, _ = made
+        second, ns = divmod(entry.at_ns, 1_000_000_000)
+        if second != self._second:
+            self._second, self._text = (
+                second,
+                datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode(),
+            )
+        line = b'{"at":"%b.%06dZ"%b"entities":%d' % (self._text, ns // 1000, before, entry.entities or 0)
+        if hmacs := self._hmacs(entry):
+            return b'%b,"entity_hmacs":["%b"]%b' % (line, '","'.join(hmacs).encode(), behind)
+        return line + behind
+
+    def _parts(self, entry: Entry) -> tuple[bytes, bytes]:
+        """Of the entry's line, what stands between time and count, and behind that."""
+        entry = msgspec.structs.replace(entry, entities=_A_COUNT, texts=None)
+        _, _, line = _encode(self.line(entry)).partition(b'Z"')
+        before, _, behind = line.partition(b'"entities":%d' % _A_COUNT)
+        return before, behind + b"\n"
 
     def line(self, entry: Entry) -> Line:
+        """What is told of an entry."""
         key, claimed = entry.key, None
         if key is None and entry.shown and (found := _CLAIMED.match(entry.shown)):
             claimed = found[1].decode()
@@ -170,6 +211,10 @@ def command_entry(event: str, **what: Any) -> Entry:
 def lost_line(lost: int) -> Line:
     """That lines could not be written, and how many."""
     return Line(at=_at(time.time_ns()), event="audit", outcome="failed", who="feature server", lost=lost)
+
+
+def encode_line(line: Line) -> bytes:
+    return _encode(line) + b"\n"
 
 
 def entity_hmac(secret: bytes, text: str) -> str:

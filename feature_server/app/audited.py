@@ -67,9 +67,8 @@ class Audit:
 
     def reads(self, entry: Entry, plan: Plan, request: GetOnlineFeatures, epoch: bytes | None) -> None:
         """That the features of a plan are asked for."""
-        entry.service, entry.views, entry.registry, entry.epoch = (
-            plan.service, plan.view_ids, plan.online.registry, epoch,
-        )  # fmt: skip
+        entry.plan, entry.service, entry.views = plan, plan.service, plan.view_ids
+        entry.registry, entry.epoch = plan.online.registry, epoch
         if request.features:
             entry.features = request.features
         entry.entities = len(request.entities[plan.join_keys[0].name])

