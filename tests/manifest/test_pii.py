@@ -115,10 +115,25 @@ def test_what_is_kept_is_what_would_be_told_anew(tmp_path: Path, registry: Regis
 ENTITY = "{name: customer_id, data_type: bigint, description: The customer.}"  # as the first model lists it
 
 
+PYTHON = {"models/scripted.py": "def model(dbt, session):\n    return dbt.ref('contacts')\n"}
+SNAPSHOT = """
+snapshots:
+  - name: people
+    relation: ref('recent_contacts')
+    config: {strategy: check, unique_key: customer_id, check_cols: all}
+"""
+
+
+def test_snapshots_and_relations_without_ref_are_followed(tmp_path: Path) -> None:
+    files = {**FILES, "snapshots/people.yml": SNAPSHOT, "models/recent_contacts.sql": "select * from main.contacts"}
+    found = load(tmp_path, edited(files, "models/customer__contact.sql", ("recent_contacts", "people")))
+    assert found.feature_view("customer__contact").pii_names == ("email", "email_hash")
+
+
 def test_what_cannot_be_told_counts_as_pii_and_check_says_why(tmp_path: Path) -> None:
     files = edited(FILES, "models/customer__contact.sql", ("recent_contacts", "spread"))
     files = edited(
-        {**files, "models/spread.sql": "pivot {{ ref('contacts') }} on plan using count(*) group by all"},
+        {**files, "models/spread.sql": "pivot {{ ref('scripted') }} on plan using count(*) group by all", **PYTHON},
         "models/models.yml",
         (ENTITY, ENTITY.replace("}", ", meta: {pii: false, pii_reason: a number}}")),
         ("description: Euros spent in the last hour.", "description: Euros., meta: {pii: true}"),
@@ -128,7 +143,8 @@ def test_what_cannot_be_told_counts_as_pii_and_check_says_why(tmp_path: Path) ->
     assert found.feature_view("customer__contact").pii_names == ("plan", "email", "email_hash")
     (warning,) = [one for one in warnings if "counts as pii" in one.what]
     assert warning.what.endswith("plan, email, email_hash")
-    assert warning.got == "pii by contacts.email, through spread, whose SQL cannot be followed"
+    through = "through the Python model scripted, through spread, whose SQL cannot be followed"
+    assert warning.got == f"pii by contacts.email, {through}"
     # of a feature that is said to be pii though nothing under it is, the arguments are
     assert found.feature_view("customer__spending").pii_names == ("spent_eur_1h",)
     assert pii_arguments(found, "customer__spending") == ["stg_payments.amount_eur"]
