@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,6 +75,7 @@ def view(
     from ..dbt.compiled import dbt_manifest
     from ..manifest.blocks import REFRESH
     from ..scaffold.definitions import Folders, NewView, casts_of, entities_for, entities_of, group_of, new_view
+    from ..scaffold.known import created_of
     from ..scaffold.live import live_events
     from ..scaffold.relation import read_relation, unknown
     from ..scaffold.sliding import new_stream_view, read_windows
@@ -92,6 +94,9 @@ def view(
         roles = {"event_id": event_id, "event_timestamp": time, "created_timestamp": created}
         events = live_events(from_, roles, keys, manifest, folders, settings)
     relation = read_relation(from_, manifest, settings) if events is None else events.staging
+    took = list[str]()
+    if not stream:
+        created, took = created_of(relation, created, settings.project_dir)
     entities, edits = entities_for(entity, key or (), manifest, relation, folders)
     made = NewView(
         name=name, entities=entities, time=time, created=created, refresh=refresh, group=group_of(manifest, group),
@@ -99,7 +104,7 @@ def view(
     )  # fmt: skip
     if events is None:
         written, left = new_view(made, relation, folders)
-        _write([*edits, *written], left, dry_run=dry_run, json=json)
+        _write([*edits, *written], left, took, dry_run=dry_run, json=json)
         return
     written, left = new_stream_view(made, windows, events, folders)
     left = [*events.left, *left]
@@ -131,6 +136,7 @@ def _keys(given: list[str] | None) -> list[str]:
 def _write(
     edits: list[Edit],
     left: list[str],
+    took: Sequence[str] = (),
     *,
     dry_run: bool,
     json: bool,
@@ -139,6 +145,7 @@ def _write(
     for edit in edits if not dry_run else ():
         edit.write()
     lines = [edit.diff() for edit in edits] if dry_run else list(map(str, edits))
+    lines += took
     lines += [f"left out {name}: {why}" for name in left]
     end = [] if dry_run else ["next: fill in the descriptions, then `features run`"]
     show({"edits": edits, "left_out": left}, [*lines, *end], json=json)

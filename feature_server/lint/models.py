@@ -214,7 +214,7 @@ class Models:
             for statement in self._parsed(name):
                 _place_times(statement, rendered.written.sql)
                 found.extend((rule, node, "") for rule, node in broken(statement))
-                rows = Reading(self._known, seen, self._given(name, statement)).rows(statement, {})
+                rows = Reading(self.known, seen, self._given(name, statement)).rows(statement, {})
                 if said is not None and said.is_view:
                     found.extend((AHEAD, *late) for late in found_late(statement, rows, said.event))
         except (RecursionError, SqlglotError) as error:
@@ -224,7 +224,7 @@ class Models:
             rows = msgspec.structs.replace(rows, keys=frozenset())
         return Looked(_rows(said, rows), tuple(found), rendered.written)
 
-    def _known(self, table: exp.Table) -> Rows:
+    def known(self, table: exp.Table) -> Rows:
         """What is known of a table: a model by what is said of it and by its SQL, a source by what is said of it."""
         if table.catalog == "model" and table.db == "ref":
             if (found := self._model_of(table)) is not None:

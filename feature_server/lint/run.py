@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -69,12 +70,29 @@ def lint(root: Path, known: Mapping[str, str] = NO_VIEWS, compiled: Compiled = l
     `known` are views by the names of their files without an ending, with the files, as dbt has them, and `compiled`
     gives the models that dbt has compiled: what cannot be read in files is read there.
     """
+    with _deep():
+        return _lint(root, known, compiled)
+
+
+@contextmanager
+def _deep() -> Iterator[None]:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _DEEPEST))
     try:
-        return _lint(root, known, compiled)
+        yield
     finally:
         sys.setrecursionlimit(limit)
+
+
+def landed(root: Path, name: str, source: str | None = None, version: str | None = None) -> tuple[list[str], list[str]]:
+    """Of a model or seed, or a table of a source: the sources under it of which it is said when their rows were known,
+    and its columns that have that time, by one of which `known_time` wants a view of it to go."""
+    with _deep():
+        call = exp.table_(
+            f"{name} v{version}" if version else name, db=source or "ref", catalog=None if source else "model"
+        )
+        rows = Models(read_project(root), lambda _: None, NO_VIEWS).known(call)
+    return sorted(rows.late), sorted(rows.known)
 
 
 def _lint(root: Path, known: Mapping[str, str], compiled: Compiled) -> Linted:

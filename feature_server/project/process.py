@@ -97,7 +97,7 @@ def check_project(folder: Path) -> None:
     if not (folder / "dbt_project.yml").exists():
         raise FeatureStoreError(
             "there is no dbt project", where=str(folder), expected="a folder with dbt_project.yml",
-            remedy="run this in the project's folder, or name it with --project-dir",
+            remedy="run this in its folder, or name that with --project-dir; `features init NAME` makes a new project",
         )  # fmt: skip
 
 
@@ -142,6 +142,8 @@ def failed(
     words = own_words(run.stdout + run.stderr)
     if "'--profiles-dir'" in words or "Could not find profile named" in words:
         remedy = "write the profile that dbt_project.yml names into profiles/profiles.yml, or set DBT_PROFILES_DIR"
+    if 'Run "dbt deps"' in words:
+        remedy = "run `dbt deps`, which installs the packages that the project names"
     if "does not have a target named" in words:
         remedy = "name one of these with --target or DBT_TARGET"
     return FeatureStoreError(

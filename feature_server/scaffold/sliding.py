@@ -13,7 +13,7 @@ from ..warehouse.columns import as_written
 from .definitions import Folders, NewView, check_name
 from .edits import Edit, quoted
 from .live import LiveEvents, plain_name, things_of
-from .texts import CREATED, EVENT, column_yaml, sample, to_say, unit_test_yaml
+from .texts import CREATED, EVENT, column_yaml, rows_yaml, sample, to_say, unit_test_yaml
 
 _LONGEST = timedelta(days=90)
 _UNITS = {"second": "s", "minute": "m", "hour": "h", "day": "d", "week": "w"}
@@ -201,7 +201,9 @@ def _test(
             inside = [each for each, other in enumerate(at[: place + 1]) if other >= moment - one.window.length]
             values[one.name] = str(len(inside) if one.column is None else sum(each + 1 for each in inside))
         wanted.append({**key, **{name: when[column] for name, column in times.items()}, **values})
-    return unit_test_yaml(f"{name}_counts_what_is_in_its_windows", name, events.staging.reading, given, wanted)
+    return unit_test_yaml(
+        f"{name}_counts_what_is_in_its_windows", name, events.staging.reading, rows_yaml(given), wanted
+    )
 
 
 def _instant(moment: datetime, type_: str) -> str:

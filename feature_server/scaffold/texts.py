@@ -43,21 +43,43 @@ def rows_unit_test(
     given = [name for name in relation.columns if name in read]
     rows = [{name: sample(relation, name, place) for name in given} for place in (0, 1)]
     wanted = [{name: row[columns[name] or name] for name in expected} for row in rows]
-    return unit_test_yaml(f"{model}_has_each_row", model, relation.reading, rows, wanted)
+    is_source = relation.node is not None and relation.node.resource_type == "source"
+    lines = _rows_sql(relation, rows) if is_source else rows_yaml(rows)
+    return unit_test_yaml(f"{model}_has_each_row", model, relation.reading, lines, wanted)
+
+
+def _rows_sql(relation: Relation, rows: Sequence[dict[str, str]]) -> list[str]:
+    """Rows as SQL: of others dbt asks the warehouse for the columns, where a source that is files has none."""
+    selects = [
+        ", ".join(
+            f"cast({_literal(value)} as {relation.columns[name]}) as {as_written(name)}" for name, value in row.items()
+        )
+        for row in rows
+    ]
+    listed = [line for select in selects for line in ("union all", f"select {select}")][1:]
+    return ["        format: sql", "        rows: |", *(f"          {line}" for line in listed)]
+
+
+def _literal(value: str) -> str:
+    return "'" + value.strip('"').replace("'", "''") + "'"
+
+
+def rows_yaml(rows: Sequence[dict[str, str]]) -> list[str]:
+    """The rows that a unit test is given."""
+    return ["        rows:", *(f"          - {_row(row)}" for row in rows)]
 
 
 def unit_test_yaml(
-    name: str, model: str, reading: str, given: Sequence[dict[str, str]], wanted: Sequence[dict[str, str]]
+    name: str, model: str, reading: str, given: Sequence[str], wanted: Sequence[dict[str, str]]
 ) -> list[str]:
-    """A unit test of a model that reads one relation."""
+    """A unit test of a model that reads one relation, of which it is `given` these lines."""
     return [
         "unit_tests:",
         f"  - name: {name}",
         f"    model: {model}",
         "    given:",
         f"      - input: {reading}",
-        "        rows:",
-        *(f"          - {_row(row)}" for row in given),
+        *given,
         "    expect:",
         "      rows:",
         *(f"        - {_row(row)}" for row in wanted),
