@@ -61,4 +61,5 @@ def init(
     if planned.packages_changed:
         install_packages(root)
     lines = told(planned.edits) if name is None else [f"wrote {root}"]
-    show(planned, [*(lines or ["nothing was missing"]), *(f"left to you: {e}" for e in planned.left), said], json=json)
+    nothing = "nothing was missing" if not planned.left else "nothing was written"
+    show(planned, [*(lines or [nothing]), *(f"left to you: {e}" for e in planned.left), said], json=json)

@@ -64,7 +64,8 @@ UNKNOWN = Rule(
 )
 UNTESTED = Rule(
     "no_grain_test", "publish refuses rows of one key and the same times: a test tells of them in the build",
-    "data_tests: [{grain: {arguments: {columns: [its keys, event_timestamp, created_timestamp]}}}]",
+    "data_tests: [{feature_warehouse.grain: {arguments: {columns: [its keys, event_timestamp, created_timestamp]}}}], "
+    "of the package that `features init` writes; without it dbt_utils.unique_combination_of_columns of these columns",
     warns=True,
 )  # fmt: skip
 UNREADABLE = Rule(

@@ -220,16 +220,7 @@ def _view_yaml(
 ) -> str:
     test = f"      - feature_warehouse.grain: {{arguments: {{columns: [{', '.join(map(quoted, grain))}]}}}}"
     lines = [
-        "models:",
-        f"  - name: {view.name}",
-        f"    description: {to_say(f'what one row of {view.name} is')}",
-        "    config:",
-        f"      group: {view.group}",
-        "      meta:",
-        "        feature_view:",
-        f"          entities: [{', '.join(view.entities)}]",
-        *([] if view.created is None else [f"          created_timestamp: {CREATED}"]),
-        f"          refresh: {view.refresh}",
+        *view_head(view, f"what one row of {view.name} is"),
         *(["    data_tests:", test] if has_package else []),
         "    columns:",
         *(column_yaml(relation, name, source or name) + "}" for name, source in columns.items()),
@@ -237,6 +228,22 @@ def _view_yaml(
         *rows_unit_test(view.name, relation, columns, list(columns)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def view_head(view: NewView, what: str) -> list[str]:
+    """The beginning of a view's YAML, which is to say `what` it is."""
+    return [
+        "models:",
+        f"  - name: {view.name}",
+        f"    description: {to_say(what)}",
+        "    config:",
+        f"      group: {view.group}",
+        "      meta:",
+        "        feature_view:",
+        f"          entities: [{', '.join(view.entities)}]",
+        *([] if view.created is None else [f"          created_timestamp: {CREATED}"]),
+        f"          refresh: {view.refresh}",
+    ]
 
 
 def new_service(name: str, features: Sequence[str], registry: Registry, folders: Folders) -> list[Edit]:

@@ -24,6 +24,8 @@ from ..errors import FeatureStoreError
 
 _BOM = "\ufeff"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")  # by line feeds alone, as patches have it
+_NO_END = "\\ No newline at end of file"
 _DEEPER = re.compile(r"^\S[^\n#]*:[ \t]*\n( +)[^\s#-]", re.MULTILINE)  # the first key under a key
 _DEEPER_BY = (0, 2, 1, 4, 6)
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*?(?=\s*$)", re.MULTILINE)
@@ -39,15 +41,19 @@ class Edit(msgspec.Struct, frozen=True, kw_only=True):
     what: str
 
     def __str__(self) -> str:
-        done = "wrote" if self.before is None else "removed" if self.after is None else "changed"
-        return f"{done} {self.path}: {self.what}"
+        return f"{self.done} {self.path}: {self.what}"
+
+    @property
+    def done(self) -> str:
+        return "wrote" if self.before is None else "removed" if self.after is None else "changed"
 
     def diff(self) -> str:
-        """As `diff -u` has it."""
-        old, new = ([] if text is None else text.splitlines(keepends=True) for text in (self.before, self.after))
-        one, other = (f"{side}/{self.path}" if text else "/dev/null" for side, text in (("a", old), ("b", new)))
+        """As `diff -u` has it, for `git apply`."""
+        old, new = (_LINE.findall(text or "") for text in (self.before, self.after))
+        one = "/dev/null" if self.before is None else f"a/{self.path}"
+        other = "/dev/null" if self.after is None else f"b/{self.path}"
         lines = difflib.unified_diff(old, new, one, other)
-        return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+        return "".join(line if line.endswith("\n") else f"{line}\n{_NO_END}\n" for line in lines)
 
     def write(self) -> None:
         """Do it: through a link, and with the rights that the file has."""
@@ -73,9 +79,15 @@ def told(edits: Iterable[Edit]) -> list[str]:
     for edit in edits:
         groups.setdefault((edit.path.partition("/")[0], edit.what), []).append(edit)
     return [
-        str(group[0]) if len(group) == 1 else f"wrote {folder}/: {what} ({len(group)} files)"
+        str(group[0]) if len(group) == 1 else _told(folder, what, Counter(edit.done for edit in group))
         for (folder, what), group in groups.items()
     ]
+
+
+def _told(folder: str, what: str, files: Counter[str]) -> str:
+    done = next(iter(files)) if len(files) == 1 else "changed"
+    several = ", ".join(f"{name} {number}" for name, number in files.items())
+    return f"{done} {folder}/: {what} ({f'{files.total()} files' if len(files) == 1 else f'{several} files'})"
 
 
 def new_file(root: Path, path: str, text: str, what: str) -> list[Edit]:

@@ -20,7 +20,7 @@ from ..warehouse.columns import as_written, count_rows
 from .definitions import Folders
 from .edits import Edit, added_lines, changed_yaml, quoted, read_text
 from .relation import Relation, node_of, read_relation
-from .texts import to_say, type_yaml
+from .texts import column_yaml, to_say
 
 _ROLES = {"event_id": "--event-id", "event_timestamp": "--time", "created_timestamp": "--created"}
 _HOLD = ("source", "seed")
@@ -83,8 +83,13 @@ def _check_table(node: Node, manifest: Manifest) -> None:
     """SettingsError for what events do not arrive in, or is another project's."""
     if node.resource_type not in _HOLD:
         read = (one for one in walk(node, lambda reader: relations(reader, manifest)) if one.resource_type in _HOLD)
-        names = sorted(f'--from "{one.call}"' for one in read)
-        remedy = f"name what it reads: {' or '.join(names)}" if names else "declare the table as a source, and name it"
+        typed = 'features new view NAME --stream --from "{}" --entity ENTITY --time COLUMN'
+        names = sorted(f"`{typed.format(one.call)}`" for one in read)
+        remedy = (
+            f"name what it reads, and columns of that: {' or '.join(names)}"
+            if names
+            else "declare the table as a source, and name it"
+        )
         raise SettingsError(
             "live events arrive in what models are made of, not in a model", where=f"--from {node.label}",
             expected="a source's table, or a seed", got=f"a {node.resource_type}",
@@ -334,9 +339,6 @@ def _staging_yaml(name: str, node: Node, block: Mapping[str, str], columns: Mapp
         f"  - name: {name}",
         f"    description: {to_say(f'what one row of {node.label} is')}",
         "    columns:",
-        f"      - name: {quoted(id_)}",
-        f"        data_type: {type_yaml(relation, id_)}",
-        f"        description: {to_say(id_)}",
-        "        data_tests: [unique, not_null]",
+        f"{column_yaml(relation, id_, id_)}, data_tests: [unique, not_null]}}",
     ]
     return "\n".join(lines) + "\n"

@@ -51,7 +51,10 @@ def plan_edits(root: Path, *, upgrade: bool) -> Planned:
     given = given_by(root, hooks=HOOKS, package=PACKAGE, variable="as_of", macro=Path(SHIM).stem)
     parts = [_settings(root, given), _shim(root, given), _dags(root), _group(root, given), _time_zone(root, given)]
     edits = [*package, *(edit for part, _ in parts for edit in part)]
-    ignored = (".features/", f"{given.packages_path.strip('/')}/")
+    ignored = [".features/", f"{given.packages_path.strip('/')}/"]
+    if not (root / ".gitignore").exists():  # dbt's own, which else is for its owner to say
+        inside = (os.path.relpath(root / path, root) for path in (given.target_path, "logs"))
+        ignored += [f"{path}/" for path in inside if not path.startswith("..")]
     edits += added_lines(root, ".gitignore", ignored, "what is made here is no part of the project")
     more = [line for _, lines in parts for line in lines]
     installed = (root / given.packages_path / PACKAGE).exists()

@@ -15,6 +15,7 @@ from ..warehouse.columns import columns_of
 _CALL = re.compile(r"(ref|source)\s*\((.*)\)", re.DOTALL)
 _VERSION = re.compile(r"(?:v|version)\s*=\s*(.+)")
 _KINDS = ("model", "seed", "snapshot")
+_RENAME = "have a model rename its column to that, and name the model with --from"
 
 
 def unknown(what: str, where: str, got: str, known: Iterable[str], remedy: str | None = None) -> SettingsError:
@@ -41,7 +42,10 @@ class Relation(msgspec.Struct, frozen=True):
         """SettingsError where a column is none of its, or of a type that is not of the `kinds` that fit."""
         for name in names:
             if name not in self.columns:
-                raise unknown(f"the relation has no column {name!r}", f"{option} of {self.name}", name, self.columns)
+                raise unknown(
+                    f"the relation has no column {name!r}", f"{option} of {self.name}", name, self.columns,
+                    _RENAME if option == "--entity" else f"name one of these with {option}, or {_RENAME}",
+                )  # fmt: skip
             dtype = known_sql_type(self.columns[name])
             if dtype is None or not fits(dtype):
                 raise SettingsError(

@@ -10,7 +10,7 @@ from ..dtypes import DType, parse_sql_type
 from ..errors import SettingsError
 from ..manifest.blocks import NAME
 from ..warehouse.columns import as_written
-from .definitions import Folders, NewView, check_name
+from .definitions import Folders, NewView, check_name, view_head
 from .edits import Edit, quoted
 from .live import LiveEvents, plain_name, things_of
 from .texts import CREATED, EVENT, column_yaml, rows_yaml, sample, to_say, unit_test_yaml
@@ -151,7 +151,7 @@ def _sql(
 def _yaml(
     view: NewView, counted: Sequence[_Counted], keys: Sequence[str], times: Mapping[str, str], events: LiveEvents
 ) -> str:
-    created = [] if events.created is None else [f"          created_timestamp: {CREATED}"]
+    head = msgspec.structs.replace(view, created=events.created)
     columns = {**dict.fromkeys(keys), **times}
     features = [
         f"      - {{name: {quoted(one.name)}, data_type: {_quoted_type(one.data_type)}, "
@@ -159,16 +159,7 @@ def _yaml(
         for one in counted
     ]
     lines = [
-        "models:",
-        f"  - name: {view.name}",
-        f"    description: {to_say(f'what {view.name} says as of this second')}",
-        "    config:",
-        f"      group: {view.group}",
-        "      meta:",
-        "        feature_view:",
-        f"          entities: [{', '.join(view.entities)}]",
-        *created,
-        f"          refresh: {view.refresh}",
+        *view_head(head, f"what {view.name} says as of this second"),
         f"          stream: {events.stream}",
         "    columns:",
         *(column_yaml(events.staging, name, source or name) + "}" for name, source in columns.items()),

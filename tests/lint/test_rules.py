@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import sqlglot
 
-from feature_server.lint.rules import broken
+from feature_server.lint.rules import UNTESTED, broken
+from feature_server.project.package import PACKAGE, SHIPPED
 
 FROM = "from payments window w as (partition by customer_id order by paid_at), backwards as (order by paid_at desc)"
 LEAKS = [
@@ -85,3 +88,8 @@ def test_what_only_looks_like_it_is_not(expression: str) -> None:
 def test_a_sample_is_random(sample: str) -> None:
     (found,) = broken(sqlglot.parse_one(f"select 1 from payments {sample}", dialect="duckdb"))
     assert found[0].name == "random"
+
+
+def test_the_test_that_is_asked_for_is_one_of_the_package() -> None:
+    [name] = re.findall(rf"{PACKAGE}\.(\w+)", UNTESTED.instead)
+    assert (SHIPPED / "tests" / "generic" / f"{name}.sql").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from feature_server.errors import FeatureStoreError
-from feature_server.scaffold.edits import added_lines, changed_yaml
+from feature_server.scaffold.edits import Edit, added_lines, changed_yaml, told
 from feature_server.scaffold.project import _add_hook
 
 OURS = "{{ ours() }}"
@@ -101,3 +102,37 @@ def test_lines_are_added_with_the_ends_that_the_file_has(tmp_path: Path) -> None
     (tmp_path / ".gitignore").write_bytes(b"# .features/\r\n/build")
     [edit] = added_lines(tmp_path, ".gitignore", [".features/", "build/"], "ours")
     assert edit.after == "# .features/\r\n/build\r\n.features/\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a", "a\nb\n"), ("a\n", "a\nb"), ("a", "b"), ("", "a\n"), (None, "a\nb"), ("a\nb", None),
+        ("a\r\nb", "a\r\nb\r\nc\r\n"), ("a\u2028b\x0cc\n", "a\u2028b\x0cc\nd\n"),
+    ],
+)  # fmt: skip
+def test_a_diff_is_a_patch_that_git_takes(tmp_path: Path, before: str | None, after: str | None) -> None:
+    path, other = tmp_path / "one.txt", tmp_path / "none.txt"
+    if before is not None:
+        path.write_bytes(before.encode())
+    edits = [
+        Edit(root=str(tmp_path), path="one.txt", before=before, after=after, what="ours"),
+        Edit(root=str(tmp_path), path="none.txt", before=None, after="x\n", what="ours"),
+    ]
+    shown = "\n".join([*(edit.diff() for edit in edits), "left to you: a group"])
+    run = subprocess.run(
+        ["git", "apply", "--unsafe-paths", "-"], input=shown.encode(), cwd=tmp_path, capture_output=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert (path.read_bytes().decode() if path.exists() else None, other.read_text()) == (after, "x\n")
+
+
+def test_what_was_done_to_files_of_one_folder_is_told_by_number() -> None:
+    texts = {"a": (None, "x"), "b": ("x", "y"), "c": ("x", "y"), "d": ("x", None)}
+    edits = [
+        Edit(root="", path=f"p/{name}", before=before, after=after, what="ours")
+        for name, (before, after) in texts.items()
+    ]
+    assert told(edits) == ["changed p/: ours (wrote 1, changed 2, removed 1 files)"]
+    assert told(edits[1:3]) == ["changed p/: ours (2 files)"]
+    assert told(edits[:1]) == ["wrote p/a: ours"]

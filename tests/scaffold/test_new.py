@@ -92,6 +92,7 @@ def test_an_entity_of_several_keys_and_a_dry_run(shop: Typed) -> None:
     [
         ((*VIEW, "--entity", "customer"), "the project has no entity 'customer'"),
         ((*VIEW, "--entity", "customer", "--key", "custmer_id"), "did you mean 'customer_id'?"),
+        ((*VIEW, "--entity", "customer", "--key", "zzz"), "or have a model rename its column to that"),
         ((*VIEW, "--entity", "customer", "--entity", "order", "--key", "customer_id"), "one new entity a command"),
         (("new", "entity", "customer", "--from", "ref(stg_orders, v=2)", "--key", "x"), "its versions: none"),
         ((*VIEW[:-1], "orderd_at", "--entity", "customer", "--key", "customer_id"), "did you mean 'ordered_at'?"),

@@ -88,7 +88,7 @@ def test_a_second_view_of_a_table_reads_the_staging_model_of_the_first(shop: Typ
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((*VIEW, "ref(stg_orders)"), "name what it reads: --from \"source('raw', 'orders')\""),
+        ((*VIEW, "ref(stg_orders)"), "`features new view NAME --stream --from \"source('raw', 'orders')\" --entity"),
         ((*VIEW, TABLE, "--window", "91 days"), "a length of at most 90 days"),
         ((*VIEW, TABLE, "--window", "soon"), "that is no window"),
         ((*VIEW, TABLE, "--event-id", "amount_id"), "has no column 'amount_id'"),
@@ -105,6 +105,21 @@ def test_what_live_events_cannot_be_is_told_and_nothing_is_written(
     code, said = shop.features(*arguments)
     assert (code, words in said, "Traceback" in said) == (1, True, False), said
     assert before == {path: path.read_bytes() for path in (shop.folder / "transform").rglob("*") if path.is_file()}
+
+
+@pytest.mark.heavy
+def test_the_id_of_events_may_be_a_reserved_word(shop: Typed) -> None:
+    with duckdb.connect(str(shop.folder / "data" / "jaffle.duckdb")) as connection:
+        connection.execute(
+            'create table raw.words as select i as "order", 1 + i % 5 as customer, 2 * i as "user", '
+            "timestamp '2024-01-01' + to_hours(i::int) as \"at\" from range(10) as numbers (i)"
+        )
+    sources = shop.folder / "transform" / "staging" / "sources.yml"
+    sources.write_text(sources.read_text() + "      - name: words\n")
+    good(shop, "new", "view", "customer__words", "--stream", "--from", "raw.words", "--entity", "customer", "--key",
+         "customer", "--time", "at", "--event-id", "order")  # fmt: skip
+    good(shop, "run")
+    assert "1 event source, 1 feature view" in good(shop, "check")
 
 
 CORNER = {

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from feature_server.project.package import SHIPPED, package_version
 from feature_server.project.process import dbt_command
 from feature_server.scaffold.project import PACKAGE, TEST_ARGUMENTS, plan_edits
+from feature_server.scaffold.vendored import package_edits
 from tests.scaffold.shop import FILES, write_shop
 from tests.support.tiny_project import features, write_project
 from tests.support.typed import Typed
 
+ROOT = Path(__file__).parents[2]
 WRITTEN = (
     "packages.yml",
     "dags/feature_dags.py",
@@ -101,6 +104,21 @@ def test_hooks_groups_packages_and_instants_that_are_there_stay(tmp_path: Path) 
     assert project["seeds"] == {"+post-hook": "{{ feature_warehouse.after_seed() }}"}
 
 
+def test_the_page_says_how_many_files_the_package_has(tmp_path: Path) -> None:
+    files = list(package_edits(tmp_path, "the dbt package"))
+    page = (ROOT / "docs" / "init.md").read_text()
+    assert f"wrote {PACKAGE}/: the dbt package, version {package_version(SHIPPED)} ({len(files)} files)" in page
+
+
+def test_what_dbt_makes_is_ignored_where_nothing_was(tmp_path: Path) -> None:
+    write_project(tmp_path, {"dbt_project.yml": "name: jaffle\nprofile: jaffle\ntarget-path: build\n"})
+    [edit] = [edit for edit in plan_edits(tmp_path, upgrade=False).edits if edit.path == ".gitignore"]
+    assert edit.after == ".features/\ndbt_packages/\nbuild/\nlogs/\n"
+    (tmp_path / ".gitignore").write_text("*.tmp\n")
+    [edit] = [edit for edit in plan_edits(tmp_path, upgrade=False).edits if edit.path == ".gitignore"]
+    assert edit.after == "*.tmp\n.features/\ndbt_packages/\n"
+
+
 def write_sums(folder: Path) -> None:
     """The checksums of another version, which has these files."""
     named = [line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
@@ -116,10 +134,10 @@ def test_the_copy_of_the_package_is_replaced_when_that_is_asked_for(shop: Typed)
     macro.write_text("{% macro as_of() %}null{% endmacro %}")
     write_sums(shop.folder / PACKAGE)
     code, said = shop.features("init")
-    assert (code, "`features init --upgrade`" in said) == (0, True), said
+    assert (code, "`features init --upgrade`" in said, "nothing was missing" in said) == (0, True, False), said
     assert shop.features("check")[0] == 1
     code, said = shop.features("init", "--upgrade")
-    assert (code, f"wrote {PACKAGE}/: the dbt package" in said) == (0, True), said
+    assert (code, f"changed {PACKAGE}/: the dbt package" in said, "(3 files)" in said) == (0, True, True), said
     assert macro.read_text() == was
     assert shop.features("check")[0] == 0
 
