@@ -13,7 +13,6 @@ import msgspec
 
 from ..durable import write_whole
 from ..errors import FeatureStoreError, SettingsError
-from .package import unlisted
 
 _NOISE = re.compile(
     r"Running with dbt|Registered adapter|partial pars|full parse|Performance info|Error uploading artifacts|^\s*$"
@@ -137,6 +136,10 @@ def failed(
     failure: str, project_dir: Path, run: subprocess.CompletedProcess[str], remedy: str, *, logged: bool = True
 ) -> FeatureStoreError:
     """The error of a process that is dbt or runs it, with dbt's own words where it has any."""
+    from .package import (
+        unlisted,  # which reads YAML: whoever only asks which target is meant may have no library for it
+    )
+
     if (error := unlisted(project_dir)) is not None:
         return error
     words = own_words(run.stdout + run.stderr)
