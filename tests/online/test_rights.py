@@ -92,6 +92,15 @@ class Store:
         return self.admin.execute_command("ACL", "DRYRUN", user, *command) in (b"OK", "OK", True)
 
 
+def push_over_http(address: str, store: Store) -> httpx.Response:
+    event = {
+        "payment_id": 500, "customer": 1, "merchant": "shop 9", "amount": "1.00",
+        "paid_at": NOW.isoformat(), "ingested_at": NOW.isoformat(),
+    }  # fmt: skip
+    columns = {name: [value] for name, value in event.items()}
+    return httpx.post(f"{address}/push", json={"push_source_name": store.project.source.name, "df": columns})
+
+
 def binaries() -> list[str | None]:
     return [None, shutil.which("redis-server")]
 
@@ -264,18 +273,23 @@ def test_a_server_of_a_reader_serves_all_but_pii_and_one_that_pushes_too(store: 
         assert CLOSED[0] in denied.text or CLOSED[1] in denied.text
         assert httpx.get(f"{server.address}/metrics").status_code == 200
         assert httpx.get(f"{server.address}/").status_code == 200
-        event = {
-            "payment_id": 500, "customer": 1, "merchant": "shop 9", "amount": "1.00",
-            "paid_at": NOW.isoformat(), "ingested_at": NOW.isoformat(),
-        }  # fmt: skip
-        columns = {name: [value] for name, value in event.items()}
-        pushed = httpx.post(
-            f"{server.address}/push", json={"push_source_name": store.project.source.name, "df": columns}
-        )
+        pushed = push_over_http(server.address, store)
         assert pushed.status_code == 200, pushed.text
         assert "NOPERM" not in server.log()
     with FeatureClient(store.url("reader-pii"), settings=AT_NOW) as client:
         assert client.get(["customer__shops:shop"], customer=1)["shop"] == "shop 9"
+
+
+@pytest.mark.parametrize("namespace", ["shop"], indirect=True)
+def test_a_server_of_a_reader_alone_reads_and_takes_no_push(store: Store) -> None:
+    body = {"features": OPEN, "entities": {"customer": [1, 2, 77]}}
+    with served(store.url("reader"), clock=NOW.isoformat()) as server:
+        assert httpx.get(f"{server.address}/ready").status_code == 200
+        assert httpx.post(f"{server.address}/get-online-features", json=body).status_code == 200
+        pushed = push_over_http(server.address, store)
+        assert (pushed.status_code, "the Redis user lacks a right" in pushed.text) == (503, True), pushed.text
+        assert httpx.post(f"{server.address}/get-online-features", json=body).status_code == 200
+        assert "Traceback" not in server.log()
 
 
 def test_a_user_who_may_nothing_of_a_store_is_no_question_of_pii(store: Store) -> None:
