@@ -26,6 +26,8 @@ from ..warehouse.builds import BuiltFrom
 from ..warehouse.relations import Warehouse
 
 Models = Mapping[str, Model]
+OVER = "build: over "  # rows that failed a test
+NOT_BUILT = ("build: error", "build: skipped")  # when last asked for, so that the rows are those of a build before
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|\+00:00)")
 
 
@@ -129,14 +131,25 @@ class BuiltBy(msgspec.Struct, frozen=True):
         return self.run.metadata.invocation_id
 
 
+def check_green(view: FeatureView, warehouse: Warehouse, models: Models) -> None:
+    """NotFit where the view's last build or a test of it failed, or a test of what it reads: it may hold such rows."""
+    if failed := warehouse.failed_tests(view):
+        raise failed_build(view, ", ".join(failed))
+    for model in models_of(view, models):
+        failed = warehouse.failed_tests(view, model.relation) if model.unique_id != view.unique_id else ()
+        if red := [test for test in failed if not test.startswith(NOT_BUILT)]:
+            raise failed_build(view, f"{', '.join(red)} of {model.unique_id}, which it reads")
+
+
 def failed_build(view: FeatureView, got: str) -> NotFit:
     """That a view's rows are not fit."""
+    whole = " --full-refresh" if OVER in got else ""  # what was appended stays
     return NotFit(
         "the view's last build or a test of it failed, so its rows are not published",
         where=view.id,
         expected="built, and all tests green",
         got=got,
-        remedy=f"correct the data or the model, then `dbt build --select {view.name}` and publish again",
+        remedy=f"correct the data or the model, then `dbt build --select +{view.name}{whole}` and publish again",
     )
 
 

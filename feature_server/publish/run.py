@@ -25,7 +25,7 @@ from ..times import from_us
 from ..warehouse.builds import Build
 from ..warehouse.relations import Newest, Part, Portion, Scan, Warehouse
 from ..warehouse.ties import find_ties
-from .built import BuiltBy, failed_build, models_of
+from .built import BuiltBy, check_green, models_of
 
 _ANY = BuiltBy()  # of views whose SQL is not known
 Progress = Callable[[int, int], None]  # files written, files to write
@@ -125,6 +125,7 @@ def _checked_plan(
     full: bool,
     bucket_rows: int,
 ) -> Plan:
+    check_green(view, warehouse, built_by.models)
     plan = make_plan(event_view(view), warehouse, base, full=full, bucket_rows=bucket_rows)
     if view.stream is not None:  # whose events are from the source, by the definitions' own SQL
         return plan
@@ -173,12 +174,7 @@ def _commit_changes(
 def make_plan(
     view: FeatureView, warehouse: Warehouse, base: OfflineTable | None, *, full: bool, bucket_rows: int
 ) -> Plan:
-    """Compare the relation with the table and say what to write, reading the warehouse but writing nothing.
-
-    NotFit when the view's last build or a test of it failed: what it holds is not published.
-    """
-    if failed := warehouse.failed_tests(view):
-        raise failed_build(view, ", ".join(failed))
+    """Compare the relation with the table and say what to write, reading the warehouse but writing nothing."""
     check = warehouse.hash_check()
     builds = warehouse.builds(view) if view.stream is None else ()  # the log does not speak of events
     old = None if base is None else _comparable(base, view, check, bucket_rows)
@@ -226,7 +222,7 @@ def _check_ties(view: FeatureView, warehouse: Warehouse, portions: Iterable[Port
         where=f"{view.id} in {warehouse.path}",
         expected=f"one row for each {', '.join(view.key_names)} with {times}",
         got=f"{ties.rows} rows of {ties.places} such keys and times: {'; '.join(ties.examples)}",
-        remedy=f"let the model keep one of them and test it with `grain`, then `dbt build --select {view.name}`",
+        remedy=f"let the model keep one of them and test it with `grain`, then `dbt build --select +{view.name}`",
     )
 
 

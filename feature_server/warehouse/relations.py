@@ -134,9 +134,13 @@ class Warehouse:
         """Those that the builds in the log spoke of."""
         return {from_us(us) for (us,) in self._in_all("feature_builds", "select distinct epoch_us(as_of) from {}")}
 
-    def failed_tests(self, view: FeatureView) -> tuple[str, ...]:
-        """What failed of the view when last run, by the table `failed_tests` in its schema if any: tests, its build."""
-        return tuple(name for (name,) in self._noted(view, "failed_tests", "test", "test"))
+    def failed_tests(self, view: FeatureView, relation: str = "") -> tuple[str, ...]:
+        """What failed of the view when last run, by the table `failed_tests` in its schema if any: tests, its build.
+
+        Given the `relation` of a model upstream of it, of that one.
+        """
+        of = msgspec.structs.replace(view, relation=relation or view.relation)
+        return tuple(name for (name,) in self._noted(of, "failed_tests", "test", "test"))
 
     def hash_check(self) -> str:
         """A text that changes when DuckDB's hash function does."""
@@ -318,7 +322,7 @@ class Warehouse:
         except WarehouseError as error:
             if not isinstance(error.__cause__, duckdb.CatalogException):
                 raise
-            what, remedy = "the warehouse has no such relation", f"run `dbt build --select {view.name}`"
+            what, remedy = "the warehouse has no such relation", f"run `dbt build --select +{view.name}`"
             raise self._error(what, view, expected=view.relation, remedy=remedy) from None
         taken = "no column of this name: the offline store uses it"
         problems = [(BUCKET, taken, actual[BUCKET])] if BUCKET in actual else []

@@ -176,3 +176,44 @@ def test_a_registry_that_was_lost_is_told_by_what_was_published(shop: Shop) -> N
     shop.good("apply")
     assert (shop.home / "definitions.json").read_bytes() == tokens
     assert "rows_written=0" in shop.good("publish", "customer__spend")
+
+
+def test_rows_that_failed_a_test_reach_no_view_that_is_built_by_itself(shop: Shop) -> None:
+    """Also where the model that they are of is mended, and the view not built since."""
+    held = "select count(*) from customer__n0 where amount < 0"
+    test = "models:\n  - {name: stg_orders, columns: [{name: eur, data_tests: [{feature_warehouse.in_range: {arguments: {min: 0}}}]}]}\n"
+    (shop.root / "models/staging/shop/orders.yml").write_text(test)
+    shop.write("models/staging/shop/stg_orders.sql", STAGING.replace("'NL', 30", "'NL', -30"))
+    shop.good("apply")
+    assert shop.build(2) == 1
+    assert "build: skipped" in shop.features("publish", "customer__n0").stderr
+    assert shop.dbt("build", "--select", "customer__n0", as_of=DAYS[2]).returncode == 0
+    assert shop.rows(held) == [(1,)]
+    refused = shop.features("publish", "customer__n0")
+    assert refused.returncode == 3
+    assert "got: build: over rows that failed feature_warehouse_in_range" in refused.stderr
+    assert "`dbt build --select +customer__n0 --full-refresh`" in refused.stderr
+
+    shop.write("models/staging/shop/stg_orders.sql", STAGING)
+    shop.good("apply", "--same-meaning", "customer__n0", "--reason", "the row was mended")
+    for mended in ("stg_orders", "+customer__n0"):  # to which the latter appends
+        assert shop.dbt("build", "--select", mended, as_of=DAYS[2]).returncode == 0
+        refused = shop.features("publish", "customer__n0")
+        assert refused.returncode == 3, refused.stdout
+        assert "build: over rows that failed" in refused.stderr
+
+    assert shop.dbt("build", "--select", "+customer__n0", "--full-refresh", as_of=DAYS[2]).returncode == 0
+    assert shop.rows(held) == [(0,)]
+    shop.good("publish", "customer__n0")
+
+
+def test_of_a_table_what_it_was_built_over_is_past_with_the_next_build(shop: Shop) -> None:
+    shop.write(f"{MODELS}/customer__n1.sql", "{{ config(materialized='table') }}" + COUNTED)
+    shop.good("apply")
+    shop.write("models/staging/shop/stg_orders.sql", STAGING.replace("'NL', 30", "'NL', -30"))
+    assert shop.build(2) == 1
+    assert shop.dbt("run", "--select", "customer__n1", as_of=DAYS[2]).returncode == 0
+    assert "build: over rows" in shop.features("publish", "customer__n1").stderr
+    shop.write("models/staging/shop/stg_orders.sql", STAGING)
+    assert shop.dbt("build", "--select", "+customer__n1", as_of=DAYS[2]).returncode == 0
+    shop.good("publish", "customer__n1")

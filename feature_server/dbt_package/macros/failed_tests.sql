@@ -39,9 +39,37 @@ create table if not exists {{ feature_warehouse.failed_tests(place) }} (
 {%- for node in built if feature_warehouse.is_in(node, place) -%}{%- do names.append(node.alias) -%}{%- endfor %}
 delete from {{ feature_warehouse.failed_tests(place) }}
 where
-    case when test like 'build: %' then model in ('{{ names | join("', '") }}') else {{ gone_or_ran }} end;
+    case when test like 'build: %' then model in ('{{ names | join("', '") }}') else {{ gone_or_ran }} end
+    and not (test like 'build: over %' and model in (
+        select builds.model from {{ feature_warehouse.feature_builds(place) }} as builds
+        group by all having last(builds.changed_from order by builds.rowid) is not null
+    ));
 {%- for node, what in failed if feature_warehouse.is_in(node, place) %}
 insert into {{ feature_warehouse.failed_tests(place) }} values ('{{ node.alias }}', '{{ what }}');
 {%- endfor %}
+{%- endfor -%}
+{{ feature_warehouse.record_built_over(results | selectattr('status', 'equalto', 'success') | map(attribute='node') | list, failed) }}
+{% endmacro %}
+
+{% macro record_built_over(built, failed) %}
+{#- Of what was built though a test of what is upstream of it is red: that stays until it is built anew, whole where
+    builds append to it, also where the test is green by then. -#}
+{%- set red = failed | map('first') | map(attribute='unique_id') | list -%}
+{%- set places = feature_warehouse.log_places() if execute else [] -%}
+{%- for place in places -%}
+  {%- set names = run_query('select distinct model from ' ~ feature_warehouse.failed_tests(place)).columns[0].values() | list -%}
+  {%- for node in graph.nodes.values() if node.alias in names and feature_warehouse.is_in(node, place) -%}{%- do red.append(node.unique_id) -%}{%- endfor -%}
+{%- endfor -%}
+{%- for node in built if red and node.resource_type in ('model', 'seed', 'snapshot') and node.alias -%}
+  {%- set upstream = feature_warehouse.upstream_of(node) -%}
+  {%- for unique_id in red | unique if unique_id in upstream and unique_id != node.unique_id %}
+  {%- set above = upstream[unique_id] %}
+insert into {{ feature_warehouse.failed_tests({'database': node.database, 'schema': node.schema}) }}
+select distinct
+    '{{ node.alias }}' as model,
+    case when test like 'build: over %' then test else 'build: over rows that failed ' || test end as test
+from {{ feature_warehouse.failed_tests({'database': above.database, 'schema': above.schema}) }}
+where model = '{{ above.alias }}' and test not in ('build: error', 'build: skipped');
+  {%- endfor -%}
 {%- endfor -%}
 {% endmacro %}
