@@ -39,6 +39,18 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path,
     assert held == kept
 
 
+WORKS = {  # what an install is for
+    "": (),
+    "[server]": (("--help",), ("serve", "--help"), ("get", "--help"), ("keys", "--help")),
+}
+CLIENT = """
+from feature_server import FeatureClient, FeatureStoreError
+for url in ({}):
+    try:
+        FeatureClient(url).get(["a:b"], c=1)
+    except FeatureStoreError as error:
+        assert "pip install" not in str(error), error
+"""
 REFUSED = {
     "": {("features", "check"): "server", ("features", "serve"): "server", ("features", "--help"): "server"},
     "[server]": {
@@ -55,7 +67,10 @@ def test_an_install_of_less_says_what_more_is_needed(extra: str, wheel: Path, tm
     bin_ = environment(tmp_path / "fresh")
     install_wheel(bin_, wheel, extra, folder=tmp_path)
     assert "dbt-core not installed" in done(bin_ / "features", "--version", cwd=tmp_path)
-    done(bin_ / "python", "-c", "from feature_server import FeatureClient", cwd=tmp_path)
+    client = CLIENT.format("'http://127.0.0.1:1', 'redis://127.0.0.1:1', None")
+    done(bin_ / "python", "-c", client, cwd=tmp_path, FEATURES_REDIS_URL="redis://127.0.0.1:1")
+    for arguments in WORKS[extra]:
+        done(bin_ / "features", *arguments, cwd=tmp_path)
     python = (str(bin_ / "python"), "-c")
     refused = REFUSED[extra] | {(*python, "from feature_server import FeatureStore; FeatureStore()"): "warehouse"}
     for command, wanted in refused.items():

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from ..definitions.schedule import CADENCES
 from ..errors import FeatureStoreError, SettingsError, nearest_name, shown
 
 DUCKDB_POOL = "duckdb"  # one slot: DuckDB has one writer, and backfills ignore max_active_runs
@@ -65,7 +66,7 @@ class Cadence(metaclass=_Checked):
 
     def __post_init__(self) -> None:
         where = "Cadence(name=…)"
-        fit(isinstance(self.name, str) and _NAME.fullmatch(self.name), where, "what views name as refresh", self.name)
+        fit(self.name in CADENCES, where, f"what views name as refresh: {', '.join(CADENCES)}", self.name)
         where = f"Cadence({self.name!r}, …)"
         check_cron(self.schedule, f"{where}: schedule")
         positive = isinstance(self.finishes_within, timedelta) and self.finishes_within > timedelta()

@@ -140,7 +140,7 @@ def _write(
     *,
     dry_run: bool,
     json: bool,
-    why: str = "its name or its type is none of a feature",
+    why: str = "its name or its type is none of a feature, or dbt keeps a snapshot by it",
 ) -> None:
     for edit in edits if not dry_run else ():
         edit.write()

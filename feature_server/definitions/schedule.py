@@ -22,6 +22,7 @@ from .owner import Owner as StoreOwner
 from .owner import check_owner
 
 SCHEDULE_FORMAT = 1
+CADENCES = ("hourly", "daily", "weekly")  # what views may say as `refresh`, beside manual
 REMEDY = "run `features check` in the dbt project"
 _HOME = "give each project, and each target of it, a FEATURES_HOME of its own"
 

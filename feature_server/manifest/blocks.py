@@ -12,13 +12,14 @@ from typing import Any
 
 from ..dbt.artifacts import ColumnNode, Node
 from ..definitions.facts import LONGEST_DAYS, duration_us
+from ..definitions.schedule import CADENCES
 from ..definitions.stream import is_pattern
 from ..errors import nearest_name, shown
 from .report import META, Report, duplicates
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # of entities, views and features: part of files' names and references
 NAME_IN_WORDS = "letters, digits and underscores, a letter first"
-REFRESH = ("hourly", "daily", "weekly", "manual")
+REFRESH = (*CADENCES, "manual")
 
 
 @dataclass(frozen=True)

@@ -136,9 +136,7 @@ def failed(
     failure: str, project_dir: Path, run: subprocess.CompletedProcess[str], remedy: str, *, logged: bool = True
 ) -> FeatureStoreError:
     """The error of a process that is dbt or runs it, with dbt's own words where it has any."""
-    from .package import (
-        unlisted,  # which reads YAML: whoever only asks which target is meant may have no library for it
-    )
+    from .package import unlisted  # which needs the extra `warehouse`: where dbt failed, that is there
 
     if (error := unlisted(project_dir)) is not None:
         return error

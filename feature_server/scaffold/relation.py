@@ -1,7 +1,7 @@
 """The relation that a new definition is made of: which it is, and its columns."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -16,6 +16,7 @@ _CALL = re.compile(r"(ref|source)\s*\((.*)\)", re.DOTALL)
 _VERSION = re.compile(r"(?:v|version)\s*=\s*(.+)")
 _KINDS = ("model", "seed", "snapshot")
 _RENAME = "have a model rename its column to that, and name the model with --from"
+_SNAPSHOT = ("dbt_valid_from", "dbt_valid_to", "dbt_scd_id", "dbt_updated_at", "dbt_is_deleted")  # dbt's own columns
 
 
 def unknown(what: str, where: str, got: str, known: Iterable[str], remedy: str | None = None) -> SettingsError:
@@ -56,11 +57,18 @@ class Relation(msgspec.Struct, frozen=True):
 
     def features(self, but: Iterable[str], taken: Iterable[str]) -> tuple[list[str], list[str]]:
         """The columns that can be features, without those named, and those that cannot: for their type or their name,
-        which may be `taken`."""
-        others = [name for name in self.columns if name not in set(but)]
-        named = (name for name in others if NAME.fullmatch(name) and name not in set(taken))
+        which may be `taken`, and those by which dbt keeps a snapshot: it writes them anew when a row ends."""
+        others, kept = [name for name in self.columns if name not in set(but)], {*taken, *self._of_snapshot()}
+        named = (name for name in others if NAME.fullmatch(name) and name not in kept)
         fit = [name for name in named if known_sql_type(self.columns[name]) is not None]
         return fit, [name for name in others if name not in fit]
+
+    def _of_snapshot(self) -> Iterator[str]:
+        if self.node is None or self.node.resource_type != "snapshot":
+            return
+        renamed = self.node.config.get("snapshot_meta_column_names") or {}
+        for name in _SNAPSHOT:
+            yield str(renamed.get(name) or name).lower()
 
 
 def read_relation(text: str, manifest: Manifest, settings: Settings) -> Relation:

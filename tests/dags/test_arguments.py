@@ -35,7 +35,7 @@ def page(context):
 
 hourly = Cadence("hourly", "@hourly", timedelta(minutes=50), tags=["labels"])
 refresh_dags(
-    [hourly, Cadence("nightly", None, timedelta(hours=1))],
+    [hourly, Cadence("weekly", None, timedelta(hours=1))],
     name="shop", project_dir={shop!r}, profiles_dir="dbt", target="prod", home={home!r},
     environment={{"FEATURES_WAREHOUSE": {warehouse!r}}}, owner="data", owners={{"money": "team-money"}},
     pool="one_writer", queue="big", retries=1, on_failure=page, on_success=[page], start_date=datetime(2020, 5, 1),
@@ -55,6 +55,7 @@ MISTAKES = {
     "cron": ('catalogue="at noon"', "refresh_dags(catalogue=…)", "five fields of cron"),
     "callback": ('on_failure="page me"', "refresh_dags(on_failure=…)", "notifiers, or functions of the task's context"),
     "cadence": ('cadences=["hourly"]', "refresh_dags(cadences=…)", "expected: Cadences"),
+    "no refresh": ('[Cadence("nightly", None, None)]', "Cadence(name=…)", "what views name as refresh: hourly, daily"),
     "limit": ('[Cadence("hourly", None, 60)]', "Cadence('hourly', …): finishes_within", "a timedelta above zero"),
     "retries": ("retries=-1", "refresh_dags(retries=…)", "a number from 0 on, or None"),
     "queue": ('queue=""', "refresh_dags(queue=…)", "expected: a name"),

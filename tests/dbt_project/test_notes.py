@@ -181,7 +181,8 @@ def test_a_registry_that_was_lost_is_told_by_what_was_published(shop: Shop) -> N
 def test_rows_that_failed_a_test_reach_no_view_that_is_built_by_itself(shop: Shop) -> None:
     """Also where the model that they are of is mended, and the view not built since."""
     held = "select count(*) from customer__n0 where amount < 0"
-    test = "models:\n  - {name: stg_orders, columns: [{name: eur, data_tests: [{feature_warehouse.in_range: {arguments: {min: 0}}}]}]}\n"
+    in_range = "feature_warehouse.in_range: {arguments: {min: 0}}"
+    test = f"models:\n  - {{name: stg_orders, columns: [{{name: eur, data_tests: [{{{in_range}}}]}}]}}\n"
     (shop.root / "models/staging/shop/orders.yml").write_text(test)
     shop.write("models/staging/shop/stg_orders.sql", STAGING.replace("'NL', 30", "'NL', -30"))
     shop.good("apply")

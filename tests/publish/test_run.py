@@ -9,13 +9,11 @@ from pathlib import Path
 import duckdb
 import msgspec
 import pytest
-import typer
 from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_server.cli.main import NOT_FIT, finish
-from feature_server.errors import NotFit, WarehouseError
+from feature_server.errors import WarehouseError
 from feature_server.offline.commit import CommitConflict, commit
 from feature_server.publish.run import FILES_A_BUCKET, make_plan
 from feature_server.warehouse.relations import BUCKETS_A_SCAN, open_warehouse
@@ -244,26 +242,6 @@ def test_rows_that_nothing_can_find_are_refused(spend: Relations, row: str, prob
         spend.publish(VIEW)
     assert raised.value.got == problem
     assert spend.store.table("spend").version == 0
-
-
-def test_a_view_whose_tests_failed_is_not_published_until_they_pass(spend: Relations) -> None:
-    spend.execute(
-        "create table failed_tests(model varchar, test varchar)",
-        "insert into failed_tests values ('spend', 'grain_spend'), ('other', 'in_range_other')",
-        "update spend set spend_eur = -1",
-    )
-    with pytest.raises(NotFit) as raised:
-        spend.publish(VIEW)
-    assert raised.value.got == "grain_spend"
-    assert spend.store.table("spend").version == 0
-    with pytest.raises(typer.Exit) as ended:
-        finish({}, "failed", {"spend": raised.value}, json=False)
-    assert ended.value.exit_code == NOT_FIT
-    with pytest.raises(typer.Exit) as ended:
-        finish({}, "failed", {"spend": raised.value, "other": WarehouseError("locked")}, json=False)
-    assert ended.value.exit_code == 1
-    spend.execute("delete from failed_tests where model = 'spend'")
-    assert spend.publish(VIEW).version == 1
 
 
 class TestBuildLog:

@@ -76,6 +76,25 @@ def test_columns_of_every_type_are_features_and_others_are_named(shop: Typed) ->
     assert "1.25" in good(shop, "get", "customer__all:money", "customer=7")
 
 
+def test_columns_by_which_dbt_keeps_a_snapshot_are_no_features(shop: Typed) -> None:
+    """dbt writes `dbt_valid_to` anew when a row ends: a training set would know what came later."""
+    (shop.folder / "snapshots").mkdir()
+    named = "snapshot_meta_column_names: {dbt_valid_to: ended_at}"
+    (shop.folder / "snapshots" / "kept.yml").write_text(
+        "snapshots:\n  - name: kept\n    relation: source('raw', 'orders')\n"
+        f"    config: {{unique_key: id, strategy: timestamp, updated_at: ordered_at, {named}}}\n"
+    )
+    build(shop)
+    view = ("new", "view", "customer__kept", "--from", "ref(kept)", "--time", "dbt_valid_from")
+    said = good(shop, *view, "--entity", "customer", "--key", "customer")
+    sql = (shop.folder / "transform" / "features" / "customer__kept.sql").read_text()
+    for name in ("ended_at", "dbt_scd_id", "dbt_updated_at"):
+        assert f"left out {name}: " in said
+        assert name not in sql
+    assert "amount" in sql
+    build(shop)
+
+
 def test_an_entity_of_several_keys_and_a_dry_run(shop: Typed) -> None:
     entity = ("new", "entity", "basket", "--from", "stg_orders", "--key", "customer_id", "--key", "order_id")
     said = good(shop, *entity, "--dry-run")
