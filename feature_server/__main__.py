@@ -3,7 +3,7 @@
 import sys
 
 from .errors import NotInstalled
-from .extras import needed, versions
+from .extras import OF_SERVER, needed, versions
 
 
 def main() -> None:
@@ -12,7 +12,8 @@ def main() -> None:
         print(*versions(), sep="\n")
         return
     try:
-        with needed("features"):
+        enough = not sys.argv[1:] or sys.argv[1] in OF_SERVER
+        with needed("features", "server" if enough else "warehouse"):
             from .cli.main import main as run
     except NotInstalled as error:
         print(f"error: {error}", file=sys.stderr)

@@ -19,16 +19,19 @@ LIBRARIES = {  # by their import names, under the smallest extra that installs t
     "warehouse": ("dbt", "deltalake", "duckdb", "pandas", "polars", "pyarrow", "ruamel", "sqlglot", "yaml"),
     "airflow": ("airflow",),
 }  # fmt: skip
+OF_SERVER = ("serve", "get", "keys", "--help")  # commands for which the extra `server` is enough
 TRAINING = f"{DISTRIBUTION}[training]"
 TOLD = ("dbt-core", "dbt-duckdb", "duckdb", "deltalake", "apache-airflow")  # by `features --version`
 
 
-def missing(error: ModuleNotFoundError, where: str) -> NotInstalled:
-    """What to install for a library that `where` needs; the error itself is raised where it is not one of an extra."""
-    library = (error.name or "").partition(".")[0]
+def missing(error: ModuleNotFoundError, where: str, at_least: str = "server") -> NotInstalled:
+    """What to install for a library that `where` needs, which is `at_least` that extra; the error itself is raised
+    where it is not one of an extra."""
+    library, extras = (error.name or "").partition(".")[0], [*LIBRARIES]
     for extra, libraries in LIBRARIES.items():
         if library in libraries:
-            return lacking(error, where, f"{DISTRIBUTION}[{extra}]")
+            wanted = max(extra, at_least, key=extras.index)
+            return lacking(error, where, f"{DISTRIBUTION}[{wanted}]")
     raise error
 
 
@@ -40,12 +43,12 @@ def lacking(error: ModuleNotFoundError, where: str, wanted: str) -> NotInstalled
 
 
 @contextmanager
-def needed(where: str) -> Iterator[None]:
+def needed(where: str, at_least: str = "server") -> Iterator[None]:
     """Imports of libraries that only an extra installs."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise missing(error, where) from None
+        raise missing(error, where, at_least) from None
 
 
 def versions() -> list[str]:

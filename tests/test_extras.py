@@ -58,7 +58,8 @@ def test_the_libraries_of_an_extra_are_those_that_it_installs() -> None:
 
 
 COMMANDS = [
-    (("server", "warehouse", "airflow"), "check", "server"),
+    (("server", "warehouse", "airflow"), "check", "warehouse"),
+    (("server", "warehouse", "airflow"), "serve", "server"),
     (("server", "warehouse", "airflow"), "--help", "server"),
     (("warehouse", "airflow"), "check", "warehouse"),
     (("warehouse", "airflow"), "publish", "warehouse"),
@@ -125,7 +126,7 @@ def test_the_versions_are_told_by_the_base_install(tmp_path: Path) -> None:
 def test_the_page_has_the_weight_of_each_extra_and_the_lower_bounds() -> None:
     page = (ROOT / "docs" / "install.md").read_text()
     weighed = re.findall(r"^\| `?(\w+)`? \| [^|]+ \| \d+ \| \d+ \|$", page, re.MULTILINE)
-    assert weighed == ["none", *LIBRARIES]
+    assert weighed == ["none", *LIBRARIES, "training"]
     told = dict(re.findall(r"^\| ([a-z-]+) \| ([\d.]+) \| ", page, re.MULTILINE))
     assert len(told) > 5
     assert {name: BOUNDS[name] for name in told} == told

@@ -52,7 +52,7 @@ for url in ({}):
         assert "pip install" not in str(error), error
 """
 REFUSED = {
-    "": {("features", "check"): "server", ("features", "serve"): "server", ("features", "--help"): "server"},
+    "": {("features", "check"): "warehouse", ("features", "serve"): "server", ("features", "--help"): "server"},
     "[server]": {
         ("features", "check"): "warehouse",
         ("features", "publish"): "warehouse",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 from airflow.sdk import DAG
 
-from ..errors import FeatureStoreError
+from ..errors import FeatureStoreError, SettingsError
 from .chain import catalogue_dag, refresh_dag
 from .options import PLATFORM_OWNER, START, Cadence, Callback, Options, callbacks, check_call, check_cron, fit
 from .project import Place, read_project
@@ -22,7 +23,6 @@ from .rebuild import rebuild_dag
 __all__ = ["CADENCES", "Cadence", "refresh_dags"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
 CADENCES = (
     Cadence("hourly", schedule="0 * * * *", finishes_within=timedelta(minutes=45)),
     Cadence("daily", schedule="0 0 * * *", finishes_within=timedelta(hours=6)),
@@ -30,16 +30,19 @@ CADENCES = (
 )
 
 
-def _called_from_a_file(function: Callable[P, R]) -> Callable[P, R]:
+def _called_from_a_file(function: Callable[P, dict[str, DAG]]) -> Callable[P, dict[str, DAG]]:
     """Gives the argument `file` the calling file. Errors are ours: what, where, and what to write instead."""
     signature = inspect.signature(function)
 
     @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        kwargs.setdefault("file", sys._getframe(1).f_globals.get("__file__"))
+    def call(*args: P.args, **kwargs: P.kwargs) -> dict[str, DAG]:
+        calling = sys._getframe(1).f_globals
+        kwargs.setdefault("file", calling.get("__file__"))
         try:
             check_call(signature, function.__name__, args, kwargs)
-            return function(*args, **kwargs)
+            made = function(*args, **kwargs)
+            _check_new(made, calling.setdefault("__feature_dags__", set()))
+            return made
         except FeatureStoreError as error:
             raise error.with_traceback(None) from None  # as for a Cadence
 
@@ -73,8 +76,9 @@ def refresh_dags(
 ) -> dict[str, DAG]:
     """The DAGs of a project by id. Airflow finds those that are made in a DAG file itself.
 
-    `cadences` are those that views may name as `refresh`: for each that one names there is a DAG. `name` goes before
-    the ids of DAGs, the names of assets and that of the pool: each project in one Airflow has another.
+    `cadences` are those that views may name as `refresh`: for each that one names there is a DAG, which runs only by
+    hand where the cadence is not given. `name` goes before the ids of DAGs, the names of assets and that of the pool:
+    each project in one Airflow has another.
 
     The project is that in `project_dir`, else the one that FEATURES_PROJECT_DIR or DBT_PROJECT_DIR names, else the
     nearest above `file`, the calling one, else the nearest above the current folder. `profiles_dir`, `target` and
@@ -99,7 +103,10 @@ def refresh_dags(
     )  # fmt: skip
     _check(cadences, catalogue=catalogue, freshness=freshness, rebuild=rebuild)
     project = read_project(place, options)
-    dags = [refresh_dag(one, project) for one in cadences if project.problem or project.views(one.name)]
+    given = {one.name for one in cadences}
+    by_hand = [replace(one, schedule=None) for one in CADENCES if one.name not in given]
+    scheduled = [one for one in cadences if project.problem or project.views(one.name)]
+    dags = [refresh_dag(one, project) for one in (*scheduled, *(one for one in by_hand if project.views(one.name)))]
     if catalogue is not None:
         dags.append(catalogue_dag(catalogue, project))
     if freshness is not None and project.promised():
@@ -107,6 +114,16 @@ def refresh_dags(
     if rebuild is not None and project.rebuilt():
         dags.append(rebuild_dag(rebuild, project))
     return {dag.dag_id: dag for dag in dags}
+
+
+def _check_new(made: Iterable[str], known: set[str]) -> None:
+    """SettingsError for the id of a DAG that the calling file has made before: Airflow would see the last one alone."""
+    if twice := sorted(known.intersection(made)):
+        raise SettingsError(
+            "a DAG file makes DAGs of the same ids twice", where="refresh_dags(name=…)", got=", ".join(twice),
+            expected="other ids", remedy="give each project a name of its own, and say all cadences of one in one call",
+        )  # fmt: skip
+    known.update(made)
 
 
 def _check(cadences: Any, **crons: str | None) -> None:

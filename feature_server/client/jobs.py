@@ -161,12 +161,7 @@ def _job(body: bytes) -> TrainingJob:
 
 def _error(job: TrainingJob) -> FeatureStoreError:
     assert job.error is not None
-    try:
-        return decode_error(msgspec.json.encode(job.error), {})
-    except KeyError:
-        told = msgspec.to_builtins(job.error)
-        del told["error"]
-        return FeatureStoreError(**told)
+    return decode_error(msgspec.json.encode(job.error), {})
 
 
 def _standing(job: TrainingJob) -> str:

@@ -42,6 +42,11 @@ refresh_dags(
     timezone="Europe/Amsterdam", catalogue=None, freshness="*/5 * * * *", rebuild=None,
 )
 '''
+DAILY = """
+from datetime import timedelta
+from feature_server.airflow import Cadence, refresh_dags
+refresh_dags([Cadence("daily", "@daily", timedelta(hours=1))], name="daily", catalogue=None)
+"""
 PROFILE = """
 own:
   target: prod
@@ -57,6 +62,7 @@ MISTAKES = {
     "cadence": ('cadences=["hourly"]', "refresh_dags(cadences=…)", "expected: Cadences"),
     "no refresh": ('[Cadence("nightly", None, None)]', "Cadence(name=…)", "what views name as refresh: hourly, daily"),
     "limit": ('[Cadence("hourly", None, 60)]', "Cadence('hourly', …): finishes_within", "a timedelta above zero"),
+    "twice": ("); refresh_dags(", "refresh_dags(name=…): a DAG file makes DAGs of the same ids twice", "got: catalogue"),
     "retries": ("retries=-1", "refresh_dags(retries=…)", "a number from 0 on, or None"),
     "queue": ('queue=""', "refresh_dags(queue=…)", "expected: a name"),
     "profiles": ('profiles_dir="none"', "--profiles-dir or DBT_PROFILES_DIR", "does not exist"),
@@ -99,6 +105,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (till / "dags" / "plain.py").write_text(FIVE_LINES)
     texts = {"shop": str(shop), "home": str(home), "warehouse": str(home / "shop.duckdb")}
     (till / "dags" / "shop.py").write_text(SHOP.format(**texts))
+    (till / "dags" / "daily.py").write_text(DAILY)
     for name, (argument, *_) in MISTAKES.items():
         text = FIVE_LINES.replace("()", f"({argument})").replace("import ", "import Cadence, ")
         (till / "dags" / f"bad_{name}.py").write_text(text)
@@ -123,6 +130,7 @@ def test_two_projects_in_one_airflow_share_no_dag_pool_asset_or_folder(seen: dic
     assert files == {
         "refresh_hourly": "plain.py", "catalogue": "plain.py", "freshness": "plain.py", "rebuild": "plain.py",
         "shop_refresh_hourly": "shop.py", "shop_freshness": "shop.py",
+        "daily_refresh_hourly": "daily.py", "daily_freshness": "daily.py", "daily_rebuild": "daily.py",
     }  # fmt: skip
     till, shop = (seen["dags"][name]["tasks"] for name in ("refresh_hourly", "shop_refresh_hourly"))
     assert till["publish"]["assets"] == ["feature-view://account__spend/v1"]
@@ -149,6 +157,7 @@ def test_a_dag_file_finds_the_project_above_it_and_what_is_said_wins(seen: dict[
 
 def test_schedules_owners_queue_retries_and_callbacks_are_as_said(seen: dict[str, Any]) -> None:
     dag = seen["dags"]["shop_refresh_hourly"]
+    assert seen["dags"]["daily_refresh_hourly"]["schedule"] is None  # a cadence that is not given
     assert (dag["timezone"], dag["start"]) == ("Europe/Amsterdam", "2020-04-30T22:00:00+00:00")
     assert (dag["schedule"], dag["timeout"]) == ("0 * * * *", 3000)
     assert dag["tags"] == ["features", "hourly", "shop"]
