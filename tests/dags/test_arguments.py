@@ -62,7 +62,7 @@ MISTAKES = {
     "cadence": ('cadences=["hourly"]', "refresh_dags(cadences=…)", "expected: Cadences"),
     "no refresh": ('[Cadence("nightly", None, None)]', "Cadence(name=…)", "what views name as refresh: hourly, daily"),
     "limit": ('[Cadence("hourly", None, 60)]', "Cadence('hourly', …): finishes_within", "a timedelta above zero"),
-    "twice": ("); refresh_dags(", "refresh_dags(name=…): a DAG file makes DAGs of the same ids twice", "got: catalogue"),
+    "twice": ("); refresh_dags(", "refresh_dags(name=…): a DAG file makes DAGs of the same ids", "got: catalogue"),
     "retries": ("retries=-1", "refresh_dags(retries=…)", "a number from 0 on, or None"),
     "queue": ('queue=""', "refresh_dags(queue=…)", "expected: a name"),
     "profiles": ('profiles_dir="none"', "--profiles-dir or DBT_PROFILES_DIR", "does not exist"),
