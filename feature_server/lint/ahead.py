@@ -5,13 +5,12 @@ from collections.abc import Iterator
 import msgspec
 from sqlglot import exp
 
+from ..queries.ends import PLAIN, of_days_before
 from ..queries.parts import conditions, equalities, in_order, read_by, sql_of, using_of
 from ..queries.rows import Inputs, place
 from ..queries.times import is_floor, is_time_of
 from ..written.described import is_time
 from .now import is_used
-
-_PLAIN = (exp.Paren, exp.Cast, exp.AtTimeZone, exp.Coalesce)
 
 
 class _Moment(msgspec.Struct, frozen=True):
@@ -87,7 +86,8 @@ def _bounds(condition: exp.Expr, inputs: Inputs) -> Iterator[_Bound]:
     for low, high in in_order(condition):
         earlier, later = _moment(low, inputs), _moment(high, inputs)
         if earlier is not None and later is not None and earlier.alias != later.alias:
-            yield _Bound(earlier.alias, later.alias, condition, slack=earlier.shift < 0 or later.shift > 0)
+            slack = (earlier.shift < 0 and not of_days_before(condition)) or later.shift > 0
+            yield _Bound(earlier.alias, later.alias, condition, slack=slack)
 
 
 def _moment(side: exp.Expr, inputs: Inputs) -> _Moment | None:
@@ -106,7 +106,7 @@ def _moment(side: exp.Expr, inputs: Inputs) -> _Moment | None:
     if is_floor(side):
         found = next(filter(None, (_moment(each, inputs) for each in side.iter_expressions())), None)
         return None if found is None or found.shift > 0 else _Moment(found.alias, -1)
-    return _moment(side.this, inputs) if isinstance(side, _PLAIN) else None
+    return _moment(side.this, inputs) if isinstance(side, PLAIN) else None
 
 
 def _says(select: exp.Select, alias: str, inputs: Inputs) -> bool:

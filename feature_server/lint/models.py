@@ -8,6 +8,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ParseError, SqlglotError
 
+from ..queries.ends import ends_history
 from ..queries.parts import sql_of
 from ..queries.rows import Inputs, Key, Rows
 from ..written.described import OF_META, Described, with_meta
@@ -213,8 +214,12 @@ class Models:
         try:
             for statement in self._parsed(name):
                 _place_times(statement, rendered.written.sql)
-                found.extend((rule, node, "") for rule, node in broken(statement))
                 rows = Reading(self.known, seen, self._given(name, statement)).rows(statement, {})
+                found.extend(
+                    (rule, node, "")
+                    for rule, node in broken(statement)
+                    if rule is not AHEAD or not ends_history(node, statement, rows.columns)
+                )
                 if said is not None and said.is_view:
                     found.extend((AHEAD, *late) for late in found_late(statement, rows, said.event))
         except (RecursionError, SqlglotError) as error:

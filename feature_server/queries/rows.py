@@ -60,8 +60,10 @@ class Inputs(msgspec.Struct):
     def terms(self, expression: exp.Expr, *, own: bool = True) -> set[Term]:
         """The terms that an expression stands for; a name without a relation is of whichever has it."""
         expression = expression.unnest()
-        if isinstance(expression, exp.Tuple) or (isinstance(expression, exp.Anonymous) and expression.name == "row"):
-            return set[Term]().union(*(self.terms(part) for part in expression.expressions))
+        of_parts = isinstance(expression, exp.Tuple | exp.Struct)
+        if of_parts or (isinstance(expression, exp.Anonymous) and expression.name == "row"):
+            parts = (part.expression if isinstance(part, exp.PropertyEQ) else part for part in expression.expressions)
+            return set[Term]().union(*map(self.terms, parts))
         found: set[Term] = {("", sql_of(expression))}
         if isinstance(expression, exp.Column):
             name = expression.name.lower()

@@ -34,10 +34,25 @@ FILES = {
 P, L = "{{ ref('payments') }} as p", "{{ ref('logins') }} as l"
 KEYS = "select p.customer_id, p.paid_at as event_timestamp"
 ON = "on p.customer_id = l.customer_id and"
+SINCE = (
+    "with since as (select customer_id, device, at, lead(at) over (partition by customer_id order by at) as valid_to "
+)
+HISTORY = SINCE + f"from {L}) {KEYS}, since.device from {P} join since on p.customer_id = since.customer_id and "
 RANKED = f"select *, row_number() over (partition by customer_id order by paid_at desc, payment_id) as rn from {P}"
 DAILY = f"select customer_id, date_trunc('day', paid_at) as day, sum(euros) as spent from {P} group by 1, 2"
 TOTALS = f"select customer_id, count(*) as n, max(at) as last_at from {L} group by all"
 CAUGHT = [
+    f"{KEYS}, count(*) as n from {P} join {L} {ON} l.at::date <= p.paid_at::date group by all",
+    f"{KEYS}, count(*) as n from {P} join {L} {ON} date_trunc('month', l.at) < p.paid_at::date group by all",
+    f"{KEYS}, count(*) as n from {P} join {L} {ON} (l.at - interval 2 days)::date < p.paid_at::date group by all",
+    HISTORY + "p.paid_at < since.valid_to",
+    HISTORY.replace("since.device", "since.valid_to") + "since.at <= p.paid_at and p.paid_at < since.valid_to",
+    HISTORY.replace("since.device", "since.*") + "since.at <= p.paid_at and p.paid_at < since.valid_to",
+    HISTORY + "since.at <= p.paid_at and since.valid_to < p.paid_at",
+    HISTORY + "since.at <= p.paid_at and (since.valid_to is null or since.device = 'phone')",
+    HISTORY + "since.at <= p.paid_at and p.paid_at < since.valid_to - interval 1 day",
+    HISTORY.replace("since.device", "p.paid_at < since.valid_to as lasts") + "since.at <= p.paid_at",
+    HISTORY.replace("lead(at)", "lead(device)") + "since.at <= p.paid_at and p.paid_at < since.valid_to",
     f"with totals as ({TOTALS}) {KEYS}, totals.n from {P} join totals using (customer_id)",
     f"with last as (select * from {L} qualify row_number() over (partition by customer_id order by at desc) = 1) "
     f"{KEYS}, last.device from {P} left join last on last.customer_id = p.customer_id",
@@ -72,6 +87,11 @@ CAUGHT = [
     f"with daily as ({DAILY}) select customer_id, day::timestamptz as event_timestamp, spent / 2 as half from daily",
 ]
 RIGHT = [
+    f"{KEYS}, count(*) as n from {P} join {L} {ON} l.at::date < p.paid_at::date group by all",
+    f"{KEYS}, count(*) as n from {P} join {L} {ON} date_trunc('day', p.paid_at) > date_trunc('day', l.at) group by all",
+    HISTORY + "since.at <= p.paid_at and p.paid_at < since.valid_to",
+    HISTORY + "since.at <= p.paid_at and (p.paid_at < since.valid_to or since.valid_to is null)",
+    HISTORY + "since.at <= p.paid_at and p.paid_at < coalesce(since.valid_to, timestamp '9999-12-31')",
     f"{KEYS}, l.device, l.at from {P} join {L} on l.customer_id = p.customer_id",
     f"with lines as (select payment_id, max(paid_at) as paid, count(*) as n from {P} group by all) "
     f"{KEYS}, lines.n from {P} join lines using (payment_id)",

@@ -17,6 +17,7 @@ sources:
       - {name: limits, columns: [{name: customer_id}, {name: most_euros}]}
       - {name: addresses, columns: [{name: customer_id}, {name: city}, {name: moved, data_type: timestamptz}]}
       - {name: homes, columns: [{name: customer_id}, {name: city}, {name: valid_from}, {name: valid_to}]}
+      - {name: flagged, columns: [{name: customer_id}, {name: city}, {name: valid_from}, {name: is_current}]}
       - {name: unsaid}
 models:
   - name: spend
@@ -36,6 +37,7 @@ FILES = {
 }
 PAYMENTS, CUSTOMERS = "{{ ref('payments') }} as payments", "{{ ref('customers') }} as customers"
 ADDRESSES = "{{ source('bank', 'addresses') }} as addresses"
+FLAGGED = "{{ source('bank', 'flagged') }} as flagged"
 HISTORY = "{{ source('bank', 'homes') }} as history"
 CAUGHT = [
     f"select euros, country from {PAYMENTS} join {CUSTOMERS} using (customer_id)",
@@ -86,6 +88,22 @@ CAUGHT = [
     f"select euros, city from {PAYMENTS} join now_ using (customer_id)",
 ]
 CAUGHT += [
+    *(
+        f"select euros, city from {PAYMENTS} join {HISTORY} on payments.customer_id = history.customer_id and {now}"
+        for now in (
+            "history.valid_to = '9999-12-31'",
+            "history.valid_to >= timestamp '9999-01-01 00:00:00'",
+            "date '2999-12-31' = history.valid_to::date",
+            "coalesce(history.valid_to, '9999-12-31') = '9999-12-31'",
+            "history.valid_to = 'infinity'",
+        )
+    ),
+    *(
+        f"select euros, city from {PAYMENTS} join {FLAGGED} on payments.customer_id = flagged.customer_id and {now}"
+        for now in ("flagged.is_current", "flagged.is_current = true", "flagged.is_current is true")
+    ),
+    f"select euros, city from {PAYMENTS} join (select * from {FLAGGED} where is_current = 1) as now_ "
+    "using (customer_id)",
     f"with rich as (select customer_id from {PAYMENTS} group by 1 having sum(euros) > 1000) "
     f"select payments.euros, paid_at from {PAYMENTS} join rich using (customer_id)",
     f"select euros from {PAYMENTS} where customer_id in (select customer_id from {ADDRESSES} group by 1 "
@@ -98,6 +116,12 @@ CAUGHT += [
     "generate_series(timestamp '2024-01-01', timestamp '2024-02-01', interval 1 day) as days(day)",
 ]
 RIGHT = [
+    f"select euros, city from {PAYMENTS} join {HISTORY} on payments.customer_id = history.customer_id "
+    "and history.valid_from <= payments.paid_at and payments.paid_at < coalesce(history.valid_to, '9999-12-31')",
+    f"select euros, city from {PAYMENTS} join {HISTORY} on payments.customer_id = history.customer_id "
+    "and history.valid_from <= payments.paid_at and history.valid_to < '9999-12-31'",
+    f"select euros, city from {PAYMENTS} join {FLAGGED} on payments.customer_id = flagged.customer_id "
+    "and flagged.valid_from <= payments.paid_at and not flagged.is_current",
     f"select euros from {PAYMENTS} where paid_at <= (select max(paid_at) from {PAYMENTS})",
     f"select euros, (select avg(b.euros) from {{{{ ref('payments') }}}} as b where b.paid_at < payments.paid_at) "
     f"as before from {PAYMENTS}",
