@@ -5,14 +5,13 @@ from collections.abc import Iterator
 
 from sqlglot import exp
 
-from ..queries.parts import conditions, conjuncts, equalities, group_of, in_order, nodes_of, read_by, sql_of, using_of
+from ..queries.ends import endless, is_true
+from ..queries.parts import conditions, conjuncts, equalities, group_of, nodes_of, read_by, sql_of, using_of
 from ..queries.rows import Inputs, Rows, place
 from ..queries.times import is_time_of
 from ..written.described import is_time
 
 _CURRENT = re.compile(r"^(is_|dbt_is_)?(current|latest)(_(flag|row|record|version))?$", re.I)
-_NEVER = re.compile(r"[2-9][2-9]\d\d-|[3-9]\d\d\d-|infinity$", re.I)
-_YES = {"1", "y", "yes", "true", "t"}
 _COMPARISONS = (exp.LT, exp.LTE, exp.GT, exp.GTE, exp.EQ, exp.Between)
 
 
@@ -102,33 +101,16 @@ def _open(select: exp.Select, alias: str, rows: Rows, inputs: Inputs) -> str | N
     """The time of a relation that is to be null, or in a time that is never reached; or what says that a row is so
     now."""
     for condition in conditions(select):
-        for side in _endless(condition):
+        for side in endless(condition):
             column = side.find(exp.Column)
             if column is not None and place(column, inputs) == alias and _is_its_time(column, rows):
                 return column.name.lower()
         flag = condition.this if isinstance(condition, exp.EQ | exp.Is) else condition
         flag = flag.unnest()
-        is_flag = _CURRENT.search(flag.name) is not None and _is_true(condition)
+        is_flag = _CURRENT.search(flag.name) is not None and is_true(condition)
         if isinstance(flag, exp.Column) and is_flag and place(flag, inputs) == alias:
             return flag.name.lower()
     return None
-
-
-def _endless(condition: exp.Expr) -> Iterator[exp.Expr]:
-    """What a condition says has no end."""
-    if isinstance(condition, exp.Is) and isinstance(condition.expression, exp.Null):
-        yield from filter(lambda side: isinstance(side, exp.Column), [condition.this.unnest()])
-    for low, high in in_order(condition):
-        text = next((each.name for each in low.find_all(exp.Literal)), "")
-        if low.find(exp.Column) is None and _NEVER.match(text):
-            yield high
-
-
-def _is_true(condition: exp.Expr) -> bool:
-    if not isinstance(condition, exp.EQ | exp.Is):
-        return True
-    said = condition.expression
-    return said.name.lower() in _YES if isinstance(said, exp.Literal) else isinstance(said, exp.Boolean) and said.this
 
 
 def _is_its_time(column: exp.Column, rows: Rows) -> bool:

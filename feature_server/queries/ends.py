@@ -1,5 +1,8 @@
 """What conditions say of times before others, and of when rows of a history ceased to be so."""
 
+import re
+from collections.abc import Iterator
+
 from sqlglot import exp
 
 from ..written.described import is_time
@@ -7,6 +10,8 @@ from .parts import in_order, sql_of
 from .times import is_floor
 
 PLAIN = (exp.Paren, exp.Cast, exp.AtTimeZone, exp.Coalesce)  # what leaves a time as it is
+_NEVER = re.compile(r"[2-9][2-9]\d\d-|[3-9]\d\d\d-|infinity$", re.I)
+_YES = {"1", "y", "yes", "true", "t"}
 _SHIFTS = (exp.Add, exp.Sub, exp.DateAdd, exp.DateSub, exp.TimestampAdd, exp.TimestampSub)
 
 
@@ -62,3 +67,21 @@ def _is_earlier(condition: exp.Expr, end: str) -> bool:
         if low.find(exp.Column) is not None and names == {end} and not high.find(*_SHIFTS):
             return True
     return False
+
+
+def endless(condition: exp.Expr) -> Iterator[exp.Expr]:
+    """What a condition says has no end."""
+    if isinstance(condition, exp.Is) and isinstance(condition.expression, exp.Null):
+        yield from filter(lambda side: isinstance(side, exp.Column), [condition.this.unnest()])
+    for low, high in in_order(condition):
+        text = next((each.name for each in low.find_all(exp.Literal)), "")
+        if low.find(exp.Column) is None and _NEVER.match(text):
+            yield high
+
+
+def is_true(condition: exp.Expr) -> bool:
+    """Whether a condition wants what it names to be true."""
+    if not isinstance(condition, exp.EQ | exp.Is):
+        return True
+    said = condition.expression
+    return said.name.lower() in _YES if isinstance(said, exp.Literal) else isinstance(said, exp.Boolean) and said.this
