@@ -12,7 +12,7 @@ from .keys import Names
 from .parts import MARK
 
 CODE_LENGTH = 6
-_READING = ("mget", "get", "info", "ping", "client|setname", "client|setinfo")
+_READING = ("mget", "get", "info", "ping", "client|setname")  # Redis 7.0 has no `client|setinfo`, nobody needs it
 _TRANSACTION = ("watch", "unwatch", "multi", "exec")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "reader": _READING,
