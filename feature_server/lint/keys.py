@@ -8,6 +8,7 @@ import msgspec
 from sqlglot import exp
 
 from ..queries.known import known_of, known_of_union
+from ..queries.lateral import is_told_outside
 from ..queries.parts import (
     conjuncts,
     defined,
@@ -25,7 +26,6 @@ from ..queries.times import is_time_of, passed
 from ..written.described import is_time
 from .grains import NONE, Tested, is_one_to_one, of_inputs
 from .hindsight import later_of
-from .lateral import is_told_outside
 from .now import chosen_by, is_open
 
 _Column = TypeVar("_Column")

@@ -44,6 +44,7 @@ class Looked(msgspec.Struct, frozen=True):
     broken: tuple[Broken, ...] = ()
     written: Written | None = None
     unread: Unread | None = None
+    other: "Looked | None" = None  # by its file, where that is but a guess and dbt has compiled it
 
 
 class Models:
@@ -55,6 +56,7 @@ class Models:
         self._rendered: dict[str, Rendered | Unread] = {}
         self._looked: dict[str, Looked] = {}
         self._trees: dict[str, list[exp.Expr]] = {}
+        self._guessed: dict[str, tuple[Rendered, list[exp.Expr]]] = {}  # by files, where dbt has compiled them
         self._handed: dict[str, frozenset[frozenset[str]]] = {}  # keys by the tests of what is made of a model's rows
 
     def is_view(self, name: str) -> bool:
@@ -143,6 +145,11 @@ class Models:
                     f"it reads {read!r}, {kind}, of which no SQL says what is in it", project.file(name), read=read
                 )
 
+    def guessed(self, name: str) -> tuple[str, ...]:
+        """What only dbt knows and a model's text depends on, where dbt has not compiled it."""
+        rendered = self._render(name)
+        return rendered.guessed if isinstance(rendered, Rendered) else ()
+
     def snapshots(self, name: str) -> list[str]:
         """The snapshots that a model reads."""
         return [read for read, kind in self._others(name) if kind == SNAPSHOT]
@@ -174,6 +181,10 @@ class Models:
             hidden = isinstance(found, Rendered) and name in self._views and "feature_view" not in found.meta
             if (hidden or isinstance(found, Unread)) and (compiled := self._compiled(name)) is not None:
                 found = self._parse(name, compiled)
+            if isinstance(found, Rendered) and found.guessed and (compiled := self._compiled(name)) is not None:
+                self._guessed[name] = (found, self._trees[name])
+                refs = dict.fromkeys((*found.refs, *compiled.refs))
+                found = self._parse(name, msgspec.structs.replace(compiled, refs=tuple(refs)))
             self._rendered[name] = found
         return self._rendered[name]
 
@@ -191,7 +202,14 @@ class Models:
         return rendered
 
     def _look(self, name: str) -> Looked:
-        rendered, said = self._render(name), self.said(name)
+        rendered, other = self._render(name), None
+        if name in self._guessed:
+            other = self._look_at(name, *self._guessed[name])
+        looked = self._look_at(name, rendered, self._parsed(name))
+        return msgspec.structs.replace(looked, other=other)
+
+    def _look_at(self, name: str, rendered: Rendered | Unread, statements: list[exp.Expr]) -> Looked:
+        said = self.said(name)
         if isinstance(rendered, Unread):
             return Looked(_rows(said, Rows()), unread=rendered)
         found = list[Broken]()
@@ -212,7 +230,7 @@ class Models:
 
         rows = Rows()
         try:
-            for statement in self._parsed(name):
+            for statement in statements:
                 _place_times(statement, rendered.written.sql)
                 rows = Reading(self.known, seen, self._given(name, statement)).rows(statement, {})
                 found.extend(

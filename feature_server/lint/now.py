@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from sqlglot import exp
 
 from ..queries.ends import endless, is_true
+from ..queries.lateral import COMPARISONS
 from ..queries.parts import conditions, conjuncts, equalities, group_of, nodes_of, read_by, sql_of, using_of
 from ..queries.rows import Inputs, Rows, place
 from ..queries.times import is_time_of
 from ..written.described import is_time
 
 _CURRENT = re.compile(r"^(is_|dbt_is_)?(current|latest)(_(flag|row|record|version))?$", re.I)
-_COMPARISONS = (exp.LT, exp.LTE, exp.GT, exp.GTE, exp.EQ, exp.Between)
 
 
 def joined_as_now(select: exp.Select, inputs: Inputs) -> Iterator[tuple[exp.Expr, str]]:
@@ -139,7 +139,7 @@ def _told_when(select: exp.Select, alias: str, rows: Rows, inputs: Inputs) -> bo
     if any(name in rows.times or is_time(name) for name in usings):
         return True
     for condition in conditions(select):
-        for each in condition.find_all(*_COMPARISONS):
+        for each in condition.find_all(*COMPARISONS):
             columns = list(each.find_all(exp.Column))
             own = [one for one in columns if place(one, inputs) == alias]
             if len(own) < len(columns) and any(_is_its_time(one, rows) for one in own):

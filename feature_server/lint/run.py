@@ -50,9 +50,10 @@ class NotLooked(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     model: str
     why: str
+    how: str = "not looked at"
 
     def __str__(self) -> str:
-        return f"{self.file}: not looked at: {self.why}"
+        return f"{self.file}: {self.how}: {self.why}"
 
 
 class Linted(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +122,9 @@ def _lint(root: Path, known: Mapping[str, str], compiled: Compiled) -> Linted:
         for read in models.snapshots(name):
             why = f"{read!r}, a snapshot that it reads, and what is under that: rows as they were when it was taken"
             left_out.append(NotLooked(file=project.file(name), model=name, why=why))
+        if guessed := models.guessed(name):
+            why = f"its text depends on {', '.join(guessed)}, which only dbt knows"
+            left_out.append(NotLooked(file=project.file(name), model=name, why=why, how="looked at by a guess"))
         findings |= dict.fromkeys(_findings(name, models.looked(name), tuple(of_views), models.said(name)))
     order = sorted(findings, key=lambda found: (found.file, found.line, found.rule))
     return Linted(findings=tuple(order), not_looked_at=tuple(left_out), views=len(views), models=len(under))
@@ -184,13 +188,17 @@ def _problem(found: Finding) -> Problem:
 
 
 def _findings(name: str, looked: Looked, views: tuple[str, ...], said: Described | None) -> Iterator[Finding]:
-    allowed = _allowed(said)
+    found = list(_findings(name, looked.other, views, said)) if looked.other is not None else []
+    yield from found
+    seen, allowed = {(one.rule, one.got) for one in found}, _allowed(said)
     sql = looked.written.sql.lower() if looked.broken and looked.written is not None else ""
     functions = set(re.findall(r"(\w+)\s*\(", sql))
     for rule, node, more in looked.broken:
         if rule.name not in allowed and looked.written is not None:
             place, text = looked.written.place(_offset(node)), node.sql("duckdb", unsupported_level=ErrorLevel.IGNORE)
             got = _named(_short(text), functions)
+            if (rule.name, got + more) in seen:
+                continue
             yield Finding(
                 file=place.file, line=place.line, rule=rule.name, model=name, views=views, got=got + more,
                 why=rule.why, instead=rule.instead,

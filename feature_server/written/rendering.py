@@ -7,13 +7,13 @@ import datetime
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-from jinja2 import ChainableUndefined, Template, TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import SandboxedEnvironment
@@ -23,6 +23,7 @@ from ..project.package import PACKAGE
 from .bounded import TooMuch, bounded, range_of
 from .files import ENCODING, files_in
 from .marks import Written, marked, plain, unmarked
+from .unknown import Nothing, Unknown
 
 _MACRO = re.compile(r"{%-?\s*macro\s+(\w+)\s*\(")
 _OWN = "own_"
@@ -46,8 +47,8 @@ class Unrendered(Exception):
 
 class Rendered(msgspec.Struct, frozen=True):
     """A model's SQL, and what it reads: models by name and version, None for the latest, and sources; how it has itself
-    materialized, its `meta`, and whether DuckDB holds its constraints. A model stands in the SQL as `reference` has
-    it."""
+    materialized, its `meta`, and whether DuckDB holds its constraints; the names that only dbt knows and that it is
+    `guessed` by. A model stands in the SQL as `reference` has it."""
 
     written: Written
     refs: tuple[tuple[str, str | None], ...]
@@ -56,24 +57,12 @@ class Rendered(msgspec.Struct, frozen=True):
     meta: Mapping[str, Any] = {}
     enabled: bool = True
     is_constrained: bool = False
+    guessed: tuple[str, ...] = ()
 
 
 class _Returned(Exception):
     def __init__(self, value: Any) -> None:
         self.value = value
-
-
-class Unknown(ChainableUndefined):
-    """What only dbt or the warehouse could say: called, iterated or looked into, it stays unknown."""
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self
-
-    def __str__(self) -> str:
-        return "unknown"
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
 
 
 class _OfTheRun:
@@ -156,6 +145,7 @@ class Rendering:
     def render(self, path: Path, configured: Mapping[str, Any]) -> Rendered:
         """A model by its file, with what YAML configures it by; Unrendered where it cannot be."""
         self._refs, self._sources, self._configured = [], [], dict(configured)
+        Unknown.asked.clear()
         try:
             with bounded():
                 text = self._text(path)
@@ -180,6 +170,7 @@ class Rendering:
             is_constrained=materialized in ("table", "incremental")
             and isinstance(contract, dict)
             and contract.get("enforced") is True,
+            guessed=tuple(Unknown.asked),
         )
 
     def _text(self, path: Path) -> str:
@@ -248,7 +239,8 @@ class Rendering:
         return {
             "ref": self._ref, "source": self._source, "var": self._var, "env_var": self._env_var,
             "config": _Config(self._configure, lambda: self._configured), "range": range_of,
-            "is_incremental": lambda: False, "execute": False, "return": _return, "log": lambda *_, **__: "",
+            "is_incremental": lambda: False, "execute": Unknown(name="execute"), "return": _return,
+            "log": lambda *_, **__: "",
             "print": lambda *_, **__: "", "set": set, "zip": zip, "modules": modules, "this": '"this"',
             "exceptions": SimpleNamespace(raise_compiler_error=_refuse, warn=lambda *_, **__: ""),
             "adapter": _Adapter(self), "tojson": lambda value, *_, **__: msgspec.json.encode(value).decode(),
@@ -275,7 +267,7 @@ class Rendering:
     def _var(self, name: str, default: Any = None) -> Any:
         own = self.variables.get(self.project)
         found = own.get(name) if isinstance(own, dict) and name in own else self.variables.get(name, default)
-        return Unknown(name=name) if found is None else found
+        return Nothing(name=name) if found is None else found
 
     def _env_var(self, var: str, default: Any = None) -> Any:
         found = os.environ.get(var, default)

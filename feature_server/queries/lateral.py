@@ -2,9 +2,9 @@
 
 from sqlglot import exp
 
-from ..queries.parts import conjuncts, read_by
-from ..queries.rows import Inputs
 from ..written.described import is_time
+from .parts import conjuncts, read_by
+from .rows import Inputs
 
 COMPARISONS = (exp.LT, exp.LTE, exp.GT, exp.GTE, exp.EQ, exp.Between)
 
