@@ -160,6 +160,12 @@ class NotInstalled(FeatureStoreError, ImportError):
     """A library that only an extra installs is missing: `extras` says which extra."""
 
 
+class CannotPush(FeatureStoreError):
+    """A feature server's install lacks what events are validated and kept with."""
+
+    status = 501
+
+
 class RequestError(FeatureStoreError):
     """A read or a spine that cannot be answered as asked."""
 

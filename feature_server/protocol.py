@@ -172,9 +172,9 @@ def error_headers(error: FeatureStoreError) -> dict[str, str]:
 
 
 def decode_error(body: bytes, headers: Mapping[str, str]) -> FeatureStoreError:
-    """The error of an answer, as the class it was raised as if that is known; `errors.UNREADABLE` for another body."""
+    """The error of an answer, as the class it was raised as; `errors.UNREADABLE` or KeyError for any other body."""
     fields = msgspec.to_builtins(msgspec.json.decode(body, type=Error))
-    kind = _KINDS.get(fields.pop("error"), FeatureStoreError)  # those of a later server
+    kind = _KINDS[fields.pop("error")]
     error = kind.__new__(kind)
     FeatureStoreError.__init__(error, **fields)
     seconds = headers.get(_RETRY_AFTER, "")

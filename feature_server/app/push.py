@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ..errors import FeatureStoreError, RequestError, cut
+from ..errors import CannotPush, FeatureStoreError, RequestError, cut
 from ..layout.portions import portions
 from ..protocol import PUSH_PATH, PushEvents, push_response
 from ..slices import PART
@@ -27,12 +27,6 @@ LARGE_PUSH = PART  # bytes from which a body is decoded in slices
 MAX_REJECTED = 1_000  # events that are told of in one piece of an answer
 MAX_TOGETHER = 500  # pushes that are written as one
 log = logging.getLogger("feature_server")
-
-
-class CannotPush(FeatureStoreError):
-    """This server's install lacks what events are validated and kept with."""
-
-    status = 501
 
 
 _decoder = msgspec.json.Decoder(PushEvents)

@@ -135,7 +135,7 @@ def error_of(status: int, body: bytes, url: str, headers: Mapping[str, str] = NO
     """The error that the server reports, as the class it was raised as there."""
     try:
         return decode_error(body, headers)
-    except UNREADABLE:
+    except (*UNREADABLE, KeyError):
         kind = OnlineStoreUnavailable if status in (502, 503, 504) else OnlineStoreError
         return kind(
             f"the server answered {status}", where=url, got=body[:200].decode(errors="replace") or "nothing",

@@ -161,7 +161,12 @@ def _job(body: bytes) -> TrainingJob:
 
 def _error(job: TrainingJob) -> FeatureStoreError:
     assert job.error is not None
-    return decode_error(msgspec.json.encode(job.error), {})
+    try:
+        return decode_error(msgspec.json.encode(job.error), {})
+    except KeyError:
+        told = msgspec.to_builtins(job.error)
+        del told["error"]
+        return FeatureStoreError(**told)
 
 
 def _standing(job: TrainingJob) -> str:

@@ -52,7 +52,7 @@ def test_views_that_can_be_are_published_and_the_others_are_named(
     assert ran.code == 1
     assert ran.out.startswith("published spend version=0 rows=1 changed_buckets=1 rows_written=1 seconds=")
     assert ran.err.startswith("failed visits in ")
-    assert "run `dbt build --select visits`" in ran.err
+    assert "run `dbt build --select +visits`" in ran.err
     home.execute(f"create table visits as {ROWS} visits")
     again = features("publish", "--json")
     assert again.code == 0

@@ -273,8 +273,8 @@ def test_importing_the_dag_file_loads_definitions_and_no_library(homes: dict[str
     assert packages - {"airflow"} == {"feature_server", "refresh"}
     ours = {name.split(".")[1] for name in loaded if name.startswith("feature_server.")}
     assert ours == {
-        "airflow", "dbt", "definitions", "dtypes", "durable", "errors", "extras", "formats", "project",
-        "settings", "times",
+        "airflow", "dbt", "definitions", "dtypes", "durable", "errors", "extras", "formats", "limits", "oidc",
+        "project", "settings", "times",
     }  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def test_they_are_refused_with_their_count_and_three_examples_and_other_views_go
         "customer_id=8 shop=a event_timestamp=2013-05-01 10:00:00+00 seen_at=null: 2 rows; "
         "customer_id=9 shop=a event_timestamp=2013-05-01 10:00:00+00 seen_at=2013-05-02 00:00:00+00: 2 rows"
     )
-    assert "`dbt build --select visits`" in str(error.remedy)
+    assert "`dbt build --select +visits`" in str(error.remedy)
     assert not shop.store.exists("visits")
 
 

@@ -76,7 +76,7 @@ def test_a_missing_relation_says_how_to_build_it(relations: Relations) -> None:
     with pytest.raises(WarehouseError) as raised:
         relations.publish(VIEW)
     assert raised.value.expected == '"warehouse"."main"."spend"'
-    assert raised.value.remedy == "run `dbt build --select spend`"
+    assert raised.value.remedy == "run `dbt build --select +spend`"
     assert not relations.store.exists("spend")
 
 
