@@ -88,9 +88,10 @@ class Pii:
         def make() -> Told:
             from ..queries.traced import traced  # with sqlglot, which nothing needs where all is kept
 
-            return traced(texts, named, elsewhere, node.label)
+            return traced(texts, named, elsewhere, node.label, own)
 
-        return self._kept.get([PII, texts, named, elsewhere, node.label], Told, make)
+        own = node.relation_name or ""
+        return self._kept.get([PII, texts, named, elsewhere, node.label, own], Told, make)
 
     def _texts(self, node: Node) -> list[str]:
         """The SQL of a whole build, and that of an incremental run where it is another."""

@@ -3,7 +3,8 @@
 What cannot be told counts as pii.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 from sqlglot import exp
@@ -96,11 +97,17 @@ class Tracing:
         star = chosen.this if isinstance(chosen, exp.Column) else chosen
         if isinstance(star, exp.Star):
             own = chosen.table.lower() if isinstance(chosen, exp.Column) else ""
+            if own and own not in place.scopes[0]:  # a struct's fields, or a whole row's
+                return self._fields(_before_star(chosen), place, sql_of(each))
             found = self._star(star, [told for name, told in place.scopes[0].items() if not own or name == own], place)
             return found if chosen is each else msgspec.structs.replace(found, columns=None)
+        if each.is_star or isinstance(
+            each.unalias(), exp.Unnest | exp.Explode
+        ):  # columns by the names of a struct's fields
+            return self._fields([each], place, sql_of(each))
         origin = self.origin(each, place)
         if each.find(exp.Columns) is not None:
-            every = Told()
+            every = Told(every=f"{origin}{THROUGH}{sql_of(each)}") if origin and "\\" in each.alias else Told()
             for told in place.scopes[0].values() if origin else ():
                 every = every.both(msgspec.structs.replace(told, columns=None))
             return every.both(Told({each.alias.lower(): origin} if origin and each.alias else {}))
@@ -110,6 +117,11 @@ class Tracing:
         if origin and not isinstance(each, exp.Alias | exp.Aliases | exp.Column | exp.Dot):
             return Told(every=f"{origin}{THROUGH}a column without a name", columns=names)
         return Told(dict.fromkeys(names, origin) if origin else {}, columns=names)
+
+    def _fields(self, parts: Sequence[exp.Expr], place: Place, sql: str) -> Told:
+        """What is known of the columns that the fields of a struct become, whose names are not known."""
+        origin = next(filter(None, (self.origin(part, place) for part in parts)), "")
+        return _all_of(origin, sql[:60])
 
     def _star(self, star: exp.Star, relations: list[Told], place: Place) -> Told:
         without = {each.name.lower() for each in star.args.get("except_") or ()}
@@ -208,6 +220,13 @@ def _column(column: exp.Column, place: Place) -> str:
         if any(found):
             return next(filter(None, found))
     return ""
+
+
+def _before_star(column: exp.Expr) -> list[exp.Expr]:
+    """What the names before `.*` may mean: a column, or one of a relation."""
+    names = [part.name for part in column.parts[:-1]]  # type: ignore[attr-defined]
+    alone: list[exp.Expr] = [exp.column(name) for name in names]
+    return alone + [exp.column(two, table=one) for one, two in pairwise(names)]
 
 
 def _any_of(relations: Relations) -> str:

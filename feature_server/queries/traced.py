@@ -7,7 +7,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from .personal import Tracing
+from .personal import RECURSIONS, Tracing
 from .told import THROUGH, Read, Told
 
 _OF_FILES = ("read_", "parquet_", "glob", "sniff_")  # how DuckDB's functions that read files begin
@@ -16,11 +16,27 @@ _FOLLOWED = (exp.Select, exp.SetOperation, exp.Subquery, exp.Values)
 Parts = tuple[str, ...]
 
 
-def traced(texts: Sequence[str], read: Sequence[Read], elsewhere: Mapping[str, Told], label: str) -> Told:
+def traced(
+    texts: Sequence[str], read: Sequence[Read], elsewhere: Mapping[str, Told], label: str, own: str = ""
+) -> Told:
     """What is known of the columns of a model, of whose rows each of `texts` gives some; `read` is what it reads.
 
-    `elsewhere` has the relations of which columns are said to be pii: SQL may name one that dbt does not know of.
+    `elsewhere` has the relations of which columns are said to be pii: SQL may name one that dbt does not know of. `own`
+    is the model's own relation, of which an incremental run may read what it gave before.
     """
+    name = _parts(own)[-1] if own else ""
+    if not name or not any(name in text.lower() for text in texts):
+        return _of_all(texts, read, elsewhere, label)
+    found = Told()
+    for _ in range(RECURSIONS):
+        before = found
+        found = _of_all(texts, (Read(own, before), *read), elsewhere, label)
+        if found == before:
+            return found
+    return Told(every=f"{found.any}{THROUGH}{label}, which reads itself" if found.any else "")
+
+
+def _of_all(texts: Sequence[str], read: Sequence[Read], elsewhere: Mapping[str, Told], label: str) -> Told:
     found = [_traced(text, read, elsewhere, label) for text in texts]
     together = found[0]
     for told in found[1:]:
@@ -86,7 +102,8 @@ def _any(found: Sequence[Told]) -> Told:
 
 def _fits(table: Parts, relation: Parts) -> bool:
     """Whether SQL may name a relation so: it may leave out where it is."""
-    return bool(table) and relation[-len(table) :] == table
+    named = bool(table) and relation[-len(table) :] == table
+    return named or (len(table) == 2 and len(relation) == 3 and (relation[0], relation[2]) == table)
 
 
 def _parts(name: str) -> Parts:

@@ -192,3 +192,41 @@ def test_columns_pass_through_queries(sql: str, found: set[str]) -> None:
 
 def test_each_text_of_a_model_counts() -> None:
     assert pii_of("select id, age as x from people", "select id, email as x from people") == {"x"}
+
+
+@pytest.mark.parametrize("sql", [
+    "select s.* from (select {'e': email} as s from people) as t",
+    "select t.s.* from (select {'e': email} as s from people) as t",
+    "with x as (select struct_pack(e := email) as s from people) select s.* from x",
+    "with x as (select c from people as c) select c.* from x",
+    "with x as (select unnest({'e': email}) from people) select e from x",
+    "select unnest({'e': email}) as found from people",
+    "select (s).* from (select {'e': email} as s from people) as t",
+    "select columns('(e)mail') as '\\1' from people",
+])  # fmt: skip
+def test_columns_named_by_a_structs_fields_or_by_a_pattern_are_pii(sql: str) -> None:
+    told = traced([sql], READ, ELSEWHERE, "tested")
+    assert told.origin("e")
+
+
+@pytest.mark.parametrize("sql", [
+    "select s.* from (select {'e': age} as s, 1 as one from people) as t",
+    "select unnest({'e': age}) from people",
+    "select columns('(a)ge') as '\\1' from orders",
+])  # fmt: skip
+def test_fields_of_what_is_no_pii_are_none(sql: str) -> None:
+    assert not traced([sql], READ, ELSEWHERE, "tested").any
+
+
+def test_a_model_that_reads_what_it_gave_before_passes_pii_on() -> None:
+    full = "select id, email, null as previous, null as earlier from people"
+    again = (
+        "select n.id, n.email, t.email as previous, t.previous as earlier from people as n "
+        'left join "db"."main"."kept" as t on n.id = t.id'
+    )
+    told = traced([full, again], READ, ELSEWHERE, "tested", '"db"."main"."kept"')
+    assert [bool(told.origin(name)) for name in ("id", "email", "previous", "earlier")] == [False, True, True, True]
+
+
+def test_a_relation_may_be_named_by_database_and_name_alone() -> None:
+    assert traced(["select email as e from db.people"], READ, ELSEWHERE, "tested").origin("e")
