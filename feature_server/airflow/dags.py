@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import wraps
@@ -16,7 +16,7 @@ from airflow.sdk import DAG
 from ..errors import FeatureStoreError, SettingsError
 from .chain import catalogue_dag, refresh_dag
 from .options import PLATFORM_OWNER, START, Cadence, Callback, Options, callbacks, check_call, check_cron, fit
-from .project import Place, read_project
+from .project import Place, Project, read_project
 from .promises import freshness_dag
 from .rebuild import rebuild_dag
 
@@ -103,10 +103,7 @@ def refresh_dags(
     )  # fmt: skip
     _check(cadences, catalogue=catalogue, freshness=freshness, rebuild=rebuild)
     project = read_project(place, options)
-    given = {one.name for one in cadences}
-    by_hand = [replace(one, schedule=None) for one in CADENCES if one.name not in given]
-    scheduled = [one for one in cadences if project.problem or project.views(one.name)]
-    dags = [refresh_dag(one, project) for one in (*scheduled, *(one for one in by_hand if project.views(one.name)))]
+    dags = [refresh_dag(one, project) for one in _with_views(cadences, project)]
     if catalogue is not None:
         dags.append(catalogue_dag(catalogue, project))
     if freshness is not None and project.promised():
@@ -114,6 +111,13 @@ def refresh_dags(
     if rebuild is not None and project.rebuilt():
         dags.append(rebuild_dag(rebuild, project))
     return {dag.dag_id: dag for dag in dags}
+
+
+def _with_views(cadences: Sequence[Cadence], project: Project) -> Iterator[Cadence]:
+    """The cadences that there may be views of, those of which nobody says when they run without a schedule."""
+    given = {one.name for one in cadences}
+    yield from (one for one in cadences if project.problem or project.views(one.name))
+    yield from (replace(one, schedule=None) for one in CADENCES if one.name not in given and project.views(one.name))
 
 
 def _check_new(made: Iterable[str], known: set[str]) -> None:

@@ -74,7 +74,7 @@ def view(
     """
     from ..dbt.compiled import dbt_manifest
     from ..manifest.blocks import REFRESH
-    from ..scaffold.definitions import Folders, NewView, casts_of, entities_for, entities_of, group_of, new_view
+    from ..scaffold.definitions import Folders, NewView, casts_of, entities_for, group_of, keys_of, new_view
     from ..scaffold.known import created_of
     from ..scaffold.live import live_events
     from ..scaffold.relation import read_relation, unknown
@@ -86,11 +86,9 @@ def view(
     folders = Folders.of(settings.project_dir, manifest)
     if refresh not in REFRESH:
         raise unknown("views are not refreshed so", "--refresh", refresh, REFRESH)
-    events = None
+    events, windows = None, read_windows(window or ()) if stream else []
     if stream:
-        windows = read_windows(window or ())
-        known = entities_of(manifest)
-        keys = [*(key or ()), *(column for each in entity for column in known.get(each, ()))]
+        keys = [*(key or ()), *keys_of(entity, manifest)]
         roles = {"event_id": event_id, "event_timestamp": time, "created_timestamp": created}
         events = live_events(from_, roles, keys, manifest, folders, settings)
     relation = read_relation(from_, manifest, settings) if events is None else events.staging

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from ..definitions.registry import Registry
     from ..definitions.stream import EventSource
     from ..offline.store import OfflineStore
+    from ..online.store import OnlineStore
+    from ..settings import Settings
     from ..training.sets import TrainingSet
     from ..verify.files import CheckedFiles, CheckedLanded
+    from ..verify.rows import Verified
 
 Views = Annotated[list[str] | None, typer.Argument(metavar="[VIEW]...", help="Feature views; all of them by default.")]
 Refresh = Annotated[
@@ -128,9 +131,7 @@ def verify(
     """
     from ..offline.store import OfflineStore
     from ..verify.difference import without_pii
-    from ..verify.events import verify_events
     from ..verify.rows import check_online
-    from ..verify.rows import verify as run
 
     settings, registry = in_force(project_dir)
     chosen = select_views(registry, views or [], refresh)
@@ -145,15 +146,7 @@ def verify(
     with online_store(settings) as online:
         for view in (view for view in chosen if view.online):
             try:
-                with progress_bar(view.id) as progress:
-                    now_us = settings.now_us()
-                    if view.stream is None:
-                        result = run(view, online, store, now_us=now_us, sample=sample, progress=progress)
-                    else:
-                        result = verify_events(
-                            view, online, store, now_us=now_us, project_dir=settings.project_dir,
-                            warehouse=settings.warehouse, attached=settings.attached, sample=sample, progress=progress,
-                        )  # fmt: skip
+                result = _verify_view(view, online, store, settings, sample)
             except (OfflineStoreError, SyncConflict) as error:
                 failed[view.id] = error
                 typer.echo(f"failed {error}", err=True)
@@ -165,6 +158,22 @@ def verify(
                 typer.echo("\n".join([*(f"{view.id} {difference}" for difference in result.differences), str(result)]))
     told = {"verified": results, "failed": {view: error.as_dict() for view, error in failed.items()}}
     show(told, [], json=json, good=not failed and not any(result.unexplained for result in results))
+
+
+def _verify_view(
+    view: FeatureView, online: OnlineStore, store: OfflineStore, settings: Settings, sample: int
+) -> Verified:
+    from ..verify.events import verify_events
+    from ..verify.rows import verify as run
+
+    with progress_bar(view.id) as progress:
+        now_us = settings.now_us()
+        if view.stream is None:
+            return run(view, online, store, now_us=now_us, sample=sample, progress=progress)
+        return verify_events(
+            view, online, store, now_us=now_us, project_dir=settings.project_dir, warehouse=settings.warehouse,
+            attached=settings.attached, sample=sample, progress=progress,
+        )  # fmt: skip
 
 
 def _verify_files(

@@ -93,6 +93,12 @@ def entities_of(manifest: Manifest) -> dict[str, tuple[str, ...]]:
     return {str(block["name"]): tuple(map(str, block.get("join_keys") or ())) for block in found}
 
 
+def keys_of(names: Sequence[str], manifest: Manifest) -> list[str]:
+    """The join keys of those of these entities that a project has."""
+    known = entities_of(manifest)
+    return [column for name in names for column in known.get(name, ())]
+
+
 def entities_for(
     names: Sequence[str], keys: Sequence[str], manifest: Manifest, relation: Relation, folders: Folders
 ) -> tuple[dict[str, tuple[str, ...]], list[Edit]]:

@@ -46,13 +46,7 @@ def explain(
     found, name = _find(registry, feature)
     view, plan = found.definition, plan_of(found.definition)
     table = _table(store, found)
-    begin_us = at_us - (plan.longest_us or 0)
-    try:
-        from_us(begin_us)
-    except OverflowError:
-        raise RequestError(
-            "the windows begin before the year 1", where=feature, expected="a later time", got=f"{begin_us} µs"
-        ) from None
+    _check_begin(feature, at_us - (plan.longest_us or 0))
     live = live_of(online, registry, view, project_dir)
     spill, known_by_us = store.root / ".spill", now_us + GRACE_US
     with open_history(view, table, spill=spill, live=live, known_by_us=known_by_us) as history:
@@ -90,6 +84,15 @@ def explain(
     if pii_seen is None:
         return explanation
     return explanation.masked(*_unseen(registry.registry.feature_view(view.id), view, name, pii_seen))
+
+
+def _check_begin(feature: str, begin_us: int) -> None:
+    try:
+        from_us(begin_us)
+    except OverflowError:
+        raise RequestError(
+            "the windows begin before the year 1", where=feature, expected="a later time", got=f"{begin_us} µs"
+        ) from None
 
 
 def _unseen(now: FeatureView, stored: FeatureView, feature: str, seen: frozenset[str]) -> tuple[bool, frozenset[str]]:
