@@ -70,12 +70,20 @@ class Grant:
     """What scopes give by the definitions in force, to whom belongs to `groups`.
 
     A view that dbt holds private to a group is read by its members alone, whatever scope names it. `who` says in errors
-    whose grant this is. Without a registry nothing can be asked of features.
+    whose grant this is. Without a registry nothing can be asked of features. `stored` are the definitions that what is
+    read was stored by: what was pii then is so, whatever is in force.
     """
 
-    def __init__(self, scopes: Iterable[str], groups: Iterable[str], registry: Registry | None, who: str) -> None:
+    def __init__(
+        self,
+        scopes: Iterable[str],
+        groups: Iterable[str],
+        registry: Registry | None,
+        who: str,
+        stored: Iterable[FeatureView] = (),
+    ) -> None:
         self.who, self._scopes, self._groups = who, frozenset(scopes), frozenset(groups)
-        self._registry = registry
+        self._registry, self._stored = registry, tuple(stored)
 
     @property
     def is_admin(self) -> bool:
@@ -88,7 +96,7 @@ class Grant:
         assert self._registry is not None
         views = {view.id: view for view in self._registry.feature_views}
         reached = self._reach(verb, self._registry)
-        pii = set().union(*({(view.id, name) for name in view.pii_names} for view in views.values()))
+        pii = {(view.id, name) for view in (*views.values(), *self._stored) for name in view.pii_names}
         seen = self._reach(PII, self._registry) if pii and verb in _GIVING else None
         for ref in refs:
             view = views[ref.view]

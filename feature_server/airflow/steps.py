@@ -73,9 +73,9 @@ STEPS = {
     ),
     "sync": Step(
         "Writes the latest row of each key that changed to the online store (`features sync`).",
-        "what is served is complete but may be of the run before; `features status` says how old. A view that the log "
-        "names is one that `publish` left out, whose definition was just applied: its own task says why. Else check "
-        "that Redis answers, then " + _AGAIN + ".",
+        "what is served is complete but may be of the run before; `features status` says how old. Check that Redis "
+        "answers, then " + _AGAIN + ". Where the log names a view whose definition is not the one published, it is one "
+        "that `publish` left out: its own task says why.",
     ),
     "verify": Step(
         "Reads keys online and computes the same values offline at one instant (`features verify`).",

@@ -9,7 +9,7 @@ worker that takes another's place.
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +19,7 @@ import msgspec
 
 from ..access.keys import Key, KeyRing, decode_copy, digest
 from ..access.scopes import EXPLAIN, READ, TRAIN, Grant
-from ..definitions.facts import FeatureRef
+from ..definitions.facts import FeatureRef, FeatureView
 from ..definitions.registry import Registry
 from ..errors import AccessDenied, NotSignedIn, OnlineStoreError, OnlineStoreRefused, cut
 from ..online.readers import AsyncRedisReader
@@ -116,7 +116,8 @@ class Door:
         entrant = self.entrant(shown)
         if entrant is None or entrant.id in plan.allowed:
             return
-        _grant(entrant, plan.online.registry).check_features(READ, plan.refs)
+        stored = [plan.online.view(ref.view).definition for ref in plan.refs]
+        _grant(entrant, plan.online.registry, stored).check_features(READ, plan.refs)
         plan.allowed.add(entrant.id)
 
     def check_explain(self, shown: bytes, ref: FeatureRef, online: OnlineRegistry) -> frozenset[str] | None:
@@ -310,5 +311,5 @@ def _entrant(keys: Sequence[Key], told: Key, name: str, who: str, until_us: int 
     )  # fmt: skip
 
 
-def _grant(entrant: Entrant, registry: Registry | None) -> Grant:
-    return Grant(entrant.scopes, entrant.groups, registry, entrant.who)
+def _grant(entrant: Entrant, registry: Registry | None, stored: Iterable[FeatureView] = ()) -> Grant:
+    return Grant(entrant.scopes, entrant.groups, registry, entrant.who, stored)

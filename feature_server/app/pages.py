@@ -304,7 +304,9 @@ class _Pages:
         seen = self._server.door.check_explain(request.scope[SHOWN], ref, online)
         ask = partial(explain_feature, self._server.served, feature, key, at_us=at_us, now_us=now_us, pii_seen=seen)
         found = await asyncio.get_running_loop().run_in_executor(self._explain_thread, ask)
-        return await self._page_or_json(request, "explain.html", found.as_json(), found=found, bounds=bounds)
+        answer = await self._page_or_json(request, "explain.html", found.as_json(), found=found, bounds=bounds)
+        answer.headers["cache-control"] = "no-store"
+        return answer
 
     async def wrong_method(self, request: Request) -> Response:
         raise HTTPException(405)

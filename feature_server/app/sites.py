@@ -20,6 +20,7 @@ _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")
 _PAGES_ELSEWHERE = (b"cross-site", b"same-site")
 _LINK = (b"navigate", b"document")
 _ONCE = (b"host", b"origin", b"content-type", b"authorization")
+_SECRET = (b"authorization",)
 
 
 class UnknownHost(RequestError):
@@ -108,7 +109,8 @@ def headers_of(given: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
             if len(values) > 1:
                 raise RepeatedHeader(
                     "a header is there more than once", where=f"the header {name.decode()}", expected="one",
-                    got=", ".join(map(_shown, values)), remedy="send it once",
+                    got=f"{len(values)} of them" if name in _SECRET else ", ".join(map(_shown, values)),
+                    remedy="send it once",
                 )  # fmt: skip
     return headers
 

@@ -130,7 +130,6 @@ def verify(
     with their checksum; Redis is not asked.
     """
     from ..offline.store import OfflineStore
-    from ..verify.difference import without_pii
     from ..verify.rows import check_online
 
     settings, registry = in_force(project_dir)
@@ -151,7 +150,6 @@ def verify(
                 failed[view.id] = error
                 typer.echo(f"failed {error}", err=True)
                 continue
-            result = msgspec.structs.replace(result, differences=without_pii(result.differences, view.pii_names))
             results.append(result)
             online.keep_verified(view.id, result.summary)
             if not json:
@@ -163,17 +161,21 @@ def verify(
 def _verify_view(
     view: FeatureView, online: OnlineStore, store: OfflineStore, settings: Settings, sample: int
 ) -> Verified:
+    from ..verify.difference import without_pii
     from ..verify.events import verify_events
     from ..verify.rows import verify as run
 
+    pii = {*view.pii_names, *store.table(view.id).definition().pii_names}  # in force, and as it was published
     with progress_bar(view.id) as progress:
         now_us = settings.now_us()
         if view.stream is None:
-            return run(view, online, store, now_us=now_us, sample=sample, progress=progress)
-        return verify_events(
-            view, online, store, now_us=now_us, project_dir=settings.project_dir, warehouse=settings.warehouse,
-            attached=settings.attached, sample=sample, progress=progress,
-        )  # fmt: skip
+            found = run(view, online, store, now_us=now_us, sample=sample, progress=progress)
+        else:
+            found = verify_events(
+                view, online, store, now_us=now_us, project_dir=settings.project_dir, warehouse=settings.warehouse,
+                attached=settings.attached, sample=sample, progress=progress,
+            )  # fmt: skip
+    return msgspec.structs.replace(found, differences=without_pii(found.differences, pii))
 
 
 def _verify_files(

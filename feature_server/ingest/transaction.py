@@ -57,12 +57,13 @@ class _Source:
         if name not in found:
             raise UnknownNameError("event source", name, found, where="push_source_name")
         self.reader = EventReader(found[name])
-        self.queries = RowQueries(pii=any(column.pii for column in found[name].columns))
         self.log = names.log(name)
         self.log_refused = False  # by what else is under its key: looked at before records are appended once more
         doubtful = {entry.code for view_id, entry in online.views.items() if online.is_doubtful(view_id)}
         targets = [(target.definition, target.code) for target in online.stream_targets(name)]
         self.views = [View(view, code, code in doubtful) for view, code in targets]
+        personal = any(column.pii for column in found[name].columns) or any(holds_pii(view) for view, _ in targets)
+        self.queries = RowQueries(pii=personal)
         views = [view for view in online.registry.feature_views if view.online and view.id not in online.views]
         self.missing = [view.id for view in views if view.stream and view.stream.source == name]
 

@@ -119,6 +119,7 @@ def mark_views(views: dict[str, ViewDraft], entities: dict[str, EntityDraft], pi
     for draft in views.values():
         view, node = draft.view, draft.node
         told = pii.under(node).get(node.unique_id, Told())
+        _check_keys(draft, told, entities, pii.report)
         if not told.any:
             continue
         features = tuple(
@@ -133,24 +134,24 @@ def mark_views(views: dict[str, ViewDraft], entities: dict[str, EntityDraft], pi
                 expected="columns that can be followed to their sources", remedy=_SAY_SO, warning=True,
                 got=f"pii by {told.origin(unsure[0].lower())}",
             )  # fmt: skip
-        _check_keys(draft, told, entities, pii.report)
 
 
 def _check_keys(draft: ViewDraft, told: Told, entities: dict[str, EntityDraft], report: Report) -> None:
     view, node = draft.view, draft.node
-    cleared = {
-        name.lower()
+    said = {
+        name.lower(): (pii_of(column), f"{entity}.{name}")
         for entity in view.entities
         if (found := entities.get(entity)) is not None
         for name, column in found.columns.node.columns.items()
-        if pii_of(column) is False
     }
     for name in view.key_names:
-        origin = told.origin(name.lower())
-        if origin and name.lower() not in cleared:
+        of_entity, label = said.get(name.lower(), (None, ""))
+        origin = label if of_entity else told.origin(name.lower()) if of_entity is None else ""
+        if origin:
             report.add(
                 node, ("columns", name), f"join key {name!r} is pii, and keys stand in the clear in Redis and in logs",
                 expected="an entity that is known by a number or a name of no meaning", got=f"pii by {origin}",
+                warning=THROUGH in origin,
                 remedy=f"make a surrogate key the entity's; or say of the column {{pii: false, {PII_REASON}: …}}, "
                 "in the YAML of the entity or of the view",
             )  # fmt: skip

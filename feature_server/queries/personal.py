@@ -115,7 +115,7 @@ class Tracing:
         if isinstance(each, exp.Aliases):
             names = tuple(name.name.lower() for name in each.expressions)
         if origin and not isinstance(each, exp.Alias | exp.Aliases | exp.Column | exp.Dot):
-            return Told(every=f"{origin}{THROUGH}a column without a name", columns=names)
+            return Told(every=f"{origin}{THROUGH}a column without a name")
         return Told(dict.fromkeys(names, origin) if origin else {}, columns=names)
 
     def _fields(self, parts: Sequence[exp.Expr], place: Place, sql: str) -> Told:
@@ -252,7 +252,8 @@ def _together(query: exp.SetOperation, left: Told, right: Told) -> Told:
             for one, other in zip(left.columns, right.columns, strict=True)
         }  # fmt: skip
         return Told({name: origin for name, origin in origins.items() if origin}, columns=left.columns)
-    if left.names.keys() == right.names.keys() and not (left.every or right.every):
+    alike = (left.columns is None) == (right.columns is None)  # `*` and a list of columns may be in another order
+    if alike and left.names.keys() == right.names.keys() and not (left.every or right.every):
         return msgspec.structs.replace(left, columns=left.columns or right.columns)
     return _all_of(left.any or right.any, "a union of columns that are not named")
 

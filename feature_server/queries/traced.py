@@ -11,7 +11,7 @@ from .personal import RECURSIONS, Tracing
 from .told import THROUGH, Read, Told
 
 _OF_FILES = ("read_", "parquet_", "glob", "sniff_")  # how DuckDB's functions that read files begin
-_OF_NONE = ("json_", "repeat", "duckdb_", "pragma_")
+_OF_NONE = ("json_each", "json_tree", "repeat", "duckdb_", "pragma_")
 _FOLLOWED = (exp.Select, exp.SetOperation, exp.Subquery, exp.Values)
 Parts = tuple[str, ...]
 

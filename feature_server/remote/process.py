@@ -12,15 +12,22 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..access.scopes import TRAIN, Grant
-from ..errors import AccessDenied, Error, FeatureStoreError, TooLarge
+from ..definitions.facts import FeatureRef, FeatureView
+from ..errors import AccessDenied, Error, FeatureStoreError, OfflineStoreError, TooLarge
 from ..protocol import TrainingResult, told_outside
 from ..settings import Settings, load_settings
 from .jobs import RESULT, Job, TakenIn, ahead_of
+
+if TYPE_CHECKING:
+    from ..training.store import FeatureStore
 
 LOOK_SECONDS = 0.2
 NICE = 10
@@ -81,7 +88,8 @@ def _make(job: Job, taken_in: TakenIn, settings: Settings, told: Told) -> Traini
     store = FeatureStore(settings.project_dir, memory_limit=f"{limits.memory_bytes // 2000}KB")
     refs = store.registry.resolve(asked.what)
     if taken_in.scopes is not None:
-        Grant(taken_in.scopes, taken_in.groups, store.registry, taken_in.who).check_features(TRAIN, refs)
+        stored = _published(store, refs, asked.versions)
+        Grant(taken_in.scopes, taken_in.groups, store.registry, taken_in.who, stored).check_features(TRAIN, refs)
     if tuple(refs) != taken_in.features:
         raise AccessDenied("the definitions have changed since this was asked for", remedy="ask for it again")
     spine = open_received(job.spine, max_rows=taken_in.max_rows, max_bytes=limits.spine_bytes)
@@ -111,6 +119,14 @@ def _make(job: Job, taken_in: TakenIn, settings: Settings, told: Told) -> Traini
         bytes=job.result.stat().st_size, sha256=digest, rows=summary.rows, feature_columns=made.feature_columns,
         versions=summary.versions, null_share=summary.null_share, deprecated=deprecated_views(views.values()),
     )  # fmt: skip
+
+
+def _published(store: FeatureStore, refs: Sequence[FeatureRef], versions: Mapping[str, int]) -> Iterator[FeatureView]:
+    """The definitions that the versions which are to be read were published by; what is not published is told later."""
+    for view in dict.fromkeys(ref.view for ref in refs):
+        with suppress(OfflineStoreError):
+            table = store.table(view)
+            yield (table.at(versions[view]) if view in versions else table).definition()
 
 
 def _too_much_memory(limit: int) -> TooLarge:

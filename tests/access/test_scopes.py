@@ -236,3 +236,16 @@ def test_keys_lose_what_becomes_pii() -> None:
         ("a", "read", "customer__limits:limit"),
         ("a", "train", "customer__limits:limit"),
     ]
+
+
+def test_what_was_pii_when_it_was_stored_is_so_whatever_is_in_force() -> None:
+    """Rows of an earlier definition are read until others are synced."""
+    found = next(each for each in VIEWS if each.name == "customer__visits")
+    features = tuple(msgspec.structs.replace(each, pii=True) for each in found.features)
+    before = msgspec.structs.replace(found, features=features)
+    refs = [FeatureRef("customer__visits", "visits", "customer__visits:visits")]
+    for verb in ("read", "train"):
+        Grant([f"{verb}:*"], [], REGISTRY, "key 1 of me").check_features(verb, refs)
+        with pytest.raises(AccessDenied, match="that is pii"):
+            Grant([f"{verb}:*"], [], REGISTRY, "key 1 of me", [before]).check_features(verb, refs)
+        Grant([f"{verb}:*", "pii:*"], [], REGISTRY, "key 1 of me", [before]).check_features(verb, refs)

@@ -11,17 +11,16 @@ import pytest
 from feature_server import FeatureStore
 from tests.dbt_project.conftest import STEPS
 from tests.dbt_project.world import ROOT, World
+from tests.support.own_valkey import own_valkey, url_of
 from tests.support.served import served
 
 
 @pytest.mark.heavy
-def test_each_service_is_made_as_it_is_here(
-    full: World, store: FeatureStore, valkey_server: str, tmp_path: Path
-) -> None:
+def test_each_service_is_made_as_it_is_here(full: World, store: FeatureStore, tmp_path: Path) -> None:
     places = {
         "FEATURES_PROJECT_DIR": str(ROOT), "FEATURES_HOME": str(full.home), "FEATURES_WAREHOUSE": str(full.warehouse)
     }  # fmt: skip
-    with served(valkey_server, **places) as server:
+    with own_valkey(tmp_path / "redis") as redis, served(url_of(redis), **places) as server:
         remote = FeatureStore(server.address)
         for service in store.registry.feature_services:
             views = [store.registry.feature_view(view) for view in dict.fromkeys(ref.view for ref in service.features)]

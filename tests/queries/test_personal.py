@@ -203,6 +203,9 @@ def test_each_text_of_a_model_counts() -> None:
     "select unnest({'e': email}) as found from people",
     "select (s).* from (select {'e': email} as s from people) as t",
     "select columns('(e)mail') as '\\1' from people",
+    "with q as (select #2 from people) select email as e from q",
+    "with q as (select email::varchar from people) select \"CAST(email AS VARCHAR)\" as e from q",
+    "select e from (select * from wide union all select id, email, age, since as e from people) as t",
 ])  # fmt: skip
 def test_columns_named_by_a_structs_fields_or_by_a_pattern_are_pii(sql: str) -> None:
     told = traced([sql], READ, ELSEWHERE, "tested")
