@@ -74,7 +74,9 @@ def test_of_many_events_the_last_are_shown_and_all_counted(http: httpx.Client) -
 
 
 def test_an_earlier_instant_is_explained_from_the_warehouse(http: httpx.Client) -> None:
-    found = http.get("/explain", params=SPENT | {"at": "2024-05-01T10:59:30Z"}).json()
+    answer = http.get("/explain", params=SPENT | {"at": "2024-05-01T10:59:30Z"})
+    assert answer.headers["cache-control"] == "no-store"
+    found = answer.json()
     assert (found["value"], found["status"], found["agree"]) == ("9.00", "PRESENT", None)
     assert [event["event_id"] for event in found["windows"][0]["shown"]] == [2]
     assert http.get("/explain", params=SPENT | {"at": "2024-05-01T12:59:00+02:00"}).json() == found | {

@@ -12,7 +12,7 @@ import msgspec
 import psutil
 import pytest
 
-from feature_server.app.sites import Sites, create_sites
+from feature_server.app.sites import RepeatedHeader, Sites, create_sites, headers_of
 from feature_server.app.supervisor import listen
 from feature_server.errors import FeatureStoreError, SettingsError
 from tests.support.served import Served, metrics, served
@@ -215,3 +215,11 @@ def test_a_port_that_cannot_be_listened_on_leaves_no_socket_open() -> None:
         with pytest.raises(SettingsError, match="the port is taken"):
             listen("127.0.0.1", taken.getsockname()[1])
         assert psutil.Process().num_fds() == before
+
+
+def test_a_key_that_is_sent_twice_is_not_told_again() -> None:
+    with pytest.raises(RepeatedHeader) as raised:
+        headers_of([(b"authorization", b"Bearer fw_1"), (b"authorization", b"Bearer fw_2")])
+    assert "fw_" not in str(raised.value)
+    with pytest.raises(RepeatedHeader, match="more than once"):
+        headers_of([(b"host", b"a.example"), (b"host", b"b.example")])

@@ -209,3 +209,17 @@ def test_the_page_shows_what_is_tested_here() -> None:
     meta = re.findall(r"config: \{meta: .*", shown)
     assert len(meta) == 2
     assert all(line in FILES["seeds/seeds.yml"] + FILES["models/models.yml"] for line in meta)
+
+
+def test_a_join_key_that_its_entity_says_is_pii_is_a_mistake_in_each_view_of_it(tmp_path: Path) -> None:
+    said = ("customer_id, data_type: bigint, description: The customer.}",
+            "customer_id, data_type: bigint, description: The customer., meta: {pii: true}}")  # fmt: skip
+    files = dict(FILES)
+    files["models/models.yml"] = files["models/models.yml"].replace(*said, 1)  # the entity's is the first
+    with pytest.raises(DefinitionError) as raised:
+        load(tmp_path, files)
+    keys = [problem for problem in raised.value.problems if problem.what.startswith("join key 'customer_id' is pii")]
+    assert {problem.key_path for problem in keys} == {
+        f"models[customer__{name}].columns[customer_id]" for name in ("contact", "payments", "spending")
+    }
+    assert {problem.got for problem in keys} == {"pii by customer.customer_id"}
