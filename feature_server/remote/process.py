@@ -4,6 +4,8 @@ It waits for its turn, makes the training set as a local call does, and says how
 than the workers, and ends where the job is cancelled.
 """
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import os

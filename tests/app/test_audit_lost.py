@@ -186,9 +186,12 @@ def test_a_writer_that_is_stuck_ends_with_its_server_and_tells_what_is_lost(stor
             assert "7 audit lines are lost" in server.stop()
 
 
-def test_on_standard_output_lines_are_alone(store: str) -> None:
+def test_on_standard_output_lines_are_alone(store: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "feature_server", "serve", "--port", "0", "--workers", "2"]
-    given = {"FEATURES_REDIS_URL": store, "FEATURES_AUDIT": "stdout", "FEATURES_CLOCK": NOW.isoformat()}
+    given = {
+        "FEATURES_REDIS_URL": store, "FEATURES_AUDIT": "stdout", "FEATURES_CLOCK": NOW.isoformat(),
+        "FEATURES_PROJECT_DIR": str(tmp_path),
+    }  # fmt: skip
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FEATURES_")} | given
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stdout is not None
